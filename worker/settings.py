@@ -1,0 +1,206 @@
+"""Every setting of the product, read from `SNF_*` variables by one validated object."""
+
+import hashlib
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of service, worker and trainer; raises `pydantic.ValidationError` for unsafe or impossible values."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SNF_",
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )
+
+    home: Path = Field(
+        default=Path("var"),
+        description="Folder of all state: registry, jobs, datasets, broker data and logs.",
+    )
+    data_dir: Path | None = Field(
+        default=None, description="Folder with data set files to train on besides the built-in ones."
+    )
+    host: str = Field(default="127.0.0.1", description="Address the service listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="TCP port the service listens on.")
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        repr=False,
+        description="Keys that callers must present, separated by commas; none on loopback.",
+    )
+    trusted_bind: bool = Field(
+        default=False,
+        description="Allow an address other than loopback without keys, where something else guards the port.",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        repr=False,
+        validation_alias=AliasChoices("SNF_REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey to use; unset: `snf up` starts an embedded server under `home`.",
+    )
+    key_prefix: str = Field(
+        default="snf:",
+        pattern=r"^[a-z0-9-]+:$",
+        description="Prefix of every key, so that a Redis can be shared.",
+    )
+    runtime_dir: Path | None = Field(
+        default=None, description="Folder of the broker's socket; must be short. Unset: derived from `home`."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: PyTorch decides."
+    )
+    train_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads of one training process; unset: PyTorch decides.",
+    )
+    queue_images: int = Field(
+        default=1024, ge=1, description="Images that may wait for scoring; more are refused with 429."
+    )
+    max_upload_bytes: int = Field(
+        default=256 * 2**20, ge=1024, description="Largest request body of the service, in bytes."
+    )
+    max_images_per_request: int = Field(default=1024, ge=1, description="Most images in one scoring request.")
+    request_timeout_s: float = Field(
+        default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
+    )
+    lease_seconds: float = Field(
+        default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."
+    )
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, description="Time between two renewals of a lease, in seconds."
+    )
+    reconcile_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Time between two sweeps for lost leases and lost messages, in seconds.",
+    )
+    dispatch_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Time after which a queued job's message may count as lost, in seconds.",
+    )
+    stop_grace_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="Time a trainer gets to write its checkpoint before it is killed, in seconds.",
+    )
+    max_fruitless_attempts: int = Field(
+        default=3,
+        ge=1,
+        description="Attempts in a row that may die without a new checkpoint before a job fails.",
+    )
+    nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="Niceness of training processes, so that scoring stays responsive.",
+    )
+    broker_timeout_s: float = Field(
+        default=2.0, gt=0, description="Longest wait for one answer of the job store, in seconds."
+    )
+    idempotency_hours: float = Field(
+        default=24.0, gt=0, description="How long an Idempotency-Key is remembered, in hours."
+    )
+    log_level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="Least severe level that is logged.",
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("home", "data_dir", "runtime_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # Child processes may have another working folder.
+        return value.expanduser().resolve() if value is not None else None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if not (is_loopback(self.host) or self.api_keys or self.trusted_bind):
+            raise ValueError(
+                f"refusing to listen on {self.host} without keys: set SNF_API_KEYS, "
+                "or SNF_TRUSTED_BIND=1 where something else guards the port"
+            )
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"a lease must outlive two heartbeats: lease {self.lease_seconds} s, "
+                f"heartbeat {self.heartbeat_seconds} s"
+            )
+        return self
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Folder that holds one folder a job."""
+        return self.home / "jobs"
+
+    @property
+    def registry_dir(self) -> Path:
+        """Folder of the registered models."""
+        return self.home / "registry"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Folder of the log files."""
+        return self.home / "logs"
+
+    @property
+    def runtime_folder(self) -> Path:
+        """Short folder for sockets: their path may take 107 bytes at most, and `home` may be deep."""
+        if self.runtime_dir is not None:
+            return self.runtime_dir
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        if len(os.fsencode(base)) > 60:
+            base = Path("/tmp")
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return base / f"snf-{os.getuid()}-{digest}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these settings."""
+        found = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, tuple):
+                value = ",".join(value)
+            found[f"SNF_{name.upper()}"] = str(int(value) if isinstance(value, bool) else value)
+        # Same precedence in the child: an inherited REDIS_URL must not win over an explicit value.
+        found["REDIS_URL"] = self.redis_url or ""
+        return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings() -> Settings:
+    """The settings of this process; raises `pydantic.ValidationError` where a variable is wrong."""
+    return Settings()
