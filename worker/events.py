@@ -1,0 +1,118 @@
+"""Events of a job: JSON lines that the trainer writes and the supervisor reads."""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FILE = "events.jsonl"
+_PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
+_METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
+
+
+class EventLog:
+    """The trainer's side: appends one event a line, each stamped with time and attempt."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self._attempt = attempt
+        self._file = open(folder / FILE, "ab+", buffering=0)  # noqa: SIM115  # open for the process's life
+        # A killed attempt may have left half a line; the next event must not be glued to it.
+        if self._file.seek(0, os.SEEK_END) and not _ends_line(self._file.fileno()):
+            self._file.write(b"\n")
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Appends an event; it needs the key `event`."""
+        stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
+        # One unbuffered write a line: a reader never sees two writers' halves mixed.
+        self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
+
+
+class EventReader:
+    """The supervisor's side: reads events written after it was made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events of all lines completed since the last call."""
+        if not self._path.exists():
+            return []
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        events = []
+        for line in complete.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                log.warning("skipping a damaged line of %s: %r", self._path, line[:80])
+                continue
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                events.append(event)
+        return events
+
+
+class Digest:
+    """What the events of one attempt mean for the job record."""
+
+    def __init__(
+        self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None
+    ) -> None:
+        self.progress = dict(progress)
+        self.metrics = dict(metrics)
+        self.checkpoint_step = checkpoint_step
+        self.new_checkpoint = False
+        self.published: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.changed = False
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Takes one event in."""
+        kind = event["event"]
+        if kind == "metrics":
+            self.progress.update({key: event[key] for key in _PROGRESS if key in event})
+            self.metrics.update({key: event[key] for key in _METRICS if key in event})
+        elif kind == "validation":
+            self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")
+        elif kind == "evaluation":
+            extra = {key: value for key, value in event.items() if isinstance(value, int | float | str)}
+            self.metrics.update({k: v for k, v in extra.items() if k not in ("event", "time", "attempt")})
+        elif kind == "checkpoint":
+            step = int(event["step"])
+            if self.checkpoint_step is None or step > self.checkpoint_step:
+                self.checkpoint_step, self.new_checkpoint = step, True
+        elif kind == "published":
+            self.published = {key: event[key] for key in ("model", "version", "ref")}
+        elif kind == "error":
+            self.error = {key: event.get(key, "") for key in ("type", "title", "detail")}
+        else:
+            return
+        self.changed = True
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the record that the events speak of; JSON numbers only, no NaN."""
+        self.changed = False
+        found: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
+        if self.checkpoint_step is not None:
+            found["checkpoint_step"] = self.checkpoint_step
+        return found
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no NaN: a diverged metric is shown as missing.
+    return {
+        key: None if isinstance(value, float) and not abs(value) < float("inf") else value
+        for key, value in values.items()
+    }
+
+
+def _ends_line(fd: int) -> bool:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, 1, size - 1) == b"\n"

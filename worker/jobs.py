@@ -1,0 +1,98 @@
+"""The job record and the states it may pass through."""
+
+import secrets
+import threading
+import time
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Status(StrEnum):
+    """Where a job stands; the terminal ones never change."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
+
+JobType = Literal["train"]
+QUEUES: dict[JobType, str] = {"train": "train"}
+
+
+class Job(BaseModel):
+    """One job as it stands in the job store; times are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str = Field(description="Identifier; ids sort by time of creation")
+    type: JobType = "train"
+    status: Status = Status.QUEUED
+    model: str = Field(description="Name under which the trained model is registered")
+    dataset: str = Field(description="Name of the dataset to train on")
+    preset: str = Field(description="Name of the architecture preset")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Training parameters as submitted")
+    promote: bool = Field(default=False, description="Whether the new version becomes the live one")
+    created_at: datetime
+    started_at: datetime | None = Field(default=None, description="Start of the first attempt")
+    finished_at: datetime | None = None
+    attempts: int = Field(default=0, description="Attempts started; the newest number is the fencing token")
+    fruitless: int = Field(default=0, description="Attempts in a row that died without a new checkpoint")
+    checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
+    cancel_requested: bool = False
+    progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
+    metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
+    error: dict[str, Any] | None = Field(
+        default=None, description="What went wrong last: type, title, detail"
+    )
+    result: dict[str, Any] | None = Field(
+        default=None, description="model, version and ref that were registered"
+    )
+    worker: str | None = Field(default=None, description="Worker that holds the lease")
+
+    @property
+    def attempt(self) -> int:
+        """The fencing token of the newest attempt; 0 before the first."""
+        return self.attempts
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has reached a state that never changes."""
+        return self.status in TERMINAL
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first; `next` is the cursor of the page after it, if any."""
+
+    jobs: list[Job]
+    next: str | None = None
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_id_lock = threading.Lock()
+_last = [0, 0]
+
+
+def new_job_id() -> str:
+    """A new id of 26 characters: milliseconds since 1970 and 80 random bits; rising within a process."""
+    with _id_lock:
+        now = time.time_ns() // 1_000_000
+        if now > _last[0]:
+            _last[:] = [now, secrets.randbits(79)]
+        else:
+            # Same millisecond, or the clock went back: stay above the id given last.
+            _last[1] += 1 + secrets.randbits(32)
+        number = (_last[0] << 80) | _last[1]
+    digits = []
+    for _ in range(26):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

@@ -1,0 +1,182 @@
+"""What `snf up` runs: broker, worker and service as child processes, restarted when they die."""
+
+import logging
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from worker.broker import redis_client
+from worker.logs import configure_logging
+from worker.part import Part
+from worker.problems import BrokerDown
+from worker.settings import Settings
+from worker.store import JobStore
+
+log = logging.getLogger(__name__)
+
+_READY_S = 120.0
+_STOP_MARGIN_S = 10.0
+_ENOUGH_DEATHS = 5
+
+
+def supervise(settings: Settings, say: Callable[[str], None] = print) -> int:
+    """Runs everything on this machine until INT or TERM and answers the exit code.
+
+    0 after a clean stop, 2 where the port is busy, 1 where a part keeps dying before all is ready.
+    """
+    busy = port_problem(settings.host, settings.port)
+    if busy is not None:
+        say(busy)
+        return 2
+    configure_logging(settings, "launcher", terminal=False)
+    stop = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    house = House(settings, stop, say)
+    try:
+        return house.live()
+    finally:
+        house.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class House:
+    """The parts of one running installation."""
+
+    def __init__(self, settings: Settings, stop: threading.Event, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._say = say
+        self._broker = None if settings.redis_url else Part("broker", "worker.broker", settings)
+        self._others = [Part("worker", "worker.main", settings), Part("service", "app.serve", settings)]
+
+    def live(self) -> int:
+        """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
+        started = time.monotonic()
+        if self._broker is not None:
+            self._broker.start()
+            if not self._until(self._broker_answers, started):
+                return self._give_up("the broker")
+        for part in self._others:
+            part.start()
+        if not self._until(self._service_is_ready, started):
+            return self._give_up("the service")
+        if not self._stop.is_set():
+            self._say(welcome(self._settings, time.monotonic() - started))
+        while not self._stop.wait(0.2):
+            self._mend()
+        return 0
+
+    def close(self) -> None:
+        """Stops all parts: the broker last, because a preempted job is recorded in it."""
+        self._say("stopping ...")
+        deadline = time.monotonic() + self._settings.stop_grace_seconds + _STOP_MARGIN_S
+        for part in self._others:
+            part.ask_to_stop()
+        for part in self._others:
+            part.end(deadline)
+        if self._broker is not None:
+            self._broker.ask_to_stop()
+            self._broker.end(time.monotonic() + _STOP_MARGIN_S)
+        self._say("stopped")
+
+    def _parts(self) -> list[Part]:
+        return [*([self._broker] if self._broker is not None else []), *self._others]
+
+    def _mend(self) -> None:
+        for part in self._parts():
+            message = part.mend()
+            if message is not None:
+                log.warning(message)
+                self._say(message)
+
+    def _until(self, ready: Callable[[], bool], started: float) -> bool:
+        """Waits for `ready`; answers False where time is up or a part keeps dying, True on a stop as well."""
+        while not self._stop.is_set():
+            if ready():
+                return True
+            if time.monotonic() - started > _READY_S or any(
+                p.deaths >= _ENOUGH_DEATHS for p in self._parts()
+            ):
+                return False
+            self._mend()
+            self._stop.wait(0.1)
+        return True
+
+    def _give_up(self, what: str) -> int:
+        self._say(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
+        for part in self._parts():
+            if part.deaths:
+                self._say(part.last_words())
+        return 1
+
+    def _broker_answers(self) -> bool:
+        client = redis_client(self._settings)
+        try:
+            JobStore(client, self._settings.key_prefix).ping()
+        except BrokerDown:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def _service_is_ready(self) -> bool:
+        # No proxy: the service is on this machine whatever HTTP_PROXY says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{address(self._settings)}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """A message where nothing can listen on this address, None where it is free."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        return (
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Stop what uses the port, or choose another: SNF_PORT=8001"
+        )
+    return None
+
+
+def address(settings: Settings) -> str:
+    """The URL under which this machine reaches the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def welcome(settings: Settings, seconds: float) -> str:
+    """The lines printed once everything is ready."""
+    url = address(settings)
+    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys else ""
+    image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))
+    body = '{"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "first"}'
+    return f"""
+ready after {seconds:.1f} s: {url}   (documentation: {url}/docs)
+
+score an image:
+  curl -s{key} -F images=@{image} {url}/v1/models/mnist-snf-glow/score
+train a model on the built-in digits:
+  curl -s{key} -H 'Content-Type: application/json' -d '{body}' {url}/v1/jobs
+list the jobs:
+  curl -s{key} {url}/v1/jobs
+
+Ctrl-C stops everything. State and logs are in {settings.home}.
+"""

@@ -1,0 +1,165 @@
+"""The scripts that change job records inside Redis, so that each change is a compare-and-set.
+
+Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
+the indices; `leases` ids by the end of their lease; `waiting` queued ids by the time of their last message;
+`taken` the message time of the newest job taken in order. All times are milliseconds of the Redis clock, so
+that the clocks of workers need not agree.
+"""
+
+_HELPERS = """
+local prefix, id = ARGV[1], ARGV[2]
+local key = prefix .. 'job:' .. id
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function field(name) return redis.call('HGET', key, name) end
+
+local function write(first)
+  for i = first, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
+end
+
+local function move(to)
+  local from = field('status')
+  if from then redis.call('ZREM', prefix .. 'jobs:status:' .. from, id) end
+  redis.call('HSET', key, 'status', to)
+  redis.call('ZADD', prefix .. 'jobs:status:' .. to, 0, id)
+  if to ~= 'starting' and to ~= 'running' then
+    redis.call('HDEL', key, 'worker', 'lease_expires')
+    redis.call('ZREM', prefix .. 'leases', id)
+  end
+  if to == 'queued' then
+    redis.call('HSET', key, 'dispatched', now)
+    redis.call('ZADD', prefix .. 'waiting', now, id)
+  else
+    redis.call('ZREM', prefix .. 'waiting', id)
+  end
+end
+
+local function owns(attempt)
+  local status = field('status')
+  return (status == 'starting' or status == 'running') and field('attempts') == attempt
+end
+"""
+
+# ARGV: prefix, id, idempotency key or '', its life in ms, fingerprint, type, field, value, ...
+CREATE = (
+    _HELPERS
+    + """
+if ARGV[3] ~= '' then
+  local known = redis.call('HMGET', prefix .. 'idempotency:' .. ARGV[3], 'id', 'fingerprint')
+  if known[1] then
+    if known[2] ~= ARGV[5] then return {'conflict', known[1]} end
+    return {'known', known[1]}
+  end
+  redis.call('HSET', prefix .. 'idempotency:' .. ARGV[3], 'id', id, 'fingerprint', ARGV[5])
+  redis.call('PEXPIRE', prefix .. 'idempotency:' .. ARGV[3], ARGV[4])
+end
+write(7)
+redis.call('ZADD', prefix .. 'jobs', 0, id)
+redis.call('ZADD', prefix .. 'jobs:type:' .. ARGV[6], 0, id)
+move('queued')
+return {'created', id}
+"""
+)
+
+# ARGV: prefix, id, worker, lease ms, now as text. Answers the attempt, or 0 where the job is not to be had.
+TAKE = (
+    _HELPERS
+    + """
+if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
+-- Jobs put back first in line overtake others by design, so they say nothing about lost messages.
+if field('first') ~= '1' then
+  local sent = tonumber(field('dispatched') or 0)
+  if sent > tonumber(redis.call('GET', prefix .. 'taken') or 0) then
+    redis.call('SET', prefix .. 'taken', string.format('%.0f', sent))
+  end
+end
+move('starting')
+redis.call('HSETNX', key, 'started_at', ARGV[5])
+redis.call('HSET', key, 'worker', ARGV[3], 'lease_expires', now + ARGV[4])
+redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
+return redis.call('HINCRBY', key, 'attempts', 1)
+"""
+)
+
+# ARGV: prefix, id, attempt, lease ms, field, value, ... Answers -1 stale, 0 fine, 1 fine and cancel asked.
+RENEW = (
+    _HELPERS
+    + """
+if not owns(ARGV[3]) then return -1 end
+redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
+write(5)
+return field('cancel_requested') == '1' and 1 or 0
+"""
+)
+
+# ARGV: prefix, id, attempt, new status, '1' for first in line, now as text, field, value, ...
+# Answers the status it has then, or '' where stale. A job to be queued that was cancelled meanwhile ends there.
+LEAVE = (
+    _HELPERS
+    + """
+if not owns(ARGV[3]) then return '' end
+local to = ARGV[4]
+if to == 'queued' and field('cancel_requested') == '1' then to = 'cancelled' end
+write(7)
+redis.call('HSET', key, 'first', ARGV[5])
+if to ~= 'queued' and to ~= 'running' then redis.call('HSET', key, 'finished_at', ARGV[6]) end
+move(to)
+return to
+"""
+)
+
+# ARGV: prefix, id, now as text. Answers the status after it, or 'missing'.
+CANCEL = (
+    _HELPERS
+    + """
+local status = field('status')
+if not status then return 'missing' end
+if status == 'queued' then
+  redis.call('HSET', key, 'cancel_requested', '1', 'finished_at', ARGV[3])
+  move('cancelled')
+  return 'now'
+end
+if status == 'starting' or status == 'running' then redis.call('HSET', key, 'cancel_requested', '1') end
+return status
+"""
+)
+
+# ARGV: prefix, id, now as text. Answers 'queued', 'cancelled', or 'kept' where the lease is alive after all.
+EXPIRE = (
+    _HELPERS
+    + """
+local status = field('status')
+if status ~= 'starting' and status ~= 'running' then
+  redis.call('ZREM', prefix .. 'leases', id)
+  return 'kept'
+end
+if tonumber(field('lease_expires') or 0) > now then return 'kept' end
+if field('cancel_requested') == '1' then
+  redis.call('HSET', key, 'finished_at', ARGV[3])
+  move('cancelled')
+  return 'cancelled'
+end
+redis.call('HSET', key, 'first', '1')
+move('queued')
+return 'queued'
+"""
+)
+
+# ARGV: prefix, id. Notes that a queued job gets a new message; answers 0 where it is not queued any more.
+REDISPATCH = (
+    _HELPERS
+    + """
+if field('status') ~= 'queued' then return 0 end
+redis.call('HSET', key, 'dispatched', now)
+redis.call('ZADD', prefix .. 'waiting', now, id)
+return 1
+"""
+)
+
+# ARGV: lock key, token.
+UNLOCK = """
+if redis.call('GET', ARGV[1]) == ARGV[2] then return redis.call('DEL', ARGV[1]) end
+return 0
+"""

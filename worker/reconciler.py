@@ -1,0 +1,89 @@
+"""The reconciler: brings back jobs whose worker vanished and messages that were lost."""
+
+import logging
+import threading
+import time
+
+from celery import Celery  # type: ignore[import-untyped]
+
+from worker.celery_app import queue_keys
+from worker.jobs import QUEUES
+from worker.problems import BrokerDown, JobNotFound
+from worker.settings import Settings
+from worker.store import JobStore
+from worker.submit import dispatch
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Sweeps on start and every `reconcile_seconds`; one worker at a time holds the lock."""
+
+    def __init__(self, store: JobStore, celery: Celery, settings: Settings) -> None:
+        self._store = store
+        self._celery = celery
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
+        self._leases_quiet_until = 0.0
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for the sweep in progress."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def sweep(self) -> int:
+        """One sweep; answers how many jobs it moved or sent again. Raises `BrokerDown`."""
+        with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
+            if not mine:
+                return 0
+            return self._lost_leases() + self._lost_messages()
+
+    def _lost_leases(self) -> int:
+        if time.monotonic() < self._leases_quiet_until:
+            return 0
+        moved = 0
+        for job_id in self._store.expired_leases():
+            verdict = self._store.expire(job_id)
+            if verdict == "kept":
+                continue
+            moved += 1
+            log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
+            if verdict == "queued":
+                self._send(job_id, first=True)
+        return moved
+
+    def _lost_messages(self) -> int:
+        waiting = sum(self._store.queue_length(queue_keys(self._settings, name)) for name in QUEUES.values())
+        sent = 0
+        for job_id in self._store.lost_messages(self._settings.dispatch_seconds, queue_is_empty=waiting == 0):
+            if self._store.note_dispatch(job_id):
+                log.warning("job %s: its message was lost; sending it again", job_id)
+                self._send(job_id, first=False)
+                sent += 1
+        return sent
+
+    def _send(self, job_id: str, first: bool) -> None:
+        try:
+            dispatch(self._celery, self._store.get(job_id), first=first)
+        except JobNotFound:
+            log.warning("job %s vanished from the store before it could be sent", job_id)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.sweep()
+            except BrokerDown as problem:
+                log.warning("sweep skipped: %s", problem.detail)
+                # Supervisors could not renew either: once the broker is back they get time for a heartbeat.
+                self._leases_quiet_until = (
+                    time.monotonic() + self._settings.reconcile_seconds + 2 * self._settings.heartbeat_seconds
+                )
+            except Exception:
+                # The thread must outlive a bug in one sweep, or every later crash would hang its job.
+                log.exception("sweep failed")
+            self._stop.wait(self._settings.reconcile_seconds)

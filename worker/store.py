@@ -1,0 +1,267 @@
+"""The job store: records in Redis, changed by compare-and-set only."""
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import redis
+
+from worker import lua
+from worker.jobs import TERMINAL, Job, JobPage, JobType, Status
+from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+
+log = logging.getLogger(__name__)
+
+_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result"})
+# `JobStore.list` hides the builtin inside the class.
+Ids = list[str]
+_OUTAGES = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class JobStore:
+    """Reads and changes job records; every method raises `BrokerDown` where Redis does not answer in time."""
+
+    def __init__(self, client: redis.Redis, prefix: str = "snf:", idempotency_s: float = 86400.0) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._idempotency_ms = int(idempotency_s * 1000)
+        self._scripts: dict[str, Any] = {}
+
+    def ping(self) -> None:
+        """Asks Redis for a sign of life."""
+        with self._outages():
+            self._client.ping()
+
+    def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
+        """Writes a new queued job; answers it and whether it is new.
+
+        The same `idempotency_key` with the same `fingerprint` of the request answers the job made first;
+        raises `IdempotencyConflict` where the fingerprint is another.
+        """
+        fields = _encode(job.model_dump(mode="json", exclude={"status"}))
+        pairs = [part for pair in fields.items() for part in pair]
+        key = idempotency_key or ""
+        verdict, job_id = self._run(
+            lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs
+        )
+        if verdict == "conflict":
+            raise IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
+        return self.get(job_id), verdict == "created"
+
+    def get(self, job_id: str) -> Job:
+        """The record of a job; raises `JobNotFound`."""
+        with self._outages():
+            fields = cast(dict[str, str], self._client.hgetall(self._key(f"job:{job_id}")))
+        if not fields:
+            raise JobNotFound(f"no job has the id {job_id}")
+        return _decode(fields)
+
+    def list(
+        self,
+        after: str | None = None,
+        limit: int = 50,
+        status: Status | None = None,
+        type: JobType | None = None,
+    ) -> JobPage:
+        """A page of at most `limit` jobs, newest first, that were created before the job `after`."""
+        index = "jobs"
+        if status is not None:
+            index = f"jobs:status:{status.value}"
+        elif type is not None:
+            index = f"jobs:type:{type}"
+        found: list[Job] = []
+        cursor = after
+        while len(found) <= limit:
+            wanted = limit + 1 - len(found)
+            with self._outages():
+                ids = cast(
+                    Ids,
+                    self._client.zrange(
+                        self._key(index),
+                        f"({cursor}" if cursor else "+",
+                        "-",
+                        desc=True,
+                        bylex=True,
+                        offset=0,
+                        num=wanted,
+                    ),
+                )
+                pipe = self._client.pipeline(transaction=False)
+                for job_id in ids:
+                    pipe.hgetall(self._key(f"job:{job_id}"))
+                records = cast(Sequence[dict[str, str]], pipe.execute())
+            jobs = [_decode(record) for record in records if record]
+            # A job may have moved on since its index was read, and one index serves two filters.
+            found += [j for j in jobs if status in (None, j.status) and type in (None, j.type)]
+            if len(ids) < wanted:
+                break
+            cursor = ids[-1]
+        more = len(found) > limit
+        return JobPage(jobs=found[:limit], next=found[limit - 1].id if more else None)
+
+    def count(self, status: Status) -> int:
+        """How many jobs have this status."""
+        with self._outages():
+            return self._client.zcard(self._key(f"jobs:status:{status.value}"))
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancels a queued job at once, asks a running one to stop; raises `JobNotFound`, `JobConflict`."""
+        verdict = self._run(lua.CANCEL, job_id, _now())
+        if verdict == "missing":
+            raise JobNotFound(f"no job has the id {job_id}")
+        if verdict in TERMINAL:
+            raise JobConflict(f"job {job_id} is {verdict} already")
+        return self.get(job_id)
+
+    def take(self, job_id: str, worker: str, lease_s: float) -> int | None:
+        """Takes the lease of a queued job; answers the attempt (fencing token), None where it is not to be had."""
+        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now()))
+        return attempt or None
+
+    def renew(
+        self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Renews the lease and writes `changes`; answers whether cancelling was asked for.
+
+        Raises `StaleAttempt` where the lease belongs to another attempt or to nobody.
+        """
+        pairs = [part for pair in _encode(changes or {}).items() for part in pair]
+        verdict = int(self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *pairs))
+        if verdict < 0:
+            raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
+        return verdict == 1
+
+    def holds(self, job_id: str, attempt: int) -> bool:
+        """Whether this attempt is the one that may write checkpoints and publish."""
+        with self._outages():
+            status, newest = cast(
+                Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
+            )
+        return status in ("starting", "running") and newest == str(attempt)
+
+    def running(self, job_id: str, attempt: int) -> None:
+        """Moves a starting job to running; raises `StaleAttempt`."""
+        self._leave(job_id, attempt, Status.RUNNING, {})
+
+    def finish(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> None:
+        """Ends a job for good with its result or error; raises `StaleAttempt`."""
+        if status not in TERMINAL:
+            raise ValueError(f"expected a terminal status, got {status}")
+        self._leave(job_id, attempt, status, changes)
+
+    def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
+        """Gives the lease up and queues the job again, first in line; raises `StaleAttempt`.
+
+        Answers `cancelled` instead of `queued` where that was asked for meanwhile.
+        """
+        return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
+
+    def expire(self, job_id: str) -> str:
+        """Ends a lease that ran out: answers `queued`, `cancelled`, or `kept` where it is alive after all."""
+        return str(self._run(lua.EXPIRE, job_id, _now()))
+
+    def expired_leases(self, limit: int = 500) -> Ids:
+        """Ids of jobs whose lease ran out."""
+        with self._outages():
+            return cast(
+                Ids,
+                self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
+            )
+
+    def lost_messages(self, age_s: float, queue_is_empty: bool, limit: int = 500) -> Ids:
+        """Ids of queued jobs whose message must be lost.
+
+        A job may wait for hours behind others, so age alone proves nothing: the message is lost where the
+        queue is empty, or where a job that was sent later has been taken already (queues are in order).
+        """
+        with self._outages():
+            newest = float(self._clock_ms()) - age_s * 1000
+            if not queue_is_empty:
+                taken = float(cast(str | None, self._client.get(self._key("taken"))) or 0)
+                newest = min(newest, taken - 1)
+            return cast(
+                Ids,
+                self._client.zrangebyscore(self._key("waiting"), "-inf", newest, start=0, num=limit),
+            )
+
+    def note_dispatch(self, job_id: str) -> bool:
+        """Notes that a queued job gets a new message; answers False where it is not queued any more."""
+        return bool(self._run(lua.REDISPATCH, job_id))
+
+    def queue_length(self, keys: Ids) -> int:
+        """How many messages lie in these lists of the broker."""
+        with self._outages():
+            return sum(self._client.llen(key) for key in keys)
+
+    @contextmanager
+    def lock(self, name: str, life_s: float) -> Iterator[bool]:
+        """Holds a lock over all workers for at most `life_s`; gives False where another one has it."""
+        key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
+        with self._outages():
+            got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
+        try:
+            yield got
+        finally:
+            if got:
+                try:
+                    self._call(lua.UNLOCK, key, token)
+                except BrokerDown:
+                    log.warning("could not release the lock %s; it ends by itself in %.0f s", name, life_s)
+
+    def _leave(
+        self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any], first: bool = False
+    ) -> Status:
+        pairs = [part for pair in _encode(changes).items() for part in pair]
+        left = self._run(lua.LEAVE, job_id, attempt, status.value, "1" if first else "0", _now(), *pairs)
+        if not left:
+            raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
+        return Status(left)
+
+    def _clock_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return seconds * 1000 + microseconds // 1000
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _run(self, script: str, job_id: str, *args: Any) -> Any:
+        return self._call(script, self._prefix, job_id, *args)
+
+    def _call(self, script: str, *args: Any) -> Any:
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        with self._outages():
+            return self._scripts[script](args=args)
+
+    @contextmanager
+    def _outages(self) -> Iterator[None]:
+        try:
+            yield
+        except _OUTAGES as error:
+            raise BrokerDown(f"the job store does not answer: {error}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _encode(fields: Mapping[str, Any]) -> dict[str, str]:
+    encoded = {}
+    for name, value in fields.items():
+        if name in _JSON_FIELDS:
+            encoded[name] = json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, bool):
+            encoded[name] = str(int(value))
+        elif value is not None:
+            encoded[name] = str(value)
+    return encoded
+
+
+def _decode(fields: Mapping[str, str]) -> Job:
+    return Job.model_validate(
+        {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
+    )

@@ -1,0 +1,228 @@
+"""The supervisor of one attempt: takes the lease, runs the trainer, reports, and settles how it ended."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from worker.events import Digest, EventReader
+from worker.jobs import Job, Status
+from worker.problems import BrokerDown, StaleAttempt
+from worker.process import Exit, StopReason, TrainerProcess, explain_exit, trainer_command
+from worker.settings import Settings
+from worker.store import JobStore
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+_REPORT_S = 0.5
+
+
+class Outcome(StrEnum):
+    """How a delivery of a job's id ended."""
+
+    NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    QUEUED_AGAIN = "queued again"
+    LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
+
+
+def worker_name() -> str:
+    """Name of this worker process in leases."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Supervisor:
+    """Runs attempts of jobs, one at a time; `stopping` asks a running trainer to checkpoint and exit."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        stopping: threading.Event,
+        command: Callable[[Path], list[str]] = trainer_command,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._stopping = stopping
+        self._command = command
+
+    def run(self, job_id: str) -> Outcome:
+        """Runs one attempt of a job to its end; raises `BrokerDown` only before the lease is taken."""
+        if self._stopping.is_set():
+            return Outcome.NOT_TAKEN
+        attempt = self._store.take(job_id, worker_name(), self._settings.lease_seconds)
+        if attempt is None:
+            log.info("job %s is not to be had: a duplicate delivery, or it is over", job_id)
+            return Outcome.NOT_TAKEN
+        job = self._store.get(job_id)
+        folder = self._prepare(job, attempt)
+        digest = Digest(job.progress, job.metrics, job.checkpoint_step)
+        reader = EventReader(folder)
+        log.info("job %s: attempt %d starts", job_id, attempt)
+        try:
+            process = TrainerProcess(self._command(folder), folder, self._environment())
+        except OSError as error:
+            return self._settle(job, attempt, digest, f"the trainer did not start: {error}")
+        try:
+            watch = _Watch(self._store, self._settings, self._stopping, job_id, attempt)
+            code = watch.until_exit(process, reader, digest)
+        finally:
+            process.close()
+        if watch.stale:
+            log.warning("job %s: attempt %d lost its lease and was killed", job_id, attempt)
+            return Outcome.LOST
+        return self._settle(job, attempt, digest, code)
+
+    def _prepare(self, job: Job, attempt: int) -> Path:
+        folder = self._settings.jobs_dir / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = job.model_dump(
+            mode="json", include={"id", "type", "model", "dataset", "preset", "parameters", "promote"}
+        )
+        temporary = folder / f"job.json.{attempt}"
+        temporary.write_text(json.dumps({**spec, "attempt": attempt}, indent=1), encoding="utf-8")
+        temporary.replace(folder / "job.json")
+        return folder
+
+    def _environment(self) -> dict[str, str]:
+        variables = self._settings.environment()
+        if self._settings.train_threads is not None:
+            variables["OMP_NUM_THREADS"] = str(self._settings.train_threads)
+        return variables
+
+    def _settle(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
+        """Records the end of an attempt, waiting for a broker that is down for as long as a lease may last."""
+        patience = 5.0 if self._stopping.is_set() else 2 * self._settings.lease_seconds
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._record(job, attempt, digest, end)
+            except StaleAttempt as problem:
+                log.warning("the end of an attempt came too late: %s", problem.detail)
+                return Outcome.LOST
+            except BrokerDown as problem:
+                if time.monotonic() > deadline:
+                    # Nothing is lost: the lease runs out, and the next attempt finds checkpoint and model.
+                    log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
+                    return Outcome.LOST
+                time.sleep(0.5)
+
+    def _record(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
+        changes = digest.changes()
+        if end == Exit.DONE and digest.published is not None:
+            ended = {**changes, "result": digest.published, "error": None}
+            self._store.finish(job.id, attempt, Status.SUCCEEDED, ended)
+            log.info("job %s succeeded: %s", job.id, digest.published["ref"])
+            return Outcome.SUCCEEDED
+        if end == Exit.PREEMPTED:
+            log.info("job %s: attempt %d was preempted", job.id, attempt)
+            return self._put_back(job.id, attempt, changes)
+        if end == Exit.CANCELLED or self._cancel_asked(job.id):
+            self._store.finish(job.id, attempt, Status.CANCELLED, changes)
+            log.info("job %s was cancelled", job.id)
+            return Outcome.CANCELLED
+        return self._record_failure(job, attempt, digest, end, changes)
+
+    def _record_failure(
+        self, job: Job, attempt: int, digest: Digest, end: int | str, changes: dict[str, Any]
+    ) -> Outcome:
+        why = end if isinstance(end, str) else explain_exit(end)
+        if end == Exit.DONE:
+            why = "the trainer ended without publishing a model"
+        error = digest.error or {"type": "trainer-died", "title": "The trainer died", "detail": why}
+        if end == Exit.REFUSED:
+            self._store.finish(job.id, attempt, Status.FAILED, {**changes, "error": error})
+            log.error("job %s failed: %s", job.id, error["detail"])
+            return Outcome.FAILED
+        fruitless = 0 if digest.new_checkpoint else job.fruitless + 1
+        if self._stopping.is_set():
+            # The worker is going: the trainer was killed after its grace, which says nothing about the job.
+            fruitless = job.fruitless
+        changes = {**changes, "error": error, "fruitless": fruitless}
+        if fruitless >= self._settings.max_fruitless_attempts:
+            self._store.finish(job.id, attempt, Status.FAILED, changes)
+            log.error("job %s failed: %d attempts without a new checkpoint; last: %s", job.id, fruitless, why)
+            return Outcome.FAILED
+        log.warning("job %s: attempt %d died (%s) and is tried again", job.id, attempt, why)
+        return self._put_back(job.id, attempt, changes)
+
+    def _put_back(self, job_id: str, attempt: int, changes: dict[str, Any]) -> Outcome:
+        left = self._store.put_back(job_id, attempt, changes)
+        return Outcome.CANCELLED if left is Status.CANCELLED else Outcome.QUEUED_AGAIN
+
+    def _cancel_asked(self, job_id: str) -> bool:
+        return self._store.get(job_id).cancel_requested
+
+
+class _Watch:
+    """The loop beside a running trainer: heartbeat, progress, and reasons to stop it."""
+
+    def __init__(
+        self, store: JobStore, settings: Settings, stopping: threading.Event, job_id: str, attempt: int
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._stopping = stopping
+        self._job_id = job_id
+        self._attempt = attempt
+        self._running = False
+        self._outage = False
+        self._next_report = 0.0
+        self._next_beat = 0.0
+        self.stale = False
+
+    def until_exit(self, process: TrainerProcess, reader: EventReader, digest: Digest) -> int:
+        """Watches until the trainer is gone; answers its exit code."""
+        while True:
+            code = process.wait(_TICK_S)
+            for event in reader.read():
+                digest.add(event)
+            if code is not None:
+                return code
+            cancel = self._report(digest)
+            if self.stale:
+                # No time for a checkpoint: another attempt may be reading that folder.
+                process.kill()
+            elif cancel and not process.stopping:
+                process.stop(StopReason.CANCEL, self._settings.stop_grace_seconds)
+            elif self._stopping.is_set() and not process.stopping:
+                process.stop(StopReason.PREEMPT, self._settings.stop_grace_seconds)
+
+    def _report(self, digest: Digest) -> bool:
+        """Renews the lease and reports what is new, at most twice a second; answers whether to cancel."""
+        now = time.monotonic()
+        due = now >= self._next_beat or digest.changed or self._settings.heartbeat_seconds <= _REPORT_S
+        if self.stale or now < self._next_report or not due:
+            return False
+        self._next_report = now + _REPORT_S
+        try:
+            if digest.changed and not self._running:
+                self._store.running(self._job_id, self._attempt)
+                self._running = True
+            cancel = self._store.renew(
+                self._job_id, self._attempt, self._settings.lease_seconds, digest.changes()
+            )
+        except StaleAttempt:
+            self.stale = True
+            return False
+        except BrokerDown as problem:
+            # Nobody else can take the job either while the broker is down: the trainer goes on.
+            if not self._outage:
+                log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
+            self._outage = True
+            return False
+        if self._outage:
+            log.info("job %s: the broker is back", self._job_id)
+        self._outage = False
+        # Renewing costs one small command, so the cancel flag may be asked for every second.
+        self._next_beat = now + min(1.0, self._settings.heartbeat_seconds)
+        return cancel

@@ -1,0 +1,231 @@
+"""The trainer: `python -m worker.train JOB_DIR`, the only module of `worker` that imports PyTorch.
+
+It reads `job.json`, writes `events.jsonl`, trains with checkpoints in the same folder, and publishes the model.
+
+A job publishes once, however often it is tried: the artifact carries `job.json` with the job's id, and an
+attempt that finds a registered version with its id answers that one. Two attempts never run side by side on one
+machine (a lock on the folder), and an attempt asks whether its fencing token is still the newest one before
+each checkpoint that could be late and right before publishing.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from worker.broker import redis_client
+from worker.events import EventLog
+from worker.lifeline import watch
+from worker.problems import BrokerDown, StaleAttempt
+from worker.process import Exit, StopReason
+from worker.settings import Settings, load_settings
+from worker.store import JobStore
+
+if TYPE_CHECKING:
+    from models.registry import ModelVersion, Registry
+
+log = logging.getLogger(__name__)
+
+STAMP = "job.json"
+
+
+class JobSpec(BaseModel):
+    """What `job.json` tells the trainer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    attempt: int
+    model: str
+    dataset: str
+    preset: str
+    parameters: dict[str, Any]
+    promote: bool
+
+
+class StopFlag:
+    """Set by TERM, by the supervisor's message, or by its death; the first reason given by a message counts."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = StopReason.PREEMPT
+
+    def install(self) -> None:
+        """Listens to the supervisor and to TERM and INT."""
+
+        def on_signal(signum: int, frame: FrameType | None) -> None:
+            self._event.set()
+
+        def on_message(message: bytes) -> None:
+            self.reason = StopReason(message.decode())
+            self._event.set()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        watch(on_message, self._event.set)
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._event.is_set()
+
+    @property
+    def exit_code(self) -> Exit:
+        """How a trainer that was asked to stop exits."""
+        return Exit.CANCELLED if self.reason is StopReason.CANCEL else Exit.PREEMPTED
+
+
+class Fence:
+    """Asks the job store whether this attempt is still the one that may write."""
+
+    def __init__(self, store: JobStore, spec: JobSpec, settings: Settings) -> None:
+        self._store = store
+        self._spec = spec
+        self._every_s = settings.heartbeat_seconds
+        self._patience_s = settings.lease_seconds
+        self._checked = time.monotonic()
+
+    def check_now_and_then(self) -> None:
+        """Asks once a heartbeat; an outage of the broker is borne. Raises `StaleAttempt`."""
+        if time.monotonic() - self._checked < self._every_s:
+            return
+        try:
+            self._check()
+        except BrokerDown as problem:
+            log.warning("cannot check the lease, training goes on: %s", problem.detail)
+            self._checked = time.monotonic()
+
+    def require(self) -> None:
+        """Asks now, waiting for the broker for a lease's life; raises `StaleAttempt` or `BrokerDown`."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._check()
+            except BrokerDown:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _check(self) -> None:
+        if not self._store.holds(self._spec.id, self._spec.attempt):
+            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} lost its lease")
+        self._checked = time.monotonic()
+
+
+def published_version(registry: "Registry", spec: JobSpec) -> "ModelVersion | None":
+    """The version that an earlier attempt of this job registered, if any."""
+    if spec.model not in registry.names():
+        return None
+    for number in reversed(registry.versions(spec.model)):
+        version = registry.resolve(f"{spec.model}:{number}")
+        stamp = version.path / STAMP
+        if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")).get("id") == spec.id:
+            return version
+    return None
+
+
+def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+    """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
+    from models.datasets import load_dataset
+    from models.registry import Registry
+    from models.training.config import TrainingConfig
+    from models.training.loop import train
+
+    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
+
+    def should_stop() -> bool:
+        fence.check_now_and_then()
+        return stop.is_set()
+
+    registry = Registry(settings.registry_dir)
+    version = published_version(registry, spec)
+    if version is None:
+        fence.require()
+        dataset = load_dataset(spec.dataset, settings.data_dir)
+        artifact = train(
+            dataset,
+            spec.preset,
+            TrainingConfig.model_validate(spec.parameters),
+            folder,
+            observe=events.write,
+            should_stop=should_stop,
+            threads=settings.train_threads,
+        )
+        stamp = {"id": spec.id, "attempt": spec.attempt}
+        (artifact / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+        fence.require()
+        version = registry.publish(artifact, spec.model, promote=spec.promote)
+    reference = f"{version.name}:{version.version}"
+    events.write({"event": "published", "model": version.name, "version": version.version, "ref": reference})
+
+
+@contextmanager
+def only_one(folder: Path, patience_s: float) -> Iterator[None]:
+    """Holds the folder's lock; raises `StaleAttempt` where another trainer keeps it longer than `patience_s`."""
+    with open(folder / "trainer.lock", "a", encoding="utf-8") as handle:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StaleAttempt(f"another trainer works in {folder}") from None
+                time.sleep(0.2)
+        yield
+
+
+def main() -> int:
+    """Runs one attempt and answers its exit code (`worker.process.Exit`)."""
+    stop = StopFlag()
+    stop.install()
+    settings = load_settings()
+    os.nice(settings.nice)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    folder = Path(sys.argv[1])
+    spec = JobSpec.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+    events = EventLog(folder, spec.attempt)
+
+    from models.problems import ModelsError
+    from models.training.loop import Interrupted
+
+    try:
+        with only_one(folder, settings.lease_seconds):
+            run(folder, spec, settings, events, stop)
+    except Interrupted:
+        return stop.exit_code
+    except StaleAttempt as problem:
+        log.error("%s", problem.detail)
+        return Exit.STALE
+    except ModelsError as problem:
+        log.error("%s: %s", problem.slug, problem.detail)
+        events.write(
+            {"event": "error", "type": problem.slug, "title": problem.title, "detail": problem.detail}
+        )
+        return Exit.REFUSED
+    except ValidationError as problem:
+        log.error("%s", problem)
+        events.write(
+            {
+                "event": "error",
+                "type": "invalid-parameters",
+                "title": "Invalid training parameters",
+                "detail": str(problem),
+            }
+        )
+        return Exit.REFUSED
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
