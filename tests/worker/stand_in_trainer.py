@@ -1,0 +1,47 @@
+"""A trainer without PyTorch for the supervisor's tests: it behaves as `parameters.behave` says."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from worker.events import EventLog
+from worker.process import Exit
+from worker.train import StopFlag
+
+
+def main() -> int:
+    stop = StopFlag()
+    stop.install()
+    folder = Path(sys.argv[1])
+    spec = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    events = EventLog(folder, spec["attempt"])
+    behave = spec["parameters"]["behave"]
+    (folder / "pids").open("a").write(f"{os.getpid()}\n")
+    events.write({"event": "metrics", "step": 1, "steps": 10, "bits_per_dim": 4.5, "learning_rate": 0.001})
+    if behave == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behave == "die-with-progress":
+        events.write({"event": "checkpoint", "step": spec["attempt"]})
+        if spec["attempt"] < 5:
+            return 1
+    if behave == "refuse":
+        events.write({"event": "error", "type": "diverged", "title": "Diverged", "detail": "loss is NaN"})
+        return Exit.REFUSED
+    if behave == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    if behave == "wait" or (behave == "wait-once" and spec["attempt"] == 1):
+        while not stop.is_set():
+            time.sleep(0.02)
+        events.write({"event": "checkpoint", "step": 5})
+        return stop.exit_code
+    published = {"model": spec["model"], "version": 1, "ref": f"{spec['model']}:1"}
+    events.write({"event": "published", **published})
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,220 @@
+"""The contract of the job store against a real server."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker.conftest import new_job
+from worker.broker import EmbeddedBroker, redis_client
+from worker.jobs import Job, Status, new_job_id
+from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+from worker.settings import Settings
+from worker.store import JobStore
+
+Add = Callable[..., Job]
+
+
+def test_ids_rise_with_time_and_never_repeat() -> None:
+    ids = [new_job_id() for _ in range(5000)]
+    assert ids == sorted(set(ids))
+    assert {len(i) for i in ids} == {26}
+
+
+def test_a_record_comes_back_as_it_was(store: JobStore) -> None:
+    job = new_job(parameters={"max_steps": 5, "rate": 0.5, "list": []}, promote=True)
+    made, new = store.create(job)
+    assert new
+    assert made == job == store.get(job.id)
+
+
+def test_an_unknown_job(store: JobStore) -> None:
+    with pytest.raises(JobNotFound):
+        store.get("nothing")
+    with pytest.raises(JobNotFound):
+        store.request_cancel("nothing")
+    assert store.take("nothing", "w", 1) is None
+
+
+def test_pages_are_newest_first_and_miss_and_repeat_nothing(store: JobStore, add: Add) -> None:
+    ids = [add().id for _ in range(7)]
+    store.request_cancel(ids[3])
+    seen: list[str] = []
+    after = None
+    while True:
+        page = store.list(after=after, limit=2)
+        seen += [job.id for job in page.jobs]
+        add()  # newer ones do not disturb the cursor
+        if page.next is None:
+            break
+        after = page.next
+    assert seen == ids[::-1]
+    assert [j.id for j in store.list(status=Status.CANCELLED, type="train").jobs] == [ids[3]]
+    assert ids[3] not in [j.id for j in store.list(status=Status.QUEUED).jobs]
+    assert store.count(Status.CANCELLED) == 1
+
+
+def test_idempotency_key(store: JobStore) -> None:
+    first, new = store.create(new_job(), "key", "print")
+    again, renewed = store.create(new_job(), "key", "print")
+    assert (new, renewed) == (True, False)
+    assert again == first
+    with pytest.raises(IdempotencyConflict, match=first.id):
+        store.create(new_job(), "key", "another")
+    assert len(store.list().jobs) == 1
+
+
+def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: Add) -> None:
+    job = add()
+    got: list[int | None] = []
+
+    def take() -> None:
+        got.append(JobStore(redis_client(settings)).take(job.id, "w", 5))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got, key=str) == [1] + [None] * 7
+
+
+def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "me", 5)
+    assert attempt == 1
+    assert store.get(job.id).status is Status.STARTING
+    store.running(job.id, attempt)
+    assert (
+        store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is False
+    )
+    running = store.get(job.id)
+    assert (running.status, running.progress, running.worker) == (Status.RUNNING, {"step": 3}, "me")
+    store.finish(job.id, attempt, Status.SUCCEEDED, {"result": {"ref": "digits:1"}, "error": None})
+    done = store.get(job.id)
+    assert done.finished
+    assert done.result == {"ref": "digits:1"}
+    assert done.finished_at is not None
+    assert done.started_at is not None
+    assert done.worker is None
+
+
+@pytest.mark.parametrize("end", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
+def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.finish(job.id, attempt, end, {})
+    before = store.get(job.id)
+    with pytest.raises(JobConflict):
+        store.request_cancel(job.id)
+    with pytest.raises(StaleAttempt):
+        store.put_back(job.id, attempt, {})
+    with pytest.raises(StaleAttempt):
+        store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "late"}})
+    with pytest.raises(StaleAttempt):
+        store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
+    assert store.take(job.id, "w", 5) is None
+    assert store.expire(job.id) == "kept"
+    assert store.note_dispatch(job.id) is False
+    assert store.get(job.id) == before
+
+
+def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
+    job = add()
+    old = store.take(job.id, "slow", 0.05) or 0
+    time.sleep(0.1)
+    assert store.expired_leases() == [job.id]
+    assert store.expire(job.id) == "queued"
+    new = store.take(job.id, "quick", 5) or 0
+    assert (old, new) == (1, 2)
+    assert not store.holds(job.id, old)
+    assert store.holds(job.id, new)
+    for call in (
+        lambda: store.renew(job.id, old, 5, {"progress": {"step": 99}}),
+        lambda: store.running(job.id, old),
+        lambda: store.put_back(job.id, old, {}),
+        lambda: store.finish(job.id, old, Status.SUCCEEDED, {}),
+    ):
+        with pytest.raises(StaleAttempt):
+            call()
+    assert store.get(job.id).progress == {}
+    assert store.get(job.id).worker == "quick"
+
+
+def test_a_renewed_lease_does_not_expire(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 0.05) or 0
+    time.sleep(0.1)
+    store.renew(job.id, attempt, 30)
+    assert store.expired_leases() == []
+    assert store.expire(job.id) == "kept"
+
+
+def test_cancelling(store: JobStore, add: Add) -> None:
+    queued = add()
+    assert store.request_cancel(queued.id).status is Status.CANCELLED
+    running = add()
+    attempt = store.take(running.id, "w", 5) or 0
+    asked = store.request_cancel(running.id)
+    assert (asked.status, asked.cancel_requested) == (Status.STARTING, True)
+    assert store.renew(running.id, attempt, 5) is True
+    # Preempted at that very moment: it must not wait in the queue for ever.
+    assert store.put_back(running.id, attempt, {}) is Status.CANCELLED
+    lost = add()
+    store.take(lost.id, "w", 0.05)
+    store.request_cancel(lost.id)
+    time.sleep(0.1)
+    assert store.expire(lost.id) == "cancelled"
+    assert store.get(lost.id).finished_at is not None
+
+
+def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
+    first, second, third = add().id, add().id, add().id
+    time.sleep(0.05)
+    assert store.lost_messages(60, queue_is_empty=True) == []
+    assert store.lost_messages(0.01, queue_is_empty=False) == []
+    assert store.lost_messages(0.01, queue_is_empty=True) == [first, second, third]
+    store.take(second, "w", 5)
+    assert store.lost_messages(0.01, queue_is_empty=False) == [first]
+    assert store.note_dispatch(first)
+    assert store.lost_messages(0.01, queue_is_empty=False) == []
+
+
+def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
+    preempted = add()
+    attempt = store.take(preempted.id, "w", 5) or 0
+    waiting = add()
+    time.sleep(0.02)
+    store.put_back(preempted.id, attempt, {})
+    store.take(preempted.id, "w", 5)
+    time.sleep(0.02)
+    assert waiting.id not in store.lost_messages(0.01, queue_is_empty=False)
+
+
+def test_a_lock_is_held_by_one(store: JobStore) -> None:
+    with store.lock("x", 5) as mine, store.lock("x", 5) as other:
+        assert (mine, other) == (True, False)
+    with store.lock("x", 5) as again:
+        assert again
+
+
+def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: EmbeddedBroker, add: Add) -> None:
+    job = add()
+    broker.stop()
+    start = time.monotonic()
+    for call in (
+        store.ping,
+        lambda: store.get(job.id),
+        lambda: store.create(new_job()),
+        lambda: store.list(),
+        lambda: store.request_cancel(job.id),
+    ):
+        with pytest.raises(BrokerDown):
+            call()
+    assert time.monotonic() - start < 15
+
+
+def test_records_survive_a_restart_of_the_broker(settings: Settings, store: JobStore, add: Add) -> None:
+    job = add()
+    assert store.get(job.id) == job

@@ -1,0 +1,205 @@
+"""The supervisor with a stand-in trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker.conftest import alive, until
+from worker.broker import EmbeddedBroker
+from worker.jobs import Job, Status
+from worker.settings import Settings
+from worker.store import JobStore
+from worker.supervisor import Outcome, Supervisor
+
+Add = Callable[..., Job]
+
+
+class Background:
+    """An attempt that runs in a thread."""
+
+    def __init__(self, supervisor: Supervisor, store: JobStore, job: Job) -> None:
+        self.outcome: Outcome | None = None
+
+        def run() -> None:
+            self.outcome = supervisor.run(job.id)
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        until(lambda: store.get(job.id).status is Status.RUNNING)
+
+    def end(self) -> Outcome | None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.outcome
+
+
+def trainer_pid(settings: Settings, job: Job) -> int:
+    return int((settings.jobs_dir / job.id / "pids").read_text().split()[-1])
+
+
+def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("succeed")
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    done = store.get(job.id)
+    assert done.status is Status.SUCCEEDED
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    assert done.progress == {"step": 1, "steps": 10}
+    assert done.metrics == {"bits_per_dim": 4.5, "learning_rate": 0.001}
+    assert (done.attempts, done.error) == (1, None)
+
+
+def test_a_duplicate_delivery_does_nothing(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert store.get(job.id).attempts == 1
+
+
+def test_three_deaths_without_a_checkpoint_fail_the_job(
+    supervisor: Supervisor, store: JobStore, add: Add
+) -> None:
+    job = add("die")
+    outcomes = [supervisor.run(job.id) for _ in range(4)]
+    assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.FAILED, Outcome.NOT_TAKEN]
+    failed = store.get(job.id)
+    assert (failed.status, failed.attempts) == (Status.FAILED, 3)
+    assert failed.error is not None
+    assert failed.error["detail"] == "killed, likely out of memory"
+
+
+def test_new_checkpoints_keep_a_dying_job_alive(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("die-with-progress")
+    outcomes = [supervisor.run(job.id) for _ in range(5)]
+    assert outcomes == [Outcome.QUEUED_AGAIN] * 4 + [Outcome.SUCCEEDED]
+    assert store.get(job.id).checkpoint_step == 5
+    assert store.get(job.id).error is None
+
+
+def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("refuse")
+    assert supervisor.run(job.id) is Outcome.FAILED
+    error = store.get(job.id).error
+    assert error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
+
+
+def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert store.get(job.id).status is Status.CANCELLED
+    assert not alive(pid)
+
+
+def test_a_trainer_that_ignores_term_is_killed(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("deaf")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert not alive(pid)
+
+
+def test_preemption_is_no_failure(
+    supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add
+) -> None:
+    job = add("wait-once")
+    running = Background(supervisor, store, job)
+    stopping.set()
+    assert running.end() is Outcome.QUEUED_AGAIN
+    back = store.get(job.id)
+    assert (back.status, back.fruitless, back.checkpoint_step, back.error) == (Status.QUEUED, 0, 5, None)
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "a stopping worker takes nothing"
+    stopping.clear()
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    assert store.get(job.id).attempts == 2
+
+
+def test_kill_9_of_the_trainer_is_tried_again(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("wait-once")
+    running = Background(supervisor, store, job)
+    os.kill(trainer_pid(settings, job), signal.SIGKILL)
+    assert running.end() is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert "out of memory" in error["detail"]
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+
+
+def test_a_lost_lease_kills_the_trainer(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    # What another worker's reconciler does after an outage of this one.
+    client = store._client
+    client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
+    assert store.expire(job.id) == "queued"
+    assert store.take(job.id, "another", 30) == 2
+    assert running.end() is Outcome.LOST
+    assert not alive(pid)
+    assert store.get(job.id).worker == "another"
+
+
+def test_the_lease_lives_as_long_as_the_trainer(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    deadline = time.monotonic() + 5  # longer than a lease
+    while time.monotonic() < deadline:
+        assert store.expired_leases() == []
+        time.sleep(0.2)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+
+
+def test_training_goes_on_while_the_broker_is_down(
+    supervisor: Supervisor, store: JobStore, settings: Settings, broker: EmbeddedBroker, add: Add
+) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    broker.stop()
+    time.sleep(2)
+    assert alive(pid)
+    again = EmbeddedBroker(settings)
+    again.start()
+    try:
+        store.request_cancel(job.id)
+        assert running.end() is Outcome.CANCELLED
+        assert store.get(job.id).status is Status.CANCELLED
+    finally:
+        again.stop()
+
+
+def test_a_command_that_cannot_start_counts_as_a_death(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job = add()
+    broken = Supervisor(store, settings, stopping, command=lambda folder: [str(folder / "missing")])
+    assert broken.run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert "did not start" in error["detail"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_trainer_told_to_stop_by_somebody_else_is_preempted(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add, signal_number: signal.Signals
+) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    os.kill(trainer_pid(settings, job), signal_number)
+    assert running.end() is Outcome.QUEUED_AGAIN
