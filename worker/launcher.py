@@ -25,11 +25,19 @@ _STOP_MARGIN_S = 10.0
 _ENOUGH_DEATHS = 5
 
 
-def supervise(settings: Settings, say: Callable[[str], None] = print) -> int:
+def supervise(
+    settings: Settings,
+    say: Callable[[str], None] | None = None,
+    worker: str = "worker.main",
+    service: str = "app.serve",
+) -> int:
     """Runs everything on this machine until INT or TERM and answers the exit code.
+
+    `worker` and `service` are the modules to run as such.
 
     0 after a clean stop, 2 where the port is busy, 1 where a part keeps dying before all is ready.
     """
+    say = say or _print
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
         say(busy)
@@ -41,7 +49,7 @@ def supervise(settings: Settings, say: Callable[[str], None] = print) -> int:
         stop.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    house = House(settings, stop, say)
+    house = House(settings, stop, say, worker, service)
     try:
         return house.live()
     finally:
@@ -50,15 +58,26 @@ def supervise(settings: Settings, say: Callable[[str], None] = print) -> int:
             signal.signal(number, handler)
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 class House:
     """The parts of one running installation."""
 
-    def __init__(self, settings: Settings, stop: threading.Event, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stop: threading.Event,
+        say: Callable[[str], None],
+        worker: str,
+        service: str,
+    ) -> None:
         self._settings = settings
         self._stop = stop
         self._say = say
         self._broker = None if settings.redis_url else Part("broker", "worker.broker", settings)
-        self._others = [Part("worker", "worker.main", settings), Part("service", "app.serve", settings)]
+        self._others = [Part("worker", worker, settings), Part("service", service, settings)]
 
     def live(self) -> int:
         """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""

@@ -5,12 +5,15 @@ It never imports torch: training runs in processes that it starts.
 
 import logging
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
 from worker.broker import redis_client
 from worker.celery_app import make_celery
 from worker.logs import configure_logging
+from worker.process import trainer_command
 from worker.reconciler import Reconciler
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
@@ -20,12 +23,12 @@ from worker.tasks import register_tasks
 log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: Settings, command: Callable[[Path], list[str]] = trainer_command) -> int:
     """Works on jobs until TERM or INT; a running trainer then writes its checkpoint and its job is queued again."""
     store = JobStore(redis_client(settings), settings.key_prefix, settings.idempotency_hours * 3600)
     celery = make_celery(settings)
     stopping = threading.Event()
-    register_tasks(celery, store, Supervisor(store, settings, stopping), stopping)
+    register_tasks(celery, store, Supervisor(store, settings, stopping, command), stopping)
     reconciler = Reconciler(store, celery, settings)
 
     def on_shutting_down(**_: object) -> None:

@@ -136,8 +136,9 @@ def published_version(registry: "Registry", spec: JobSpec) -> "ModelVersion | No
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
-    from models.datasets import load_dataset
     from models.registry import Registry
+
+    from models.datasets import load_dataset
     from models.training.config import TrainingConfig
     from models.training.loop import train
 

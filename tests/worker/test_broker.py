@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.conftest import alive, new_job, until
+from tests.worker.helpers import alive, new_job, until
 from worker.broker import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path
 from worker.problems import BrokerStartFailed
 from worker.settings import Settings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.worker.conftest import new_job
+from tests.worker.helpers import new_job
 from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Job, Status, new_job_id
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
@@ -213,8 +213,3 @@ def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: Embedde
         with pytest.raises(BrokerDown):
             call()
     assert time.monotonic() - start < 15
-
-
-def test_records_survive_a_restart_of_the_broker(settings: Settings, store: JobStore, add: Add) -> None:
-    job = add()
-    assert store.get(job.id) == job

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.worker.conftest import alive, until
+from tests.worker.helpers import alive, until
 from worker.broker import EmbeddedBroker
 from worker.jobs import Job, Status
 from worker.settings import Settings

@@ -1,0 +1,246 @@
+"""The real worker process on a real broker: delivery, restarts, kills, lost messages."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.worker.helpers import alive, until
+from worker.broker import EmbeddedBroker, redis_client
+from worker.celery_app import make_celery, queue_keys
+from worker.jobs import Job, Status
+from worker.problems import BrokerDown
+from worker.reconciler import Reconciler
+from worker.settings import Settings
+from worker.store import JobStore
+from worker.submit import dispatch, submit_training
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+Submit = Callable[..., Job]
+
+
+@pytest.fixture
+def start(settings: Settings, broker: EmbeddedBroker) -> Iterator[Start]:
+    """Starts workers; those still alive at the end are killed."""
+    started = []
+
+    def go() -> "subprocess.Popen[bytes]":
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.worker.stand_in_worker"],
+            env={**os.environ, **settings.environment()},
+            start_new_session=True,
+        )
+        started.append(worker)
+        return worker
+
+    yield go
+    for worker in started:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+
+
+@pytest.fixture
+def submit(settings: Settings, store: JobStore) -> Submit:
+    celery = make_celery(settings)
+
+    def go(behave: str, **more: Any) -> Job:
+        return submit_training(
+            store,
+            celery,
+            model="digits",
+            dataset="mnist-mini",
+            preset="snf-glow-tiny",
+            parameters={"behave": behave},
+            **more,
+        )
+
+    return go
+
+
+def reaches(store: JobStore, job: Job, status: Status, seconds: float = 60) -> Job:
+    until(lambda: store.get(job.id).status is status, seconds)
+    return store.get(job.id)
+
+
+def trainer_pids(settings: Settings, job: Job) -> list[int]:
+    return [int(pid) for pid in (settings.jobs_dir / job.id / "pids").read_text().split()]
+
+
+def test_the_worker_never_imports_torch(settings: Settings) -> None:
+    program = (
+        "import sys, threading\n"
+        "import worker.main, worker.launcher, worker.submit, worker.reconciler\n"
+        "from worker.settings import load_settings\n"
+        "from worker.celery_app import make_celery\n"
+        "make_celery(load_settings()).finalize()\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'app')))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_jobs_run_one_after_the_other(start: Start, submit: Submit, store: JobStore) -> None:
+    jobs = [submit("succeed") for _ in range(3)]
+    worker = start()
+    done = [reaches(store, job, Status.SUCCEEDED) for job in jobs]
+    assert [job.attempts for job in done] == [1, 1, 1]
+    starts = [job.started_at for job in done]
+    ends = [job.finished_at for job in done]
+    assert all(end <= begin for end, begin in zip(ends[:-1], starts[1:], strict=True) if end and begin)
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def test_term_preempts_and_the_next_worker_takes_that_job_first(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    worker = start()
+    running, waiting = submit("wait-once"), submit("succeed")
+    reaches(store, running, Status.RUNNING)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert [alive(pid) for pid in trainer_pids(settings, running)] == [False]
+    assert store.get(running.id).status is Status.QUEUED
+    assert store.get(running.id).checkpoint_step == 5
+    start()
+    first, second = reaches(store, running, Status.SUCCEEDED), reaches(store, waiting, Status.SUCCEEDED)
+    assert (first.attempts, second.attempts) == (2, 1)
+    assert first.finished_at is not None
+    assert second.started_at is not None
+    assert first.finished_at <= second.started_at
+
+
+def test_kill_9_of_the_worker_loses_and_doubles_nothing(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    worker = start()
+    job = submit("wait-once")
+    reaches(store, job, Status.RUNNING)
+    worker.kill()
+    worker.wait()
+    # The pipe to the trainer ends with the worker: no orphan goes on training.
+    until(lambda: not any(alive(pid) for pid in trainer_pids(settings, job)), 20)
+    assert store.get(job.id).status is Status.RUNNING
+    start()
+    assert reaches(store, job, Status.SUCCEEDED).attempts == 2
+
+
+def test_cancel_of_a_running_job_through_the_store(start: Start, submit: Submit, store: JobStore) -> None:
+    start()
+    job = submit("wait")
+    reaches(store, job, Status.RUNNING)
+    store.request_cancel(job.id)
+    reaches(store, job, Status.CANCELLED)
+    after = submit("succeed")
+    reaches(store, after, Status.SUCCEEDED)
+
+
+def test_a_job_cancelled_in_the_queue_never_starts(start: Start, submit: Submit, store: JobStore) -> None:
+    job, after = submit("succeed"), submit("succeed")
+    store.request_cancel(job.id)
+    start()
+    reaches(store, after, Status.SUCCEEDED)
+    assert store.get(job.id).attempts == 0
+
+
+def test_duplicate_messages_run_a_job_once(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    job = submit("succeed")
+    celery = make_celery(settings)
+    for _ in range(3):
+        dispatch(celery, job)
+    last = submit("succeed")
+    start()
+    reaches(store, last, Status.SUCCEEDED)
+    assert store.get(job.id).attempts == 1
+    assert trainer_pids(settings, job) == list(dict.fromkeys(trainer_pids(settings, job)))
+
+
+def test_a_lost_message_is_sent_again(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    job = submit("succeed")
+    keys = queue_keys(settings, "train")
+    assert store.queue_length(keys) == 1
+    redis_client(settings).delete(*keys)
+    start()
+    reaches(store, job, Status.SUCCEEDED)
+
+
+def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store: JobStore) -> None:
+    start()
+    job = reaches(store, submit("die"), Status.FAILED)
+    assert job.attempts == 3
+    assert job.error is not None
+    assert job.error["detail"] == "killed, likely out of memory"
+
+
+def test_the_broker_restarts_under_a_worker(
+    start: Start, submit: Submit, store: JobStore, settings: Settings, broker: EmbeddedBroker
+) -> None:
+    start()
+    reaches(store, submit("succeed"), Status.SUCCEEDED)
+    broker.stop()
+    begin = time.monotonic()
+    with pytest.raises(BrokerDown):
+        submit("succeed")
+    assert time.monotonic() - begin < 10
+    again = EmbeddedBroker(settings)
+    again.start()
+    try:
+        job = submit("succeed")
+        reaches(store, job, Status.SUCCEEDED, 60)
+    finally:
+        again.stop()
+
+
+def test_submitting_twice_with_one_key_makes_one_job(submit: Submit, store: JobStore) -> None:
+    first = submit("succeed", idempotency_key="k")
+    assert submit("succeed", idempotency_key="k").id == first.id
+    assert len(store.list().jobs) == 1
+
+
+def test_waiting_jobs_are_not_sent_again_and_again(
+    submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    for _ in range(5):
+        submit("succeed")
+    time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
+    reconciler = Reconciler(store, make_celery(settings), settings)
+    assert reconciler.sweep() == 0
+    assert store.queue_length(queue_keys(settings, "train")) == 5
+
+
+def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, settings: Settings) -> None:
+    job = submit("succeed")
+    store.take(job.id, "gone", 0.01)
+    time.sleep(0.1)
+    moved: list[int] = []
+    sweeps = [
+        threading.Thread(
+            target=lambda: moved.append(
+                Reconciler(JobStore(redis_client(settings)), make_celery(settings), settings).sweep()
+            )
+        )
+        for _ in range(4)
+    ]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join()
+    assert sum(moved) == 1
+    assert store.get(job.id).status is Status.QUEUED
