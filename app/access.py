@@ -1,0 +1,56 @@
+"""Who may call: keys in `Authorization: Bearer` or `X-API-Key`, when the settings name any."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from fastapi import Depends, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from app.house import InHouse
+from app.problems import Problem
+
+Role = Literal["score", "train", "admin"]
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key")
+
+
+def needs(role: Role) -> Callable[..., None]:
+    """A dependency that lets callers of this role through and answers others with a 401 problem.
+
+    Every configured key carries every role.
+    """
+
+    def check(
+        house: InHouse,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+        header: Annotated[str | None, Security(_header)],
+    ) -> None:
+        keys = house.settings.api_keys
+        if not keys:
+            return
+        given = bearer.credentials if bearer else header
+        if given is None:
+            raise _refused(f"a key with the role {role!r} is needed and none was given")
+        # Every key is compared in full, so that the time taken tells nothing.
+        if not any([hmac.compare_digest(given.encode(), key.encode()) for key in keys]):
+            raise _refused("the key is not known")
+
+    return check
+
+
+def _refused(detail: str) -> Problem:
+    return Problem(
+        401,
+        "unauthorized",
+        "A valid key is needed",
+        detail,
+        headers={"WWW-Authenticate": 'Bearer realm="snf"'},
+    )
+
+
+MayScore = Depends(needs("score"))
+MayTrain = Depends(needs("train"))

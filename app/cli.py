@@ -1,0 +1,86 @@
+"""The command line `snf`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.commands.common import settings
+from app.commands.jobs import jobs
+from app.commands.listings import datasets, models
+from app.commands.sample import sample
+from app.commands.score import score
+from app.commands.train import train
+
+cli = typer.Typer(
+    name="snf",
+    help="Exact image density scoring with Self Normalizing Flows.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.  [env: SNF_HOST]")]
+Port = Annotated[
+    int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")
+]
+
+
+@cli.command()
+def up(host: Host = None, port: Port = None) -> None:
+    """Run everything on this machine: broker, worker and service, until Ctrl-C."""
+    _set(host, port)
+    found = settings()
+    from worker.launcher import supervise
+
+    raise typer.Exit(supervise(found, say=lambda text: typer.echo(text)))
+
+
+@cli.command()
+def serve(host: Host = None, port: Port = None) -> None:
+    """Run the HTTP service alone."""
+    _set(host, port)
+    found = settings()
+    from app.serve import serve as run
+    from worker.logs import configure_logging
+
+    configure_logging(found, "service")
+    raise typer.Exit(run(found))
+
+
+@cli.command()
+def worker() -> None:
+    """Run a worker alone; it takes jobs from the broker in REDIS_URL or of this machine."""
+    found = settings()
+    from worker.logs import configure_logging
+    from worker.main import run_worker
+
+    configure_logging(found, "worker")
+    raise typer.Exit(run_worker(found))
+
+
+def _set(host: str | None, port: int | None) -> None:
+    # Through the environment, so that the one settings object validates them together with all others.
+    import os
+
+    if host is not None:
+        os.environ["SNF_HOST"] = host
+    if port is not None:
+        os.environ["SNF_PORT"] = str(port)
+
+
+cli.command()(train)
+cli.command()(score)
+cli.command()(sample)
+cli.command()(models)
+cli.command()(datasets)
+cli.add_typer(jobs, name="jobs")
+
+
+def main() -> None:
+    """Entry point of the command `snf`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""`snf score`: log-likelihoods and verdicts of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.common import (
+    ANOMALY,
+    DEFAULT_MODEL,
+    USAGE,
+    Json,
+    Key,
+    Model,
+    Url,
+    errors_for_people,
+    fail,
+    print_json,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from app.serving import Loaded
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+BATCH = 64
+
+Result = dict[str, Any]
+
+
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders with images.", show_default=False)
+    ],
+    model: Model = DEFAULT_MODEL,
+    alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")] = None,
+    draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws an image.")] = 1,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")
+    ] = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Score image files."""
+    from rich.progress import Progress
+
+    files = _files(paths)
+    with errors_for_people(), Progress(transient=True, disable=as_json) as bar:
+        task = bar.add_task("scoring", total=len(files))
+        head: Result = {}
+        results: list[Result] = []
+        answers = _remote(files, model, alpha, draws, url, key) if url else _local(files, model, alpha, draws)
+        for answer in answers:
+            for one in answer.pop("results"):
+                one["index"] = len(results)
+                results.append(one)
+                bar.advance(task)
+            head |= answer
+    if as_json:
+        print_json({**head, "count": len(results), "results": results})
+    else:
+        _table(head, results)
+    good = [one for one in results if one["status"] == "ok"]
+    if not good:
+        raise typer.Exit(USAGE)
+    if fail_on_anomaly and any(one["anomaly"]["is_anomaly"] for one in good):
+        raise typer.Exit(ANOMALY)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise fail(f"{path} does not exist", USAGE)
+    if not found:
+        raise fail("no image was found", USAGE)
+    return found
+
+
+def _batches(files: list[Path]) -> Iterator[list[Path]]:
+    for start in range(0, len(files), BATCH):
+        yield files[start : start + BATCH]
+
+
+def _remote(
+    files: list[Path], model: str, alpha: float | None, draws: int, url: str, key: str | None
+) -> Iterator[Result]:
+    from app.commands.remote import Remote, describe
+
+    service = Remote(url, key)
+    query = {"draws": draws, **({} if alpha is None else {"alpha": alpha})}
+    for batch in _batches(files):
+        form = [("images", (str(path), path.read_bytes())) for path in batch]
+        answer = service.call("POST", f"/v1/models/{model}/score", params=query, files=form, accept=(422,))
+        body: Result = answer.json()
+        if answer.is_error and "results" not in body:
+            raise fail(describe(answer), USAGE)
+        yield {k: body[k] for k in ("model", "version", "results") if k in body}
+
+
+def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> Iterator[Result]:
+    from models.registry import Registry
+    from models.scoring.scorer import Scorer
+
+    from app.serving import Loaded
+    from models.problems import AlphaUnattainable
+
+    version = Registry(settings().registry_dir).resolve(model)
+    loaded = Loaded(version, Scorer.load(version.path))
+    if alpha is not None and alpha < loaded.scorer.smallest_p:
+        raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
+    for batch in _batches(files):
+        yield {
+            "model": version.name,
+            "version": version.version,
+            "results": _score_batch(loaded, batch, alpha, draws),
+        }
+
+
+def _score_batch(loaded: Loaded, batch: list[Path], alpha: float | None, draws: int) -> list[Result]:
+    from app.intake import Upload, decode_upload, stack_pixels
+    from app.score_answers import one_result
+
+    items = [
+        decode_upload(Upload(str(path), path.read_bytes()), loaded.scorer.preprocessing) for path in batch
+    ]
+    indices, pixels = stack_pixels(items)
+    scored = {}
+    if pixels is not None:
+        found = loaded.scorer.score(pixels, draws=draws)
+        scored = {i: (one, loaded.scorer.anomaly(one, alpha)) for i, one in zip(indices, found, strict=True)}
+    return [
+        one_result(index, item, scored.get(index), loaded, full=True).model_dump(exclude_unset=True)
+        for index, item in enumerate(items)
+    ]
+
+
+def _table(head: Result, results: list[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{head['model']} version {head['version']}" if "model" in head else None
+    table = Table(title=title)
+    table.add_column("file", overflow="fold")
+    for column in ("log-likelihood (nats)", "bits/dim", "p-value"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for one in results:
+        if one["status"] == "ok":
+            anomaly = one["anomaly"]
+            verdict = "[bold red]anomaly[/]" if anomaly["is_anomaly"] else "normal"
+            table.add_row(
+                one["filename"],
+                f"{one['log_likelihood']:.3f}",
+                f"{one['bits_per_dim']:.4f}",
+                f"{anomaly['p_value']:.4g}",
+                verdict,
+            )
+        else:
+            table.add_row(one["filename"], "", "", "", f"[yellow]{one['error']['title']}[/]")
+    Console().print(table)

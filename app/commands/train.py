@@ -1,0 +1,184 @@
+"""`snf train`: trains a model in this process, with a live view, and registers it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.common import USAGE, Json, errors_for_people, fail, print_json, settings
+
+if TYPE_CHECKING:
+    from models.training.config import TrainingConfig
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells count."""
+
+Event = dict[str, Any]
+
+
+def train(  # noqa: PLR0913 - the command's options
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="Dataset; see `snf datasets`.", show_default=False)
+    ],
+    preset: Annotated[str, typer.Option("--preset", "-p", help="Architecture.")] = "snf-glow-small",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name to register. Default: DATA-PRESET.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default=False)] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Wall-clock budget.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other parameter, NAME=VALUE; repeatable.")
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the live one.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="Checkpoints go here, and a second run goes on from them.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model and register it. Ctrl-C writes a checkpoint; the same command with --folder goes on from it."""
+    from models.registry import NAME, Registry
+
+    from models.presets import PRESETS
+
+    house = settings()
+    name = name or f"{data}-{preset}"
+    if preset not in PRESETS:
+        raise fail(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}", USAGE)
+    if NAME.fullmatch(name) is None:
+        raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
+    config = _config(max_steps, max_minutes, set_ or [])
+    folder = folder or house.home / "runs" / name
+    with errors_for_people(), stop_on_signals() as stop:
+        from models.datasets import load_dataset
+        from models.training.loop import Interrupted
+        from models.training.loop import train as run
+
+        dataset = load_dataset(data, house.data_dir)
+        try:
+            with live_view(as_json) as observe:
+                artifact = run(
+                    dataset,
+                    preset,
+                    config,
+                    folder,
+                    observe=observe,
+                    should_stop=stop.is_set,
+                    threads=house.train_threads,
+                )
+        except Interrupted as error:
+            raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
+        version = Registry(house.registry_dir).publish(artifact, name, promote=promote)
+    reference = f"{version.name}:{version.version}"
+    if as_json:
+        print_json(
+            {"event": "published", "model": version.name, "version": version.version, "ref": reference}
+        )
+    else:
+        typer.echo(f"registered {reference}")
+
+
+def _config(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> TrainingConfig:
+    from pydantic import ValidationError
+
+    from models.training.config import TrainingConfig
+
+    given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise fail(f"--set wants NAME=VALUE, got {pair!r}", USAGE)
+        given[key] = value
+    try:
+        return TrainingConfig.model_validate(
+            {key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise fail("; ".join(lines), USAGE) from error
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Gives an event that Ctrl-C or TERM sets; a second Ctrl-C ends the process at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
+    """Gives an observer of training events that keeps a progress bar, or prints one JSON line an event."""
+    if as_json:
+        import json
+
+        yield lambda event: typer.echo(json.dumps(event))
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[rate]} img/s"),
+        TextColumn("{task.fields[bits]} bits/dim"),
+        TextColumn("recon {task.fields[error]}"),
+        TextColumn("ETA {task.fields[eta]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("training", total=None, rate="-", bits="-", error="-", eta="-")
+
+        def observe(event: Event) -> None:
+            match event["event"]:
+                case "metrics":
+                    bar.update(
+                        task,
+                        completed=event["step"],
+                        total=event["steps"],
+                        rate=_number(event.get("images_per_second"), ".0f"),
+                        bits=_number(event.get("bits_per_dim"), ".4f"),
+                        error=_number(event.get("reconstruction_error"), ".2e"),
+                        eta=_duration(event.get("eta_seconds")),
+                    )
+                case "validation":
+                    bar.console.print(
+                        f"step {event['step']}: validation {event['bits_per_dim']:.4f} bits/dim"
+                    )
+                case "evaluation":
+                    for key, value in event.items():
+                        if key != "event":
+                            bar.console.print(f"{key.replace('_', ' ')}: {value}")
+                case "log":
+                    bar.console.print(event["message"])
+
+        yield observe
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,77 @@
+"""What one running service is made of, and how a route gets hold of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, TypedDict
+
+from celery import Celery  # type: ignore[import-untyped]
+from fastapi import Depends, Request
+
+from app.lane import Lane
+from app.serving import Serving
+from worker.broker import redis_client
+from worker.celery_app import make_celery
+from worker.settings import Settings
+from worker.store import JobStore
+
+DECODERS = 2
+"""Threads that decode images beside the scoring thread."""
+
+
+@dataclass(frozen=True)
+class House:
+    """The parts that live as long as the service."""
+
+    settings: Settings
+    lane: Lane
+    serving: Serving
+    decoders: ThreadPoolExecutor
+    jobs: JobStore
+    celery: Celery
+    draining: threading.Event
+
+
+class State(TypedDict):
+    """The lifespan's state, as requests see it."""
+
+    house: House
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, draining: threading.Event) -> AsyncIterator[House]:
+    """Starts the parts, and stops them in the order that lets accepted work finish."""
+    client = redis_client(settings)
+    house = House(
+        settings=settings,
+        lane=Lane(settings.queue_images),
+        serving=Serving(settings.registry_dir, threads=settings.threads),
+        decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
+        jobs=JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600),
+        celery=make_celery(settings),
+        draining=draining,
+    )
+    house.lane.start()
+    house.serving.start()
+    try:
+        yield house
+    finally:
+        draining.set()
+        house.decoders.shutdown(cancel_futures=True)
+        house.lane.close()
+        house.serving.close()
+        client.close()
+
+
+def the_house(request: Request) -> House:
+    """The running service's parts."""
+    house = request.state.house
+    assert isinstance(house, House)
+    return house
+
+
+InHouse = Annotated[House, Depends(the_house)]

@@ -1,0 +1,142 @@
+"""From a request's body to images: reads it within its limits and decodes it in a small thread pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from app.problems import Problem, invalid
+from models.images import DecodedImage, Preprocessing, decode_image, decode_npy
+from models.problems import ImageError
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
+MULTIPART = "multipart/form-data"
+NPY = "application/x-npy"
+FIELD = "images"
+MAX_FIELD_BYTES = 4096
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One encoded image of a request."""
+
+    filename: str | None
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A request's body: encoded images, or with `array` an encoded `.npy`; `many` when items may fail alone."""
+
+    uploads: tuple[Upload, ...]
+    many: bool = False
+    array: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image after decoding: pixels of shape (C, H, W), or the error that kept it from being decoded."""
+
+    filename: str | None
+    image: DecodedImage | ImageError
+
+
+async def read_batch(request: Request, max_images: int) -> Batch:
+    """Reads the body by its content type; raises 400, 413, 415 or 422 problems."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == MULTIPART:
+        return Batch(await _read_form(request, max_images), many=True)
+    if kind in IMAGE_TYPES:
+        return Batch((Upload(None, await request.body()),))
+    if kind == NPY:
+        return Batch((Upload(None, await request.body()),), array=True)
+    accepted = ", ".join((MULTIPART, *IMAGE_TYPES, NPY))
+    raise Problem(
+        415,
+        "unsupported-media-type",
+        "Unsupported Media Type",
+        f"the body's content type is {kind or 'not given'!r}; expected one of {accepted}",
+        headers={"Accept": accepted},
+    )
+
+
+async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
+    async with aclosing(request.stream()) as stream:
+        parser = MultiPartParser(
+            request.headers, stream, max_files=max_images, max_fields=16, max_part_size=MAX_FIELD_BYTES
+        )
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            files = sum(isinstance(value, UploadFile) for _, value in parser.items)
+            if files >= max_images:
+                raise too_many(max_images) from error
+            raise Problem(
+                400, "malformed-form", "The form cannot be read", f"multipart/form-data: {error.message}"
+            ) from error
+    try:
+        uploads = []
+        for name, value in form.multi_items():
+            if name != FIELD:
+                raise invalid(f"/body/{name}", f"unknown form field; images go into {FIELD!r}")
+            if isinstance(value, str):
+                raise invalid(f"/body/{FIELD}", "a file is expected, with a file name, and text came")
+            uploads.append(Upload(value.filename or None, await value.read()))
+    finally:
+        await form.close()
+    if not uploads:
+        raise invalid(f"/body/{FIELD}", "at least one image is expected, and none came")
+    return tuple(uploads)
+
+
+def too_many(limit: int) -> Problem:
+    """The problem of a request with more images than one request may have."""
+    return Problem(
+        413,
+        "too-many-images",
+        "Too many images",
+        f"one request may carry {limit} images; split it into several",
+    )
+
+
+async def decode_batch(
+    batch: Batch, preprocessing: Preprocessing, pool: Executor, max_images: int
+) -> list[Item]:
+    """Decodes every image in `pool`; raises `ImageError` for an unreadable array, or for the only image of a raw body."""
+    loop = asyncio.get_running_loop()
+    if batch.array:
+        stack = await loop.run_in_executor(pool, decode_npy, batch.uploads[0].data, preprocessing, max_images)
+        return [Item(None, DecodedImage(pixels=one, converted=None, resized=False)) for one in stack]
+    items = await asyncio.gather(
+        *(loop.run_in_executor(pool, decode_upload, upload, preprocessing) for upload in batch.uploads)
+    )
+    if not batch.many and isinstance(items[0].image, ImageError):
+        raise items[0].image
+    return list(items)
+
+
+def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
+    """Decodes one image; an image that cannot be scored becomes an item with its error."""
+    try:
+        return Item(upload.filename, decode_image(upload.data, preprocessing))
+    except ImageError as error:
+        return Item(upload.filename, error)
+
+
+def stack_pixels(items: Sequence[Item]) -> tuple[list[int], Pixels | None]:
+    """The indices of the decoded items and their pixels, shape (N, C, H, W); no array when there is none."""
+    good = [(i, item.image.pixels) for i, item in enumerate(items) if isinstance(item.image, DecodedImage)]
+    if not good:
+        return [], None
+    return [i for i, _ in good], np.stack([pixels for _, pixels in good])

@@ -1,0 +1,49 @@
+"""Checks of a job before it is queued: what cannot succeed is refused at once, naming the part that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.registry import Registry
+from pydantic import ValidationError
+
+from app.problems import FieldProblem, Problem, invalid, pointer_of
+from app.schemas import JobRequest
+from models.datasets import dataset_names, dataset_shape
+from models.presets import PRESETS, depth
+from models.problems import DatasetNotFound, ModelNotFound
+from models.training.config import TrainingConfig
+
+
+def check_training(request: JobRequest, registry: Registry, data_dir: Path | None) -> None:
+    """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
+    if request.preset not in PRESETS:
+        raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
+    try:
+        TrainingConfig.model_validate(request.parameters)
+    except ValidationError as error:
+        found = [
+            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
+            for item in error.errors()
+        ]
+        detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
+        raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
+    try:
+        _, height, width = dataset_shape(request.dataset, data_dir)
+    except DatasetNotFound as error:
+        known = ", ".join(dataset_names(data_dir))
+        raise invalid(
+            "/body/dataset", f"no dataset is named {request.dataset!r}; there are {known}"
+        ) from error
+    if depth(height, width) == 0:
+        raise invalid(
+            "/body/dataset", f"images of {height}x{width} pixels cannot be halved once; no preset fits"
+        )
+    try:
+        read_only = registry.resolve(request.model).read_only
+    except ModelNotFound:
+        read_only = False
+    if read_only:
+        raise invalid(
+            "/body/model", f"{request.model} ships with the product and is read-only; take another name"
+        )

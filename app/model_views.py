@@ -1,0 +1,58 @@
+"""What the API tells about a model version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.registry import ModelVersion
+
+from app import schemas
+from app.serving import Listed, ModelState, Slot
+
+
+def summary(one: Listed) -> schemas.ModelSummary:
+    """One line of the list of models."""
+    manifest = one.live.manifest if one.live else None
+    return schemas.ModelSummary(
+        name=one.name,
+        versions=list(one.versions),
+        aliases=one.aliases,
+        state=one.state.value,
+        reason=one.reason,
+        read_only=one.live.read_only if one.live else None,
+        architecture=manifest.architecture.name if manifest else None,
+        image_shape=list(manifest.image_shape) if manifest else None,
+        test_bits_per_dim=manifest.test_bits_per_dim if manifest else None,
+        size_bytes=folder_size(one.live.path) if one.live else None,
+    )
+
+
+def detail(version: ModelVersion, slot: Slot | None) -> schemas.ModelDetail:
+    """One version in full; blocks on the disk."""
+    serving = None
+    if slot is not None and slot.state is ModelState.READY:
+        scorer = slot.future.result().scorer
+        serving = schemas.Serving(
+            engine=scorer.engine,
+            precision=scorer.precision,
+            log_det_total=scorer.log_det_total,
+            log_det_digest=scorer.log_det_digest,
+            has_learned_inverse=scorer.has_learned_inverse,
+            smallest_p=scorer.smallest_p,
+            default_alpha=scorer.default_alpha,
+        )
+    return schemas.ModelDetail(
+        name=version.name,
+        version=version.version,
+        read_only=version.read_only,
+        state=(slot.state if slot else ModelState.IDLE).value,
+        reason=slot.reason if slot else None,
+        size_bytes=folder_size(version.path),
+        manifest=version.manifest.model_dump(mode="json"),
+        serving=serving,
+    )
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of all files under a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

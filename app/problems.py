@@ -1,0 +1,175 @@
+"""The one error model of the service: every error is an RFC 9457 problem, and OpenAPI says so."""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.problems import ModelsError
+from worker.problems import BrokerDown, JobsError
+
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """One wrong part of a request."""
+
+    pointer: str = Field(
+        description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
+        examples=["/query/alpha"],
+    )
+    detail: str = Field(description="What is wrong there.", examples=["Input should be less than 1"])
+
+
+class ProblemDetails(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Stable name of this kind of problem.", examples=["model-not-found"])
+    title: str = Field(description="The same for every problem of this type.", examples=["No such model"])
+    status: int = Field(description="The HTTP status.", examples=[404])
+    detail: str = Field(description="What happened this time.", examples=["no model is named 'dogs'"])
+    instance: str = Field(description="Path of the request.", examples=["/v1/models/dogs"])
+    errors: list[FieldProblem] | None = Field(
+        None, description="The wrong parts of the request, if it is that."
+    )
+
+
+class Problem(Exception):
+    """An error that a route answers with; `extensions` become further members of the problem."""
+
+    def __init__(  # noqa: PLR0913 - the members of RFC 9457
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.title = title
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+        self.extensions = dict(extensions or {})
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """The problem of a request with one wrong part."""
+    return Problem(
+        422,
+        "invalid-request",
+        "The request is not valid",
+        f"{pointer}: {detail}",
+        errors=[FieldProblem(pointer=pointer, detail=detail)],
+    )
+
+
+def draining() -> Problem:
+    """The problem of work that arrives while the service stops."""
+    return Problem(
+        503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"}
+    )
+
+
+def problem_response(problem: Problem, instance: str) -> Response:
+    """The HTTP answer of a problem."""
+    body = ProblemDetails(
+        type=problem.slug,
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=instance,
+        errors=list(problem.errors) if problem.errors else None,
+        **problem.extensions,
+    )
+    return Response(
+        body.model_dump_json(exclude={"errors"} if body.errors is None else None),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def problem_of(error: Exception) -> Problem:
+    """Maps any exception to its problem; an unknown one becomes a 500 that tells nothing of the inside."""
+    match error:
+        case Problem():
+            return error
+        case ModelsError() | JobsError():
+            headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BrokerDown) else None
+            return Problem(error.status, error.slug, error.title, error.detail, headers=headers)
+        case RequestValidationError():
+            found = [
+                FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"]))
+                for item in error.errors()
+            ]
+            detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
+            return Problem(422, "invalid-request", "The request is not valid", detail, errors=found)
+        case HTTPException():
+            title = http.HTTPStatus(error.status_code).phrase
+            return Problem(
+                error.status_code,
+                title.lower().replace(" ", "-"),
+                title,
+                str(error.detail) if error.detail else title,
+                headers=error.headers,
+            )
+        case _:
+            return Problem(
+                500,
+                "internal-error",
+                "The service failed",
+                "An unexpected error happened; the service's log has its traceback.",
+            )
+
+
+def pointer_of(location: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901) to a part of a request."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, problem.detail)
+    return problem_response(problem, request.url.path)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` a problem."""
+    for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a route's problems, for its `responses`."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    return {
+        status: {"description": http.HTTPStatus(status).phrase, "content": content}
+        for status in sorted(statuses)
+    }
+
+
+def add_schema(openapi: dict[str, Any]) -> None:
+    """Adds the schema that `responses` refers to to an OpenAPI document."""
+    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    nested = schema.pop("$defs", {})
+    openapi.setdefault("components", {}).setdefault("schemas", {}).update(ProblemDetails=schema, **nested)

@@ -1,0 +1,1 @@
+"""One thin router a group of calls."""

@@ -1,0 +1,42 @@
+"""Which models there are, and what each is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+
+from app import schemas
+from app.access import MayScore
+from app.house import InHouse
+from app.model_views import detail, summary
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayScore])
+
+
+@router.get(
+    "",
+    operation_id="list_models",
+    summary="List the models",
+    responses=responses(401, 500),
+)
+async def list_models(house: InHouse) -> schemas.ModelPage:
+    """Lists every model name with its versions, aliases and state; a damaged one says why it failed."""
+    listing = await asyncio.to_thread(house.serving.listing)
+    return schemas.ModelPage(models=[summary(one) for one in listing])
+
+
+@router.get(
+    "/{ref}",
+    operation_id="get_model",
+    summary="Show one version of a model",
+    responses=responses(401, 404, 422, 500),
+)
+async def get_model(ref: str, house: InHouse) -> schemas.ModelDetail:
+    """Shows a version's manifest and, once it is loaded, how it is served.
+
+    `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
+    """
+    version, slot = await asyncio.to_thread(house.serving.find, ref)
+    return await asyncio.to_thread(detail, version, slot)

@@ -1,0 +1,114 @@
+"""Samples: images drawn from a model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from app import schemas
+from app.access import MayScore
+from app.deadline import TimeoutMs, deadline
+from app.house import InHouse
+from app.intake import NPY, Pixels
+from app.lane import Ticket
+from app.problems import invalid, responses
+from app.sampling import MAX_SEED, draw_seed, encode
+from app.serving import Loaded
+from models.images import encode_png
+from models.problems import NoLearnedInverse
+
+if TYPE_CHECKING:
+    from models.scoring.scorer import Likelihood
+
+router = APIRouter(tags=["samples"], dependencies=[MayScore])
+
+
+class SampleQuery(BaseModel):
+    """The query of a sampling request; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int = Field(16, ge=1, le=256, description="Number of images.")
+    temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's spread.")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="The same seed gives the same bytes. Default: drawn."
+    )
+    inverse: Literal["exact", "learned"] = Field("exact", description="Which inverse makes the images.")
+    format: Literal["png", "npy", "zip", "json"] = Field(
+        "png", description="One PNG grid, one array (N,H,W[,C]), a zip of PNGs, or JSON with likelihoods."
+    )
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_OK = {
+    "description": "The images.",
+    "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
+    "content": {
+        "image/png": _BINARY,
+        NPY: _BINARY,
+        "application/zip": _BINARY,
+        "application/json": {"schema": {"$ref": "#/components/schemas/Samples"}},
+    },
+}
+
+
+@router.get(
+    "/v1/models/{ref}/samples",
+    operation_id="sample_images",
+    summary="Draw samples",
+    response_class=Response,
+    responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
+)
+async def sample_images(
+    ref: str, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
+) -> Response:
+    """Draws images from the model; with `format=json` each comes with the exact log-likelihood of its 8 bits."""
+    if query.n > house.settings.queue_images:
+        raise invalid("/query/n", f"this service takes at most {house.settings.queue_images} images at once")
+    seed = draw_seed() if query.seed is None else query.seed
+    scored = query.format == "json"
+    async with deadline(timeout_ms, house.settings.request_timeout_s):
+        loaded = await house.serving.acquire(ref)
+        if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
+            raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
+
+        def work(ticket: Ticket) -> tuple[Pixels, list[Likelihood]]:
+            pixels = loaded.scorer.sample(query.n, query.temperature, seed, query.inverse)
+            ticket.check()
+            return pixels, loaded.scorer.score(pixels) if scored else []
+
+        pixels, likelihoods = await house.lane.run(work, query.n)
+        if scored:
+            body = _json(loaded, query, seed, pixels, likelihoods)
+            content, media_type = body.model_dump_json().encode(), "application/json"
+        else:
+            content, media_type = await asyncio.to_thread(encode, query.format, pixels)
+    return Response(content, media_type=media_type, headers={"X-Seed": str(seed)})
+
+
+def _json(
+    loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]
+) -> schemas.Samples:
+    return schemas.Samples(
+        model=loaded.version.name,
+        version=loaded.version.version,
+        seed=seed,
+        temperature=query.temperature,
+        inverse=query.inverse,
+        count=len(pixels),
+        samples=[
+            schemas.Sample(
+                index=index,
+                png=base64.b64encode(encode_png(one)).decode(),
+                log_likelihood=likelihood.log_likelihood,
+                bits_per_dim=likelihood.bits_per_dim,
+                kind=likelihood.kind,
+            )
+            for index, (one, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
+        ],
+    )

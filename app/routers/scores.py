@@ -1,0 +1,142 @@
+"""Scoring: exact log-likelihoods and calibrated verdicts of the images in a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import schemas
+from app.access import MayScore
+from app.deadline import TimeoutMs, deadline
+from app.house import House, InHouse
+from app.intake import (
+    FIELD,
+    IMAGE_TYPES,
+    MULTIPART,
+    NPY,
+    Pixels,
+    decode_batch,
+    read_batch,
+    stack_pixels,
+    too_many,
+)
+from app.lane import Ticket
+from app.problems import Problem, responses
+from app.score_answers import answer
+from app.serving import Loaded
+from models.problems import AlphaUnattainable
+
+if TYPE_CHECKING:
+    from models.scoring.scorer import Anomaly, Likelihood
+
+SLICE = 64
+"""Images scored between two looks at the deadline; the scorer's results do not depend on it."""
+
+router = APIRouter(tags=["scores"], dependencies=[MayScore])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "One or many image files: PNG, JPEG, WebP or BMP.",
+                    }
+                },
+            }
+        },
+        **{kind: _BINARY for kind in (*IMAGE_TYPES, NPY)},
+    },
+}
+
+
+class ScoreQuery(BaseModel):
+    """The query of a scoring request; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alpha: float | None = Field(
+        None, gt=0, lt=1, description="False-alarm rate of the verdicts. Default: 0.01 where the model can."
+    )
+    draws: int = Field(1, ge=1, le=256, description="Dequantisation draws an image to average over.")
+    fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
+    detail: Literal["basic", "full"] = Field(
+        "full", description="`basic` leaves out terms, reasons and preprocessing."
+    )
+    explain: bool = Field(
+        False, description="Heat maps. No model of this service has them yet: `true` is a 422."
+    )
+
+
+@router.post(
+    "/v1/models/{ref}/score",
+    operation_id="score_images",
+    summary="Score images",
+    response_model=schemas.Scores,
+    response_model_exclude_unset=True,
+    responses=responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": _BODY},
+)
+async def score_images(
+    ref: str,
+    request: Request,
+    house: InHouse,
+    query: Annotated[ScoreQuery, Query()],
+    timeout_ms: TimeoutMs = None,
+) -> schemas.Scores:
+    """Scores one or many images.
+
+    The same image gives the same number alone, in any batch and in any order. One bad file never fails the others:
+    the answer is 200 while at least one image was scored, and 422 when none was.
+    """
+    if query.explain:
+        raise Problem(
+            422,
+            "explain-unsupported",
+            "Not supported by this model",
+            "the model has no heat map; the reasons of a verdict stand in `anomaly.reasons` without `explain`",
+        )
+    limit = min(house.settings.max_images_per_request, house.settings.queue_images)
+    async with deadline(timeout_ms, house.settings.request_timeout_s):
+        loaded = await house.serving.acquire(ref)
+        if query.alpha is not None:
+            _check_alpha(loaded, query.alpha)
+        batch = await read_batch(request, limit)
+        items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
+        if len(items) > limit:
+            raise too_many(limit)
+        indices, pixels = stack_pixels(items)
+        scored: list[tuple[Likelihood, Anomaly]] = []
+        if pixels is not None:
+            scored = await _score(house, loaded, pixels, query)
+    return answer(
+        loaded, items, dict(zip(indices, scored, strict=True)), fdr=query.fdr, full=query.detail == "full"
+    )
+
+
+def _check_alpha(loaded: Loaded, alpha: float) -> None:
+    # Before the work, so that a rate that cannot be attained costs nothing.
+    if alpha < loaded.scorer.smallest_p:
+        raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
+
+
+async def _score(
+    house: House, loaded: Loaded, pixels: Pixels, query: ScoreQuery
+) -> list[tuple[Likelihood, Anomaly]]:
+    def work(ticket: Ticket) -> list[tuple[Likelihood, Anomaly]]:
+        found: list[Likelihood] = []
+        for start in range(0, len(pixels), SLICE):
+            ticket.check()
+            found += loaded.scorer.score(pixels[start : start + SLICE], draws=query.draws)
+        return [(one, loaded.scorer.anomaly(one, query.alpha)) for one in found]
+
+    return await house.lane.run(work, len(pixels))

@@ -1,0 +1,259 @@
+"""What the service answers and accepts, one class a JSON object."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+"""A model's or dataset's name."""
+
+
+class Answer(BaseModel):
+    """Base of all answers: fields that were not set are left out of the JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Term(Answer):
+    """One scale's part of a log-likelihood; scale 0 is the pixel transform."""
+
+    scale: int
+    log_prior: float = Field(description="Log-density of the latents that leave the flow here, nats.")
+    log_det: float = Field(description="Sum of the log-determinants of this scale's bijections, nats.")
+
+
+class Draws(Answer):
+    """Statistics over several dequantisation draws."""
+
+    k: int = Field(description="Number of draws.")
+    mean: float = Field(description="Mean of log p over the draws, nats.")
+    standard_error: float = Field(description="Standard error of that mean, nats.")
+    iw_bound: float = Field(description="Importance-weighted lower bound of the log-mass, nats.")
+
+
+class Reason(Answer):
+    """A statistic that speaks for or against the image."""
+
+    feature: str
+    z: float = Field(description="Distance from the reference set's mean, in standard deviations.")
+
+
+class Anomaly(Answer):
+    """The calibrated verdict on an image."""
+
+    p_value: float = Field(description="Conformal p-value: small is anomalous.")
+    score: float = Field(description="-log10 of the p-value: large is anomalous.")
+    is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
+    alpha: float = Field(description="False-alarm rate of this verdict.")
+    statistic: float
+    smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
+    reasons: list[Reason] | None = None
+
+
+class PreprocessingNote(Answer):
+    """What was done to the image before it was scored."""
+
+    id: str = Field(description="Digest of the model's preprocessing.")
+    resized: bool
+    converted: str | None = Field(description="The colour conversion, if there was one.")
+
+
+class ItemError(Answer):
+    """Why one image could not be scored: the members of a problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class ScoredImage(Answer):
+    """One image's score. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+
+    index: int = Field(description="Place of the image in the request.")
+    filename: str | None
+    status: Literal["ok"]
+    log_likelihood: float
+    bits_per_dim: float
+    kind: str = Field(description="`density`, or `lower_bound` for a model whose number is a bound.")
+    draws: Draws | None = None
+    terms: list[Term] | None = None
+    anomaly: Anomaly
+    preprocessing: PreprocessingNote | None = None
+
+
+class FailedImage(Answer):
+    """An image that could not be scored."""
+
+    index: int
+    filename: str | None
+    status: Literal["error"]
+    error: ItemError
+
+
+class Fdr(Answer):
+    """False-discovery control over one request."""
+
+    q_values: list[float | None] = Field(
+        description="Benjamini-Hochberg q-value beside each result; null where there is no score."
+    )
+
+
+class Scores(Answer):
+    """The scores of one request."""
+
+    model: str
+    version: int
+    count: int = Field(description="Number of results.")
+    results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
+    fdr: Fdr | None = None
+
+
+class Sample(Answer):
+    """One generated image with the likelihood of exactly these 8-bit pixels."""
+
+    index: int
+    png: str = Field(description="The image as PNG, base64.")
+    log_likelihood: float
+    bits_per_dim: float
+    kind: str
+
+
+class Samples(Answer):
+    """Generated images."""
+
+    model: str
+    version: int
+    seed: int
+    temperature: float
+    inverse: Literal["exact", "learned"]
+    count: int
+    samples: list[Sample]
+
+
+class ModelSummary(Answer):
+    """One model name."""
+
+    name: str
+    versions: list[int]
+    aliases: dict[str, int]
+    state: Literal["idle", "loading", "ready", "failed"] = Field(
+        description="State of the live version; `idle` is loaded when it is first asked for."
+    )
+    reason: str | None = Field(description="Why it failed, if it did.")
+    read_only: bool | None = Field(description="Whether the model ships with the product.")
+    architecture: str | None
+    image_shape: list[int] | None = Field(description="Channels, height, width.")
+    test_bits_per_dim: float | None
+    size_bytes: int | None = Field(description="Size of the live version's files.")
+
+
+class ModelPage(Answer):
+    """All models."""
+
+    models: list[ModelSummary]
+
+
+class Serving(Answer):
+    """How a loaded version computes."""
+
+    engine: str
+    precision: str
+    log_det_total: float = Field(description="Sum of the cached data-independent log-determinants, nats.")
+    log_det_digest: str = Field(description="Digest of the weights that they belong to.")
+    has_learned_inverse: bool
+    smallest_p: float
+    default_alpha: float
+
+
+class ModelDetail(Answer):
+    """One version of a model: its manifest, and how it is served."""
+
+    name: str
+    version: int
+    read_only: bool
+    state: Literal["idle", "loading", "ready", "failed"]
+    reason: str | None
+    size_bytes: int
+    manifest: dict[str, Any] = Field(description="The artifact's manifest as it stands on disk.")
+    serving: Serving | None = Field(description="Absent until the version is loaded.")
+
+
+class JobRequest(BaseModel):
+    """A job to do."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "train",
+                    "dataset": "mnist-mini",
+                    "model": "my-digits",
+                    "preset": "snf-glow-tiny",
+                    "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
+                }
+            ]
+        },
+    )
+
+    type: Literal["train"] = Field(description="What to do.")
+    dataset: Name = Field(description="The dataset to train on.")
+    model: Name = Field(description="Name that the model is registered under; a new version if it exists.")
+    preset: str = Field("snf-glow-small", description="The architecture.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Training parameters; all optional, unknown ones are refused."
+    )
+    promote: bool = Field(
+        False, description="Move the alias `live` to the new version; the first version gets it anyway."
+    )
+
+
+class JobView(Answer):
+    """A job as it stands."""
+
+    id: str
+    type: Literal["train"]
+    status: Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]
+    dataset: str
+    model: str
+    preset: str
+    parameters: dict[str, Any]
+    promote: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    cancel_requested: bool
+    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds.")
+    metrics: dict[str, Any] = Field(description="Latest value of each metric.")
+    error: dict[str, Any] | None
+    result: dict[str, Any] | None = Field(description="The registered model version and its links.")
+    links: dict[str, str]
+
+
+class JobList(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="Value of `after` for the page that follows, if there is one.")
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Readiness(Answer):
+    """What the service can do now."""
+
+    status: Literal["ready", "loading", "draining", "failed"]
+    models: dict[str, str] = Field(description="State by model name.")
+    failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")
+    jobs: Literal["ok", "degraded"] = Field(description="`degraded` while the job store does not answer.")
+    queue: dict[str, int] = Field(description="Images waiting or in work, and how many may.")

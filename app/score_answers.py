@@ -1,0 +1,111 @@
+"""From likelihoods and verdicts to the JSON of a scoring request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from app import schemas
+from app.fdr import q_values
+from app.intake import FIELD, Item
+from app.problems import FieldProblem, Problem
+from app.serving import Loaded
+from models.problems import ImageError
+
+if TYPE_CHECKING:
+    from models.scoring.scorer import Anomaly, Likelihood
+
+
+def answer(
+    loaded: Loaded,
+    items: Sequence[Item],
+    scored: dict[int, tuple[Likelihood, Anomaly]],
+    *,
+    fdr: bool,
+    full: bool,
+) -> schemas.Scores:
+    """The answer to a scoring request; raises a 422 problem when no image was scored."""
+    results = [
+        one_result(index, item, scored.get(index), loaded, full=full) for index, item in enumerate(items)
+    ]
+    if not scored:
+        raise _none_scored(results)
+    content: dict[str, Any] = {
+        "model": loaded.version.name,
+        "version": loaded.version.version,
+        "count": len(results),
+        "results": results,
+    }
+    if fdr:
+        found = q_values([verdict.p_value for _, verdict in scored.values()])
+        by_index = dict(zip(scored, found, strict=True))
+        content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
+    return schemas.Scores(**content)
+
+
+def one_result(
+    index: int, item: Item, found: tuple[Likelihood, Anomaly] | None, loaded: Loaded, *, full: bool
+) -> schemas.ScoredImage | schemas.FailedImage:
+    """One image's place in `results`; `found` is absent for an image that could not be decoded."""
+    return _failed(index, item) if found is None else _scored(index, item, *found, loaded, full)
+
+
+def _scored(  # noqa: PLR0913 - all that one result shows
+    index: int, item: Item, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
+) -> schemas.ScoredImage:
+    assert not isinstance(item.image, ImageError)
+    content: dict[str, Any] = {
+        "index": index,
+        "filename": item.filename,
+        "status": "ok",
+        "log_likelihood": likelihood.log_likelihood,
+        "bits_per_dim": likelihood.bits_per_dim,
+        "kind": likelihood.kind,
+    }
+    anomaly: dict[str, Any] = {
+        "p_value": verdict.p_value,
+        "score": verdict.score,
+        "is_anomaly": verdict.is_anomaly,
+        "alpha": verdict.alpha,
+        "statistic": verdict.statistic,
+        "smallest_p": verdict.smallest_p,
+    }
+    if likelihood.draws is not None:
+        d = likelihood.draws
+        content["draws"] = schemas.Draws(
+            k=d.k, mean=d.mean, standard_error=d.standard_error, iw_bound=d.iw_bound
+        )
+    if full:
+        content["terms"] = [
+            schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms
+        ]
+        anomaly["reasons"] = [schemas.Reason(feature=r.feature, z=r.z) for r in verdict.reasons]
+        content["preprocessing"] = schemas.PreprocessingNote(
+            id=loaded.scorer.preprocessing.id, resized=item.image.resized, converted=item.image.converted
+        )
+    return schemas.ScoredImage(**content, anomaly=schemas.Anomaly(**anomaly))
+
+
+def _failed(index: int, item: Item) -> schemas.FailedImage:
+    assert isinstance(item.image, ImageError)
+    error = item.image
+    return schemas.FailedImage(
+        index=index,
+        filename=item.filename,
+        status="error",
+        error=schemas.ItemError(type=error.slug, title=error.title, status=error.status, detail=error.detail),
+    )
+
+
+def _none_scored(results: Sequence[schemas.ScoredImage | schemas.FailedImage]) -> Problem:
+    failed = [one for one in results if isinstance(one, schemas.FailedImage)]
+    return Problem(
+        422,
+        "no-image-scored",
+        "None of the images can be scored",
+        f"{len(failed)} of {len(failed)} images were refused; the first: {failed[0].error.detail}",
+        errors=[
+            FieldProblem(pointer=f"/body/{FIELD}/{one.index}", detail=one.error.detail) for one in failed
+        ],
+        extensions={"results": [one.model_dump() for one in failed]},
+    )

@@ -1,0 +1,57 @@
+"""The service's process: `python -m app.serve`."""
+
+from __future__ import annotations
+
+import math
+from types import FrameType
+
+import uvicorn
+
+from app.service import Service, create_app
+from worker.logs import configure_logging
+from worker.settings import Settings, load_settings
+
+DRAIN_MARGIN_S = 5
+"""Time beyond the longest default deadline that requests in flight get when the service stops."""
+
+
+class Server(uvicorn.Server):
+    """A server that says it is draining as soon as it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: Service) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Notes that the service drains, then lets requests in flight finish."""
+        self._app.draining.set()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings) -> int:
+    """Serves until TERM or INT; answers 0 after a clean stop, 3 where the service could not start."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        log_level=settings.log_level.lower(),
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.request_timeout_s) + DRAIN_MARGIN_S,
+    )
+    server = Server(config, app)
+    server.run()
+    return 0 if server.started else 3
+
+
+def main() -> int:
+    """Entry point of `python -m app.serve`."""
+    settings = load_settings()
+    configure_logging(settings, "service")
+    return serve(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

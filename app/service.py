@@ -1,0 +1,71 @@
+"""The application factory of the HTTP service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+
+from app import problems, schemas
+from app.body_limit import BodyLimit
+from app.house import State, open_house
+from app.routers import jobs, models, operations, samples, scores
+from worker.settings import Settings
+
+DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a calibrated
+anomaly verdict, draws samples and trains new models.
+
+A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of RFC 9457
+(`application/problem+json`)."""
+
+
+class Service(FastAPI):
+    """The application; its OpenAPI document knows the one error model, and `draining` is set when it shall stop."""
+
+    draining: threading.Event
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            problems.add_schema(document)
+            found = schemas.Samples.model_json_schema(ref_template="#/components/schemas/{model}")
+            document["components"]["schemas"] |= {**found.pop("$defs"), "Samples": found}
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def create_app(settings: Settings) -> Service:
+    """The service of these settings; its parts start with the application's lifespan."""
+    draining = threading.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        async with open_house(settings, draining) as house:
+            yield {"house": house}
+
+    app = Service(
+        title="Exact image density scoring",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.draining = draining
+    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes)
+    problems.install(app)
+    for router in (models.router, scores.router, samples.router, jobs.router, operations.router):
+        app.include_router(router)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("snf-density")
+    except PackageNotFoundError:  # imported from a tree that nobody installed
+        return "0.0.0"

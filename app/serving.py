@@ -1,0 +1,260 @@
+"""The models that are served: loaded off the event loop, watched on disk, swapped atomically."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.registry import ModelVersion, Registry
+
+from app.problems import Problem, draining
+from models.problems import ModelNotFound, ModelsError
+
+if TYPE_CHECKING:
+    from models.scoring.scorer import Scorer
+
+POLL_S = 1.0
+"""Time between two looks at the registry."""
+RETRY_S = 30.0
+"""Time after which a model that failed to load is tried again when somebody asks for it."""
+MAX_LOADED = 16
+"""Versions kept in memory; the least recently asked for goes first."""
+
+Key = tuple[str, int]
+
+log = logging.getLogger(__name__)
+
+
+class ModelState(StrEnum):
+    """Where a model version stands in this process."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version that can score; only the scoring thread may call `scorer`'s methods that compute."""
+
+    version: ModelVersion
+    scorer: Scorer
+
+
+@dataclass(eq=False)
+class Slot:
+    """One version's place in memory."""
+
+    future: Future[Loaded] = field(default_factory=Future)
+    born: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
+    reason: str | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """Where the version stands."""
+        if not self.future.done():
+            return ModelState.LOADING
+        return ModelState.READY if self.future.exception() is None else ModelState.FAILED
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of one model name; `live` is absent when its files cannot be read."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+    live: ModelVersion | None
+    state: ModelState
+    reason: str | None
+
+
+class Serving:
+    """Answers references with loaded models; all methods may be called from any thread, `acquire` from the loop."""
+
+    def __init__(self, root: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        self.registry = Registry(root)
+        self._device = device
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._slots: dict[Key, Slot] = {}
+        self._refs: dict[str, Key] = {}
+        self._stop = threading.Event()
+        self._started = threading.Event()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._watcher = threading.Thread(target=self._watch, name="registry", daemon=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether every model that ships with the product has been loaded or has failed."""
+        return self._started.is_set()
+
+    def start(self) -> None:
+        """Starts to load the shipped models and to watch the registry."""
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stops watching; a load that has begun is waited for."""
+        self._stop.set()
+        self._loader.shutdown(cancel_futures=True)
+        with self._lock:
+            unfinished = [slot for slot in self._slots.values() if not slot.future.done()]
+        for slot in unfinished:
+            slot.future.set_exception(draining())
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    async def acquire(self, ref: str) -> Loaded:
+        """The loaded model of a reference, loading it first if need be; raises `ModelNotFound` or why it failed."""
+        key = self._refs.get(ref)
+        slot = self._slots.get(key) if key else None
+        if slot is None or slot.state is ModelState.FAILED:
+            slot = await asyncio.to_thread(self._open, ref)
+        slot.used = time.monotonic()
+        # Shielded: a caller's deadline must not cancel the load that others wait for.
+        return await asyncio.shield(asyncio.wrap_future(slot.future))
+
+    def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
+        """A reference's version as the registry has it, and its place in memory if it has one; blocks on the disk."""
+        version = self.registry.resolve(ref)
+        return version, self._slots.get((version.name, version.version))
+
+    def listing(self) -> list[Listed]:
+        """Every model name with its state; blocks on the disk."""
+        return [self._listed(name) for name in sorted(self.registry.names())]
+
+    def states(self) -> dict[Key, tuple[ModelState, str | None]]:
+        """State and, for a failed one, reason of every version that has been asked for."""
+        with self._lock:
+            slots = dict(self._slots)
+        return {key: (slot.state, slot.reason) for key, slot in slots.items()}
+
+    def _listed(self, name: str) -> Listed:
+        versions: tuple[int, ...] = ()
+        aliases: dict[str, int] = {}
+        try:
+            versions = tuple(self.registry.versions(name))
+            aliases = dict(self.registry.aliases(name))
+            live = self.registry.resolve(name)
+        # One damaged model must not take the list of the others with it.
+        except (ModelsError, OSError) as error:
+            return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
+        slot = self._slots.get((live.name, live.version))
+        state = slot.state if slot else ModelState.IDLE
+        return Listed(name, versions, aliases, live, state, slot.reason if slot else None)
+
+    def _open(self, ref: str) -> Slot:
+        version = self.registry.resolve(ref)
+        slot = self._slot(version)
+        self._refs[ref] = (version.name, version.version)
+        return slot
+
+    def _slot(self, version: ModelVersion) -> Slot:
+        key = (version.name, version.version)
+        with self._lock:
+            slot = self._slots.get(key)
+            stale = (
+                slot is not None
+                and slot.state is ModelState.FAILED
+                and time.monotonic() - slot.born > RETRY_S
+            )
+            if slot is None or stale:
+                slot = self._slots[key] = Slot()
+                self._loader.submit(self._load, version, slot)
+            return slot
+
+    def _load(self, version: ModelVersion, slot: Slot) -> None:
+        name = f"{version.name}:{version.version}"
+        began = time.monotonic()
+        try:
+            import torch
+            from models.scoring.scorer import Scorer
+
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
+            loaded = Loaded(version, Scorer.load(version.path, self._device))
+        # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
+        except Exception as error:
+            slot.reason = reason_of(error)
+            known = isinstance(error, ModelsError)
+            log.error("model %s cannot be loaded: %s", name, slot.reason, exc_info=not known)
+            slot.future.set_exception(error if known else _failed(name))
+            return
+        log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
+        slot.future.set_result(loaded)
+        self._forget()
+
+    def _forget(self) -> None:
+        with self._lock:
+            ready = [(slot.used, key) for key, slot in self._slots.items() if slot.state is ModelState.READY]
+            for _, key in sorted(ready)[: max(0, len(ready) - MAX_LOADED)]:
+                del self._slots[key]
+
+    def _watch(self) -> None:
+        try:
+            shipped = [self._slot(v) for v in self._live_versions() if v.read_only]
+            for slot in shipped:
+                slot.future.exception()
+        except Exception:
+            log.exception("the shipped models could not be loaded")
+        finally:
+            self._started.set()
+        while not self._stop.wait(POLL_S):
+            try:
+                self._follow()
+            except Exception:
+                # The registry may be on a network volume that comes back.
+                log.exception("the registry could not be read")
+
+    def _live_versions(self) -> list[ModelVersion]:
+        found = []
+        for name in self.registry.names():
+            try:
+                found.append(self.registry.resolve(name))
+            except ModelsError as error:
+                log.error("model %s cannot be read: %s", name, error.detail)
+        return found
+
+    def _follow(self) -> None:
+        """Moves every reference in use whose version has changed, once the new version is loaded."""
+        for ref, key in list(self._refs.items()):
+            try:
+                version = self.registry.resolve(ref)
+            except ModelNotFound:
+                self._refs.pop(ref, None)
+                continue
+            except ModelsError as error:
+                log.error("model %s cannot be read: %s", ref, error.detail)
+                continue
+            new = (version.name, version.version)
+            if new == key:
+                continue
+            slot = self._slot(version)
+            if slot.future.exception() is None:
+                self._refs[ref] = new
+                log.info("%s is now version %d", ref, version.version)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model failed, in one line."""
+    if isinstance(error, ModelsError):
+        return error.detail
+    return f"{type(error).__name__}: {error}"
+
+
+def _failed(name: str) -> Problem:
+    return Problem(
+        500,
+        "model-failed",
+        "The model could not be loaded",
+        f"{name} could not be loaded; the service's log has the reason",
+    )
