@@ -1,0 +1,97 @@
+"""The artifact: a folder with all that a model is, written once, verified at every load, never executed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file as load_tensors
+from torch import Tensor
+
+from models.build import build_glow
+from models.files import sha256_file
+from models.flow import Flow
+from models.manifest import Manifest, read_manifest
+from models.problems import ArtifactError
+from models.scoring.calibration import Calibration
+
+WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.safetensors"
+CARD = "card.md"
+SAMPLES = "samples.png"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact in memory: the flow in evaluation mode, its manifest, its calibration, its pinned images."""
+
+    manifest: Manifest
+    flow: Flow
+    calibration: Calibration
+    pinned: NDArray[np.uint8]
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Load and verify ``folder``: every file's digest, the weights' digest of the log-dets, names and shapes of tensors.
+
+    Raises ``ArtifactError`` that names the file at fault.
+    """
+    manifest = read_manifest(folder)
+    for name, digest in manifest.files.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing")
+        if sha256_file(path) != digest:
+            raise ArtifactError(f"{path} does not have the SHA-256 that the manifest gives")
+    for required in (WEIGHTS, CALIBRATION):
+        if required not in manifest.files:
+            raise ArtifactError(f"{folder / 'manifest.json'} does not list {required}")
+    if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
+        raise ArtifactError(f"{folder / 'manifest.json'}: the stored log-dets belong to other weights")
+    flow = build_glow(manifest.architecture)
+    _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    arrays = _read_arrays(folder / CALIBRATION)
+    calibration = Calibration(arrays["statistics"].astype(np.float64), arrays["calibration"].astype(np.float64))
+    return Artifact(manifest, flow.eval(), calibration, arrays["pinned"])
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image's shape and pixels."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[np.uint8]]:
+    try:
+        arrays: dict[str, NDArray[np.uint8]] = load_arrays(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    missing = {"statistics", "calibration", "pinned"} - arrays.keys()
+    if missing:
+        raise ArtifactError(f"{path} lacks {', '.join(sorted(missing))}")
+    return arrays
+
+
+def _fill(flow: Flow, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = flow.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise ArtifactError(f"{path} lacks {name}")
+        if name not in expected:
+            raise ArtifactError(f"{path} has {name}, which the architecture does not know")
+        if tensors[name].shape != expected[name].shape:
+            raise ArtifactError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+            )
+    flow.load_state_dict(tensors)

@@ -1,0 +1,76 @@
+"""Bounded affine coupling: half of the channels scale and shift the other half."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.bijections.base import Bijection, check_images, sum_samples
+
+LOG_SCALE_BOUND = 2.0
+"""|log s| stays below this: no coupling multiplies by more than e² (Keller et al. 2021, published settings)."""
+
+
+class CouplingNet(nn.Module):
+    """The network inside a coupling: 3x3, ReLU, 1x1, ReLU, 3x3.
+
+    Maps ``(N, in, H, W)`` to ``(N, out, H, W)``; the last layer starts at zero, so a coupling starts as the identity.
+    Cost: O(N·H·W·width·(9·in + width + 9·out)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.middle = nn.Conv2d(width, width, 1)
+        self.last = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.log_gain = nn.Parameter(torch.zeros(out_channels))
+        self.autocast: torch.dtype | None = None
+        """Arithmetic of the convolutions in training, where it is not that of the input. Scoring never sets it."""
+        for convolution in (self.first, self.middle):
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log-scale logits and shifts."""
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            hidden = F.relu(self.first(x))
+            hidden = F.relu(self.middle(hidden))
+            output: Tensor = self.last(hidden)
+        # The gain multiplies the step of the zero-initialised layer under Adam, as in the original Glow.
+        return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)
+
+
+class AffineCoupling(Bijection):
+    """Keep x1, map x2 to x2·exp(log s) + t with (h, t) = net(x1) and log s = 2·tanh(h/2); log-det Σ log s.
+
+    Dinh et al. 2017, 3.2, with the bound of Keller et al. 2021's code. x1 is the first half of the channels, of odd
+    counts the larger one. Cost: that of the network, the same in both directions.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.kept = (channels + 1) // 2
+        self.net = CouplingNet(self.kept, 2 * (channels - self.kept), width)
+
+    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (log s, t) for the kept half, each ``(N, C - kept, H, W)``."""
+        logits, shift = self.net(kept).chunk(2, dim=1)
+        return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x``, shape ``(N, C, H, W)``."""
+        check_images(x, self.channels)
+        kept, moved = x[:, : self.kept], x[:, self.kept :]
+        log_scale, shift = self.scale_and_shift(kept)
+        return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1), sum_samples(log_scale)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo :meth:`forward`."""
+        check_images(z, self.channels)
+        kept, moved = z[:, : self.kept], z[:, self.kept :]
+        log_scale, shift = self.scale_and_shift(kept)
+        return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -sum_samples(log_scale)

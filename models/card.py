@@ -1,0 +1,64 @@
+"""The model card: what a person should know before using a model, written from its manifest."""
+
+from __future__ import annotations
+
+from models.manifest import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Return the card as Markdown; every figure in it stands in the manifest."""
+    training, evaluation, architecture = manifest.training, manifest.evaluation, manifest.architecture
+    config = "\n".join(f"| {key} | {value} |" for key, value in training.config.items())
+    test = (
+        f"{evaluation.test_bits_per_dim:.4f} bits/dim ({evaluation.test_nats:.1f} nats an image, "
+        f"{evaluation.test_images} images)"
+        if evaluation.test_bits_per_dim is not None and evaluation.test_nats is not None
+        else "no test images"
+    )
+    learned = (
+        f"largest ||I - R W|| over the layers {evaluation.reconstruction_error:.2e}"
+        if evaluation.reconstruction_error is not None
+        else "none: exact gradient, exact inverse only"
+    )
+    return f"""# Model card
+
+A multi-scale Self Normalizing Flow (Keller et al., ICML 2021) that gives the exact log-density of an 8-bit image of
+{architecture.channels}x{architecture.height}x{architecture.width} (channels x height x width).
+
+| | |
+|---|---|
+| test set | {test} |
+| validation | {evaluation.validation_bits_per_dim:.4f} bits/dim |
+| preset | {training.preset}: {architecture.levels} levels of {architecture.steps} steps, width {architecture.hidden} |
+| pixel transform | {architecture.pixel_transform} |
+| 1x1 convolutions | {architecture.linear} |
+| learned inverse | {learned} |
+| trained on | {training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]} |
+| training | {training.steps} steps in {training.seconds / 60:.1f} minutes; kept: the averaged weights of step {training.best_step} |
+| arithmetic in training | coupling nets {training.precision}; scores are float32 nets with float64 sums |
+| commit | {training.started_from_commit or "not a git checkout"} |
+| created | {manifest.created.isoformat()} |
+
+Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the figure is reproducible to the digit.
+
+![64 samples at temperature 1](samples.png)
+
+## Recipe
+
+| setting | value |
+|---|---|
+{config}
+
+## Calibration
+
+p-values are two-sided and conformal over {manifest.calibration.calibration_images} held-out images
+(smallest attainable {manifest.calibration.smallest_p:.2g}); {manifest.calibration.statistics_images} others give location
+and spread.
+
+## Limits
+
+- The p-value holds for images drawn like the calibration images. It tells how unusual the log-likelihood is, in either
+  direction; a strange image can still have a usual log-likelihood.
+- Small models on small data: for deciding on pixels like these, not on meaning.
+- The log-likelihood is a density over [0, 256)^D, not a probability, and compares only between images of one size.
+"""

@@ -1,0 +1,111 @@
+"""Named image datasets and their splits."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.npy import npy_header
+from models.problems import DatasetNotFound, DatasetUnfit
+
+Images = NDArray[np.uint8]
+"""Images ``(N, C, H, W)``, uint8."""
+
+FILES = {
+    "mnist": "mnist.npz",
+    "fashion-mnist": "fashion_mnist.npz",
+    "cifar10": "cifar10.npz",
+}
+MINI = "mnist-mini"
+LARGE_SPLITS = {60_000: (50_000, 5_000, 5_000), 50_000: (45_000, 2_500, 2_500)}
+"""Official training files and their published split: train, statistics, calibration, in the file's order."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in four disjoint parts.
+
+    ``train`` fits the flow, ``statistics`` selects the model and fits the anomaly statistics, ``calibration`` gives
+    p-values and nothing else, ``test`` is touched by evaluation alone and may be empty.
+    """
+
+    name: str
+    train: Images
+    statistics: Images
+    calibration: Images
+    test: Images
+    digest: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, channels, height, width = self.train.shape
+        return channels, height, width
+
+
+def dataset_names(data_dir: Path | None) -> list[str]:
+    """List the datasets that can be loaded here: the built-in one, and those with a file in ``data_dir``."""
+    found = [name for name, file in FILES.items() if data_dir is not None and (data_dir / file).is_file()]
+    return [MINI, *found]
+
+
+def dataset_shape(name: str, data_dir: Path | None) -> tuple[int, int, int]:
+    """Return (C, H, W) of a dataset without reading its pixels. Raises ``DatasetNotFound``."""
+    with zipfile.ZipFile(_file(name, data_dir)) as arrays, arrays.open("x_train.npy") as header:
+        shape = npy_header(header)[0]
+    _, height, width, *channels = shape
+    return (channels[0] if channels else 1), height, width
+
+
+def load_dataset(name: str, data_dir: Path | None) -> Dataset:
+    """Load a dataset with the splits everyone uses. Raises ``DatasetNotFound`` or ``DatasetUnfit``.
+
+    The official training files are split in their own order; other datasets by a seeded 80/10/10 permutation.
+    """
+    path = _file(name, data_dir)
+    with np.load(path, allow_pickle=False) as arrays:
+        images = _channels_first(arrays["x_train"])
+        test = _channels_first(arrays["x_test"]) if "x_test" in arrays else images[:0]
+    sizes = LARGE_SPLITS.get(len(images))
+    order = np.arange(len(images))
+    if sizes is None:
+        held_out = len(images) // 10
+        sizes = (len(images) - 2 * held_out, held_out, held_out)
+        order = np.random.default_rng(0).permutation(len(images))
+    if min(sizes) < 1:
+        raise DatasetUnfit(f"{name} has {len(images)} images, at least 10 are needed")
+    train, statistics, calibration = (images[part] for part in np.split(order, np.cumsum(sizes)[:2]))
+    return Dataset(name, train, statistics, calibration, test, _digest(images, test))
+
+
+def _file(name: str, data_dir: Path | None) -> Path:
+    if name == MINI:
+        return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
+    known = dataset_names(data_dir)
+    if name not in known:
+        hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
+        raise DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(known)}{hint}")
+    assert data_dir is not None
+    return data_dir / FILES[name]
+
+
+def _channels_first(images: NDArray[np.uint8]) -> Images:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DatasetUnfit(f"expected uint8 images (N, H, W) or (N, H, W, C), got {images.dtype} {images.shape}")
+    if images.ndim == 3:
+        return images[:, None]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _digest(*arrays: Images) -> str:
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(repr(array.shape).encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()

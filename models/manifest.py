@@ -1,0 +1,98 @@
+"""The manifest of an artifact: everything about a model but its weights. Free of torch."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.architecture import GlowArchitecture
+from models.images import Preprocessing
+from models.problems import ArtifactError
+
+FILE = "manifest.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingRecord(_Part):
+    """How the weights came to be."""
+
+    preset: str
+    config: dict[str, Any]
+    dataset: str
+    dataset_digest: str
+    train_images: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    best_step: int = Field(ge=1)
+    seconds: float = Field(ge=0)
+    precision: str
+    started_from_commit: str | None = None
+    versions: dict[str, str] = {}
+    job: str | None = None
+
+
+class Evaluation(_Part):
+    """Bits/dim with one content-keyed dequantisation draw an image: the uniform-dequantisation bits/dim."""
+
+    validation_bits_per_dim: float
+    test_bits_per_dim: float | None
+    test_images: int = Field(ge=0)
+    test_nats: float | None
+    reconstruction_error: float | None = Field(description="Largest ||I - R W|| over the layers, spectral norm.")
+
+
+class LogDets(_Part):
+    """The data-independent log-dets in nats, float64, and the digest of the weights they belong to."""
+
+    layers: dict[str, float]
+    total: float
+    weights_sha256: str
+
+
+class CalibrationSummary(_Part):
+    """Sizes of the disjoint reference parts and the smallest p-value they allow."""
+
+    statistics_images: int = Field(ge=1)
+    calibration_images: int = Field(ge=1)
+    smallest_p: float
+    mean_log_likelihood: float
+
+
+class PinnedSample(_Part):
+    """One stored image and its score; loading a model rescores it."""
+
+    image_sha256: str
+    log_likelihood: float
+
+
+class Manifest(_Part):
+    """``manifest.json``: format, architecture, preprocessing, training, evaluation, log-dets, calibration, pinned sample."""
+
+    format_version: Literal[1] = 1
+    created: datetime
+    architecture: GlowArchitecture
+    preprocessing: Preprocessing
+    training: TrainingRecord
+    evaluation: Evaluation
+    log_dets: LogDets
+    calibration: CalibrationSummary
+    pinned: PinnedSample
+    files: dict[str, str] = Field(description="SHA-256 of every other file of the artifact.")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate ``folder/manifest.json``. Raises ``ArtifactError`` that names the file."""
+    path = folder / FILE
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path} is not a valid manifest: {where}: {first['msg']}") from error

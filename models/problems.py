@@ -1,0 +1,111 @@
+"""Typed errors of the models package; the service turns them into problem details, the command line into messages."""
+
+from __future__ import annotations
+
+
+class ModelsError(Exception):
+    """Base of all errors a caller can act on: a stable ``slug``, a ``title``, a ``status`` in HTTP's terms, a ``detail``."""
+
+    slug = "models-error"
+    title = "The request cannot be served"
+    status = 500
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class ImageError(ModelsError):
+    """An image that cannot be scored; the slug says in which of several ways."""
+
+    title = "The image cannot be scored"
+    status = 422
+
+    def __init__(self, slug: str, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.title = title
+
+
+class ModelNotFound(ModelsError):
+    """No such model, version or alias."""
+
+    slug = "model-not-found"
+    title = "No such model"
+    status = 404
+
+
+class InvalidName(ModelsError):
+    """A name that is not ``[a-z0-9][a-z0-9._-]{0,63}``."""
+
+    slug = "invalid-name"
+    title = "The name is not valid"
+    status = 422
+
+
+class ArtifactError(ModelsError):
+    """A damaged or foreign artifact; the detail names the file."""
+
+    slug = "damaged-artifact"
+    title = "The model's files are damaged"
+    status = 500
+
+
+class DatasetNotFound(ModelsError):
+    """No dataset of this name on this machine."""
+
+    slug = "dataset-not-found"
+    title = "No such dataset"
+    status = 404
+
+
+class DatasetUnfit(ModelsError):
+    """A dataset that this model or preset cannot be trained on."""
+
+    slug = "dataset-unfit"
+    title = "The dataset does not fit"
+    status = 422
+
+
+class TrainingDiverged(ModelsError):
+    """Training produced values that are not finite; the detail names the first cause found."""
+
+    slug = "training-diverged"
+    title = "Training diverged"
+    status = 500
+
+
+class UninitializedModel(ModelsError):
+    """A model was used before it had weights."""
+
+    slug = "uninitialized-model"
+    title = "The model has no weights yet"
+    status = 500
+
+
+class AlphaUnattainable(ModelsError):
+    """A false-alarm rate below what the calibration set can attain."""
+
+    slug = "alpha-unattainable"
+    title = "The false-alarm rate is too small for this model's calibration set"
+    status = 422
+
+    def __init__(self, alpha: float, smallest: float) -> None:
+        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest:g}")
+        self.smallest = smallest
+
+
+class NoLearnedInverse(ModelsError):
+    """Samples by the learned inverse were asked of a model that has none."""
+
+    slug = "no-learned-inverse"
+    title = "The model has no learned inverse"
+    status = 422
+
+
+class ScoreNotFinite(ModelsError):
+    """The flow gave a likelihood that is not a finite number."""
+
+    slug = "score-not-finite"
+    title = "The image has no finite likelihood under this model"
+    status = 422

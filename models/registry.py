@@ -1,0 +1,145 @@
+"""Versions and aliases of models on disk. Free of torch."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from models.files import new_folder, write_atomically
+from models.manifest import Manifest, read_manifest
+from models.problems import ArtifactError, InvalidName, ModelNotFound
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+LIVE = "live"
+ZOO = Path(__file__).parent / "zoo"
+ALIASES = "aliases.json"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model and where it lies."""
+
+    name: str
+    version: int
+    path: Path
+    read_only: bool
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, read once a path. Raises ``ArtifactError``."""
+        return _cached_manifest(self.path)
+
+
+@lru_cache(maxsize=1024)
+def _cached_manifest(path: Path) -> Manifest:
+    return read_manifest(path)  # an artifact is immutable once written
+
+
+class Registry:
+    """``root/<name>/<version>/`` holds an artifact, ``root/<name>/aliases.json`` the movable names of versions.
+
+    The shipped models of ``zoo`` are version 1 of their names; they lie where they are and nothing here writes there.
+    Versions appear whole or not at all, so readers need no lock; writers of one name take a lock on its folder.
+    """
+
+    def __init__(self, root: Path, zoo: Path = ZOO) -> None:
+        self.root = root
+        self.zoo = zoo
+
+    def names(self) -> list[str]:
+        """Return the names that have a version, in order."""
+        found = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
+        return sorted(name for name in found if NAME.fullmatch(name) and self.versions(name))
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
+        check_name(name)
+        found = {int(path.name) for path in self._folders(self.root / name) if path.name.isdigit()}
+        return sorted(found | ({1} if self._is_shipped(name, 1) else set()))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return alias -> version; ``live`` is the first version until it is moved. Raises ``ModelNotFound``."""
+        versions = self.versions(name)
+        if not versions:
+            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        path = self.root / name / ALIASES
+        try:
+            stored = json.loads(path.read_text()) if path.exists() else {}
+            aliases = {str(alias): int(version) for alias, version in stored.items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ArtifactError(f"{path} is not a map of aliases to versions: {error}") from error
+        return {LIVE: versions[0], **aliases}
+
+    def resolve(self, ref: str) -> ModelVersion:
+        """Find ``name`` (its alias ``live``), ``name:3`` or ``name@champion``. Raises ``ModelNotFound``."""
+        name, _, number = ref.partition(":")
+        name, _, alias = name.partition("@")
+        if not NAME.fullmatch(name) or (number and alias):
+            raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
+        aliases = self.aliases(name)
+        if number:
+            version = int(number) if number.isdecimal() and len(number) < 10 else 0
+        elif (alias or LIVE) in aliases:
+            version = aliases[alias or LIVE]
+        else:
+            raise ModelNotFound(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(aliases))}")
+        if version not in self.versions(name):
+            raise ModelNotFound(f"{name} has no version {number or version}; it has: {self.versions(name)}")
+        shipped = self._is_shipped(name, version)
+        path = (self.zoo if shipped else self.root) / name / str(version)
+        return ModelVersion(name, version, path, shipped)
+
+    def publish(self, artifact: Path, name: str, *, promote: bool = False) -> ModelVersion:
+        """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
+
+        Raises ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
+        """
+        read_manifest(artifact)
+        check_name(name)
+        with self._lock(name):
+            versions = self.versions(name)
+            version = versions[-1] + 1 if versions else 1
+            with new_folder(self.root / name / str(version)) as folder:
+                shutil.copytree(artifact, folder, dirs_exist_ok=True)
+            if promote or not versions:
+                self._write_alias(name, LIVE, version)
+        return self.resolve(f"{name}:{version}")
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
+        check_name(alias)
+        self.resolve(f"{name}:{version}")
+        with self._lock(name):
+            self._write_alias(name, alias, version)
+
+    def _write_alias(self, name: str, alias: str, version: int) -> None:
+        aliases = self.aliases(name) | {alias: version}
+        write_atomically(self.root / name / ALIASES, json.dumps(aliases, indent=1).encode())
+
+    def _is_shipped(self, name: str, version: int) -> bool:
+        return version == 1 and (self.zoo / name / "1" / "manifest.json").is_file()
+
+    @staticmethod
+    def _folders(root: Path) -> list[Path]:
+        return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def check_name(name: str) -> None:
+    """Raise ``InvalidName`` unless ``name`` is 1 to 64 of a-z, 0-9, dot, dash, underscore, led by a letter or digit."""
+    if not NAME.fullmatch(name):
+        raise InvalidName(f"{name!r}: expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")

@@ -1,0 +1,1 @@
+"""From a trained flow to exact, reproducible scores: freezing, engines, likelihood, calibration."""

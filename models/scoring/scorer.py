@@ -1,0 +1,126 @@
+"""A loaded model: scores, verdicts and samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.artifact import Artifact, image_digest, load_artifact
+from models.images import Preprocessing
+from models.manifest import Manifest
+from models.problems import ArtifactError, NoLearnedInverse
+from models.scoring.calibration import Anomaly
+from models.scoring.engines import Engine, TorchEngine
+from models.scoring.frozen import freeze
+from models.scoring.likelihood import Likelihood, score_images
+
+PINNED_TOLERANCE = 1e-3
+"""Nats at 28x28 between a stored score and the same score on another machine; grows with the dimensions beyond."""
+
+
+class Scorer:
+    """A model ready to score. Not thread-safe: one thread owns it.
+
+    ``manifest``, ``preprocessing``, ``engine_name``, ``precision`` describe it; nothing in it changes after loading.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.manifest: Manifest = artifact.manifest
+        self.preprocessing: Preprocessing = artifact.manifest.preprocessing
+        self.calibration = artifact.calibration
+        self.pinned = artifact.pinned
+        self._frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
+        self._engine: Engine = TorchEngine(self._frozen)
+
+    @classmethod
+    def load(cls, path: Path) -> Scorer:
+        """Load, verify and freeze the artifact at ``path`` and rescore its pinned image.
+
+        Raises ``ArtifactError`` where a file is damaged or the pinned image does not get its stored score again.
+        """
+        scorer = cls(load_artifact(path))
+        pinned = scorer.manifest.pinned
+        if image_digest(scorer.pinned[0]) != pinned.image_sha256:
+            raise ArtifactError(f"{path}: the pinned image is not the one that the manifest names")
+        got = scorer.score(scorer.pinned[:1])[0].log_likelihood
+        if abs(got - pinned.log_likelihood) > max(PINNED_TOLERANCE, 1e-5 * scorer.pinned[0].size):
+            raise ArtifactError(
+                f"{path}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
+            )
+        return scorer
+
+    @property
+    def engine_name(self) -> str:
+        """The engine in use."""
+        return self._engine.name
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the coupling networks."""
+        return self._engine.precision
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that the calibration set can give."""
+        return self.calibration.smallest_p
+
+    @property
+    def default_alpha(self) -> float:
+        """The false-alarm rate used when none is asked."""
+        return self.calibration.default_alpha
+
+    @property
+    def has_learned_inverse(self) -> bool:
+        """Whether samples can be drawn by the learned inverse."""
+        return self._frozen.has_learned_inverse
+
+    @property
+    def log_det_total(self) -> float:
+        """The cached sum of data-independent log-dets, in nats."""
+        return sum(level.constant_log_det for level in self._frozen.levels)
+
+    @property
+    def log_det_digest(self) -> str:
+        """The SHA-256 of the weights that the cached log-dets belong to."""
+        return self.manifest.log_dets.weights_sha256
+
+    def score(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
+        """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, over ``draws`` dequantisation draws."""
+        return score_images(self._engine, self._frozen, self.log_det_digest, images, draws)
+
+    def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
+        """Return the verdict for a likelihood. Raises ``AlphaUnattainable``."""
+        return self.calibration.judge(likelihood.log_likelihood, alpha)
+
+    @torch.inference_mode()
+    def sample(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Literal["exact", "learned"] = "exact"
+    ) -> NDArray[np.uint8]:
+        """Draw ``n`` images, uint8 ``(n, C, H, W)``, from latents of deviation ``temperature``; equal for equal seeds.
+
+        Image i depends on the seed and i alone. Raises ``NoLearnedInverse``.
+        """
+        return np.floor(self.sample_continuous(n, temperature, seed, inverse)).clip(0, 255).astype(np.uint8)
+
+    def sample_continuous(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Literal["exact", "learned"] = "exact"
+    ) -> NDArray[np.float64]:
+        """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``; what :meth:`sample` rounds down."""
+        if inverse == "learned" and not self.has_learned_inverse:
+            raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
+        shapes = self._frozen.latent_shapes()
+        noise = np.stack([np.random.default_rng((seed, i)).standard_normal(self.dimensions) for i in range(n)])
+        parts = np.split(noise * temperature, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
+        scales = [torch.from_numpy(part.reshape(n, *shape)) for part, shape in zip(parts, shapes, strict=True)]
+        images: NDArray[np.float64] = self._frozen.pixels.inverse(self._engine.inverse(scales, inverse))[0].numpy()
+        return images
+
+    @property
+    def dimensions(self) -> int:
+        """D = C·H·W."""
+        channels, height, width = self.preprocessing.shape
+        return channels * height * width

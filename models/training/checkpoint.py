@@ -1,0 +1,106 @@
+"""Checkpoints: folders that are written whole or not at all, checked when read, and never executed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.files import new_folder, sha256_file
+
+KEPT = 2
+"""Newest checkpoints kept beside the best one."""
+TENSOR_FILES = ("weights", "averaged", "optimizer")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a run is besides its tensors. Order and noise of the images are functions of (seed, step)."""
+
+    step: int
+    elapsed_seconds: float
+    best_step: int | None
+    best_bits_per_dim: float | None
+    config_digest: str
+
+
+def save_checkpoint(
+    folder: Path, state: TrainingState, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> Path:
+    """Write ``folder/step-NNNNNNNN`` and drop old ones, but the best. An existing checkpoint of this step stands."""
+    path = folder / f"step-{state.step:08d}"
+    if not path.is_dir():
+        with new_folder(path) as temporary:
+            tensors = (flow.state_dict(), averaged.state_dict(), _optimizer_tensors(optimizer))
+            digests = {}
+            for name, content in zip(TENSOR_FILES, tensors, strict=True):
+                file = temporary / f"{name}.safetensors"
+                save_file({key: value.contiguous() for key, value in content.items()}, file)
+                digests[file.name] = sha256_file(file)
+            document = {"state": asdict(state), "sha256": digests}
+            (temporary / "state.json").write_text(json.dumps(document, indent=1))
+    best = None if state.best_step is None else f"step-{state.best_step:08d}"
+    for old in _paths(folder)[KEPT:]:
+        if old.name != best:
+            shutil.rmtree(old)
+    return path
+
+
+def load_checkpoint(
+    folder: Path, config_digest: str, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainingState | None:
+    """Fill the modules from the newest sound checkpoint of this configuration and return its state; None without one."""
+    for path in _paths(folder):
+        document = _read(path)
+        if document is None or document["state"]["config_digest"] != config_digest:
+            continue
+        flow.load_state_dict(load_file(path / "weights.safetensors"))
+        averaged.load_state_dict(load_file(path / "averaged.safetensors"))
+        _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+        return TrainingState(**document["state"])
+    return None
+
+
+def load_averaged(folder: Path, step: int, averaged: nn.Module) -> None:
+    """Fill ``averaged`` from the checkpoint of ``step``."""
+    averaged.load_state_dict(load_file(folder / f"step-{step:08d}" / "averaged.safetensors"))
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the state document when every file of the checkpoint is there and has its digest."""
+    try:
+        document = json.loads((path / "state.json").read_text())
+        for name, digest in document["sha256"].items():
+            if sha256_file(path / Path(name).name) != digest:
+                raise ValueError(f"{name} does not have its digest")
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("damaged checkpoint passed over", path=str(path), reason=str(error))
+        return None
+    checked: dict[str, Any] = document
+    return checked
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    entries = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in entries.items() for key, value in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

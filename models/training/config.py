@@ -1,0 +1,50 @@
+"""What a training run may be told. Free of torch, so that the service can validate a job without loading it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Settings of one training run; the defaults are those of the shipped models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_steps: int = Field(
+        2000, ge=1, le=10_000_000, description="Optimiser steps; the learning rate falls to its end."
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=60 * 24 * 14,
+        description="Wall-clock budget; the schedule follows whichever budget is further used.",
+    )
+    batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")
+    warmup_steps: int = Field(100, ge=0, le=1_000_000, description="Steps of linear warm-up.")
+    final_learning_rate: float = Field(
+        0.02, ge=0, le=1, description="Share of the step size left after the cosine decay."
+    )
+    reconstruction_weight: float = Field(
+        100.0,
+        ge=0,
+        le=1e6,
+        description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 9).",
+    )
+    gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the averaged weights that are validated and kept."
+    )
+    pixel_transform: Literal["affine", "logit", "marginal"] = Field(
+        "marginal", description="The fixed map from pixel values to the real line."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of the coupling nets in training; auto takes bfloat16 where the CPU computes it.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seeds weights, order of the images and dequantisation noise.")
+    validation_images: int = Field(1000, ge=1, description="Images of the statistics split used for model selection.")
+    validations: int = Field(20, ge=1, le=1000, description="Validations in a run, evenly spaced.")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")

@@ -1,0 +1,41 @@
+"""The order of the images and their noise: functions of (seed, step), so that a resumed run needs no saved state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.datasets import Images
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Shuffled batches of dequantised images; an epoch leaves out the incomplete batch at its end."""
+
+    images: Images
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch, at least one."""
+        return max(1, len(self.images) // self.batch_size)
+
+    def batch(self, step: int) -> Tensor:
+        """Return the batch of ``step``: float64 ``(B, C, H, W)`` in [0, 256), pixels plus uniform noise."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        chosen = _permutation(len(self.images), self.seed, epoch)[
+            index * self.batch_size : (index + 1) * self.batch_size
+        ]
+        images = self.images[np.sort(chosen)]
+        noise = np.random.default_rng((self.seed, step, 1)).random(images.shape)
+        return torch.from_numpy(images + noise)
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.random.default_rng((seed, epoch)).permutation(count)

@@ -1,0 +1,26 @@
+"""Says why training diverged, in words a person can act on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.flow import Flow
+
+
+@torch.no_grad()
+def name_the_cause(flow: Flow, y: Tensor) -> str:
+    """Return the first thing that is not finite: a weight, or the output of a bijection on the batch ``y``."""
+    for name, parameter in flow.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weights {name} are not finite"
+    if not y.isfinite().all():
+        return "the pixel transform gave values that are not finite"
+    for level_number, level in enumerate(flow.level_list(), start=1):
+        for index, bijection in enumerate(level.bijections()):
+            y, log_det = bijection(y)
+            if not (y.isfinite().all() and log_det.isfinite().all()):
+                return f"level {level_number}, bijection {index} ({type(bijection).__name__}) gave values that are not finite"
+        if level.prior is not None:
+            y = y[:, : level.prior.kept]
+    return "the gradients are not finite, while weights and activations are"

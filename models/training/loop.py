@@ -1,0 +1,255 @@
+"""The training loop: steps, validation, checkpoints, and the budget that ends it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.architecture import GlowArchitecture
+from models.bijections.coupling import CouplingNet
+from models.bijections.pixels import MarginalPixels
+from models.build import build_glow
+from models.datasets import Dataset
+from models.dequantisation import content_noise
+from models.flow import Flow
+from models.objective import Loss, self_normalizing_layers, self_normalizing_loss
+from models.problems import TrainingDiverged
+from models.scoring.likelihood import bits_per_dim
+from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
+from models.training.config import TrainingConfig
+from models.training.data import Batches
+from models.training.divergence import name_the_cause
+
+REPORT_SECONDS = 0.5
+INITIALIZATION_IMAGES = 512
+DIVERGED_BITS = 10.0
+"""A batch this many bits/dim worse than the first one counts as divergence."""
+
+Observer = Callable[[dict[str, Any]], None]
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its checkpoint is written and a later call goes on from there."""
+
+
+@dataclass(frozen=True)
+class TrainedFlow:
+    """A flow with the averaged weights of its best validation, and how it came to be."""
+
+    flow: Flow
+    steps: int
+    best_step: int
+    validation_bits_per_dim: float
+    elapsed_seconds: float
+
+
+class Trainer:
+    """Trains one flow in ``folder``, going on from its checkpoints where there are some."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        architecture: GlowArchitecture,
+        config: TrainingConfig,
+        folder: Path,
+        observe: Observer,
+    ) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.checkpoints = folder / "checkpoints"
+        self.observe = observe
+        self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
+        self.flow = self._fresh_flow(architecture)
+        self.averaged = copy.deepcopy(self.flow).eval()
+        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
+        identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        self.state = TrainingState(0, 0.0, None, None, digest)
+        restored = load_checkpoint(self.checkpoints, digest, self.flow, self.averaged, self.optimizer)
+        if restored is not None:
+            self.state = restored
+            observe({"event": "log", "message": f"goes on from the checkpoint of step {restored.step}"})
+        else:
+            self._initialize()
+
+    def _fresh_flow(self, architecture: GlowArchitecture) -> Flow:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            flow = build_glow(architecture)
+        if isinstance(flow.pixels, MarginalPixels):
+            flow.pixels.fit(self.dataset.train)
+        precision = training_precision(self.config)
+        for module in flow.modules():
+            if isinstance(module, CouplingNet):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                module.autocast = torch.bfloat16 if precision == "bfloat16" else None
+        return flow.train()
+
+    def _initialize(self) -> None:
+        count = min(INITIALIZATION_IMAGES, len(self.dataset.train))
+        batch = Batches(self.dataset.train, count, self.config.seed).batch(0)
+        self.flow.initialize(batch.float().clamp(max=math.nextafter(256, 0)))
+        self.averaged.load_state_dict(self.flow.state_dict())
+
+    def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
+        """Train to the end of the budget. Raises ``Interrupted`` when asked to stop, ``TrainingDiverged``."""
+        config = self.config
+        started = time.monotonic() - self.state.elapsed_seconds
+        last_report, last_checkpoint, reported_step = 0.0, time.monotonic(), self.state.step
+        first_bits: float | None = None
+        progress = self._progress()
+        while progress < 1:
+            step = self.state.step
+            loss, y = self._step(step, progress)
+            self._advance(step + 1, time.monotonic() - started)
+            now = time.monotonic()
+            bits = self._bits_per_dim(loss, y) if now - last_report >= REPORT_SECONDS or first_bits is None else None
+            if bits is not None:
+                first_bits = bits if first_bits is None else first_bits
+                if bits > first_bits + DIVERGED_BITS:
+                    raise TrainingDiverged(
+                        f"step {step}: bits/dim rose from {first_bits:.2f} to {bits:.2f}; {self._advice()}"
+                    )
+                rate = (
+                    (step + 1 - reported_step) * self.batches.batch_size / (now - last_report) if last_report else None
+                )
+                self._report(loss, bits, rate)
+                last_report, reported_step = now, step + 1
+            before, progress = progress, self._progress()
+            if int(progress * config.validations) > int(before * config.validations) or progress >= 1:
+                self._validate()
+                last_checkpoint = time.monotonic()
+            elif now - last_checkpoint >= config.checkpoint_seconds:
+                self._save()
+                last_checkpoint = time.monotonic()
+            if should_stop():
+                self._save()
+                raise Interrupted(f"stopped after step {self.state.step}")
+        if self.state.best_step is None or self.state.best_bits_per_dim is None:
+            raise TrainingDiverged(f"no validation gave a finite likelihood; {self._advice()}")
+        load_averaged(self.checkpoints, self.state.best_step, self.averaged)
+        return TrainedFlow(
+            self.averaged,
+            self.state.step,
+            self.state.best_step,
+            self.state.best_bits_per_dim,
+            self.state.elapsed_seconds,
+        )
+
+    def _progress(self) -> float:
+        share = self.state.step / self.config.max_steps
+        if self.config.max_minutes is not None:
+            share = max(share, self.state.elapsed_seconds / (60 * self.config.max_minutes))
+        return min(1.0, share)
+
+    def _step(self, step: int, progress: float) -> tuple[Loss, Tensor]:
+        with torch.no_grad():
+            y64, log_det = self.flow.pixels(self.batches.batch(step))
+        y = y64.float()
+        loss = self_normalizing_loss(self.flow, y, log_det.float(), self.config.reconstruction_weight)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss.value)
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
+        if not (loss.value.isfinite() and norm.isfinite()):
+            raise TrainingDiverged(f"step {step}: {name_the_cause(self.flow, y)}; {self._advice()}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step, progress)
+        self.optimizer.step()
+        self._average(step)
+        return loss, y
+
+    def learning_rate(self, step: int, progress: float) -> float:
+        """Linear warm-up, then a cosine from the full step size to its final share over the budget."""
+        config = self.config
+        warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return config.learning_rate * warmup * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        # The average starts short, so that the first weights, which are noise, are soon forgotten.
+        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
+
+    def _advance(self, step: int, elapsed: float) -> None:
+        state = self.state
+        self.state = TrainingState(step, elapsed, state.best_step, state.best_bits_per_dim, state.config_digest)
+
+    def _bits_per_dim(self, loss: Loss, y: Tensor) -> float:
+        omitted = omitted_log_det(self.flow, *y.shape[2:])
+        return bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
+
+    def _report(self, loss: Loss, bits: float, rate: float | None) -> None:
+        progress, elapsed = self._progress(), self.state.elapsed_seconds
+        self.observe(
+            {
+                "event": "metrics",
+                "step": self.state.step,
+                "steps": self.config.max_steps,
+                "progress": progress,
+                "epoch": self.state.step // self.batches.steps_per_epoch,
+                "images_per_second": rate,
+                "bits_per_dim": bits,
+                "reconstruction_error": float(loss.reconstruction_error),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "eta_seconds": elapsed * (1 - progress) / progress if progress > 0 else None,
+            }
+        )
+
+    def _validate(self) -> None:
+        bits = validation_bits_per_dim(self.averaged, self.dataset.statistics[: self.config.validation_images])
+        state = self.state
+        if math.isfinite(bits) and (state.best_bits_per_dim is None or bits < state.best_bits_per_dim):
+            self.state = TrainingState(state.step, state.elapsed_seconds, state.step, bits, state.config_digest)
+        self.observe({"event": "validation", "step": state.step, "bits_per_dim": bits})
+        self._save()
+
+    def _save(self) -> None:
+        save_checkpoint(self.checkpoints, self.state, self.flow, self.averaged, self.optimizer)
+        self.observe({"event": "checkpoint", "step": self.state.step})
+
+    def _advice(self) -> str:
+        return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
+
+
+def training_precision(config: TrainingConfig) -> str:
+    """Return the arithmetic of the coupling nets: what was asked, or for ``auto`` bfloat16 where the CPU computes it."""
+    if config.precision != "auto":
+        return config.precision
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return "bfloat16" if fast else "float32"
+
+
+def omitted_log_det(flow: Flow, height: int, width: int) -> float:
+    """Return the log-dets, in nats, that self normalizing layers leave out in training; O(C³) a layer, so seldom."""
+    layers = {id(layer) for layer in self_normalizing_layers(flow)}
+    total = 0.0
+    for index, level in enumerate(flow.level_list(), start=1):
+        locations = (height >> index) * (width >> index)
+        for bijection in level.bijections():
+            if id(bijection) in layers:
+                total += locations * float(bijection.log_abs_det().detach())  # type: ignore[operator]
+    return total
+
+
+@torch.no_grad()
+def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+    """Return the mean bits/dim of ``images`` under the flow in evaluation mode, with noise that belongs to each image."""
+    total = 0.0
+    for start in range(0, len(images), 100):
+        batch = images[start : start + 100]
+        x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
+        y, log_det = flow.pixels(torch.from_numpy(x))
+        total += float(flow.forward_pixels(y.float(), log_det.float()).log_likelihood.double().sum())
+    return bits_per_dim(total / len(images), images[0].size)

@@ -1,0 +1,186 @@
+"""A whole training run: train, evaluate, calibrate, write the artifact."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+
+from models.architecture import glow_architecture
+from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, Artifact, image_digest
+from models.card import model_card
+from models.datasets import Dataset, Images
+from models.files import new_folder, sha256_file
+from models.flow import Flow
+from models.images import Preprocessing, encode_png, image_grid
+from models.manifest import (
+    FILE,
+    CalibrationSummary,
+    Evaluation,
+    LogDets,
+    Manifest,
+    PinnedSample,
+    TrainingRecord,
+)
+from models.objective import self_normalizing_layers
+from models.presets import PRESETS
+from models.problems import DatasetUnfit
+from models.scoring.calibration import Calibration
+from models.scoring.engines import TorchEngine
+from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.scorer import Scorer
+from models.training.config import TrainingConfig
+from models.training.loop import Observer, TrainedFlow, Trainer, training_precision
+
+SAMPLE_COUNT = 64
+SAMPLE_SEED = 0
+PINNED_COUNT = 4
+REPORT_EVERY = 500
+
+
+def train(
+    dataset: Dataset,
+    preset: str,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    observe: Observer,
+    should_stop: Callable[[], bool],
+    threads: int | None = None,
+    job: str | None = None,
+) -> Path:
+    """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
+
+    Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an event,
+    ``should_stop`` is asked after every step. Raises ``Interrupted`` (resume by calling again), ``TrainingDiverged``,
+    ``DatasetUnfit``.
+    """
+    path = folder / "artifact"
+    if (path / FILE).is_file():
+        return path
+    if preset not in PRESETS:
+        raise DatasetUnfit(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    architecture = glow_architecture(PRESETS[preset], dataset.image_shape, config.pixel_transform)
+    trainer = Trainer(dataset, architecture, config, folder, observe)
+    trained = trainer.run(should_stop)
+    observe({"event": "log", "message": "training is done; evaluates and calibrates"})
+    _write_artifact(path, dataset, preset, config, trained, observe, job)
+    return path
+
+
+def _write_artifact(
+    path: Path,
+    dataset: Dataset,
+    preset: str,
+    config: TrainingConfig,
+    trained: TrainedFlow,
+    observe: Observer,
+    job: str | None,
+) -> None:
+    shape = dataset.image_shape
+    architecture = glow_architecture(PRESETS[preset], shape, config.pixel_transform)
+    preprocessing = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
+    log_dets = constant_log_dets(trained.flow, shape)
+    frozen = freeze(trained.flow, shape, log_dets)
+    with new_folder(path) as folder:
+        weights = folder / WEIGHTS
+        save_tensors({name: value.contiguous() for name, value in trained.flow.state_dict().items()}, weights)
+        digest = sha256_file(weights)
+        log_likelihoods = {
+            part: _log_likelihoods(frozen, digest, getattr(dataset, part), part, observe)
+            for part in ("statistics", "calibration", "test")
+        }
+        calibration = Calibration(log_likelihoods["statistics"], log_likelihoods["calibration"])
+        pinned = (dataset.test if len(dataset.test) else dataset.calibration)[:PINNED_COUNT]
+        arrays = {
+            "statistics": calibration.statistics,
+            "calibration": calibration.calibration,
+            "pinned": pinned,
+        }
+        save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / CALIBRATION)
+        pinned_score = score_images(TorchEngine(frozen), frozen, digest, pinned[:1])[0]
+        test = log_likelihoods["test"]
+        dimensions = int(np.prod(shape))
+        manifest = Manifest(
+            created=datetime.now(UTC).replace(microsecond=0),
+            architecture=architecture,
+            preprocessing=preprocessing,
+            training=TrainingRecord(
+                preset=preset,
+                config=config.model_dump(),
+                dataset=dataset.name,
+                dataset_digest=dataset.digest,
+                train_images=len(dataset.train),
+                steps=trained.steps,
+                best_step=trained.best_step,
+                seconds=trained.elapsed_seconds,
+                precision=training_precision(config),
+                started_from_commit=_commit(),
+                versions={"python": platform.python_version(), "torch": torch.__version__},
+                job=job,
+            ),
+            evaluation=Evaluation(
+                validation_bits_per_dim=bits_per_dim(float(calibration.statistics.mean()), dimensions),
+                test_bits_per_dim=bits_per_dim(float(test.mean()), dimensions) if len(test) else None,
+                test_images=len(test),
+                test_nats=-float(test.mean()) if len(test) else None,
+                reconstruction_error=_reconstruction_error(trained.flow),
+            ),
+            log_dets=LogDets(layers=log_dets, total=sum(log_dets.values()), weights_sha256=digest),
+            calibration=CalibrationSummary(
+                statistics_images=len(calibration.statistics),
+                calibration_images=len(calibration.calibration),
+                smallest_p=calibration.smallest_p,
+                mean_log_likelihood=float(calibration.calibration.mean()),
+            ),
+            pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
+            files={},
+        )
+        samples = Scorer(Artifact(manifest, trained.flow, calibration, pinned)).sample(SAMPLE_COUNT, seed=SAMPLE_SEED)
+        (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
+        (folder / CARD).write_text(model_card(manifest))
+        files = {file: sha256_file(folder / file) for file in (WEIGHTS, CALIBRATION, CARD, SAMPLES)}
+        manifest = manifest.model_copy(update={"files": files})
+        (folder / FILE).write_text(manifest.model_dump_json(indent=1))
+    observe({"event": "evaluation", **manifest.evaluation.model_dump()})
+
+
+def _log_likelihoods(
+    frozen: FrozenFlow, digest: str, images: Images, part: str, observe: Observer
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    engine = TorchEngine(frozen)
+    values: list[float] = []
+    for start in range(0, len(images), REPORT_EVERY):
+        batch = images[start : start + REPORT_EVERY]
+        values += [result.log_likelihood for result in score_images(engine, frozen, digest, batch)]
+        observe({"event": "scoring", "part": part, "done": len(values), "images": len(images)})
+    return np.array(values, dtype=np.float64)
+
+
+def _reconstruction_error(flow: Flow) -> float | None:
+    errors = []
+    for layer in self_normalizing_layers(flow):
+        product = layer.inverse_weight.detach().double() @ layer.weight.detach().double()
+        errors.append(float(torch.linalg.matrix_norm(torch.eye(len(product)) - product, 2)))
+    return max(errors, default=None)
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, where it is a git checkout and git is there."""
+    git = shutil.which("git")
+    source = Path(__file__).parents[2]
+    if git is None or not (source / ".git").exists():
+        return None
+    answer = subprocess.run([git, "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
