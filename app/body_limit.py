@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyTooLarge(HTTPException):
-    """A body went past the limit; an `HTTPException`, because FastAPI hides any other error of body parsing."""
+    """A body went past the limit; an `HTTPException`, because FastAPI hides other errors of parsing."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(413, f"the request's body is larger than {limit} bytes")

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """The command line `snf`."""
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ cli = typer.Typer(
 )
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.  [env: SNF_HOST]")]
-Port = Annotated[
-    int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")
-]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")]
 
 
 @cli.command()
@@ -33,7 +32,7 @@ def up(host: Host = None, port: Port = None) -> None:
     found = settings()
     from worker.launcher import supervise
 
-    raise typer.Exit(supervise(found, say=lambda text: typer.echo(text)))
+    raise typer.Exit(supervise(found, say=typer.echo))
 
 
 @cli.command()

@@ -37,7 +37,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Batch:
-    """A request's body: encoded images, or with `array` an encoded `.npy`; `many` when items may fail alone."""
+    """A body: encoded images, or with `array` an encoded `.npy`; `many` when items may fail alone."""
 
     uploads: tuple[Upload, ...]
     many: bool = False
@@ -110,10 +110,8 @@ def too_many(limit: int) -> Problem:
     )
 
 
-async def decode_batch(
-    batch: Batch, preprocessing: Preprocessing, pool: Executor, max_images: int
-) -> list[Item]:
-    """Decodes every image in `pool`; raises `ImageError` for an unreadable array, or for the only image of a raw body."""
+async def decode_batch(batch: Batch, preprocessing: Preprocessing, pool: Executor, max_images: int) -> list[Item]:
+    """Decodes every image in `pool`; raises `ImageError` where no image of the body can fail alone."""
     loop = asyncio.get_running_loop()
     if batch.array:
         stack = await loop.run_in_executor(pool, decode_npy, batch.uploads[0].data, preprocessing, max_images)

@@ -1,10 +1,9 @@
-"""Checks of a job before it is queued: what cannot succeed is refused at once, naming the part that is wrong."""
+"""Checks of a job before it is queued: what cannot succeed is refused, naming what is wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from models.registry import Registry
 from pydantic import ValidationError
 
 from app.problems import FieldProblem, Problem, invalid, pointer_of
@@ -12,6 +11,7 @@ from app.schemas import JobRequest
 from models.datasets import dataset_names, dataset_shape
 from models.presets import PRESETS, depth
 from models.problems import DatasetNotFound, ModelNotFound
+from models.registry import Registry
 from models.training.config import TrainingConfig
 
 
@@ -32,18 +32,12 @@ def check_training(request: JobRequest, registry: Registry, data_dir: Path | Non
         _, height, width = dataset_shape(request.dataset, data_dir)
     except DatasetNotFound as error:
         known = ", ".join(dataset_names(data_dir))
-        raise invalid(
-            "/body/dataset", f"no dataset is named {request.dataset!r}; there are {known}"
-        ) from error
+        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     if depth(height, width) == 0:
-        raise invalid(
-            "/body/dataset", f"images of {height}x{width} pixels cannot be halved once; no preset fits"
-        )
+        raise invalid("/body/dataset", f"no preset fits images of {height}x{width}: the sides must be even, at least 8")
     try:
         read_only = registry.resolve(request.model).read_only
     except ModelNotFound:
         read_only = False
     if read_only:
-        raise invalid(
-            "/body/model", f"{request.model} ships with the product and is read-only; take another name"
-        )
+        raise invalid("/body/model", f"{request.model} ships with the product; take another name")

@@ -43,7 +43,7 @@ class Ticket:
 
 
 class Lane:
-    """Runs work in the order of its arrival in one thread; holds at most `capacity` images, waiting and in work."""
+    """Runs work in order of arrival in one thread; holds at most `capacity` images, those in work too."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -73,7 +73,7 @@ class Lane:
     async def run(self, work: Callable[[Ticket], T], images: int) -> T:
         """Runs `work` in the scoring thread; raises a 429 problem when its images do not fit in the queue.
 
-        Cancelling the waiting task (a deadline does) takes the work out of the queue, or stops it at its next check.
+        Cancelling the waiting task, as a deadline does, takes the work back or stops it at its next check.
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(work, images, loop, loop.create_future())

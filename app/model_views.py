@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.registry import ModelVersion
-
 from app import schemas
 from app.serving import Listed, ModelState, Slot
+from models.registry import ModelVersion
 
 
 def summary(one: Listed) -> schemas.ModelSummary:
@@ -20,9 +19,9 @@ def summary(one: Listed) -> schemas.ModelSummary:
         state=one.state.value,
         reason=one.reason,
         read_only=one.live.read_only if one.live else None,
-        architecture=manifest.architecture.name if manifest else None,
-        image_shape=list(manifest.image_shape) if manifest else None,
-        test_bits_per_dim=manifest.test_bits_per_dim if manifest else None,
+        architecture=manifest.training.preset if manifest else None,
+        image_shape=list(manifest.preprocessing.shape) if manifest else None,
+        test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
         size_bytes=folder_size(one.live.path) if one.live else None,
     )
 
@@ -33,7 +32,7 @@ def detail(version: ModelVersion, slot: Slot | None) -> schemas.ModelDetail:
     if slot is not None and slot.state is ModelState.READY:
         scorer = slot.future.result().scorer
         serving = schemas.Serving(
-            engine=scorer.engine,
+            engine=scorer.engine_name,
             precision=scorer.precision,
             log_det_total=scorer.log_det_total,
             log_det_digest=scorer.log_det_digest,

@@ -42,9 +42,7 @@ class ProblemDetails(BaseModel):
     status: int = Field(description="The HTTP status.", examples=[404])
     detail: str = Field(description="What happened this time.", examples=["no model is named 'dogs'"])
     instance: str = Field(description="Path of the request.", examples=["/v1/models/dogs"])
-    errors: list[FieldProblem] | None = Field(
-        None, description="The wrong parts of the request, if it is that."
-    )
+    errors: list[FieldProblem] | None = Field(None, description="The wrong parts of the request.")
 
 
 class Problem(Exception):
@@ -84,9 +82,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 def draining() -> Problem:
     """The problem of work that arrives while the service stops."""
-    return Problem(
-        503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"}
-    )
+    return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
@@ -117,10 +113,7 @@ def problem_of(error: Exception) -> Problem:
             headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BrokerDown) else None
             return Problem(error.status, error.slug, error.title, error.detail, headers=headers)
         case RequestValidationError():
-            found = [
-                FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"]))
-                for item in error.errors()
-            ]
+            found = [FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"])) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
             return Problem(422, "invalid-request", "The request is not valid", detail, errors=found)
         case HTTPException():
@@ -148,6 +141,8 @@ def pointer_of(location: Sequence[str | int]) -> str:
 
 async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    if problem.status in (404, 405) and problem.detail == problem.title:
+        problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
     if problem.status >= 500:
         log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, problem.detail)
     return problem_response(problem, request.url.path)
@@ -162,10 +157,7 @@ def install(app: FastAPI) -> None:
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of a route's problems, for its `responses`."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
-    return {
-        status: {"description": http.HTTPStatus(status).phrase, "content": content}
-        for status in sorted(statuses)
-    }
+    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ class ModelSummary(Answer):
     )
     reason: str | None = Field(description="Why it failed, if it did.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
-    architecture: str | None
+    architecture: str | None = Field(description="The preset that the model was made from.")
     image_shape: list[int] | None = Field(description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")

@@ -13,7 +13,8 @@ from app.serving import Loaded
 from models.problems import ImageError
 
 if TYPE_CHECKING:
-    from models.scoring.scorer import Anomaly, Likelihood
+    from models.scoring.calibration import Anomaly
+    from models.scoring.likelihood import Likelihood
 
 
 def answer(
@@ -25,9 +26,7 @@ def answer(
     full: bool,
 ) -> schemas.Scores:
     """The answer to a scoring request; raises a 422 problem when no image was scored."""
-    results = [
-        one_result(index, item, scored.get(index), loaded, full=full) for index, item in enumerate(items)
-    ]
+    results = [one_result(index, item, scored.get(index), loaded, full=full) for index, item in enumerate(items)]
     if not scored:
         raise _none_scored(results)
     content: dict[str, Any] = {
@@ -50,7 +49,7 @@ def one_result(
     return _failed(index, item) if found is None else _scored(index, item, *found, loaded, full)
 
 
-def _scored(  # noqa: PLR0913 - all that one result shows
+def _scored(  # noqa: PLR0913, PLR0917 - all that one result shows
     index: int, item: Item, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
 ) -> schemas.ScoredImage:
     assert not isinstance(item.image, ImageError)
@@ -72,9 +71,7 @@ def _scored(  # noqa: PLR0913 - all that one result shows
     }
     if likelihood.draws is not None:
         d = likelihood.draws
-        content["draws"] = schemas.Draws(
-            k=d.k, mean=d.mean, standard_error=d.standard_error, iw_bound=d.iw_bound
-        )
+        content["draws"] = schemas.Draws(k=d.k, mean=d.mean, standard_error=d.standard_error, iw_bound=d.iw_bound)
     if full:
         content["terms"] = [
             schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms
@@ -104,8 +101,6 @@ def _none_scored(results: Sequence[schemas.ScoredImage | schemas.FailedImage]) -
         "no-image-scored",
         "None of the images can be scored",
         f"{len(failed)} of {len(failed)} images were refused; the first: {failed[0].error.detail}",
-        errors=[
-            FieldProblem(pointer=f"/body/{FIELD}/{one.index}", detail=one.error.detail) for one in failed
-        ],
+        errors=[FieldProblem(pointer=f"/body/{FIELD}/{one.index}", detail=one.error.detail) for one in failed],
         extensions={"results": [one.model_dump() for one in failed]},
     )

@@ -16,15 +16,15 @@ from app.house import State, open_house
 from app.routers import jobs, models, operations, samples, scores
 from worker.settings import Settings
 
-DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a calibrated
-anomaly verdict, draws samples and trains new models.
+DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
+calibrated anomaly verdict, draws samples and trains new models.
 
-A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of RFC 9457
-(`application/problem+json`)."""
+A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
+RFC 9457 (`application/problem+json`)."""
 
 
 class Service(FastAPI):
-    """The application; its OpenAPI document knows the one error model, and `draining` is set when it shall stop."""
+    """The application; its OpenAPI knows the one error model, and `draining` is set when it shall stop."""
 
     draining: threading.Event
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Service:
     draining = threading.Event()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         async with open_house(settings, draining) as house:
             yield {"house": house}
 

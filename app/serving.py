@@ -12,10 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.registry import ModelVersion, Registry
-
 from app.problems import Problem, draining
 from models.problems import ModelNotFound, ModelsError
+from models.registry import ModelVersion, Registry
 
 if TYPE_CHECKING:
     from models.scoring.scorer import Scorer
@@ -68,7 +67,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of one model name; `live` is absent when its files cannot be read."""
+    """What is known of one model name; `live` is absent when its manifest cannot be read."""
 
     name: str
     versions: tuple[int, ...]
@@ -79,11 +78,10 @@ class Listed:
 
 
 class Serving:
-    """Answers references with loaded models; all methods may be called from any thread, `acquire` from the loop."""
+    """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
 
-    def __init__(self, root: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, root: Path, *, threads: int | None = None) -> None:
         self.registry = Registry(root)
-        self._device = device
         self._threads = threads
         self._lock = threading.Lock()
         self._slots: dict[Key, Slot] = {}
@@ -114,7 +112,7 @@ class Serving:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """The loaded model of a reference, loading it first if need be; raises `ModelNotFound` or why it failed."""
+        """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
         key = self._refs.get(ref)
         slot = self._slots.get(key) if key else None
         if slot is None or slot.state is ModelState.FAILED:
@@ -124,7 +122,7 @@ class Serving:
         return await asyncio.shield(asyncio.wrap_future(slot.future))
 
     def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
-        """A reference's version as the registry has it, and its place in memory if it has one; blocks on the disk."""
+        """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
         version = self.registry.resolve(ref)
         return version, self._slots.get((version.name, version.version))
 
@@ -145,6 +143,7 @@ class Serving:
             versions = tuple(self.registry.versions(name))
             aliases = dict(self.registry.aliases(name))
             live = self.registry.resolve(name)
+            _ = live.manifest
         # One damaged model must not take the list of the others with it.
         except (ModelsError, OSError) as error:
             return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
@@ -162,11 +161,7 @@ class Serving:
         key = (version.name, version.version)
         with self._lock:
             slot = self._slots.get(key)
-            stale = (
-                slot is not None
-                and slot.state is ModelState.FAILED
-                and time.monotonic() - slot.born > RETRY_S
-            )
+            stale = slot is not None and slot.state is ModelState.FAILED and time.monotonic() - slot.born > RETRY_S
             if slot is None or stale:
                 slot = self._slots[key] = Slot()
                 self._loader.submit(self._load, version, slot)
@@ -177,11 +172,12 @@ class Serving:
         began = time.monotonic()
         try:
             import torch
-            from models.scoring.scorer import Scorer
+
+            from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
 
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
-            loaded = Loaded(version, Scorer.load(version.path, self._device))
+            loaded = Loaded(version, Scorer.load(version.path))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:
             slot.reason = reason_of(error)

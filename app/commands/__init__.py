@@ -1,1 +1,1 @@
-"""The commands of `snf`, one group a file; heavy imports stay inside the commands so that `--help` is instant."""
+"""The commands of `snf`; heavy imports stay inside them so that `--help` is instant."""

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """What every command shares: options, exit codes, settings and errors for people."""
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ Url = Annotated[
 ]
 Key = Annotated[
     str | None,
-    typer.Option(
-        "--key", envvar="SNF_API_KEY", show_envvar=True, help="Key for the service.", show_default=False
-    ),
+    typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="Key for the service.", show_default=False),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.")]
 

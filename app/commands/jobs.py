@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """`snf jobs`: the jobs of a running service."""
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ def list_jobs(
     for job in page["jobs"]:
         bits = job["metrics"].get("bits_per_dim")
         step = job["progress"].get("step", "")
-        table.add_row(
-            job["id"], job["status"], job["model"], job["dataset"], str(step), f"{bits:.4f}" if bits else ""
-        )
+        table.add_row(job["id"], job["status"], job["model"], job["dataset"], str(step), f"{bits:.4f}" if bits else "")
     Console().print(table)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """`snf models` and `snf datasets`: what there is."""
 
 from __future__ import annotations

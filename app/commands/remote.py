@@ -12,7 +12,7 @@ TIMEOUT_S = 120.0
 
 
 class Remote:
-    """A running service; every call ends the command with a message where the service refuses or does not answer."""
+    """A running service; a call that it refuses or does not answer ends the command with a message."""
 
     def __init__(self, url: str, key: str | None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

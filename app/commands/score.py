@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """`snf score`: log-likelihoods and verdicts of image files."""
 
 from __future__ import annotations
@@ -31,16 +32,12 @@ BATCH = 64
 Result = dict[str, Any]
 
 
-def score(
-    paths: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders with images.", show_default=False)
-    ],
+def score(  # noqa: PLR0913, PLR0917 - the options of a command
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     model: Model = DEFAULT_MODEL,
     alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")] = None,
     draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws an image.")] = 1,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")
-    ] = False,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -90,7 +87,7 @@ def _batches(files: list[Path]) -> Iterator[list[Path]]:
         yield files[start : start + BATCH]
 
 
-def _remote(
+def _remote(  # noqa: PLR0913, PLR0917 - the options of the command
     files: list[Path], model: str, alpha: float | None, draws: int, url: str, key: str | None
 ) -> Iterator[Result]:
     from app.commands.remote import Remote, describe
@@ -107,11 +104,10 @@ def _remote(
 
 
 def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> Iterator[Result]:
-    from models.registry import Registry
-    from models.scoring.scorer import Scorer
-
     from app.serving import Loaded
     from models.problems import AlphaUnattainable
+    from models.registry import Registry
+    from models.scoring.scorer import Scorer
 
     version = Registry(settings().registry_dir).resolve(model)
     loaded = Loaded(version, Scorer.load(version.path))
@@ -129,9 +125,7 @@ def _score_batch(loaded: Loaded, batch: list[Path], alpha: float | None, draws: 
     from app.intake import Upload, decode_upload, stack_pixels
     from app.score_answers import one_result
 
-    items = [
-        decode_upload(Upload(str(path), path.read_bytes()), loaded.scorer.preprocessing) for path in batch
-    ]
+    items = [decode_upload(Upload(str(path), path.read_bytes()), loaded.scorer.preprocessing) for path in batch]
     indices, pixels = stack_pixels(items)
     scored = {}
     if pixels is not None:

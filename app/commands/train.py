@@ -1,7 +1,10 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """`snf train`: trains a model in this process, with a live view, and registers it."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.common import USAGE, Json, errors_for_people, fail, print_json, settings
+from app.commands.common import USAGE, Json, errors_for_people, fail, settings
 
 if TYPE_CHECKING:
     from models.training.config import TrainingConfig
@@ -23,14 +26,10 @@ INTERRUPTED = 130
 Event = dict[str, Any]
 
 
-def train(  # noqa: PLR0913 - the command's options
-    data: Annotated[
-        str, typer.Option("--data", "-d", help="Dataset; see `snf datasets`.", show_default=False)
-    ],
+def train(  # noqa: PLR0913, PLR0917 - the options of a command
+    data: Annotated[str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.")],
     preset: Annotated[str, typer.Option("--preset", "-p", help="Architecture.")] = "snf-glow-small",
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name to register. Default: DATA-PRESET.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name in the registry. [default: DATA-PRESET]")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default=False)] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Wall-clock budget.", show_default=False)] = None,
     set_: Annotated[
@@ -39,16 +38,13 @@ def train(  # noqa: PLR0913 - the command's options
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the live one.")] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--folder", help="Checkpoints go here, and a second run goes on from them.", show_default=False
-        ),
+        typer.Option("--folder", help="Folder of the checkpoints.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model and register it. Ctrl-C writes a checkpoint; the same command with --folder goes on from it."""
-    from models.registry import NAME, Registry
-
+    """Train a model and register it. Ctrl-C writes a checkpoint, and the same command goes on from it."""
     from models.presets import PRESETS
+    from models.registry import NAME, Registry
 
     house = settings()
     name = name or f"{data}-{preset}"
@@ -57,11 +53,11 @@ def train(  # noqa: PLR0913 - the command's options
     if NAME.fullmatch(name) is None:
         raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
     config = _config(max_steps, max_minutes, set_ or [])
-    folder = folder or house.home / "runs" / name
+    given, folder = folder, folder or house.home / "runs" / name
     with errors_for_people(), stop_on_signals() as stop:
         from models.datasets import load_dataset
         from models.training.loop import Interrupted
-        from models.training.loop import train as run
+        from models.training.run import train as run
 
         dataset = load_dataset(data, house.data_dir)
         try:
@@ -78,11 +74,13 @@ def train(  # noqa: PLR0913 - the command's options
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
         version = Registry(house.registry_dir).publish(artifact, name, promote=promote)
+        if given is None:
+            # Its checkpoints would make the next run of this name end at once.
+            shutil.rmtree(folder)
     reference = f"{version.name}:{version.version}"
     if as_json:
-        print_json(
-            {"event": "published", "model": version.name, "version": version.version, "ref": reference}
-        )
+        published = {"model": version.name, "version": version.version, "ref": reference}
+        typer.echo(json.dumps({"event": "published", **published}))
     else:
         typer.echo(f"registered {reference}")
 
@@ -99,9 +97,7 @@ def _config(max_steps: int | None, max_minutes: float | None, pairs: list[str]) 
             raise fail(f"--set wants NAME=VALUE, got {pair!r}", USAGE)
         given[key] = value
     try:
-        return TrainingConfig.model_validate(
-            {key: value for key, value in given.items() if value is not None}
-        )
+        return TrainingConfig.model_validate({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise fail("; ".join(lines), USAGE) from error
@@ -112,7 +108,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     """Gives an event that Ctrl-C or TERM sets; a second Ctrl-C ends the process at once."""
     stop = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -128,8 +124,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
     """Gives an observer of training events that keeps a progress bar, or prints one JSON line an event."""
     if as_json:
-        import json
-
         yield lambda event: typer.echo(json.dumps(event))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -159,9 +153,8 @@ def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
                         eta=_duration(event.get("eta_seconds")),
                     )
                 case "validation":
-                    bar.console.print(
-                        f"step {event['step']}: validation {event['bits_per_dim']:.4f} bits/dim"
-                    )
+                    bar.update(task, completed=event["step"])
+                    bar.console.print(f"step {event['step']}: validation {event['bits_per_dim']:.4f} bits/dim")
                 case "evaluation":
                     for key, value in event.items():
                         if key != "event":

@@ -80,18 +80,14 @@ def submit_job(
     return _view(made)
 
 
-@router.get(
-    "", operation_id="list_jobs", summary="List jobs, newest first", responses=responses(401, 422, 500, 503)
-)
+@router.get("", operation_id="list_jobs", summary="List jobs, newest first", responses=responses(401, 422, 500, 503))
 def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
     """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
     page = house.jobs.list(query.after, query.limit, query.status, query.type)
     return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
 
 
-@router.get(
-    "/{job_id}", operation_id="get_job", summary="Show a job", responses=responses(401, 404, 422, 500, 503)
-)
+@router.get("/{job_id}", operation_id="get_job", summary="Show a job", responses=responses(401, 404, 422, 500, 503))
 def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
     return _view(house.jobs.get(job_id))
@@ -105,7 +101,7 @@ def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
-    """Cancels a queued job at once and asks a running one to stop; a job that is over stays as it is (409)."""
+    """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
     return _view(house.jobs.request_cancel(job_id))
 
 

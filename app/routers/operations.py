@@ -30,7 +30,7 @@ async def health() -> schemas.Health:
     responses={503: {"model": schemas.Readiness, "description": "Loading, draining, or without any model."}},
 )
 async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
-    """200 once the shipped models are loaded and until the service stops; the body says which parts are degraded."""
+    """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
     listing, jobs = await asyncio.gather(
         asyncio.to_thread(house.serving.listing), asyncio.to_thread(_jobs_state, house)
     )
@@ -121,4 +121,5 @@ def _table(listing: list[Listed]) -> str:
         f"<td>{one.state.value}{': ' + html.escape(one.reason) if one.reason else ''}</td></tr>"
         for one in listing
     )
-    return f"<table><thead><tr><th>name</th><th>versions</th><th>state</th></tr></thead><tbody>{rows}</tbody></table>"
+    head = "<tr><th>name</th><th>versions</th><th>state</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"

@@ -23,7 +23,7 @@ from models.images import encode_png
 from models.problems import NoLearnedInverse
 
 if TYPE_CHECKING:
-    from models.scoring.scorer import Likelihood
+    from models.scoring.likelihood import Likelihood
 
 router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
@@ -35,9 +35,7 @@ class SampleQuery(BaseModel):
 
     n: int = Field(16, ge=1, le=256, description="Number of images.")
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's spread.")
-    seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="The same seed gives the same bytes. Default: drawn."
-    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same seed gives the same bytes. Default: drawn.")
     inverse: Literal["exact", "learned"] = Field("exact", description="Which inverse makes the images.")
     format: Literal["png", "npy", "zip", "json"] = Field(
         "png", description="One PNG grid, one array (N,H,W[,C]), a zip of PNGs, or JSON with likelihoods."
@@ -67,7 +65,7 @@ _OK = {
 async def sample_images(
     ref: str, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
 ) -> Response:
-    """Draws images from the model; with `format=json` each comes with the exact log-likelihood of its 8 bits."""
+    """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
     if query.n > house.settings.queue_images:
         raise invalid("/query/n", f"this service takes at most {house.settings.queue_images} images at once")
     seed = draw_seed() if query.seed is None else query.seed

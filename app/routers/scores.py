@@ -29,7 +29,8 @@ from app.serving import Loaded
 from models.problems import AlphaUnattainable
 
 if TYPE_CHECKING:
-    from models.scoring.scorer import Anomaly, Likelihood
+    from models.scoring.calibration import Anomaly
+    from models.scoring.likelihood import Likelihood
 
 SLICE = 64
 """Images scored between two looks at the deadline; the scorer's results do not depend on it."""
@@ -54,7 +55,7 @@ _BODY = {
                 },
             }
         },
-        **{kind: _BINARY for kind in (*IMAGE_TYPES, NPY)},
+        **dict.fromkeys((*IMAGE_TYPES, NPY), _BINARY),
     },
 }
 
@@ -69,12 +70,8 @@ class ScoreQuery(BaseModel):
     )
     draws: int = Field(1, ge=1, le=256, description="Dequantisation draws an image to average over.")
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
-    detail: Literal["basic", "full"] = Field(
-        "full", description="`basic` leaves out terms, reasons and preprocessing."
-    )
-    explain: bool = Field(
-        False, description="Heat maps. No model of this service has them yet: `true` is a 422."
-    )
+    detail: Literal["basic", "full"] = Field("full", description="`basic` leaves out terms, reasons and preprocessing.")
+    explain: bool = Field(False, description="Heat maps. No model of this service has them yet: `true` is a 422.")
 
 
 @router.post(
@@ -95,15 +92,15 @@ async def score_images(
 ) -> schemas.Scores:
     """Scores one or many images.
 
-    The same image gives the same number alone, in any batch and in any order. One bad file never fails the others:
-    the answer is 200 while at least one image was scored, and 422 when none was.
+    The same image gives the same number alone, in any batch and in any order. One bad file never fails the
+    others: the answer is 200 while at least one image was scored, and 422 when none was.
     """
     if query.explain:
         raise Problem(
             422,
             "explain-unsupported",
             "Not supported by this model",
-            "the model has no heat map; the reasons of a verdict stand in `anomaly.reasons` without `explain`",
+            "the model has no heat map; reasons of a verdict are in `anomaly.reasons` without `explain`",
         )
     limit = min(house.settings.max_images_per_request, house.settings.queue_images)
     async with deadline(timeout_ms, house.settings.request_timeout_s):
@@ -118,9 +115,7 @@ async def score_images(
         scored: list[tuple[Likelihood, Anomaly]] = []
         if pixels is not None:
             scored = await _score(house, loaded, pixels, query)
-    return answer(
-        loaded, items, dict(zip(indices, scored, strict=True)), fdr=query.fdr, full=query.detail == "full"
-    )
+    return answer(loaded, items, dict(zip(indices, scored, strict=True)), fdr=query.fdr, full=query.detail == "full")
 
 
 def _check_alpha(loaded: Loaded, alpha: float) -> None:
@@ -129,9 +124,7 @@ def _check_alpha(loaded: Loaded, alpha: float) -> None:
         raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
 
 
-async def _score(
-    house: House, loaded: Loaded, pixels: Pixels, query: ScoreQuery
-) -> list[tuple[Likelihood, Anomaly]]:
+async def _score(house: House, loaded: Loaded, pixels: Pixels, query: ScoreQuery) -> list[tuple[Likelihood, Anomaly]]:
     def work(ticket: Ticket) -> list[tuple[Likelihood, Anomaly]]:
         found: list[Likelihood] = []
         for start in range(0, len(pixels), SLICE):
