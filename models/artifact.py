@@ -37,7 +37,7 @@ class Artifact:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Load and verify ``folder``: every file's digest, the weights' digest of the log-dets, names and shapes of tensors.
+    """Load and verify ``folder``: digests of all files, owner of the log-dets, names and shapes of the tensors.
 
     Raises ``ArtifactError`` that names the file at fault.
     """

@@ -34,7 +34,8 @@ A multi-scale Self Normalizing Flow (Keller et al., ICML 2021) that gives the ex
 | 1x1 convolutions | {architecture.linear} |
 | learned inverse | {learned} |
 | trained on | {training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]} |
-| training | {training.steps} steps in {training.seconds / 60:.1f} minutes; kept: the averaged weights of step {training.best_step} |
+| training | {training.steps} steps, {training.seconds / 60:.1f} minutes |
+| weights kept | the average of step {training.best_step}, best on validation |
 | arithmetic in training | coupling nets {training.precision}; scores are float32 nets with float64 sums |
 | commit | {training.started_from_commit or "not a git checkout"} |
 | created | {manifest.created.isoformat()} |
@@ -52,8 +53,8 @@ Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the
 ## Calibration
 
 p-values are two-sided and conformal over {manifest.calibration.calibration_images} held-out images
-(smallest attainable {manifest.calibration.smallest_p:.2g}); {manifest.calibration.statistics_images} others give location
-and spread.
+(smallest attainable {manifest.calibration.smallest_p:.2g}); {manifest.calibration.statistics_images} others give
+location and spread.
 
 ## Limits
 

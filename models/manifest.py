@@ -71,7 +71,7 @@ class PinnedSample(_Part):
 
 
 class Manifest(_Part):
-    """``manifest.json``: format, architecture, preprocessing, training, evaluation, log-dets, calibration, pinned sample."""
+    """``manifest.json``: what the model is, where it comes from, how good it is, and what proves its files."""
 
     format_version: Literal[1] = 1
     created: datetime

@@ -25,7 +25,7 @@ class Loss:
 
 
 def self_normalizing_loss(flow: Flow, y: Tensor, pixel_log_det: Tensor, reconstruction_weight: float) -> Loss:
-    """Return the loss of a batch whose pixel transform has been taken, ``y`` ``(N, C, H, W)`` with its log-det ``(N,)``.
+    """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``.
 
     (-mean log p + λ Σ_layers mean ||R W x - x||²) / D, with the gradients of the self normalizing layers in place of
     the exact ones (Keller et al. 2021, eq. 9). For a flow of exact layers this is the negative log-likelihood.

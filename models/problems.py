@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModelsError(Exception):
-    """Base of all errors a caller can act on: a stable ``slug``, a ``title``, a ``status`` in HTTP's terms, a ``detail``."""
+    """Base of all errors a caller can act on: stable ``slug``, ``title``, ``status`` in HTTP's terms, ``detail``."""
 
     slug = "models-error"
     title = "The request cannot be served"

@@ -95,8 +95,8 @@ class SelfNormalizingProduct(torch.autograd.Function):
     """y = W x at every location with the gradients of the self normalizing objective.
 
     The objective is the mean of the log-likelihoods of f (by W) and of its inverse g (by R), minus the weighted
-    reconstruction error (Keller et al. 2021, eq. 9). Its gradients need no inverse of W: with m = H·W locations, incoming
-    gradients δ of y, c_n of the log-det and w_n of the reconstruction error, e = R y - x and δx = W^T δ,
+    reconstruction error (Keller et al. 2021, eq. 9). Its gradients need no inverse of W. With m = H·W locations,
+    incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error, e = R y - x and δx = W^T δ,
 
         dW = ½ δ x^T + ½ m Σc R^T + 2 Σ w_n R^T e x^T
         dR = -½ δx y^T - ½ m Σc W^T + 2 Σ w_n e y^T
@@ -127,7 +127,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
 
 def self_normalizing_product(x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (W x, a log-det of value 0, ||R W x - x||² per sample) with :class:`SelfNormalizingProduct`'s gradients."""
+    """Return (W x, a log-det of value 0, ||R W x - x||² per sample), see :class:`SelfNormalizingProduct`."""
     outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingProduct.apply(x, weight, inverse_weight)  # type: ignore[no-untyped-call]
     return outputs
 

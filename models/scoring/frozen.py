@@ -127,7 +127,9 @@ def _freeze_coupling(coupling: AffineCoupling) -> FrozenCoupling:
     net = coupling.net
     gain = torch.exp(3 * net.log_gain.double())
     last_weight = net.last.weight.double() * gain.view(-1, 1, 1, 1)
-    assert net.first.bias is not None and net.middle.bias is not None and net.last.bias is not None
+    assert net.first.bias is not None
+    assert net.middle.bias is not None
+    assert net.last.bias is not None
     return FrozenCoupling(
         coupling.kept,
         (_network_weight(net.first.weight), net.first.bias.float().clone()),

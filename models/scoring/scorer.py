@@ -89,7 +89,7 @@ class Scorer:
         return self.manifest.log_dets.weights_sha256
 
     def score(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
-        """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, over ``draws`` dequantisation draws."""
+        """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, averaged over ``draws`` draws."""
         return score_images(self._engine, self._frozen, self.log_det_digest, images, draws)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:

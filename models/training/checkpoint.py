@@ -58,7 +58,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Fill the modules from the newest sound checkpoint of this configuration and return its state; None without one."""
+    """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
     for path in _paths(folder):
         document = _read(path)
         if document is None or document["state"]["config_digest"] != config_digest:

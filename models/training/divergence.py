@@ -20,7 +20,8 @@ def name_the_cause(flow: Flow, y: Tensor) -> str:
         for index, bijection in enumerate(level.bijections()):
             y, log_det = bijection(y)
             if not (y.isfinite().all() and log_det.isfinite().all()):
-                return f"level {level_number}, bijection {index} ({type(bijection).__name__}) gave values that are not finite"
+                where = f"level {level_number}, bijection {index} ({type(bijection).__name__})"
+                return f"{where} gave values that are not finite"
         if level.prior is not None:
             y = y[:, : level.prior.kept]
     return "the gradients are not finite, while weights and activations are"

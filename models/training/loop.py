@@ -223,7 +223,7 @@ class Trainer:
 
 
 def training_precision(config: TrainingConfig) -> str:
-    """Return the arithmetic of the coupling nets: what was asked, or for ``auto`` bfloat16 where the CPU computes it."""
+    """Return the arithmetic of the coupling nets: what was asked; for ``auto`` bfloat16 where the CPU computes it."""
     if config.precision != "auto":
         return config.precision
     capabilities = torch.cpu.get_capabilities()
@@ -245,7 +245,7 @@ def omitted_log_det(flow: Flow, height: int, width: int) -> float:
 
 @torch.no_grad()
 def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    """Return the mean bits/dim of ``images`` under the flow in evaluation mode, with noise that belongs to each image."""
+    """Return the mean bits/dim of ``images`` under ``flow`` in evaluation mode, with noise keyed by the image."""
     total = 0.0
     for start in range(0, len(images), 100):
         batch = images[start : start + 100]

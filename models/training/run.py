@@ -60,9 +60,9 @@ def train(
 ) -> Path:
     """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
 
-    Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an event,
-    ``should_stop`` is asked after every step. Raises ``Interrupted`` (resume by calling again), ``TrainingDiverged``,
-    ``DatasetUnfit``.
+    Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
+    event, ``should_stop`` is asked after every step. Raises ``Interrupted`` (call again to go on),
+    ``TrainingDiverged``, ``DatasetUnfit``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():

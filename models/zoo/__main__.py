@@ -1,0 +1,91 @@
+"""Trains a shipped model again: ``SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo``.
+
+Goes on from the checkpoints in the work folder; at the end the artifact replaces the shipped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.datasets import load_dataset
+from models.registry import ZOO
+from models.training.config import TrainingConfig
+from models.training.loop import Interrupted
+from models.training.run import train
+
+PRINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a shipped model is trained on and how."""
+
+    dataset: str
+    preset: str
+    config: TrainingConfig
+
+
+RECIPES = {
+    "mnist-snf-glow": Recipe("mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
+    "fashion-snf-glow": Recipe("fashion-mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
+}
+
+
+def main() -> int:
+    """Train the model named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
+    parser.add_argument("--threads", type=int, default=None)
+    arguments = parser.parse_args()
+    data_dir = os.environ.get("SNF_DATA_DIR")
+    recipe = RECIPES[arguments.name]
+    dataset = load_dataset(recipe.dataset, Path(data_dir) if data_dir else None)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stopped.append(received))
+    try:
+        artifact = train(
+            dataset,
+            recipe.preset,
+            recipe.config,
+            arguments.work / arguments.name,
+            observe=_Printer(),
+            should_stop=lambda: bool(stopped),
+            threads=arguments.threads,
+        )
+    except Interrupted as interruption:
+        print(f"{interruption}; call again to go on")
+        return 1
+    target = ZOO / arguments.name / "1"
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(artifact, target)
+    print(f"{arguments.name} is now {artifact}")
+    return 0
+
+
+class _Printer:
+    """Prints an event a line, metrics at most once in a while."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] in {"metrics", "scoring"}:
+            if time.monotonic() - self.last < PRINT_SECONDS:
+                return
+            self.last = time.monotonic()
+        print(event, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
