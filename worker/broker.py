@@ -148,7 +148,7 @@ class EmbeddedBroker:
             raise BrokerStartFailed(f"{folder} belongs to another user; set SNF_RUNTIME_DIR")
 
     def _take_lock(self) -> bool:
-        handle = open(self._data / "lock", "a", encoding="utf-8")  # noqa: SIM115  # held until stop()
+        handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,7 +169,7 @@ def main() -> int:
     configure_logging(settings, "broker")
     stop = threading.Event()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def ask(_signum: int, _frame: FrameType | None) -> None:
         stop.set()
 
     signal.signal(signal.SIGTERM, ask)

@@ -19,7 +19,7 @@ class EventLog:
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
-        self._file = open(folder / FILE, "ab+", buffering=0)  # noqa: SIM115  # open for the process's life
+        self._file = (folder / FILE).open("ab+", buffering=0)  # open for the process's life
         # A killed attempt may have left half a line; the next event must not be glued to it.
         if self._file.seek(0, os.SEEK_END) and not _ends_line(self._file.fileno()):
             self._file.write(b"\n")
@@ -42,7 +42,7 @@ class EventReader:
         """The events of all lines completed since the last call."""
         if not self._path.exists():
             return []
-        with open(self._path, "rb") as file:
+        with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
@@ -62,9 +62,7 @@ class EventReader:
 class Digest:
     """What the events of one attempt mean for the job record."""
 
-    def __init__(
-        self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None
-    ) -> None:
+    def __init__(self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None) -> None:
         self.progress = dict(progress)
         self.metrics = dict(metrics)
         self.checkpoint_step = checkpoint_step
@@ -80,12 +78,13 @@ class Digest:
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
             self.metrics.update({key: event[key] for key in _METRICS if key in event})
         elif kind == "validation":
+            self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")
         elif kind == "evaluation":
             extra = {key: value for key, value in event.items() if isinstance(value, int | float | str)}
             self.metrics.update({k: v for k, v in extra.items() if k not in ("event", "time", "attempt")})
         elif kind == "checkpoint":
-            step = int(event["step"])
+            step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
         elif kind == "published":

@@ -50,12 +50,8 @@ class Job(BaseModel):
     cancel_requested: bool = False
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
-    error: dict[str, Any] | None = Field(
-        default=None, description="What went wrong last: type, title, detail"
-    )
-    result: dict[str, Any] | None = Field(
-        default=None, description="model, version and ref that were registered"
-    )
+    error: dict[str, Any] | None = Field(default=None, description="What went wrong last: type, title, detail")
+    result: dict[str, Any] | None = Field(default=None, description="model, version and ref that were registered")
     worker: str | None = Field(default=None, description="Worker that holds the lease")
 
     @property

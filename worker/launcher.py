@@ -45,7 +45,7 @@ def supervise(
     configure_logging(settings, "launcher", terminal=False)
     stop = threading.Event()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def ask(_signum: int, _frame: FrameType | None) -> None:
         stop.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -124,9 +124,7 @@ class House:
         while not self._stop.is_set():
             if ready():
                 return True
-            if time.monotonic() - started > _READY_S or any(
-                p.deaths >= _ENOUGH_DEATHS for p in self._parts()
-            ):
+            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._parts()):
                 return False
             self._mend()
             self._stop.wait(0.1)
@@ -177,7 +175,7 @@ def port_problem(host: str, port: int) -> str | None:
 
 def address(settings: Settings) -> str:
     """The URL under which this machine reaches the service."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 

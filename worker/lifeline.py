@@ -65,7 +65,7 @@ def main() -> None:
     """Runs the module named on the command line; TERM once the parent is gone, KILL 30 s later."""
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
-    watch(lambda message: None, _stop_this_process)
+    watch(lambda _message: None, _stop_this_process)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

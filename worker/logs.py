@@ -31,9 +31,7 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
     file = logging.handlers.RotatingFileHandler(
         settings.logs_dir / f"{part}.jsonl", maxBytes=10_000_000, backupCount=3, encoding="utf-8"
     )
-    file.setFormatter(
-        _formatter([*shared, structlog.processors.format_exc_info], structlog.processors.JSONRenderer())
-    )
+    file.setFormatter(_formatter([*shared, structlog.processors.format_exc_info], structlog.processors.JSONRenderer()))
     root = logging.getLogger()
     root.handlers = [screen, file] if terminal else [file]
     root.setLevel(settings.log_level)

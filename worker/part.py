@@ -40,7 +40,7 @@ class Part:
         large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
         lifeline = Lifeline()
         try:
-            with open(self._output, "wb" if large else "ab") as output:
+            with self._output.open("wb" if large else "ab") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "worker.lifeline", self._module],
                     stdin=subprocess.DEVNULL,

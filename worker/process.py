@@ -1,5 +1,6 @@
 """A training process: started in its own process group, asked to stop, killed after a grace."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,7 +41,7 @@ class TrainerProcess:
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         lifeline = Lifeline()
         try:
-            with open(folder / "trainer.log", "ab") as output:
+            with (folder / "trainer.log").open("ab") as output:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -89,11 +90,9 @@ class TrainerProcess:
 
     def close(self) -> None:
         """Kills what is left of the process group and closes the lifeline."""
-        try:
-            # Also after the trainer's own end: a helper process of it must not outlive the attempt.
+        # Also after the trainer's own end: a helper process of it must not outlive the attempt.
+        with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # the usual case: nothing is left
         self._process.wait()
         self._lifeline.close()
 

@@ -77,9 +77,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."
     )
-    heartbeat_seconds: float = Field(
-        default=5.0, gt=0, description="Time between two renewals of a lease, in seconds."
-    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, description="Time between two renewals of a lease, in seconds.")
     reconcile_seconds: float = Field(
         default=10.0,
         gt=0,
@@ -172,7 +170,7 @@ class Settings(BaseSettings):
             return self.runtime_dir
         base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         if len(os.fsencode(base)) > 60:
-            base = Path("/tmp")
+            base = Path("/tmp")  # noqa: S108  # the socket's folder is made for its owner alone
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return base / f"snf-{os.getuid()}-{digest}"
 

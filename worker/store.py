@@ -45,9 +45,7 @@ class JobStore:
         fields = _encode(job.model_dump(mode="json", exclude={"status"}))
         pairs = [part for pair in fields.items() for part in pair]
         key = idempotency_key or ""
-        verdict, job_id = self._run(
-            lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs
-        )
+        verdict, job_id = self._run(lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs)
         if verdict == "conflict":
             raise IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
         return self.get(job_id), verdict == "created"
@@ -122,9 +120,7 @@ class JobStore:
         attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now()))
         return attempt or None
 
-    def renew(
-        self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
-    ) -> bool:
+    def renew(self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None) -> bool:
         """Renews the lease and writes `changes`; answers whether cancelling was asked for.
 
         Raises `StaleAttempt` where the lease belongs to another attempt or to nobody.

@@ -44,9 +44,7 @@ def submit_training(
         "promote": promote,
     }
     fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    job, new = store.create(
-        Job(id=new_job_id(), created_at=datetime.now(UTC), **request), idempotency_key, fingerprint
-    )
+    job, new = store.create(Job(id=new_job_id(), created_at=datetime.now(UTC), **request), idempotency_key, fingerprint)
     if new:
         try:
             dispatch(celery, job)

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from structlog.contextvars import bound_contextvars
+
 from worker.events import Digest, EventReader
 from worker.jobs import Job, Status
 from worker.problems import BrokerDown, StaleAttempt
@@ -56,29 +58,32 @@ class Supervisor:
         self._command = command
 
     def run(self, job_id: str) -> Outcome:
-        """Runs one attempt of a job to its end; raises `BrokerDown` only before the lease is taken."""
+        """Runs one attempt of a job to its end; raises `BrokerDown` where that never began."""
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
         attempt = self._store.take(job_id, worker_name(), self._settings.lease_seconds)
         if attempt is None:
             log.info("job %s is not to be had: a duplicate delivery, or it is over", job_id)
             return Outcome.NOT_TAKEN
-        job = self._store.get(job_id)
+        with bound_contextvars(job=job_id, attempt=attempt):
+            return self._attempt(self._store.get(job_id), attempt)
+
+    def _attempt(self, job: Job, attempt: int) -> Outcome:
         folder = self._prepare(job, attempt)
         digest = Digest(job.progress, job.metrics, job.checkpoint_step)
         reader = EventReader(folder)
-        log.info("job %s: attempt %d starts", job_id, attempt)
+        log.info("job %s: attempt %d starts", job.id, attempt)
         try:
             process = TrainerProcess(self._command(folder), folder, self._environment())
         except OSError as error:
             return self._settle(job, attempt, digest, f"the trainer did not start: {error}")
         try:
-            watch = _Watch(self._store, self._settings, self._stopping, job_id, attempt)
+            watch = _Watch(self._store, self._settings, self._stopping, job.id, attempt)
             code = watch.until_exit(process, reader, digest)
         finally:
             process.close()
-        if watch.stale:
-            log.warning("job %s: attempt %d lost its lease and was killed", job_id, attempt)
+        if watch.stale or code == Exit.STALE:
+            log.warning("job %s: attempt %d lost its lease", job.id, attempt)
             return Outcome.LOST
         return self._settle(job, attempt, digest, code)
 
@@ -208,9 +213,7 @@ class _Watch:
             if digest.changed and not self._running:
                 self._store.running(self._job_id, self._attempt)
                 self._running = True
-            cancel = self._store.renew(
-                self._job_id, self._attempt, self._settings.lease_seconds, digest.changes()
-            )
+            cancel = self._store.renew(self._job_id, self._attempt, self._settings.lease_seconds, digest.changes())
         except StaleAttempt:
             self.stale = True
             return False

@@ -15,9 +15,7 @@ from worker.supervisor import Outcome, Supervisor
 log = logging.getLogger(__name__)
 
 
-def register_tasks(
-    celery: Celery, store: JobStore, supervisor: Supervisor, stopping: threading.Event
-) -> None:
+def register_tasks(celery: Celery, store: JobStore, supervisor: Supervisor, stopping: threading.Event) -> None:
     """Gives the Celery application its task."""
 
     def run_job(job_id: str) -> None:

@@ -2,14 +2,15 @@
 
 It reads `job.json`, writes `events.jsonl`, trains with checkpoints in the same folder, and publishes the model.
 
-A job publishes once, however often it is tried: the artifact carries `job.json` with the job's id, and an
+A job publishes once, however often it is tried: the manifest of the artifact carries the job's id, and an
 attempt that finds a registered version with its id answers that one. Two attempts never run side by side on one
 machine (a lock on the folder), and an attempt asks whether its fencing token is still the newest one before
 each checkpoint that could be late and right before publishing.
 """
 
+# ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
+
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STAMP = "job.json"
-
 
 class JobSpec(BaseModel):
     """What `job.json` tells the trainer."""
@@ -64,7 +63,7 @@ class StopFlag:
     def install(self) -> None:
         """Listens to the supervisor and to TERM and INT."""
 
-        def on_signal(signum: int, frame: FrameType | None) -> None:
+        def on_signal(_signum: int, _frame: FrameType | None) -> None:
             self._event.set()
 
         def on_message(message: bytes) -> None:
@@ -124,29 +123,40 @@ class Fence:
 
 def published_version(registry: "Registry", spec: JobSpec) -> "ModelVersion | None":
     """The version that an earlier attempt of this job registered, if any."""
-    if spec.model not in registry.names():
-        return None
+    from models.problems import ArtifactError
+
     for number in reversed(registry.versions(spec.model)):
         version = registry.resolve(f"{spec.model}:{number}")
-        stamp = version.path / STAMP
-        if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")).get("id") == spec.id:
+        try:
+            owner = version.manifest.training.job
+        except ArtifactError as problem:
+            # Somebody else's damaged version is no reason to lose this job.
+            log.warning("skipping %s:%d: %s", spec.model, number, problem.detail)
+            continue
+        if owner == spec.id:
             return version
     return None
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
-    from models.registry import Registry
-
     from models.datasets import load_dataset
+    from models.registry import Registry
     from models.training.config import TrainingConfig
-    from models.training.loop import train
+    from models.training.loop import Interrupted
+    from models.training.run import train
 
     fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
 
     def should_stop() -> bool:
         fence.check_now_and_then()
         return stop.is_set()
+
+    def observe(event: dict[str, Any]) -> None:
+        events.write(event)
+        # The evaluation after the last step takes a while, and nobody asks `should_stop` in it.
+        if event["event"] == "scoring" and should_stop():
+            raise Interrupted("asked to stop while evaluating")
 
     registry = Registry(settings.registry_dir)
     version = published_version(registry, spec)
@@ -158,12 +168,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             spec.preset,
             TrainingConfig.model_validate(spec.parameters),
             folder,
-            observe=events.write,
+            observe=observe,
             should_stop=should_stop,
             threads=settings.train_threads,
+            job=spec.id,
         )
-        stamp = {"id": spec.id, "attempt": spec.attempt}
-        (artifact / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
         fence.require()
         version = registry.publish(artifact, spec.model, promote=spec.promote)
     reference = f"{version.name}:{version.version}"
@@ -173,7 +182,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 @contextmanager
 def only_one(folder: Path, patience_s: float) -> Iterator[None]:
     """Holds the folder's lock; raises `StaleAttempt` where another trainer keeps it longer than `patience_s`."""
-    with open(folder / "trainer.lock", "a", encoding="utf-8") as handle:
+    with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -210,22 +219,23 @@ def main() -> int:
         return Exit.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
-        events.write(
-            {"event": "error", "type": problem.slug, "title": problem.title, "detail": problem.detail}
-        )
+        events.write(_error(problem.slug, problem.title, problem.detail))
         return Exit.REFUSED
     except ValidationError as problem:
         log.error("%s", problem)
-        events.write(
-            {
-                "event": "error",
-                "type": "invalid-parameters",
-                "title": "Invalid training parameters",
-                "detail": str(problem),
-            }
-        )
+        events.write(_error("invalid-parameters", "Invalid training parameters", str(problem)))
         return Exit.REFUSED
+    except Exception as problem:
+        # Anything else may be the machine's fault: the supervisor tries again, and the record says why.
+        log.exception("the trainer crashed")
+        detail = f"{type(problem).__name__}: {problem}"
+        events.write(_error("trainer-crashed", "The trainer crashed", detail))
+        return 1
     return Exit.DONE
+
+
+def _error(slug: str, title: str, detail: str) -> dict[str, str]:
+    return {"event": "error", "type": slug, "title": title, "detail": detail}
 
 
 if __name__ == "__main__":

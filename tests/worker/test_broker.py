@@ -40,9 +40,7 @@ def test_an_acknowledged_write_survives_kill_9(settings: Settings) -> None:
     second.stop()
 
 
-def test_a_second_one_attaches_and_leaves_the_server_alone(
-    settings: Settings, broker: EmbeddedBroker
-) -> None:
+def test_a_second_one_attaches_and_leaves_the_server_alone(settings: Settings, broker: EmbeddedBroker) -> None:
     pid = server_pid(settings)
     other = EmbeddedBroker(settings)
     assert other.start() == "attached"
@@ -51,9 +49,7 @@ def test_a_second_one_attaches_and_leaves_the_server_alone(
 
 
 def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(settings: Settings) -> None:
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "worker.broker"], env={**os.environ, **settings.environment()}
-    )
+    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker"], env={**os.environ, **settings.environment()})
     probe = EmbeddedBroker(settings)
     until(probe.alive)
     pid = server_pid(settings)

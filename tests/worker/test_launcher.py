@@ -49,7 +49,7 @@ class Up:
 
     def __init__(self, settings: Settings, output: Path, service: str) -> None:
         self._output = output
-        with open(output, "wb") as file:
+        with output.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM.format(service=service)],
                 env={**os.environ, **settings.environment()},

@@ -86,9 +86,7 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     assert attempt == 1
     assert store.get(job.id).status is Status.STARTING
     store.running(job.id, attempt)
-    assert (
-        store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is False
-    )
+    assert store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is False
     running = store.get(job.id)
     assert (running.status, running.progress, running.worker) == (Status.RUNNING, {"step": 3}, "me")
     store.finish(job.id, attempt, Status.SUCCEEDED, {"result": {"ref": "digits:1"}, "error": None})
@@ -207,7 +205,7 @@ def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: Embedde
         store.ping,
         lambda: store.get(job.id),
         lambda: store.create(new_job()),
-        lambda: store.list(),
+        store.list,
         lambda: store.request_cancel(job.id),
     ):
         with pytest.raises(BrokerDown):

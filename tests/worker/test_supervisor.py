@@ -62,9 +62,7 @@ def test_a_duplicate_delivery_does_nothing(supervisor: Supervisor, store: JobSto
     assert store.get(job.id).attempts == 1
 
 
-def test_three_deaths_without_a_checkpoint_fail_the_job(
-    supervisor: Supervisor, store: JobStore, add: Add
-) -> None:
+def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("die")
     outcomes = [supervisor.run(job.id) for _ in range(4)]
     assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.FAILED, Outcome.NOT_TAKEN]
@@ -110,9 +108,7 @@ def test_a_trainer_that_ignores_term_is_killed(
     assert not alive(pid)
 
 
-def test_preemption_is_no_failure(
-    supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add
-) -> None:
+def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add) -> None:
     job = add("wait-once")
     running = Background(supervisor, store, job)
     stopping.set()
@@ -138,9 +134,7 @@ def test_kill_9_of_the_trainer_is_tried_again(
     assert supervisor.run(job.id) is Outcome.SUCCEEDED
 
 
-def test_a_lost_lease_kills_the_trainer(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
-) -> None:
+def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
     job = add("wait")
     running = Background(supervisor, store, job)
     pid = trainer_pid(settings, job)

@@ -156,9 +156,7 @@ def test_a_job_cancelled_in_the_queue_never_starts(start: Start, submit: Submit,
     assert store.get(job.id).attempts == 0
 
 
-def test_duplicate_messages_run_a_job_once(
-    start: Start, submit: Submit, store: JobStore, settings: Settings
-) -> None:
+def test_duplicate_messages_run_a_job_once(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
     celery = make_celery(settings)
     for _ in range(3):
@@ -170,9 +168,7 @@ def test_duplicate_messages_run_a_job_once(
     assert trainer_pids(settings, job) == list(dict.fromkeys(trainer_pids(settings, job)))
 
 
-def test_a_lost_message_is_sent_again(
-    start: Start, submit: Submit, store: JobStore, settings: Settings
-) -> None:
+def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
     keys = queue_keys(settings, "train")
     assert store.queue_length(keys) == 1
@@ -214,9 +210,7 @@ def test_submitting_twice_with_one_key_makes_one_job(submit: Submit, store: JobS
     assert len(store.list().jobs) == 1
 
 
-def test_waiting_jobs_are_not_sent_again_and_again(
-    submit: Submit, store: JobStore, settings: Settings
-) -> None:
+def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobStore, settings: Settings) -> None:
     for _ in range(5):
         submit("succeed")
     time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there

@@ -1,0 +1,177 @@
+"""The real trainer on real digits: success, resume after kill -9, cancel, refusals, and publishing once."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.registry import Registry
+from tests.worker.helpers import new_job, until
+from worker.events import EventLog, EventReader
+from worker.jobs import Job
+from worker.problems import StaleAttempt
+from worker.process import Exit, trainer_command
+from worker.settings import Settings
+from worker.store import JobStore
+from worker.supervisor import Outcome, Supervisor
+from worker.train import Fence, JobSpec, StopFlag, only_one, run
+
+SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
+LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 1}
+
+
+@pytest.fixture
+def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
+    return Supervisor(store, settings, stopping)
+
+
+def spec_of(job: Job, attempt: int) -> JobSpec:
+    return JobSpec.model_validate(job.model_dump(mode="json") | {"attempt": attempt})
+
+
+def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)))
+    thread.start()
+
+    def end() -> Outcome:
+        thread.join(120)
+        return outcomes[0]
+
+    return end
+
+
+def trainer_pid(folder: Path) -> int | None:
+    # The trainer's command line names its folder.
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"worker.train" in words and str(folder).encode() in words:
+            return int(line.parent.name)
+    return None
+
+
+@pytest.mark.timeout(300)
+def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    done = store.get(job.id)
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    assert done.progress["step"] == SHORT["max_steps"]
+    assert done.metrics["bits_per_dim"] > 0
+    registry = Registry(settings.registry_dir)
+    assert registry.versions("digits") == [1]
+    assert registry.resolve("digits").manifest.training.job == job.id
+    # The worker died before it could note the success: the next attempt finds the model and trains nothing.
+    again = subprocess.run(
+        trainer_command(settings.jobs_dir / job.id),
+        env={**os.environ, **settings.environment()},
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == Exit.DONE
+    assert registry.versions("digits") == [1]
+    last = (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["ref"] == "digits:1"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the trainer through /proc")
+def test_kill_9_resumes_and_cancel_ends_a_real_training(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=LONG))
+    end = in_background(real, job)
+    until(lambda: store.get(job.id).checkpoint_step, 120)
+    os.kill(trainer_pid(settings.jobs_dir / job.id) or 0, signal.SIGKILL)
+    assert end() is Outcome.QUEUED_AGAIN
+    reached = store.get(job.id).checkpoint_step or 0
+    end = in_background(real, job)
+    until(lambda: (store.get(job.id).checkpoint_step or 0) > reached, 120)
+    steps = [
+        event["step"]
+        for event in map(json.loads, (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines())
+        if event["attempt"] == 2 and event["event"] == "metrics"
+    ]
+    assert min(steps) > reached, "the second attempt goes on where the checkpoint was"
+    store.request_cancel(job.id)
+    assert end() is Outcome.CANCELLED
+    assert Registry(settings.registry_dir).versions("digits") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "slug"),
+    [
+        ({"dataset": "no-such-data"}, "dataset-not-found"),
+        ({"parameters": {"max_steps": -1}}, "invalid-parameters"),
+        ({"parameters": {"colour": "blue"}}, "invalid-parameters"),
+    ],
+)
+def test_what_no_attempt_can_change_fails_at_once(
+    real: Supervisor, store: JobStore, changes: dict[str, Any], slug: str
+) -> None:
+    job, _ = store.create(new_job(**({"parameters": SHORT} | changes)))
+    assert real.run(job.id) is Outcome.FAILED
+    failed = store.get(job.id)
+    assert failed.error is not None
+    assert failed.error["type"] == slug
+    assert failed.attempts == 1
+
+
+def test_a_stale_attempt_publishes_nothing(
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    attempt = store.take(job.id, "slow", 0.05) or 0
+    folder = settings.jobs_dir / job.id
+    (folder / "artifact").mkdir(parents=True)
+
+    def slow_training(*_: Any, **__: Any) -> Path:
+        time.sleep(0.1)
+        assert store.expire(job.id) == "queued"
+        assert store.take(job.id, "quick", 30) == 2
+        return folder / "artifact"
+
+    monkeypatch.setattr("models.training.run.train", slow_training)
+    with pytest.raises(StaleAttempt):
+        run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert Registry(settings.registry_dir).versions("digits") == []
+    assert EventReader(folder).read() == []
+
+
+def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job())
+    attempt = store.take(job.id, "slow", 0.05) or 0
+    eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
+    fence = Fence(store, spec_of(job, attempt), eager)
+    time.sleep(0.1)
+    fence.check_now_and_then()  # the lease ran out, but nobody took the job: going on harms nobody
+    store.expire(job.id)
+    time.sleep(0.05)
+    with pytest.raises(StaleAttempt):
+        fence.check_now_and_then()
+
+
+def test_one_trainer_a_folder(tmp_path: Path) -> None:
+    with only_one(tmp_path, 1), pytest.raises(StaleAttempt), only_one(tmp_path, 0.3):
+        pass
+    with only_one(tmp_path, 1):
+        pass
+
+
+def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
+    EventLog(tmp_path, 1).write({"event": "checkpoint", "step": 1})
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "metr')
+    reader = EventReader(tmp_path)
+    EventLog(tmp_path, 2).write({"event": "checkpoint", "step": 2})
+    whole = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line[-1] == "}"]
+    assert [event["step"] for event in whole] == [1, 2]
+    assert [event["step"] for event in reader.read()] == [2]
