@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def q_values(p_values: Sequence[float]) -> list[float]:
-    """The q-value of each p-value: the smallest false-discovery rate that flags it (1995, adjusted)."""
+    """The q-value of each p-value: the smallest false-discovery rate that flags it."""
     n = len(p_values)
     order = sorted(range(n), key=p_values.__getitem__)
     found = [1.0] * n

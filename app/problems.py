@@ -19,6 +19,9 @@ from worker.problems import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
 
+PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""RFC 9110's words where the standard library of some Python versions has older ones: slugs must not change."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +51,7 @@ class ProblemDetails(BaseModel):
 class Problem(Exception):
     """An error that a route answers with; `extensions` become further members of the problem."""
 
-    def __init__(  # noqa: PLR0913 - the members of RFC 9457
+    def __init__(
         self,
         status: int,
         slug: str,
@@ -109,15 +112,23 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case BrokerDown():
+            # Its own detail names sockets and hosts, which are for the log alone.
+            return Problem(
+                error.status,
+                error.slug,
+                error.title,
+                "the job store does not answer; scoring goes on",
+                headers={"Retry-After": str(error.retry_after_s)},
+            )
         case ModelsError() | JobsError():
-            headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, BrokerDown) else None
-            return Problem(error.status, error.slug, error.title, error.detail, headers=headers)
+            return Problem(error.status, error.slug, error.title, error.detail)
         case RequestValidationError():
             found = [FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"])) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
             return Problem(422, "invalid-request", "The request is not valid", detail, errors=found)
         case HTTPException():
-            title = http.HTTPStatus(error.status_code).phrase
+            title = phrase(error.status_code)
             return Problem(
                 error.status_code,
                 title.lower().replace(" ", "-"),
@@ -134,6 +145,11 @@ def problem_of(error: Exception) -> Problem:
             )
 
 
+def phrase(status: int) -> str:
+    """The words of an HTTP status."""
+    return PHRASES.get(status) or http.HTTPStatus(status).phrase
+
+
 def pointer_of(location: Sequence[str | int]) -> str:
     """A JSON pointer (RFC 6901) to a part of a request."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
@@ -144,7 +160,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     if problem.status in (404, 405) and problem.detail == problem.title:
         problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
     if problem.status >= 500:
-        log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, problem.detail)
+        log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, error)
     return problem_response(problem, request.url.path)
 
 

@@ -49,7 +49,7 @@ def one_result(
     return _failed(index, item) if found is None else _scored(index, item, *found, loaded, full)
 
 
-def _scored(  # noqa: PLR0913, PLR0917 - all that one result shows
+def _scored(
     index: int, item: Item, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
 ) -> schemas.ScoredImage:
     assert not isinstance(item.image, ImageError)

@@ -171,7 +171,7 @@ class Serving:
         name = f"{version.name}:{version.version}"
         began = time.monotonic()
         try:
-            import torch
+            import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
 
             from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
 

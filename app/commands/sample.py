@@ -37,7 +37,7 @@ class Asked:
     inverse: Literal["exact", "learned"]
 
 
-def sample(  # noqa: PLR0913, PLR0917 - the options of a command
+def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="A .png grid or an .npy array.")] = Path("samples.png"),
     model: Model = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("-n", min=1, max=256, help="Number of images.")] = 16,

@@ -32,7 +32,7 @@ BATCH = 64
 Result = dict[str, Any]
 
 
-def score(  # noqa: PLR0913, PLR0917 - the options of a command
+def score(
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     model: Model = DEFAULT_MODEL,
     alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")] = None,
@@ -87,7 +87,7 @@ def _batches(files: list[Path]) -> Iterator[list[Path]]:
         yield files[start : start + BATCH]
 
 
-def _remote(  # noqa: PLR0913, PLR0917 - the options of the command
+def _remote(
     files: list[Path], model: str, alpha: float | None, draws: int, url: str, key: str | None
 ) -> Iterator[Result]:
     from app.commands.remote import Remote, describe

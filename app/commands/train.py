@@ -26,7 +26,7 @@ INTERRUPTED = 130
 Event = dict[str, Any]
 
 
-def train(  # noqa: PLR0913, PLR0917 - the options of a command
+def train(
     data: Annotated[str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.")],
     preset: Annotated[str, typer.Option("--preset", "-p", help="Architecture.")] = "snf-glow-small",
     name: Annotated[str | None, typer.Option("--name", help="Name in the registry. [default: DATA-PRESET]")] = None,

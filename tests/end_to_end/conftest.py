@@ -1,0 +1,55 @@
+"""One model trained in a few steps, one service, and one whole installation for all end-to-end tests."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.datasets import load_dataset
+from models.registry import Registry
+from models.training.config import TrainingConfig
+from models.training.run import train
+from tests.end_to_end.service import running
+
+MODEL = "digits"
+
+
+@pytest.fixture(scope="session")
+def artifact() -> Iterator[Path]:
+    """A real, barely trained artifact."""
+    folder = Path(tempfile.mkdtemp(prefix="snf-artifact-"))
+    config = TrainingConfig(max_steps=4, validations=1, batch_size=32, validation_images=20, warmup_steps=0)
+    yield train(
+        load_dataset("mnist-mini", None),
+        "snf-glow-tiny",
+        config,
+        folder,
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+    )
+    shutil.rmtree(folder)
+
+
+def make_home(artifact: Path) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="snf-home-"))
+    Registry(home / "registry").publish(artifact, MODEL)
+    return home
+
+
+@pytest.fixture
+def home(artifact: Path) -> Iterator[Path]:
+    folder = make_home(artifact)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def house(artifact: Path) -> Iterator[httpx.Client]:
+    """Everything that `snf up` starts: broker, worker and service."""
+    folder = make_home(artifact)
+    with running("app.cli", "up", home=folder) as client:
+        yield client
+    shutil.rmtree(folder)

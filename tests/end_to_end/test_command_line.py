@@ -1,0 +1,98 @@
+"""The command line in processes of its own: output, files and exit codes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.end_to_end.service import DIGITS, ROOT, environment, score_one
+
+
+def snf(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys, app.cli; print('torch' in sys.modules, 'fastapi' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+    started = time.monotonic()
+    assert "score" in snf(tmp_path, "--help").stdout
+    assert time.monotonic() - started < 10
+
+
+def test_scores_in_process_equal_the_service(home: Path, house: httpx.Client) -> None:
+    names = [str(path) for path in DIGITS[:3]]
+    local = snf(home, "score", *names, "-m", "digits", "--json")
+    assert local.returncode == 0, local.stderr
+    remote = snf(home, "score", *names, "-m", "digits", "--json", "--url", str(house.base_url))
+    assert remote.returncode == 0, remote.stderr
+    for answer in (json.loads(local.stdout), json.loads(remote.stdout)):
+        assert (answer["model"], answer["version"], answer["count"]) == ("digits", 1, 3)
+        for one, path in zip(answer["results"], DIGITS, strict=False):
+            wanted = score_one(house, "digits", path.read_bytes())
+            assert one["log_likelihood"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_exit_codes(home: Path, tmp_path: Path) -> None:
+    digit = str(DIGITS[0])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    assert snf(home, "score", digit, "-m", "digits", "--alpha", "1", "--fail-on-anomaly").returncode == 1
+    assert snf(home, "score", digit, "-m", "digits", "--alpha", "1e-9").returncode == 2
+    assert snf(home, "score", digit, "-m", "nobody").returncode == 2
+    assert snf(home, "score", str(text), "-m", "digits").returncode == 2
+    assert snf(home, "score", "no-such-file.png").returncode == 2
+    dead = snf(home, "score", digit, "--url", "http://127.0.0.1:1")
+    assert dead.returncode == 3
+    assert "does not answer" in dead.stderr
+    assert "Traceback" not in dead.stderr
+
+
+def test_samples(home: Path, house: httpx.Client, tmp_path: Path) -> None:
+    here, there = tmp_path / "here.npy", tmp_path / "there.npy"
+    options = ["-m", "digits", "-n", "3", "--seed", "4"]
+    assert snf(home, "sample", *options, "-o", str(here)).returncode == 0
+    done = snf(home, "sample", *options, "-o", str(there), "--url", str(house.base_url), "--json")
+    assert json.loads(done.stdout)["seed"] == 4
+    assert np.load(here).shape == (3, 28, 28)
+    assert (np.load(here) == np.load(there)).all()
+
+
+def test_lists(home: Path, house: httpx.Client) -> None:
+    local = json.loads(snf(home, "models", "--json").stdout)["models"]
+    assert "digits" in {one["name"] for one in local}
+    remote = json.loads(snf(home, "models", "--json", "--url", str(house.base_url)).stdout)["models"]
+    assert "digits" in {one["name"] for one in remote}
+    datasets = json.loads(snf(home, "datasets", "--json").stdout)["datasets"]
+    assert {"name": "mnist-mini", "image_shape": [1, 28, 28]} in datasets
+    jobs = snf(home, "jobs", "list", "--json", "--url", str(house.base_url))
+    assert jobs.returncode == 0
+    assert "jobs" in json.loads(jobs.stdout)
+
+
+def test_training_registers_a_model(home: Path) -> None:
+    few = ["--max-steps", "2", "--set", "validations=1", "--set", "validation_images=20", "--json"]
+    done = snf(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1] == {"event": "published", "model": "made", "version": 1, "ref": "made:1"}
+    assert {"metrics", "validation", "checkpoint", "evaluation"} <= {one["event"] for one in events}
+    assert snf(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
+    assert snf(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
+    assert snf(home, "train", "--data", "nothing").returncode == 2

@@ -1,0 +1,101 @@
+"""Training jobs over HTTP, through a real broker, worker and training process."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.service import DIGITS, await_job, score_one
+
+TRAINING = {
+    "type": "train",
+    "dataset": "mnist-mini",
+    "preset": "snf-glow-tiny",
+    "parameters": {"max_steps": 4, "validations": 1, "batch_size": 32, "validation_images": 20},
+}
+
+
+def submit(client: httpx.Client, **changes: Any) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json={**TRAINING, **changes})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    return job
+
+
+def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> None:
+    job = submit(house, model="trained")
+    assert job["status"] == "queued"
+    done = await_job(house, job["id"], "succeeded")
+    assert done["result"]["ref"] == "trained:1"
+    assert done["progress"]["steps"] == 4
+    assert done["metrics"]["bits_per_dim"] > 0
+    assert done["error"] is None
+    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+    assert score_one(house, "trained", DIGITS[0].read_bytes()) < 0
+    detail = house.get(done["links"]["model"]).json()
+    assert (detail["state"], detail["version"]) == ("ready", 1)
+    assert detail["serving"]["log_det_digest"] == detail["manifest"]["log_dets"]["weights_sha256"]
+    again = house.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (again.status_code, again.json()["type"]) == (409, "job-state-conflict")
+
+
+def test_a_running_job_is_cancelled(house: httpx.Client) -> None:
+    job = submit(house, model="endless", parameters={"max_steps": 1_000_000, "batch_size": 32})
+    await_job(house, job["id"], "running")
+    answer = house.post(f"/v1/jobs/{job['id']}/cancel")
+    assert answer.status_code == 202
+    assert answer.json()["cancel_requested"]
+    done = await_job(house, job["id"], "cancelled", seconds=120)
+    assert done["result"] is None
+    assert house.get("/v1/models/endless").status_code == 404
+
+
+def test_a_queued_job_is_cancelled_at_once_and_listed(house: httpx.Client) -> None:
+    first = submit(house, model="first", parameters={"max_steps": 1_000_000, "batch_size": 32})
+    waiting = submit(house, model="waiting")
+    answer = house.post(f"/v1/jobs/{waiting['id']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
+    house.post(f"/v1/jobs/{first['id']}/cancel")
+    page = house.get("/v1/jobs", params={"limit": 1}).json()
+    assert [job["id"] for job in page["jobs"]] == [waiting["id"]]
+    following = house.get("/v1/jobs", params={"limit": 1, "after": page["next"]}).json()
+    assert [job["id"] for job in following["jobs"]] == [first["id"]]
+    cancelled = house.get("/v1/jobs", params={"status": "cancelled", "type": "train"}).json()["jobs"]
+    assert waiting["id"] in {job["id"] for job in cancelled}
+    await_job(house, first["id"], "cancelled", seconds=120)
+
+
+def test_an_idempotency_key_makes_one_job(house: httpx.Client) -> None:
+    headers = {"idempotency-key": "once"}
+    body = {**TRAINING, "model": "keyed"}
+    first, again = (house.post("/v1/jobs", json=body, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    other = house.post("/v1/jobs", json={**body, "model": "other"}, headers=headers)
+    assert (other.status_code, other.json()["type"]) == (422, "idempotency-key-reused")
+    house.post(f"/v1/jobs/{first.json()['id']}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"parameters": {"max_stepz": 3}}, "/body/parameters/max_stepz"),
+        ({"parameters": {"learning_rate": -1}}, "/body/parameters/learning_rate"),
+        ({"preset": "resnet"}, "/body/preset"),
+        ({"dataset": "imagenet"}, "/body/dataset"),
+        ({"model": "Not A Name"}, "/body/model"),
+        ({"type": "bake"}, "/body/type"),
+        ({"colour": "red"}, "/body/colour"),
+    ],
+)
+def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
+    answer = house.post("/v1/jobs", json={**TRAINING, "model": "never", **changes})
+    assert answer.status_code == 422
+    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
+
+
+def test_unknown_jobs(house: httpx.Client) -> None:
+    for call in (house.get("/v1/jobs/nothing"), house.post("/v1/jobs/nothing/cancel")):
+        assert (call.status_code, call.json()["type"]) == (404, "job-not-found")
+    assert house.get("/v1/jobs", params={"after": "?"}).status_code == 422
