@@ -1,0 +1,42 @@
+# Everything starts from a clean clone: Python 3.11+, make and a C library are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
+export SNF_DATA_DIR ?=
+
+.PHONY: up test lint types tests install clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+up: $(VENV)/installed  ## install what is missing, start broker, worker and service
+	@exec $(BIN)/snf up
+
+test: $(VENV)/installed-test lint types tests  ## lint, type check, tests with coverage
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+tests: $(VENV)/installed-test
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+$(VENV)/installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+clean:  ## remove what was installed and built; keeps var/, where models and jobs live
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
