@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from worker.broker import redis_client
+from worker.broker import EmbeddedBroker, redis_client
 from worker.logs import configure_logging
 from worker.part import Part
-from worker.problems import BrokerDown
+from worker.problems import BrokerDown, BrokerStartFailed
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -107,7 +107,19 @@ class House:
         if self._broker is not None:
             self._broker.ask_to_stop()
             self._broker.end(time.monotonic() + _STOP_MARGIN_S)
+            self._stop_orphaned_server()
         self._say("stopped")
+
+    def _stop_orphaned_server(self) -> None:
+        # A keeper that was killed leaves its server; the next one may not have got round to adopting it.
+        server = EmbeddedBroker(self._settings)
+        if not server.alive():
+            return
+        try:
+            log.warning("a broker outlived its keeper: %s", server.start(timeout=1.0))
+            server.stop()
+        except BrokerStartFailed as problem:
+            log.error("a broker goes on that this process cannot stop: %s", problem.detail)
 
     def _parts(self) -> list[Part]:
         return [*([self._broker] if self._broker is not None else []), *self._others]

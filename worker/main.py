@@ -36,6 +36,9 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
         stopping.set()
 
     worker_shutting_down.connect(on_shutting_down)
+    # A line a message adds nothing to the supervisor's own.
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
     log.info("worker %s starts", worker_name())
     worker = celery.Worker(

@@ -94,6 +94,7 @@ def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     for launcher in started:
         launcher.process.terminate()
         launcher.process.wait(60)
+    until(lambda: not EmbeddedBroker(spacious).alive(), 20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
