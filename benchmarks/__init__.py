@@ -1,0 +1,1 @@
+"""Measurements behind every figure in the README; never part of the tests."""
