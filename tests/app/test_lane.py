@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -22,10 +22,11 @@ def lane() -> Iterator[Lane]:
 def test_work_runs_in_the_one_thread_in_order(lane: Lane) -> None:
     seen: list[tuple[int, str]] = []
 
+    def note(i: int) -> Callable[[Ticket], None]:
+        return lambda _: seen.append((i, threading.current_thread().name))
+
     async def main() -> None:
-        await asyncio.gather(
-            *(lane.run(lambda _, i=i: seen.append((i, threading.current_thread().name)), 1) for i in range(10))
-        )
+        await asyncio.gather(*(lane.run(note(i), 1) for i in range(10)))
 
     asyncio.run(main())
     assert seen == [(i, "scoring") for i in range(10)]
@@ -109,8 +110,11 @@ def test_closing_finishes_what_is_queued() -> None:
     lane.start()
     done: list[int] = []
 
+    def note(i: int) -> Callable[[Ticket], None]:
+        return lambda _: done.append(i)
+
     async def main() -> None:
-        tasks = [asyncio.create_task(lane.run(lambda _, i=i: done.append(i), 1)) for i in range(5)]
+        tasks = [asyncio.create_task(lane.run(note(i), 1)) for i in range(5)]
         await asyncio.sleep(0)
         await asyncio.to_thread(lane.close)
         await asyncio.gather(*tasks)

@@ -139,7 +139,7 @@ def test_a_full_queue_and_too_many_images(home: Path) -> None:
         assert (large.status_code, large.json()["type"]) == (413, "content-too-large")
 
         def ask(_: int) -> httpx.Response:
-            query = {"draws": 256, "detail": "basic"}
+            query: dict[str, str | int] = {"draws": 256, "detail": "basic"}
             return client.post("/v1/models/digits/score", params=query, files=files(*DIGITS[:4]))
 
         with ThreadPoolExecutor(12) as pool:
