@@ -1,0 +1,130 @@
+"""Small flows, real images in odd sizes, and log-dets by plain automatic differentiation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.architecture import GlowArchitecture, PixelTransform
+from models.artifact import CALIBRATION, WEIGHTS
+from models.bijections.actnorm import ActNorm
+from models.bijections.pixels import MarginalPixels
+from models.build import build_glow
+from models.datasets import load_dataset
+from models.files import sha256_file
+from models.flow import Flow
+from models.manifest import FILE
+from models.training.config import TrainingConfig
+
+torch.set_num_threads(1)
+
+QUICK = TrainingConfig(
+    max_steps=6, validations=2, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
+)
+"""A training run of a few seconds, in arithmetic that every machine has."""
+
+
+def real_images(count: int, side: int = 28, channels: int = 1) -> NDArray[np.uint8]:
+    """Real digits ``(count, channels, side, side)``, cropped around their middle; channels are different digits."""
+    images = load_dataset("mnist-mini", None).train[: count * channels, 0]
+    start = (28 - side) // 2
+    cropped = images[:, start : start + side, start : start + side]
+    return np.ascontiguousarray(cropped.reshape(count, channels, side, side))
+
+
+def dequantised(images: NDArray[np.uint8], seed: int = 0) -> Tensor:
+    """Pixels plus uniform noise, float64, in [0, 256)."""
+    return torch.from_numpy(images + np.random.default_rng(seed).random(images.shape))
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, scale: float, seed: int = 0) -> None:
+    """Move every parameter by normal noise, those that start at zero too, so that nothing is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter += (scale * noise).to(parameter.dtype)
+
+
+def glow(
+    side: int = 8,
+    channels: int = 1,
+    *,
+    pixels: PixelTransform = "affine",
+    linear: str = "self-normalizing",
+    steps: int = 2,
+    scale: float = 0.05,
+) -> Flow:
+    """A Glow initialised on real digits whose every parameter is then moved at random; evaluation mode, float32.
+
+    Side 8 has one level, side 16 two and a split prior between them.
+    """
+    architecture = GlowArchitecture.model_validate(
+        {
+            "channels": channels,
+            "height": side,
+            "width": side,
+            "steps": steps,
+            "hidden": 16,
+            "linear": linear,
+            "pixel_transform": pixels,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = build_glow(architecture)
+    images = real_images(64, side, channels)
+    if isinstance(flow.pixels, MarginalPixels):
+        flow.pixels.fit(images)
+    flow.eval()
+    flow.initialize(dequantised(images).float())
+    randomise(flow, scale)
+    return flow
+
+
+def mark_initialized(module: nn.Module) -> None:
+    """Say of every ActNorm in ``module`` that it has seen data."""
+    for part in module.modules():
+        if isinstance(part, ActNorm):
+            part.initialized.fill_(True)
+
+
+def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time."""
+    log_dets = []
+    for sample in x:
+        jacobian = torch.autograd.functional.jacobian(lambda s: function(s[None]).flatten(), sample)
+        square = jacobian.reshape(sample.numel(), sample.numel())
+        log_dets.append(torch.linalg.slogdet(square).logabsdet)
+    return torch.stack(log_dets)
+
+
+def flat_latents(flow: Flow, x: Tensor) -> Tensor:
+    """All latents of all scales, ``(N, D)``."""
+    return torch.cat([latent.flatten(1) for latent in flow(x).latents], dim=1)
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite the manifest of an artifact after ``change`` has had its way with the document."""
+    path = folder / FILE
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def sign_again(folder: Path) -> None:
+    """Give the manifest the digests of the files as they are now, as someone who knows the format would."""
+
+    def change(document: dict[str, Any]) -> None:
+        for name in (WEIGHTS, CALIBRATION):
+            document["files"][name] = sha256_file(folder / name)
+        document["log_dets"]["weights_sha256"] = document["files"][WEIGHTS]
+
+    edit_manifest(folder, change)
