@@ -10,12 +10,11 @@ from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import JobRequest
 from models.datasets import dataset_names, dataset_shape
 from models.presets import PRESETS, depth
-from models.problems import DatasetNotFound, ModelNotFound
-from models.registry import Registry
+from models.problems import DatasetNotFound
 from models.training.config import TrainingConfig
 
 
-def check_training(request: JobRequest, registry: Registry, data_dir: Path | None) -> None:
+def check_training(request: JobRequest, data_dir: Path | None) -> None:
     """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
     if request.preset not in PRESETS:
         raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
@@ -35,9 +34,3 @@ def check_training(request: JobRequest, registry: Registry, data_dir: Path | Non
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     if depth(height, width) == 0:
         raise invalid("/body/dataset", f"no preset fits images of {height}x{width}: the sides must be even, at least 8")
-    try:
-        read_only = registry.resolve(request.model).read_only
-    except ModelNotFound:
-        read_only = False
-    if read_only:
-        raise invalid("/body/model", f"{request.model} ships with the product; take another name")

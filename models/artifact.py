@@ -16,7 +16,7 @@ from torch import Tensor
 from models.build import build_glow
 from models.files import sha256_file
 from models.flow import Flow
-from models.manifest import Manifest, read_manifest
+from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError
 from models.scoring.calibration import Calibration
 
@@ -45,14 +45,14 @@ def load_artifact(folder: Path) -> Artifact:
     for name, digest in manifest.files.items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise ArtifactError(f"{path} is missing")
+            raise ArtifactError(f"{file_label(path)} is missing")
         if sha256_file(path) != digest:
-            raise ArtifactError(f"{path} does not have the SHA-256 that the manifest gives")
+            raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
     for required in (WEIGHTS, CALIBRATION):
         if required not in manifest.files:
-            raise ArtifactError(f"{folder / 'manifest.json'} does not list {required}")
+            raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
     if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
-        raise ArtifactError(f"{folder / 'manifest.json'}: the stored log-dets belong to other weights")
+        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
     flow = build_glow(manifest.architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     arrays = _read_arrays(folder / CALIBRATION)
@@ -69,17 +69,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[np.uint8]]:
     try:
         arrays: dict[str, NDArray[np.uint8]] = load_arrays(path)
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
     missing = {"statistics", "calibration", "pinned"} - arrays.keys()
     if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(f"{file_label(path)} lacks {', '.join(sorted(missing))}")
     return arrays
 
 
@@ -87,11 +87,10 @@ def _fill(flow: Flow, tensors: dict[str, Tensor], path: Path) -> None:
     expected = flow.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise ArtifactError(f"{path} lacks {name}")
+            raise ArtifactError(f"{file_label(path)} lacks {name}")
         if name not in expected:
-            raise ArtifactError(f"{path} has {name}, which the architecture does not know")
+            raise ArtifactError(f"{file_label(path)} has {name}, which the architecture does not know")
         if tensors[name].shape != expected[name].shape:
-            raise ArtifactError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-            )
+            got, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
+            raise ArtifactError(f"{file_label(path)}: {name} has shape {got}, expected {wanted}")
     flow.load_state_dict(tensors)

@@ -83,7 +83,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 def _undecodable(error: Exception) -> ImageError:
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large(str(error))
+        return _too_large(f"the header promises more than the {MAX_PIXELS} pixels that are decoded at most")
     if "truncated" in str(error).lower():
         return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
     return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)

@@ -88,11 +88,17 @@ class Manifest(_Part):
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate ``folder/manifest.json``. Raises ``ArtifactError`` that names the file."""
     path = folder / FILE
+    label = file_label(path)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{label} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = "/".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path} is not a valid manifest: {where}: {first['msg']}") from error
+        raise ArtifactError(f"{label} is not a valid manifest: {where}: {first['msg']}") from error
+
+
+def file_label(path: Path) -> str:
+    """Return a file's name for messages: model, version, file; where it lies is nobody else's business."""
+    return "/".join(path.parts[-3:])

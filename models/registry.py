@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from models.files import new_folder, write_atomically
-from models.manifest import Manifest, read_manifest
+from models.manifest import Manifest, file_label, read_manifest
 from models.problems import ArtifactError, InvalidName, ModelNotFound
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -74,7 +74,7 @@ class Registry:
             stored = json.loads(path.read_text()) if path.exists() else {}
             aliases = {str(alias): int(version) for alias, version in stored.items()}
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise ArtifactError(f"{path} is not a map of aliases to versions: {error}") from error
+            raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
         return {LIVE: versions[0], **aliases}
 
     def resolve(self, ref: str) -> ModelVersion:

@@ -65,7 +65,7 @@ def submit_job(
 
     A succeeded job has registered a version of `model`, which is served without a restart.
     """
-    check_training(job, house.serving.registry, house.settings.data_dir)
+    check_training(job, house.settings.data_dir)
     made = submit_training(
         house.jobs,
         house.celery,

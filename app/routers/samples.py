@@ -6,6 +6,7 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
@@ -24,6 +25,9 @@ from models.problems import NoLearnedInverse
 
 if TYPE_CHECKING:
     from models.scoring.likelihood import Likelihood
+
+SLICE = 32
+"""Images drawn between two looks at the deadline; they are the same however they are sliced."""
 
 router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
@@ -76,7 +80,12 @@ async def sample_images(
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
 
         def work(ticket: Ticket) -> tuple[Pixels, list[Likelihood]]:
-            pixels = loaded.scorer.sample(query.n, query.temperature, seed, query.inverse)
+            parts = []
+            for first in range(0, query.n, SLICE):
+                ticket.check()
+                count = min(SLICE, query.n - first)
+                parts.append(loaded.scorer.sample(count, query.temperature, seed, query.inverse, first))
+            pixels = np.concatenate(parts)
             ticket.check()
             return pixels, loaded.scorer.score(pixels) if scored else []
 

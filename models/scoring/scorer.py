@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +10,10 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact, image_digest, load_artifact
 from models.images import Preprocessing
-from models.manifest import Manifest
+from models.manifest import Manifest, file_label
 from models.problems import ArtifactError, NoLearnedInverse
 from models.scoring.calibration import Anomaly
-from models.scoring.engines import Engine, TorchEngine
+from models.scoring.engines import Engine, Inverse, TorchEngine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import Likelihood, score_images
 
@@ -45,11 +44,11 @@ class Scorer:
         scorer = cls(load_artifact(path))
         pinned = scorer.manifest.pinned
         if image_digest(scorer.pinned[0]) != pinned.image_sha256:
-            raise ArtifactError(f"{path}: the pinned image is not the one that the manifest names")
+            raise ArtifactError(f"{file_label(path)}: the pinned image is not the one that the manifest names")
         got = scorer.score(scorer.pinned[:1])[0].log_likelihood
         if abs(got - pinned.log_likelihood) > max(PINNED_TOLERANCE, 1e-5 * scorer.pinned[0].size):
             raise ArtifactError(
-                f"{path}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
+                f"{file_label(path)}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
             )
         return scorer
 
@@ -96,24 +95,27 @@ class Scorer:
         """Return the verdict for a likelihood. Raises ``AlphaUnattainable``."""
         return self.calibration.judge(likelihood.log_likelihood, alpha)
 
-    @torch.inference_mode()
     def sample(
-        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Literal["exact", "learned"] = "exact"
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
         """Draw ``n`` images, uint8 ``(n, C, H, W)``, from latents of deviation ``temperature``; equal for equal seeds.
 
-        Image i depends on the seed and i alone. Raises ``NoLearnedInverse``.
+        The images are number ``first``, ``first + 1``, ... of the seed; image i depends on the seed and i alone. Raises
+        ``NoLearnedInverse``.
         """
-        return np.floor(self.sample_continuous(n, temperature, seed, inverse)).clip(0, 255).astype(np.uint8)
+        return np.floor(self.sample_continuous(n, temperature, seed, inverse, first)).clip(0, 255).astype(np.uint8)
 
+    @torch.inference_mode()
     def sample_continuous(
-        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Literal["exact", "learned"] = "exact"
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
         """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``; what :meth:`sample` rounds down."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
         shapes = self._frozen.latent_shapes()
-        noise = np.stack([np.random.default_rng((seed, i)).standard_normal(self.dimensions) for i in range(n)])
+        noise = np.stack(
+            [np.random.default_rng((seed, i)).standard_normal(self.dimensions) for i in range(first, first + n)]
+        )
         parts = np.split(noise * temperature, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
         scales = [torch.from_numpy(part.reshape(n, *shape)) for part, shape in zip(parts, shapes, strict=True)]
         images: NDArray[np.float64] = self._frozen.pixels.inverse(self._engine.inverse(scales, inverse))[0].numpy()

@@ -46,5 +46,7 @@ class TrainingConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds weights, order of the images and dequantisation noise.")
     validation_images: int = Field(1000, ge=1, description="Images of the statistics split used for model selection.")
-    validations: int = Field(20, ge=1, le=1000, description="Validations in a run, evenly spaced.")
+    validations: int = Field(
+        20, ge=1, le=1000, description="Validations in a run, evenly spaced; fewer in runs of few steps."
+    )
     checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")

@@ -32,6 +32,8 @@ from models.training.divergence import name_the_cause
 
 REPORT_SECONDS = 0.5
 INITIALIZATION_IMAGES = 512
+STEPS_BETWEEN_VALIDATIONS = 25
+"""Short runs validate less often than their configuration asks: validation must not outweigh training."""
 DIVERGED_BITS = 10.0
 """A batch this many bits/dim worse than the first one counts as divergence."""
 
@@ -68,6 +70,7 @@ class Trainer:
         self.config = config
         self.checkpoints = folder / "checkpoints"
         self.observe = observe
+        self.validations = max(1, min(config.validations, config.max_steps // STEPS_BETWEEN_VALIDATIONS))
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
@@ -126,7 +129,7 @@ class Trainer:
                 self._report(loss, bits, rate)
                 last_report, reported_step = now, step + 1
             before, progress = progress, self._progress()
-            if int(progress * config.validations) > int(before * config.validations) or progress >= 1:
+            if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
                 self._validate()
                 last_checkpoint = time.monotonic()
             elif now - last_checkpoint >= config.checkpoint_seconds:
