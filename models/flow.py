@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection, sum_samples
+from models.bijections.base import Bijection, Shape, sum_samples
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
 
@@ -40,22 +40,25 @@ class FlowOutput:
 
 
 class Level(nn.Module):
-    """One scale: squeeze, K steps, and (but at the last scale) a split with a learned prior.
+    """One scale: steps, and at its end a split with a learned prior, or at the last scale what is left of the image.
+
+    A level without a prior hands everything on to the next one and has no latents of its own.
 
     The prior of the half that leaves is Gaussian with mean and deviation from the half that stays: a coupling that
     whitens the leaving half, after which it is standard normal (Kingma & Dhariwal 2018, 3.5 and table 1). The log-det
     of that coupling belongs to ``log_prior``.
     """
 
-    def __init__(self, steps: list[Bijection], prior: AffineCoupling | None) -> None:
+    def __init__(self, steps: list[Bijection], prior: AffineCoupling | None = None, *, squeeze: bool = True) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
+        self.squeeze = Squeeze() if squeeze else None
         self.steps = nn.ModuleList(steps)
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield squeeze and steps in the order of the forward direction."""
-        yield self.squeeze
+        """Yield squeeze, where there is one, and steps in the order of the forward direction."""
+        if self.squeeze is not None:
+            yield self.squeeze
         for step in self.steps:
             assert isinstance(step, Bijection)
             yield step
@@ -86,18 +89,22 @@ class Flow(nn.Module):
         """Score images whose pixel transform has been taken already, ``y`` with its log-det ``(N,)``."""
         terms = [ScaleTerm(torch.zeros_like(pixel_log_det), pixel_log_det)]
         latents = []
-        for level in self.level_list():
+        levels = self.level_list()
+        for level in levels:
             log_det = y.new_zeros(y.shape[0])
             for bijection in level.bijections():
                 y, step_log_det = bijection(y)
                 log_det = log_det + step_log_det
-            if level.prior is None:
-                latent, prior_log_det = y, torch.zeros_like(log_det)
-            else:
-                whitened, prior_log_det = level.prior(y)
+            log_prior = torch.zeros_like(log_det)
+            if level.prior is not None:
+                whitened, log_prior = level.prior(y)
                 y, latent = whitened[:, : level.prior.kept], whitened[:, level.prior.kept :]
-            latents.append(latent)
-            terms.append(ScaleTerm(standard_normal_log_prob(latent) + prior_log_det, log_det))
+                latents.append(latent)
+            elif level is levels[-1]:
+                latents.append(y)
+            if level.prior is not None or level is levels[-1]:
+                log_prior = log_prior + standard_normal_log_prob(latents[-1])
+            terms.append(ScaleTerm(log_prior, log_det))
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
@@ -106,16 +113,12 @@ class Flow(nn.Module):
         def undo(bijection: Bijection, z: Tensor) -> Tensor:
             return bijection.approximate_inverse(z) if learned else bijection.inverse(z)[0]
 
-        y: Tensor | None = None
-        for level, latent in zip(reversed(self.level_list()), reversed(latents), strict=True):
-            if level.prior is None:
-                y = latent
-            else:
-                assert y is not None
-                y = undo(level.prior, torch.cat([y, latent], dim=1))
+        *remaining, y = latents
+        for level in reversed(self.level_list()):
+            if level.prior is not None:
+                y = undo(level.prior, torch.cat([y, remaining.pop()], dim=1))
             for bijection in reversed(list(level.bijections())):
                 y = undo(bijection, y)
-        assert y is not None
         return self.pixels.inverse(y.double())[0].to(y.dtype)
 
     @torch.no_grad()
@@ -129,6 +132,20 @@ class Flow(nn.Module):
                 y = bijection(y)[0]
             if level.prior is not None:
                 y = y[:, : level.prior.kept]
+
+
+def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
+    """Yield each level with the name, bijection and input shape of its steps, and the shape that leaves them."""
+    names = {id(module): name for name, module in flow.named_modules()}
+    shape = image_shape
+    for level in flow.level_list():
+        steps = []
+        for bijection in level.bijections():
+            steps.append((names[id(bijection)], bijection, shape))
+            shape = bijection.output_shape(shape)
+        yield level, steps, shape
+        if level.prior is not None:
+            shape = (level.prior.kept, *shape[1:])
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -43,7 +43,9 @@ class Evaluation(_Part):
     test_bits_per_dim: float | None
     test_images: int = Field(ge=0)
     test_nats: float | None
-    reconstruction_error: float | None = Field(description="Largest ||I - R W|| over the layers, spectral norm.")
+    reconstruction_error: float | None = Field(
+        description="Largest ||I - R W|| over the layers, root mean square over white noise."
+    )
 
 
 class LogDets(_Part):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.flow import Flow
+from models.bijections.base import SelfNormalizing, Shape
+from models.flow import Flow, walk
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,24 @@ def self_normalizing_loss(flow: Flow, y: Tensor, pixel_log_det: Tensor, reconstr
     return Loss(value, log_likelihood.detach(), penalty.detach().max() / dimensions)
 
 
-def self_normalizing_layers(flow: Flow) -> list[SelfNormalizingConv1x1]:
+@torch.no_grad()
+def noise_reconstruction_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
+    """Return ||I - R W|| of every self normalizing layer by its name, root mean square over directions.
+
+    Estimated on white noise: E ||e - R W e||² = ||I - R W||_F², of which the root of the mean over the D dimensions is
+    given. 0 is a perfect inverse, 1 is no inverse at all.
+    """
+    errors = {}
+    generator = torch.Generator().manual_seed(0)
+    for _, steps, _ in walk(flow, image_shape):
+        for name, bijection, shape in steps:
+            if isinstance(bijection, SelfNormalizing):
+                parameter = next(bijection.parameters())
+                noise = torch.randn(probes, *shape, generator=generator).to(parameter)
+                errors[name] = float((noise - bijection.reconstruct(noise)).square().mean().sqrt())
+    return errors
+
+
+def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
     """Return the layers that learn their inverse, in the order of the forward direction."""
-    return [module for module in flow.modules() if isinstance(module, SelfNormalizingConv1x1)]
+    return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
 
 
 class Bijection(nn.Module):
@@ -34,6 +40,22 @@ class Bijection(nn.Module):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``z`` to ``(x, log|det dx/dz|)``."""
 
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of z for inputs of ``shape``."""
+        return shape
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return the log-det for inputs of ``shape``, nats, computed in float64; 0 where it depends on the data."""
+        if self.constant_log_det:
+            raise TypeError(f"{type(self).__name__} must say what its log-det is")
+        return 0.0
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable copy for inputs of ``shape`` in float64, without the data-independent log-det."""
+        module = copy.deepcopy(self).double().eval()
+        learned = module.approximate_inverse if self.learned_inverse else None
+        return FrozenMap(module.forward, lambda z: module.inverse(z)[0], learned)
+
     def approximate_inverse(self, z: Tensor) -> Tensor:
         """Map ``z`` to x by the learned inverse where there is one, by the exact inverse elsewhere."""
         return self.inverse(z)[0]
@@ -55,10 +77,57 @@ class ChannelAffine(Bijection):
     def log_abs_det(self) -> Tensor:
         """Return log|det A| of one location, a scalar in nats."""
 
+    def learned_affine(self) -> tuple[Tensor, Tensor] | None:
+        """Return the learned inverse as matrix and offset, None where there is none."""
+        return None
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return H·W·log|det A|."""
+        return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenAffine:
+        """Return the map with its inverse, O(C³) once."""
+        matrix, offset = (part.double().clone() for part in self.affine())
+        inverse = torch.linalg.inv(matrix)
+        learned = self.learned_affine()
+        return FrozenAffine(
+            (matrix, offset),
+            (inverse, -inverse @ offset),
+            None if learned is None else (learned[0].double().clone(), learned[1].double().clone()),
+        )
+
     def log_det(self, x: Tensor) -> Tensor:
         """Return H·W·log|det A| for every sample of ``x``, shape ``(N,)``. Cost: that of :meth:`log_abs_det`."""
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
+
+
+class SelfNormalizing(Bijection):
+    """A bijection that learns its inverse beside the map.
+
+    Its training forward leaves the reconstruction error of each sample for the objective, which takes it once.
+    """
+
+    learned_inverse: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reconstruction_error: Tensor | None = None
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return R W x: there and back by the learned inverse, biases left out."""
+
+    def pop_reconstruction_error(self) -> Tensor:
+        """Hand over ||R W x - x||² of the last training forward, shape ``(N,)``, once.
+
+        Raises ``RuntimeError`` when no training forward has run since the last call.
+        """
+        error, self._reconstruction_error = self._reconstruction_error, None
+        if error is None:
+            raise RuntimeError("no training forward has run since the reconstruction error was last taken")
+        return error
 
 
 def check_images(x: Tensor, channels: int) -> None:

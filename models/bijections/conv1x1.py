@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.bijections.base import ChannelAffine, check_images
+from models.bijections.base import ChannelAffine, SelfNormalizing, check_images
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ExactConv1x1(ChannelAffine):
         return log_abs_det
 
 
-class SelfNormalizingConv1x1(ExactConv1x1):
+class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
     """A 1x1 convolution that learns its inverse R beside its weights W (Keller et al. 2021, eq. 10-12).
 
     Evaluation mode is exact, as in :class:`ExactConv1x1`. In training mode no determinant is computed: the returned
@@ -60,12 +60,9 @@ class SelfNormalizingConv1x1(ExactConv1x1):
     Cost of a training step: six products of O(N·C²·H·W), nothing cubic in C.
     """
 
-    learned_inverse: ClassVar[bool] = True
-
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.inverse_weight = nn.Parameter(self.weight.detach().T.clone())
-        self._reconstruction_error: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the learned gradient."""
@@ -80,15 +77,13 @@ class SelfNormalizingConv1x1(ExactConv1x1):
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
-    def pop_reconstruction_error(self) -> Tensor:
-        """Hand over ||R W x - x||² of the last training forward, shape ``(N,)``, once.
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return R W x."""
+        return mix_channels(self.inverse_weight, mix_channels(self.weight, x))
 
-        Raises ``RuntimeError`` when no training forward has run since the last call.
-        """
-        error, self._reconstruction_error = self._reconstruction_error, None
-        if error is None:
-            raise RuntimeError("no training forward has run since the reconstruction error was last taken")
-        return error
+    def learned_affine(self) -> tuple[Tensor, Tensor]:
+        """Return R and -R b."""
+        return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
 class SelfNormalizingProduct(torch.autograd.Function):

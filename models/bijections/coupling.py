@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.base import Bijection, check_images, sum_samples
+from models.bijections.base import Bijection, Shape, check_images, sum_samples
+from models.bijections.frozen import Inverse
 
 LOG_SCALE_BOUND = 2.0
 """|log s| stays below this: no coupling multiplies by more than e² (Keller et al. 2021, published settings)."""
@@ -74,3 +77,54 @@ class AffineCoupling(Bijection):
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -sum_samples(log_scale)
+
+    def freeze(self, shape: Shape) -> FrozenCoupling:
+        """Return the coupling with its output gain folded into the last convolution."""
+        with torch.no_grad():
+            net = self.net
+            gain = torch.exp(3 * net.log_gain.double())
+            last_bias = _bias(net.last).double() * gain
+            return FrozenCoupling(
+                self.kept,
+                (_network_weight(net.first.weight), _bias(net.first).float().clone()),
+                (_network_weight(net.middle.weight), _bias(net.middle).float().clone()),
+                (_network_weight(net.last.weight.double() * gain.view(-1, 1, 1, 1)), last_bias.float()),
+            )
+
+
+@dataclass(frozen=True)
+class FrozenCoupling:
+    """A frozen coupling: three convolutions (weight, bias) in float32, all else in float64."""
+
+    kept: int
+    first: tuple[Tensor, Tensor]
+    middle: tuple[Tensor, Tensor]
+    last: tuple[Tensor, Tensor]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and its log-det."""
+        kept, moved = x[:, : self.kept], x[:, self.kept :]
+        log_scale, shift = self._scale_and_shift(kept)
+        return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), sum_samples(log_scale)
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Undo :meth:`forward`."""
+        kept, moved = z[:, : self.kept], z[:, self.kept :]
+        log_scale, shift = self._scale_and_shift(kept)
+        return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
+
+    def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = kept.float().contiguous(memory_format=torch.channels_last)
+        hidden = F.relu_(F.conv2d(hidden, *self.first, padding=1))
+        hidden = F.relu_(F.conv2d(hidden, *self.middle))
+        logits, shift = F.conv2d(hidden, *self.last, padding=1).double().chunk(2, dim=1)
+        return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
+
+
+def _network_weight(weight: Tensor) -> Tensor:
+    return weight.float().clone().contiguous(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.base import Bijection
+from models.bijections.base import Bijection, Shape
 
 
 class Squeeze(Bijection):
@@ -17,6 +17,15 @@ class Squeeze(Bijection):
     """
 
     constant_log_det: ClassVar[bool] = True
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return (4C, H/2, W/2)."""
+        channels, height, width = shape
+        return 4 * channels, height // 2, width // 2
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return 0: a permutation."""
+        return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Squeeze ``x``. Raises ``ValueError`` where a side is odd."""

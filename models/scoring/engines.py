@@ -1,30 +1,26 @@
-"""Engines run a frozen flow; this one is torch, on a CPU or a CUDA device."""
+"""Engines run a frozen flow; this one is torch, on a CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.base import sum_samples
-from models.bijections.coupling import LOG_SCALE_BOUND
-from models.scoring.frozen import FrozenAffine, FrozenCoupling, FrozenFlow
+from models.bijections.frozen import Inverse
+from models.scoring.frozen import FrozenFlow
 
 TILE = 4
 """Images at once. On a CPU the hidden activations of a coupling net stay in cache; larger batches are slower."""
-
-Inverse = Literal["exact", "learned"]
 
 
 @dataclass(frozen=True)
 class Latents:
     """What an engine returns for a batch, all float64.
 
-    ``scales``: the whitened latents ``(N, C, H, W)``, finest first. ``log_det`` and ``prior_log_det``: the
-    data-dependent log-dets of each scale's steps and of its prior, ``(N, L)`` in nats.
+    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_det`` and
+    ``prior_log_det``: the data-dependent log-dets of each scale's steps and of its prior, ``(N, L)`` in nats.
     """
 
     scales: list[Tensor]
@@ -80,60 +76,27 @@ class TorchEngine:
     def _forward_tile(self, y: Tensor) -> Latents:
         scales, log_dets, prior_log_dets = [], [], []
         for level in self.frozen.levels:
-            y = F.pixel_unshuffle(y, 2)
             log_det = y.new_zeros(len(y))
             for step in level.steps:
-                if isinstance(step, FrozenAffine):
-                    y = _affine(step.forward, y)
-                else:
-                    y, step_log_det = _couple(step, y)
+                y, step_log_det = step.forward(y)
+                if step_log_det is not None:
                     log_det = log_det + step_log_det
             prior_log_det = torch.zeros_like(log_det)
-            latent = y
             if level.prior is not None:
-                whitened, prior_log_det = _couple(level.prior, y)
-                y, latent = whitened[:, : level.prior.kept], whitened[:, level.prior.kept :]
-            scales.append(latent)
+                y, whitening_log_det = level.prior.forward(y)
+                prior_log_det = prior_log_det if whitening_log_det is None else whitening_log_det
+            if level.latent_shape is not None:
+                y, latent = y[:, : level.kept], y[:, level.kept :]
+                scales.append(latent)
             log_dets.append(log_det)
             prior_log_dets.append(prior_log_det)
         return Latents(scales, torch.stack(log_dets, 1), torch.stack(prior_log_dets, 1))
 
     def _inverse_tile(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        y = scales[-1]
-        for level, latent in zip(reversed(self.frozen.levels), reversed(scales), strict=True):
+        *remaining, y = scales
+        for level in reversed(self.frozen.levels):
             if level.prior is not None:
-                y = _uncouple(level.prior, torch.cat([y, latent], dim=1))
+                y = level.prior.inverse(torch.cat([y, remaining.pop()], dim=1), inverse)
             for step in reversed(level.steps):
-                if isinstance(step, FrozenCoupling):
-                    y = _uncouple(step, y)
-                elif inverse == "learned" and step.learned is not None:
-                    y = _affine(step.learned, y)
-                else:
-                    y = _affine(step.inverse, y)
-            y = F.pixel_shuffle(y, 2)
+                y = step.inverse(y, inverse)
         return y
-
-
-def _affine(parts: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
-    matrix, offset = parts
-    return (torch.matmul(matrix, x.flatten(2)) + offset.view(1, -1, 1)).view_as(x)
-
-
-def _scale_and_shift(coupling: FrozenCoupling, kept: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = kept.float().contiguous(memory_format=torch.channels_last)
-    hidden = F.relu_(F.conv2d(hidden, *coupling.first, padding=1))
-    hidden = F.relu_(F.conv2d(hidden, *coupling.middle))
-    logits, shift = F.conv2d(hidden, *coupling.last, padding=1).double().chunk(2, dim=1)
-    return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
-
-
-def _couple(coupling: FrozenCoupling, x: Tensor) -> tuple[Tensor, Tensor]:
-    kept, moved = x[:, : coupling.kept], x[:, coupling.kept :]
-    log_scale, shift = _scale_and_shift(coupling, kept)
-    return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), sum_samples(log_scale)
-
-
-def _uncouple(coupling: FrozenCoupling, z: Tensor) -> Tensor:
-    kept, moved = z[:, : coupling.kept], z[:, coupling.kept :]
-    log_scale, shift = _scale_and_shift(coupling, kept)
-    return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)

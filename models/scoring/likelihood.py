@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.dequantisation import content_noise
+from models.flow import standard_normal_log_prob
 from models.problems import ScoreNotFinite
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
@@ -55,11 +56,12 @@ def log_likelihood_terms(engine: Engine, frozen: FrozenFlow, x: Tensor) -> Tenso
     latents = engine.forward(y)
     terms = torch.zeros(len(x), len(frozen.levels) + 1, 2, dtype=torch.float64)
     terms[:, 0, 1] = pixel_log_det
-    for index, (level, scale) in enumerate(zip(frozen.levels, latents.scales, strict=True), start=1):
-        flat = scale.flatten(1)
-        prior = -0.5 * flat.square().sum(1) - 0.5 * flat.shape[1] * math.log(2 * math.pi)
-        terms[:, index, 0] = prior + latents.prior_log_det[:, index - 1]
+    scales = iter(latents.scales)
+    for index, level in enumerate(frozen.levels, start=1):
+        terms[:, index, 0] = latents.prior_log_det[:, index - 1]
         terms[:, index, 1] = latents.log_det[:, index - 1] + level.constant_log_det
+        if level.latent_shape is not None:
+            terms[:, index, 0] += standard_normal_log_prob(next(scales))
     return terms
 
 

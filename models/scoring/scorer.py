@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.artifact import Artifact, image_digest, load_artifact
+from models.bijections.frozen import Inverse
 from models.images import Preprocessing
 from models.manifest import Manifest, file_label
 from models.problems import ArtifactError, NoLearnedInverse
 from models.scoring.calibration import Anomaly
-from models.scoring.engines import Engine, Inverse, TorchEngine
+from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import Likelihood, score_images
 

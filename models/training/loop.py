@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from models.architecture import GlowArchitecture
+from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
 from models.build import build_glow
 from models.datasets import Dataset
 from models.dequantisation import content_noise
-from models.flow import Flow
-from models.objective import Loss, self_normalizing_layers, self_normalizing_loss
+from models.flow import Flow, walk
+from models.objective import Loss, self_normalizing_loss
 from models.problems import TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
@@ -189,7 +190,7 @@ class Trainer:
         self.state = TrainingState(step, elapsed, state.best_step, state.best_bits_per_dim, state.config_digest)
 
     def _bits_per_dim(self, loss: Loss, y: Tensor) -> float:
-        omitted = omitted_log_det(self.flow, *y.shape[2:])
+        omitted = omitted_log_det(self.flow, self.dataset.image_shape)
         return bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
 
     def _report(self, loss: Loss, bits: float, rate: float | None) -> None:
@@ -234,16 +235,14 @@ def training_precision(config: TrainingConfig) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def omitted_log_det(flow: Flow, height: int, width: int) -> float:
+def omitted_log_det(flow: Flow, shape: Shape) -> float:
     """Return the log-dets, in nats, that self normalizing layers leave out in training; O(C³) a layer, so seldom."""
-    layers = {id(layer) for layer in self_normalizing_layers(flow)}
-    total = 0.0
-    for index, level in enumerate(flow.level_list(), start=1):
-        locations = (height >> index) * (width >> index)
-        for bijection in level.bijections():
-            if id(bijection) in layers:
-                total += locations * float(bijection.log_abs_det().detach())  # type: ignore[operator]
-    return total
+    return sum(
+        bijection.constant_log_det_at(at)
+        for _, steps, _ in walk(flow, shape)
+        for _, bijection, at in steps
+        if isinstance(bijection, SelfNormalizing)
+    )
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, Artifact, image
 from models.card import model_card
 from models.datasets import Dataset, Images
 from models.files import new_folder, sha256_file
-from models.flow import Flow
 from models.images import Preprocessing, encode_png, image_grid
 from models.manifest import (
     FILE,
@@ -30,7 +29,7 @@ from models.manifest import (
     PinnedSample,
     TrainingRecord,
 )
-from models.objective import self_normalizing_layers
+from models.objective import noise_reconstruction_errors
 from models.presets import PRESETS
 from models.problems import DatasetUnfit
 from models.scoring.calibration import Calibration
@@ -135,7 +134,7 @@ def _write_artifact(
                 test_bits_per_dim=bits_per_dim(float(test.mean()), dimensions) if len(test) else None,
                 test_images=len(test),
                 test_nats=-float(test.mean()) if len(test) else None,
-                reconstruction_error=_reconstruction_error(trained.flow),
+                reconstruction_error=max(noise_reconstruction_errors(trained.flow, shape).values(), default=None),
             ),
             log_dets=LogDets(layers=log_dets, total=sum(log_dets.values()), weights_sha256=digest),
             calibration=CalibrationSummary(
@@ -166,14 +165,6 @@ def _log_likelihoods(
         values += [result.log_likelihood for result in score_images(engine, frozen, digest, batch)]
         observe({"event": "scoring", "part": part, "done": len(values), "images": len(images)})
     return np.array(values, dtype=np.float64)
-
-
-def _reconstruction_error(flow: Flow) -> float | None:
-    errors = []
-    for layer in self_normalizing_layers(flow):
-        product = layer.inverse_weight.detach().double() @ layer.weight.detach().double()
-        errors.append(float(torch.linalg.matrix_norm(torch.eye(len(product)) - product, 2)))
-    return max(errors, default=None)
 
 
 def _commit() -> str | None:
