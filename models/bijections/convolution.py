@@ -1,0 +1,193 @@
+"""The geometry of convolutions that keep the image size: their matrix, its factors, transposes and projections.
+
+T(w) is the matrix of the convolution with kernel w, ``(O, C, kh, kw)`` of odd sides, stride 1 and zero padding that
+keeps the size: T(w) vec(x) = vec(w * x), vectors in the order (channel, row, column) of ``x.flatten(1)``.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.nn.grad import conv2d_weight
+
+Size = tuple[int, int]
+"""Height, width."""
+
+
+def check_kernel(kernel: Size) -> None:
+    """Raise ``ValueError`` unless both sides are odd: only then is the transpose such a convolution too."""
+    if min(kernel) < 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"expected a kernel with odd sides, got {kernel[0]}x{kernel[1]}")
+
+
+def same_padding(weight: Tensor) -> Size:
+    """Return the zero padding that keeps the size of images."""
+    return weight.shape[2] // 2, weight.shape[3] // 2
+
+
+def convolve(weight: Tensor, x: Tensor) -> Tensor:
+    """Return w * x for ``x``, shape ``(N, C, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
+    return F.conv2d(x, weight, padding=same_padding(weight))
+
+
+def flip(weight: Tensor) -> Tensor:
+    """Swap input and output channels and mirror the taps: T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2)."""
+    return weight.transpose(0, 1).flip(2, 3)
+
+
+def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
+    """Return Σ_n <B_i x_n, z_n> for every kernel element i, B_i = dT(w)/dw_i, in the shape of the kernel.
+
+    This is the gradient of Σ_n <w * x_n, z_n> with respect to w, for x ``(N, C, H, W)`` and z ``(N, O, H, W)``. Cost:
+    that of :func:`convolve`.
+    """
+    shape = (z.shape[1], x.shape[1], *kernel)
+    gradient: Tensor = conv2d_weight(x, shape, z, padding=(kernel[0] // 2, kernel[1] // 2))  # type: ignore[no-untyped-call]
+    return gradient
+
+
+def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
+    """Return the kernel of x -> outer * (inner * x) away from the border, of sides k_outer + k_inner - 1.
+
+    With ``crop`` only the middle that needs no tap beyond ``inner``'s: sides k_inner - k_outer + 1. Cost: O(O·M·C·k⁴).
+    """
+    height, width = outer.shape[2:]
+    padding = (0, 0) if crop else (height - 1, width - 1)
+    return F.conv2d(inner.transpose(0, 1), outer.flip(2, 3), padding=padding).transpose(0, 1)
+
+
+@lru_cache(maxsize=256)
+def multiplicity(
+    kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
+) -> Tensor:
+    """Return m, ``kernel``, float64: how often each tap stands in the matrix of the convolution, for one channel pair.
+
+    m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H} (Keller et al.
+    2021, 4.2, where m is the convolution of ones with ones). ``padding`` None keeps the size: c_H(a) = H - |a - p|, the
+    same from both ends. The result is shared: never write to it.
+    """
+    if padding is None:
+        padding = kernel[0] // 2, kernel[1] // 2
+    rows, columns = (
+        [_placements(tap, *sides) for tap in range(sides[0])]
+        for sides in zip(kernel, image, stride, padding, dilation, strict=True)
+    )
+    return torch.outer(torch.tensor(rows, dtype=torch.float64), torch.tensor(columns, dtype=torch.float64))
+
+
+def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dilation: int) -> int:
+    shift = tap * dilation - padding
+    last_output = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride
+    first, last = max(0, math.ceil(-shift / stride)), min(last_output, (side - 1 - shift) // stride)
+    return max(0, last - first + 1)
+
+
+def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
+    """Return the D unit vectors as images, float64 ``(D, C, H, W)``."""
+    dimensions = channels * math.prod(image)
+    return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
+
+
+def materialise(weight: Tensor, image: Size) -> Tensor:
+    """Return T(w), float64 ``(D, D)``, differentiable: the images of the unit vectors. Cost: O(D·C²·kh·kw·H·W)."""
+    units = identity_images(weight.shape[1], image, weight.device)
+    return convolve(weight.double(), units).flatten(1).T
+
+
+def project(inverse_images: Tensor, kernel: Size) -> Tensor:
+    """Return the kernel r of the convolution nearest to a matrix M, given M on the unit vectors, ``(D, C, H, W)``.
+
+    r_i = <B_i, M> / m_i, the orthogonal projection. With M = T(w)^-1 the self normalizing log-det gradient flip(r)·m is
+    the exact one. Cost: O(D·C²·kh·kw·H·W).
+    """
+    channels, image = inverse_images.shape[1], (inverse_images.shape[2], inverse_images.shape[3])
+    units = identity_images(channels, image, inverse_images.device)
+    # A tap that never meets the image has no placement, and is 0.
+    counts = multiplicity(kernel, image).to(inverse_images.device).clamp(min=1)
+    return correlate(units, inverse_images, kernel) / counts
+
+
+def half_bandwidth(weight: Tensor, width: int) -> int:
+    """Return the half-bandwidth of T(w) with unknowns in the order (row, column, channel): C·(ph·W + pw) + C - 1."""
+    channels, padding = weight.shape[0], same_padding(weight)
+    return channels * (padding[0] * width + padding[1]) + channels - 1
+
+
+def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
+    """Return T(w), order (row, column, channel), in LAPACK's general band storage with room for the fill of its LU.
+
+    Entry (i, j) lies at [2b + i - j, j] of ``(3b + 1, D)``, b the half-bandwidth. Cost: O(C²·kh·kw·H·W).
+    """
+    taps = weight.detach().double().cpu().numpy()
+    channels, (height, width) = taps.shape[0], image
+    half = half_bandwidth(weight, width)
+    storage = np.zeros((3 * half + 1, channels * height * width), order="F")
+    out, into = np.mgrid[:channels, :channels].reshape(2, -1, 1)
+    for a in range(taps.shape[2]):
+        for b in range(taps.shape[3]):
+            down, right = a - taps.shape[2] // 2, b - taps.shape[3] // 2
+            # The input locations that this tap reads for some output location.
+            rows = np.arange(max(0, down), min(height, height + down))
+            columns = np.arange(max(0, right), min(width, width + right))
+            locations = (rows[:, None] * width + columns).reshape(1, -1)
+            offset = out - into - channels * (down * width + right)
+            storage[2 * half + offset, locations * channels + into] = taps[:, :, a, b].reshape(-1, 1)
+    return storage
+
+
+class FactorisedConvolution:
+    """T(w) in LU factors, float64: its log|det|, and solves with it or its transpose.
+
+    Band factors (LAPACK ``gbtrf``) where the band is narrow, 3b <= D for half-bandwidth b, in O(D·b²) and O(D·b) a
+    solve; dense ones where it is not, or where w lies on an accelerator, in O(D³) and O(D²) a solve. A copy: later
+    changes of w do not reach it. ``log_abs_det``: -inf where T(w) is singular.
+    """
+
+    def __init__(self, weight: Tensor, image: Size) -> None:
+        self.channels, self.image, self.device = weight.shape[0], image, weight.device
+        self.half_bandwidth = half_bandwidth(weight, image[1])
+        dimensions = self.channels * math.prod(image)
+        self.banded = weight.device.type == "cpu" and 3 * self.half_bandwidth <= dimensions
+        if self.banded:
+            self._lu, self._swaps, _ = lapack.dgbtrf(
+                band(weight, image), self.half_bandwidth, self.half_bandwidth, overwrite_ab=True
+            )
+            diagonal = torch.from_numpy(self._lu[2 * self.half_bandwidth])
+        else:
+            self._factors = torch.linalg.lu_factor_ex(materialise(weight.detach(), image))
+            diagonal = self._factors.LU.diagonal()
+        self.log_abs_det = float(diagonal.abs().log().sum())
+
+    def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
+        """Return T(w)^-1 z, or T(w)^-T z, for ``z``, shape ``(N, C, H, W)``, computed in float64, in the type of ``z``.
+
+        Raises ``torch.linalg.LinAlgError`` where T(w) is singular.
+        """
+        if self.log_abs_det == -math.inf:
+            raise LinAlgError("the convolution has no inverse: the matrix of its kernel is singular")
+        right = z.detach().double()
+        if not self.banded:
+            dense: Tensor = torch.linalg.lu_solve(
+                self._factors.LU, self._factors.pivots, right.flatten(1).T, adjoint=side == "transpose"
+            )
+            return dense.T.reshape(z.shape).to(z.dtype)
+        # One sample a row is one right-hand side a column for LAPACK, which counts columns first.
+        rows = right.permute(0, 2, 3, 1).contiguous().cpu().numpy().reshape(len(z), -1)
+        solution, _ = lapack.dgbtrs(
+            self._lu, self.half_bandwidth, self.half_bandwidth, rows.T, self._swaps, trans=int(side == "transpose")
+        )
+        x = torch.from_numpy(solution.T.reshape(len(z), *self.image, self.channels))
+        return x.permute(0, 3, 1, 2).contiguous().to(z)
+
+    def inverse_images(self) -> Tensor:
+        """Return T(w)^-1 on the unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
+        return self.solve(identity_images(self.channels, self.image, self.device))
