@@ -1,0 +1,138 @@
+"""Convolution exponentials: the exponential of a convolution is invertible whatever its kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.bijections.base import Bijection, Shape
+from models.bijections.convolution import Size, check_kernel, convolve, flip
+from models.bijections.frozen import FrozenMap
+from models.bijections.periodic import transfer
+from models.bijections.self_normalizing_product import mix_channels
+
+NORM_BOUND = 0.9
+"""The spectral norm of M is held below this, so that few terms of the series will do (Hoogeboom et al. 2020, 3.1)."""
+TRAINING_TERMS = 6
+EVALUATION_TERMS = 13
+MOST_TERMS = 100
+"""Enough for a norm of 30, where the terms of exp(-M) already cancel to nothing in float64."""
+
+
+class ExponentialConv(Bijection):
+    """z = exp(M) W (x + b) + c with M x = k * x; log-det H·W·(Σ_c k_cc + log|det W|), k_cc at the middle tap.
+
+    exp(M) x = Σ_n M^n x / n! has the inverse exp(-M) and log|det exp(M)| = trace M (Hoogeboom et al. 2020). k is the
+    learned kernel divided by max(1, σ/0.9), σ its spectral norm as an operator on ``shape``, of which every training
+    forward refines the estimate by one power iteration. b and c have a value for every element; W mixes the channels
+    and starts orthogonal, k as normal noise of deviation 1/(C·kh·kw).
+
+    In training mode the series stops after 6 terms, the log-det is that of the whole one: off by some 0.9^7/7!. In
+    evaluation mode, and in every inverse, it has 13, or what a kernel needs that has outgrown its estimated norm.
+
+    Cost: O(terms·N·C²·kh·kw·H·W) both ways; O(C³) for the log-det.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, shape: Shape, kernel: Size = (3, 3)) -> None:
+        super().__init__()
+        check_kernel(kernel)
+        self.shape = shape
+        channels = shape[0]
+        self.before = nn.Parameter(torch.zeros(shape))
+        self.mixing = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
+        self.weight = nn.Parameter(torch.randn(channels, channels, *kernel) / (channels * kernel[0] * kernel[1]))
+        self.after = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("left", _unit(torch.randn(1, *shape)))
+        self.register_buffer("right", _unit(torch.randn(1, *shape)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x``, shape ``(N, C, H, W)``; in training mode this refines the estimate of the norm."""
+        self._check(x)
+        if self.training:
+            self._iterate()
+        kernel = self.bounded_kernel()
+        terms = TRAINING_TERMS if self.training else terms_needed(kernel, self.shape[1:])
+        mixed = mix_channels(self.mixing, x + self.before)
+        z = apply_exponential(kernel, mixed, terms) + self.after
+        return z, self._log_det(kernel).to(x.dtype).expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo :meth:`forward` by exp(-M) and a solve, in float64."""
+        self._check(z)
+        kernel = self.bounded_kernel().double()
+        mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
+        x = torch.linalg.solve(self.mixing.double(), mixed.flatten(2)).view_as(mixed) - self.before
+        return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return H·W·(Σ_c k_cc + log|det W|)."""
+        return float(self._log_det(self.bounded_kernel()).detach())
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenMap:
+        """Return the map in float64."""
+        kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
+        before, after = self.before.double().clone(), self.after.double().clone()
+        unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
+        return FrozenMap(
+            lambda x: (apply_exponential(kernel, mix_channels(mixing, x + before), terms) + after, None),
+            lambda z: mix_channels(unmixing, apply_exponential(-kernel, z - after, terms)) - before,
+        )
+
+    def bounded_kernel(self) -> Tensor:
+        """Return k: the learned kernel, divided where its estimated norm exceeds the bound."""
+        # Copies: the next forward pass moves the buffers, perhaps before the backward pass of this one.
+        norm = torch.sum(self.left.clone() * convolve(self.weight, self.right.clone()))
+        return self.weight / torch.clamp(norm / NORM_BOUND, min=1)
+
+    def _log_det(self, kernel: Tensor) -> Tensor:
+        middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2].double()
+        of_mixing: Tensor = torch.linalg.slogdet(self.mixing.double()).logabsdet
+        return self.shape[1] * self.shape[2] * (middle.diagonal().sum() + of_mixing)
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        self.left.copy_(_unit(convolve(self.weight, self.right)))
+        self.right.copy_(_unit(convolve(flip(self.weight), self.left)))
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+
+
+def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
+    """Return Σ_{n <= terms} M^n x / n! with M x = kernel * x. Cost: ``terms`` convolutions."""
+    total = term = x
+    for n in range(1, terms + 1):
+        term = convolve(kernel, term) / n
+        total = total + term
+    return total
+
+
+def terms_needed(kernel: Tensor, image: Size) -> int:
+    """Return how many terms leave out less than 1e-11 of the series on ``image``: 13, more where ||M|| is above 1.
+
+    On a torus larger by the padding the convolution is diagonal in frequency, and M is a part of it: ||M|| <= max_f
+    ||k̂(f)||. Depends on the kernel alone, so that no sample sees its batch mates. Cost: O(C³·H·W).
+    """
+    torus = image[0] + kernel.shape[2] - 1, image[1] + kernel.shape[3] - 1
+    # A kernel that has diverged yields nan by itself, and would only upset the norm.
+    finite = torch.nan_to_num(kernel.detach().double(), nan=0.0, posinf=0.0, neginf=0.0)
+    norm = float(torch.linalg.matrix_norm(transfer(finite, torus), ord=2).max())
+    terms = EVALUATION_TERMS
+    # In logarithms: powers of the norm of a diverged kernel overflow.
+    while (terms + 1) * math.log(norm + 1e-30) - math.lgamma(terms + 2) > math.log(1e-11) and terms < MOST_TERMS:
+        terms += 1
+    return terms
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return x / norm.clamp(min=1e-12)
