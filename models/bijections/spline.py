@@ -21,8 +21,8 @@ MIN_SLOPE = 1e-3
 class SplineActivation(Bijection):
     """z_i = spline_i(x_i), monotone and rational-quadratic on [-bound, bound], for every element (Durkan et al. 2019).
 
-    Outside, a spline is the identity, with log-det 0; the slopes at both ends are 1. The rest, widths, heights and inner
-    slopes of the bins, is learned, for every element of ``shape`` by itself, and starts close to the identity.
+    Outside, a spline is the identity, with log-det 0; the slopes at both ends are 1. Widths, heights and inner slopes
+    of the bins are learned, for every element of ``shape`` by itself, and start close to the identity.
 
     Cost: O(D·bins) a call for the knots, whatever the size of the batch, and O(N·D·log bins) for the map, both ways.
     """
