@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import JobRequest
 from models.datasets import dataset_names, dataset_shape
-from models.presets import PRESETS, depth
-from models.problems import DatasetNotFound
-from models.training.config import TrainingConfig
+from models.presets import PRESETS
+from models.problems import DatasetNotFound, DatasetUnfit
 
 
 def check_training(request: JobRequest, data_dir: Path | None) -> None:
@@ -19,7 +18,7 @@ def check_training(request: JobRequest, data_dir: Path | None) -> None:
     if request.preset not in PRESETS:
         raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
     try:
-        TrainingConfig.model_validate(request.parameters)
+        config = PRESETS[request.preset].config(request.parameters)
     except ValidationError as error:
         found = [
             FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
@@ -28,9 +27,11 @@ def check_training(request: JobRequest, data_dir: Path | None) -> None:
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:
-        _, height, width = dataset_shape(request.dataset, data_dir)
+        shape = dataset_shape(request.dataset, data_dir)
     except DatasetNotFound as error:
         known = ", ".join(dataset_names(data_dir))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
-    if depth(height, width) == 0:
-        raise invalid("/body/dataset", f"no preset fits images of {height}x{width}: the sides must be even, at least 8")
+    try:
+        PRESETS[request.preset].architecture(shape, config.pixel_transform)
+    except DatasetUnfit as error:
+        raise invalid("/body/dataset", error.detail) from error

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from models.architecture import PixelTransform, glow_architecture
+from models.architecture import PixelTransform
 from models.datasets import Dataset, load_dataset
 from models.presets import PRESETS
 from models.training.config import TrainingConfig
@@ -34,7 +34,7 @@ def validation_bits(
 ) -> float:
     """Train from scratch and return the best validation bits/dim."""
     config = TrainingConfig(max_steps=steps, pixel_transform=transform, validations=1)
-    architecture = glow_architecture(PRESETS[preset], dataset.image_shape, transform)
+    architecture = PRESETS[preset].architecture(dataset.image_shape, transform)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(dataset, architecture, config, Path(folder), observe=lambda _: None)
         return trainer.run(should_stop=lambda: False).validation_bits_per_dim

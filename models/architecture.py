@@ -2,49 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from models.presets import Preset, depth
-from models.problems import DatasetUnfit
 
 PixelTransform = Literal["affine", "logit", "marginal"]
 
 
-class GlowArchitecture(BaseModel):
-    """A multi-scale Glow, complete: whoever reads this can build the flow and fill it with weights."""
-
+class _ImageArchitecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    family: Literal["glow"] = "glow"
     channels: int = Field(ge=1, le=4)
-    height: int = Field(ge=8, le=1024)
-    width: int = Field(ge=8, le=1024)
-    steps: int = Field(ge=1, le=64, description="Steps (actnorm, 1x1 convolution, coupling) a level.")
-    hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
-    linear: Literal["self-normalizing", "exact"] = "self-normalizing"
+    height: int = Field(ge=1, le=1024)
+    width: int = Field(ge=1, le=1024)
     pixel_transform: PixelTransform = "logit"
 
     @property
-    def levels(self) -> int:
-        """The number of scales."""
-        return depth(self.height, self.width)
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.height, self.width
 
 
-def glow_architecture(preset: Preset, image_shape: tuple[int, int, int], pixels: PixelTransform) -> GlowArchitecture:
-    """Return the architecture of ``preset`` for images ``(C, H, W)``. Raises ``DatasetUnfit`` where no level fits."""
-    channels, height, width = image_shape
-    if depth(height, width) == 0 or max(height, width) > 1024 or not 1 <= channels <= 4:
-        raise DatasetUnfit(
-            f"{preset.name} needs 1 to 4 channels and even sides of 8 to 1024 pixels, got {channels}x{height}x{width}"
-        )
-    return GlowArchitecture(
-        channels=channels,
-        height=height,
-        width=width,
-        steps=preset.steps,
-        hidden=preset.width,
-        linear=preset.linear,
-        pixel_transform=pixels,
-    )
+class GlowArchitecture(_ImageArchitecture):
+    """A multi-scale Glow (Kingma & Dhariwal 2018): levels of squeeze, steps and split.
+
+    A step is actnorm, 1x1 convolution, bounded affine coupling.
+    """
+
+    family: Literal["glow"] = "glow"
+    levels: int = Field(ge=1, le=8)
+    steps: int = Field(ge=1, le=64, description="Steps a level.")
+    hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
+    linear: Literal["self-normalizing", "exact", "lu"] = "self-normalizing"
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
+
+
+class ConvolutionalArchitecture(_ImageArchitecture):
+    """Blocks of 3x3 convolutions with a spline after each but the last, a squeeze between blocks, no split.
+
+    Nine layers in three blocks in the paper (Keller et al. 2021, section 5).
+    """
+
+    family: Literal["convolutional"] = "convolutional"
+    blocks: int = Field(3, ge=1, le=6)
+    layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
+    kernel: int = Field(3, ge=1, le=15)
+    linear: Literal["self-normalizing", "exact", "emerging", "exponential"] = "self-normalizing"
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
+
+
+class FullyConnectedArchitecture(_ImageArchitecture):
+    """Dense layers over the whole image with smooth leaky ReLUs between them (Keller et al. 2021, section 5)."""
+
+    family: Literal["fully-connected"] = "fully-connected"
+    layers: int = Field(2, ge=1, le=16)
+    linear: Literal["self-normalizing", "exact", "relative"] = "self-normalizing"
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
+
+
+Architecture = Annotated[
+    GlowArchitecture | ConvolutionalArchitecture | FullyConnectedArchitecture, Field(discriminator="family")
+]
+
+
+def depth(height: int, width: int) -> int:
+    """Return the number of levels for an image of this size: halve while both sides are even and the result is >= 4.
+
+    >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
+    (2, 3, 4, 0)
+    """
+    levels = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= 4:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels

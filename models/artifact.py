@@ -13,7 +13,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from models.build import build_glow
+from models.build import build_flow
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE, Manifest, file_label, read_manifest
@@ -53,7 +53,7 @@ def load_artifact(folder: Path) -> Artifact:
             raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
     if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
-    flow = build_glow(manifest.architecture)
+    flow = build_flow(manifest.architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     arrays = _read_arrays(folder / CALIBRATION)
     calibration = Calibration(arrays["statistics"].astype(np.float64), arrays["calibration"].astype(np.float64))

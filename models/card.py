@@ -22,16 +22,15 @@ def model_card(manifest: Manifest) -> str:
     )
     return f"""# Model card
 
-A multi-scale Self Normalizing Flow (Keller et al., ICML 2021) that gives the exact log-density of an 8-bit image of
+A normalizing flow (Self Normalizing Flows, Keller et al., ICML 2021) that gives the exact log-density of an 8-bit image of
 {architecture.channels}x{architecture.height}x{architecture.width} (channels x height x width).
 
 | | |
 |---|---|
 | test set | {test} |
 | validation | {evaluation.validation_bits_per_dim:.4f} bits/dim |
-| preset | {training.preset}: {architecture.levels} levels of {architecture.steps} steps, width {architecture.hidden} |
+| preset | {training.preset}: {architecture.summary()} |
 | pixel transform | {architecture.pixel_transform} |
-| 1x1 convolutions | {architecture.linear} |
 | learned inverse | {learned} |
 | trained on | {training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]} |
 | training | {training.steps} steps, {training.seconds / 60:.1f} minutes |

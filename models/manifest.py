@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.architecture import GlowArchitecture
+from models.architecture import Architecture
 from models.images import Preprocessing
 from models.problems import ArtifactError
 
@@ -77,7 +77,7 @@ class Manifest(_Part):
 
     format_version: Literal[1] = 1
     created: datetime
-    architecture: GlowArchitecture
+    architecture: Architecture
     preprocessing: Preprocessing
     training: TrainingRecord
     evaluation: Evaluation

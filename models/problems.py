@@ -59,6 +59,14 @@ class DatasetNotFound(ModelsError):
     status = 404
 
 
+class PresetNotFound(ModelsError):
+    """No preset of this name."""
+
+    slug = "preset-not-found"
+    title = "No such preset"
+    status = 422
+
+
 class DatasetUnfit(ModelsError):
     """A dataset that this model or preset cannot be trained on."""
 

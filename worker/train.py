@@ -141,8 +141,8 @@ def published_version(registry: "Registry", spec: JobSpec) -> "ModelVersion | No
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     from models.datasets import load_dataset
+    from models.presets import find_preset
     from models.registry import Registry
-    from models.training.config import TrainingConfig
     from models.training.loop import Interrupted
     from models.training.run import train
 
@@ -166,7 +166,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         artifact = train(
             dataset,
             spec.preset,
-            TrainingConfig.model_validate(spec.parameters),
+            find_preset(spec.preset).config(spec.parameters),
             folder,
             observe=observe,
             should_stop=should_stop,

@@ -52,7 +52,7 @@ def train(
         raise fail(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}", USAGE)
     if NAME.fullmatch(name) is None:
         raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
-    config = _config(max_steps, max_minutes, set_ or [])
+    config = _config(preset, max_steps, max_minutes, set_ or [])
     given, folder = folder, folder or house.home / "runs" / name
     with errors_for_people(), stop_on_signals() as stop:
         from models.datasets import load_dataset
@@ -85,10 +85,10 @@ def train(
         typer.echo(f"registered {reference}")
 
 
-def _config(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> TrainingConfig:
+def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> TrainingConfig:
     from pydantic import ValidationError
 
-    from models.training.config import TrainingConfig
+    from models.presets import PRESETS
 
     given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
     for pair in pairs:
@@ -97,7 +97,7 @@ def _config(max_steps: int | None, max_minutes: float | None, pairs: list[str]) 
             raise fail(f"--set wants NAME=VALUE, got {pair!r}", USAGE)
         given[key] = value
     try:
-        return TrainingConfig.model_validate({key: value for key, value in given.items() if value is not None})
+        return PRESETS[preset].config({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise fail("; ".join(lines), USAGE) from error

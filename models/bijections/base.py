@@ -104,23 +104,45 @@ class ChannelAffine(Bijection):
 
 
 class SelfNormalizing(Bijection):
-    """A bijection that learns its inverse beside the map.
+    """A bijection z = W x + b that learns an inverse R beside W.
 
-    Its training forward leaves the reconstruction error of each sample for the objective, which takes it once.
+    Its training forward leaves the reconstruction error of each sample for the objective, which takes it once. With
+    ``symmetric`` the error is ½ ||R W x - x||² + ½ ||W R y - y||² at y = W x, which counts as data.
     """
 
     learned_inverse: ClassVar[bool] = True
+    symmetric: bool = False
 
     def __init__(self) -> None:
         super().__init__()
         self._reconstruction_error: Tensor | None = None
 
     @abstractmethod
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return W x."""
+
+    @abstractmethod
+    def apply_inverse_weight(self, z: Tensor) -> Tensor:
+        """Return R z."""
+
+    @abstractmethod
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Set R to W^-1 for inputs of ``shape``, or to its projection on what R can be."""
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x: there and back by the learned inverse, biases left out."""
+        """Return R W x."""
+        return self.apply_inverse_weight(self.apply_weight(x))
+
+    def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
+        """Keep ||R W x - x||², ``(N,)``, for the objective; ``y`` = W x is used where both sides are penalised."""
+        if self.symmetric:
+            data = y.detach()
+            back = self.apply_weight(self.apply_inverse_weight(data)) - data
+            error = 0.5 * (error + sum_samples(back.square()))
+        self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Hand over ||R W x - x||² of the last training forward, shape ``(N,)``, once.
+        """Hand over the reconstruction error of the last training forward, shape ``(N,)``, once.
 
         Raises ``RuntimeError`` when no training forward has run since the last call.
         """

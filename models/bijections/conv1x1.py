@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from models.bijections.base import ChannelAffine, SelfNormalizing, check_images
-
-
-def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply ``matrix``, shape ``(O, C)``, at every location of ``x``, shape ``(N, C, H, W)``. Cost: O(N·O·C·H·W)."""
-    return torch.matmul(matrix, x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
+from models.bijections.base import ChannelAffine, SelfNormalizing, Shape, check_images
+from models.bijections.self_normalizing_product import mix_channels, self_normalizing_product
 
 
 class ExactConv1x1(ChannelAffine):
@@ -54,7 +48,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
     """A 1x1 convolution that learns its inverse R beside its weights W (Keller et al. 2021, eq. 10-12).
 
     Evaluation mode is exact, as in :class:`ExactConv1x1`. In training mode no determinant is computed: the returned
-    log-det is 0 and its gradient with respect to W is H·W·R^T (:class:`SelfNormalizingProduct`). The reconstruction
+    log-det is 0 and its gradient with respect to W is H·W·R^T (:func:`self_normalizing_product`). The reconstruction
     error of each sample waits for the objective, which takes it with :meth:`pop_reconstruction_error`.
 
     Cost of a training step: six products of O(N·C²·H·W), nothing cubic in C.
@@ -69,7 +63,8 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
-        y, log_det, self._reconstruction_error = self_normalizing_product(x, self.weight, self.inverse_weight)
+        y, log_det, error = self_normalizing_product(x, self.weight, self.inverse_weight)
+        self.keep_reconstruction_error(error, y)
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
@@ -77,56 +72,19 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x."""
-        return mix_channels(self.inverse_weight, mix_channels(self.weight, x))
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return W x."""
+        return mix_channels(self.weight, x)
+
+    def apply_inverse_weight(self, z: Tensor) -> Tensor:
+        """Return R z."""
+        return mix_channels(self.inverse_weight, z)
+
+    @torch.no_grad()
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Set R = W^-1. Cost: O(C³)."""
+        self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
         """Return R and -R b."""
         return self.inverse_weight, -self.inverse_weight @ self.bias
-
-
-class SelfNormalizingProduct(torch.autograd.Function):
-    """y = W x at every location with the gradients of the self normalizing objective.
-
-    The objective is the mean of the log-likelihoods of f (by W) and of its inverse g (by R), minus the weighted
-    reconstruction error (Keller et al. 2021, eq. 9). Its gradients need no inverse of W. With m = H·W locations,
-    incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error, e = R y - x and δx = W^T δ,
-
-        dW = ½ δ x^T + ½ m Σc R^T + 2 Σ w_n R^T e x^T
-        dR = -½ δx y^T - ½ m Σc W^T + 2 Σ w_n e y^T
-
-    (eq. 10 and 11 up to sign). What flows on to earlier layers is δx alone, not halved, and nothing of the
-    reconstruction error: its input counts as data.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y = mix_channels(weight, x)
-        error = mix_channels(inverse_weight, y) - x
-        ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        grad_y, grad_log_det, grad_error = gradients
-        x, y, error, weight, inverse_weight = ctx.saved_tensors
-        locations = x.shape[2] * x.shape[3]
-        grad_x = mix_channels(weight.T, grad_y)
-        log_det_share = 0.5 * locations * grad_log_det.sum()
-        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
-        grad_weight = _outer(0.5 * grad_y + mix_channels(inverse_weight.T, weighted_error), x)
-        grad_weight += log_det_share * inverse_weight.T
-        grad_inverse = _outer(weighted_error - 0.5 * grad_x, y) - log_det_share * weight.T
-        return grad_x, grad_weight, grad_inverse
-
-
-def self_normalizing_product(x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (W x, a log-det of value 0, ||R W x - x||² per sample), see :class:`SelfNormalizingProduct`."""
-    outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingProduct.apply(x, weight, inverse_weight)  # type: ignore[no-untyped-call]
-    return outputs
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Sum left x right^T over samples and locations: two ``(N, C, H, W)`` -> ``(C, C)``."""
-    return torch.einsum("nohw,nchw->oc", left, right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from models.files import new_folder, sha256_file
 
 KEPT = 2
 """Newest checkpoints kept beside the best one."""
-TENSOR_FILES = ("weights", "averaged", "optimizer")
 
 log = structlog.get_logger(__name__)
 
@@ -34,15 +34,18 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainingState, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and drop old ones, but the best. An existing checkpoint of this step stands."""
+    """Write ``folder/step-NNNNNNNN`` and drop old ones, but the best. An existing checkpoint of this step stands.
+
+    ``modules`` are saved by their names, a file each.
+    """
     path = folder / f"step-{state.step:08d}"
     if not path.is_dir():
         with new_folder(path) as temporary:
-            tensors = (flow.state_dict(), averaged.state_dict(), _optimizer_tensors(optimizer))
+            tensors = {name: module.state_dict() for name, module in modules.items()}
             digests = {}
-            for name, content in zip(TENSOR_FILES, tensors, strict=True):
+            for name, content in {**tensors, "optimizer": _optimizer_tensors(optimizer)}.items():
                 file = temporary / f"{name}.safetensors"
                 save_file({key: value.contiguous() for key, value in content.items()}, file)
                 digests[file.name] = sha256_file(file)
@@ -56,15 +59,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, config_digest: str, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
     """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
     for path in _paths(folder):
         document = _read(path)
         if document is None or document["state"]["config_digest"] != config_digest:
             continue
-        flow.load_state_dict(load_file(path / "weights.safetensors"))
-        averaged.load_state_dict(load_file(path / "averaged.safetensors"))
+        for name, module in modules.items():
+            module.load_state_dict(load_file(path / f"{name}.safetensors"))
         _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
         return TrainingState(**document["state"])
     return None

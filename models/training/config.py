@@ -33,6 +33,24 @@ class TrainingConfig(BaseModel):
         le=1e6,
         description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 9).",
     )
+    multiplier: Literal["fixed", "geco", "mdmm"] = Field(
+        "fixed", description="How the multipliers of the penalty follow the reconstruction errors, if they do."
+    )
+    reconstruction_target: float = Field(
+        1e-3, gt=0, description="Mean square error a dimension that geco and mdmm steer each layer to."
+    )
+    symmetric_reconstruction: bool = Field(
+        False, description="Penalise R W x - x and W R z - z by one half each, instead of the first alone."
+    )
+    noise_reconstruction: float = Field(
+        0.0, ge=0, description="Weight of the reconstruction error of white noise beside that of the images."
+    )
+    gradient: Literal["paper", "newton-schulz"] = Field(
+        "paper", description="Stand-in for the inverse in the log-det's gradient of convolutions: R, or 2R - RWR."
+    )
+    refresh_inverse_every: int = Field(
+        0, ge=0, description="Steps between projections of the exact inverses on the learned ones; 0: never."
+    )
     gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="Decay of the averaged weights that are validated and kept."

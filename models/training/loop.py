@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.architecture import GlowArchitecture
+from models.architecture import Architecture
 from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
-from models.build import build_glow
+from models.build import build_flow
 from models.datasets import Dataset
 from models.dequantisation import content_noise
 from models.flow import Flow, walk
-from models.objective import Loss, self_normalizing_loss
+from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, inverse_quality
 from models.problems import TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
@@ -62,7 +62,7 @@ class Trainer:
     def __init__(
         self,
         dataset: Dataset,
-        architecture: GlowArchitecture,
+        architecture: Architecture,
         config: TrainingConfig,
         folder: Path,
         observe: Observer,
@@ -75,21 +75,23 @@ class Trainer:
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
+        self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config)
+        self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
         identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         self.state = TrainingState(0, 0.0, None, None, digest)
-        restored = load_checkpoint(self.checkpoints, digest, self.flow, self.averaged, self.optimizer)
+        restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
             self.state = restored
             observe({"event": "log", "message": f"goes on from the checkpoint of step {restored.step}"})
         else:
             self._initialize()
 
-    def _fresh_flow(self, architecture: GlowArchitecture) -> Flow:
+    def _fresh_flow(self, architecture: Architecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            flow = build_glow(architecture)
+            flow = build_flow(architecture)
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config)
@@ -160,7 +162,7 @@ class Trainer:
         with torch.no_grad():
             y64, log_det = self.flow.pixels(self.batches.batch(step))
         y = y64.float()
-        loss = self_normalizing_loss(self.flow, y, log_det.float(), self.config.reconstruction_weight)
+        loss = self.objective.loss(self.flow, y, log_det.float(), step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
@@ -169,6 +171,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, progress)
         self.optimizer.step()
+        self.objective.update(loss, step)
         self._average(step)
         return loss, y
 
@@ -215,11 +218,21 @@ class Trainer:
         state = self.state
         if math.isfinite(bits) and (state.best_bits_per_dim is None or bits < state.best_bits_per_dim):
             self.state = TrainingState(state.step, state.elapsed_seconds, state.step, bits, state.config_digest)
-        self.observe({"event": "validation", "step": state.step, "bits_per_dim": bits})
+        self.observe({"event": "validation", "step": state.step, "bits_per_dim": bits, **self._inverse_quality()})
         self._save()
 
+    def _inverse_quality(self) -> dict[str, Any]:
+        found = inverse_quality(self.averaged, self.dataset.image_shape)
+        if not found:
+            return {}
+        return {
+            "inverse_errors": {name: quality.error for name, quality in found.items()},
+            "inverse_error_bounds": {name: quality.bound for name, quality in found.items()},
+            "multipliers": self.objective.multiplier.values().tolist(),
+        }
+
     def _save(self) -> None:
-        save_checkpoint(self.checkpoints, self.state, self.flow, self.averaged, self.optimizer)
+        save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 
     def _advice(self) -> str:

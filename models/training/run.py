@@ -14,7 +14,6 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from models.architecture import glow_architecture
 from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, Artifact, image_digest
 from models.card import model_card
 from models.datasets import Dataset, Images
@@ -29,9 +28,8 @@ from models.manifest import (
     PinnedSample,
     TrainingRecord,
 )
-from models.objective import noise_reconstruction_errors
-from models.presets import PRESETS
-from models.problems import DatasetUnfit
+from models.objectives.self_normalizing import inverse_quality
+from models.presets import find_preset
 from models.scoring.calibration import Calibration
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
@@ -61,16 +59,14 @@ def train(
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
     event, ``should_stop`` is asked after every step. Raises ``Interrupted`` (call again to go on),
-    ``TrainingDiverged``, ``DatasetUnfit``.
+    ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
         return path
-    if preset not in PRESETS:
-        raise DatasetUnfit(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    architecture = glow_architecture(PRESETS[preset], dataset.image_shape, config.pixel_transform)
+    architecture = find_preset(preset).architecture(dataset.image_shape, config.pixel_transform)
     trainer = Trainer(dataset, architecture, config, folder, observe)
     trained = trainer.run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
@@ -88,7 +84,7 @@ def _write_artifact(
     job: str | None,
 ) -> None:
     shape = dataset.image_shape
-    architecture = glow_architecture(PRESETS[preset], shape, config.pixel_transform)
+    architecture = find_preset(preset).architecture(shape, config.pixel_transform)
     preprocessing = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
@@ -134,7 +130,9 @@ def _write_artifact(
                 test_bits_per_dim=bits_per_dim(float(test.mean()), dimensions) if len(test) else None,
                 test_images=len(test),
                 test_nats=-float(test.mean()) if len(test) else None,
-                reconstruction_error=max(noise_reconstruction_errors(trained.flow, shape).values(), default=None),
+                reconstruction_error=max(
+                    (q.error for q in inverse_quality(trained.flow, shape).values()), default=None
+                ),
             ),
             log_dets=LogDets(layers=log_dets, total=sum(log_dets.values()), weights_sha256=digest),
             calibration=CalibrationSummary(

@@ -1,0 +1,133 @@
+"""The self normalizing objective: mixture of both directions under a penalty on the reconstruction error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.bijections.base import SelfNormalizing, Shape
+from models.flow import Flow, walk
+from models.objectives.multipliers import Multiplier, make_multiplier
+from models.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``value`` is what is minimised, in nats a dimension; the others are for people and carry no gradient.
+
+    ``log_likelihood``: mean of the batch in nats, *without* the log-dets that the self normalizing layers leave out.
+    ``reconstruction_errors``: of each self normalizing layer, mean ||R W x - x||² / D, empty where there is none.
+    """
+
+    value: Tensor
+    log_likelihood: Tensor
+    reconstruction_errors: Tensor
+
+    @property
+    def reconstruction_error(self) -> Tensor:
+        """The largest error over the layers, 0 where no layer learns an inverse."""
+        return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
+
+
+class SelfNormalizingObjective(nn.Module):
+    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9); its state is the multipliers'.
+
+    The gradients of self normalizing layers stand in for the exact ones. For a flow of exact layers this is the negative
+    log-likelihood. ``noise_weight`` adds to each layer's error that of white noise, E ||e - R W e||² = ||I - R W||_F²,
+    which sees the directions that images do not span.
+    """
+
+    def __init__(self, flow: Flow, image_shape: Shape, config: TrainingConfig) -> None:
+        super().__init__()
+        self.layers = [
+            (layer, shape)
+            for _, steps, _ in walk(flow, image_shape)
+            for _, layer, shape in steps
+            if isinstance(layer, SelfNormalizing)
+        ]
+        for layer, _ in self.layers:
+            layer.symmetric = config.symmetric_reconstruction
+        self.multiplier: Multiplier = make_multiplier(
+            config.multiplier, len(self.layers), config.reconstruction_weight, config.reconstruction_target
+        )
+        self.noise_weight = config.noise_reconstruction
+        self.refresh_every = config.refresh_inverse_every
+        self.seed = config.seed
+
+    def loss(self, flow: Flow, y: Tensor, pixel_log_det: Tensor, step: int) -> Loss:
+        """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``."""
+        dimensions = y[0].numel()
+        log_likelihood = flow.forward_pixels(y, pixel_log_det).log_likelihood.mean()
+        value = -log_likelihood / dimensions
+        errors = y.new_zeros(0)
+        if self.layers:
+            errors = torch.stack([layer.pop_reconstruction_error().mean() for layer, _ in self.layers]) / dimensions
+            if self.noise_weight:
+                errors = errors + self.noise_weight * self._noise_errors(step) / dimensions
+            value = value + self.multiplier.penalty(errors)
+        return Loss(value, log_likelihood.detach(), errors.detach())
+
+    def update(self, loss: Loss, step: int) -> None:
+        """Follow the optimiser's step ``step``: move the multipliers, and at times refresh the learned inverses."""
+        self.multiplier.update(loss.reconstruction_errors)
+        if self.refresh_every and (step + 1) % self.refresh_every == 0:
+            for layer, shape in self.layers:
+                layer.refresh_inverse(shape)
+
+    def _noise_errors(self, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed((self.seed << 32 | step) & (2**63 - 1))
+        errors = []
+        for layer, shape in self.layers:
+            noise = torch.randn(1, *shape, generator=generator).to(next(layer.parameters()))
+            errors.append((noise - layer.reconstruct(noise)).square().sum())
+        return torch.stack(errors)
+
+
+def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> float:
+    """Return the largest singular value of a linear map by power iteration on A^T A from ``start``, one sample.
+
+    A lower estimate that grows to the norm; A^T comes from the vector-Jacobian product of ``linear``.
+    """
+    vector = start / start.norm()
+    norm = 0.0
+    for _ in range(iterations):
+        image, transpose = torch.func.vjp(linear, vector)[:2]
+        norm = float(image.norm())
+        (vector,) = transpose(image)
+        vector = vector / vector.norm().clamp(min=1e-30)
+    return norm
+
+
+@dataclass(frozen=True)
+class InverseQuality:
+    """How good a learned inverse is. ``error``: ||I - R W|| of a direction, root mean square. ``bound``: see below."""
+
+    error: float
+    bound: float | None
+
+
+@torch.no_grad()
+def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
+    """Return the quality of every learned inverse by the name of its layer.
+
+    The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean over
+    the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in the
+    spectral norm, norms by power iteration; None where ||E|| >= 1, so that it does not hold.
+    """
+    found = {}
+    generator = torch.Generator().manual_seed(0)
+    for _, steps, _ in walk(flow, image_shape):
+        for name, layer, shape in steps:
+            if isinstance(layer, SelfNormalizing):
+                noise = torch.randn(probes, *shape, generator=generator).to(next(layer.parameters()))
+                error = float((noise - layer.reconstruct(noise)).square().mean().sqrt())
+                found[name] = InverseQuality(error, _inverse_error_bound(layer, noise[:1]))
+    return found
+
+
+def _inverse_error_bound(layer: SelfNormalizing, start: Tensor) -> float | None:
+    error = operator_norm(lambda x: x - layer.reconstruct(x), start)
+    return operator_norm(layer.apply_inverse_weight, start) * error / (1 - error) if error < 1 else None

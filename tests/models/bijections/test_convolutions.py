@@ -1,0 +1,188 @@
+"""Geometry of convolutions and the k x k layer with the exact gradient, against matrices filled placement by placement."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models.bijections.conv import ExactConv
+from models.bijections.convolution import (
+    FactorisedConvolution,
+    Size,
+    convolve,
+    correlate,
+    flip,
+    materialise,
+    multiplicity,
+    project,
+)
+from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
+
+KERNELS = pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 3), (5, 3)], ids=str)
+IMAGES = pytest.mark.parametrize("image", [(5, 7), (8, 8)], ids=str)
+GEOMETRIES = [
+    ((3, 3), (5, 7), (1, 1), (1, 1), (1, 1)),
+    ((5, 3), (8, 8), (1, 1), (2, 1), (1, 1)),
+    ((3, 3), (5, 7), (1, 1), (0, 0), (1, 1)),
+    ((3, 2), (8, 7), (2, 3), (1, 0), (1, 1)),
+    ((3, 3), (8, 8), (1, 1), (2, 2), (2, 2)),
+    ((3, 1), (9, 4), (2, 1), (3, 1), (3, 1)),
+    ((4, 3), (6, 5), (3, 2), (2, 2), (1, 2)),
+    ((5, 5), (2, 3), (1, 1), (2, 2), (1, 1)),
+]
+
+
+def layer(channels: int, kernel: Size, scale: float = 0.1) -> ExactConv:
+    """A float64 layer well away from where it starts, in evaluation mode."""
+    made = ExactConv(channels, kernel).double().eval()
+    with torch.no_grad():
+        made.weight.copy_(near_identity(channels, kernel, scale))
+        made.bias.copy_(normal(channels, seed=1))
+    return made
+
+
+@pytest.mark.parametrize(("kernel", "image", "stride", "padding", "dilation"), GEOMETRIES, ids=str)
+def test_multiplicity_counts_placements(
+    kernel: Size, image: Size, stride: Size, padding: Size, dilation: Size
+) -> None:
+    counted = placements(1, kernel, image, stride, padding, dilation).sum((-1, -2))[0, 0]
+    assert torch.equal(multiplicity(kernel, image, stride, padding, dilation), counted)
+    weight = torch.ones(1, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    output = torch.nn.functional.conv2d(
+        torch.ones(1, 1, *image, dtype=torch.float64), weight, stride=stride, padding=padding, dilation=dilation
+    )
+    (ones_by_ones,) = torch.autograd.grad(output.sum(), weight)
+    assert torch.equal(counted, ones_by_ones[0, 0])
+
+
+def test_multiplicity_of_the_published_examples() -> None:
+    assert multiplicity((3, 1), (7, 1)).flatten().tolist() == [6, 7, 6]
+    assert multiplicity((5, 1), (14, 1)).flatten().tolist() == [12, 13, 14, 13, 12]
+    assert multiplicity((1, 1), (5, 7)).tolist() == [[35]]
+    assert multiplicity((3, 3), (5, 7)) is multiplicity((3, 3), (5, 7)), "computed once a shape"
+
+
+@KERNELS
+@IMAGES
+def test_matrix_transpose_and_sums_over_placements(kernel: Size, image: Size) -> None:
+    weight = normal(2, 2, *kernel, seed=0)
+    expected = matrix(weight, image)
+    assert torch.equal(materialise(weight, image), expected)
+    assert torch.equal(materialise(flip(weight), image), expected.T)
+    basis = placements(2, kernel, image)
+    sums = torch.einsum("ocabij,ij->ocab", basis, expected.T)
+    torch.testing.assert_close(sums, flip(weight) * multiplicity(kernel, image), rtol=0, atol=1e-12)
+    x, z = normal(3, 2, *image, seed=1), normal(3, 2, *image, seed=2)
+    products = torch.einsum("ocabij,nj,ni->ocab", basis, x.flatten(1), z.flatten(1))
+    torch.testing.assert_close(correlate(x, z, kernel), products, rtol=0, atol=1e-12)
+
+
+@KERNELS
+@IMAGES
+@pytest.mark.parametrize("channels", [1, 3])
+def test_factors_have_the_log_det_and_the_inverse_of_the_matrix(kernel: Size, image: Size, channels: int) -> None:
+    weight = near_identity(channels, kernel, 0.3)
+    dense = matrix(weight, image)
+    factors = FactorisedConvolution(weight, image)
+    expected = float(torch.linalg.slogdet(dense).logabsdet)
+    assert factors.log_abs_det == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    z = normal(4, channels, *image, seed=1)
+    scale = float(torch.linalg.matrix_norm(torch.linalg.inv(dense), ord=2))
+    for x, linear in ((factors.solve(z), dense), (factors.solve(z, "transpose"), dense.T)):
+        assert float((apply(linear, x) - z).abs().max()) < 1e-9
+        assert float((x - apply(torch.linalg.inv(linear), z)).abs().max()) < 1e-11 * scale
+    torch.testing.assert_close(factors.inverse_images().flatten(1).T, torch.linalg.inv(dense), rtol=0, atol=1e-9)
+
+
+def test_narrow_bands_are_factorised_as_bands_and_wide_ones_are_not() -> None:
+    for channels, kernel, image, half_bandwidth, banded in [
+        (1, (3, 3), (28, 28), 29, True),
+        (4, (3, 3), (14, 14), 63, True),
+        (16, (3, 3), (7, 7), 143, True),
+        (2, (5, 3), (5, 7), 31, False),
+        (1, (5, 5), (3, 2), 6, False),
+    ]:
+        factors = FactorisedConvolution(near_identity(channels, kernel, 0.01), image)
+        assert (factors.half_bandwidth, factors.banded) == (half_bandwidth, banded)
+
+
+@pytest.mark.parametrize(("kernel", "image"), [((3, 3), (8, 8)), ((5, 5), (3, 3))], ids=str)
+def test_a_singular_kernel_has_log_det_minus_infinity_and_no_inverse(kernel: Size, image: Size) -> None:
+    factors = FactorisedConvolution(torch.zeros(2, 2, *kernel), image)
+    assert factors.log_abs_det == -math.inf
+    with pytest.raises(torch.linalg.LinAlgError, match="no inverse"):  # type: ignore[attr-defined]
+        factors.solve(torch.ones(1, 2, *image))
+
+
+@KERNELS
+@IMAGES
+def test_projection_is_the_nearest_convolution(kernel: Size, image: Size) -> None:
+    factors = FactorisedConvolution(near_identity(2, kernel, 0.1), image)
+    inverse = factors.inverse_images()
+    basis = placements(2, kernel, image).flatten(0, 3).flatten(1)
+    nearest = torch.linalg.lstsq(basis.T, inverse.flatten(1).T.flatten()).solution
+    torch.testing.assert_close(project(inverse, kernel).flatten(), nearest, rtol=0, atol=1e-12)
+
+
+@KERNELS
+@IMAGES
+def test_layer_is_the_matrix_both_ways(kernel: Size, image: Size) -> None:
+    conv, x = layer(3, kernel), normal(4, 3, *image, seed=2)
+    dense = matrix(conv.weight.detach(), image)
+    expected = torch.linalg.slogdet(dense).logabsdet
+    for module in (conv, conv.train()):
+        z, log_det = module(x)
+        torch.testing.assert_close(z, apply(dense, x) + conv.bias.view(1, -1, 1, 1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(log_det, expected.expand(4), rtol=1e-8, atol=1e-10)
+        back, inverse_log_det = module.inverse(z)
+        torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
+        torch.testing.assert_close(inverse_log_det, -log_det, rtol=0, atol=0)
+    assert conv.constant_log_det_at((3, *image)) == pytest.approx(float(expected), rel=1e-8, abs=1e-10)
+    with torch.no_grad():
+        assert conv(x)[1][0] == conv.constant_log_det_at((3, *image))
+
+
+@pytest.mark.parametrize(("kernel", "image"), [((3, 3), (5, 4)), ((5, 1), (3, 6)), ((3, 5), (4, 2))], ids=str)
+def test_gradients_of_log_det_and_inverse_are_those_of_the_matrix(kernel: Size, image: Size) -> None:
+    conv = layer(2, kernel).train()
+    z, slope = normal(3, 2, *image, seed=3).requires_grad_(), normal(3, 2, *image, seed=4)
+    x, log_det = conv.inverse(z)
+    got = torch.autograd.grad((x * slope).sum() + 0.7 * log_det.sum(), [conv.weight, conv.bias, z])
+    weight, bias = conv.weight.detach().requires_grad_(), conv.bias.detach().requires_grad_()
+    dense = matrix(weight, image)
+    x = apply(torch.linalg.inv(dense), z - bias.view(1, -1, 1, 1))
+    value = (x * slope).sum() - 0.7 * 3 * torch.linalg.slogdet(dense).logabsdet
+    for mine, expected in zip(got, torch.autograd.grad(value, [weight, bias, z]), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_frozen_layer_is_a_copy_in_float64() -> None:
+    conv = layer(3, (3, 3)).float()
+    x = normal(4, 3, 6, 5, seed=5)
+    frozen = conv.freeze((3, 6, 5))
+    z, log_det = frozen.forward(x)
+    assert log_det is None
+    assert z.dtype == torch.float64
+    torch.testing.assert_close(z, conv.double()(x)[0], rtol=0, atol=1e-14)
+    conv.weight.zero_()
+    torch.testing.assert_close(frozen.inverse(z, "exact"), x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(frozen.inverse(z, "learned"), x, rtol=0, atol=1e-12)
+
+
+def test_start_is_near_the_identity() -> None:
+    torch.manual_seed(0)
+    conv = ExactConv(16)
+    identity = near_identity(16, (3, 3), 0.0).float()
+    noise = conv.weight.detach() - identity
+    assert float(noise.std()) == pytest.approx(0.01 * math.sqrt(2 / (2 * 16 * 9)), rel=0.1)
+    x = torch.randn(2, 16, 7, 7)
+    torch.testing.assert_close(convolve(identity, x), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 4), (0, 1)], ids=str)
+def test_kernels_without_a_middle_are_refused(kernel: Size) -> None:
+    with pytest.raises(ValueError, match="odd sides, got"):
+        ExactConv(2, kernel)
