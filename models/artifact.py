@@ -13,6 +13,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
+from models.bijections.base import ChannelAffine
 from models.build import build_glow
 from models.files import sha256_file
 from models.flow import Flow
@@ -55,6 +56,10 @@ def load_artifact(folder: Path) -> Artifact:
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
     flow = build_glow(manifest.architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    layers = {name for name, part in flow.named_modules() if isinstance(part, ChannelAffine)}
+    if layers != manifest.log_dets.layers.keys():
+        odd = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
+        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {odd}")
     arrays = _read_arrays(folder / CALIBRATION)
     calibration = Calibration(arrays["statistics"].astype(np.float64), arrays["calibration"].astype(np.float64))
     return Artifact(manifest, flow.eval(), calibration, arrays["pinned"])

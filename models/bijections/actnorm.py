@@ -59,5 +59,5 @@ class ActNorm(ChannelAffine):
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return -Σ l. Cost: O(C)."""
-        return -self.log_scale.sum()
+        """Return -Σ l in float64. Cost: O(C)."""
+        return -self.log_scale.double().sum()

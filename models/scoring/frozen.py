@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, ChannelAffine
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
 from models.flow import Flow, Level
+from models.problems import UninitializedModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def constant_log_dets(flow: Flow, image_shape: tuple[int, int, int]) -> dict[str
 def freeze(flow: Flow, image_shape: tuple[int, int, int], log_dets: dict[str, float] | None = None) -> FrozenFlow:
     """Freeze ``flow`` for images ``(C, H, W)``, with the stored log-dets of these weights where they are given.
 
-    Raises ``KeyError`` when ``log_dets`` lacks a layer.
+    Raises ``KeyError`` when ``log_dets`` lacks a layer, ``UninitializedModel``.
     """
     known = constant_log_dets(flow, image_shape) if log_dets is None else log_dets
     names = {id(module): name for name, module in flow.named_modules()}
@@ -103,7 +106,7 @@ def freeze(flow: Flow, image_shape: tuple[int, int, int], log_dets: dict[str, fl
         constant = sum(known[names[id(b)]] for b in level.bijections() if isinstance(b, ChannelAffine))
         prior = None if level.prior is None else _freeze_coupling(level.prior)
         levels.append(FrozenLevel(tuple(_freeze_steps(level)), prior, constant))
-    return FrozenFlow(image_shape, flow.pixels, tuple(levels))
+    return FrozenFlow(image_shape, copy.deepcopy(flow.pixels), tuple(levels))
 
 
 def _freeze_steps(level: Level) -> list[FrozenStep]:
@@ -143,6 +146,8 @@ def _network_weight(weight: Tensor) -> Tensor:
 
 
 def _freeze_affine(bijection: ChannelAffine) -> FrozenAffine:
+    if isinstance(bijection, ActNorm) and not bijection.initialized:
+        raise UninitializedModel("ActNorm has seen no batch yet: a flow is frozen after initialize or loading")
     matrix, offset = (part.double().clone() for part in bijection.affine())
     inverse = torch.linalg.inv(matrix)
     learned = None

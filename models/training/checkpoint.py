@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
@@ -36,8 +35,13 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and drop old ones, but the best. An existing checkpoint of this step stands."""
+    """Write ``folder/step-NNNNNNNN`` and drop old ones of this configuration, but the best.
+
+    A sound checkpoint of this step and configuration stands; one that is damaged or of another run is replaced.
+    """
     path = folder / f"step-{state.step:08d}"
+    if path.is_dir() and not _belongs(path, state.config_digest):
+        shutil.rmtree(path)
     if not path.is_dir():
         with new_folder(path) as temporary:
             tensors = (flow.state_dict(), averaged.state_dict(), _optimizer_tensors(optimizer))
@@ -49,7 +53,8 @@ def save_checkpoint(
             document = {"state": asdict(state), "sha256": digests}
             (temporary / "state.json").write_text(json.dumps(document, indent=1))
     best = None if state.best_step is None else f"step-{state.best_step:08d}"
-    for old in _paths(folder)[KEPT:]:
+    own = [old for old in _paths(folder) if _belongs(old, state.config_digest)]
+    for old in own[KEPT:]:
         if old.name != best:
             shutil.rmtree(old)
     return path
@@ -60,13 +65,13 @@ def load_checkpoint(
 ) -> TrainingState | None:
     """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
     for path in _paths(folder):
-        document = _read(path)
-        if document is None or document["state"]["config_digest"] != config_digest:
+        state = _read(path)
+        if state is None or state.config_digest != config_digest:
             continue
         flow.load_state_dict(load_file(path / "weights.safetensors"))
         averaged.load_state_dict(load_file(path / "averaged.safetensors"))
         _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-        return TrainingState(**document["state"])
+        return state
     return None
 
 
@@ -79,18 +84,26 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the state document when every file of the checkpoint is there and has its digest."""
+def _belongs(path: Path, config_digest: str) -> bool:
+    state = _read(path)
+    return state is not None and state.config_digest == config_digest
+
+
+def _read(path: Path) -> TrainingState | None:
+    """Return the state when every file of the checkpoint is there and has its digest."""
     try:
         document = json.loads((path / "state.json").read_text())
-        for name, digest in document["sha256"].items():
-            if sha256_file(path / Path(name).name) != digest:
-                raise ValueError(f"{name} does not have its digest")
-    except (OSError, ValueError, KeyError) as error:
+        for name in TENSOR_FILES:
+            file = path / f"{name}.safetensors"
+            if sha256_file(file) != document["sha256"][file.name]:
+                raise ValueError(f"{file.name} does not have its digest")
+        state = TrainingState(**document["state"])
+        if path.name != f"step-{state.step:08d}":
+            raise ValueError(f"state.json is that of step {state.step}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("damaged checkpoint passed over", path=str(path), reason=str(error))
         return None
-    checked: dict[str, Any] = document
-    return checked
+    return state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from models.training.config import TrainingConfig
 torch.set_num_threads(1)
 
 QUICK = TrainingConfig(
-    max_steps=6, validations=2, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
+    max_steps=6, validations=1, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
 )
 """A training run of a few seconds, in arithmetic that every machine has."""
 
@@ -50,7 +50,7 @@ def randomise(module: nn.Module, scale: float, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter += (scale * noise).to(parameter.dtype)
+        parameter.add_((scale * noise).to(parameter.dtype))
 
 
 def glow(
@@ -100,7 +100,8 @@ def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time."""
     log_dets = []
     for sample in x:
-        jacobian = torch.autograd.functional.jacobian(lambda s: function(s[None]).flatten(), sample)
+        row_by_row = torch.autograd.functional.jacobian
+        jacobian = row_by_row(lambda s: function(s[None]).flatten(), sample)  # type: ignore[no-untyped-call]
         square = jacobian.reshape(sample.numel(), sample.numel())
         log_dets.append(torch.linalg.slogdet(square).logabsdet)
     return torch.stack(log_dets)
