@@ -97,10 +97,13 @@ def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(f"the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
-    if image.mode not in EIGHT_BIT_MODES:
-        raise ImageError(
-            "unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {image.mode}"
-        )
+    # A 16-bit colour PNG opens in an 8-bit mode; only the layout of its data tells.
+    layouts = [
+        tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str) and tile.args.endswith(";16B")
+    ]
+    if image.mode not in EIGHT_BIT_MODES or layouts:
+        got = layouts[0] if layouts else image.mode
+        raise ImageError("unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {got}")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError("unsupported-image", "The image is animated", "expected one frame")
     if (height, width) != (preprocessing.height, preprocessing.width):
