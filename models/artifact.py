@@ -54,7 +54,10 @@ def load_artifact(folder: Path) -> Artifact:
             raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
     if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
-    flow = build_glow(manifest.architecture)
+    architecture = manifest.architecture
+    if (architecture.channels, architecture.height, architecture.width) != manifest.preprocessing.shape:
+        raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
+    flow = build_glow(architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     layers = {name for name, part in flow.named_modules() if isinstance(part, ChannelAffine)}
     if layers != manifest.log_dets.layers.keys():

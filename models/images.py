@@ -116,6 +116,9 @@ def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
 
 def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
     source, wanted = image.mode, MODES.get(preprocessing.channels, "")
+    if source in {"L", "RGB"} and "transparency" in image.info:
+        # One colour is declared transparent: as an alpha channel it is judged like any other.
+        image = _without_palette_or_alpha(image.convert("LA" if source == "L" else "RGBA"))
     if source in {"1", "P", "PA", "LA", "RGBA"} and source != wanted:
         image = _without_palette_or_alpha(image)
     if image.mode == "RGB" and wanted == "L":

@@ -31,7 +31,7 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         *_twins("tiny", 4, 32, "tests, seconds"),
         *_twins("small", 8, 128, "a CPU, minutes to an hour"),
-        *_twins("medium", 16, 256, "hours on a CPU, minutes on a GPU"),
+        *_twins("medium", 16, 256, "hours on a CPU"),
     )
 }
 

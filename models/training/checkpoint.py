@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import structlog
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.files import new_folder, sha256_file
+from models.files import new_folder, remove_leftovers, sha256_file
 
 KEPT = 2
 """Newest checkpoints kept beside the best one."""
 TENSOR_FILES = ("weights", "averaged", "optimizer")
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def load_checkpoint(
     folder: Path, config_digest: str, flow: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
     """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
+    remove_leftovers(folder)
     for path in _paths(folder):
         state = _read(path)
         if state is None or state.config_digest != config_digest:
@@ -75,9 +76,18 @@ def load_checkpoint(
     return None
 
 
-def load_averaged(folder: Path, step: int, averaged: nn.Module) -> None:
-    """Fill ``averaged`` from the checkpoint of ``step``."""
-    averaged.load_state_dict(load_file(folder / f"step-{step:08d}" / "averaged.safetensors"))
+def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
+    """Fill ``averaged`` from the best checkpoint, or where it is damaged from the newest sound one; return its step.
+
+    None where no checkpoint of this configuration is sound.
+    """
+    best = [] if state.best_step is None else [folder / f"step-{state.best_step:08d}"]
+    for path in [*best, *_paths(folder)]:
+        found = _read(path)
+        if found is not None and found.config_digest == state.config_digest:
+            averaged.load_state_dict(load_file(path / "averaged.safetensors"))
+            return found.step
+    return None
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -101,7 +111,7 @@ def _read(path: Path) -> TrainingState | None:
         if path.name != f"step-{state.step:08d}":
             raise ValueError(f"state.json is that of step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("damaged checkpoint passed over", path=str(path), reason=str(error))
+        log.warning("damaged checkpoint %s passed over: %s", path, error)
         return None
     return state
 

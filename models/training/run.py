@@ -29,10 +29,11 @@ from models.manifest import (
     Manifest,
     PinnedSample,
     TrainingRecord,
+    read_manifest,
 )
 from models.objective import self_normalizing_layers
 from models.presets import PRESETS
-from models.problems import DatasetUnfit
+from models.problems import DatasetUnfit, FolderTaken
 from models.scoring.calibration import Calibration
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
@@ -62,10 +63,11 @@ def train(
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
     event, ``should_stop`` is asked after every step. Raises ``Interrupted`` (call again to go on),
-    ``TrainingDiverged``, ``DatasetUnfit``.
+    ``TrainingDiverged``, ``DatasetUnfit``, ``FolderTaken``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
+        _check_same_run(read_manifest(path), dataset, preset, config)
         return path
     if preset not in PRESETS:
         raise DatasetUnfit(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
@@ -77,6 +79,14 @@ def train(
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     _write_artifact(path, dataset, preset, config, trained, observe, job)
     return path
+
+
+def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: TrainingConfig) -> None:
+    done = manifest.training
+    if (done.preset, done.config, done.dataset_digest) != (preset, config.model_dump(), dataset.digest):
+        raise FolderTaken(
+            f"it holds a finished run of {done.preset} on {done.dataset} with other settings; choose another folder"
+        )
 
 
 def _write_artifact(
