@@ -19,6 +19,7 @@ from models.flow import Flow
 from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError
 from models.scoring.calibration import Calibration
+from models.scoring.frozen import layers_with_log_det
 
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.safetensors"
@@ -53,8 +54,15 @@ def load_artifact(folder: Path) -> Artifact:
             raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
     if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
-    flow = build_flow(manifest.architecture)
+    architecture = manifest.architecture
+    if architecture.image_shape != manifest.preprocessing.shape:
+        raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
+    flow = build_flow(architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    layers = layers_with_log_det(flow)
+    if layers != manifest.log_dets.layers.keys():
+        odd = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
+        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {odd}")
     arrays = _read_arrays(folder / CALIBRATION)
     calibration = Calibration(arrays["statistics"].astype(np.float64), arrays["calibration"].astype(np.float64))
     return Artifact(manifest, flow.eval(), calibration, arrays["pinned"])

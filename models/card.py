@@ -22,8 +22,8 @@ def model_card(manifest: Manifest) -> str:
     )
     return f"""# Model card
 
-A normalizing flow (Self Normalizing Flows, Keller et al., ICML 2021) that gives the exact log-density of an 8-bit image of
-{architecture.channels}x{architecture.height}x{architecture.width} (channels x height x width).
+A normalizing flow (Self Normalizing Flows, Keller et al., ICML 2021) that gives the exact log-density of an 8-bit
+image of {architecture.channels}x{architecture.height}x{architecture.width} (channels x height x width).
 
 | | |
 |---|---|

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -56,8 +59,9 @@ def dataset_names(data_dir: Path | None) -> list[str]:
 
 
 def dataset_shape(name: str, data_dir: Path | None) -> tuple[int, int, int]:
-    """Return (C, H, W) of a dataset without reading its pixels. Raises ``DatasetNotFound``."""
-    with zipfile.ZipFile(_file(name, data_dir)) as arrays, arrays.open("x_train.npy") as header:
+    """Return (C, H, W) of a dataset without reading its pixels. Raises ``DatasetNotFound`` or ``DatasetUnfit``."""
+    path = _file(name, data_dir)
+    with _named(path), zipfile.ZipFile(path) as arrays, arrays.open("x_train.npy") as header:
         shape = npy_header(header)[0]
     _, height, width, *channels = shape
     return (channels[0] if channels else 1), height, width
@@ -69,7 +73,7 @@ def load_dataset(name: str, data_dir: Path | None) -> Dataset:
     The official training files are split in their own order; other datasets by a seeded 80/10/10 permutation.
     """
     path = _file(name, data_dir)
-    with np.load(path, allow_pickle=False) as arrays:
+    with _named(path), np.load(path, allow_pickle=False) as arrays:
         images = _channels_first(arrays["x_train"])
         test = _channels_first(arrays["x_test"]) if "x_test" in arrays else images[:0]
     sizes = LARGE_SPLITS.get(len(images))
@@ -82,6 +86,15 @@ def load_dataset(name: str, data_dir: Path | None) -> Dataset:
         raise DatasetUnfit(f"{name} has {len(images)} images, at least 10 are needed")
     train, statistics, calibration = (images[part] for part in np.split(order, np.cumsum(sizes)[:2]))
     return Dataset(name, train, statistics, calibration, test, _digest(images, test))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what a damaged or foreign file raises into ``DatasetUnfit`` with its name."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatasetUnfit(f"{path.name} is not an .npz file with images in x_train: {error}") from error
 
 
 def _file(name: str, data_dir: Path | None) -> Path:

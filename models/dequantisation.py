@@ -18,6 +18,11 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
     >>> bool((content_noise(image, "digest", 1) == content_noise(image, "digest", 5)[:1]).all())
     True
     """
+    return content_stream(image, weights_digest).random((draws, *image.shape))
+
+
+def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
+    """Return the generator whose stream is the noise of one image: draw after draw, ``C·H·W`` numbers each."""
     content = hashlib.sha256()
     content.update(weights_digest.encode())
     content.update(repr(tuple(image.shape)).encode())
@@ -25,5 +30,4 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
     seed = content.digest()
     key, counter = int.from_bytes(seed[:16], "little"), int.from_bytes(seed[16:], "little")
     # The counter's low half counts blocks of the stream; the seed fills the other half.
-    generator = np.random.Generator(np.random.Philox(key=key, counter=counter << 128))
-    return generator.random((draws, *image.shape))
+    return np.random.Generator(np.random.Philox(key=key, counter=counter << 128))

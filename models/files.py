@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def sha256_file(path: Path) -> str:
@@ -47,13 +50,19 @@ def new_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _sync(file)
         sync_folder(temporary)
-        try:
-            temporary.rename(path)
-        except OSError as error:  # a folder that is not empty can't be renamed over
-            raise FileExistsError(str(path)) from error
+        if path.exists():
+            raise FileExistsError(str(path))
+        temporary.rename(path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob(".*"):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_folder(path: Path) -> None:

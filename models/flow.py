@@ -124,7 +124,7 @@ class Flow(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Let every ActNorm see ``x``, dequantised images ``(N, C, H, W)``, unless it has been initialised before."""
-        y = self.pixels(x.double())[0].to(x.dtype)
+        y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         for level in self.level_list():
             for bijection in level.bijections():
                 if isinstance(bijection, ActNorm) and not bijection.initialized:

@@ -97,10 +97,13 @@ def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(f"the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
-    if image.mode not in EIGHT_BIT_MODES:
-        raise ImageError(
-            "unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {image.mode}"
-        )
+    # A 16-bit colour PNG opens in an 8-bit mode; only the layout of its data tells.
+    layouts = [
+        tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str) and tile.args.endswith(";16B")
+    ]
+    if image.mode not in EIGHT_BIT_MODES or layouts:
+        got = layouts[0] if layouts else image.mode
+        raise ImageError("unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {got}")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError("unsupported-image", "The image is animated", "expected one frame")
     if (height, width) != (preprocessing.height, preprocessing.width):
@@ -113,6 +116,9 @@ def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
 
 def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
     source, wanted = image.mode, MODES.get(preprocessing.channels, "")
+    if source in {"L", "RGB"} and "transparency" in image.info:
+        # One colour is declared transparent: as an alpha channel it is judged like any other.
+        image = _without_palette_or_alpha(image.convert("LA" if source == "L" else "RGBA"))
     if source in {"1", "P", "PA", "LA", "RGBA"} and source != wanted:
         image = _without_palette_or_alpha(image)
     if image.mode == "RGB" and wanted == "L":

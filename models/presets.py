@@ -107,7 +107,7 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         *_twins("tiny", 4, 32, "tests, seconds"),
         *_twins("small", 8, 128, "a CPU, minutes to an hour"),
-        *_twins("medium", 16, 256, "hours on a CPU, minutes on a GPU"),
+        *_twins("medium", 16, 256, "hours on a CPU"),
         _paper("exact-fc-2l", "fully-connected", EXACT, learning_rate=1e-4),
         _paper("snf-fc-2l", "fully-connected", SELF_NORMALIZING, learning_rate=1e-4, reconstruction_weight=1.0),
         _paper("relative-fc-2l", "fully-connected", "relative", learning_rate=1e-4),

@@ -75,11 +75,27 @@ class DatasetUnfit(ModelsError):
     status = 422
 
 
+class FolderTaken(ModelsError):
+    """A folder of a training run that holds another run."""
+
+    slug = "folder-taken"
+    title = "The folder belongs to another training run"
+    status = 409
+
+
 class TrainingDiverged(ModelsError):
     """Training produced values that are not finite; the detail names the first cause found."""
 
     slug = "training-diverged"
     title = "Training diverged"
+    status = 500
+
+
+class DamagedCheckpoints(ModelsError):
+    """No checkpoint of a run can be read any more."""
+
+    slug = "damaged-checkpoints"
+    title = "The checkpoints are damaged"
     status = 500
 
 

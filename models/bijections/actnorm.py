@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.bijections.base import ChannelAffine, check_images
+from models.bijections.base import ChannelAffine, Shape, check_images
+from models.bijections.frozen import FrozenAffine
 from models.problems import UninitializedModel
 
 
@@ -53,11 +54,17 @@ class ActNorm(ChannelAffine):
         scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
+    def freeze(self, shape: Shape) -> FrozenAffine:
+        """Return the frozen map. Raises ``UninitializedModel`` before :meth:`initialize`."""
+        if not self.initialized:
+            raise UninitializedModel("ActNorm has seen no batch yet: a flow is frozen after initialize or loading")
+        return super().freeze(shape)
+
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return diag(exp(-l)) and -t exp(-l)."""
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return -Σ l. Cost: O(C)."""
-        return -self.log_scale.sum()
+        """Return -Σ l in float64. Cost: O(C)."""
+        return -self.log_scale.double().sum()

@@ -1,7 +1,7 @@
 """Multipliers of the reconstruction penalty, one a layer; their state is part of a checkpoint.
 
-All take the relative error of each layer, rho_k = mean ||R W x - x||² / D (the mean square a dimension), and give a penalty
-in nats a dimension. Exactness of scores never depends on them: they steer the bias of the gradient alone.
+All take the relative error of each layer, rho_k = mean ||R W x - x||² / D (the mean square a dimension), and give a
+penalty in nats a dimension. Exactness of scores never depends on them: they steer the bias of the gradient alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Multiplier(nn.Module):
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Move the multipliers by the errors of this step, ``(K,)`` without gradient; not finite ones are passed over."""
+        """Move the multipliers by the errors of this step, ``(K,)``; not finite ones are passed over."""
 
     @abstractmethod
     def values(self) -> Tensor:
@@ -56,8 +56,8 @@ class GecoMultiplier(Multiplier):
     """Damped GECO with a tolerance (Rezende & Viola 2018): c = rho / target - 1 steers log lambda both ways.
 
     Per layer and step: the moving average of c, decay 0.99, then log lambda += 0.01 clip(average, -1, 1), at most one
-    percent a step, within [1e-3, 1e4]. Penalty: mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a tolerance lambda could
-    only grow, as rho is never negative.
+    percent a step, within [1e-3, 1e4]. Penalty: mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a tolerance lambda
+    could only grow, as rho is never negative.
     """
 
     RATE = 0.01
@@ -94,7 +94,8 @@ class GecoMultiplier(Multiplier):
 
 
 class DampedMultiplier(Multiplier):
-    """The modified differential method of multipliers (Platt & Barr 1988) for the constraints c = rho / target - 1 <= 0.
+    """The modified differential method of multipliers (Platt & Barr 1988) for the constraints c = rho / target - 1 <=
+    0.
 
     Gradient ascent on the multipliers, lambda += rate c, kept at zero or above for inequalities, and damping:
     penalty mean_k (lambda_k c_k + ½ damping relu(c_k)²). ``weight`` is where lambda starts, in units of the constraint.

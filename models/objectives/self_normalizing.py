@@ -33,11 +33,12 @@ class Loss:
 
 
 class SelfNormalizingObjective(nn.Module):
-    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9); its state is the multipliers'.
+    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9); its state is the
+    multipliers'.
 
-    The gradients of self normalizing layers stand in for the exact ones. For a flow of exact layers this is the negative
-    log-likelihood. ``noise_weight`` adds to each layer's error that of white noise, E ||e - R W e||² = ||I - R W||_F²,
-    which sees the directions that images do not span.
+    The gradients of self normalizing layers stand in for the exact ones. For a flow of exact layers this is the
+    negative log-likelihood. ``noise_weight`` adds to each layer's error that of white noise, E ||e - R W e||² = ||I -
+    R W||_F², which sees the directions that images do not span.
     """
 
     def __init__(self, flow: Flow, image_shape: Shape, config: TrainingConfig) -> None:
@@ -86,6 +87,11 @@ class SelfNormalizingObjective(nn.Module):
         return torch.stack(errors)
 
 
+def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
+    """Return the layers that learn their inverse, in the order of the forward direction."""
+    return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
+
+
 def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> float:
     """Return the largest singular value of a linear map by power iteration on A^T A from ``start``, one sample.
 
@@ -113,9 +119,9 @@ class InverseQuality:
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
     """Return the quality of every learned inverse by the name of its layer.
 
-    The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean over
-    the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in the
-    spectral norm, norms by power iteration; None where ||E|| >= 1, so that it does not hold.
+    The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean
+    over the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in
+    the spectral norm, norms by power iteration; None where ||E|| >= 1, so that it does not hold.
     """
     found = {}
     generator = torch.Generator().manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +60,25 @@ class Calibration:
 
         Images exchangeable with the calibration images are flagged at rate <= alpha (Vovk et al. 2005, ch. 2).
         """
-        ordered = np.sort(self.calibration)
-        n = len(ordered)
-        at_most = int(np.searchsorted(ordered, log_likelihood, side="right"))
-        at_least = n - int(np.searchsorted(ordered, log_likelihood, side="left"))
+        n = len(self._ordered)
+        at_most = int(np.searchsorted(self._ordered, log_likelihood, side="right"))
+        at_least = n - int(np.searchsorted(self._ordered, log_likelihood, side="left"))
         return min(1.0, 2 * (1 + min(at_most, at_least)) / (n + 1))
 
     def z(self, log_likelihood: float) -> float:
         """Return (log-likelihood - median) / (1.4826 MAD) of the statistics images."""
+        median, spread = self._location_and_spread
+        return (log_likelihood - median) / spread
+
+    @cached_property
+    def _ordered(self) -> NDArray[np.float64]:
+        return np.sort(self.calibration)
+
+    @cached_property
+    def _location_and_spread(self) -> tuple[float, float]:
         median = float(np.median(self.statistics))
         spread = 1.4826 * float(np.median(np.abs(self.statistics - median)))
-        return (log_likelihood - median) / max(spread, 1e-9)
+        return median, max(spread, 1e-9)
 
     def judge(self, log_likelihood: float, alpha: float | None = None) -> Anomaly:
         """Return the verdict at false-alarm rate ``alpha`` (None: the default).
@@ -82,4 +91,4 @@ class Calibration:
         p = self.p_value(log_likelihood)
         z = self.z(log_likelihood)
         reason = Reason("log_likelihood", z)
-        return Anomaly(p, -math.log10(p), p <= used, used, abs(z), self.smallest_p, (reason,))
+        return Anomaly(p, abs(math.log10(p)), p <= used, used, abs(z), self.smallest_p, (reason,))

@@ -47,7 +47,8 @@ class TorchEngine:
     """Coupling networks in float32; all that is only a few channels wide in float64.
 
     The networks are nearly all of the cost. The rest, done in float32, would be nearly all of the rounding: each step
-    would round the state that the next one amplifies. Works in tiles, so that cost and memory do not grow with N.
+    would round the state that the next one amplifies. Works in tiles of one fixed size, a short one filled up: memory
+    does not grow with N, and no kernel is chosen by the size of a batch, so a score is the same to the bit in any.
     """
 
     name = "torch"
@@ -60,18 +61,22 @@ class TorchEngine:
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
         """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
-        tiles = [self._forward_tile(tile) for tile in torch.split(y, self.tile)]
+        tiles = [self._forward_tile(tile) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(
-            [torch.cat(scale) for scale in zip(*(tile.scales for tile in tiles), strict=True)],
-            torch.cat([tile.log_det for tile in tiles]),
-            torch.cat([tile.prior_log_det for tile in tiles]),
+            [torch.cat(scale)[: len(y)] for scale in zip(*(tile.scales for tile in tiles), strict=True)],
+            torch.cat([tile.log_det for tile in tiles])[: len(y)],
+            torch.cat([tile.prior_log_det for tile in tiles])[: len(y)],
         )
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         """Map whitened latents to images before the inverse of the pixel transform."""
-        tiles = zip(*(torch.split(scale, self.tile) for scale in scales), strict=True)
-        return torch.cat([self._inverse_tile(list(tile), inverse) for tile in tiles])
+        tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
+        return torch.cat([self._inverse_tile(list(tile), inverse) for tile in tiles])[: len(scales[0])]
+
+    def _filled(self, x: Tensor) -> Tensor:
+        missing = -len(x) % self.tile
+        return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
     def _forward_tile(self, y: Tensor) -> Latents:
         scales, log_dets, prior_log_dets = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
     """Freeze ``flow`` for images ``(C, H, W)``, with the stored log-dets of these weights where they are given.
 
-    Raises ``KeyError`` when ``log_dets`` lacks a layer.
+    Raises ``KeyError`` when ``log_dets`` lacks a layer, ``UninitializedModel``.
     """
     known = constant_log_dets(flow, image_shape) if log_dets is None else log_dets
     levels = []
@@ -74,7 +75,12 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
             prior, kept = None, 0 if level is flow.level_list()[-1] else shape[0]
         latent_shape = (shape[0] - kept, *shape[1:]) if kept < shape[0] else None
         levels.append(FrozenLevel(frozen, prior, kept, latent_shape, constant))
-    return FrozenFlow(image_shape, flow.pixels, tuple(levels))
+    return FrozenFlow(image_shape, copy.deepcopy(flow.pixels), tuple(levels))
+
+
+def layers_with_log_det(flow: Flow) -> set[str]:
+    """Return the names of the layers whose log-dets are stored with a model."""
+    return {name for name, part in flow.named_modules() if isinstance(part, Bijection) and _is_stored(part)}
 
 
 def _is_stored(bijection: Bijection) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.dequantisation import content_noise
+from models.dequantisation import content_stream
 from models.flow import standard_normal_log_prob
 from models.problems import ScoreNotFinite
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
+
+CHUNK = 64
+"""Dequantised images held in float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +75,33 @@ def score_images(
 ) -> list[Likelihood]:
     """Return the likelihood of each image ``(N, C, H, W)``, averaged over ``draws`` draws keyed by its content.
 
-    The noise belongs to the image and the weights (:func:`content_noise`), so a score depends on nothing else.
+    The noise belongs to the image and the weights (:func:`content_stream`), so a score depends on nothing else.
     Raises ``ValueError`` for images of another shape or type, or fewer than one draw, and ``ScoreNotFinite``.
     """
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
-    results = []
-    per_chunk = max(1, CHUNK // draws)
-    for start in range(0, len(images), per_chunk):
-        chunk = images[start : start + per_chunk]
-        noise = np.stack([content_noise(image, weights_digest, draws) for image in chunk])
-        x = (chunk[:, None] + noise).reshape(-1, *frozen.image_shape)
-        terms = log_likelihood_terms(engine, frozen, torch.from_numpy(x))
-        results += [_summarise(part, images[0].size) for part in terms.view(len(chunk), draws, -1, 2)]
-    return results
+    points = _dequantised_points(images, weights_digest, draws)
+    terms = [
+        log_likelihood_terms(engine, frozen, torch.from_numpy(np.stack(chunk))) for chunk in _chunks(points, CHUNK)
+    ]
+    if not terms:
+        return []
+    by_image = torch.cat(terms).view(len(images), draws, -1, 2)
+    return [_summarise(part, images[0].size) for part in by_image]
 
 
-CHUNK = 64
-"""Dequantised images held in float64 at once."""
+def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: int) -> Iterator[NDArray[np.float64]]:
+    for image in images:
+        stream = content_stream(image, weights_digest)
+        for _ in range(draws):
+            yield image + stream.random(image.shape)
+
+
+def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[NDArray[np.float64]]]:
+    while chunk := list(islice(points, size)):
+        yield chunk
 
 
 def _summarise(terms: Tensor, dimensions: int) -> Likelihood:

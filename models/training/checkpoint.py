@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import structlog
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.files import new_folder, sha256_file
+from models.files import new_folder, remove_leftovers, sha256_file
 
 KEPT = 2
 """Newest checkpoints kept beside the best one."""
 
-log = structlog.get_logger(__name__)
+FILES = ("weights", "averaged", "objective", "optimizer")
+"""What a checkpoint must hold: the flow, its averaged weights, the multipliers, the optimiser's moments."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and drop old ones, but the best. An existing checkpoint of this step stands.
+    """Write ``folder/step-NNNNNNNN`` and drop old ones of this configuration, but the best.
 
-    ``modules`` are saved by their names, a file each.
+    ``modules`` are saved by their names, a file each. A sound checkpoint of this step and configuration stands; one
+    that is damaged or of another run is replaced.
     """
     path = folder / f"step-{state.step:08d}"
+    if path.is_dir() and not _belongs(path, state.config_digest):
+        shutil.rmtree(path)
     if not path.is_dir():
         with new_folder(path) as temporary:
             tensors = {name: module.state_dict() for name, module in modules.items()}
@@ -52,7 +57,8 @@ def save_checkpoint(
             document = {"state": asdict(state), "sha256": digests}
             (temporary / "state.json").write_text(json.dumps(document, indent=1))
     best = None if state.best_step is None else f"step-{state.best_step:08d}"
-    for old in _paths(folder)[KEPT:]:
+    own = [old for old in _paths(folder) if _belongs(old, state.config_digest)]
+    for old in own[KEPT:]:
         if old.name != best:
             shutil.rmtree(old)
     return path
@@ -62,38 +68,56 @@ def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
     """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
+    remove_leftovers(folder)
     for path in _paths(folder):
-        document = _read(path)
-        if document is None or document["state"]["config_digest"] != config_digest:
+        state = _read(path)
+        if state is None or state.config_digest != config_digest:
             continue
         for name, module in modules.items():
             module.load_state_dict(load_file(path / f"{name}.safetensors"))
         _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-        return TrainingState(**document["state"])
+        return state
     return None
 
 
-def load_averaged(folder: Path, step: int, averaged: nn.Module) -> None:
-    """Fill ``averaged`` from the checkpoint of ``step``."""
-    averaged.load_state_dict(load_file(folder / f"step-{step:08d}" / "averaged.safetensors"))
+def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
+    """Fill ``averaged`` from the best checkpoint, or where it is damaged from the newest sound one; return its step.
+
+    None where no checkpoint of this configuration is sound.
+    """
+    best = [] if state.best_step is None else [folder / f"step-{state.best_step:08d}"]
+    for path in [*best, *_paths(folder)]:
+        found = _read(path)
+        if found is not None and found.config_digest == state.config_digest:
+            averaged.load_state_dict(load_file(path / "averaged.safetensors"))
+            return found.step
+    return None
 
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the state document when every file of the checkpoint is there and has its digest."""
+def _belongs(path: Path, config_digest: str) -> bool:
+    state = _read(path)
+    return state is not None and state.config_digest == config_digest
+
+
+def _read(path: Path) -> TrainingState | None:
+    """Return the state when every file of the checkpoint is there and has its digest."""
     try:
         document = json.loads((path / "state.json").read_text())
-        for name, digest in document["sha256"].items():
-            if sha256_file(path / Path(name).name) != digest:
-                raise ValueError(f"{name} does not have its digest")
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("damaged checkpoint passed over", path=str(path), reason=str(error))
+        for name in FILES:
+            file = path / f"{name}.safetensors"
+            if sha256_file(file) != document["sha256"][file.name]:
+                raise ValueError(f"{file.name} does not have its digest")
+        state = TrainingState(**document["state"])
+        if path.name != f"step-{state.step:08d}":
+            raise ValueError(f"state.json is that of step {state.step}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("damaged checkpoint %s passed over: %s", path, error)
         return None
-    checked: dict[str, Any] = document
-    return checked
+    return state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from models.datasets import Dataset
 from models.dequantisation import content_noise
 from models.flow import Flow, walk
 from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, inverse_quality
-from models.problems import TrainingDiverged
+from models.problems import DamagedCheckpoints, TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
@@ -75,6 +75,7 @@ class Trainer:
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
+        _compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
@@ -94,17 +95,13 @@ class Trainer:
             flow = build_flow(architecture)
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
-        precision = training_precision(self.config)
-        for module in flow.modules():
-            if isinstance(module, CouplingNet):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                module.autocast = torch.bfloat16 if precision == "bfloat16" else None
+        _compute_coupling_nets_in(flow, torch.bfloat16 if training_precision(self.config) == "bfloat16" else None)
         return flow.train()
 
     def _initialize(self) -> None:
         count = min(INITIALIZATION_IMAGES, len(self.dataset.train))
         batch = Batches(self.dataset.train, count, self.config.seed).batch(0)
-        self.flow.initialize(batch.float().clamp(max=math.nextafter(256, 0)))
+        self.flow.initialize(batch)
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
@@ -132,22 +129,26 @@ class Trainer:
                 self._report(loss, bits, rate)
                 last_report, reported_step = now, step + 1
             before, progress = progress, self._progress()
+            # Asked before anything is written: an attempt that lost its lease ends here.
+            stop = should_stop()
             if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
                 self._validate()
                 last_checkpoint = time.monotonic()
             elif now - last_checkpoint >= config.checkpoint_seconds:
                 self._save()
                 last_checkpoint = time.monotonic()
-            if should_stop():
+            if stop:
                 self._save()
                 raise Interrupted(f"stopped after step {self.state.step}")
         if self.state.best_step is None or self.state.best_bits_per_dim is None:
             raise TrainingDiverged(f"no validation gave a finite likelihood; {self._advice()}")
-        load_averaged(self.checkpoints, self.state.best_step, self.averaged)
+        kept_step = load_averaged(self.checkpoints, self.state, self.averaged)
+        if kept_step is None:
+            raise DamagedCheckpoints(f"no checkpoint in {self.checkpoints.name} can be read")
         return TrainedFlow(
             self.averaged,
             self.state.step,
-            self.state.best_step,
+            kept_step,
             self.state.best_bits_per_dim,
             self.state.elapsed_seconds,
         )
@@ -237,6 +238,13 @@ class Trainer:
 
     def _advice(self) -> str:
         return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
+
+
+def _compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
+    for module in flow.modules():
+        if isinstance(module, CouplingNet):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.autocast = dtype
 
 
 def training_precision(config: TrainingConfig) -> str:

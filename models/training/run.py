@@ -27,9 +27,11 @@ from models.manifest import (
     Manifest,
     PinnedSample,
     TrainingRecord,
+    read_manifest,
 )
 from models.objectives.self_normalizing import inverse_quality
 from models.presets import find_preset
+from models.problems import FolderTaken
 from models.scoring.calibration import Calibration
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
@@ -59,10 +61,11 @@ def train(
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
     event, ``should_stop`` is asked after every step. Raises ``Interrupted`` (call again to go on),
-    ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``.
+    ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``, ``FolderTaken``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
+        _check_same_run(read_manifest(path), dataset, preset, config)
         return path
     if threads is not None:
         torch.set_num_threads(threads)
@@ -72,6 +75,14 @@ def train(
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     _write_artifact(path, dataset, preset, config, trained, observe, job)
     return path
+
+
+def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: TrainingConfig) -> None:
+    done = manifest.training
+    if (done.preset, done.config, done.dataset_digest) != (preset, config.model_dump(), dataset.digest):
+        raise FolderTaken(
+            f"it holds a finished run of {done.preset} on {done.dataset} with other settings; choose another folder"
+        )
 
 
 def _write_artifact(

@@ -12,21 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.architecture import GlowArchitecture, PixelTransform
+from models.architecture import GlowArchitecture, PixelTransform, depth
 from models.artifact import CALIBRATION, WEIGHTS
 from models.bijections.actnorm import ActNorm
 from models.bijections.pixels import MarginalPixels
-from models.build import build_glow
+from models.build import build_flow
 from models.datasets import load_dataset
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE
+from models.objectives.self_normalizing import Loss, SelfNormalizingObjective
 from models.training.config import TrainingConfig
 
 torch.set_num_threads(1)
 
 QUICK = TrainingConfig(
-    max_steps=6, validations=2, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
+    max_steps=6, validations=1, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
 )
 """A training run of a few seconds, in arithmetic that every machine has."""
 
@@ -50,7 +51,7 @@ def randomise(module: nn.Module, scale: float, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter += (scale * noise).to(parameter.dtype)
+        parameter.add_((scale * noise).to(parameter.dtype))
 
 
 def glow(
@@ -71,6 +72,7 @@ def glow(
             "channels": channels,
             "height": side,
             "width": side,
+            "levels": depth(side, side),
             "steps": steps,
             "hidden": 16,
             "linear": linear,
@@ -79,7 +81,7 @@ def glow(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        flow = build_glow(architecture)
+        flow = build_flow(architecture)
     images = real_images(64, side, channels)
     if isinstance(flow.pixels, MarginalPixels):
         flow.pixels.fit(images)
@@ -100,7 +102,8 @@ def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time."""
     log_dets = []
     for sample in x:
-        jacobian = torch.autograd.functional.jacobian(lambda s: function(s[None]).flatten(), sample)
+        row_by_row = torch.autograd.functional.jacobian
+        jacobian = row_by_row(lambda s: function(s[None]).flatten(), sample)  # type: ignore[no-untyped-call]
         square = jacobian.reshape(sample.numel(), sample.numel())
         log_dets.append(torch.linalg.slogdet(square).logabsdet)
     return torch.stack(log_dets)
@@ -128,3 +131,10 @@ def sign_again(folder: Path) -> None:
         document["log_dets"]["weights_sha256"] = document["files"][WEIGHTS]
 
     edit_manifest(folder, change)
+
+
+def training_loss(flow: Flow, y: Tensor, log_det: Tensor, reconstruction_weight: float) -> Loss:
+    """The loss of a training step with the paper's fixed multiplier."""
+    channels, height, width = y.shape[1:]
+    config = TrainingConfig(reconstruction_weight=reconstruction_weight)
+    return SelfNormalizingObjective(flow, (channels, height, width), config).loss(flow, y, log_det, step=0)

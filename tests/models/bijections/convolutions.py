@@ -9,17 +9,20 @@ from models.bijections.convolution import Size
 
 
 def placements(
-    channels: int, kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
+    channels: int,
+    kernel: Size,
+    image: Size,
+    stride: Size = (1, 1),
+    padding: Size | None = None,
+    dilation: Size = (1, 1),
 ) -> Tensor:
-    """B, float64 ``(C, C, kh, kw, D_out, D)``: where each element of the kernel stands in the matrix, filled by loops."""
+    """B, float64 ``(C, C, kh, kw, D_out, D)``: where each kernel element stands in the matrix, by loops."""
     down, right = padding or (kernel[0] // 2, kernel[1] // 2)
     height, width = (
         (image[axis] + 2 * (down, right)[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
         for axis in range(2)
     )
-    basis = torch.zeros(
-        channels, channels, *kernel, channels, height, width, channels, *image, dtype=torch.float64
-    )
+    basis = torch.zeros(channels, channels, *kernel, channels, height, width, channels, *image, dtype=torch.float64)
     for a in range(kernel[0]):
         for b in range(kernel[1]):
             for i in range(height):

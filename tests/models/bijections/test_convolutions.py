@@ -1,4 +1,4 @@
-"""Geometry of convolutions and the k x k layer with the exact gradient, against matrices filled placement by placement."""
+"""Geometry of convolutions and the k x k layer with the exact gradient, against matrices filled by loops."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def layer(channels: int, kernel: Size, scale: float = 0.1) -> ExactConv:
 
 
 @pytest.mark.parametrize(("kernel", "image", "stride", "padding", "dilation"), GEOMETRIES, ids=str)
-def test_multiplicity_counts_placements(
-    kernel: Size, image: Size, stride: Size, padding: Size, dilation: Size
-) -> None:
+def test_multiplicity_counts_placements(kernel: Size, image: Size, stride: Size, padding: Size, dilation: Size) -> None:
     counted = placements(1, kernel, image, stride, padding, dilation).sum((-1, -2))[0, 0]
     assert torch.equal(multiplicity(kernel, image, stride, padding, dilation), counted)
     weight = torch.ones(1, 1, *kernel, dtype=torch.float64, requires_grad=True)

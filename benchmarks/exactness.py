@@ -1,0 +1,203 @@
+"""How exact the served numbers are: ``SNF_DATA_DIR=... python -m benchmarks.exactness [--url http://127.0.0.1:8000]``.
+
+For each shipped model, over test images of its own dataset: the engine against the unfrozen flow in float64, and for
+some images against the whole Jacobian; the round trip; the same image in other company. Writes a table and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.artifact import load_artifact
+from models.datasets import load_dataset
+from models.dequantisation import content_noise
+from models.flow import Flow
+from models.images import encode_png
+from models.registry import ZOO
+from models.scoring.engines import TorchEngine
+from models.scoring.frozen import freeze
+from models.scoring.scorer import Scorer
+
+RESULTS = Path(__file__).parent / "results" / "exactness.json"
+CHUNK = 50
+ROWS = 112
+"""Rows of a Jacobian computed at once, one copy of the image each."""
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """Largest differences of one model, in nats but for the round trip, which is in pixel bins."""
+
+    model: str
+    dataset: str
+    images: int
+    mean_log_likelihood: float
+    float64_max: float
+    float64_median: float
+    jacobian_images: int
+    jacobian_max: float | None
+    service_max: float | None
+    round_trip_max_bins: float
+    batch_mates_max: float
+    batch_mates_bit_equal: int
+    seconds: float
+
+
+def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: str | None) -> Exactness:
+    """Measure the artifact at ``path``."""
+    started = time.monotonic()
+    scorer = Scorer.load(path)
+    artifact = load_artifact(path)
+    reference = artifact.flow.double().requires_grad_(False)
+    data_dir = os.environ.get("SNF_DATA_DIR")
+    dataset = load_dataset(artifact.manifest.training.dataset, Path(data_dir) if data_dir else None)
+    images = dataset.test[:image_count]
+
+    engine = np.concatenate([_scores(scorer, images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)])
+    float64 = np.concatenate(
+        [_float64(reference, scorer, images[i : i + CHUNK], name) for i in range(0, len(images), CHUNK)]
+    )
+    differences = np.abs(engine - float64)
+
+    chosen = images[:jacobian_count]
+    jacobian = np.array([by_jacobian(reference, _dequantised(scorer, image[None])) for image in chosen])
+    served = engine[: len(chosen)] if url is None else np.array([_over_http(url, name, image) for image in chosen])
+
+    company = images[:256]
+    alone = np.concatenate([_scores(scorer, image[None]) for image in company])
+    order = np.random.default_rng(0).permutation(len(company))
+    shuffled = np.empty(len(company))
+    shuffled[order] = _scores(scorer, company[order])
+    elsewhere = np.stack([alone, shuffled]) - engine[: len(company)]
+
+    frozen = freeze(load_artifact(path).flow, scorer.preprocessing.shape)
+    return Exactness(
+        model=name,
+        dataset=dataset.name,
+        images=len(images),
+        mean_log_likelihood=float(engine.mean()),
+        float64_max=float(differences.max()),
+        float64_median=float(np.median(differences)),
+        jacobian_images=len(chosen),
+        jacobian_max=float(np.abs(jacobian - engine[: len(chosen)]).max()) if len(chosen) else None,
+        service_max=float(np.abs(jacobian - served).max()) if url and len(chosen) else None,
+        round_trip_max_bins=_round_trip(TorchEngine(frozen), scorer, images[:1000]),
+        batch_mates_max=float(np.abs(elsewhere).max()),
+        batch_mates_bit_equal=int((elsewhere == 0).all(0).sum()),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _scores(scorer: Scorer, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.array([result.log_likelihood for result in scorer.score(images)])
+
+
+def _dequantised(scorer: Scorer, images: NDArray[np.uint8]) -> Tensor:
+    noise = np.concatenate([content_noise(image, scorer.log_det_digest) for image in images])
+    return torch.from_numpy(images + noise)
+
+
+def _float64(reference: Flow, scorer: Scorer, images: NDArray[np.uint8], name: str) -> NDArray[np.float64]:
+    """Score by the unfrozen flow in float64; its log-dets come from slogdet at every call."""
+    with torch.no_grad():
+        scores: NDArray[np.float64] = reference(_dequantised(scorer, images)).log_likelihood.numpy()
+    if not np.isfinite(scores).all():
+        raise ArithmeticError(f"{name}: the float64 reference is not finite")
+    return scores
+
+
+def by_jacobian(reference: Flow, x: Tensor) -> float:
+    """Return log N(z; 0, I) + log|det dz/dx| of one image ``(1, C, H, W)``, by its whole Jacobian in float64."""
+    dimensions = x.numel()
+    rows: list[Tensor] = []
+    latent = torch.empty(0)
+    for start in range(0, dimensions, ROWS):
+        # Samples do not influence one another, so copy k gives row start + k in one backward pass.
+        wanted = torch.arange(start, min(start + ROWS, dimensions))
+        copies = x.expand(len(wanted), -1, -1, -1).clone().requires_grad_()
+        z = torch.cat([scale.flatten(1) for scale in reference(copies).latents], dim=1)
+        picked = z[torch.arange(len(wanted)), wanted].sum()
+        rows.append(torch.autograd.grad(picked, copies)[0].flatten(1))
+        latent = z[0].detach()
+    log_det = torch.linalg.slogdet(torch.cat(rows)).logabsdet
+    return float(-0.5 * latent.square().sum() - 0.5 * dimensions * math.log(2 * math.pi) + log_det)
+
+
+def _over_http(url: str, name: str, image: NDArray[np.uint8]) -> float:
+    answer = httpx.post(
+        f"{url.rstrip('/')}/v1/models/{name}/score",
+        content=encode_png(image),
+        headers={"Content-Type": "image/png"} | _key(),
+        timeout=60,
+    )
+    answer.raise_for_status()
+    document: dict[str, Any] = answer.json()
+    return float(document["results"][0]["log_likelihood"])
+
+
+def _key() -> dict[str, str]:
+    key = os.environ.get("SNF_API_KEY")
+    return {"X-API-Key": key} if key else {}
+
+
+def _round_trip(engine: TorchEngine, scorer: Scorer, images: NDArray[np.uint8]) -> float:
+    largest = 0.0
+    for start in range(0, len(images), CHUNK):
+        x = _dequantised(scorer, images[start : start + CHUNK])
+        scales = engine.forward(engine.frozen.pixels(x)[0]).scales
+        back = engine.frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
+        largest = max(largest, float((back - x).abs().max()))
+    return largest
+
+
+def table(results: list[Exactness]) -> str:
+    """Return the results as a Markdown table, a column a model."""
+    keys = [key for key in asdict(results[0]) if key != "model"]
+    lines = [f"| | {' | '.join(result.model for result in results)} |", f"|---|{'---|' * len(results)}"]
+    for key in keys:
+        values = [asdict(result)[key] for result in results]
+        shown = [f"{value:.3g}" if isinstance(value, float) and abs(value) < 1 else str(value) for value in values]
+        lines.append(f"| {key.replace('_', ' ')} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the models named on the command line, or all shipped ones."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
+    parser.add_argument("--model", nargs="*", help="names of shipped models (default: all)")
+    parser.add_argument("--artifact", type=Path, help="measure this artifact instead")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--jacobian", type=int, default=20, help="images whose whole Jacobian is taken")
+    parser.add_argument("--url", help="a running service that has the models, to be compared with the Jacobian")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shipped = {path.parents[1].name: path.parent for path in sorted(ZOO.glob("*/1/manifest.json"))}
+    if arguments.artifact:
+        paths = {(arguments.model or [arguments.artifact.name])[0]: arguments.artifact}
+    else:
+        paths = {name: shipped[name] for name in arguments.model or shipped}
+    if not paths:
+        parser.error(f"no model is shipped in {ZOO}; name one with --artifact")
+    results = [measure(n, path, arguments.images, arguments.jacobian, arguments.url) for n, path in paths.items()]
+    print(table(results))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

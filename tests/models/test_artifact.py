@@ -1,0 +1,261 @@
+"""An artifact is whole and unchanged, or it is refused by an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, image_digest, load_artifact
+from models.datasets import load_dataset
+from models.files import sha256_file
+from models.manifest import FILE, read_manifest
+from models.problems import ArtifactError
+from models.scoring.scorer import Scorer
+from tests.models.helpers import edit_manifest, sign_again
+
+
+def test_what_an_artifact_holds(artifact: Path) -> None:
+    assert {path.name for path in artifact.iterdir()} == {FILE, WEIGHTS, CALIBRATION, CARD, SAMPLES}
+    manifest = read_manifest(artifact)
+    assert manifest.files == {name: sha256_file(artifact / name) for name in (WEIGHTS, CALIBRATION, CARD, SAMPLES)}
+    assert manifest.log_dets.weights_sha256 == manifest.files[WEIGHTS]
+    assert manifest.log_dets.total == pytest.approx(sum(manifest.log_dets.layers.values()))
+    assert manifest.evaluation.test_images == 100
+    assert (artifact / SAMPLES).read_bytes().startswith(b"\x89PNG")
+    assert f"{manifest.evaluation.test_bits_per_dim:.4f} bits/dim" in (artifact / CARD).read_text()
+
+
+def test_loading_gives_back_what_was_trained(artifact: Path) -> None:
+    loaded = load_artifact(artifact)
+    stored = load_file(artifact / WEIGHTS)
+    state = loaded.flow.state_dict()
+    assert state.keys() == stored.keys()
+    assert all(torch.equal(state[name], stored[name]) for name in stored)
+    assert not loaded.flow.training
+    assert image_digest(loaded.pinned[0]) == loaded.manifest.pinned.image_sha256
+    again = Scorer(loaded).score(loaded.pinned[:1])[0].log_likelihood
+    assert again == pytest.approx(loaded.manifest.pinned.log_likelihood, abs=1e-4)
+
+
+def test_the_card_has_the_numbers_that_scoring_gives(scorer: Scorer) -> None:
+    digits = load_dataset("mnist-mini", None)
+    scores = [result.log_likelihood for result in scorer.score(digits.test)]
+    evaluation = scorer.manifest.evaluation
+    assert evaluation.test_nats == pytest.approx(-np.mean(scores), abs=1e-3)
+    bits = [result.bits_per_dim for result in scorer.score(digits.test)]
+    assert evaluation.test_bits_per_dim == pytest.approx(np.mean(bits), abs=1e-5)
+    held_out = [result.log_likelihood for result in scorer.score(digits.calibration)]
+    np.testing.assert_allclose(scorer.calibration.calibration, held_out, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CALIBRATION, CARD, SAMPLES])
+class TestFiles:
+    """Damage that a disk, a copy or a hand does to one file."""
+
+    def test_a_flipped_byte(self, copy: Path, name: str) -> None:
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
+            Scorer.load(copy)
+
+    def test_a_missing_end(self, copy: Path, name: str) -> None:
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[:-1])
+        with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
+            Scorer.load(copy)
+
+    def test_a_missing_file(self, copy: Path, name: str) -> None:
+        (copy / name).unlink()
+        with pytest.raises(ArtifactError, match=f"{name} is missing"):
+            Scorer.load(copy)
+
+
+def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
+    """A flipped bit in the manifest is a typed error, or changes nothing of any score."""
+    original = (copy / FILE).read_bytes()
+    expected = Scorer.load(copy)
+    images = expected.pinned
+    scores = [result.log_likelihood for result in expected.score(images)]
+    generator = np.random.default_rng(0)
+    refused = 0
+    for position in generator.integers(0, len(original), 40):
+        content = bytearray(original)
+        content[position] ^= 1 << int(generator.integers(0, 7))
+        (copy / FILE).write_bytes(content)
+        try:
+            scorer = Scorer.load(copy)
+        except ArtifactError:
+            refused += 1
+        else:
+            got = [result.log_likelihood for result in scorer.score(images)]
+            np.testing.assert_allclose(got, scores, rtol=0, atol=1e-2)
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "not a valid manifest"),
+        (b"\xff\xfe\x00", "not a valid manifest"),
+        (b"[]", "not a valid manifest"),
+        (b'{"format_version": 1}', "not a valid manifest: created"),
+        (json.dumps({"modelspec": "v2", "weights": "model.bin"}).encode(), "not a valid manifest"),
+        (pickle.dumps({"format_version": 1}), "not a valid manifest"),
+    ],
+    ids=["empty", "binary", "list", "bare", "foreign", "pickle"],
+)
+def test_a_foreign_manifest(copy: Path, content: bytes, text: str) -> None:
+    (copy / FILE).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{FILE} is {text}"):
+        Scorer.load(copy)
+
+
+def test_no_manifest_and_no_folder(copy: Path, tmp_path: Path) -> None:
+    (copy / FILE).unlink()
+    for folder in (copy, tmp_path / "nowhere"):
+        with pytest.raises(ArtifactError, match=f"{FILE} cannot be read"):
+            Scorer.load(folder)
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def _set(*path: str, value: object) -> Change:
+    def change(document: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (_set("format_version", value=2), "format_version"),
+        (_set("surprise", value=1), "surprise"),
+        (_set("architecture", "family", value="maf"), "architecture/family"),
+        (_set("architecture", "steps", value=3), "which the architecture does not know"),
+        (_set("architecture", "steps", value=5), "lacks levels"),
+        (_set("architecture", "hidden", value=48), r"has shape .*, expected"),
+        (_set("architecture", "pixel_transform", value="logit"), "pixels.masses, which the architecture does not"),
+        (_set("log_dets", "weights_sha256", value="0" * 64), "log-dets belong to other weights"),
+        (_set("log_dets", "layers", value={}), "levels.0.steps.0"),
+        (_set("pinned", "log_likelihood", value=-1.0), "the pinned image scores .* stored are -1.0"),
+        (_set("pinned", "image_sha256", value="0" * 64), "pinned image is not the one"),
+        (_set("files", value={}), "does not list weights.safetensors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_manifest_that_does_not_fit_its_files(copy: Path, change: Change, text: str) -> None:
+    edit_manifest(copy, change)
+    with pytest.raises(ArtifactError, match=text):
+        Scorer.load(copy)
+
+
+def test_names_in_the_manifest_never_leave_the_folder(copy: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("secret")
+    edit_manifest(copy, lambda document: document["files"].update({"../outside.txt": sha256_file(outside)}))
+    with pytest.raises(ArtifactError, match=r"copy.outside\.txt is missing"):
+        Scorer.load(copy)
+
+
+def test_log_dets_of_other_weights(copy: Path) -> None:
+    """New weights, signed by someone who forgot what the log-dets belong to."""
+    tensors = load_file(copy / WEIGHTS)
+    tensors["levels.0.steps.1.weight"] = tensors["levels.0.steps.1.weight"] * 1.1
+    save_file(tensors, copy / WEIGHTS)
+    edit_manifest(copy, _set("files", WEIGHTS, value=sha256_file(copy / WEIGHTS)))
+    with pytest.raises(ArtifactError, match="log-dets belong to other weights"):
+        Scorer.load(copy)
+
+
+def test_a_changed_log_det_is_found_by_the_pinned_image(copy: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["log_dets"]["layers"]["levels.1.steps.1"] += 0.1
+
+    edit_manifest(copy, change)
+    with pytest.raises(ArtifactError, match="the pinned image scores"):
+        Scorer.load(copy)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CALIBRATION])
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensors", pickle.dumps({"weight": [1.0]})], ids=["empty", "text", "pickle"]
+)
+def test_signed_rubbish(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
+        Scorer.load(copy)
+
+
+def test_a_pickle_is_never_executed(copy: Path, tmp_path: Path) -> None:
+    """A torch.save file that would create a file on loading."""
+    marker = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+            return open, (str(marker), "w")
+
+    torch.save({"levels.0.steps.1.weight": Payload()}, copy / WEIGHTS)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} cannot be read"):
+        Scorer.load(copy)
+    assert not marker.exists()
+
+
+def test_weights_that_are_not_finite(copy: Path) -> None:
+    tensors = load_file(copy / WEIGHTS)
+    tensors["levels.0.steps.1.bias"] = torch.full_like(tensors["levels.0.steps.1.bias"], float("nan"))
+    save_file(tensors, copy / WEIGHTS)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score"):
+        Scorer.load(copy)
+
+
+@pytest.mark.parametrize("name", ["statistics", "calibration", "pinned"])
+def test_calibration_that_lacks_a_part(copy: Path, name: str) -> None:
+    arrays = load_arrays(copy / CALIBRATION)
+    del arrays[name]
+    save_arrays(arrays, copy / CALIBRATION)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{CALIBRATION} lacks {name}"):
+        Scorer.load(copy)
+
+
+def test_another_pinned_image(copy: Path) -> None:
+    arrays = load_arrays(copy / CALIBRATION)
+    arrays["pinned"] = np.ascontiguousarray(arrays["pinned"][::-1])
+    save_arrays(arrays, copy / CALIBRATION)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match="the pinned image is not the one"):
+        Scorer.load(copy)
+
+
+def test_a_moved_artifact_is_the_same_model(copy: Path, tmp_path: Path, scorer: Scorer) -> None:
+    moved = Path(shutil.move(copy, tmp_path / "elsewhere"))
+    images = scorer.pinned
+    assert Scorer.load(moved).score(images) == scorer.score(images)
+
+
+def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
+    tensors = load_file(copy / WEIGHTS)
+    tensors["levels.0.steps.0.initialized"] = torch.tensor(False)
+    save_file(tensors, copy / WEIGHTS)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm has seen no batch"):
+        Scorer.load(copy)

@@ -1,0 +1,413 @@
+"""Scores of the frozen engine against the change of variables done by hand, and against themselves elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.architecture import PixelTransform
+from models.artifact import load_artifact
+from models.bijections.actnorm import ActNorm
+from models.bijections.base import Bijection
+from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.coupling import AffineCoupling
+from models.datasets import load_dataset
+from models.dequantisation import content_noise
+from models.flow import Flow, standard_normal_log_prob
+from models.scoring.engines import TILE, TorchEngine
+from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from models.scoring.likelihood import Likelihood, log_likelihood_terms, score_images
+from models.scoring.scorer import Scorer
+from tests.models.helpers import (
+    dequantised,
+    flat_latents,
+    glow,
+    jacobian_log_det,
+    mark_initialized,
+    randomise,
+    real_images,
+)
+
+FLOAT32 = 1e-3
+"""Nats between the engine, whose networks run in float32, and float64."""
+ELSEWHERE = 1e-4
+"""Nats between the same image in one company and in another."""
+
+SHAPES: list[tuple[int, int, PixelTransform]] = [
+    (8, 1, "affine"),
+    (8, 2, "logit"),
+    (8, 3, "marginal"),
+    (16, 1, "logit"),
+    (16, 1, "marginal"),
+]
+EVERY_FLOW = pytest.mark.parametrize(
+    ("side", "channels", "pixels"), SHAPES, ids=[f"{c}x{s}x{s}-{p}" for s, c, p in SHAPES]
+)
+
+
+def frozen_glow(side: int, channels: int, pixels: PixelTransform) -> tuple[Flow, FrozenFlow, TorchEngine]:
+    flow = glow(side, channels, pixels=pixels)
+    frozen = freeze(flow, (channels, side, side))
+    return flow, frozen, TorchEngine(frozen)
+
+
+@EVERY_FLOW
+def test_engine_agrees_with_the_jacobian_of_the_unfrozen_flow(side: int, channels: int, pixels: PixelTransform) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels)
+    x = dequantised(real_images(2, side, channels))
+    got = log_likelihood_terms(engine, frozen, x).sum((1, 2))
+    flow.double().requires_grad_(False)
+    latents = flat_latents(flow, x)
+    base = -0.5 * latents.square().sum(1) - 0.5 * x[0].numel() * math.log(2 * math.pi)
+    log_det = jacobian_log_det(lambda sample: flat_latents(flow, sample), x)
+    assert (base.abs() > 1).all()
+    assert (log_det.abs() > 1).all()
+    torch.testing.assert_close(got, base + log_det, rtol=0, atol=FLOAT32)
+    # The unfrozen flow's own log-dets, all in float64, are those of its Jacobian far closer.
+    torch.testing.assert_close(flow(x).log_likelihood, base + log_det, rtol=0, atol=1e-7)
+
+
+@EVERY_FLOW
+@torch.no_grad()
+def test_freezing_changes_nothing(side: int, channels: int, pixels: PixelTransform) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels)
+    x = dequantised(real_images(6, side, channels))
+    latents = engine.forward(frozen.pixels(x)[0])
+    terms = log_likelihood_terms(engine, frozen, x)
+    expected = flow.double()(x)
+    for got, want in zip(latents.scales, expected.latents, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    assert terms.shape[1] == len(expected.terms)
+    for index, term in enumerate(expected.terms):
+        torch.testing.assert_close(terms[:, index, 0], term.log_prior, rtol=0, atol=FLOAT32)
+        torch.testing.assert_close(terms[:, index, 1], term.log_det, rtol=0, atol=FLOAT32)
+    assert [tuple(scale.shape[1:]) for scale in latents.scales] == frozen.latent_shapes()
+
+
+@EVERY_FLOW
+@torch.no_grad()
+def test_inverse_of_forward_is_within_a_hundredth_of_a_bin(side: int, channels: int, pixels: PixelTransform) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels)
+    x = dequantised(real_images(32, side, channels))
+    scales = engine.forward(frozen.pixels(x)[0]).scales
+    back = frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
+    assert (back - x).abs().max() < 0.01
+    # An image of a latent lies on that latent again.
+    again = flow.double().inverse(flow(x).latents)
+    assert (again - x).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_learned_inverse_uses_r() -> None:
+    flow = glow(16)
+    for module in flow.modules():
+        if isinstance(module, SelfNormalizingConv1x1):
+            module.inverse_weight.copy_(torch.linalg.inv(module.weight) + 1e-3)
+    frozen = freeze(flow, (1, 16, 16))
+    engine = TorchEngine(frozen)
+    x = dequantised(real_images(4, 16))
+    scales = engine.forward(frozen.pixels(x)[0]).scales
+    learned = frozen.pixels.inverse(engine.inverse(scales, "learned"))[0]
+    expected = flow.double().inverse([scale.clone() for scale in scales], learned=True)
+    torch.testing.assert_close(learned, expected, rtol=0, atol=1e-2)
+    assert (learned - x).abs().max() > 0.1
+    assert not freeze(glow(16, linear="exact"), (1, 16, 16)).has_learned_inverse
+
+
+def test_log_dets_are_those_of_these_weights() -> None:
+    flow = glow(16)
+    before = constant_log_dets(flow, (1, 16, 16))
+    assert set(before) == {f"levels.{level}.steps.{step}" for level in (0, 1) for step in (0, 1, 3, 4)}
+    for name, value in before.items():
+        layer = flow.get_submodule(name)
+        locations = 64 if name.startswith("levels.0") else 16
+        if isinstance(layer, ActNorm):
+            expected = -locations * float(layer.log_scale.double().sum())
+        else:
+            assert isinstance(layer, ExactConv1x1)
+            expected = locations * float(torch.linalg.slogdet(layer.weight.double()).logabsdet)
+        assert value == pytest.approx(expected, abs=1e-10)
+    frozen = freeze(flow, (1, 16, 16), before)
+    randomise(flow, 0.1, seed=9)
+    after = constant_log_dets(flow, (1, 16, 16))
+    assert all(after[name] != before[name] for name in before)
+    assert [level.constant_log_det for level in frozen.levels] != [
+        level.constant_log_det for level in freeze(flow, (1, 16, 16)).levels
+    ]
+
+
+def test_a_frozen_flow_does_not_follow_later_training() -> None:
+    flow, frozen, engine = frozen_glow(8, 1, "marginal")
+    x = dequantised(real_images(2, 8))
+    before = log_likelihood_terms(engine, frozen, x)
+    randomise(flow, 0.3, seed=9)
+    with torch.no_grad():
+        for buffer in flow.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.ones_like(buffer) / buffer.numel())
+    assert torch.equal(log_likelihood_terms(engine, frozen, x), before)
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return load_dataset("mnist-mini", None).test[:64]
+
+
+@pytest.fixture(scope="module")
+def together(scorer: Scorer, images: NDArray[np.uint8]) -> list[Likelihood]:
+    return scorer.score(images)
+
+
+def largest_difference(left: list[Likelihood], right: list[Likelihood]) -> float:
+    return max(abs(a.log_likelihood - b.log_likelihood) for a, b in zip(left, right, strict=True))
+
+
+class TestSameImageSameNumber:
+    """Whoever is beside an image, whatever came before it, wherever it runs."""
+
+    @pytest.mark.parametrize("index", [0, 6, 63])
+    def test_alone(self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], index: int) -> None:
+        assert largest_difference(scorer.score(images[index : index + 1]), together[index : index + 1]) <= ELSEWHERE
+
+    def test_as_the_seventh_of_other_images(
+        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
+    ) -> None:
+        company = load_dataset("mnist-mini", None).train[:64].copy()
+        company[6] = images[0]
+        assert largest_difference([scorer.score(company)[6]], together[:1]) <= ELSEWHERE
+
+    def test_beside_images_of_the_extremes(
+        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
+    ) -> None:
+        company = np.stack([np.zeros_like(images[0]), np.full_like(images[0], 255), images[3], images[3]])
+        scores = scorer.score(company)
+        assert largest_difference(scores[2:], [together[3]] * 2) <= ELSEWHERE
+
+    def test_in_another_order(self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]) -> None:
+        order = np.random.default_rng(5).permutation(len(images))
+        assert largest_difference(scorer.score(images[order]), [together[i] for i in order]) <= ELSEWHERE
+
+    @pytest.mark.parametrize("size", [1, TILE - 1, TILE + 1, 63])
+    def test_in_requests_of_another_size(
+        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], size: int
+    ) -> None:
+        scores: list[Likelihood] = []
+        for start in range(0, len(images), size):
+            scores += scorer.score(images[start : start + size])
+        assert largest_difference(scores, together) <= ELSEWHERE
+
+    def test_twice_is_equal_to_the_bit(
+        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
+    ) -> None:
+        assert scorer.score(images) == together
+
+    def test_in_a_fresh_process(
+        self, artifact: Path, images: NDArray[np.uint8], together: list[Likelihood], tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "images.npy", images[:8])
+        code = (
+            "import json, sys, numpy, pathlib, torch; from models.scoring.scorer import Scorer;"
+            "torch.set_num_threads(int(sys.argv[3]));"
+            "scorer = Scorer.load(pathlib.Path(sys.argv[1]));"
+            "print(json.dumps([r.log_likelihood for r in scorer.score(numpy.load(sys.argv[2]))]))"
+        )
+        for threads in (1, 2):
+            answer = subprocess.run(
+                [sys.executable, "-c", code, str(artifact), str(tmp_path / "images.npy"), str(threads)],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=240,
+            )
+            scores = json.loads(answer.stdout)
+            for score, here in zip(scores, together, strict=False):
+                assert abs(score - here.log_likelihood) <= ELSEWHERE
+
+
+class TestLikelihood:
+    """The parts of an answer."""
+
+    def test_terms_sum_to_it_and_begin_with_the_pixels(self, scorer: Scorer, together: list[Likelihood]) -> None:
+        for result in together:
+            assert [term.scale for term in result.terms] == [0, 1, 2]
+            assert result.terms[0].log_prior == 0
+            total = sum(term.log_prior + term.log_det for term in result.terms)
+            assert total == pytest.approx(result.log_likelihood, rel=1e-6)
+            assert result.bits_per_dim == pytest.approx(-result.log_likelihood / (784 * math.log(2)), rel=1e-12)
+            assert result.kind == "density"
+            assert result.draws is None
+        assert scorer.log_det_total == pytest.approx(scorer.manifest.log_dets.total)
+
+    def test_it_is_the_density_at_the_point_of_the_first_draw(
+        self, artifact: Path, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
+    ) -> None:
+        flow = load_artifact(artifact).flow.double()
+        noise = np.stack([content_noise(image, scorer.log_det_digest)[0] for image in images[:5]])
+        assert noise.min() >= 0
+        assert noise.max() < 1
+        with torch.no_grad():
+            expected = flow(torch.from_numpy(images[:5] + noise)).log_likelihood
+        for value, result in zip(expected.tolist(), together, strict=False):
+            assert abs(value - result.log_likelihood) <= FLOAT32
+
+    def test_draws(self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]) -> None:
+        one, four, eight = (scorer.score(images[:3], draws=k) for k in (1, 4, 8))
+        assert largest_difference(one, together[:3]) <= ELSEWHERE
+        for single, few, more in zip(one, four, eight, strict=True):
+            assert few.draws is not None
+            assert more.draws is not None
+            assert (few.draws.k, more.draws.k) == (4, 8)
+            assert few.log_likelihood == few.draws.mean
+            assert few.draws.standard_error > 0
+            assert few.draws.mean < few.draws.iw_bound, "log of a mean above mean of logs"
+            # All draws but the first, by the difference of sums.
+            assert abs(4 * few.draws.mean - single.log_likelihood) > 0
+            total = sum(term.log_prior + term.log_det for term in few.terms)
+            assert total == pytest.approx(few.log_likelihood, rel=1e-6)
+
+    def test_draws_are_a_stream(self, scorer: Scorer, images: NDArray[np.uint8]) -> None:
+        """Mean, standard error and bound of K draws by hand, from the noise of the same stream."""
+        noise = content_noise(images[0], scorer.log_det_digest, 4)
+        assert np.array_equal(noise[:2], content_noise(images[0], scorer.log_det_digest, 2))
+        x = torch.from_numpy(images[0] + noise)
+        values = log_likelihood_terms(scorer._engine, scorer._frozen, x).sum((1, 2)).numpy()
+        draws = scorer.score(images[:1], draws=4)[0].draws
+        assert draws is not None
+        assert draws.mean == pytest.approx(values.mean(), abs=ELSEWHERE)
+        assert draws.standard_error == pytest.approx(values.std(ddof=1) / 2, abs=ELSEWHERE)
+        bound = values.max() + math.log(np.exp(values - values.max()).mean())
+        assert draws.iw_bound == pytest.approx(bound, abs=ELSEWHERE)
+
+    def test_noise_belongs_to_pixels_shape_and_weights(self, images: NDArray[np.uint8]) -> None:
+        noise = content_noise(images[0], "a")
+        changed = images[0].copy()
+        changed[0, 0, 0] ^= 1
+        assert not np.array_equal(noise, content_noise(images[0], "b"))
+        assert not np.array_equal(noise, content_noise(changed, "a"))
+        reshaped = images[0].reshape(1, 14, 56)
+        assert not np.array_equal(noise.ravel(), content_noise(reshaped, "a").ravel())
+        assert np.array_equal(noise, content_noise(np.asfortranarray(images[0]), "a"))
+
+    def test_noise_is_uniform(self, images: NDArray[np.uint8]) -> None:
+        noise = np.stack([content_noise(image, "uniform") for image in images]).ravel()
+        counts = np.histogram(noise, bins=64, range=(0, 1))[0]
+        expected = len(noise) / 64
+        chi_squared = float(((counts - expected) ** 2 / expected).sum())
+        assert chi_squared < 63 + 4 * math.sqrt(2 * 63)
+
+    def test_what_is_no_image_of_this_model_is_refused(self, scorer: Scorer, images: NDArray[np.uint8]) -> None:
+        with pytest.raises(ValueError, match="expected uint8 images"):
+            scorer.score(images.astype(np.float32))
+        with pytest.raises(ValueError, match="expected uint8 images"):
+            scorer.score(images[:, :, :27])
+        with pytest.raises(ValueError, match="at least one draw, got 0"):
+            scorer.score(images[:1], draws=0)
+        assert scorer.score(images[:0]) == []
+
+
+class TestChangeOfVariables:
+    """That the number is a density at all."""
+
+    def steps(self) -> list[Bijection]:
+        """Two channels, one pixel: the layers of a step, thrice, with everything random."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layers: list[Bijection] = []
+            for _ in range(3):
+                layers += [ActNorm(2), SelfNormalizingConv1x1(2), AffineCoupling(2, 16)]
+        for index, layer in enumerate(layers):
+            mark_initialized(layer)
+            randomise(layer.double().eval(), 0.15, seed=index)
+        return layers
+
+    @torch.no_grad()
+    def test_a_flow_of_two_numbers_integrates_to_one(self) -> None:
+        steps = self.steps()
+
+        def log_density(x: Tensor) -> Tensor:
+            log_det = torch.zeros(len(x), dtype=torch.float64)
+            for layer in steps:
+                x, step_log_det = layer(x)
+                log_det = log_det + step_log_det
+            return standard_normal_log_prob(x) + log_det
+
+        axis = torch.linspace(-16, 16, 801, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
+        density = torch.cat([log_density(part) for part in torch.split(grid, 100_000)]).exp().view(len(axis), -1)
+        edges = torch.cat([density[0], density[-1], density[:, 0], density[:, -1]])
+        assert edges.max() < 1e-9, "the grid covers the density"
+        volume = float(density.sum()) * float(axis[1] - axis[0]) ** 2
+        assert abs(volume - 1) <= 1e-3
+        # It is no normal distribution: its logarithm has a slope that a quadratic has not.
+        third = density.clamp_min(1e-300).log()[300:501:50, 400].diff(n=3)
+        assert third.abs().max() > 1e-2
+
+    @torch.no_grad()
+    def test_samples_score_as_their_entropy_says(self) -> None:
+        """-E log p of samples, scored forward, is H = E[-log N(z)] + E[log|det df^-1/dz|], from other latents."""
+        flow, frozen, engine = frozen_glow(16, 1, "affine")
+        count = 4000
+
+        def latents(seed: int) -> list[Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            return [
+                torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in frozen.latent_shapes()
+            ]
+
+        x = frozen.pixels.inverse(engine.inverse(latents(1), "exact"))[0]
+        scores = log_likelihood_terms(engine, frozen, x).sum((1, 2))
+
+        # Independently: other latents, the unfrozen flow, the log-dets of the inverse direction.
+        scales = latents(2)
+        flow.double()
+        surprise = torch.zeros(count, dtype=torch.float64)
+        y = torch.empty(0)
+        for level, scale in zip(reversed(flow.level_list()), reversed(scales), strict=True):
+            surprise += 0.5 * scale.square().sum((1, 2, 3)) + 0.5 * scale[0].numel() * math.log(2 * math.pi)
+            if level.prior is None:
+                y = scale
+            else:
+                y, log_det = level.prior.inverse(torch.cat([y, scale], dim=1))
+                surprise += log_det
+            for bijection in reversed(list(level.bijections())):
+                y, log_det = bijection.inverse(y)
+                surprise += log_det
+        surprise += flow.pixels.inverse(y)[1]
+
+        difference = float(scores.mean() + surprise.mean())
+        standard_error = math.sqrt(float(scores.var() + surprise.var()) / count)
+        assert standard_error < 0.5
+        assert abs(difference) < 4 * standard_error
+
+    def test_samples_of_a_model(self, scorer: Scorer) -> None:
+        images = scorer.sample(6, seed=3)
+        assert images.dtype == np.uint8
+        assert images.shape == (6, 1, 28, 28)
+        assert np.array_equal(images, scorer.sample(6, seed=3))
+        assert not np.array_equal(images, scorer.sample(6, seed=4))
+        more = scorer.sample_continuous(9, seed=3)
+        assert np.abs(more[:6] - scorer.sample_continuous(6, seed=3)).max() < 1e-3
+        assert np.abs(scorer.sample_continuous(6, seed=3, inverse="learned") - more[:6]).max() > 0
+        calm = scorer.sample_continuous(2, temperature=0.0, seed=3)
+        assert np.abs(calm[0] - calm[1]).max() < 1e-6, "without temperature all samples are the mode of the base"
+
+
+def test_the_size_of_a_tile_shows_in_rounding_alone() -> None:
+    """Scores of this random flow are thousands of nats; a service has one size of tile, and real models hundreds."""
+    flow = glow(16)
+    frozen = freeze(flow, (1, 16, 16))
+    batch = real_images(70, 16)
+    scores = [
+        [r.log_likelihood for r in score_images(TorchEngine(frozen, tile), frozen, "digest", batch, draws=2)]
+        for tile in (1, 3, 64)
+    ]
+    assert np.ptp(np.array(scores), axis=0).max() <= FLOAT32

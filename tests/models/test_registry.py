@@ -1,0 +1,176 @@
+"""Versions and aliases: what is published is there whole, for every reader, whoever else publishes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.artifact import WEIGHTS
+from models.manifest import FILE
+from models.problems import ArtifactError, InvalidName, ModelNotFound
+from models.registry import Registry
+from models.scoring.scorer import Scorer
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry", zoo=tmp_path / "no-zoo")
+
+
+@pytest.fixture
+def zoo(artifact: Path, tmp_path: Path) -> Path:
+    shutil.copytree(artifact, tmp_path / "zoo" / "shipped" / "1")
+    return tmp_path / "zoo"
+
+
+def test_an_empty_registry(registry: Registry) -> None:
+    assert registry.names() == []
+    assert registry.versions("digits") == []
+    with pytest.raises(ModelNotFound, match="no model 'digits'; there are: none"):
+        registry.resolve("digits")
+
+
+def test_versions_count_up_and_the_first_is_live(registry: Registry, artifact: Path) -> None:
+    first, second = (registry.publish(artifact, "digits") for _ in range(2))
+    assert (first.version, second.version) == (1, 2)
+    assert not first.read_only
+    assert registry.names() == ["digits"]
+    assert registry.versions("digits") == [1, 2]
+    assert registry.aliases("digits") == {"live": 1}
+    assert registry.resolve("digits").version == 1
+    assert registry.resolve("digits:2") == second
+    assert second.manifest.training.preset == "snf-glow-tiny"
+    assert Scorer.load(second.path).manifest == first.manifest
+
+
+def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:
+    registry.publish(artifact, "digits")
+    registry.publish(artifact, "digits", promote=True)
+    assert registry.resolve("digits").version == 2
+    registry.set_alias("digits", "champion", 1)
+    assert registry.resolve("digits@champion").version == 1
+    assert registry.resolve("digits@live").version == 2
+    registry.set_alias("digits", "live", 1)
+    assert registry.resolve("digits").version == 1
+    assert registry.aliases("digits") == {"live": 1, "champion": 1}
+    assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
+
+
+def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> None:
+    registry.publish(artifact, "digits")
+    with pytest.raises(ModelNotFound, match=r"digits has no version 7; it has: \[1\]"):
+        registry.set_alias("digits", "champion", 7)
+    with pytest.raises(ModelNotFound, match="no model 'letters'; there are: digits"):
+        registry.set_alias("letters", "champion", 1)
+    with pytest.raises(InvalidName, match="Champion"):
+        registry.set_alias("digits", "Champion", 1)
+    assert registry.aliases("digits") == {"live": 1}
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        *("digits:2", "digits:0", "digits:-1", "digits:one", "digits:1.0", "digits:" + "9" * 30, "digits@champion"),
+        *("digits:1@live", "digits@live:1", "Digits", "../digits", "digits/1", "", ":1", "@live", "digits\n", "d" * 65),
+    ],
+)
+def test_references_to_nothing(registry: Registry, artifact: Path, ref: str) -> None:
+    registry.publish(artifact, "digits")
+    with pytest.raises(ModelNotFound):
+        registry.resolve(ref)
+
+
+@pytest.mark.parametrize("name", ["", "Digits", "a/b", "..", ".hidden", "-a", "_a", "a b", "ä", "a" * 65, "a\n"])
+def test_names_that_are_none(registry: Registry, artifact: Path, name: str) -> None:
+    with pytest.raises(InvalidName, match="expected 1 to 64 of a-z"):
+        registry.publish(artifact, name)
+    assert not registry.root.exists()
+
+
+def test_shipped_models_are_version_1_and_stay_as_they_are(zoo: Path, artifact: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry", zoo=zoo)
+    before = sorted(path.relative_to(zoo) for path in zoo.rglob("*"))
+    shipped = registry.resolve("shipped")
+    assert (shipped.version, shipped.read_only, shipped.path) == (1, True, zoo / "shipped" / "1")
+    mine = registry.publish(artifact, "shipped")
+    assert (mine.version, mine.read_only) == (2, False)
+    assert registry.resolve("shipped") == shipped
+    registry.set_alias("shipped", "live", 2)
+    assert registry.resolve("shipped") == mine
+    assert registry.resolve("shipped:1") == shipped
+    assert sorted(path.relative_to(zoo) for path in zoo.rglob("*")) == before
+
+
+def test_half_a_model_is_never_seen(registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that fails half-way leaves no version and no rest."""
+
+    def fail(_source: str, destination: str, **_: object) -> None:
+        (Path(destination) / WEIGHTS).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", fail)
+    with pytest.raises(OSError, match="No space left"):
+        registry.publish(artifact, "digits")
+    monkeypatch.undo()
+    assert registry.versions("digits") == []
+    assert registry.names() == []
+    assert {path.name for path in (registry.root / "digits").iterdir()} <= {".lock"}
+    assert registry.publish(artifact, "digits").version == 1
+
+
+def test_what_is_no_artifact_is_not_published(registry: Registry, copy: Path) -> None:
+    (copy / FILE).write_text("{}")
+    with pytest.raises(ArtifactError, match=FILE):
+        registry.publish(copy, "digits")
+    assert registry.names() == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"live": "newest"}', "\x00"])
+def test_damaged_aliases_name_their_file(registry: Registry, artifact: Path, content: str) -> None:
+    registry.publish(artifact, "digits")
+    (registry.root / "digits" / "aliases.json").write_text(content)
+    with pytest.raises(ArtifactError, match=r"aliases\.json is not a map of aliases"):
+        registry.resolve("digits")
+    assert registry.names() == ["digits"], "one damaged model does not hide the names of all"
+
+
+def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: Path) -> None:
+    registry.publish(artifact, "digits")
+    for folder in ("Upper", "empty", ".git", "digits/.3.abc", "digits/notes"):
+        (registry.root / folder).mkdir()
+    (registry.root / "file").write_text("")
+    assert registry.names() == ["digits"]
+    assert registry.versions("digits") == [1]
+
+
+def _publish(root: Path, artifact: Path, count: int, answers: multiprocessing.Queue[int]) -> None:
+    registry = Registry(root, zoo=root / "no-zoo")
+    for _ in range(count):
+        answers.put(registry.publish(artifact, "digits", promote=os.getpid() % 2 == 0).version)
+
+
+def test_several_processes_publish_at_once(registry: Registry, artifact: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=_publish, args=(registry.root, artifact, 5, answers)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    versions = [answers.get(timeout=120) for _ in range(15)]
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    assert sorted(versions) == list(range(1, 16))
+    assert registry.versions("digits") == list(range(1, 16))
+    for version in versions:
+        folder = registry.resolve(f"digits:{version}").path
+        assert {path.name for path in folder.iterdir()} == {path.name for path in artifact.iterdir()}
+        assert (folder / WEIGHTS).read_bytes() == (artifact / WEIGHTS).read_bytes()
+    aliases = json.loads((registry.root / "digits" / "aliases.json").read_text())
+    assert aliases["live"] in versions
+    rest = {path.name for path in (registry.root / "digits").iterdir()} - {str(version) for version in versions}
+    assert rest == {"aliases.json", ".lock"}

@@ -1,0 +1,292 @@
+"""Training that is interrupted, damaged or diverges; what is compared is compared bit by bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifact import WEIGHTS, load_artifact
+from models.datasets import Dataset, load_dataset
+from models.files import sha256_file
+from models.objectives.self_normalizing import self_normalizing_layers
+from models.presets import PRESETS
+from models.problems import DatasetUnfit, TrainingDiverged
+from models.training.config import TrainingConfig
+from models.training.data import Batches
+from models.training.loop import (
+    Interrupted,
+    Trainer,
+    omitted_log_det,
+    training_precision,
+    validation_bits_per_dim,
+)
+from models.training.run import train
+from tests.models.helpers import QUICK, dequantised, glow, real_images
+
+DIGITS = load_dataset("mnist-mini", None)
+Events = list[dict[str, Any]]
+
+
+def run(
+    folder: Path, config: TrainingConfig = QUICK, stop_at: int | None = None, dataset: Dataset = DIGITS
+) -> tuple[Trainer, Events]:
+    """Train in ``folder``, interrupted after ``stop_at`` steps where that is given."""
+    events: Events = []
+    architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
+    trainer = Trainer(dataset, architecture, config, folder, events.append)
+    if stop_at is None:
+        trainer.run(lambda: False)
+    else:
+        with pytest.raises(Interrupted, match=f"after step {stop_at}"):
+            trainer.run(lambda: trainer.state.step >= stop_at)
+    return trainer, events
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return run(tmp_path_factory.mktemp("uninterrupted"))[0]
+
+
+def assert_same_run(got: Trainer, expected: Trainer) -> None:
+    for part in ("flow", "averaged"):
+        left, right = getattr(got, part).state_dict(), getattr(expected, part).state_dict()
+        assert left.keys() == right.keys()
+        for name in left:
+            assert torch.equal(left[name], right[name]), f"{part}.{name}"
+    for mine, theirs in zip(got.flow.parameters(), expected.flow.parameters(), strict=True):
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(got.optimizer.state[mine][name], expected.optimizer.state[theirs][name]), name
+    assert (got.state.step, got.state.best_step) == (expected.state.step, expected.state.best_step)
+    assert got.state.best_bits_per_dim == expected.state.best_bits_per_dim
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (2, 5), (6,)], ids=str)
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    stops: tuple[int, ...], uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    for stop in stops:
+        run(tmp_path, stop_at=stop)
+    trainer, events = run(tmp_path)
+    assert f"step {stops[-1]}" in events[0]["message"]
+    assert_same_run(trainer, uninterrupted)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 0x40
+    path.write_bytes(content)
+
+
+def _without_digests(folder: Path) -> None:
+    document = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(document | {"sha256": {}}))
+
+
+def _another_step(folder: Path) -> None:
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"step": 4', '"step": 5'))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped weights": lambda folder: flip(folder / "weights.safetensors"),
+    "flipped averages": lambda folder: flip(folder / "averaged.safetensors"),
+    "optimizer missing": lambda folder: (folder / "optimizer.safetensors").unlink(),
+    "weights emptied": lambda folder: (folder / "weights.safetensors").write_bytes(b""),
+    "state missing": lambda folder: (folder / "state.json").unlink(),
+    "state cut off": lambda folder: (folder / "state.json").write_text('{"state": {'),
+    "state of another kind": lambda folder: (folder / "state.json").write_text("[]"),
+    "state without digests": _without_digests,
+    "state of another step": _another_step,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    damage: Callable[[Path], object], uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    run(tmp_path, stop_at=2)
+    run(tmp_path, stop_at=4)
+    damage(tmp_path / "checkpoints" / "step-00000004")
+    trainer, events = run(tmp_path)
+    assert "step 2" in events[0]["message"]
+    assert_same_run(trainer, uninterrupted)
+
+
+def test_a_damaged_checkpoint_never_stands_for_a_sound_one(uninterrupted: Trainer, tmp_path: Path) -> None:
+    """The last step's checkpoint is the best one, too: what it holds is what becomes the model."""
+    assert uninterrupted.state.best_step == QUICK.max_steps
+    run(tmp_path, stop_at=QUICK.max_steps)
+    last = tmp_path / "checkpoints" / f"step-{QUICK.max_steps:08d}"
+    flip(last / "averaged.safetensors")
+    trainer, _ = run(tmp_path)
+    assert_same_run(trainer, uninterrupted)
+    expected = json.loads((last / "state.json").read_text())["sha256"]["averaged.safetensors"]
+    assert sha256_file(last / "averaged.safetensors") == expected
+
+
+def test_checkpoints_of_another_configuration_are_no_start_and_no_obstacle(
+    uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    run(tmp_path, config=QUICK.model_copy(update={"seed": 7}))
+    trainer, events = run(tmp_path)
+    assert not any("goes on" in event.get("message", "") for event in events)
+    assert_same_run(trainer, uninterrupted)
+
+
+def test_a_run_that_only_other_configurations_have_checkpointed_keeps_its_own(tmp_path: Path) -> None:
+    run(tmp_path, config=QUICK.model_copy(update={"seed": 7}))
+    run(tmp_path, stop_at=2)
+    _, events = run(tmp_path, stop_at=4)
+    assert "step 2" in events[0]["message"]
+
+
+def test_old_checkpoints_are_dropped_but_for_the_best(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"max_steps": 20, "validations": 20, "checkpoint_seconds": 1e-6})
+    trainer, events = run(tmp_path, config=config)
+    kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").glob("step-*")}
+    assert kept == {19, 20, trainer.state.best_step}
+    assert len([event for event in events if event["event"] == "checkpoint"]) == 20
+
+
+def test_whole_run_interrupted_and_called_again_makes_the_same_weights(artifact: Path, tmp_path: Path) -> None:
+    steps = iter([False, False, True])
+
+    def call(should_stop: Callable[[], bool]) -> Path:
+        return train(DIGITS, "snf-glow-tiny", QUICK, tmp_path, observe=lambda _event: None, should_stop=should_stop)
+
+    with pytest.raises(Interrupted):
+        call(lambda: next(steps))
+    assert not (tmp_path / "artifact").exists()
+    path = call(lambda: False)
+    assert (path / WEIGHTS).read_bytes() == (artifact / WEIGHTS).read_bytes()
+    before = (path / "manifest.json").stat().st_mtime_ns
+    assert call(lambda: True) == path, "a finished run is not run again"
+    assert (path / "manifest.json").stat().st_mtime_ns == before
+
+
+DIVERGING = TrainingConfig(
+    max_steps=40, validations=1, batch_size=32, validation_images=20, warmup_steps=0, precision="float32"
+)
+
+
+def test_divergence_is_named(tmp_path: Path) -> None:
+    config = DIVERGING.model_copy(update={"learning_rate": 1.0, "gradient_clip": 1e9})
+    with pytest.raises(TrainingDiverged, match=r"^step \d+: .*; a smaller learning rate than 1 or a longer warm-up"):
+        run(tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("levels.0.steps.1.weight", "the weights levels.0.steps.1.weight are not finite"),
+        ("levels.1.steps.2.net.last.bias", "the weights levels.1.steps.2.net.last.bias are not finite"),
+    ],
+)
+def test_a_weight_that_is_not_finite_is_named(name: str, cause: str, tmp_path: Path) -> None:
+    architecture = PRESETS["snf-glow-tiny"].architecture(DIGITS.image_shape, QUICK.pixel_transform)
+    trainer = Trainer(DIGITS, architecture, QUICK, tmp_path, lambda _event: None)
+    with torch.no_grad():
+        trainer.flow.get_parameter(name).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=cause):
+        trainer.run(lambda: False)
+    assert not list(tmp_path.glob("checkpoints/step-*")), "nothing that is not finite is kept"
+
+
+def test_a_layer_that_overflows_is_named(tmp_path: Path) -> None:
+    architecture = PRESETS["snf-glow-tiny"].architecture(DIGITS.image_shape, QUICK.pixel_transform)
+    trainer = Trainer(DIGITS, architecture, QUICK, tmp_path, lambda _event: None)
+    with torch.no_grad():
+        trainer.flow.get_parameter("levels.1.steps.0.log_scale").fill_(-200)
+    with pytest.raises(TrainingDiverged, match=r"level 2, bijection 1 \(ActNorm\) gave values that are not finite"):
+        trainer.run(lambda: False)
+
+
+def test_what_a_run_reports(tmp_path: Path) -> None:
+    trainer, events = run(tmp_path)
+    metrics = [event for event in events if event["event"] == "metrics"]
+    assert metrics[0]["step"] == 1
+    assert metrics[0]["steps"] == QUICK.max_steps
+    keys = {"progress", "epoch", "images_per_second", "bits_per_dim", "reconstruction_error", "learning_rate"}
+    assert keys | {"eta_seconds"} <= metrics[0].keys()
+    assert [event["step"] for event in events if event["event"] == "validation"] == [6]
+    assert trainer.state.step == QUICK.max_steps
+
+
+def test_the_learning_rate_warms_up_and_falls(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"warmup_steps": 3, "learning_rate": 0.01, "final_learning_rate": 0.1})
+    architecture = PRESETS["snf-glow-tiny"].architecture(DIGITS.image_shape, config.pixel_transform)
+    trainer = Trainer(DIGITS, architecture, config, tmp_path, lambda _event: None)
+    assert [trainer.learning_rate(step, 0.0) for step in range(5)] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    assert trainer.learning_rate(10, 0.5) == pytest.approx(0.01 * (0.1 + 0.9 / 2))
+    assert trainer.learning_rate(10, 1.0) == pytest.approx(0.001)
+
+
+def test_batches_are_functions_of_seed_and_step() -> None:
+    batches, again, other = (Batches(DIGITS.train, 32, seed) for seed in (3, 3, 4))
+    assert torch.equal(batches.batch(17), again.batch(17))
+    assert not torch.equal(batches.batch(17), other.batch(17))
+    epoch = np.concatenate([batches.batch(step).numpy() for step in range(batches.steps_per_epoch)])
+    pixels = np.floor(epoch).astype(np.uint8)
+    assert ((epoch >= 0) & (epoch < 256)).all()
+    noise = epoch - pixels
+    assert abs(noise.mean() - 0.5) < 0.01
+    known = {image.tobytes() for image in DIGITS.train}
+    seen = [image.tobytes() for image in pixels]
+    assert set(seen) <= known
+    assert len(set(seen)) == len(seen) == 32 * 12, "an epoch shows no image twice"
+
+
+def test_what_training_leaves_out_is_added_for_people() -> None:
+    flow = glow(16)
+    x = dequantised(real_images(3, 16)).float()
+    with torch.no_grad():
+        exact = flow(x).log_likelihood
+        partial = flow.train()(x).log_likelihood
+    assert len(self_normalizing_layers(flow)) == 4
+    torch.testing.assert_close(exact - partial, torch.full((3,), omitted_log_det(flow, 16, 16)), rtol=0, atol=1e-3)
+
+
+def test_validation_is_the_mean_of_the_exact_likelihood_and_repeats() -> None:
+    flow, images = glow(16), real_images(130, 16)
+    bits = validation_bits_per_dim(flow, images)
+    assert bits == validation_bits_per_dim(flow, images)
+    halves = [validation_bits_per_dim(flow, part) for part in (images[:65], images[65:])]
+    assert bits == pytest.approx(sum(halves) / 2, abs=1e-6)
+
+
+def test_unknown_presets_and_unfit_images_are_refused(tmp_path: Path) -> None:
+    def call(preset: str, dataset: Dataset) -> None:
+        train(dataset, preset, QUICK, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+
+    with pytest.raises(DatasetUnfit, match="no preset 'snf-glow-huge'; there are: snf-glow-tiny"):
+        call("snf-glow-huge", DIGITS)
+    odd = DIGITS.train[:, :, :27, :]
+    with pytest.raises(DatasetUnfit, match="even sides of 8 to 1024 pixels, got 1x27x28"):
+        call("snf-glow-tiny", Dataset("odd", odd, odd, odd, odd, "digest"))
+
+
+def test_settings_outside_their_bounds_are_refused() -> None:
+    for wrong in ({"batch_size": 1}, {"learning_rate": 0}, {"max_steps": 0}, {"unknown": 1}, {"precision": "float16"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TrainingConfig.model_validate(wrong)
+
+
+def test_the_record_says_how_the_model_came_to_be(artifact: Path) -> None:
+    training = load_artifact(artifact).manifest.training
+    assert training.config == QUICK.model_dump()
+    assert (training.dataset, training.dataset_digest) == ("mnist-mini", DIGITS.digest)
+    assert (training.steps, training.train_images) == (6, len(DIGITS.train))
+    assert training.precision == training_precision(QUICK) == "float32"
+
+
+def test_a_folder_can_be_moved_between_calls(uninterrupted: Trainer, tmp_path: Path) -> None:
+    run(tmp_path / "here", stop_at=3)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert_same_run(run(tmp_path / "there")[0], uninterrupted)
