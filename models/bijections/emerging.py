@@ -131,13 +131,12 @@ def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
     neighbours = torch.cat([weight[:, :, 0, 0], weight[:, :, 0, 1], weight[:, :, 1, 0]], dim=1)
     neighbours = torch.linalg.solve_triangular(here, neighbours, upper=False)
     own = torch.linalg.solve_triangular(here, z.flatten(2), upper=False).view_as(z)
-    inside = skew(torch.ones_like(z[:1, :1]))
-    # Row i of a diagonal is the location (i, d - i).
+    # Row i of a diagonal is the location (i, d - i). What runs over the right edge never comes back, and is dropped.
     last = before = torch.zeros_like(z[..., 0])
     diagonals = []
-    for diagonal, mask in zip(skew(own).unbind(-1), inside.unbind(-1), strict=True):
+    for diagonal in skew(own).unbind(-1):
         seen = torch.cat([_next_row(before), _next_row(last), last], dim=1)
-        before, last = last, mask * (diagonal - neighbours @ seen)
+        before, last = last, diagonal - neighbours @ seen
         diagonals.append(last)
     return unskew(torch.stack(diagonals, dim=-1), z.shape[3])
 
