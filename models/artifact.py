@@ -59,7 +59,7 @@ def load_artifact(folder: Path) -> Artifact:
         raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
     flow = build_flow(architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    layers = layers_with_log_det(flow)
+    layers = layers_with_log_det(flow, architecture.image_shape)
     if layers != manifest.log_dets.layers.keys():
         odd = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {odd}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
+
+LogDetGradient = Literal["paper", "newton-schulz"]
+"""Stand-in for W^-1 in the gradient of log|det W|: R, or one Newton-Schulz step from R, 2R - R W R."""
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -31,6 +34,8 @@ class Bijection(nn.Module):
     """Whether the log-determinant is the same for every input of one shape."""
     learned_inverse: ClassVar[bool] = False
     """Whether ``approximate_inverse`` exists: an inverse that was learned beside the map."""
+    omits_log_det: ClassVar[bool] = False
+    """Whether training mode leaves out the value of the log-det, which then has a gradient but costs no determinant."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +116,9 @@ class SelfNormalizing(Bijection):
     """
 
     learned_inverse: ClassVar[bool] = True
+    omits_log_det: ClassVar[bool] = True
     symmetric: bool = False
+    gradient: LogDetGradient = "paper"
 
     def __init__(self) -> None:
         super().__init__()

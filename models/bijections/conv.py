@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.bijections.base import Bijection, SelfNormalizing, Shape, check_images
+from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.convolution import (
     FactorisedConvolution,
     Size,
@@ -22,8 +22,6 @@ from models.bijections.convolution import (
     project,
 )
 from models.bijections.frozen import FrozenMap
-
-Gradient = Literal["paper", "newton-schulz"]
 
 
 class ExactConv(Bijection):
@@ -121,9 +119,8 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
     Cost of a training step: six convolutions of O(N·C²·kh·kw·H·W), nothing that grows faster in D = C·H·W.
     """
 
-    def __init__(self, channels: int, kernel: Size = (3, 3), gradient: Gradient = "paper") -> None:
+    def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
         super().__init__(channels, kernel)
-        self.gradient = gradient
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,9 +159,9 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 class SelfNormalizingConvolution(torch.autograd.Function):
     """y = w * x with the gradients of the self normalizing objective.
 
-    As :class:`~models.bijections.conv1x1.SelfNormalizingProduct`, with the transposes of convolutions. With the
-    multiplicity m of the taps, x ⋆ z the gradient of <w * x, z> with respect to w, incoming gradients δ of y, c_n of
-    the log-det and v_n of the reconstruction error, e = r * y - x and δx = flip(w) * δ,
+    As :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`, with the transposes of
+    convolutions. With the multiplicity m of the taps, x ⋆ z the gradient of <w * x, z> with respect to w, incoming
+    gradients δ of y, c_n of the log-det and v_n of the reconstruction error, e = r * y - x and δx = flip(w) * δ,
 
         dw = ½ x ⋆ δ + ½ Σc m·flip(r) + 2 Σ v_n x ⋆ (flip(r) * e)
         dr = -½ y ⋆ δx - ½ Σc m·flip(w) + 2 Σ v_n y ⋆ e
@@ -176,7 +173,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: Gradient
+        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
@@ -201,7 +198,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
 
 def self_normalizing_convolution(
-    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: Gradient
+    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (w * x, log-det of value 0, ||r * w * x - x||² per sample), see :class:`SelfNormalizingConvolution`."""
     outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingConvolution.apply(x, weight, inverse_weight, gradient)  # type: ignore[no-untyped-call]

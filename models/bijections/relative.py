@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class RelativeGradientDense(ExactDense):
 
     Cost of a training step: four products of O(N·D²), nothing cubic in D.
     """
+
+    omits_log_det: ClassVar[bool] = True
 
     def __init__(self, dimensions: int) -> None:
         super().__init__(dimensions)

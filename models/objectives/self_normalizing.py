@@ -51,6 +51,7 @@ class SelfNormalizingObjective(nn.Module):
         ]
         for layer, _ in self.layers:
             layer.symmetric = config.symmetric_reconstruction
+            layer.gradient = config.gradient
         self.multiplier: Multiplier = make_multiplier(
             config.multiplier, len(self.layers), config.reconstruction_weight, config.reconstruction_target
         )

@@ -78,9 +78,9 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
     return FrozenFlow(image_shape, copy.deepcopy(flow.pixels), tuple(levels))
 
 
-def layers_with_log_det(flow: Flow) -> set[str]:
+def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
     """Return the names of the layers whose log-dets are stored with a model."""
-    return {name for name, part in flow.named_modules() if isinstance(part, Bijection) and _is_stored(part)}
+    return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
 
 
 def _is_stored(bijection: Bijection) -> bool:

@@ -23,5 +23,10 @@ def name_the_cause(flow: Flow, y: Tensor) -> str:
                 where = f"level {level_number}, bijection {index} ({type(bijection).__name__})"
                 return f"{where} gave values that are not finite"
         if level.prior is not None:
-            y = y[:, : level.prior.kept]
+            whitened, log_det = level.prior(y)
+            if not (whitened.isfinite().all() and log_det.isfinite().all()):
+                return f"level {level_number}, the prior of its split gave values that are not finite"
+            y = whitened[:, : level.prior.kept]
+    if not y.square().sum().isfinite():
+        return "the squared latents overflow"
     return "the gradients are not finite, while weights and activations are"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.architecture import Architecture
-from models.bijections.base import SelfNormalizing, Shape
+from models.bijections.base import Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
 from models.build import build_flow
@@ -54,6 +54,28 @@ class TrainedFlow:
     best_step: int
     validation_bits_per_dim: float
     elapsed_seconds: float
+
+
+class Reports:
+    """When the observer was told last, and what bits/dim were at first."""
+
+    def __init__(self, step: int) -> None:
+        self.first_bits = math.inf
+        self._step = step
+        self._time: float | None = None
+
+    def due(self) -> bool:
+        """Whether it is time to tell the observer: at the first step, and then twice a second at most."""
+        return self._time is None or time.monotonic() - self._time >= REPORT_SECONDS
+
+    def note(self, step: int, bits: float) -> float | None:
+        """Note a report; return the steps a second since the one before, None at the first."""
+        now = time.monotonic()
+        rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
+        if self._time is None:
+            self.first_bits = bits
+        self._step, self._time = step, now
+        return rate
 
 
 class Trainer:
@@ -106,35 +128,22 @@ class Trainer:
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
         """Train to the end of the budget. Raises ``Interrupted`` when asked to stop, ``TrainingDiverged``."""
-        config = self.config
         started = time.monotonic() - self.state.elapsed_seconds
-        last_report, last_checkpoint, reported_step = 0.0, time.monotonic(), self.state.step
-        first_bits: float | None = None
+        reports = Reports(self.state.step)
+        last_checkpoint = time.monotonic()
         progress = self._progress()
         while progress < 1:
-            step = self.state.step
-            loss, y = self._step(step, progress)
-            self._advance(step + 1, time.monotonic() - started)
-            now = time.monotonic()
-            bits = self._bits_per_dim(loss, y) if now - last_report >= REPORT_SECONDS or first_bits is None else None
-            if bits is not None:
-                first_bits = bits if first_bits is None else first_bits
-                if bits > first_bits + DIVERGED_BITS:
-                    raise TrainingDiverged(
-                        f"step {step}: bits/dim rose from {first_bits:.2f} to {bits:.2f}; {self._advice()}"
-                    )
-                rate = (
-                    (step + 1 - reported_step) * self.batches.batch_size / (now - last_report) if last_report else None
-                )
-                self._report(loss, bits, rate)
-                last_report, reported_step = now, step + 1
+            loss, y = self._step(self.state.step, progress)
+            self._advance(self.state.step + 1, time.monotonic() - started)
             before, progress = progress, self._progress()
+            if reports.due() or progress >= 1:
+                self._report(loss, y, reports)
             # Asked before anything is written: an attempt that lost its lease ends here.
             stop = should_stop()
             if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
                 self._validate()
                 last_checkpoint = time.monotonic()
-            elif now - last_checkpoint >= config.checkpoint_seconds:
+            elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
                 last_checkpoint = time.monotonic()
             if stop:
@@ -193,11 +202,15 @@ class Trainer:
         state = self.state
         self.state = TrainingState(step, elapsed, state.best_step, state.best_bits_per_dim, state.config_digest)
 
-    def _bits_per_dim(self, loss: Loss, y: Tensor) -> float:
+    def _report(self, loss: Loss, y: Tensor, reports: Reports) -> None:
+        """Tell the observer of the last step. Raises ``TrainingDiverged`` where bits/dim have risen beyond hope."""
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
-        return bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
-
-    def _report(self, loss: Loss, bits: float, rate: float | None) -> None:
+        bits = bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
+        rate = reports.note(self.state.step, bits)
+        if bits > reports.first_bits + DIVERGED_BITS:
+            raise TrainingDiverged(
+                f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {bits:.2f}; {self._advice()}"
+            )
         progress, elapsed = self._progress(), self.state.elapsed_seconds
         self.observe(
             {
@@ -206,7 +219,7 @@ class Trainer:
                 "steps": self.config.max_steps,
                 "progress": progress,
                 "epoch": self.state.step // self.batches.steps_per_epoch,
-                "images_per_second": rate,
+                "images_per_second": None if rate is None else rate * self.batches.batch_size,
                 "bits_per_dim": bits,
                 "reconstruction_error": float(loss.reconstruction_error),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -262,7 +275,7 @@ def omitted_log_det(flow: Flow, shape: Shape) -> float:
         bijection.constant_log_det_at(at)
         for _, steps, _ in walk(flow, shape)
         for _, bijection, at in steps
-        if isinstance(bijection, SelfNormalizing)
+        if bijection.omits_log_det
     )
 
 

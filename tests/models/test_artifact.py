@@ -146,7 +146,7 @@ def _set(*path: str, value: object) -> Change:
     [
         (_set("format_version", value=2), "format_version"),
         (_set("surprise", value=1), "surprise"),
-        (_set("architecture", "family", value="maf"), "architecture/family"),
+        (_set("architecture", "family", value="maf"), "architecture: Input tag 'maf'"),
         (_set("architecture", "steps", value=3), "which the architecture does not know"),
         (_set("architecture", "steps", value=5), "lacks levels"),
         (_set("architecture", "hidden", value=48), r"has shape .*, expected"),

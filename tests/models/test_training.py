@@ -17,7 +17,7 @@ from models.datasets import Dataset, load_dataset
 from models.files import sha256_file
 from models.objectives.self_normalizing import self_normalizing_layers
 from models.presets import PRESETS
-from models.problems import DatasetUnfit, TrainingDiverged
+from models.problems import DatasetUnfit, PresetNotFound, TrainingDiverged
 from models.training.config import TrainingConfig
 from models.training.data import Batches
 from models.training.loop import (
@@ -250,7 +250,7 @@ def test_what_training_leaves_out_is_added_for_people() -> None:
         exact = flow(x).log_likelihood
         partial = flow.train()(x).log_likelihood
     assert len(self_normalizing_layers(flow)) == 4
-    torch.testing.assert_close(exact - partial, torch.full((3,), omitted_log_det(flow, 16, 16)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(exact - partial, torch.full((3,), omitted_log_det(flow, (1, 16, 16))), rtol=0, atol=1e-3)
 
 
 def test_validation_is_the_mean_of_the_exact_likelihood_and_repeats() -> None:
@@ -265,10 +265,10 @@ def test_unknown_presets_and_unfit_images_are_refused(tmp_path: Path) -> None:
     def call(preset: str, dataset: Dataset) -> None:
         train(dataset, preset, QUICK, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
 
-    with pytest.raises(DatasetUnfit, match="no preset 'snf-glow-huge'; there are: snf-glow-tiny"):
+    with pytest.raises(PresetNotFound, match="no preset 'snf-glow-huge'; there are: snf-glow-tiny"):
         call("snf-glow-huge", DIGITS)
     odd = DIGITS.train[:, :, :27, :]
-    with pytest.raises(DatasetUnfit, match="even sides of 8 to 1024 pixels, got 1x27x28"):
+    with pytest.raises(DatasetUnfit, match="halves both sides 1 times, 27x28 does not allow it"):
         call("snf-glow-tiny", Dataset("odd", odd, odd, odd, odd, "digest"))
 
 

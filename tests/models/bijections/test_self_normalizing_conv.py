@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.bijections.base import Shape
-from models.bijections.conv import Gradient, SelfNormalizingConv, newton_schulz
+from models.bijections.base import LogDetGradient, Shape
+from models.bijections.conv import SelfNormalizingConv, newton_schulz
 from models.bijections.convolution import FactorisedConvolution, Size
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal
 
@@ -19,9 +19,10 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def layer(channels: int, kernel: Size, gradient: Gradient = "paper", scale: float = 0.2) -> SelfNormalizingConv:
+def layer(channels: int, kernel: Size, gradient: LogDetGradient = "paper", scale: float = 0.2) -> SelfNormalizingConv:
     """A float64 layer in training mode with r unrelated to the inverse of w."""
-    made = SelfNormalizingConv(channels, kernel, gradient).double().train()
+    made = SelfNormalizingConv(channels, kernel).double().train()
+    made.gradient = gradient
     with torch.no_grad():
         made.weight.copy_(near_identity(channels, kernel, scale, seed=1))
         made.inverse_weight.copy_(near_identity(channels, kernel, scale, seed=2))
@@ -49,7 +50,7 @@ def bulk_newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("gradient", ["paper", "newton-schulz"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_every_gradient_is_that_of_the_formulas_on_dense_matrices(
-    shape: Shape, kernel: Size, gradient: Gradient, symmetric: bool
+    shape: Shape, kernel: Size, gradient: LogDetGradient, symmetric: bool
 ) -> None:
     """Every term by differentiating a linear function that has it as its slope; the input counts as data."""
     channels, image = shape[0], shape[1:]
@@ -164,7 +165,7 @@ class Calls(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("gradient", ["paper", "newton-schulz"])
-def test_a_training_step_factorises_nothing(gradient: Gradient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_factorises_nothing(gradient: LogDetGradient, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: Any) -> None:
         pytest.fail("a training step factorised the convolution")
 

@@ -1,0 +1,120 @@
+"""Every preset through its whole life: train, save, load, freeze, score, sample by every inverse that it has."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifact import load_artifact
+from models.datasets import Dataset, Images, load_dataset
+from models.dequantisation import content_noise
+from models.presets import PRESETS, find_preset
+from models.problems import DatasetUnfit, NoLearnedInverse
+from models.scoring.scorer import Scorer
+from models.training.run import train
+from tests.models.helpers import flat_latents, jacobian_log_det
+
+LARGE = {name for name, preset in PRESETS.items() if preset.width > 128}
+"""Wide coupling nets: two steps of a few images are enough to go through everything."""
+
+
+def cropped(side: int) -> Dataset:
+    """Real digits cut to the middle, or for a side beyond theirs padded, so that every preset fits and is quick."""
+    dataset = load_dataset("mnist-mini", None)
+
+    def cut(images: Images) -> Images:
+        if side > 28:
+            pad = (side - 28) // 2
+            return np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        start = (28 - side) // 2
+        return np.ascontiguousarray(images[:, :, start : start + side, start : start + side])
+
+    parts = {name: cut(getattr(dataset, name)) for name in ("train", "statistics", "calibration", "test")}
+    return Dataset("mnist-mini-cropped", **{**parts, "test": parts["test"][:20]}, digest=f"{dataset.digest}-{side}")
+
+
+def budget(name: str) -> dict[str, Any]:
+    if name in LARGE:
+        return {"max_steps": 2, "batch_size": 4, "warmup_steps": 1000}
+    return {"max_steps": 200, "batch_size": 16, "warmup_steps": 20}
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_lives_from_training_to_samples(name: str, tmp_path: Path) -> None:
+    dataset = cropped(16)
+    parameters = {**budget(name), "validations": 2, "validation_images": 20}
+    events: list[dict[str, Any]] = []
+    artifact = train(
+        dataset,
+        name,
+        find_preset(name).config(parameters),
+        tmp_path,
+        observe=events.append,
+        should_stop=lambda: False,
+        threads=1,
+    )
+    bits = [event["bits_per_dim"] for event in events if event["event"] == "metrics"]
+    assert np.isfinite(bits).all()
+    if name not in LARGE:
+        assert bits[-1] < bits[0] - 0.05
+
+    scorer = Scorer.load(artifact)
+    images = dataset.test[:5]
+    together = [one.log_likelihood for one in scorer.score(images)]
+    assert together == [scorer.score(image[None])[0].log_likelihood for image in images]
+    assert all(
+        sum(t.log_prior + t.log_det for t in one.terms) == pytest.approx(one.log_likelihood, rel=1e-9)
+        for one in scorer.score(images)
+    )
+
+    exact = scorer.sample(3, temperature=0.5, seed=1)
+    assert exact.shape == (3, 1, 16, 16)
+    np.testing.assert_array_equal(exact, scorer.sample(3, temperature=0.5, seed=1))
+    if find_preset(name).linear == "self-normalizing":
+        learned = scorer.sample_continuous(3, temperature=0.5, seed=1, inverse="learned")
+        assert np.isfinite(learned).all()
+    else:
+        assert not scorer.has_learned_inverse
+        with pytest.raises(NoLearnedInverse):
+            scorer.sample(1, inverse="learned")
+
+
+@pytest.mark.parametrize("name", ["snf-fc-2l", "snf-conv-9l", "emerging-conv-9l", "exponential-conv-9l"])
+def test_scores_of_the_papers_systems_are_the_density_of_the_unfrozen_flow(name: str, tmp_path: Path) -> None:
+    dataset = cropped(8)
+    config = find_preset(name).config({"max_steps": 5, "batch_size": 16, "validations": 1, "validation_images": 10})
+    artifact = train(dataset, name, config, tmp_path, observe=lambda _: None, should_stop=lambda: False, threads=1)
+    scorer, flow = Scorer.load(artifact), load_artifact(artifact).flow.double()
+    for image in dataset.test[:2]:
+        x = torch.from_numpy(image + content_noise(image, scorer.log_det_digest))
+        latents = flat_latents(flow, x)
+        log_det = jacobian_log_det(lambda sample: flat_latents(flow, sample), x)
+        expected = float((-0.5 * latents.square() - 0.5 * math.log(2 * math.pi)).sum() + log_det.sum())
+        assert scorer.score(image[None])[0].log_likelihood == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "text"),
+    [
+        ("glow-3l-32k", (1, 28, 28), "halves both sides 3 times, 28x28"),
+        ("snf-conv-9l", (1, 30, 30), "halves both sides 2 times, 30x30"),
+        ("snf-fc-2l", (3, 64, 64), "at most 4096 dimensions"),
+        ("snf-glow-small", (1, 27, 27), "27x27"),
+        ("snf-glow-small", (5, 32, 32), "1 to 4 channels"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(name: str, shape: tuple[int, int, int], text: str) -> None:
+    with pytest.raises(DatasetUnfit, match=text):
+        find_preset(name).architecture(shape, "logit")
+
+
+def test_what_a_user_asks_for_comes_before_the_preset() -> None:
+    preset = find_preset("snf-fc-2l")
+    assert preset.config({}).learning_rate == 1e-4
+    assert preset.config({"learning_rate": 0.5}).learning_rate == 0.5
+    assert preset.config({}).pixel_transform == "logit"
