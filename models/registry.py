@@ -112,6 +112,12 @@ class Registry:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")
 
+    def promote(self, version: ModelVersion) -> None:
+        """Make a version the live one of its name, unless a later one is."""
+        with self._lock(version.name):
+            if self.aliases(version.name)[LIVE] < version.version:
+                self._write_alias(version.name, LIVE, version.version)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
         check_name(alias)

@@ -61,6 +61,13 @@ def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:
     assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
 
 
+def test_a_late_promotion_does_not_take_a_later_version_back(registry: Registry, artifact: Path) -> None:
+    _first, second, third = (registry.publish(artifact, "digits") for _ in range(3))
+    registry.promote(third)
+    registry.promote(second)
+    assert registry.resolve("digits") == third
+
+
 def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> None:
     registry.publish(artifact, "digits")
     with pytest.raises(ModelNotFound, match=r"digits has no version 7; it has: \[1\]"):
