@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from app.problems import Problem, draining
 from models.problems import ModelNotFound, ModelsError
-from models.registry import ModelVersion, Registry
+from models.registry import ModelRef, ModelVersion, Registry, parse_ref
 
 if TYPE_CHECKING:
     from models.scoring.scorer import Scorer
@@ -25,8 +25,6 @@ RETRY_S = 30.0
 """Time after which a model that failed to load is tried again when somebody asks for it."""
 MAX_LOADED = 16
 """Versions kept in memory; the least recently asked for goes first."""
-
-Key = tuple[str, int]
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +82,8 @@ class Serving:
         self.registry = Registry(root)
         self._threads = threads
         self._lock = threading.Lock()
-        self._slots: dict[Key, Slot] = {}
-        self._refs: dict[str, Key] = {}
+        self._slots: dict[ModelVersion, Slot] = {}
+        self._refs: dict[ModelRef, ModelVersion] = {}
         self._stop = threading.Event()
         self._started = threading.Event()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
@@ -113,10 +111,11 @@ class Serving:
 
     async def acquire(self, ref: str) -> Loaded:
         """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
-        key = self._refs.get(ref)
-        slot = self._slots.get(key) if key else None
+        parsed = parse_ref(ref)
+        version = self._refs.get(parsed)
+        slot = self._slots.get(version) if version else None
         if slot is None or slot.state is ModelState.FAILED:
-            slot = await asyncio.to_thread(self._open, ref)
+            slot = await asyncio.to_thread(self._open, parsed)
         slot.used = time.monotonic()
         # Shielded: a caller's deadline must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(slot.future))
@@ -124,17 +123,17 @@ class Serving:
     def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
         """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
         version = self.registry.resolve(ref)
-        return version, self._slots.get((version.name, version.version))
+        return version, self._slots.get(version)
 
     def listing(self) -> list[Listed]:
         """Every model name with its state; blocks on the disk."""
         return [self._listed(name) for name in sorted(self.registry.names())]
 
-    def states(self) -> dict[Key, tuple[ModelState, str | None]]:
+    def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
         """State and, for a failed one, reason of every version that has been asked for."""
         with self._lock:
             slots = dict(self._slots)
-        return {key: (slot.state, slot.reason) for key, slot in slots.items()}
+        return {version: (slot.state, slot.reason) for version, slot in slots.items()}
 
     def _listed(self, name: str) -> Listed:
         versions: tuple[int, ...] = ()
@@ -147,23 +146,22 @@ class Serving:
         # One damaged model must not take the list of the others with it.
         except (ModelsError, OSError) as error:
             return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
-        slot = self._slots.get((live.name, live.version))
+        slot = self._slots.get(live)
         state = slot.state if slot else ModelState.IDLE
         return Listed(name, versions, aliases, live, state, slot.reason if slot else None)
 
-    def _open(self, ref: str) -> Slot:
-        version = self.registry.resolve(ref)
+    def _open(self, ref: ModelRef) -> Slot:
+        version = self.registry.find(ref)
         slot = self._slot(version)
-        self._refs[ref] = (version.name, version.version)
+        self._refs[ref] = version
         return slot
 
     def _slot(self, version: ModelVersion) -> Slot:
-        key = (version.name, version.version)
         with self._lock:
-            slot = self._slots.get(key)
+            slot = self._slots.get(version)
             stale = slot is not None and slot.state is ModelState.FAILED and time.monotonic() - slot.born > RETRY_S
             if slot is None or stale:
-                slot = self._slots[key] = Slot()
+                slot = self._slots[version] = Slot()
                 self._loader.submit(self._load, version, slot)
             return slot
 
@@ -191,9 +189,10 @@ class Serving:
 
     def _forget(self) -> None:
         with self._lock:
-            ready = [(slot.used, key) for key, slot in self._slots.items() if slot.state is ModelState.READY]
-            for _, key in sorted(ready)[: max(0, len(ready) - MAX_LOADED)]:
-                del self._slots[key]
+            ready = [version for version, slot in self._slots.items() if slot.state is ModelState.READY]
+            ready.sort(key=lambda version: self._slots[version].used)
+            for version in ready[: max(0, len(ready) - MAX_LOADED)]:
+                del self._slots[version]
 
     def _watch(self) -> None:
         try:
@@ -221,23 +220,31 @@ class Serving:
         return found
 
     def _follow(self) -> None:
-        """Moves every reference in use whose version has changed, once the new version is loaded."""
-        for ref, key in list(self._refs.items()):
-            try:
-                version = self.registry.resolve(ref)
-            except ModelNotFound:
+        """Moves every reference in use whose version has changed, once the new one is loaded; drops what is gone."""
+        for ref, version in list(self._refs.items()):
+            new = self._now(ref, version)
+            if new is None:
                 self._refs.pop(ref, None)
-                continue
-            except ModelsError as error:
-                log.error("model %s cannot be read: %s", ref, error.detail)
-                continue
-            new = (version.name, version.version)
-            if new == key:
-                continue
-            slot = self._slot(version)
-            if slot.future.exception() is None:
+            elif new != version and self._slot(new).future.exception() is None:
                 self._refs[ref] = new
-                log.info("%s is now version %d", ref, version.version)
+                log.info("%s is now version %d", new.name, new.version)
+        with self._lock:
+            versions = list(self._slots)
+        for version in versions:
+            if self._now(ModelRef(version.name, version.version), version) != version:
+                with self._lock:
+                    self._slots.pop(version, None)
+                log.info("model %s:%d is not in the registry any more", version.name, version.version)
+
+    def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
+        """What a reference means now; what it meant before where the registry is damaged there."""
+        try:
+            return self.registry.find(ref)
+        except ModelNotFound:
+            return None
+        except ModelsError as error:
+            log.error("model %s cannot be read: %s", ref.name, error.detail)
+            return before
 
 
 def reason_of(error: Exception) -> str:

@@ -11,35 +11,69 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from models.files import new_folder, write_atomically
-from models.manifest import Manifest, file_label, read_manifest
+from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError, InvalidName, ModelNotFound
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+REF = re.compile(rf"(?P<name>{NAME.pattern})(:(?P<version>{VERSION.pattern})|@(?P<alias>{NAME.pattern}))?")
 LIVE = "live"
 ZOO = Path(__file__).parent / "zoo"
 ALIASES = "aliases.json"
 
+Stamp = tuple[int, int, int]
+"""Inode, time of change in ns and size of a manifest."""
+
+
+class ModelRef(NamedTuple):
+    """A reference taken apart, the same for every way to write it: a name, and a version or an alias of it."""
+
+    name: str
+    selector: int | str
+
+
+def parse_ref(ref: str) -> ModelRef:
+    """Take ``name``, ``name:3`` or ``name@champion`` apart. Raises ``ModelNotFound``."""
+    found = REF.fullmatch(ref)
+    if found is None:
+        raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
+    return ModelRef(found["name"], int(found["version"]) if found["version"] else found["alias"] or LIVE)
+
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model and where it lies."""
+    """One version of a model and where it lies.
+
+    ``stamp`` tells the manifest file from any other that lies or lay at its path: a model whose folder was moved away
+    and trained again is another one, though name and version are the same.
+    """
 
     name: str
     version: int
     path: Path
     read_only: bool
+    stamp: Stamp | None
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, read once a path. Raises ``ArtifactError``."""
-        return _cached_manifest(self.path)
+        """The manifest, read once a file. Raises ``ArtifactError``."""
+        return _cached_manifest(self.path, self.stamp)
 
 
 @lru_cache(maxsize=1024)
-def _cached_manifest(path: Path) -> Manifest:
+def _cached_manifest(path: Path, _stamp: Stamp | None) -> Manifest:
     return read_manifest(path)  # an artifact is immutable once written
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None  # reading the manifest says what is wrong
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Registry:
@@ -61,40 +95,40 @@ class Registry:
     def versions(self, name: str) -> list[int]:
         """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
         check_name(name)
-        found = {int(path.name) for path in self._folders(self.root / name) if path.name.isdigit()}
+        found = {int(path.name) for path in self._folders(self.root / name) if VERSION.fullmatch(path.name)}
         return sorted(found | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return alias -> version; ``live`` is the first version until it is moved. Raises ``ModelNotFound``."""
-        versions = self.versions(name)
-        if not versions:
-            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        versions = self._known_versions(name)
         path = self.root / name / ALIASES
         try:
             stored = json.loads(path.read_text()) if path.exists() else {}
             aliases = {str(alias): int(version) for alias, version in stored.items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except OSError as error:
+            raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+        except (ValueError, AttributeError, TypeError) as error:
             raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
         return {LIVE: versions[0], **aliases}
 
     def resolve(self, ref: str) -> ModelVersion:
         """Find ``name`` (its alias ``live``), ``name:3`` or ``name@champion``. Raises ``ModelNotFound``."""
-        name, _, number = ref.partition(":")
-        name, _, alias = name.partition("@")
-        if not NAME.fullmatch(name) or (number and alias):
-            raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
-        aliases = self.aliases(name)
-        if number:
-            version = int(number) if number.isdecimal() and len(number) < 10 else 0
-        elif (alias or LIVE) in aliases:
-            version = aliases[alias or LIVE]
-        else:
-            raise ModelNotFound(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(aliases))}")
-        if version not in self.versions(name):
-            raise ModelNotFound(f"{name} has no version {number or version}; it has: {self.versions(name)}")
+        return self.find(parse_ref(ref))
+
+    def find(self, ref: ModelRef) -> ModelVersion:
+        """Find what a reference means now. Raises ``ModelNotFound``."""
+        name, version = ref.name, ref.selector
+        if isinstance(version, str):
+            aliases = self.aliases(name)
+            if version not in aliases:
+                raise ModelNotFound(f"{name} has no alias {version!r}; it has: {', '.join(sorted(aliases))}")
+            version = aliases[version]
+        versions = self._known_versions(name)
+        if version not in versions:
+            raise ModelNotFound(f"{name} has no version {version}; it has: {versions}")
         shipped = self._is_shipped(name, version)
         path = (self.zoo if shipped else self.root) / name / str(version)
-        return ModelVersion(name, version, path, shipped)
+        return ModelVersion(name, version, path, shipped, _stamp(path / FILE))
 
     def publish(self, artifact: Path, name: str, *, promote: bool = False) -> ModelVersion:
         """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
@@ -112,6 +146,12 @@ class Registry:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")
 
+    def promote(self, version: ModelVersion) -> None:
+        """Make a version the live one of its name, unless a later one is."""
+        with self._lock(version.name):
+            if self.aliases(version.name)[LIVE] < version.version:
+                self._write_alias(version.name, LIVE, version.version)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
         check_name(alias)
@@ -119,12 +159,18 @@ class Registry:
         with self._lock(name):
             self._write_alias(name, alias, version)
 
+    def _known_versions(self, name: str) -> list[int]:
+        versions = self.versions(name)
+        if not versions:
+            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        return versions
+
     def _write_alias(self, name: str, alias: str, version: int) -> None:
         aliases = self.aliases(name) | {alias: version}
         write_atomically(self.root / name / ALIASES, json.dumps(aliases, indent=1).encode())
 
     def _is_shipped(self, name: str, version: int) -> bool:
-        return version == 1 and (self.zoo / name / "1" / "manifest.json").is_file()
+        return version == 1 and (self.zoo / name / "1" / FILE).is_file()
 
     @staticmethod
     def _folders(root: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 
 # A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 _LONGEST_SOCKET_PATH = 103
+
+
+class Presence(Enum):
+    """What a PING tells of a server."""
+
+    ANSWERS = "answers"
+    HANGS = "hangs"
+    ABSENT = "absent"
 
 
 def socket_path(settings: Settings) -> Path:
@@ -70,13 +79,16 @@ class EmbeddedBroker:
     """A Valkey server whose data live in `home/broker`, durable to the last acknowledged write.
 
     A server outlives a killed parent, and a second one on the same append-only file would ruin it: so there is
-    one fixed socket, a lock file, and a server that answers is attached to instead of started.
+    a lock file, a note of the socket that the server was started on, and a server that answers is attached to
+    instead of started.
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings.model_copy(update={"redis_url": None})
         self._data = settings.home / "broker"
         self._socket = socket_path(settings)
-        self._client = redis_client(settings.model_copy(update={"redis_url": None}))
+        self._note = self._data / "socket"
+        self._client = redis_client(self._settings)
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
 
@@ -94,8 +106,31 @@ class EmbeddedBroker:
             if time.monotonic() > deadline:
                 raise BrokerStartFailed(f"another process holds {self._data / 'lock'} but no broker answers")
             time.sleep(0.1)
-        if self.alive():
-            return "adopted"
+        try:
+            if self._left_over(deadline):
+                return "adopted"
+            self._note.write_text(str(self._socket), encoding="utf-8")
+            self._serve(deadline)
+        except BrokerStartFailed:
+            self._release_lock()
+            raise
+        return "started"
+
+    def _left_over(self, deadline: float) -> bool:
+        """Whether the server of a killed keeper is there to adopt; one on another socket is shut down instead."""
+        noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
+        if noted != self._socket:
+            client = redis_client(self._settings.model_copy(update={"runtime_dir": noted.parent}))
+            _shut_down(client, deadline)
+            client.close()
+        while (presence := _presence(self._client)) is Presence.HANGS:
+            # It has the data open, so no other may be started, however long it takes.
+            if time.monotonic() > deadline:
+                raise BrokerStartFailed(f"a server at {self._socket} holds the data and does not answer")
+            time.sleep(0.1)
+        return presence is Presence.ANSWERS
+
+    def _serve(self, deadline: float) -> None:
         self._server = ValkeyServer(
             port=0,
             unix_socket_path=self._socket,
@@ -107,19 +142,11 @@ class EmbeddedBroker:
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
         except (ValkeyServerError, OSError) as error:
             self._server = None
-            self._release_lock()
             raise BrokerStartFailed(str(error)) from error
-        return "started"
 
     def alive(self) -> bool:
         """Whether a server answers on the socket; one that is still loading its data counts."""
-        try:
-            self._client.ping()
-        except redis.BusyLoadingError:
-            return True
-        except (redis.ConnectionError, redis.TimeoutError, OSError):
-            return False
-        return True
+        return _presence(self._client) is Presence.ANSWERS
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stops the server where this process keeps it; one that another process keeps goes on."""
@@ -127,18 +154,12 @@ class EmbeddedBroker:
             self._server.stop(timeout=timeout)
             self._server = None
         elif self._lock is not None:
-            self._shut_down_adopted(timeout)
+            try:
+                _shut_down(self._client, time.monotonic() + timeout)
+            except BrokerStartFailed as problem:
+                log.error("the adopted broker goes on: %s", problem.detail)
         self._client.close()
         self._release_lock()
-
-    def _shut_down_adopted(self, timeout: float) -> None:
-        try:
-            self._client.shutdown(nosave=True)  # the append-only file holds everything
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            log.info("the adopted broker closed the connection: %s", error)
-        deadline = time.monotonic() + timeout
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
 
     def _make_runtime_folder(self) -> None:
         folder = self._socket.parent
@@ -161,6 +182,30 @@ class EmbeddedBroker:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _presence(client: redis.Redis) -> Presence:
+    try:
+        client.ping()
+    except redis.BusyLoadingError:
+        return Presence.ANSWERS
+    except redis.TimeoutError:
+        return Presence.HANGS
+    except (redis.ConnectionError, OSError):
+        return Presence.ABSENT
+    return Presence.ANSWERS
+
+
+def _shut_down(client: redis.Redis, deadline: float) -> None:
+    """Ends a server that this process did not start and waits until it is gone; raises `BrokerStartFailed`."""
+    try:
+        client.shutdown(nosave=True)  # the append-only file holds everything
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        log.info("the server closed the connection: %s", error)
+    while _presence(client) is not Presence.ABSENT:
+        if time.monotonic() > deadline:
+            raise BrokerStartFailed("a server that holds the data does not stop")
+        time.sleep(0.05)
 
 
 def main() -> int:

@@ -32,10 +32,11 @@ class EventLog:
 
 
 class EventReader:
-    """The supervisor's side: reads events written after it was made."""
+    """The supervisor's side: reads the events that one attempt wrote after the reader was made."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
+        self._attempt = attempt
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
@@ -54,7 +55,10 @@ class EventReader:
             except ValueError:
                 log.warning("skipping a damaged line of %s: %r", self._path, line[:80])
                 continue
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
+            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                continue
+            # A trainer that lost its lease may write until it learns so; what it did is not this attempt's progress.
+            if event.get("attempt") == self._attempt:
                 events.append(event)
         return events
 

@@ -3,7 +3,6 @@
 import hashlib
 import ipaddress
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -165,14 +164,14 @@ class Settings(BaseSettings):
 
     @property
     def runtime_folder(self) -> Path:
-        """Short folder for sockets: their path may take 107 bytes at most, and `home` may be deep."""
+        """Short folder for sockets: their path may take 107 bytes at most, and `home` may be deep.
+
+        It follows from `home` alone: another login has other XDG_RUNTIME_DIR and TMPDIR, and must find the same broker.
+        """
         if self.runtime_dir is not None:
             return self.runtime_dir
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        if len(os.fsencode(base)) > 60:
-            base = Path("/tmp")  # noqa: S108  # the socket's folder is made for its owner alone
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
-        return base / f"snf-{os.getuid()}-{digest}"
+        return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # made for its owner alone
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these settings."""

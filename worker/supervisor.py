@@ -71,7 +71,7 @@ class Supervisor:
     def _attempt(self, job: Job, attempt: int) -> Outcome:
         folder = self._prepare(job, attempt)
         digest = Digest(job.progress, job.metrics, job.checkpoint_step)
-        reader = EventReader(folder)
+        reader = EventReader(folder, attempt)
         log.info("job %s: attempt %d starts", job.id, attempt)
         try:
             process = TrainerProcess(self._command(folder), folder, self._environment())

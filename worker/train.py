@@ -175,6 +175,10 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         )
         fence.require()
         version = registry.publish(artifact, spec.model, promote=spec.promote)
+    elif spec.promote:
+        # The earlier attempt may have died between the two; a version that went live since then stays.
+        fence.require()
+        registry.promote(version)
     reference = f"{version.name}:{version.version}"
     events.write({"event": "published", "model": version.name, "version": version.version, "ref": reference})
 

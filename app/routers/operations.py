@@ -35,8 +35,8 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
         asyncio.to_thread(house.serving.listing), asyncio.to_thread(_jobs_state, house)
     )
     failed = {
-        f"{name}:{version}": reason or "unknown"
-        for (name, version), (state, reason) in house.serving.states().items()
+        f"{one.name}:{one.version}": reason or "unknown"
+        for one, (state, reason) in house.serving.states().items()
         if state is ModelState.FAILED
     }
     failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}

@@ -17,12 +17,9 @@ from tests.end_to_end.service import running
 MODEL = "digits"
 
 
-@pytest.fixture(scope="session")
-def artifact() -> Iterator[Path]:
-    """A real, barely trained artifact."""
-    folder = Path(tempfile.mkdtemp(prefix="snf-artifact-"))
-    config = TrainingConfig(max_steps=4, validations=1, batch_size=32, validation_images=20, warmup_steps=0)
-    yield train(
+def barely_trained(folder: Path, seed: int) -> Path:
+    config = TrainingConfig(max_steps=4, validations=1, batch_size=32, validation_images=20, warmup_steps=0, seed=seed)
+    return train(
         load_dataset("mnist-mini", None),
         "snf-glow-tiny",
         config,
@@ -30,7 +27,18 @@ def artifact() -> Iterator[Path]:
         observe=lambda _event: None,
         should_stop=lambda: False,
     )
-    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, barely trained artifact."""
+    return barely_trained(tmp_path_factory.mktemp("artifact"), 0)
+
+
+@pytest.fixture(scope="session")
+def other_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other weights."""
+    return barely_trained(tmp_path_factory.mktemp("other-artifact"), 1)
 
 
 def make_home(artifact: Path) -> Path:

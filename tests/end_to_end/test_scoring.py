@@ -12,6 +12,7 @@ from PIL import Image
 from models.registry import Registry
 from models.scoring.scorer import Scorer
 from tests.end_to_end.service import DIGITS, files, running, score_one
+from tests.worker.helpers import until
 
 SAME = 1e-4
 
@@ -118,6 +119,22 @@ def test_a_model_that_appears_is_served_and_a_moved_alias_followed(home: Path, a
             if answer.json()["version"] == 2:
                 break
         assert answer.json()["version"] == 2
+
+
+def test_a_model_trained_again_in_the_place_of_another_is_served(home: Path, other_artifact: Path) -> None:
+    registry = Registry(home / "registry")
+    data = DIGITS[0].read_bytes()
+    with running("app.serve", home=home) as client:
+        first = score_one(client, "digits", data)
+        (home / "registry" / "digits").rename(home / "away")
+        until(lambda: client.get("/v1/models/digits").status_code == 404)
+        until(lambda: client.post("/v1/models/digits/score", files=files(DIGITS[0])).status_code == 404)
+        registry.publish(other_artifact, "digits")
+        assert score_one(client, "digits", data) != pytest.approx(first, abs=SAME)
+        # And in one move, while it is in use.
+        (home / "registry" / "digits").rename(home / "away-too")
+        (home / "away").rename(home / "registry" / "digits")
+        until(lambda: score_one(client, "digits", data) == pytest.approx(first, abs=SAME))
 
 
 def test_a_damaged_model_fails_alone(home: Path, artifact: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from models.artifact import WEIGHTS
 from models.manifest import FILE
 from models.problems import ArtifactError, InvalidName, ModelNotFound
-from models.registry import Registry
+from models.registry import ModelRef, Registry, parse_ref
 from models.scoring.scorer import Scorer
 
 
@@ -61,6 +61,13 @@ def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:
     assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
 
 
+def test_a_late_promotion_does_not_take_a_later_version_back(registry: Registry, artifact: Path) -> None:
+    _first, second, third = (registry.publish(artifact, "digits") for _ in range(3))
+    registry.promote(third)
+    registry.promote(second)
+    assert registry.resolve("digits") == third
+
+
 def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> None:
     registry.publish(artifact, "digits")
     with pytest.raises(ModelNotFound, match=r"digits has no version 7; it has: \[1\]"):
@@ -76,6 +83,7 @@ def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> N
     "ref",
     [
         *("digits:2", "digits:0", "digits:-1", "digits:one", "digits:1.0", "digits:" + "9" * 30, "digits@champion"),
+        *("digits:01", "digits:1_0", "digits: 1", "digits:\u0661", "digits:\u00b2", "digits:", "digits@", "digits:@"),
         *("digits:1@live", "digits@live:1", "Digits", "../digits", "digits/1", "", ":1", "@live", "digits\n", "d" * 65),
     ],
 )
@@ -104,6 +112,25 @@ def test_shipped_models_are_version_1_and_stay_as_they_are(zoo: Path, artifact: 
     assert registry.resolve("shipped") == mine
     assert registry.resolve("shipped:1") == shipped
     assert sorted(path.relative_to(zoo) for path in zoo.rglob("*")) == before
+
+
+def test_every_spelling_of_a_reference_is_one(registry: Registry) -> None:
+    assert parse_ref("digits") == parse_ref("digits@live") == ModelRef("digits", "live")
+    assert parse_ref("digits:12") == ModelRef("digits", 12)
+
+
+def test_a_model_trained_again_in_the_same_place_is_another(registry: Registry, artifact: Path, tmp_path: Path) -> None:
+    first = registry.publish(artifact, "digits")
+    assert first.manifest.training.job is None
+    (registry.root / "digits").rename(tmp_path / "away")
+    second = registry.publish(artifact, "digits")
+    manifest = second.path / FILE
+    other = second.manifest.model_copy(update={"training": second.manifest.training.model_copy(update={"job": "b"})})
+    manifest.unlink()
+    manifest.write_text(other.model_dump_json())
+    again = registry.resolve("digits:1")
+    assert len({first, second, again}) == 3
+    assert again.manifest.training.job == "b"
 
 
 def test_half_a_model_is_never_seen(registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +170,8 @@ def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: 
     registry.publish(artifact, "digits")
     for folder in ("Upper", "empty", ".git", "digits/.3.abc", "digits/notes"):
         (registry.root / folder).mkdir()
+    for folder in ("0", "01", "\u00b2", "\u0663", "1" + 9 * "0"):
+        (registry.root / "digits" / folder).mkdir()
     (registry.root / "file").write_text("")
     assert registry.names() == ["digits"]
     assert registry.versions("digits") == [1]

@@ -63,6 +63,55 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(settings: Setti
     until(lambda: not alive(pid), 20)
 
 
+def killed_keeper(settings: Settings, **environment: str) -> int:
+    """The process id of a server whose keeper is dead."""
+    everything = {**os.environ, **settings.environment(), **environment}
+    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker"], env=everything)
+    until(EmbeddedBroker(settings).alive)
+    keeper.kill()
+    keeper.wait()
+    return server_pid(settings)
+
+
+def test_another_login_adopts_the_server_of_a_killed_keeper(
+    settings: Settings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anywhere = settings.model_copy(update={"runtime_dir": None})
+    pid = killed_keeper(anywhere, XDG_RUNTIME_DIR=str(home), TMPDIR=str(home))
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(home / "other"))
+    adopter = EmbeddedBroker(anywhere)
+    try:
+        assert adopter.start() == "adopted"
+        assert server_pid(anywhere) == pid
+    finally:
+        adopter.stop()
+
+
+def test_a_left_over_server_on_another_socket_is_replaced(settings: Settings, home: Path) -> None:
+    pid = killed_keeper(settings)
+    redis_client(settings).set("kept", "yes")
+    moved = settings.model_copy(update={"runtime_dir": home / "moved"})
+    broker = EmbeddedBroker(moved)
+    assert broker.start() == "started"
+    assert not alive(pid), "two servers would ruin the append-only file"
+    assert redis_client(moved).get("kept") == "yes"
+    broker.stop()
+
+
+def test_no_second_server_beside_one_that_hangs(settings: Settings) -> None:
+    pid = killed_keeper(settings)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerStartFailed, match="does not answer"):
+            EmbeddedBroker(settings).start(timeout=0.5)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    again = EmbeddedBroker(settings)
+    assert again.start() == "adopted"
+    again.stop()
+
+
 def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:
     command = [sys.executable, "-m", "worker.broker"]
     environment = {**os.environ, **settings.environment()}

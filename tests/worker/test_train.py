@@ -143,7 +143,7 @@ def test_a_stale_attempt_publishes_nothing(
     with pytest.raises(StaleAttempt):
         run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
     assert Registry(settings.registry_dir).versions("digits") == []
-    assert EventReader(folder).read() == []
+    assert (folder / "events.jsonl").read_text() == ""
 
 
 def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:
@@ -159,6 +159,24 @@ def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, sett
         fence.check_now_and_then()
 
 
+def test_a_death_between_publishing_and_promoting_is_made_good(
+    real: Supervisor, store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(settings.registry_dir)
+    assert real.run(store.create(new_job(parameters=SHORT))[0].id) is Outcome.SUCCEEDED
+    job, _ = store.create(new_job(parameters=SHORT | {"seed": 1}, promote=True))
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    assert registry.resolve("digits").version == 2
+    registry.set_alias("digits", "live", 1)  # as if the first attempt had died before it moved the alias
+    store.create(job)
+    attempt = store.take(job.id, "next", 30) or 0
+    folder = settings.jobs_dir / job.id
+    monkeypatch.setattr("models.training.run.train", lambda *_, **__: pytest.fail("it must not train again"))
+    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert registry.resolve("digits").version == 2
+    assert registry.versions("digits") == [1, 2]
+
+
 def test_one_trainer_a_folder(tmp_path: Path) -> None:
     with only_one(tmp_path, 1), pytest.raises(StaleAttempt), only_one(tmp_path, 0.3):
         pass
@@ -170,8 +188,17 @@ def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
     EventLog(tmp_path, 1).write({"event": "checkpoint", "step": 1})
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "metr')
-    reader = EventReader(tmp_path)
+    reader = EventReader(tmp_path, 2)
     EventLog(tmp_path, 2).write({"event": "checkpoint", "step": 2})
     whole = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line[-1] == "}"]
     assert [event["step"] for event in whole] == [1, 2]
+    assert [event["step"] for event in reader.read()] == [2]
+
+
+def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
+    stale, current = EventLog(tmp_path, 1), EventLog(tmp_path, 2)
+    reader = EventReader(tmp_path, 2)
+    stale.write({"event": "published", "model": "digits", "version": 9, "ref": "digits:9"})
+    current.write({"event": "checkpoint", "step": 2})
+    stale.write({"event": "checkpoint", "step": 99})
     assert [event["step"] for event in reader.read()] == [2]

@@ -66,7 +66,9 @@ def test_unset_redis_url_wins_over_an_inherited_one(monkeypatch: pytest.MonkeyPa
     assert load_settings().redis_url is None
 
 
-def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path) -> None:
+def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = Settings(home=tmp_path / ("d" * 120) / ("e" * 120))
     assert len(str(deep.runtime_folder / "broker.sock")) < 100
     assert deep.runtime_folder != Settings(home=tmp_path).runtime_folder
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "another"))
+    assert Settings(home=deep.home).runtime_folder == deep.runtime_folder
