@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -72,12 +73,13 @@ class ExactConv(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64 with stored factors, after which an inverse costs O(D·b) a sample."""
+        """Return the map in float64 with factors made at the first inverse, which then costs O(D·b) a sample."""
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
-        factors = FactorisedConvolution(weight, shape[1:])
+        # Only samples need the factors: a model that scores never pays for them.
+        factors = cache(lambda: FactorisedConvolution(weight, shape[1:]))
         return FrozenMap(
             lambda x: (convolve(weight, x) + offset, None),
-            lambda z: factors.solve(z - offset),
+            lambda z: factors().solve(z - offset),
             self._frozen_learned_inverse(offset),
         )
 
