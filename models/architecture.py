@@ -50,7 +50,9 @@ class ConvolutionalArchitecture(_ImageArchitecture):
     blocks: int = Field(3, ge=1, le=6)
     layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
     kernel: int = Field(3, ge=1, le=15)
-    linear: Literal["self-normalizing", "exact", "emerging", "exponential"] = "self-normalizing"
+    linear: Literal["self-normalizing", "self-normalizing-two-layer", "exact", "emerging", "exponential"] = (
+        "self-normalizing"
+    )
 
     def summary(self) -> str:
         """Return one line for people."""

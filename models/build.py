@@ -24,6 +24,7 @@ from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.bijections.relative import RelativeGradientDense
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
+from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.flow import Flow, Level
 
 PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Bijection]] = {
@@ -75,6 +76,7 @@ def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
     convolutions: dict[str, Callable[[int], Bijection]] = {
         "exact": lambda channels: ExactConv(channels, kernel),
         "self-normalizing": lambda channels: SelfNormalizingConv(channels, kernel),
+        "self-normalizing-two-layer": lambda channels: TwoLayerInverseConv(channels, kernel),
         "emerging": EmergingConv,
         "exponential": lambda channels: ExponentialConv((channels, *size)),
     }

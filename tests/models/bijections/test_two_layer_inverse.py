@@ -1,0 +1,186 @@
+"""The convolution with a two-layer inverse against differentiation of dense matrices, filled by loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.architecture import ConvolutionalArchitecture
+from models.bijections.base import Shape
+from models.bijections.conv import SelfNormalizingConv
+from models.bijections.convolution import FactorisedConvolution, Size
+from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
+from models.build import build_flow
+from models.objectives.self_normalizing import SelfNormalizingObjective, inverse_quality
+from models.training.config import TrainingConfig
+from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
+from tests.models.helpers import dequantised, real_images
+from tests.models.test_self_normalizing import CountedCalls
+
+CASES = pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((2, 5, 4), (3, 3)), ((1, 6, 3), (5, 1)), ((3, 3, 4), (1, 1)), ((2, 2, 3), (3, 5)), ((2, 4, 1), (1, 3))],
+    ids=str,
+)
+
+
+def layer(channels: int, kernel: Size, scale: float = 0.2) -> TwoLayerInverseConv:
+    """A float64 layer in training mode with an inverse unrelated to w."""
+    made = TwoLayerInverseConv(channels, kernel).double().train()
+    with torch.no_grad():
+        made.weight.copy_(near_identity(channels, kernel, scale, seed=1))
+        made.first_inverse_weight.copy_(near_identity(channels, kernel, scale, seed=2))
+        made.second_inverse_weight.copy_(near_identity(channels, kernel, scale, seed=3))
+        made.bias.copy_(normal(channels, seed=4))
+    return made
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+@CASES
+def test_place_counts_every_placement(shape: Shape, kernel: Size) -> None:
+    outer, inner = (normal(shape[0], shape[0], *kernel, seed=seed) for seed in (1, 2))
+    product = matrix(outer, shape[1:]) @ matrix(inner, shape[1:])
+    expected = torch.einsum("ocabij,ij->ocab", placements(shape[0], kernel, shape[1:]), product)
+    torch.testing.assert_close(place(outer, inner, shape[1:]), expected, rtol=0, atol=1e-12)
+
+
+@CASES
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_every_gradient_is_that_of_the_formulas_on_dense_matrices(shape: Shape, kernel: Size, symmetric: bool) -> None:
+    channels, image = shape[0], shape[1:]
+    conv = layer(channels, kernel)
+    conv.symmetric = symmetric
+    x, slope = normal(4, *shape, seed=5).requires_grad_(), normal(4, *shape, seed=6)
+    share, error_share = normal(4, seed=7), normal(4, seed=8)
+    z, log_det = conv(x)
+    error = conv.pop_reconstruction_error()
+    assert torch.equal(log_det, torch.zeros(4, dtype=torch.float64))
+    torch.autograd.backward((z * slope).sum() + (log_det * share).sum() + (error * error_share).sum())
+
+    kernels = [conv.weight, conv.first_inverse_weight, conv.second_inverse_weight]
+    fresh = [kernel.detach().clone().requires_grad_() for kernel in kernels]
+    there, back_first, back_second = (matrix(kernel, image) for kernel in fresh)
+    back, data = back_second @ back_first, x.detach()
+    y = apply(there, data)
+    torch.testing.assert_close(z.detach(), y.detach() + conv.bias.detach().view(1, -1, 1, 1), rtol=0, atol=1e-12)
+    expected_error = (apply(back, y) - data).square().sum((1, 2, 3))
+    if symmetric:
+        other = (apply(there, apply(back, y.detach())) - y.detach()).square().sum((1, 2, 3))
+        expected_error = 0.5 * (expected_error + other)
+    torch.testing.assert_close(error.detach(), expected_error.detach(), rtol=1e-12, atol=1e-12)
+    x_slope = apply(there.detach().T, slope)
+    surrogate = (
+        0.5 * (y * slope).sum()
+        - 0.5 * (apply(back, y.detach()) * x_slope).sum()
+        + 0.5 * share.sum() * torch.trace(back.detach() @ there)
+        - 0.5 * share.sum() * torch.trace(there.detach() @ back)
+        + (expected_error * error_share).sum()
+    )
+    for kernel_, expected in zip(kernels, torch.autograd.grad(surrogate, fresh), strict=True):
+        torch.testing.assert_close(gradient_of(kernel_), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradient_of(conv.bias), slope.sum((0, 2, 3)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient_of(x), x_slope, rtol=1e-12, atol=1e-12)
+
+
+@CASES
+def test_right_after_a_refresh_the_log_det_gradient_is_exact(shape: Shape, kernel: Size) -> None:
+    conv = layer(shape[0], kernel)
+    conv.refresh_inverse(shape)
+    torch.autograd.backward(conv(normal(3, *shape, seed=5))[1].mean())
+    weight = conv.weight.detach().clone().requires_grad_()
+    (exact,) = torch.autograd.grad(torch.linalg.slogdet(matrix(weight, shape[1:])).logabsdet, weight)
+    torch.testing.assert_close(2 * gradient_of(conv.weight), exact, rtol=1e-12, atol=1e-12)
+
+
+def test_white_noise_is_the_constraint_on_the_jacobians() -> None:
+    """E_v ||J_g J_f v - v||² by forward differentiation at a point, v the noise: the maps have offsets."""
+    conv, x, v = layer(2, (3, 3)).eval(), normal(1, 2, 5, 4, seed=5), normal(1, 2, 5, 4, seed=6)
+    z, forward_slope = torch.func.jvp(lambda x: conv(x)[0], (x,), (v,))[:2]
+    slope = torch.func.jvp(conv.approximate_inverse, (z,), (forward_slope,))[1]
+    torch.testing.assert_close(slope, conv.reconstruct(v), rtol=0, atol=1e-12)
+
+
+def test_it_starts_as_an_inverse_of_first_order() -> None:
+    conv = TwoLayerInverseConv(4).double()
+    noise = matrix(conv.weight.detach(), (6, 5)) - torch.eye(120)
+    both = matrix(conv.second_inverse_weight.detach(), (6, 5)) @ matrix(conv.first_inverse_weight.detach(), (6, 5))
+    torch.testing.assert_close(both @ (noise + torch.eye(120)), torch.eye(120) - noise @ noise, rtol=0, atol=1e-6)
+
+
+def test_two_kernels_learn_a_better_inverse_than_one() -> None:
+    """The penalty of white noise alone, w fixed: the least ||I - R W|| that either class reaches."""
+    errors = []
+    for kind in (SelfNormalizingConv, TwoLayerInverseConv):
+        conv = kind(2).double()
+        with torch.no_grad():
+            conv.weight.copy_(near_identity(2, (3, 3), 0.1, seed=1))
+        inverse = [parameter for name, parameter in conv.named_parameters() if name.endswith("inverse_weight")]
+        optimizer = torch.optim.LBFGS(inverse, max_iter=100)
+        units = torch.eye(60, dtype=torch.float64).view(60, 2, 6, 5)
+
+        def error(conv: SelfNormalizingConv | TwoLayerInverseConv = conv, units: Tensor = units) -> Tensor:
+            return (conv.reconstruct(units) - units).square().sum()
+
+        def closure(inverse: list[torch.nn.Parameter] = inverse) -> float:
+            loss = error()
+            for parameter, gradient in zip(inverse, torch.autograd.grad(loss, inverse), strict=True):
+                parameter.grad = gradient
+            return loss.item()
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        errors.append(error().item())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@torch.no_grad()
+def test_frozen_layers_keep_both_inverses() -> None:
+    conv = layer(2, (3, 3), scale=0.1).eval()
+    x = normal(3, 2, 6, 5, seed=5)
+    z, log_det = conv(x)
+    expected = torch.linalg.slogdet(matrix(conv.weight, (6, 5))).logabsdet
+    torch.testing.assert_close(log_det, expected.expand(3), rtol=1e-8, atol=0)
+    back = matrix(conv.second_inverse_weight, (6, 5)) @ matrix(conv.first_inverse_weight, (6, 5))
+    learned = apply(back, z - conv.bias.view(1, -1, 1, 1))
+    torch.testing.assert_close(conv.approximate_inverse(z), learned, rtol=0, atol=1e-12)
+    frozen = conv.freeze((2, 6, 5))
+    conv.first_inverse_weight.zero_()
+    conv.second_inverse_weight.zero_()
+    torch.testing.assert_close(frozen.inverse(z, "learned"), learned, rtol=0, atol=1e-12)
+    torch.testing.assert_close(frozen.inverse(z, "exact"), x, rtol=0, atol=1e-12)
+
+
+def test_a_whole_flow_of_them_trains_without_factorising(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = ConvolutionalArchitecture(
+        channels=1, height=8, width=8, blocks=2, layers=2, linear="self-normalizing-two-layer"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = build_flow(architecture).double().train()
+    y, log_det = flow.pixels(dequantised(real_images(16, 8)))
+    config = TrainingConfig(reconstruction_weight=1.0, noise_reconstruction=1.0)
+    objective = SelfNormalizingObjective(flow, (1, 8, 8), config)
+    assert len(objective.layers) == 4
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2, fused=True)
+
+    def step(index: int) -> float:
+        loss = objective.loss(flow, y, log_det, index)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss.value)
+        optimizer.step()
+        return float(loss.log_likelihood)
+
+    def refuse(*_arguments: object) -> None:
+        pytest.fail("a training step factorised the convolution")
+
+    with monkeypatch.context() as patched, CountedCalls() as calls:
+        patched.setattr(FactorisedConvolution, "__init__", refuse)
+        first = step(0)
+    assert calls.all > 200
+    assert calls.cubic == []
+    assert [step(index) for index in range(1, 30)][-1] > first + 50
+    assert max(quality.error for quality in inverse_quality(flow, (1, 8, 8)).values()) < 0.2
