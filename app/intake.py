@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -14,7 +15,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from app.problems import Problem, invalid
+from app.body_limit import read_body
+from app.problems import Problem, invalid, unsupported_media_type
 from models.images import DecodedImage, Preprocessing, decode_image, decode_npy
 from models.problems import ImageError
 
@@ -23,6 +25,8 @@ MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
 FIELD = "images"
 MAX_FIELD_BYTES = 4096
+NPY_HEADER_BYTES = 10_012
+"""Longest header of a `.npy` file that NumPy reads, with what stands before it."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -52,7 +56,7 @@ class Item:
     image: DecodedImage | ImageError
 
 
-async def read_batch(request: Request, max_images: int) -> Batch:
+async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> Batch:
     """Reads the body by its content type; raises 400, 413, 415 or 422 problems."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == MULTIPART:
@@ -60,15 +64,10 @@ async def read_batch(request: Request, max_images: int) -> Batch:
     if kind in IMAGE_TYPES:
         return Batch((Upload(None, await request.body()),))
     if kind == NPY:
-        return Batch((Upload(None, await request.body()),), array=True)
-    accepted = ", ".join((MULTIPART, *IMAGE_TYPES, NPY))
-    raise Problem(
-        415,
-        "unsupported-media-type",
-        "Unsupported Media Type",
-        f"the body's content type is {kind or 'not given'!r}; expected one of {accepted}",
-        headers={"Accept": accepted},
-    )
+        # Past its header, an array that can be scored has one byte a value.
+        limit = NPY_HEADER_BYTES + max_images * math.prod(preprocessing.shape)
+        return Batch((Upload(None, await read_body(request, limit)),), array=True)
+    raise unsupported_media_type(kind, [MULTIPART, *IMAGE_TYPES, NPY])
 
 
 async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
@@ -106,7 +105,7 @@ def too_many(limit: int) -> Problem:
         413,
         "too-many-images",
         "Too many images",
-        f"one request may carry {limit} images; split it into several",
+        f"one request with this number of draws may carry {limit} images; split it into several",
     )
 
 

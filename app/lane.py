@@ -1,4 +1,4 @@
-"""The scoring thread: one thread that alone touches the scorers, behind a queue bounded in images."""
+"""The scoring thread: one thread that alone touches the scorers, behind a bounded queue."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class Ticket:
 
 
 class Lane:
-    """Runs work in order of arrival in one thread; holds at most `capacity` images, those in work too."""
+    """Runs work in order of arrival in one thread; holds at most `capacity` images, those in work too.
+
+    An image that passes the flow several times, once a draw, counts as many: it is time that has to be bounded.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -10,7 +10,7 @@ from models.registry import ModelVersion
 
 
 def summary(one: Listed) -> schemas.ModelSummary:
-    """One line of the list of models."""
+    """One line of the list of models; blocks on the disk."""
     manifest = one.live.manifest if one.live else None
     return schemas.ModelSummary(
         name=one.name,

@@ -83,6 +83,18 @@ def invalid(pointer: str, detail: str) -> Problem:
     )
 
 
+def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
+    """The problem of a body of a kind that the call does not take."""
+    names = ", ".join(accepted)
+    return Problem(
+        415,
+        "unsupported-media-type",
+        "Unsupported Media Type",
+        f"the body's content type is {got or 'not given'!r}; expected one of {names}",
+        headers={"Accept": names},
+    )
+
+
 def draining() -> Problem:
     """The problem of work that arrives while the service stops."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})

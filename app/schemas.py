@@ -256,4 +256,4 @@ class Readiness(Answer):
     models: dict[str, str] = Field(description="State by model name.")
     failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")
     jobs: Literal["ok", "degraded"] = Field(description="`degraded` while the job store does not answer.")
-    queue: dict[str, int] = Field(description="Images waiting or in work, and how many may.")
+    queue: dict[str, int] = Field(description="Images waiting or in work, each counted once a draw, and how many may.")

@@ -33,8 +33,9 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             problems.add_schema(document)
-            found = schemas.Samples.model_json_schema(ref_template="#/components/schemas/{model}")
-            document["components"]["schemas"] |= {**found.pop("$defs"), "Samples": found}
+            for model in (schemas.Samples, schemas.JobRequest):
+                found = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -57,7 +58,7 @@ def create_app(settings: Settings) -> Service:
         separate_input_output_schemas=False,
     )
     app.draining = draining
-    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes, in_flight=settings.max_bytes_in_flight)
     problems.install(app)
     for router in (models.router, scores.router, samples.router, jobs.router, operations.router):
         app.include_router(router)

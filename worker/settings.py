@@ -64,10 +64,17 @@ class Settings(BaseSettings):
         description="CPU threads of one training process; unset: PyTorch decides.",
     )
     queue_images: int = Field(
-        default=1024, ge=1, description="Images that may wait for scoring; more are refused with 429."
+        default=1024,
+        ge=1,
+        description="Images that may wait for scoring, each counted once a draw; more are refused with 429.",
     )
     max_upload_bytes: int = Field(
         default=256 * 2**20, ge=1024, description="Largest request body of the service, in bytes."
+    )
+    max_bytes_in_flight: int = Field(
+        default=256 * 2**20,
+        ge=1024,
+        description="Largest sum of the bodies of all requests in hand, in bytes; more are refused with 429.",
     )
     max_images_per_request: int = Field(default=1024, ge=1, description="Most images in one scoring request.")
     request_timeout_s: float = Field(
@@ -139,6 +146,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"refusing to listen on {self.host} without keys: set SNF_API_KEYS, "
                 "or SNF_TRUSTED_BIND=1 where something else guards the port"
+            )
+        if self.max_bytes_in_flight < self.max_upload_bytes:
+            raise ValueError(
+                f"the bodies in flight must hold the largest one: {self.max_bytes_in_flight} bytes, "
+                f"largest body {self.max_upload_bytes} bytes"
             )
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError(

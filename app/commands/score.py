@@ -82,9 +82,11 @@ def _files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _batches(files: list[Path]) -> Iterator[list[Path]]:
-    for start in range(0, len(files), BATCH):
-        yield files[start : start + BATCH]
+def _batches(files: list[Path], draws: int) -> Iterator[list[Path]]:
+    # A service counts an image once a draw.
+    size = max(1, BATCH // draws)
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
 
 
 def _remote(
@@ -94,7 +96,7 @@ def _remote(
 
     service = Remote(url, key)
     query = {"draws": draws, **({} if alpha is None else {"alpha": alpha})}
-    for batch in _batches(files):
+    for batch in _batches(files, draws):
         form = [("images", (str(path), path.read_bytes())) for path in batch]
         answer = service.call("POST", f"/v1/models/{model}/score", params=query, files=form, accept=(422,))
         body: Result = answer.json()
@@ -113,7 +115,7 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
     loaded = Loaded(version, Scorer.load(version.path))
     if alpha is not None and alpha < loaded.scorer.smallest_p:
         raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
-    for batch in _batches(files):
+    for batch in _batches(files, draws):
         yield {
             "model": version.name,
             "version": version.version,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import schemas
 from app.access import MayTrain
 from app.house import InHouse
 from app.job_requests import check_training
+from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
 from worker.submit import submit_training
@@ -44,11 +45,12 @@ class JobQuery(BaseModel):
             "description": "The job is queued.",
             "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
         },
-        **responses(400, 401, 413, 422, 500, 503),
+        **responses(401, 413, 415, 422, 429, 500, 503),
     },
+    openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def submit_job(
-    job: schemas.JobRequest,
+    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
     house: InHouse,
     response: Response,
     key: Annotated[

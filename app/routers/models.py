@@ -23,8 +23,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayScore]
 )
 async def list_models(house: InHouse) -> schemas.ModelPage:
     """Lists every model name with its versions, aliases and state; a damaged one says why it failed."""
-    listing = await asyncio.to_thread(house.serving.listing)
-    return schemas.ModelPage(models=[summary(one) for one in listing])
+
+    def read() -> schemas.ModelPage:
+        return schemas.ModelPage(models=[summary(one) for one in house.serving.listing()])
+
+    return await asyncio.to_thread(read)
 
 
 @router.get(

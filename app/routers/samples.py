@@ -20,6 +20,7 @@ from app.lane import Ticket
 from app.problems import invalid, responses
 from app.sampling import MAX_SEED, draw_seed, encode
 from app.serving import Loaded
+from app.slices import score_in_slices
 from models.images import encode_png
 from models.problems import NoLearnedInverse
 
@@ -70,10 +71,12 @@ async def sample_images(
     ref: str, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
 ) -> Response:
     """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
-    if query.n > house.settings.queue_images:
-        raise invalid("/query/n", f"this service takes at most {house.settings.queue_images} images at once")
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
+    passes = 2 if scored else 1
+    limit = house.settings.queue_images // passes
+    if query.n > limit:
+        raise invalid("/query/n", f"this service draws at most {limit} images of this format at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
@@ -86,22 +89,19 @@ async def sample_images(
                 count = min(SLICE, query.n - first)
                 parts.append(loaded.scorer.sample(count, query.temperature, seed, query.inverse, first))
             pixels = np.concatenate(parts)
-            ticket.check()
-            return pixels, loaded.scorer.score(pixels) if scored else []
+            return pixels, score_in_slices(loaded.scorer, pixels, 1, ticket) if scored else []
 
-        pixels, likelihoods = await house.lane.run(work, query.n)
+        pixels, likelihoods = await house.lane.run(work, query.n * passes)
         if scored:
-            body = _json(loaded, query, seed, pixels, likelihoods)
-            content, media_type = body.model_dump_json().encode(), "application/json"
+            content = await asyncio.to_thread(_json, loaded, query, seed, pixels, likelihoods)
+            media_type = "application/json"
         else:
             content, media_type = await asyncio.to_thread(encode, query.format, pixels)
     return Response(content, media_type=media_type, headers={"X-Seed": str(seed)})
 
 
-def _json(
-    loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]
-) -> schemas.Samples:
-    return schemas.Samples(
+def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
+    found = schemas.Samples(
         model=loaded.version.name,
         version=loaded.version.version,
         seed=seed,
@@ -119,3 +119,4 @@ def _json(
             for index, (one, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
         ],
     )
+    return found.model_dump_json().encode()

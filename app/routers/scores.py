@@ -23,17 +23,15 @@ from app.intake import (
     too_many,
 )
 from app.lane import Ticket
-from app.problems import Problem, responses
+from app.problems import Problem, invalid, responses
 from app.score_answers import answer
 from app.serving import Loaded
+from app.slices import score_in_slices
 from models.problems import AlphaUnattainable
 
 if TYPE_CHECKING:
     from models.scoring.calibration import Anomaly
     from models.scoring.likelihood import Likelihood
-
-SLICE = 64
-"""Images scored between two looks at the deadline; the scorer's results do not depend on it."""
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -102,12 +100,15 @@ async def score_images(
             "Not supported by this model",
             "the model has no heat map; reasons of a verdict are in `anomaly.reasons` without `explain`",
         )
-    limit = min(house.settings.max_images_per_request, house.settings.queue_images)
+    # Every draw is a pass through the flow, so it is draws that the queue holds and that a request is limited in.
+    limit = min(house.settings.max_images_per_request, house.settings.queue_images // query.draws)
+    if limit == 0:
+        raise invalid("/query/draws", f"this service takes at most {house.settings.queue_images} draws at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
         if query.alpha is not None:
             _check_alpha(loaded, query.alpha)
-        batch = await read_batch(request, limit)
+        batch = await read_batch(request, loaded.scorer.preprocessing, limit)
         items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
         if len(items) > limit:
             raise too_many(limit)
@@ -126,10 +127,7 @@ def _check_alpha(loaded: Loaded, alpha: float) -> None:
 
 async def _score(house: House, loaded: Loaded, pixels: Pixels, query: ScoreQuery) -> list[tuple[Likelihood, Anomaly]]:
     def work(ticket: Ticket) -> list[tuple[Likelihood, Anomaly]]:
-        found: list[Likelihood] = []
-        for start in range(0, len(pixels), SLICE):
-            ticket.check()
-            found += loaded.scorer.score(pixels[start : start + SLICE], draws=query.draws)
+        found = score_in_slices(loaded.scorer, pixels, query.draws, ticket)
         return [(one, loaded.scorer.anomaly(one, query.alpha)) for one in found]
 
-    return await house.lane.run(work, len(pixels))
+    return await house.lane.run(work, len(pixels) * query.draws)

@@ -6,9 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from app.problems import pointer_of
+from app.routers import jobs, models, operations, samples, scores
 from app.service import Service, create_app
 from worker.settings import Settings
 
@@ -80,6 +82,25 @@ def test_too_large_body_without_a_declared_size(client: TestClient) -> None:
     problem(response, 413, "content-too-large")
 
 
+def test_json_bodies_are_small(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0"))) as client:
+        body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
+        assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
+
+
+def test_only_json_is_json(client: TestClient) -> None:
+    for headers in ({}, {"content-type": "text/plain"}):
+        problem(client.post("/v1/jobs", content=b"{}", headers=headers), 415, "unsupported-media-type")
+
+
+def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
+    routes = [route for router in (jobs, models, operations, samples, scores) for route in router.router.routes]
+    assert len(routes) > 8
+    for route in routes:
+        assert isinstance(route, APIRoute)
+        assert route.body_field is None, f"{route.path}: read the body in a dependency, see app.json_body"
+
+
 def test_unexpected_errors_tell_nothing_of_the_inside(client: TestClient) -> None:
     response = client.get("/broken")
     problem(response, 500, "internal-error")
@@ -115,8 +136,8 @@ def test_openapi_documents_the_one_error_model(client: TestClient) -> None:
     assert set(schemas["ProblemDetails"]["required"]) == MEMBERS
     assert "HTTPValidationError" not in schemas
     ids = []
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
+    for path, calls in document["paths"].items():
+        for operation in calls.values():
             ids.append(operation["operationId"])
             for status, answer in operation["responses"].items():
                 if int(status) >= 400 and path != "/readyz":

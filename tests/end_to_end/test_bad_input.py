@@ -124,7 +124,7 @@ def test_a_deadline_that_passes(house: httpx.Client) -> None:
     answer = house.post(
         "/v1/models/digits/score",
         params={"draws": 256},
-        files=files(*DIGITS),
+        files=files(*DIGITS[:3]),
         headers={"x-timeout-ms": "5"},
     )
     assert (answer.status_code, answer.json()["type"]) == (504, "deadline-exceeded")
@@ -132,11 +132,20 @@ def test_a_deadline_that_passes(house: httpx.Client) -> None:
 
 
 def test_a_full_queue_and_too_many_images(home: Path) -> None:
-    with running("app.serve", home=home, queue_images=8, max_upload_bytes=100_000) as client:
+    limits = {"queue_images": 1024, "max_images_per_request": 8, "max_upload_bytes": 100_000}
+    with running("app.serve", home=home, **limits) as client:
         many = client.post("/v1/models/digits/score", files=files(*DIGITS[:9]))
         assert (many.status_code, many.json()["type"]) == (413, "too-many-images")
         large = client.post("/v1/models/digits/score", content=bytes(200_000), headers={"content-type": "image/png"})
         assert (large.status_code, large.json()["type"]) == (413, "content-too-large")
+        # Eight images of the model's size, and no more, fit in an array's body.
+        array = client.post(
+            "/v1/models/digits/score", content=bytes(20_000), headers={"content-type": "application/x-npy"}
+        )
+        assert (array.status_code, array.json()["type"]) == (413, "content-too-large")
+        query = {"draws": 256}
+        drawn = client.post("/v1/models/digits/score", params=query, files=files(*DIGITS[:5]))
+        assert (drawn.status_code, drawn.json()["type"]) == (413, "too-many-images"), "an image counts once a draw"
 
         def ask(_: int) -> httpx.Response:
             query: dict[str, str | int] = {"draws": 256, "detail": "basic"}
@@ -150,4 +159,4 @@ def test_a_full_queue_and_too_many_images(home: Path) -> None:
         assert {one.json()["type"] for one in refused} == {"queue-full"}
         assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
         score_one(client, "digits", DIGITS[0].read_bytes())
-        assert client.get("/readyz").json()["queue"] == {"images": 0, "capacity": 8}
+        assert client.get("/readyz").json()["queue"] == {"images": 0, "capacity": 1024}

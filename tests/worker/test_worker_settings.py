@@ -50,6 +50,11 @@ def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
         Settings(lease_seconds=5, heartbeat_seconds=4)
 
 
+def test_bodies_in_flight_hold_the_largest_one() -> None:
+    with pytest.raises(ValidationError, match="in flight"):
+        Settings(max_upload_bytes=2048, max_bytes_in_flight=1024)
+
+
 def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = Settings(home=tmp_path, api_keys=("a", "b"), host="0.0.0.0", redis_url="redis://h/1", threads=2)
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")

@@ -1,0 +1,59 @@
+"""Bodies: who may send one, and how much of them the service holds, over real sockets."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.service import DIGITS, running, score_one
+from tests.worker.helpers import until
+
+SCORE = "/v1/models/digits/score"
+
+
+@contextmanager
+def half_a_post(client: httpx.Client, path: str, body: bytes, kind: str = "image/png") -> Iterator[socket.socket]:
+    """A request that declares one byte more than it sends."""
+    host, port = client.base_url.host, client.base_url.port
+    assert port is not None
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+    with socket.create_connection((host, port), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        yield connection
+
+
+@pytest.mark.parametrize(("path", "kind"), [(SCORE, "image/png"), ("/v1/jobs", "application/json")])
+def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind: str) -> None:
+    with half_a_post(keyed, path, b"", kind) as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with running("app.serve", home=tmp_path_factory.mktemp("keyed"), api_keys="sesame") as client:
+        yield client
+
+
+def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
+    with running("app.serve", home=home, max_upload_bytes=100_000, max_bytes_in_flight=120_000) as client:
+        data = DIGITS[0].read_bytes()
+
+        def post() -> httpx.Response:
+            return client.post(SCORE, content=bytes(50_000), headers={"content-type": "image/png"})
+
+        def refused_beside_another() -> httpx.Response | None:
+            with half_a_post(client, SCORE, bytes(90_000)):
+                time.sleep(0.5)  # until it has arrived: whichever comes second is refused
+                answer = post()
+                score_one(client, "digits", data)
+            return answer if answer.status_code == 429 else None
+
+        score_one(client, "digits", data)
+        answer = until(refused_beside_another)
+        assert answer.json()["type"] == "too-many-requests"
+        assert int(answer.headers["retry-after"]) >= 1
+        until(lambda: post().status_code == 422)
