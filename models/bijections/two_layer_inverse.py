@@ -18,8 +18,8 @@ from models.bijections.convolution import FactorisedConvolution, Size, convolve,
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
     """A k x k convolution w that learns two k x k kernels of its inverse, R z = r2 * (r1 * z), of support 2k - 1.
 
-    The inverse of a convolution is no convolution; R comes nearer to it than one kernel can (Keller et al. 2021, 6
-    and A.4, propose inverses of another class). Evaluation mode is exact, as in :class:`ExactConv`. In training mode
+    The inverse of a convolution is no convolution; R comes nearer to it than one kernel can (Keller et al. 2021, 5,
+    leave such inverses to future work). Evaluation mode is exact, as in :class:`ExactConv`. In training mode
     no determinant is computed: the returned log-det is 0 and its gradient with respect to w is that of tr(R T(w)), R
     fixed, which is exact where R = T(w)^-1 (:class:`TwoLayerInverseConvolution`).
 

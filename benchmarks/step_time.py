@@ -1,0 +1,154 @@
+"""Time of one training step of a dense layer over its dimensions: self normalizing against exact.
+
+``python -m benchmarks.step_time [--dimensions 512 1024 2048 4096] [--rounds 5]``
+
+Forward and backward, no optimiser, one layer on normal noise of batch 100 in float32 (Keller et al. 2021, 5.2). The
+layers take turns within a round, so that a change of the machine's speed meets both; medians over the rounds. The
+exponent is the slope of log time over log D by least squares. Calls of factorisations, inverses and determinants are
+counted by name, in forward and backward alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.bijections.dense import ExactDense, SelfNormalizingDense
+from models.flow import standard_normal_log_prob
+
+RESULTS = Path(__file__).parent / "results"
+LAYERS: dict[str, type[ExactDense]] = {"self-normalizing": SelfNormalizingDense, "exact": ExactDense}
+
+
+class CubicCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the operations whose cost grows with the cube of the side of a matrix."""
+
+    NAMES = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::")
+        if any(part in name for part in self.NAMES) and not name.startswith(("detach", "sqrt")):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def step(layer: ExactDense, x: Tensor) -> None:
+    """Take the gradients of one training step, with the reconstruction penalty where there is one, lambda = 1."""
+    layer.zero_grad()
+    z, log_det = layer(x)
+    loss = -(standard_normal_log_prob(z) + log_det).mean()
+    if isinstance(layer, SelfNormalizingDense):
+        loss = loss + layer.pop_reconstruction_error().mean()
+    torch.autograd.backward(loss)
+
+
+def measure(dimensions: int, batch_size: int, rounds: int) -> dict[str, Any]:
+    """Return milliseconds a step and the cubic calls of one step, by layer."""
+    layers = {name: kind(dimensions).train() for name, kind in LAYERS.items()}
+    x = torch.randn(batch_size, dimensions, 1, 1).requires_grad_()
+    seconds: dict[str, list[float]] = {name: [] for name in layers}
+    calls = {}
+    for name, layer in layers.items():
+        # The first step, which allocates, is not timed: it is counted.
+        with CubicCalls() as counted:
+            step(layer, x)
+        calls[name] = counted.found
+    for _ in range(rounds):
+        for name, layer in layers.items():
+            started = time.perf_counter()
+            step(layer, x)
+            seconds[name].append(time.perf_counter() - started)
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(seconds[name]),
+            "min_ms": 1e3 * min(seconds[name]),
+            "max_ms": 1e3 * max(seconds[name]),
+            "cubic_calls": calls[name],
+        }
+        for name in layers
+    }
+
+
+def exponent(dimensions: list[int], milliseconds: list[float]) -> float:
+    """Return the slope of log time over log D."""
+    return float(np.polyfit(np.log(dimensions), np.log(milliseconds), 1)[0])
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the times were taken on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    """Measure, fit, print and store."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[512, 1024, 2048, 4096])
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of step_time.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    described = machine()
+    print(f"{described['cpu']}, {described['threads']} thread(s), torch {described['torch']}")
+    measured = {}
+    for dimensions in arguments.dimensions:
+        # Small layers take little time and need more rounds for as steady a median.
+        rounds = arguments.rounds * max(1, math.ceil(2048 / dimensions))
+        found = measured[dimensions] = measure(dimensions, arguments.batch_size, rounds)
+        times = ", ".join(f"{name} {entry['median_ms']:.1f} ms" for name, entry in found.items())
+        print(f"D = {dimensions}: {times}; {rounds} rounds", flush=True)
+    exponents = {
+        name: exponent(arguments.dimensions, [measured[d][name]["median_ms"] for d in arguments.dimensions])
+        for name in LAYERS
+    }
+    summary = {
+        "machine": described,
+        "batch_size": arguments.batch_size,
+        "rounds": arguments.rounds,
+        "exponents": exponents,
+        "measured": measured,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "step_time.json").write_text(json.dumps(summary, indent=1) + "\n")
+    for name, value in exponents.items():
+        calls = {len(measured[d][name]["cubic_calls"]) for d in arguments.dimensions}
+        print(f"{name}: time grows as D^{value:.2f}, cubic calls a step: {', '.join(map(str, sorted(calls)))}")
+
+
+if __name__ == "__main__":
+    main()
