@@ -12,6 +12,7 @@ from typing import Annotated, TypedDict
 from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
+from app.job_store_watch import JobStoreWatch
 from app.lane import Lane
 from app.serving import Serving
 from worker.broker import redis_client
@@ -32,6 +33,7 @@ class House:
     serving: Serving
     decoders: ThreadPoolExecutor
     jobs: JobStore
+    jobs_watch: JobStoreWatch
     celery: Celery
     draining: threading.Event
 
@@ -46,21 +48,25 @@ class State(TypedDict):
 async def open_house(settings: Settings, draining: threading.Event) -> AsyncIterator[House]:
     """Starts the parts, and stops them in the order that lets accepted work finish."""
     client = redis_client(settings)
+    jobs = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     house = House(
         settings=settings,
         lane=Lane(settings.queue_images),
         serving=Serving(settings.registry_dir, threads=settings.threads),
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
-        jobs=JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600),
+        jobs=jobs,
+        jobs_watch=JobStoreWatch(jobs),
         celery=make_celery(settings),
         draining=draining,
     )
     house.lane.start()
     house.serving.start()
+    house.jobs_watch.start()
     try:
         yield house
     finally:
         draining.set()
+        house.jobs_watch.stop()
         house.decoders.shutdown(cancel_futures=True)
         house.lane.close()
         house.serving.close()

@@ -38,7 +38,10 @@ class Reason(Answer):
     """A statistic that speaks for or against the image."""
 
     feature: str
-    z: float = Field(description="Distance from the reference set's mean, in standard deviations.")
+    z: float = Field(
+        description="Distance from the reference images' median, in robust standard deviations (1.4826 times their "
+        "median absolute deviation)."
+    )
 
 
 class Anomaly(Answer):
@@ -230,7 +233,9 @@ class JobView(Answer):
     attempts: int
     cancel_requested: bool
     progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds.")
-    metrics: dict[str, Any] = Field(description="Latest value of each metric.")
+    metrics: dict[str, Any] = Field(
+        description="Latest value of each metric of the training; under `evaluation` those of the finished model."
+    )
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(description="The registered model version and its links.")
     links: dict[str, str]

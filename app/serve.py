@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from types import FrameType
 import uvicorn
 
 from app.service import Service, create_app
+from worker.keys import with_keys
 from worker.logs import configure_logging
 from worker.settings import Settings, load_settings
 
-DRAIN_MARGIN_S = 5
-"""Time beyond the longest default deadline that requests in flight get when the service stops."""
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serves until TERM or INT; answers 0 after a clean stop, 3 where the service could not start."""
+    settings = with_keys(settings, log.warning)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -52,7 +53,7 @@ def serve(settings: Settings) -> int:
         log_level=settings.log_level.lower(),
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.request_timeout_s) + DRAIN_MARGIN_S,
+        timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = Server(config, app)
     server.run()

@@ -251,7 +251,8 @@ def reason_of(error: Exception) -> str:
     """Why a model failed, in one line."""
     if isinstance(error, ModelsError):
         return error.detail
-    return f"{type(error).__name__}: {error}"
+    # The text of other errors may hold paths, and `/readyz` answers everybody.
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _failed(name: str) -> Problem:

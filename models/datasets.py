@@ -94,7 +94,9 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetUnfit(f"{path.name} is not an .npz file with images in x_train: {error}") from error
+        # The text of an OSError holds the whole path, which is nobody else's business.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetUnfit(f"{path.name} is not an .npz file with images in x_train: {reason}") from error
 
 
 def _file(name: str, data_dir: Path | None) -> Path:

@@ -85,8 +85,9 @@ class Digest:
             self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")
         elif kind == "evaluation":
-            extra = {key: value for key, value in event.items() if isinstance(value, int | float | str)}
-            self.metrics.update({k: v for k, v in extra.items() if k not in ("event", "time", "attempt")})
+            # Under a name of its own: it is of the finished model, not of a step, and some keys are the same.
+            found = {key: value for key, value in event.items() if isinstance(value, int | float)}
+            self.metrics["evaluation"] = _finite({key: value for key, value in found.items() if key != "attempt"})
         elif kind == "checkpoint":
             step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:

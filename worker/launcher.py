@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from worker.broker import EmbeddedBroker, redis_client
+from worker.keys import with_keys
 from worker.logs import configure_logging
 from worker.part import Part
 from worker.problems import BrokerDown, BrokerStartFailed
@@ -21,7 +22,7 @@ from worker.store import JobStore
 log = logging.getLogger(__name__)
 
 _READY_S = 120.0
-_STOP_MARGIN_S = 10.0
+_BROKER_STOP_S = 15.0
 _ENOUGH_DEATHS = 5
 
 
@@ -43,17 +44,18 @@ def supervise(
         say(busy)
         return 2
     configure_logging(settings, "launcher", terminal=False)
+    settings = with_keys(settings, say)
     stop = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
         stop.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    house = House(settings, stop, say, worker, service)
+    installation = Installation(settings, stop, say, worker, service)
     try:
-        return house.live()
+        return installation.live()
     finally:
-        house.close()
+        installation.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -62,7 +64,7 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-class House:
+class Installation:
     """The parts of one running installation."""
 
     def __init__(
@@ -99,14 +101,14 @@ class House:
     def close(self) -> None:
         """Stops all parts: the broker last, because a preempted job is recorded in it."""
         self._say("stopping ...")
-        deadline = time.monotonic() + self._settings.stop_grace_seconds + _STOP_MARGIN_S
+        deadline = time.monotonic() + self._settings.kill_after_seconds
         for part in self._others:
             part.ask_to_stop()
         for part in self._others:
             part.end(deadline)
         if self._broker is not None:
             self._broker.ask_to_stop()
-            self._broker.end(time.monotonic() + _STOP_MARGIN_S)
+            self._broker.end(time.monotonic() + _BROKER_STOP_S)
             self._stop_orphaned_server()
         self._say("stopped")
 

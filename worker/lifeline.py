@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from worker.settings import load_settings
+
 VARIABLE = "SNF_LIFELINE_FD"
 
 
@@ -55,14 +57,14 @@ def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None
     return True
 
 
-def _stop_this_process(grace_s: float = 30.0) -> None:
+def _stop_this_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_s)
+    time.sleep(load_settings().kill_after_seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
-    """Runs the module named on the command line; TERM once the parent is gone, KILL 30 s later."""
+    """Runs the module named on the command line; TERM once the parent is gone, and KILL where that is not heard."""
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     watch(lambda _message: None, _stop_this_process)

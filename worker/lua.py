@@ -2,8 +2,8 @@
 
 Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
 the indices; `leases` ids by the end of their lease; `waiting` queued ids by the time of their last message;
-`taken` the message time of the newest job taken in order. All times are milliseconds of the Redis clock, so
-that the clocks of workers need not agree.
+`finished` ids of jobs that are over by their end; `taken` the message time of the newest job taken in order.
+All times are milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
 
 _HELPERS = """
@@ -11,6 +11,8 @@ local prefix, id = ARGV[1], ARGV[2]
 local key = prefix .. 'job:' .. id
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local terminal = {succeeded = true, failed = true, cancelled = true}
 
 local function field(name) return redis.call('HGET', key, name) end
 
@@ -33,6 +35,7 @@ local function move(to)
   else
     redis.call('ZREM', prefix .. 'waiting', id)
   end
+  if terminal[to] then redis.call('ZADD', prefix .. 'finished', now, id) end
 end
 
 local function owns(attempt)
@@ -154,6 +157,23 @@ REDISPATCH = (
 if field('status') ~= 'queued' then return 0 end
 redis.call('HSET', key, 'dispatched', now)
 redis.call('ZADD', prefix .. 'waiting', now, id)
+return 1
+"""
+)
+
+# ARGV: prefix, id. Removes a job that is over.
+FORGET = (
+    _HELPERS
+    + """
+local status, kind = field('status'), field('type')
+if status and not terminal[status] then return 0 end
+redis.call('DEL', key)
+redis.call('ZREM', prefix .. 'jobs', id)
+redis.call('ZREM', prefix .. 'finished', id)
+for _, name in ipairs({'succeeded', 'failed', 'cancelled'}) do
+  redis.call('ZREM', prefix .. 'jobs:status:' .. name, id)
+end
+if kind then redis.call('ZREM', prefix .. 'jobs:type:' .. kind, id) end
 return 1
 """
 )

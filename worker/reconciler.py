@@ -1,4 +1,4 @@
-"""The reconciler: brings back jobs whose worker vanished and messages that were lost."""
+"""The reconciler: brings back jobs whose worker vanished and messages that were lost, removes old jobs."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from worker.celery_app import queue_keys
 from worker.jobs import QUEUES
 from worker.problems import BrokerDown, JobNotFound
+from worker.retention import sweep_old_jobs
 from worker.settings import Settings
 from worker.store import JobStore
 from worker.submit import dispatch
@@ -37,11 +38,11 @@ class Reconciler:
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """One sweep; answers how many jobs it moved or sent again. Raises `BrokerDown`."""
+        """One sweep; answers how many jobs it moved, sent again or removed. Raises `BrokerDown`."""
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
-            return self._lost_leases() + self._lost_messages()
+            return self._lost_leases() + self._lost_messages() + sweep_old_jobs(self._store, self._settings)
 
     def _lost_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:

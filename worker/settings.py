@@ -2,6 +2,7 @@
 
 import hashlib
 import ipaddress
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Self
@@ -11,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Settings of service, worker and trainer; raises `pydantic.ValidationError` for unsafe or impossible values."""
+    """Settings of service, worker and trainer; raises `pydantic.ValidationError` for impossible values."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNF_",
@@ -34,11 +35,12 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         repr=False,
-        description="Keys that callers must present, separated by commas; none on loopback.",
+        description="Keys that callers must present, separated by commas. Unset: none on loopback, "
+        "elsewhere the one that the service makes and keeps in `home/api-key`.",
     )
     trusted_bind: bool = Field(
         default=False,
-        description="Allow an address other than loopback without keys, where something else guards the port.",
+        description="Ask for no key on an address other than loopback, because something else guards the port.",
     )
     redis_url: str | None = Field(
         default=None,
@@ -116,6 +118,9 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(
         default=24.0, gt=0, description="How long an Idempotency-Key is remembered, in hours."
     )
+    retention_days: float = Field(
+        default=30.0, gt=0, description="How long the record and files of a job that is over are kept, in days."
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
@@ -142,10 +147,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        if not (is_loopback(self.host) or self.api_keys or self.trusted_bind):
+        if self.retention_days * 24 < self.idempotency_hours:
             raise ValueError(
-                f"refusing to listen on {self.host} without keys: set SNF_API_KEYS, "
-                "or SNF_TRUSTED_BIND=1 where something else guards the port"
+                f"a job must be kept as long as its Idempotency-Key: {self.retention_days:g} days, "
+                f"key {self.idempotency_hours:g} hours"
             )
         if self.max_bytes_in_flight < self.max_upload_bytes:
             raise ValueError(
@@ -158,6 +163,26 @@ class Settings(BaseSettings):
                 f"heartbeat {self.heartbeat_seconds} s"
             )
         return self
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether strangers could reach the service and nothing asks them for a key."""
+        return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
+
+    @property
+    def key_file(self) -> Path:
+        """File of the key that the service makes where it needs one and was given none."""
+        return self.home / "api-key"
+
+    @property
+    def drain_seconds(self) -> int:
+        """Time that requests in flight get when the service stops: their deadline, and a little to answer."""
+        return math.ceil(self.request_timeout_s) + 5
+
+    @property
+    def kill_after_seconds(self) -> float:
+        """Time after which a part that was asked to stop is killed: longer than any of them needs."""
+        return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:

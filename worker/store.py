@@ -184,6 +184,16 @@ class JobStore:
                 self._client.zrangebyscore(self._key("waiting"), "-inf", newest, start=0, num=limit),
             )
 
+    def finished_before(self, age_s: float, limit: int) -> Ids:
+        """Ids of jobs that ended longer than `age_s` seconds ago, the oldest first."""
+        with self._outages():
+            latest = float(self._clock_ms()) - age_s * 1000
+            return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
+
+    def forget(self, job_id: str) -> None:
+        """Removes the record of a job that is over; one that is not stays."""
+        self._run(lua.FORGET, job_id)
+
     def note_dispatch(self, job_id: str) -> bool:
         """Notes that a queued job gets a new message; answers False where it is not queued any more."""
         return bool(self._run(lua.REDISPATCH, job_id))

@@ -30,6 +30,7 @@ from worker.events import EventLog
 from worker.lifeline import watch
 from worker.problems import BrokerDown, StaleAttempt
 from worker.process import Exit, StopReason
+from worker.retention import drop_training_files
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
 
@@ -179,6 +180,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         # The earlier attempt may have died between the two; a version that went live since then stays.
         fence.require()
         registry.promote(version)
+    drop_training_files(folder)
     reference = f"{version.name}:{version.version}"
     events.write({"event": "published", "model": version.name, "version": version.version, "ref": reference})
 

@@ -46,20 +46,20 @@ def train(
     from models.presets import PRESETS
     from models.registry import NAME, Registry
 
-    house = settings()
+    found = settings()
     name = name or f"{data}-{preset}"
     if preset not in PRESETS:
         raise fail(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}", USAGE)
     if NAME.fullmatch(name) is None:
         raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
     config = _config(preset, max_steps, max_minutes, set_ or [])
-    given, folder = folder, folder or house.home / "runs" / name
+    given, folder = folder, folder or found.home / "runs" / name
     with errors_for_people(), stop_on_signals() as stop:
         from models.datasets import load_dataset
         from models.training.loop import Interrupted
         from models.training.run import train as run
 
-        dataset = load_dataset(data, house.data_dir)
+        dataset = load_dataset(data, found.data_dir)
         try:
             with live_view(as_json) as observe:
                 artifact = run(
@@ -69,11 +69,11 @@ def train(
                     folder,
                     observe=observe,
                     should_stop=stop.is_set,
-                    threads=house.train_threads,
+                    threads=found.train_threads,
                 )
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
-        version = Registry(house.registry_dir).publish(artifact, name, promote=promote)
+        version = Registry(found.registry_dir).publish(artifact, name, promote=promote)
         if given is None:
             # Its checkpoints would make the next run of this name end at once.
             shutil.rmtree(folder)

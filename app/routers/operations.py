@@ -12,7 +12,6 @@ from starlette.responses import HTMLResponse
 from app import schemas
 from app.house import House, InHouse
 from app.serving import Listed, ModelState
-from worker.problems import BrokerDown
 
 router = APIRouter(tags=["operations"])
 
@@ -31,9 +30,7 @@ async def health() -> schemas.Health:
 )
 async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
     """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
-    listing, jobs = await asyncio.gather(
-        asyncio.to_thread(house.serving.listing), asyncio.to_thread(_jobs_state, house)
-    )
+    listing = await asyncio.to_thread(house.serving.listing)
     failed = {
         f"{one.name}:{one.version}": reason or "unknown"
         for one, (state, reason) in house.serving.states().items()
@@ -46,7 +43,7 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
         status=status,
         models={one.name: one.state.value for one in listing},
         failed=failed,
-        jobs=jobs,
+        jobs="ok" if house.jobs_watch.answers else "degraded",
         queue={"images": house.lane.images, "capacity": house.lane.capacity},
     )
 
@@ -59,14 +56,6 @@ def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", 
     if listing and all(one.state is ModelState.FAILED for one in listing):
         return "failed"
     return "ready"
-
-
-def _jobs_state(house: House) -> Literal["ok", "degraded"]:
-    try:
-        house.jobs.ping()
-    except BrokerDown:
-        return "degraded"
-    return "ok"
 
 
 PAGE = """<!doctype html>

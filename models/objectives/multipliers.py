@@ -55,7 +55,7 @@ class FixedMultiplier(Multiplier):
 class GecoMultiplier(Multiplier):
     """Damped GECO with a tolerance (Rezende & Viola 2018): c = rho / target - 1 steers log lambda both ways.
 
-    Per layer and step: the moving average of c, decay 0.99, then log lambda += 0.01 clip(average, -1, 1), at most one
+    Per layer and step: the moving average of clip(c, -1, 1), decay 0.99, then log lambda += 0.01 average, at most one
     percent a step, within [1e-3, 1e4]. Penalty: mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a tolerance lambda
     could only grow, as rho is never negative.
     """
@@ -84,8 +84,8 @@ class GecoMultiplier(Multiplier):
         """Follow the average violation."""
         if not errors.isfinite().all():
             return
-        self.average.lerp_(errors / self.target - 1, 1 - self.DECAY)
-        self.log_weights += self.RATE * self.average.clamp(-1, 1)
+        self.average.lerp_(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
+        self.log_weights += self.RATE * self.average
         self.log_weights.clamp_(*(torch.tensor(limit).log().item() for limit in self.LIMITS))
 
     def values(self) -> Tensor:
@@ -120,13 +120,17 @@ class DampedMultiplier(Multiplier):
     def update(self, errors: Tensor) -> None:
         """Ascend on the multipliers."""
         if errors.isfinite().all():
-            # A violation by orders of magnitude at the start must not wind the multipliers up.
-            self.weights += self.RATE * (errors / self.target - 1).clamp(-1, 1)
+            self.weights += self.RATE * _clipped_violation(errors, self.target)
             self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
         """Return lambda for every layer."""
         return self.weights
+
+
+def _clipped_violation(errors: Tensor, target: float) -> Tensor:
+    # A violation by orders of magnitude at the start must not wind the multipliers up long after it has gone.
+    return (errors / target - 1).clamp(-1, 1)
 
 
 def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:

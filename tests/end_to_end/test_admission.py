@@ -57,3 +57,13 @@ def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
         assert answer.json()["type"] == "too-many-requests"
         assert int(answer.headers["retry-after"]) >= 1
         until(lambda: post().status_code == 422)
+
+
+def test_an_address_that_others_reach_has_a_key(tmp_path: Path) -> None:
+    with running("app.serve", home=tmp_path, host="0.0.0.0") as client:
+        assert client.get("/v1/models").status_code == 401
+        key = (tmp_path / "api-key").read_text().strip()
+        assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+    said = (tmp_path / "app.serve.log").read_text()
+    assert str(tmp_path / "api-key") in said
+    assert key not in said

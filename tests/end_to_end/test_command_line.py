@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,11 +14,11 @@ import pytest
 from tests.end_to_end.service import DIGITS, ROOT, environment, score_one
 
 
-def snf(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *arguments],
         cwd=ROOT,
-        env=environment(home),
+        env=environment(home, **settings),
         capture_output=True,
         text=True,
         timeout=240,
@@ -96,3 +97,11 @@ def test_training_registers_a_model(home: Path) -> None:
     assert snf(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
     assert snf(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
     assert snf(home, "train", "--data", "nothing").returncode == 2
+
+
+def test_a_damaged_data_set_is_a_message(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
+    done = snf(home, "datasets", data_dir=tmp_path)
+    assert done.returncode == 2
+    assert "mnist.npz" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from models.registry import Registry
 from tests.worker.helpers import new_job, until
-from worker.events import EventLog, EventReader
+from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
 from worker.problems import StaleAttempt
 from worker.process import Exit, trainer_command
@@ -68,8 +68,11 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
     assert done.progress["step"] == SHORT["max_steps"]
     assert done.metrics["bits_per_dim"] > 0
+    assert done.metrics["evaluation"]["test_bits_per_dim"] > 0
     registry = Registry(settings.registry_dir)
     assert registry.versions("digits") == [1]
+    left = {path.name for path in (settings.jobs_dir / job.id).iterdir()}
+    assert left == {"job.json", "events.jsonl", "trainer.log", "trainer.lock"}, "the registry has the model"
     assert registry.resolve("digits").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
     again = subprocess.run(
@@ -202,3 +205,13 @@ def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
     current.write({"event": "checkpoint", "step": 2})
     stale.write({"event": "checkpoint", "step": 99})
     assert [event["step"] for event in reader.read()] == [2]
+
+
+def test_the_evaluation_does_not_overwrite_the_training() -> None:
+    digest = Digest({}, {}, None)
+    digest.add({"event": "metrics", "step": 1, "reconstruction_error": 0.5})
+    digest.add({"event": "evaluation", "reconstruction_error": 2.0, "test_nats": float("nan"), "attempt": 1})
+    assert digest.changes()["metrics"] == {
+        "reconstruction_error": 0.5,
+        "evaluation": {"reconstruction_error": 2.0, "test_nats": None},
+    }

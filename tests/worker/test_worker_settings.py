@@ -1,10 +1,13 @@
 """Settings: documented, safe, and handed to child processes unchanged."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from worker.keys import with_keys
 from worker.settings import Settings, load_settings
 
 
@@ -20,19 +23,61 @@ def test_every_field_is_documented() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org"])
-def test_refuses_an_open_address_without_keys(host: str) -> None:
-    with pytest.raises(ValidationError, match="SNF_API_KEYS"):
-        Settings(host=host)
+def test_an_open_address_gets_a_key_that_is_kept(host: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    first, again = (with_keys(Settings(home=tmp_path, host=host), said.append) for _ in range(2))
+    assert first.api_keys == again.api_keys
+    assert len(first.api_keys[0]) >= 32
+    assert first.key_file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["api-key"]
+    assert all(str(first.key_file) in line and first.api_keys[0] not in line for line in said)
 
 
-@pytest.mark.parametrize("extra", [{"api_keys": ("k",)}, {"trusted_bind": True}])
-def test_an_open_address_with_a_guard(extra: dict[str, object]) -> None:
-    assert Settings.model_validate({"host": "0.0.0.0", **extra}).host == "0.0.0.0"
+def test_services_that_start_together_share_the_key(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "new", host="0.0.0.0")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: with_keys(settings, lambda _line: None).api_keys, range(8)))
+    assert len(set(made)) == 1
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
-def test_loopback_needs_no_keys(host: str) -> None:
-    assert Settings(host=host).host == host
+def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        with_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "0.0.0.0", "api_keys": ("k",)},
+        {"host": "0.0.0.0", "trusted_bind": True},
+        *({"host": host} for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost")),
+    ],
+)
+def test_no_key_is_made_where_none_is_needed(given: dict[str, object], tmp_path: Path) -> None:
+    settings = Settings.model_validate({"home": tmp_path, **given})
+    assert with_keys(settings, lambda _: pytest.fail("nothing to say")) == settings
+    assert not settings.key_file.exists()
+
+
+def test_a_job_is_kept_as_long_as_its_idempotency_key() -> None:
+    with pytest.raises(ValidationError, match="Idempotency-Key"):
+        Settings(retention_days=0.5)
+
+
+@pytest.mark.parametrize("request_timeout_s", [0.5, 30, 400])
+def test_no_part_is_killed_while_it_drains(request_timeout_s: float) -> None:
+    settings = Settings(request_timeout_s=request_timeout_s, stop_grace_seconds=1)
+    assert request_timeout_s < settings.drain_seconds < settings.kill_after_seconds
+    assert Settings(request_timeout_s=request_timeout_s, stop_grace_seconds=500).kill_after_seconds > 500
+
+
+def test_containers_are_given_the_time_that_the_service_takes() -> None:
+    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+    api = compose.partition("  api:")[2].partition("  worker:")[0]
+    grace = re.search(r"stop_grace_period: (\d+)s", api)
+    assert grace is not None
+    assert int(grace[1]) >= Settings().kill_after_seconds
 
 
 def test_a_key_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
