@@ -49,9 +49,10 @@ class SelfNormalizingProduct(torch.autograd.Function):
         log_det_share = 0.5 * x.shape[2:].numel() * grad_log_det.sum()
         weighted_error = 2 * grad_error.view(-1, *[1] * (x.dim() - 1)) * error
         grad_weight = _outer(0.5 * grad_y + mix_channels(inverse_weight.T, weighted_error), x)
-        grad_weight.addcmul_(log_det_share, inverse_weight.T)
+        # Transposed as a copy: adding down the columns of a large matrix misses the cache at every element.
+        grad_weight.addcmul_(log_det_share, inverse_weight.T.contiguous())
         grad_inverse = _outer(weighted_error - 0.5 * grad_x, y)
-        grad_inverse.addcmul_(log_det_share, weight.T, value=-1)
+        grad_inverse.addcmul_(log_det_share, weight.T.contiguous(), value=-1)
         return grad_x, grad_weight, grad_inverse
 
 

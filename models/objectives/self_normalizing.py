@@ -93,10 +93,11 @@ def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
     return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
 
 
-def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> float:
+def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
     """Return the largest singular value of a linear map by power iteration on A^T A from ``start``, one sample.
 
-    A lower estimate that grows to the norm; A^T comes from the vector-Jacobian product of ``linear``.
+    A lower estimate that grows to the norm, within about a percent after 100 iterations unless ``start`` is almost
+    orthogonal to what they converge to; A^T comes from the vector-Jacobian product of ``linear``.
     """
     vector = start / start.norm()
     norm = 0.0
@@ -122,7 +123,8 @@ def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[st
 
     The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean
     over the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in
-    the spectral norm, norms by power iteration; None where ||E|| >= 1, so that it does not hold.
+    the spectral norm, None where ||E|| >= 1, so that it does not hold. Its norms are lower estimates by power
+    iteration (:func:`operator_norm`), and so is the bound: no certificate.
     """
     found = {}
     generator = torch.Generator().manual_seed(0)

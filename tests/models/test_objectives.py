@@ -140,12 +140,12 @@ class TestMultipliers:
     @ADAPTIVE
     def test_a_layer_in_training_settles_at_the_target(self, rule: MultiplierRule) -> None:
         """From a penalty far too weak; a target that the mixture alone, which pulls R off W^-1, does not meet."""
-        target = 2e-4
-        unconstrained, _ = settle(rule="fixed", weight=0.01, target=target)
-        assert unconstrained > 2 * target
-        reached, multiplier = settle(rule=rule, weight=0.01, target=target)
-        assert reached == pytest.approx(target, rel=0.2)
-        assert multiplier > 0.01
+        target = 2e-3
+        unconstrained, _ = settle(rule="fixed", weight=0.1, target=target)
+        assert unconstrained > 10 * target
+        reached, multiplier = settle(rule=rule, weight=0.1, target=target)
+        assert reached == pytest.approx(target, rel=0.1)
+        assert 1e-3 < multiplier < 1
 
 
 def settle(rule: str, weight: float, target: float) -> tuple[float, float]:
@@ -155,14 +155,14 @@ def settle(rule: str, weight: float, target: float) -> tuple[float, float]:
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     y, log_det = batch(64)
     errors = []
-    for step in range(1200):
+    for step in range(600):
         loss = objective.loss(flow, y, log_det, step)
         optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         optimizer.step()
         objective.update(loss, step)
         errors.append(float(loss.reconstruction_error))
-    return sum(errors[-200:]) / 200, float(objective.multiplier.values())
+    return sum(errors[-100:]) / 100, float(objective.multiplier.values())
 
 
 @EVERY_LAYER
@@ -279,7 +279,7 @@ class TestInverseQuality:
         assert found.error == pytest.approx(float(error.norm()) / 32**0.5, rel=0.05)
         assert found.bound is not None
         # The norms are estimates from below; those of the bound must still be near enough to say what it says.
-        assert 0.97 * bound < found.bound < bound * (1 + 1e-9)
+        assert 0.99 * bound < found.bound < bound * (1 + 1e-9)
         assert found.bound > distance
 
     @EVERY_LAYER
