@@ -105,8 +105,47 @@ class Fdr(Answer):
     )
 
 
+SCORED_DIGIT: dict[str, Any] = {
+    "model": "mnist-snf-glow",
+    "version": 1,
+    "count": 1,
+    "results": [
+        {
+            "index": 0,
+            "filename": "00027-4.png",
+            "status": "ok",
+            "log_likelihood": -530.8778072765649,
+            "bits_per_dim": 0.9769066069845753,
+            "kind": "density",
+            "terms": [
+                {"scale": 0, "log_prior": 0.0, "log_det": 544.3473383340622},
+                {"scale": 1, "log_prior": -510.6915591873723, "log_det": -501.72580759381134},
+                {"scale": 2, "log_prior": -564.8021776041618, "log_det": 501.9943987747183},
+            ],
+            "anomaly": {
+                "p_value": 0.4963007398520296,
+                "score": 0.3042550773849567,
+                "is_anomaly": False,
+                "alpha": 0.01,
+                "statistic": 0.6289753523437229,
+                "smallest_p": 0.0003999200159968006,
+                "reasons": [{"feature": "log_likelihood", "z": 0.6289753523437229}],
+            },
+            "preprocessing": {
+                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
+                "resized": False,
+                "converted": None,
+            },
+        }
+    ],
+}
+"""What `mnist-snf-glow` answers for tests/data/mnist/00027-4.png; a test compares."""
+
+
 class Scores(Answer):
     """The scores of one request."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT]})
 
     model: str
     version: int
