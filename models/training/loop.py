@@ -36,7 +36,8 @@ INITIALIZATION_IMAGES = 512
 STEPS_BETWEEN_VALIDATIONS = 25
 """Short runs validate less often than their configuration asks: validation must not outweigh training."""
 DIVERGED_BITS = 10.0
-"""A batch this many bits/dim worse than the first one counts as divergence."""
+DIVERGED_REPORTS = 20
+"""So many reports in a row so many bits/dim worse than the first one count as divergence; a spike alone does not."""
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -61,6 +62,7 @@ class Reports:
 
     def __init__(self, step: int) -> None:
         self.first_bits = math.inf
+        self.bad_in_a_row = 0
         self._step = step
         self._time: float | None = None
 
@@ -74,6 +76,7 @@ class Reports:
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
         if self._time is None:
             self.first_bits = bits
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bits > self.first_bits + DIVERGED_BITS else 0
         self._step, self._time = step, now
         return rate
 
@@ -207,7 +210,7 @@ class Trainer:
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
         bits = bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
         rate = reports.note(self.state.step, bits)
-        if bits > reports.first_bits + DIVERGED_BITS:
+        if reports.bad_in_a_row >= DIVERGED_REPORTS:
             raise TrainingDiverged(
                 f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {bits:.2f}; {self._advice()}"
             )

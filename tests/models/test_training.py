@@ -22,6 +22,7 @@ from models.training.config import TrainingConfig
 from models.training.data import Batches
 from models.training.loop import (
     Interrupted,
+    Reports,
     Trainer,
     omitted_log_det,
     training_precision,
@@ -290,3 +291,13 @@ def test_a_folder_can_be_moved_between_calls(uninterrupted: Trainer, tmp_path: P
     run(tmp_path / "here", stop_at=3)
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert_same_run(run(tmp_path / "there")[0], uninterrupted)
+
+
+def test_a_spike_is_no_divergence() -> None:
+    reports = Reports(0)
+    reports.note(1, 5.0)
+    for step in range(2, 6):
+        reports.note(step, 16.0)
+    assert reports.bad_in_a_row == 4
+    reports.note(6, 14.0)
+    assert reports.bad_in_a_row == 0
