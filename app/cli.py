@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.common import settings
+from app.commands.common import USAGE, fail, settings
 from app.commands.jobs import jobs
 from app.commands.listings import datasets, models
 from app.commands.sample import sample
@@ -28,7 +28,7 @@ Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port
 @cli.command()
 def up(host: Host = None, port: Port = None) -> None:
     """Run everything on this machine: broker, worker and service, until Ctrl-C."""
-    _set(host, port)
+    _set(host=host, port=port)
     found = settings()
     from worker.launcher import supervise
 
@@ -38,7 +38,7 @@ def up(host: Host = None, port: Port = None) -> None:
 @cli.command()
 def serve(host: Host = None, port: Port = None) -> None:
     """Run the HTTP service alone."""
-    _set(host, port)
+    _set(host=host, port=port)
     found = settings()
     from app.serve import serve as run
     from worker.logs import configure_logging
@@ -48,24 +48,33 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 
 @cli.command()
-def worker() -> None:
-    """Run a worker alone; it takes jobs from the broker in REDIS_URL or of this machine."""
+def worker(
+    queues: Annotated[
+        str | None, typer.Option("--queues", help="Queues to serve: train-cpu,train-gpu,score.  [env: SNF_QUEUES]")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", help="Devices, one job each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]")
+    ] = None,
+) -> None:
+    """Run this machine's workers alone; they take jobs from the broker in REDIS_URL or of this machine."""
+    _set(queues=queues, devices=devices)
     found = settings()
-    from worker.logs import configure_logging
-    from worker.main import run_worker
+    from worker.workers import run_workers
 
-    configure_logging(found, "worker")
-    raise typer.Exit(run_worker(found))
+    try:
+        code = run_workers(found, typer.echo)
+    except ValueError as error:
+        raise fail(str(error), USAGE) from error
+    raise typer.Exit(code)
 
 
-def _set(host: str | None, port: int | None) -> None:
+def _set(**options: str | int | None) -> None:
     # Through the environment, so that the one settings object validates them together with all others.
     import os
 
-    if host is not None:
-        os.environ["SNF_HOST"] = host
-    if port is not None:
-        os.environ["SNF_PORT"] = str(port)
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"SNF_{name.upper()}"] = str(value)
 
 
 cli.command()(train)

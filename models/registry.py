@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,8 @@ from typing import NamedTuple
 from models.files import new_folder, write_atomically
 from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError, InvalidName, ModelNotFound
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -130,27 +133,55 @@ class Registry:
         path = (self.zoo if shipped else self.root) / name / str(version)
         return ModelVersion(name, version, path, shipped, _stamp(path / FILE))
 
-    def publish(self, artifact: Path, name: str, *, promote: bool = False) -> ModelVersion:
+    def publish(
+        self,
+        artifact: Path,
+        name: str,
+        *,
+        promote: bool = False,
+        admit: Callable[[], None] = lambda: None,
+    ) -> ModelVersion:
         """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
 
-        Raises ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
+        The artifact of a job is published once: where a version carries its job's id already, that one is returned.
+        ``admit`` is called when nothing else can come between any more, and stops it by raising. Raises
+        ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
         """
-        read_manifest(artifact)
+        job = read_manifest(artifact).training.job
         check_name(name)
         with self._lock(name):
+            known = None if job is None else self.of_job(name, job)
+            if known is not None:
+                if promote:
+                    self._go_live(known)
+                return known
             versions = self.versions(name)
             version = versions[-1] + 1 if versions else 1
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
+                admit()
             if promote or not versions:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")
 
+    def of_job(self, name: str, job: str) -> ModelVersion | None:
+        """Return the version of ``name`` that this job made, if any."""
+        for number in reversed(self.versions(name)):
+            version = self.resolve(f"{name}:{number}")
+            try:
+                owner = version.manifest.training.job
+            except ArtifactError as problem:
+                # Somebody else's damaged version is no reason to lose this job's.
+                log.warning("skipping %s:%d: %s", name, number, problem.detail)
+                continue
+            if owner == job:
+                return version
+        return None
+
     def promote(self, version: ModelVersion) -> None:
         """Make a version the live one of its name, unless a later one is."""
         with self._lock(version.name):
-            if self.aliases(version.name)[LIVE] < version.version:
-                self._write_alias(version.name, LIVE, version.version)
+            self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
@@ -158,6 +189,10 @@ class Registry:
         self.resolve(f"{name}:{version}")
         with self._lock(name):
             self._write_alias(name, alias, version)
+
+    def _go_live(self, version: ModelVersion) -> None:
+        if self.aliases(version.name)[LIVE] < version.version:
+            self._write_alias(version.name, LIVE, version.version)
 
     def _known_versions(self, name: str) -> list[int]:
         versions = self.versions(name)

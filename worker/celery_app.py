@@ -4,7 +4,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
 
 from worker.broker import celery_url
-from worker.jobs import QUEUES
+from worker.jobs import Queue
 from worker.settings import Settings
 
 TASK = "worker.run_job"
@@ -50,8 +50,8 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,
         task_reject_on_worker_lost=False,
-        task_queues={name: {"exchange": name, "routing_key": name} for name in QUEUES.values()},
-        task_default_queue=QUEUES["train"],
+        task_queues={name.value: {"exchange": name.value, "routing_key": name.value} for name in Queue},
+        task_default_queue=Queue.TRAIN_CPU.value,
         task_default_priority=IN_ORDER,
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
@@ -68,7 +68,7 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def queue_keys(settings: Settings, queue: str) -> list[str]:
+def queue_keys(settings: Settings, queue: Queue) -> list[str]:
     """The Redis lists that hold the messages of a queue, one for each priority."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]

@@ -16,6 +16,7 @@ class Status(StrEnum):
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,7 +26,23 @@ TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
 JobType = Literal["train"]
-QUEUES: dict[JobType, str] = {"train": "train"}
+DeviceKind = Literal["auto", "cpu", "cuda"]
+
+
+class Queue(StrEnum):
+    """The queues that workers serve, one for each kind of work and device."""
+
+    TRAIN_CPU = "train-cpu"
+    TRAIN_GPU = "train-gpu"
+    SCORE = "score"
+
+
+class Asked(StrEnum):
+    """What users ask of a job that a worker has in hand."""
+
+    GO_ON = "go on"
+    PAUSE = "pause"
+    CANCEL = "cancel"
 
 
 class Job(BaseModel):
@@ -35,8 +52,10 @@ class Job(BaseModel):
 
     id: str = Field(description="Identifier; ids sort by time of creation")
     type: JobType = "train"
+    queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; decides on the device")
     status: Status = Status.QUEUED
     model: str = Field(description="Name under which the trained model is registered")
+    device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU where a worker has one")
     dataset: str = Field(description="Name of the dataset to train on")
     preset: str = Field(description="Name of the architecture preset")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Training parameters as submitted")
@@ -48,6 +67,9 @@ class Job(BaseModel):
     fruitless: int = Field(default=0, description="Attempts in a row that died without a new checkpoint")
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
     cancel_requested: bool = False
+    pause_requested: bool = False
+    retry_of: str | None = Field(default=None, description="Job that this one tries again, from its checkpoint")
+    estimate: dict[str, Any] | None = Field(default=None, description="Expected seconds and memory of the whole job")
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
     error: dict[str, Any] | None = Field(default=None, description="What went wrong last: type, title, detail")

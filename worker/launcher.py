@@ -1,4 +1,4 @@
-"""What `snf up` runs: broker, worker and service as child processes, restarted when they die."""
+"""What `snf up` runs: broker, workers and service as child processes, restarted when they die."""
 
 import logging
 import signal
@@ -14,10 +14,11 @@ from types import FrameType
 from worker.broker import EmbeddedBroker, redis_client
 from worker.keys import with_keys
 from worker.logs import configure_logging
-from worker.part import Part
+from worker.part import Part, mend, stop
 from worker.problems import BrokerDown, BrokerStartFailed
 from worker.settings import Settings
 from worker.store import JobStore
+from worker.workers import worker_parts
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +44,20 @@ def supervise(
     if busy is not None:
         say(busy)
         return 2
+    try:
+        worker_parts(settings)
+    except ValueError as problem:
+        say(str(problem))
+        return 2
     configure_logging(settings, "launcher", terminal=False)
     settings = with_keys(settings, say)
-    stop = threading.Event()
+    asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
-        stop.set()
+        asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    installation = Installation(settings, stop, say, worker, service)
+    installation = Installation(settings, asked, say, worker, service)
     try:
         return installation.live()
     finally:
@@ -79,7 +85,7 @@ class Installation:
         self._stop = stop
         self._say = say
         self._broker = None if settings.redis_url else Part("broker", "worker.broker", settings)
-        self._others = [Part("worker", worker, settings), Part("service", service, settings)]
+        self._others = [*worker_parts(settings, worker), Part("service", service, settings)]
 
     def live(self) -> int:
         """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
@@ -95,20 +101,15 @@ class Installation:
         if not self._stop.is_set():
             self._say(welcome(self._settings, time.monotonic() - started))
         while not self._stop.wait(0.2):
-            self._mend()
+            mend(self._parts(), self._say)
         return 0
 
     def close(self) -> None:
         """Stops all parts: the broker last, because a preempted job is recorded in it."""
         self._say("stopping ...")
-        deadline = time.monotonic() + self._settings.kill_after_seconds
-        for part in self._others:
-            part.ask_to_stop()
-        for part in self._others:
-            part.end(deadline)
+        stop(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
-            self._broker.ask_to_stop()
-            self._broker.end(time.monotonic() + _BROKER_STOP_S)
+            stop([self._broker], time.monotonic() + _BROKER_STOP_S)
             self._stop_orphaned_server()
         self._say("stopped")
 
@@ -126,13 +127,6 @@ class Installation:
     def _parts(self) -> list[Part]:
         return [*([self._broker] if self._broker is not None else []), *self._others]
 
-    def _mend(self) -> None:
-        for part in self._parts():
-            message = part.mend()
-            if message is not None:
-                log.warning(message)
-                self._say(message)
-
     def _until(self, ready: Callable[[], bool], started: float) -> bool:
         """Waits for `ready`; answers False where time is up or a part keeps dying, True on a stop as well."""
         while not self._stop.is_set():
@@ -140,7 +134,7 @@ class Installation:
                 return True
             if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._parts()):
                 return False
-            self._mend()
+            mend(self._parts(), self._say)
             self._stop.wait(0.1)
         return True
 

@@ -1,8 +1,9 @@
 """The scripts that change job records inside Redis, so that each change is a compare-and-set.
 
 Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
-the indices; `leases` ids by the end of their lease; `waiting` queued ids by the time of their last message;
-`finished` ids of jobs that are over by their end; `taken` the message time of the newest job taken in order.
+the indices; `leases` ids by the end of their lease; `finished` ids of jobs that are over by their end; and for
+each queue `waiting:<q>` queued ids by the time of their last message, `taken:<q>` the message time of the newest job
+taken in order. `changes:<id>` is a capped stream of the states that a job went through, written with the change.
 All times are milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
 
@@ -15,6 +16,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local terminal = {succeeded = true, failed = true, cancelled = true}
 
 local function field(name) return redis.call('HGET', key, name) end
+local function queue() return field('queue') or 'train-cpu' end
 
 local function write(first)
   for i = first, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
@@ -24,23 +26,34 @@ local function move(to)
   local from = field('status')
   if from then redis.call('ZREM', prefix .. 'jobs:status:' .. from, id) end
   redis.call('HSET', key, 'status', to)
+  redis.call('XADD', prefix .. 'changes:' .. id, 'MAXLEN', '~', 1000, '*',
+    'status', to, 'attempt', field('attempts') or '0', 'worker', field('worker') or '')
   redis.call('ZADD', prefix .. 'jobs:status:' .. to, 0, id)
+  local waiting = prefix .. 'waiting:' .. queue()
   if to ~= 'starting' and to ~= 'running' then
     redis.call('HDEL', key, 'worker', 'lease_expires')
     redis.call('ZREM', prefix .. 'leases', id)
   end
   if to == 'queued' then
     redis.call('HSET', key, 'dispatched', now)
-    redis.call('ZADD', prefix .. 'waiting', now, id)
+    redis.call('ZADD', waiting, now, id)
   else
-    redis.call('ZREM', prefix .. 'waiting', id)
+    redis.call('ZREM', waiting, id)
   end
+  if to == 'paused' or terminal[to] then redis.call('HDEL', key, 'pause_requested') end
   if terminal[to] then redis.call('ZADD', prefix .. 'finished', now, id) end
 end
 
 local function owns(attempt)
   local status = field('status')
   return (status == 'starting' or status == 'running') and field('attempts') == attempt
+end
+
+-- Where a job goes that gives up its lease without being over: what was asked for meanwhile decides.
+local function unfinished()
+  if field('cancel_requested') == '1' then return 'cancelled' end
+  if field('pause_requested') == '1' then return 'paused' end
+  return 'queued'
 end
 """
 
@@ -72,42 +85,43 @@ TAKE = (
 if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
 -- Jobs put back first in line overtake others by design, so they say nothing about lost messages.
 if field('first') ~= '1' then
+  local taken = prefix .. 'taken:' .. queue()
   local sent = tonumber(field('dispatched') or 0)
-  if sent > tonumber(redis.call('GET', prefix .. 'taken') or 0) then
-    redis.call('SET', prefix .. 'taken', string.format('%.0f', sent))
-  end
+  if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, string.format('%.0f', sent)) end
 end
-move('starting')
+local attempt = redis.call('HINCRBY', key, 'attempts', 1)
 redis.call('HSETNX', key, 'started_at', ARGV[5])
 redis.call('HSET', key, 'worker', ARGV[3], 'lease_expires', now + ARGV[4])
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
-return redis.call('HINCRBY', key, 'attempts', 1)
+move('starting')
+return attempt
 """
 )
 
-# ARGV: prefix, id, attempt, lease ms, field, value, ... Answers -1 stale, 0 fine, 1 fine and cancel asked.
+# ARGV: prefix, id, attempt, lease ms, field, value, ... Answers 'stale', 'cancel', 'pause' or 'go on'.
 RENEW = (
     _HELPERS
     + """
-if not owns(ARGV[3]) then return -1 end
+if not owns(ARGV[3]) then return 'stale' end
 redis.call('HSET', key, 'lease_expires', now + ARGV[4])
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 write(5)
-return field('cancel_requested') == '1' and 1 or 0
+local asked = {cancelled = 'cancel', paused = 'pause', queued = 'go on'}
+return asked[unfinished()]
 """
 )
 
 # ARGV: prefix, id, attempt, new status, '1' for first in line, now as text, field, value, ...
-# Answers the status it has then, or '' where stale. A job to be queued that was cancelled meanwhile ends there.
+# Answers the status it has then, or '' where stale. New status 'queued' stands for all that is not over.
 LEAVE = (
     _HELPERS
     + """
 if not owns(ARGV[3]) then return '' end
 local to = ARGV[4]
-if to == 'queued' and field('cancel_requested') == '1' then to = 'cancelled' end
+if to == 'queued' then to = unfinished() end
 write(7)
 redis.call('HSET', key, 'first', ARGV[5])
-if to ~= 'queued' and to ~= 'running' then redis.call('HSET', key, 'finished_at', ARGV[6]) end
+if terminal[to] then redis.call('HSET', key, 'finished_at', ARGV[6]) end
 move(to)
 return to
 """
@@ -119,7 +133,7 @@ CANCEL = (
     + """
 local status = field('status')
 if not status then return 'missing' end
-if status == 'queued' then
+if status == 'queued' or status == 'paused' then
   redis.call('HSET', key, 'cancel_requested', '1', 'finished_at', ARGV[3])
   move('cancelled')
   return 'now'
@@ -129,7 +143,41 @@ return status
 """
 )
 
-# ARGV: prefix, id, now as text. Answers 'queued', 'cancelled', or 'kept' where the lease is alive after all.
+# ARGV: prefix, id. Pauses a queued job now, asks a running one to stop.
+# Answers the status before it, 'cancelling', or 'missing'.
+PAUSE = (
+    _HELPERS
+    + """
+local status = field('status')
+if not status then return 'missing' end
+if field('cancel_requested') == '1' and not terminal[status] then return 'cancelling' end
+if status == 'queued' then move('paused') end
+if status == 'starting' or status == 'running' then redis.call('HSET', key, 'pause_requested', '1') end
+return status
+"""
+)
+
+# ARGV: prefix, id. Queues a paused job first in line; takes a pause back that was asked for and not done yet.
+# Answers 'queued' where it needs a message now, else the status it has, or 'missing'.
+RESUME = (
+    _HELPERS
+    + """
+local status = field('status')
+if not status then return 'missing' end
+if status == 'paused' then
+  redis.call('HSET', key, 'first', '1')
+  move('queued')
+  return 'queued'
+end
+if field('pause_requested') == '1' then
+  redis.call('HDEL', key, 'pause_requested')
+  return 'going on'
+end
+return status == 'queued' and 'waiting' or status
+"""
+)
+
+# ARGV: prefix, id, now as text. Answers 'queued', 'paused', 'cancelled', or 'kept' where the lease is alive after all.
 EXPIRE = (
     _HELPERS
     + """
@@ -139,14 +187,11 @@ if status ~= 'starting' and status ~= 'running' then
   return 'kept'
 end
 if tonumber(field('lease_expires') or 0) > now then return 'kept' end
-if field('cancel_requested') == '1' then
-  redis.call('HSET', key, 'finished_at', ARGV[3])
-  move('cancelled')
-  return 'cancelled'
-end
+local to = unfinished()
 redis.call('HSET', key, 'first', '1')
-move('queued')
-return 'queued'
+if terminal[to] then redis.call('HSET', key, 'finished_at', ARGV[3]) end
+move(to)
+return to
 """
 )
 
@@ -156,7 +201,7 @@ REDISPATCH = (
     + """
 if field('status') ~= 'queued' then return 0 end
 redis.call('HSET', key, 'dispatched', now)
-redis.call('ZADD', prefix .. 'waiting', now, id)
+redis.call('ZADD', prefix .. 'waiting:' .. queue(), now, id)
 return 1
 """
 )
@@ -167,7 +212,7 @@ FORGET = (
     + """
 local status, kind = field('status'), field('type')
 if status and not terminal[status] then return 0 end
-redis.call('DEL', key)
+redis.call('DEL', key, prefix .. 'changes:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)
 for _, name in ipairs({'succeeded', 'failed', 'cancelled'}) do

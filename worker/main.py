@@ -1,4 +1,4 @@
-"""The worker process: Celery with one thread for jobs, and the reconciler beside it.
+"""The worker process of one device: Celery with one thread for jobs, and the reconciler beside it.
 
 It never imports torch: training runs in processes that it starts.
 """
@@ -12,7 +12,11 @@ from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
 from worker.broker import redis_client
 from worker.celery_app import make_celery
+from worker.devices import find_devices, part_name, queues_of
+from worker.jobs import Queue
 from worker.logs import configure_logging
+from worker.pace import Pace
+from worker.presence import Announcer, Presence
 from worker.process import trainer_command
 from worker.reconciler import Reconciler
 from worker.settings import Settings, load_settings
@@ -24,11 +28,21 @@ log = logging.getLogger(__name__)
 
 
 def run_worker(settings: Settings, command: Callable[[Path], list[str]] = trainer_command) -> int:
-    """Works on jobs until TERM or INT; a running trainer then writes its checkpoint and its job is queued again."""
-    store = JobStore(redis_client(settings), settings.key_prefix, settings.idempotency_hours * 3600)
+    """Works on jobs of one device until TERM or INT; a running trainer then writes its checkpoint and its job is
+    queued again. Raises `ValueError` where the settings name several devices or queues that this one cannot serve.
+    """
+    (device,) = find_devices(settings.devices)
+    queues = queues_to_serve(settings, device)
+    client = redis_client(settings)
+    store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     celery = make_celery(settings)
     stopping = threading.Event()
-    register_tasks(celery, store, Supervisor(store, settings, stopping, command), stopping)
+    supervisor = Supervisor(store, settings, stopping, command, device, Pace(client, settings.key_prefix))
+    register_tasks(celery, store, supervisor, stopping)
+    presence = Presence(client, settings.key_prefix)
+    announcer = Announcer(
+        presence, settings, name=worker_name(), device=device, queues=queues, job=lambda: supervisor.job
+    )
     reconciler = Reconciler(store, celery, settings)
 
     def on_shutting_down(**_: object) -> None:
@@ -40,8 +54,10 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
-    log.info("worker %s starts", worker_name())
+    announcer.start()
+    log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     worker = celery.Worker(
+        queues=[queue.value for queue in queues],
         hostname=f"worker@{worker_name()}",
         loglevel=settings.log_level,
         without_gossip=True,
@@ -53,14 +69,24 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
         worker.start()
     finally:
         reconciler.stop()
+        announcer.stop()
         log.info("worker stopped")
     return int(worker.exitcode or 0)
 
 
+def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
+    """The queues of a device, or those of them that the settings name; raises `ValueError` where none is left."""
+    able = queues_of(device)
+    found = [queue for queue in able if queue in (settings.queues or able)]
+    if not found:
+        raise ValueError(f"{device} can serve {', '.join(able)}, not {', '.join(settings.queues)}")
+    return found
+
+
 def main() -> int:
-    """Entry point of `python -m worker.main` and `snf worker`."""
+    """Entry point of `python -m worker.main`, the worker of one device."""
     settings = load_settings()
-    configure_logging(settings, "worker")
+    configure_logging(settings, part_name(settings.devices[0]))
     return run_worker(settings)
 
 

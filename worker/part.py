@@ -1,14 +1,18 @@
 """One part of a running installation: a child process that is restarted with back-off."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worker.lifeline import Lifeline
 from worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _HEALTHY_S = 60.0
@@ -22,7 +26,7 @@ class Part:
         self.name = name
         self.deaths = 0  # since it was healthy last
         self._module = module
-        self._settings = settings
+        self.settings = settings
         self._output = settings.logs_dir / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: Lifeline | None = None
@@ -46,7 +50,7 @@ class Part:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **self._settings.environment(), **lifeline.environment},
+                    env={**os.environ, **self.settings.environment(), **lifeline.environment},
                     cwd=Path(__file__).resolve().parent.parent,
                     pass_fds=[lifeline.fd],
                     start_new_session=True,
@@ -104,3 +108,20 @@ class Part:
         if self._lifeline is not None:
             self._lifeline.close()
             self._lifeline = None
+
+
+def mend(parts: Sequence[Part], say: Callable[[str], None]) -> None:
+    """Restarts the parts that died and whose pause is over, and says so."""
+    for part in parts:
+        message = part.mend()
+        if message is not None:
+            log.warning(message)
+            say(message)
+
+
+def stop(parts: Sequence[Part], deadline: float) -> None:
+    """Asks all parts to stop at once and kills those that have not by `deadline` (monotonic seconds)."""
+    for part in parts:
+        part.ask_to_stop()
+    for part in parts:
+        part.end(deadline)

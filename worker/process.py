@@ -100,7 +100,7 @@ class TrainerProcess:
 def explain_exit(code: int) -> str:
     """What an exit code of a trainer that died means, for a person."""
     if code == -signal.SIGKILL:
-        return "killed, likely out of memory"
+        return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:
         try:
             return f"ended by {signal.Signals(-code).name}"

@@ -7,7 +7,7 @@ import time
 from celery import Celery  # type: ignore[import-untyped]
 
 from worker.celery_app import queue_keys
-from worker.jobs import QUEUES
+from worker.jobs import Queue
 from worker.problems import BrokerDown, JobNotFound
 from worker.retention import sweep_old_jobs
 from worker.settings import Settings
@@ -59,13 +59,14 @@ class Reconciler:
         return moved
 
     def _lost_messages(self) -> int:
-        waiting = sum(self._store.queue_length(queue_keys(self._settings, name)) for name in QUEUES.values())
         sent = 0
-        for job_id in self._store.lost_messages(self._settings.dispatch_seconds, queue_is_empty=waiting == 0):
-            if self._store.note_dispatch(job_id):
-                log.warning("job %s: its message was lost; sending it again", job_id)
-                self._send(job_id, first=False)
-                sent += 1
+        for queue in Queue:
+            empty = self._store.queue_length(queue_keys(self._settings, queue)) == 0
+            for job_id in self._store.lost_messages(queue, self._settings.dispatch_seconds, queue_is_empty=empty):
+                if self._store.note_dispatch(job_id):
+                    log.warning("job %s: its message was lost; sending it again", job_id)
+                    self._send(job_id, first=False)
+                    sent += 1
         return sent
 
     def _send(self, job_id: str, first: bool) -> None:

@@ -1,9 +1,11 @@
 """What is kept of jobs: a registered model's training files go at once, a job that is over after a while."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
+from models.files import new_folder
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -16,6 +18,17 @@ def drop_training_files(folder: Path) -> None:
     """Removes checkpoints and artifact of a job whose model is registered: the registry has its own copy."""
     for name in ("checkpoints", "artifact"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def adopt_checkpoints(old: Path, new: Path) -> bool:
+    """Gives a job's folder the checkpoints of the job that it tries again; False where there is nothing to give."""
+    source, target = old / "checkpoints", new / "checkpoints"
+    if target.exists() or not source.is_dir():
+        return False
+    with new_folder(target) as folder:
+        # Links: the files are never written again, and the old job's may be removed at any time.
+        shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
+    return True
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:

@@ -10,6 +10,10 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker.jobs import Queue
+
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
+
 
 class Settings(BaseSettings):
     """Settings of service, worker and trainer; raises `pydantic.ValidationError` for impossible values."""
@@ -106,6 +110,23 @@ class Settings(BaseSettings):
         ge=1,
         description="Attempts in a row that may die without a new checkpoint before a job fails.",
     )
+    devices: Annotated[tuple[Device, ...], NoDecode] = Field(
+        default=("auto",),
+        min_length=1,
+        description="Devices of this machine's workers, separated by commas: cpu, cuda:0, ...; auto: every GPU and "
+        "the CPU. Each gets a worker process of its own and runs one job at a time.",
+    )
+    queues: Annotated[tuple[Queue, ...], NoDecode] = Field(
+        default=(),
+        description="Queues that this machine's workers serve, separated by commas: train-cpu, train-gpu, score. "
+        "Unset: all that their devices can.",
+    )
+    train_memory_bytes: int | None = Field(
+        default=None,
+        ge=256 * 2**20,
+        description="Most memory of one training process, in bytes; one that needs more fails as out of memory "
+        "instead of pushing the machine to its limit. Linux only.",
+    )
     nice: int = Field(
         default=10,
         ge=0,
@@ -127,9 +148,9 @@ class Settings(BaseSettings):
         description="Least severe level that is logged.",
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "devices", "queues", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

@@ -11,15 +11,24 @@ from typing import Any, cast
 import redis
 
 from worker import lua
-from worker.jobs import TERMINAL, Job, JobPage, JobType, Status
+from worker.jobs import TERMINAL, Asked, Job, JobPage, JobType, Queue, Status
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
 
 log = logging.getLogger(__name__)
 
-_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result"})
+_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
 # `JobStore.list` hides the builtin inside the class.
 Ids = list[str]
 _OUTAGES = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """Turns what a Redis client says of an outage into `BrokerDown`."""
+    try:
+        yield
+    except _OUTAGES as error:
+        raise BrokerDown(f"the job store does not answer: {error}") from error
 
 
 class JobStore:
@@ -33,7 +42,7 @@ class JobStore:
 
     def ping(self) -> None:
         """Asks Redis for a sign of life."""
-        with self._outages():
+        with outages():
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
@@ -52,7 +61,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """The record of a job; raises `JobNotFound`."""
-        with self._outages():
+        with outages():
             fields = cast(dict[str, str], self._client.hgetall(self._key(f"job:{job_id}")))
         if not fields:
             raise JobNotFound(f"no job has the id {job_id}")
@@ -75,7 +84,7 @@ class JobStore:
         cursor = after
         while len(found) <= limit:
             wanted = limit + 1 - len(found)
-            with self._outages():
+            with outages():
                 ids = cast(
                     Ids,
                     self._client.zrange(
@@ -103,37 +112,56 @@ class JobStore:
 
     def count(self, status: Status) -> int:
         """How many jobs have this status."""
-        with self._outages():
+        with outages():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancels a queued job at once, asks a running one to stop; raises `JobNotFound`, `JobConflict`."""
-        verdict = self._run(lua.CANCEL, job_id, _now())
+        self._refuse(job_id, self._run(lua.CANCEL, job_id, _now()), *TERMINAL)
+        return self.get(job_id)
+
+    def request_pause(self, job_id: str) -> Job:
+        """Pauses a queued job at once, asks a running one to stop; raises `JobNotFound`, `JobConflict`."""
+        verdict = self._run(lua.PAUSE, job_id)
+        self._refuse(job_id, verdict, *TERMINAL, "cancelling")
+        return self.get(job_id)
+
+    def request_resume(self, job_id: str) -> tuple[Job, bool]:
+        """Queues a paused job first in line, or takes back a pause that is not done yet.
+
+        Answers the record and whether the job needs a message now; raises `JobNotFound`, `JobConflict` where the
+        job was not paused.
+        """
+        verdict = self._run(lua.RESUME, job_id)
+        self._refuse(job_id, verdict, *TERMINAL, "waiting", Status.STARTING, Status.RUNNING)
+        return self.get(job_id), verdict == "queued"
+
+    def _refuse(self, job_id: str, verdict: str, *conflicts: str) -> None:
         if verdict == "missing":
             raise JobNotFound(f"no job has the id {job_id}")
-        if verdict in TERMINAL:
-            raise JobConflict(f"job {job_id} is {verdict} already")
-        return self.get(job_id)
+        if verdict in conflicts:
+            state = {"cancelling": "being cancelled", "waiting": "queued"}.get(verdict, verdict)
+            raise JobConflict(f"job {job_id} is {state}")
 
     def take(self, job_id: str, worker: str, lease_s: float) -> int | None:
         """Takes the lease of a queued job; answers the attempt (fencing token), None where it is not to be had."""
         attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now()))
         return attempt or None
 
-    def renew(self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None) -> bool:
-        """Renews the lease and writes `changes`; answers whether cancelling was asked for.
+    def renew(self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None) -> Asked:
+        """Renews the lease and writes `changes`; answers what the users ask of the job meanwhile.
 
         Raises `StaleAttempt` where the lease belongs to another attempt or to nobody.
         """
         pairs = [part for pair in _encode(changes or {}).items() for part in pair]
-        verdict = int(self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *pairs))
-        if verdict < 0:
+        verdict = self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *pairs)
+        if verdict == "stale":
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
-        return verdict == 1
+        return Asked(verdict)
 
     def holds(self, job_id: str, attempt: int) -> bool:
         """Whether this attempt is the one that may write checkpoints and publish."""
-        with self._outages():
+        with outages():
             status, newest = cast(
                 Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
             )
@@ -152,41 +180,46 @@ class JobStore:
     def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
         """Gives the lease up and queues the job again, first in line; raises `StaleAttempt`.
 
-        Answers `cancelled` instead of `queued` where that was asked for meanwhile.
+        Answers `cancelled` or `paused` instead of `queued` where that was asked for meanwhile.
         """
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
     def expire(self, job_id: str) -> str:
-        """Ends a lease that ran out: answers `queued`, `cancelled`, or `kept` where it is alive after all."""
+        """Ends a lease that ran out: answers the new status, or `kept` where the lease is alive after all."""
         return str(self._run(lua.EXPIRE, job_id, _now()))
 
     def expired_leases(self, limit: int = 500) -> Ids:
         """Ids of jobs whose lease ran out."""
-        with self._outages():
+        with outages():
             return cast(
                 Ids,
                 self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
             )
 
-    def lost_messages(self, age_s: float, queue_is_empty: bool, limit: int = 500) -> Ids:
-        """Ids of queued jobs whose message must be lost.
+    def lost_messages(self, queue: Queue, age_s: float, queue_is_empty: bool, limit: int = 500) -> Ids:
+        """Ids of jobs queued in `queue` whose message must be lost.
 
         A job may wait for hours behind others, so age alone proves nothing: the message is lost where the
         queue is empty, or where a job that was sent later has been taken already (queues are in order).
         """
-        with self._outages():
+        with outages():
             newest = float(self._clock_ms()) - age_s * 1000
             if not queue_is_empty:
-                taken = float(cast(str | None, self._client.get(self._key("taken"))) or 0)
+                taken = float(cast(str | None, self._client.get(self._key(f"taken:{queue}"))) or 0)
                 newest = min(newest, taken - 1)
             return cast(
                 Ids,
-                self._client.zrangebyscore(self._key("waiting"), "-inf", newest, start=0, num=limit),
+                self._client.zrangebyscore(self._key(f"waiting:{queue}"), "-inf", newest, start=0, num=limit),
             )
+
+    def place_in_line(self, job: Job) -> int | None:
+        """How many jobs of its queue were sent before this one; None where it does not wait."""
+        with outages():
+            return cast(int | None, self._client.zrank(self._key(f"waiting:{job.queue}"), job.id))
 
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Ids of jobs that ended longer than `age_s` seconds ago, the oldest first."""
-        with self._outages():
+        with outages():
             latest = float(self._clock_ms()) - age_s * 1000
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
@@ -200,14 +233,14 @@ class JobStore:
 
     def queue_length(self, keys: Ids) -> int:
         """How many messages lie in these lists of the broker."""
-        with self._outages():
+        with outages():
             return sum(self._client.llen(key) for key in keys)
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
         """Holds a lock over all workers for at most `life_s`; gives False where another one has it."""
         key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
-        with self._outages():
+        with outages():
             got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
         try:
             yield got
@@ -240,15 +273,8 @@ class JobStore:
     def _call(self, script: str, *args: Any) -> Any:
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
-        with self._outages():
+        with outages():
             return self._scripts[script](args=args)
-
-    @contextmanager
-    def _outages(self) -> Iterator[None]:
-        try:
-            yield
-        except _OUTAGES as error:
-            raise BrokerDown(f"the job store does not answer: {error}") from error
 
 
 def _now() -> str:

@@ -12,11 +12,20 @@ from celery import Celery  # type: ignore[import-untyped]
 from kombu.exceptions import OperationalError
 
 from worker.celery_app import FIRST, IN_ORDER, TASK
-from worker.jobs import QUEUES, Job, new_job_id
-from worker.problems import BrokerDown
+from worker.jobs import DeviceKind, Job, Queue, Status, new_job_id
+from worker.presence import Presence
+from worker.problems import BrokerDown, JobConflict
 from worker.store import JobStore
 
 log = logging.getLogger(__name__)
+
+
+def training_queue(device: DeviceKind, presence: Presence) -> Queue:
+    """The queue of a training job: `auto` means a GPU where a living worker has one. Raises `BrokerDown`."""
+    if device == "auto":
+        served = {queue for worker in presence.workers() for queue in worker.queues}
+        return Queue.TRAIN_GPU if Queue.TRAIN_GPU in served else Queue.TRAIN_CPU
+    return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
 
 def submit_training(
@@ -28,6 +37,9 @@ def submit_training(
     preset: str,
     parameters: Mapping[str, Any] | None = None,
     promote: bool = False,
+    device: DeviceKind = "auto",
+    queue: Queue = Queue.TRAIN_CPU,
+    estimate: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
     """Queues a training job and answers its record; the caller has validated the arguments.
@@ -42,15 +54,32 @@ def submit_training(
         "preset": preset,
         "parameters": dict(parameters or {}),
         "promote": promote,
+        "device": device,
     }
-    fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    job, new = store.create(Job(id=new_job_id(), created_at=datetime.now(UTC), **request), idempotency_key, fingerprint)
-    if new:
-        try:
-            dispatch(celery, job)
-        except BrokerDown as problem:
-            # The record is durable: the reconciler sends the id again, so the job is accepted all the same.
-            log.warning("job %s is recorded but not sent yet: %s", job.id, problem.detail)
+    return _record_and_send(store, celery, request, idempotency_key, queue=queue, estimate=estimate)
+
+
+def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
+    """Queues a new job that tries a failed or cancelled one again, from its newest checkpoint where it has one.
+
+    A state that is over never changes, so this is another job, `retry_of` the first; asking twice answers the same.
+    Raises `JobNotFound`, `JobConflict`, `BrokerDown`.
+    """
+    job = store.get(job_id)
+    if job.status not in (Status.FAILED, Status.CANCELLED):
+        raise JobConflict(f"job {job_id} is {job.status}; only one that failed or was cancelled can be tried again")
+    fields = {"model", "dataset", "preset", "parameters", "promote", "device"}
+    # No caller's key starts with a blank: HTTP strips it.
+    key = f" retry {job_id}"
+    changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}
+    return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, **changes)
+
+
+def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
+    """Queues a paused job again, first in line; raises `JobNotFound`, `JobConflict`, `BrokerDown`."""
+    job, needs_message = store.request_resume(job_id)
+    if needs_message:
+        _send(celery, job, first=True)
     return job
 
 
@@ -60,9 +89,26 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
         celery.send_task(
             TASK,
             args=[job.id],
-            queue=QUEUES[job.type],
+            queue=job.queue.value,
             priority=FIRST if first else IN_ORDER,
             ignore_result=True,
         )
     except (OperationalError, redis.RedisError, OSError) as error:
         raise BrokerDown(f"the broker does not take messages: {error}") from error
+
+
+def _record_and_send(store: JobStore, celery: Celery, request: dict[str, Any], key: str | None, **more: Any) -> Job:
+    fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    record = Job(id=new_job_id(), created_at=datetime.now(UTC), **request, **more)
+    job, new = store.create(record, key, fingerprint)
+    if new:
+        _send(celery, job, first=False)
+    return job
+
+
+def _send(celery: Celery, job: Job, first: bool) -> None:
+    try:
+        dispatch(celery, job, first)
+    except BrokerDown as problem:
+        # The record is durable: the reconciler sends the id again, so the job is accepted all the same.
+        log.warning("job %s is recorded but not sent yet: %s", job.id, problem.detail)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -13,9 +14,11 @@ from typing import Any
 
 from structlog.contextvars import bound_contextvars
 
+from worker.devices import CPU, kind_of, variables
 from worker.events import Digest, EventReader
-from worker.jobs import Job, Status
-from worker.problems import BrokerDown, StaleAttempt
+from worker.jobs import Asked, Job, Status
+from worker.pace import Pace
+from worker.problems import BrokerDown, JobNotFound, StaleAttempt
 from worker.process import Exit, StopReason, TrainerProcess, explain_exit, trainer_command
 from worker.settings import Settings
 from worker.store import JobStore
@@ -33,6 +36,7 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     QUEUED_AGAIN = "queued again"
     LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
 
@@ -51,11 +55,21 @@ class Supervisor:
         settings: Settings,
         stopping: threading.Event,
         command: Callable[[Path], list[str]] = trainer_command,
+        device: str = CPU,
+        pace: Pace | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stopping = stopping
         self._command = command
+        self._device = device
+        self._pace = pace
+        self._in_hand: str | None = None
+
+    @property
+    def job(self) -> str | None:
+        """Id of the job in hand."""
+        return self._in_hand
 
     def run(self, job_id: str) -> Outcome:
         """Runs one attempt of a job to its end; raises `BrokerDown` where that never began."""
@@ -65,8 +79,12 @@ class Supervisor:
         if attempt is None:
             log.info("job %s is not to be had: a duplicate delivery, or it is over", job_id)
             return Outcome.NOT_TAKEN
-        with bound_contextvars(job=job_id, attempt=attempt):
-            return self._attempt(self._store.get(job_id), attempt)
+        self._in_hand = job_id
+        try:
+            with bound_contextvars(job=job_id, attempt=attempt):
+                return self._attempt(self._store.get(job_id), attempt)
+        finally:
+            self._in_hand = None
 
     def _attempt(self, job: Job, attempt: int) -> Outcome:
         folder = self._prepare(job, attempt)
@@ -91,18 +109,19 @@ class Supervisor:
         folder = self._settings.jobs_dir / job.id
         folder.mkdir(parents=True, exist_ok=True)
         spec = job.model_dump(
-            mode="json", include={"id", "type", "model", "dataset", "preset", "parameters", "promote"}
+            mode="json", include={"id", "type", "model", "dataset", "preset", "parameters", "promote", "retry_of"}
         )
+        spec |= {"attempt": attempt, "device": kind_of(self._device)}
         temporary = folder / f"job.json.{attempt}"
-        temporary.write_text(json.dumps({**spec, "attempt": attempt}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
         temporary.replace(folder / "job.json")
         return folder
 
     def _environment(self) -> dict[str, str]:
-        variables = self._settings.environment()
+        found = self._settings.environment() | variables(self._device)
         if self._settings.train_threads is not None:
-            variables["OMP_NUM_THREADS"] = str(self._settings.train_threads)
-        return variables
+            found["OMP_NUM_THREADS"] = str(self._settings.train_threads)
+        return found
 
     def _settle(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
         """Records the end of an attempt, waiting for a broker that is down for as long as a lease may last."""
@@ -127,6 +146,7 @@ class Supervisor:
             ended = {**changes, "result": digest.published, "error": None}
             self._store.finish(job.id, attempt, Status.SUCCEEDED, ended)
             log.info("job %s succeeded: %s", job.id, digest.published["ref"])
+            self._learn_pace(job.id)
             return Outcome.SUCCEEDED
         if end == Exit.PREEMPTED:
             log.info("job %s: attempt %d was preempted", job.id, attempt)
@@ -143,7 +163,7 @@ class Supervisor:
         why = end if isinstance(end, str) else explain_exit(end)
         if end == Exit.DONE:
             why = "the trainer ended without publishing a model"
-        error = digest.error or {"type": "trainer-died", "title": "The trainer died", "detail": why}
+        error = digest.error or _death(end, why)
         if end == Exit.REFUSED:
             self._store.finish(job.id, attempt, Status.FAILED, {**changes, "error": error})
             log.error("job %s failed: %s", job.id, error["detail"])
@@ -162,10 +182,26 @@ class Supervisor:
 
     def _put_back(self, job_id: str, attempt: int, changes: dict[str, Any]) -> Outcome:
         left = self._store.put_back(job_id, attempt, changes)
-        return Outcome.CANCELLED if left is Status.CANCELLED else Outcome.QUEUED_AGAIN
+        if left is not Status.QUEUED:
+            log.info("job %s is %s", job_id, left)
+        return {Status.CANCELLED: Outcome.CANCELLED, Status.PAUSED: Outcome.PAUSED}.get(left, Outcome.QUEUED_AGAIN)
 
     def _cancel_asked(self, job_id: str) -> bool:
         return self._store.get(job_id).cancel_requested
+
+    def _learn_pace(self, job_id: str) -> None:
+        if self._pace is None:
+            return
+        try:
+            self._pace.learn(self._store.get(job_id), kind_of(self._device))
+        except (BrokerDown, JobNotFound) as problem:
+            log.info("the pace of job %s is not learned: %s", job_id, problem.detail)
+
+
+def _death(end: int | str, why: str) -> dict[str, str]:
+    if end == -signal.SIGKILL:
+        return {"type": "out-of-memory", "title": "Killed, likely out of memory", "detail": why}
+    return {"type": "trainer-died", "title": "The trainer died", "detail": why}
 
 
 class _Watch:
@@ -193,39 +229,42 @@ class _Watch:
                 digest.add(event)
             if code is not None:
                 return code
-            cancel = self._report(digest)
+            asked = self._report(digest)
             if self.stale:
                 # No time for a checkpoint: another attempt may be reading that folder.
                 process.kill()
-            elif cancel and not process.stopping:
+            elif process.stopping:
+                continue
+            elif asked is Asked.CANCEL:
                 process.stop(StopReason.CANCEL, self._settings.stop_grace_seconds)
-            elif self._stopping.is_set() and not process.stopping:
+            elif asked is Asked.PAUSE or self._stopping.is_set():
+                # The trainer does the same for both; the record decides whether the job is paused or queued again.
                 process.stop(StopReason.PREEMPT, self._settings.stop_grace_seconds)
 
-    def _report(self, digest: Digest) -> bool:
-        """Renews the lease and reports what is new, at most twice a second; answers whether to cancel."""
+    def _report(self, digest: Digest) -> Asked:
+        """Renews the lease and reports what is new, at most twice a second; answers what users ask of the job."""
         now = time.monotonic()
         due = now >= self._next_beat or digest.changed or self._settings.heartbeat_seconds <= _REPORT_S
         if self.stale or now < self._next_report or not due:
-            return False
+            return Asked.GO_ON
         self._next_report = now + _REPORT_S
         try:
             if digest.changed and not self._running:
                 self._store.running(self._job_id, self._attempt)
                 self._running = True
-            cancel = self._store.renew(self._job_id, self._attempt, self._settings.lease_seconds, digest.changes())
+            asked = self._store.renew(self._job_id, self._attempt, self._settings.lease_seconds, digest.changes())
         except StaleAttempt:
             self.stale = True
-            return False
+            return Asked.GO_ON
         except BrokerDown as problem:
             # Nobody else can take the job either while the broker is down: the trainer goes on.
             if not self._outage:
                 log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
             self._outage = True
-            return False
+            return Asked.GO_ON
         if self._outage:
             log.info("job %s: the broker is back", self._job_id)
         self._outage = False
-        # Renewing costs one small command, so the cancel flag may be asked for every second.
+        # Renewing costs one small command, so users' wishes may be asked for every second.
         self._next_beat = now + min(1.0, self._settings.heartbeat_seconds)
-        return cancel
+        return asked

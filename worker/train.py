@@ -5,7 +5,7 @@ It reads `job.json`, writes `events.jsonl`, trains with checkpoints in the same 
 A job publishes once, however often it is tried: the manifest of the artifact carries the job's id, and an
 attempt that finds a registered version with its id answers that one. Two attempts never run side by side on one
 machine (a lock on the folder), and an attempt asks whether its fencing token is still the newest one before
-each checkpoint that could be late and right before publishing.
+each checkpoint that could be late and, under the registry's lock, right before the version appears.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -13,6 +13,7 @@ each checkpoint that could be late and right before publishing.
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,12 +31,9 @@ from worker.events import EventLog
 from worker.lifeline import watch
 from worker.problems import BrokerDown, StaleAttempt
 from worker.process import Exit, StopReason
-from worker.retention import drop_training_files
+from worker.retention import adopt_checkpoints, drop_training_files
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
-
-if TYPE_CHECKING:
-    from models.registry import ModelVersion, Registry
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +50,8 @@ class JobSpec(BaseModel):
     preset: str
     parameters: dict[str, Any]
     promote: bool
+    device: Literal["cpu", "cuda"] = "cpu"
+    retry_of: str | None = None
 
 
 class StopFlag:
@@ -122,23 +122,6 @@ class Fence:
         self._checked = time.monotonic()
 
 
-def published_version(registry: "Registry", spec: JobSpec) -> "ModelVersion | None":
-    """The version that an earlier attempt of this job registered, if any."""
-    from models.problems import ArtifactError
-
-    for number in reversed(registry.versions(spec.model)):
-        version = registry.resolve(f"{spec.model}:{number}")
-        try:
-            owner = version.manifest.training.job
-        except ArtifactError as problem:
-            # Somebody else's damaged version is no reason to lose this job.
-            log.warning("skipping %s:%d: %s", spec.model, number, problem.detail)
-            continue
-        if owner == spec.id:
-            return version
-    return None
-
-
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     from models.datasets import load_dataset
@@ -160,9 +143,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             raise Interrupted("asked to stop while evaluating")
 
     registry = Registry(settings.registry_dir)
-    version = published_version(registry, spec)
+    version = registry.of_job(spec.model, spec.id)
     if version is None:
         fence.require()
+        if spec.retry_of is not None and adopt_checkpoints(folder.parent / spec.retry_of, folder):
+            events.write({"event": "log", "message": f"goes on from the checkpoints of job {spec.retry_of}"})
         dataset = load_dataset(spec.dataset, settings.data_dir)
         artifact = train(
             dataset,
@@ -173,9 +158,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             should_stop=should_stop,
             threads=settings.train_threads,
             job=spec.id,
+            device=spec.device,
         )
-        fence.require()
-        version = registry.publish(artifact, spec.model, promote=spec.promote)
+        version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
     elif spec.promote:
         # The earlier attempt may have died between the two; a version that went live since then stays.
         fence.require()
@@ -207,6 +192,7 @@ def main() -> int:
     stop.install()
     settings = load_settings()
     os.nice(settings.nice)
+    limit_memory(settings.train_memory_bytes)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     folder = Path(sys.argv[1])
     spec = JobSpec.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
@@ -232,12 +218,27 @@ def main() -> int:
         events.write(_error("invalid-parameters", "Invalid training parameters", str(problem)))
         return Exit.REFUSED
     except Exception as problem:
-        # Anything else may be the machine's fault: the supervisor tries again, and the record says why.
+        # It may be the machine's fault: the supervisor tries again, and the record says why.
         log.exception("the trainer crashed")
-        detail = f"{type(problem).__name__}: {problem}"
-        events.write(_error("trainer-crashed", "The trainer crashed", detail))
+        events.write(_explain(problem))
         return 1
     return Exit.DONE
+
+
+def _explain(problem: Exception) -> dict[str, str]:
+    import torch
+
+    # PyTorch says of the CPU's memory in words alone that it ran out.
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
+        detail = "the training process got no more memory: a smaller batch_size or preset needs less"
+        return _error("out-of-memory", "Out of memory", detail)
+    return _error("trainer-crashed", "The trainer crashed", f"{type(problem).__name__}: {problem}")
+
+
+def limit_memory(most: int | None) -> None:
+    """Makes allocations beyond `most` bytes fail, where a limit is set and the system (Linux) counts them."""
+    if most is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _error(slug: str, title: str, detail: str) -> dict[str, str]:

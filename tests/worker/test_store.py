@@ -1,19 +1,34 @@
-"""The contract of the job store against a real server."""
+"""The contract of the job store, against the embedded Valkey and against a real Redis server."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.worker.helpers import new_job
+from tests.worker.redis_server import RedisServer, redis_settings
 from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Job, Status, new_job_id
+from worker.jobs import Asked, Job, Queue, Status, new_job_id
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
 from worker.settings import Settings
 from worker.store import JobStore
 
 Add = Callable[..., Job]
+Server = EmbeddedBroker | RedisServer
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    return settings if request.param == "valkey" else redis_settings(settings)
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[Server]:
+    server: Server = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
+    server.start()
+    yield server
+    server.stop()
 
 
 def test_ids_rise_with_time_and_never_repeat() -> None:
@@ -86,7 +101,7 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     assert attempt == 1
     assert store.get(job.id).status is Status.STARTING
     store.running(job.id, attempt)
-    assert store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is False
+    assert store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is Asked.GO_ON
     running = store.get(job.id)
     assert (running.status, running.progress, running.worker) == (Status.RUNNING, {"step": 3}, "me")
     store.finish(job.id, attempt, Status.SUCCEEDED, {"result": {"ref": "digits:1"}, "error": None})
@@ -156,7 +171,7 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     attempt = store.take(running.id, "w", 5) or 0
     asked = store.request_cancel(running.id)
     assert (asked.status, asked.cancel_requested) == (Status.STARTING, True)
-    assert store.renew(running.id, attempt, 5) is True
+    assert store.renew(running.id, attempt, 5) is Asked.CANCEL
     # Preempted at that very moment: it must not wait in the queue for ever.
     assert store.put_back(running.id, attempt, {}) is Status.CANCELLED
     lost = add()
@@ -167,16 +182,92 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     assert store.get(lost.id).finished_at is not None
 
 
+def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
+    queued = add()
+    assert store.request_pause(queued.id).status is Status.PAUSED
+    assert store.take(queued.id, "w", 5) is None
+    assert store.request_pause(queued.id).status is Status.PAUSED
+    job, needs_message = store.request_resume(queued.id)
+    assert (job.status, needs_message) == (Status.QUEUED, True)
+    with pytest.raises(JobConflict, match="queued"):
+        store.request_resume(queued.id)
+
+    running = add()
+    attempt = store.take(running.id, "w", 5) or 0
+    with pytest.raises(JobConflict, match="starting"):
+        store.request_resume(running.id)
+    asked = store.request_pause(running.id)
+    assert (asked.status, asked.pause_requested) == (Status.STARTING, True)
+    assert store.renew(running.id, attempt, 5) is Asked.PAUSE
+    assert store.put_back(running.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
+    paused = store.get(running.id)
+    assert (paused.pause_requested, paused.finished_at, paused.checkpoint_step) == (False, None, 7)
+    assert store.request_resume(running.id)[0].status is Status.QUEUED
+    assert store.take(running.id, "w", 5) == 2
+
+
+def test_a_pause_taken_back_in_time_does_not_pause(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.request_pause(job.id)
+    again, needs_message = store.request_resume(job.id)
+    assert (again.status, again.pause_requested, needs_message) == (Status.STARTING, False, False)
+    # The trainer had stopped for it already: the job is queued, not left paused.
+    assert store.put_back(job.id, attempt, {}) is Status.QUEUED
+
+
+def test_cancelling_beats_pausing(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.request_pause(job.id)
+    store.request_cancel(job.id)
+    with pytest.raises(JobConflict, match="being cancelled"):
+        store.request_pause(job.id)
+    assert store.renew(job.id, attempt, 5) is Asked.CANCEL
+    assert store.put_back(job.id, attempt, {}) is Status.CANCELLED
+    paused = add()
+    store.request_pause(paused.id)
+    assert store.request_cancel(paused.id).status is Status.CANCELLED
+    for call in (store.request_pause, store.request_resume):
+        with pytest.raises(JobConflict, match="cancelled"):
+            call(paused.id)
+
+
+def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add) -> None:
+    job = add()
+    store.take(job.id, "w", 0.05)
+    store.request_pause(job.id)
+    time.sleep(0.1)
+    assert store.expire(job.id) == "paused"
+
+
+def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add: Add) -> None:
+    waiting = add(queue=Queue.TRAIN_GPU)
+    time.sleep(0.02)
+    store.take(add().id, "w", 5)
+    time.sleep(0.02)
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=True) == [waiting.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == []
+
+
+def test_the_place_in_line(store: JobStore, add: Add) -> None:
+    first, second, elsewhere = add(), add(), add(queue=Queue.TRAIN_GPU)
+    assert [store.place_in_line(job) for job in (first, second, elsewhere)] == [0, 1, 0]
+    store.take(first.id, "w", 5)
+    assert [store.place_in_line(job) for job in (first, second)] == [None, 0]
+
+
 def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
     first, second, third = add().id, add().id, add().id
     time.sleep(0.05)
-    assert store.lost_messages(60, queue_is_empty=True) == []
-    assert store.lost_messages(0.01, queue_is_empty=False) == []
-    assert store.lost_messages(0.01, queue_is_empty=True) == [first, second, third]
+    assert store.lost_messages(Queue.TRAIN_CPU, 60, queue_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == [first, second, third]
     store.take(second, "w", 5)
-    assert store.lost_messages(0.01, queue_is_empty=False) == [first]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == [first]
     assert store.note_dispatch(first)
-    assert store.lost_messages(0.01, queue_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
 
 
 def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
@@ -187,7 +278,7 @@ def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add
     store.put_back(preempted.id, attempt, {})
     store.take(preempted.id, "w", 5)
     time.sleep(0.02)
-    assert waiting.id not in store.lost_messages(0.01, queue_is_empty=False)
+    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False)
 
 
 def test_a_lock_is_held_by_one(store: JobStore) -> None:

@@ -69,7 +69,7 @@ def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, 
     failed = store.get(job.id)
     assert (failed.status, failed.attempts) == (Status.FAILED, 3)
     assert failed.error is not None
-    assert failed.error["detail"] == "killed, likely out of memory"
+    assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
 
 
 def test_new_checkpoints_keep_a_dying_job_alive(supervisor: Supervisor, store: JobStore, add: Add) -> None:

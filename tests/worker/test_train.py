@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from models.registry import Registry
+from models.registry import ZOO, Registry
 from tests.worker.helpers import new_job, until
 from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
@@ -33,7 +34,7 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
 
 
 def spec_of(job: Job, attempt: int) -> JobSpec:
-    return JobSpec.model_validate(job.model_dump(mode="json") | {"attempt": attempt})
+    return JobSpec.model_validate(job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"})
 
 
 def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
@@ -72,7 +73,8 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     registry = Registry(settings.registry_dir)
     assert registry.versions("digits") == [1]
     left = {path.name for path in (settings.jobs_dir / job.id).iterdir()}
-    assert left == {"job.json", "events.jsonl", "trainer.log", "trainer.lock"}, "the registry has the model"
+    kept = {"job.json", "events.jsonl", "trainer.log", "trainer.lock", "samples"}
+    assert left == kept, "the registry has the model"
     assert registry.resolve("digits").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
     again = subprocess.run(
@@ -134,7 +136,7 @@ def test_a_stale_attempt_publishes_nothing(
     job, _ = store.create(new_job(parameters=SHORT))
     attempt = store.take(job.id, "slow", 0.05) or 0
     folder = settings.jobs_dir / job.id
-    (folder / "artifact").mkdir(parents=True)
+    shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
 
     def slow_training(*_: Any, **__: Any) -> Path:
         time.sleep(0.1)
@@ -146,7 +148,30 @@ def test_a_stale_attempt_publishes_nothing(
     with pytest.raises(StaleAttempt):
         run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
     assert Registry(settings.registry_dir).versions("digits") == []
+    assert [path.name for path in (settings.registry_dir / "digits").iterdir()] == [".lock"], "nor half a version"
     assert (folder / "events.jsonl").read_text() == ""
+
+
+def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_version(
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    attempt = store.take(job.id, "w", 30) or 0
+    folder = settings.jobs_dir / job.id
+    shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
+    manifest = folder / "artifact" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["training"]["job"] = job.id
+    manifest.write_text(json.dumps(document))
+    registry = Registry(settings.registry_dir)
+
+    def training_beside_another(*_: Any, **__: Any) -> Path:
+        registry.publish(folder / "artifact", "digits")
+        return folder / "artifact"
+
+    monkeypatch.setattr("models.training.run.train", training_beside_another)
+    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert registry.versions("digits") == [1]
 
 
 def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:

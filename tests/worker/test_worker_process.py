@@ -13,7 +13,7 @@ import pytest
 from tests.worker.helpers import alive, until
 from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery, queue_keys
-from worker.jobs import Job, Status
+from worker.jobs import Job, Queue, Status
 from worker.problems import BrokerDown
 from worker.reconciler import Reconciler
 from worker.settings import Settings
@@ -170,7 +170,7 @@ def test_duplicate_messages_run_a_job_once(start: Start, submit: Submit, store: 
 
 def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
-    keys = queue_keys(settings, "train")
+    keys = queue_keys(settings, Queue.TRAIN_CPU)
     assert store.queue_length(keys) == 1
     redis_client(settings).delete(*keys)
     start()
@@ -182,7 +182,7 @@ def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store
     job = reaches(store, submit("die"), Status.FAILED)
     assert job.attempts == 3
     assert job.error is not None
-    assert job.error["detail"] == "killed, likely out of memory"
+    assert job.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
 
 
 def test_the_broker_restarts_under_a_worker(
@@ -216,7 +216,7 @@ def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobSto
     time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
     reconciler = Reconciler(store, make_celery(settings), settings)
     assert reconciler.sweep() == 0
-    assert store.queue_length(queue_keys(settings, "train")) == 5
+    assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
 
 
 def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, settings: Settings) -> None:
