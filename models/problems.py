@@ -83,6 +83,14 @@ class FolderTaken(ModelsError):
     status = 409
 
 
+class DeviceNotFound(ModelsError):
+    """No such device to train on."""
+
+    slug = "device-not-found"
+    title = "The device is not there"
+    status = 422
+
+
 class TrainingDiverged(ModelsError):
     """Training produced values that are not finite; the detail names the first cause found."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.artifact import WEIGHTS, Artifact, image_digest, load_artifact
@@ -17,6 +16,7 @@ from models.scoring.calibration import Anomaly
 from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import Likelihood, score_images
+from models.scoring.sampling import sample_frozen, to_pixels
 
 PINNED_TOLERANCE = 1e-3
 """Nats up to 28x28 between a stored score and the same score on another machine; 1e-5 a dimension beyond."""
@@ -109,23 +109,15 @@ class Scorer:
         The images are number ``first``, ``first + 1``, ... of the seed; image i depends on the seed and i alone. Raises
         ``NoLearnedInverse``.
         """
-        return np.floor(self.sample_continuous(n, temperature, seed, inverse, first)).clip(0, 255).astype(np.uint8)
+        return to_pixels(self.sample_continuous(n, temperature, seed, inverse, first))
 
-    @torch.inference_mode()
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
         """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``; what :meth:`sample` rounds down."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
-        shapes = self._frozen.latent_shapes()
-        noise = np.stack(
-            [np.random.default_rng((seed, i)).standard_normal(self.dimensions) for i in range(first, first + n)]
-        )
-        parts = np.split(noise * temperature, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
-        scales = [torch.from_numpy(part.reshape(n, *shape)) for part, shape in zip(parts, shapes, strict=True)]
-        images: NDArray[np.float64] = self._frozen.pixels.inverse(self._engine.inverse(scales, inverse))[0].numpy()
-        return images
+        return sample_frozen(self._engine, self._frozen, n, temperature, seed, inverse, first)
 
     @property
     def dimensions(self) -> int:

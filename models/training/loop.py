@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.architecture import Architecture
-from models.bijections.base import Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
 from models.build import build_flow
 from models.datasets import Dataset
-from models.dequantisation import content_noise
-from models.flow import Flow, walk
+from models.flow import Flow
 from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, inverse_quality
 from models.problems import DamagedCheckpoints, TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import TrainingConfig
 from models.training.data import Batches
+from models.training.device import find_device, training_precision
 from models.training.divergence import name_the_cause
+from models.training.previews import write_preview
+from models.training.validation import omitted_log_det, validation_bits_per_dim
 
 REPORT_SECONDS = 0.5
 INITIALIZATION_IMAGES = 512
@@ -82,7 +82,11 @@ class Reports:
 
 
 class Trainer:
-    """Trains one flow in ``folder``, going on from its checkpoints where there are some."""
+    """Trains one flow in ``folder``, going on from its checkpoints where there are some, whatever device wrote them.
+
+    Weights, averages, multipliers, optimiser and batches live on ``device``, "cpu" or "cuda"; what :meth:`run` returns
+    is on the CPU. Raises ``DeviceNotFound``.
+    """
 
     def __init__(
         self,
@@ -91,17 +95,20 @@ class Trainer:
         config: TrainingConfig,
         folder: Path,
         observe: Observer,
+        device: str = "cpu",
     ) -> None:
+        self.device = find_device(device)
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
+        self.samples = folder / "samples"
         self.observe = observe
         self.validations = max(1, min(config.validations, config.max_steps // STEPS_BETWEEN_VALIDATIONS))
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
         _compute_coupling_nets_in(self.averaged, None)
-        self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config)
+        self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
         identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}"
@@ -120,13 +127,14 @@ class Trainer:
             flow = build_flow(architecture)
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
-        _compute_coupling_nets_in(flow, torch.bfloat16 if training_precision(self.config) == "bfloat16" else None)
-        return flow.train()
+        precision = training_precision(self.config, self.device.type)
+        _compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        return flow.to(self.device).train()
 
     def _initialize(self) -> None:
         count = min(INITIALIZATION_IMAGES, len(self.dataset.train))
         batch = Batches(self.dataset.train, count, self.config.seed).batch(0)
-        self.flow.initialize(batch)
+        self.flow.initialize(batch.to(self.device))
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
@@ -135,6 +143,7 @@ class Trainer:
         reports = Reports(self.state.step)
         last_checkpoint = time.monotonic()
         progress = self._progress()
+        self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
         while progress < 1:
             loss, y = self._step(self.state.step, progress)
             self._advance(self.state.step + 1, time.monotonic() - started)
@@ -158,7 +167,7 @@ class Trainer:
         if kept_step is None:
             raise DamagedCheckpoints(f"no checkpoint in {self.checkpoints.name} can be read")
         return TrainedFlow(
-            self.averaged,
+            self.averaged.cpu(),
             self.state.step,
             kept_step,
             self.state.best_bits_per_dim,
@@ -173,7 +182,7 @@ class Trainer:
 
     def _step(self, step: int, progress: float) -> tuple[Loss, Tensor]:
         with torch.no_grad():
-            y64, log_det = self.flow.pixels(self.batches.batch(step))
+            y64, log_det = self.flow.pixels(self.batches.batch(step).to(self.device))
         y = y64.float()
         loss = self.objective.loss(self.flow, y, log_det.float(), step)
         self.optimizer.zero_grad()
@@ -237,6 +246,7 @@ class Trainer:
             self.state = TrainingState(state.step, state.elapsed_seconds, state.step, bits, state.config_digest)
         self.observe({"event": "validation", "step": state.step, "bits_per_dim": bits, **self._inverse_quality()})
         self._save()
+        self._preview()
 
     def _inverse_quality(self) -> dict[str, Any]:
         found = inverse_quality(self.averaged, self.dataset.image_shape)
@@ -252,6 +262,17 @@ class Trainer:
         save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 
+    def _preview(self) -> None:
+        step = self.state.step
+        try:
+            path = write_preview(self.averaged, self.dataset.image_shape, self.samples, step)
+        except Exception as error:
+            # Pictures are worth no training run, whatever went wrong. The text of an OSError holds the whole path.
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.observe({"event": "log", "message": f"no samples of step {step}: {reason}"})
+        else:
+            self.observe({"event": "samples", "step": step, "file": f"{self.samples.name}/{path.name}"})
+
     def _advice(self) -> str:
         return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
 
@@ -261,34 +282,3 @@ def _compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
         if isinstance(module, CouplingNet):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             module.autocast = dtype
-
-
-def training_precision(config: TrainingConfig) -> str:
-    """Return the arithmetic of the coupling nets: what was asked; for ``auto`` bfloat16 where the CPU computes it."""
-    if config.precision != "auto":
-        return config.precision
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return "bfloat16" if fast else "float32"
-
-
-def omitted_log_det(flow: Flow, shape: Shape) -> float:
-    """Return the log-dets, in nats, that self normalizing layers leave out in training; O(C³) a layer, so seldom."""
-    return sum(
-        bijection.constant_log_det_at(at)
-        for _, steps, _ in walk(flow, shape)
-        for _, bijection, at in steps
-        if bijection.omits_log_det
-    )
-
-
-@torch.no_grad()
-def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    """Return the mean bits/dim of ``images`` under ``flow`` in evaluation mode, with noise keyed by the image."""
-    total = 0.0
-    for start in range(0, len(images), 100):
-        batch = images[start : start + 100]
-        x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
-        y, log_det = flow.pixels(torch.from_numpy(x))
-        total += float(flow.forward_pixels(y.float(), log_det.float()).log_likelihood.double().sum())
-    return bits_per_dim(total / len(images), images[0].size)

@@ -38,7 +38,8 @@ from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.scorer import Scorer
 from models.training.config import TrainingConfig
-from models.training.loop import Observer, TrainedFlow, Trainer, training_precision
+from models.training.device import training_precision
+from models.training.loop import Observer, TrainedFlow, Trainer
 
 SAMPLE_COUNT = 64
 SAMPLE_SEED = 0
@@ -56,12 +57,14 @@ def train(
     should_stop: Callable[[], bool],
     threads: int | None = None,
     job: str | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
-    event, ``should_stop`` is asked after every step. Raises ``Interrupted`` (call again to go on),
-    ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``, ``FolderTaken``.
+    event, ``should_stop`` is asked after every step. ``device``, "cpu" or "cuda", is that of the steps; what follows
+    them is done on the CPU. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``, ``DatasetUnfit``,
+    ``PresetNotFound``, ``FolderTaken``, ``DeviceNotFound``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
@@ -70,10 +73,10 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     architecture = find_preset(preset).architecture(dataset.image_shape, config.pixel_transform)
-    trainer = Trainer(dataset, architecture, config, folder, observe)
+    trainer = Trainer(dataset, architecture, config, folder, observe, device)
     trained = trainer.run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
-    _write_artifact(path, dataset, preset, config, trained, observe, job)
+    _write_artifact(path, dataset, preset, config, trained, training_precision(config, device), observe, job)
     return path
 
 
@@ -91,6 +94,7 @@ def _write_artifact(
     preset: str,
     config: TrainingConfig,
     trained: TrainedFlow,
+    precision: str,
     observe: Observer,
     job: str | None,
 ) -> None:
@@ -131,7 +135,7 @@ def _write_artifact(
                 steps=trained.steps,
                 best_step=trained.best_step,
                 seconds=trained.elapsed_seconds,
-                precision=training_precision(config),
+                precision=precision,
                 started_from_commit=_commit(),
                 versions={"python": platform.python_version(), "torch": torch.__version__},
                 job=job,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.datasets import dataset_names, dataset_shape, load_dataset
+from models.datasets import DatasetSummary, dataset_names, load_dataset, summarize
 from models.problems import DatasetNotFound, DatasetUnfit
 from tests.models.helpers import real_images
 
@@ -24,7 +24,7 @@ NEEDS_DATA = [
 def test_the_built_in_set_is_always_there() -> None:
     assert dataset_names(None) == ["mnist-mini"]
     digits = load_dataset("mnist-mini", None)
-    assert digits.image_shape == (1, 28, 28) == dataset_shape("mnist-mini", None)
+    assert digits.image_shape == (1, 28, 28) == summarize("mnist-mini", None).image_shape
     assert [len(part) for part in (digits.train, digits.statistics, digits.calibration, digits.test)] == [
         400,
         50,
@@ -59,9 +59,10 @@ def write(folder: Path, **arrays: np.ndarray) -> Path:
 def test_colour_images_become_channels_first(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 12, 3), dtype=np.uint8)
     dataset = load_dataset("mnist", write(tmp_path, x_train=images))
-    assert dataset.image_shape == (3, 8, 12) == dataset_shape("mnist", tmp_path)
+    assert dataset.image_shape == (3, 8, 12) == summarize("mnist", tmp_path).image_shape
     assert len(dataset.test) == 0
     assert (len(dataset.train), len(dataset.statistics), len(dataset.calibration)) == (24, 3, 3)
+    assert summarize("mnist", tmp_path) == DatasetSummary((3, 8, 12), 24, 3, 3, 0)
     known = {image.tobytes() for image in np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
     assert {image.tobytes() for image in dataset.train} < known
 
@@ -81,7 +82,7 @@ def test_unknown_names(data_dir: Path | None) -> None:
         with pytest.raises(DatasetNotFound, match="there are: mnist-mini"):
             load_dataset(name, data_dir)
         with pytest.raises(DatasetNotFound, match="there are: mnist-mini"):
-            dataset_shape(name, data_dir)
+            summarize(name, data_dir)
 
 
 def test_too_few_images(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_files_that_are_no_datasets(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DatasetUnfit, match=r"mnist\.npz"):
         load_dataset("mnist", tmp_path)
     with pytest.raises(DatasetUnfit, match=r"mnist\.npz"):
-        dataset_shape("mnist", tmp_path)
+        summarize("mnist", tmp_path)
 
 
 def test_a_bare_array_under_the_name_of_an_archive(tmp_path: Path) -> None:

@@ -17,18 +17,13 @@ from models.datasets import Dataset, load_dataset
 from models.files import sha256_file
 from models.objectives.self_normalizing import self_normalizing_layers
 from models.presets import PRESETS
-from models.problems import DatasetUnfit, PresetNotFound, TrainingDiverged
+from models.problems import DatasetUnfit, DeviceNotFound, PresetNotFound, TrainingDiverged
 from models.training.config import TrainingConfig
 from models.training.data import Batches
-from models.training.loop import (
-    Interrupted,
-    Reports,
-    Trainer,
-    omitted_log_det,
-    training_precision,
-    validation_bits_per_dim,
-)
+from models.training.device import find_device, training_precision
+from models.training.loop import Interrupted, Reports, Trainer
 from models.training.run import train
+from models.training.validation import omitted_log_det, validation_bits_per_dim
 from tests.models.helpers import QUICK, dequantised, glow, real_images
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -217,6 +212,8 @@ def test_what_a_run_reports(tmp_path: Path) -> None:
     keys = {"progress", "epoch", "images_per_second", "bits_per_dim", "reconstruction_error", "learning_rate"}
     assert keys | {"eta_seconds"} <= metrics[0].keys()
     assert [event["step"] for event in events if event["event"] == "validation"] == [6]
+    assert events[0] == {"event": "started", "step": 0, "steps": QUICK.max_steps}
+    assert [event["event"] for event in events].count("started") == 1
     assert trainer.state.step == QUICK.max_steps
 
 
@@ -301,3 +298,44 @@ def test_a_spike_is_no_divergence() -> None:
     assert reports.bad_in_a_row == 4
     reports.note(6, 14.0)
     assert reports.bad_in_a_row == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceNotFound, match="no CUDA device") as refused:
+        train(
+            DIGITS,
+            "snf-glow-tiny",
+            QUICK,
+            tmp_path,
+            observe=lambda _event: None,
+            should_stop=lambda: False,
+            device="cuda",
+        )
+    assert refused.value.slug == "device-not-found"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(DeviceNotFound, match="expected device cpu or cuda, got 'tpu'"):
+        find_device("tpu")
+
+
+def test_on_cuda_the_coupling_nets_compute_in_float32_unless_asked() -> None:
+    assert training_precision(TrainingConfig(precision="auto"), "cuda") == "float32"
+    assert training_precision(TrainingConfig(precision="bfloat16"), "cuda") == "bfloat16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("preset", ["snf-glow-tiny", "exact-fc-2l", "snf-conv-9l", "exponential-conv-9l"])
+def test_a_run_begun_on_the_cpu_goes_on_and_ends_on_cuda(preset: str, tmp_path: Path) -> None:
+    steps = iter([False, False, True])
+
+    def call(device: str, should_stop: Callable[[], bool]) -> Path:
+        return train(
+            DIGITS, preset, QUICK, tmp_path, observe=lambda _event: None, should_stop=should_stop, device=device
+        )
+
+    with pytest.raises(Interrupted):
+        call("cpu", lambda: next(steps))
+    assert load_artifact(call("cuda", lambda: False)).manifest.training.steps == QUICK.max_steps

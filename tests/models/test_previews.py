@@ -1,0 +1,86 @@
+"""Samples written while a flow trains: what they show, and that they never touch or end a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.datasets import load_dataset
+from models.images import encode_png, image_grid
+from models.presets import PRESETS
+from models.scoring.scorer import Scorer
+from models.training import previews
+from models.training.loop import Trainer
+from models.training.previews import write_preview
+from tests.models.helpers import QUICK, glow
+
+SHAPE = (1, 16, 16)
+
+
+def test_the_last_preview_shows_what_the_model_draws(artifact: Path, scorer: Scorer) -> None:
+    """The artifact's run has one validation, at its end: weights, latents and inverse are the same."""
+    preview = artifact.parent / "samples" / f"step-{QUICK.max_steps:08d}.png"
+    drawn = scorer.sample(previews.COUNT, seed=previews.SEED, inverse="learned")
+    assert preview.read_bytes() == encode_png(image_grid(drawn))
+
+
+def test_flows_without_a_learned_inverse_are_inverted_exactly(tmp_path: Path) -> None:
+    path = write_preview(glow(16, linear="exact"), SHAPE, tmp_path, 123)
+    assert path == tmp_path / "step-00000123.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_random_state_moves(tmp_path: Path) -> None:
+    flow = glow(16)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    first = write_preview(flow, SHAPE, tmp_path / "first", 1).read_bytes()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index,arg-type]
+    assert write_preview(flow, SHAPE, tmp_path / "second", 1).read_bytes() == first
+
+
+def test_the_last_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(previews, "KEPT", 2)
+    flow = glow(16)
+    for step in (900, 1, 2, 3):
+        write_preview(flow, SHAPE, tmp_path, step)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-00000002.png", "step-00000003.png"], "that of step 900 was another run's"
+
+
+def test_values_that_are_not_finite_are_no_picture(tmp_path: Path) -> None:
+    flow = glow(16)
+    with torch.no_grad():
+        flow.get_parameter("levels.1.steps.2.net.last.bias").fill_(float("nan"))
+    with pytest.raises(ValueError, match="the learned inverse gave values that are not finite"):
+        write_preview(flow, SHAPE, tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [torch.linalg.LinAlgError("singular"), OSError(28, "No space left", "/secret/path")])  # type: ignore[attr-defined]
+def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> Path:
+        raise error
+
+    monkeypatch.setattr("models.training.loop.write_preview", fail)
+    dataset = load_dataset("mnist-mini", None)
+    architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, QUICK.pixel_transform)
+    events: list[dict[str, Any]] = []
+    trained = Trainer(dataset, architecture, QUICK, tmp_path, events.append).run(lambda: False)
+    assert trained.steps == QUICK.max_steps
+    (message,) = (event["message"] for event in events if event["event"] == "log")
+    assert message in {"no samples of step 6: singular", "no samples of step 6: No space left"}
+    assert not any(event["event"] == "samples" for event in events)
+
+
+def test_a_run_tells_of_its_previews(tmp_path: Path) -> None:
+    dataset = load_dataset("mnist-mini", None)
+    architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, QUICK.pixel_transform)
+    events: list[dict[str, Any]] = []
+    Trainer(dataset, architecture, QUICK, tmp_path, events.append).run(lambda: False)
+    assert {"event": "samples", "step": 6, "file": "samples/step-00000006.png"} in events
+    assert (tmp_path / "samples" / "step-00000006.png").is_file()
