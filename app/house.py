@@ -17,6 +17,8 @@ from app.lane import Lane
 from app.serving import Serving
 from worker.broker import redis_client
 from worker.celery_app import make_celery
+from worker.pace import Pace
+from worker.presence import Presence
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -33,6 +35,8 @@ class House:
     serving: Serving
     decoders: ThreadPoolExecutor
     jobs: JobStore
+    presence: Presence
+    pace: Pace
     jobs_watch: JobStoreWatch
     celery: Celery
     draining: threading.Event
@@ -55,6 +59,8 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         serving=Serving(settings.registry_dir, threads=settings.threads),
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
         jobs=jobs,
+        presence=Presence(client, settings.key_prefix),
+        pace=Pace(client, settings.key_prefix),
         jobs_watch=JobStoreWatch(jobs),
         celery=make_celery(settings),
         draining=draining,

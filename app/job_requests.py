@@ -1,19 +1,53 @@
-"""Checks of a job before it is queued: what cannot succeed is refused, naming what is wrong."""
+"""Checks of a job before it is queued: what cannot succeed is refused, naming what is wrong; and what it will take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
-from app.schemas import JobRequest
-from models.datasets import dataset_names, dataset_shape
+from app.schemas import Estimate, JobRequest
+from models.architecture import Architecture
+from models.datasets import DatasetSummary, dataset_names, summarize
 from models.presets import PRESETS
 from models.problems import DatasetNotFound, DatasetUnfit
+from models.training.config import TrainingConfig
+from worker.jobs import DeviceKind, Queue
+from worker.submit import training_queue
 
 
-def check_training(request: JobRequest, data_dir: Path | None) -> None:
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Where a training job would run and what it is expected to take."""
+
+    queue: Queue
+    workers: int
+    estimate: Estimate
+
+
+def plan_training(request: JobRequest, house: House) -> TrainingPlan:
+    """Raises a 422 problem for a training job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
+    architecture, config, dataset = check_training(request, house.settings.data_dir)
+    queue = training_queue(request.device, house.presence)
+    device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
+    slowness, measured = house.pace.slowness(device, request.preset)
+    serving = [worker for worker in house.presence.workers() if queue in worker.queues]
+    memories = [worker.memory_bytes for worker in serving if worker.memory_bytes is not None]
+    estimate = Estimate(
+        seconds=0.0,
+        memory_bytes=0,
+        parameters=0,
+        slowness=slowness,
+        measured=measured,
+        fits=max(memories) >= 0 if memories else None,
+    )
+    return TrainingPlan(queue, len(serving), estimate)
+
+
+def check_training(request: JobRequest, data_dir: Path | None) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
     """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
     if request.preset not in PRESETS:
         raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
@@ -27,11 +61,12 @@ def check_training(request: JobRequest, data_dir: Path | None) -> None:
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:
-        shape = dataset_shape(request.dataset, data_dir)
+        dataset = summarize(request.dataset, data_dir)
     except DatasetNotFound as error:
         known = ", ".join(dataset_names(data_dir))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     try:
-        PRESETS[request.preset].architecture(shape, config.pixel_transform)
+        architecture = PRESETS[request.preset].architecture(dataset.image_shape, config.pixel_transform)
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
+    return architecture, config, dataset

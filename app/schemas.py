@@ -253,6 +253,48 @@ class JobRequest(BaseModel):
     promote: bool = Field(
         False, description="Move the alias `live` to the new version; the first version gets it anyway."
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; `auto` is a GPU where a worker that is running has one, else the CPU."
+    )
+
+
+class Estimate(Answer):
+    """What a training job is expected to take."""
+
+    seconds: float = Field(description="Expected time from its start to the registered model.")
+    memory_bytes: int = Field(description="Expected peak memory of the training process.")
+    parameters: int = Field(description="Numbers that the model learns.")
+    slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
+    measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
+    fits: bool | None = Field(
+        description="Whether a running worker's machine has that much memory; null where no worker serves the queue."
+    )
+
+
+class EstimatedJob(Answer):
+    """A job that would be accepted, and what it is expected to take."""
+
+    queue: str = Field(description="Queue that it would wait in.")
+    waiting: int = Field(description="Jobs that wait in that queue already.")
+    workers: int = Field(description="Running workers that serve that queue.")
+    estimate: Estimate
+
+
+class WorkerView(Answer):
+    """A worker that is running; it has one device and runs one job at a time."""
+
+    name: str
+    device: str
+    queues: list[str]
+    memory_bytes: int | None = Field(description="Memory of its machine or container.")
+    started_at: datetime
+    job: str | None = Field(description="The job in hand.")
+
+
+class WorkerList(Answer):
+    """The workers that said lately that they are alive."""
+
+    workers: list[WorkerView]
 
 
 class JobView(Answer):
@@ -260,17 +302,26 @@ class JobView(Answer):
 
     id: str
     type: Literal["train"]
-    status: Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+    queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
+    place_in_line: int | None = Field(
+        None, description="Jobs of its queue that were sent before this one, while it waits; not in lists."
+    )
     dataset: str
     model: str
     preset: str
     parameters: dict[str, Any]
     promote: bool
+    device: str
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
+    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which it would go on.")
     cancel_requested: bool
+    pause_requested: bool
+    retry_of: str | None = Field(description="The job that this one tries again.")
+    estimate: Estimate | None = Field(description="What the whole job was expected to take when it was queued.")
     progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds.")
     metrics: dict[str, Any] = Field(
         description="Latest value of each metric of the training; under `evaluation` those of the finished model."

@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> Service:
     app.draining = draining
     app.add_middleware(BodyLimit, limit=settings.max_upload_bytes, in_flight=settings.max_bytes_in_flight)
     problems.install(app)
-    for router in (models.router, scores.router, samples.router, jobs.router, operations.router):
+    for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)
     return app
 

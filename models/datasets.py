@@ -52,19 +52,31 @@ class Dataset:
         return channels, height, width
 
 
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The shape ``(C, H, W)`` of a dataset's images and how many each of its parts has."""
+
+    image_shape: tuple[int, int, int]
+    train: int
+    statistics: int
+    calibration: int
+    test: int
+
+
 def dataset_names(data_dir: Path | None) -> list[str]:
     """List the datasets that can be loaded here: the built-in one, and those with a file in ``data_dir``."""
     found = [name for name, file in FILES.items() if data_dir is not None and (data_dir / file).is_file()]
     return [MINI, *found]
 
 
-def dataset_shape(name: str, data_dir: Path | None) -> tuple[int, int, int]:
-    """Return (C, H, W) of a dataset without reading its pixels. Raises ``DatasetNotFound`` or ``DatasetUnfit``."""
+def summarize(name: str, data_dir: Path | None) -> DatasetSummary:
+    """Return what can be told of a dataset without reading its pixels. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
     path = _file(name, data_dir)
-    with _named(path), zipfile.ZipFile(path) as arrays, arrays.open("x_train.npy") as header:
-        shape = npy_header(header)[0]
-    _, height, width, *channels = shape
-    return (channels[0] if channels else 1), height, width
+    with _named(path), zipfile.ZipFile(path) as arrays:
+        count, height, width, *channels = _shape(arrays, "x_train")
+        tested = _shape(arrays, "x_test")[0] if "x_test.npy" in arrays.namelist() else 0
+    train, statistics, calibration = _split_sizes(name, count)
+    return DatasetSummary((channels[0] if channels else 1, height, width), train, statistics, calibration, tested)
 
 
 def load_dataset(name: str, data_dir: Path | None) -> Dataset:
@@ -76,16 +88,25 @@ def load_dataset(name: str, data_dir: Path | None) -> Dataset:
     with _named(path), np.load(path, allow_pickle=False) as arrays:
         images = _channels_first(arrays["x_train"])
         test = _channels_first(arrays["x_test"]) if "x_test" in arrays else images[:0]
-    sizes = LARGE_SPLITS.get(len(images))
-    order = np.arange(len(images))
-    if sizes is None:
-        held_out = len(images) // 10
-        sizes = (len(images) - 2 * held_out, held_out, held_out)
-        order = np.random.default_rng(0).permutation(len(images))
-    if min(sizes) < 1:
-        raise DatasetUnfit(f"{name} has {len(images)} images, at least 10 are needed")
+    sizes = _split_sizes(name, len(images))
+    official = len(images) in LARGE_SPLITS
+    order = np.arange(len(images)) if official else np.random.default_rng(0).permutation(len(images))
     train, statistics, calibration = (images[part] for part in np.split(order, np.cumsum(sizes)[:2]))
     return Dataset(name, train, statistics, calibration, test, _digest(images, test))
+
+
+def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
+    """Return the sizes of train, statistics and calibration. Raises ``DatasetUnfit`` where one would be empty."""
+    held_out = count // 10
+    sizes = LARGE_SPLITS.get(count, (count - 2 * held_out, held_out, held_out))
+    if min(sizes) < 1:
+        raise DatasetUnfit(f"{name} has {count} images, at least 10 are needed")
+    return sizes
+
+
+def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with arrays.open(f"{name}.npy") as header:
+        return npy_header(header)[0]
 
 
 @contextmanager

@@ -217,6 +217,11 @@ class JobStore:
         with outages():
             return cast(int | None, self._client.zrank(self._key(f"waiting:{job.queue}"), job.id))
 
+    def waiting(self, queue: Queue) -> int:
+        """How many jobs wait in a queue."""
+        with outages():
+            return self._client.zcard(self._key(f"waiting:{queue}"))
+
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Ids of jobs that ended longer than `age_s` seconds ago, the oldest first."""
         with outages():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from app.commands.common import Json, Key, Url, errors_for_people, print_json, settings
@@ -44,16 +45,18 @@ def models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 def datasets(as_json: Json = False) -> None:
     """List the datasets that can be trained on here."""
     with errors_for_people():
-        from models.datasets import dataset_names, dataset_shape
+        from models.datasets import dataset_names, summarize
 
         folder = settings().data_dir
         found: list[dict[str, Any]] = [
-            {"name": name, "image_shape": list(dataset_shape(name, folder))} for name in dataset_names(folder)
+            {"name": name, **asdict(summarize(name, folder))} for name in dataset_names(folder)
         ]
     if as_json:
         print_json({"datasets": found})
         return
-    _table(("name", "image"), [(one["name"], "x".join(map(str, one["image_shape"]))) for one in found])
+    parts = ("train", "statistics", "calibration", "test")
+    rows = [(one["name"], "x".join(map(str, one["image_shape"])), *(str(one[part]) for part in parts)) for one in found]
+    _table(("name", "image", *parts), rows)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Jobs: submitting, listing, showing and cancelling them."""
+"""Jobs: submitting and estimating, listing and showing, cancelling, pausing, resuming and trying again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import schemas
 from app.access import MayTrain
 from app.house import InHouse
-from app.job_requests import check_training
+from app.job_requests import plan_training
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
-from worker.submit import submit_training
+from worker.submit import resume, retry, submit_training
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
 # Plain functions: the framework runs them in threads, where the job store may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
+workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayTrain])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 
@@ -65,9 +66,10 @@ def submit_job(
 ) -> schemas.JobView:
     """Queues a training job. It is checked first: what cannot succeed is a 422 and is not queued.
 
-    A succeeded job has registered a version of `model`, which is served without a restart.
+    The answer says what time and memory it is expected to take. A succeeded job has registered a version of `model`,
+    which is served without a restart.
     """
-    check_training(job, house.settings.data_dir)
+    plan = plan_training(job, house)
     made = submit_training(
         house.jobs,
         house.celery,
@@ -76,10 +78,33 @@ def submit_job(
         preset=job.preset,
         parameters=job.parameters,
         promote=job.promote,
+        device=job.device,
+        queue=plan.queue,
+        estimate=plan.estimate.model_dump(),
         idempotency_key=key,
     )
     response.headers["Location"] = f"/v1/jobs/{made.id}"
     return _view(made)
+
+
+@router.post(
+    "/estimate",
+    operation_id="estimate_job",
+    summary="What would this job take?",
+    responses=responses(401, 413, 415, 422, 429, 500, 503),
+    openapi_extra=json_body_schema(schemas.JobRequest),
+)
+def estimate_job(
+    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))], house: InHouse
+) -> schemas.EstimatedJob:
+    """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
+    plan = plan_training(job, house)
+    return schemas.EstimatedJob(
+        queue=plan.queue.value,
+        waiting=house.jobs.waiting(plan.queue),
+        workers=plan.workers,
+        estimate=plan.estimate,
+    )
 
 
 @router.get("", operation_id="list_jobs", summary="List jobs, newest first", responses=responses(401, 422, 500, 503))
@@ -92,7 +117,8 @@ def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.Jo
 @router.get("/{job_id}", operation_id="get_job", summary="Show a job", responses=responses(401, 404, 422, 500, 503))
 def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
-    return _view(house.jobs.get(job_id))
+    job = house.jobs.get(job_id)
+    return _view(job, house.jobs.place_in_line(job))
 
 
 @router.post(
@@ -107,16 +133,74 @@ def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     return _view(house.jobs.request_cancel(job_id))
 
 
-def _view(job: Job) -> schemas.JobView:
+@router.post(
+    "/{job_id}/pause",
+    operation_id="pause_job",
+    summary="Pause a job",
+    status_code=202,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
+    return _view(house.jobs.request_pause(job_id))
+
+
+@router.post(
+    "/{job_id}/resume",
+    operation_id="resume_job",
+    summary="Resume a paused job",
+    status_code=202,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
+    return _view(resume(house.jobs, house.celery, job_id))
+
+
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    summary="Try a failed or cancelled job again",
+    status_code=202,
+    responses={
+        202: {
+            "description": "Another job, `retry_of` this one, is queued; asking twice answers the same.",
+            "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
+        },
+        **responses(401, 404, 409, 422, 500, 503),
+    },
+)
+def retry_job(job_id: JobId, house: InHouse, response: Response) -> schemas.JobView:
+    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended."""
+    made = retry(house.jobs, house.celery, job_id)
+    response.headers["Location"] = f"/v1/jobs/{made.id}"
+    return _view(made)
+
+
+@workers.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
+def list_workers(house: InHouse) -> schemas.WorkerList:
+    """Shows which workers are running, on which device, and which job each has in hand."""
+    found = house.presence.workers()
+    return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
+
+
+def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
     path = f"/v1/jobs/{job.id}"
-    links = {"self": path}
+    links = {"self": path, "events": f"{path}/events", "metrics": f"{path}/metrics", "log": f"{path}/log"}
     if not job.finished:
         links["cancel"] = f"{path}/cancel"
+        links["pause"] = f"{path}/pause"
+    if job.status is Status.PAUSED:
+        links["resume"] = f"{path}/resume"
+    if job.status in (Status.FAILED, Status.CANCELLED):
+        links["retry"] = f"{path}/retry"
     if job.result is not None and "ref" in job.result:
         links["model"] = f"/v1/models/{job.result['ref']}"
         links["score"] = f"/v1/models/{job.result['ref']}/score"
     return schemas.JobView(
-        **job.model_dump(exclude={"fruitless", "checkpoint_step", "worker", "status"}),
+        **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),
         status=job.status.value,
+        queue=job.queue.value,
+        place_in_line=place_in_line,
         links=links,
     )
