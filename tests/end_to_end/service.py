@@ -27,7 +27,7 @@ def free_port() -> int:
 
 def environment(home: Path, **changes: Any) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k != "REDIS_URL"}
-    return clean | {"SNF_HOME": str(home)} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
+    return clean | {"SNF_HOME": str(home), "SNF_NICE": "0"} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
 
 
 @contextmanager

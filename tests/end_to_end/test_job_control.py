@@ -1,0 +1,111 @@
+"""Pausing, resuming, trying again and estimating jobs, through a real broker, worker and training process."""
+
+import time
+from typing import Any
+
+import httpx
+
+from tests.end_to_end.service import await_job
+from tests.end_to_end.test_jobs import TRAINING, submit
+
+SHORT: dict[str, Any] = {"max_steps": 120, "validations": 1, "batch_size": 32, "validation_images": 20}
+ENDLESS: dict[str, Any] = {"max_steps": 1_000_000, "batch_size": 32, "checkpoint_seconds": 0.5}
+
+
+def await_step(client: httpx.Client, job_id: str, step: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+        if job["progress"].get("step", 0) >= step:
+            return job
+        time.sleep(0.1)
+    raise AssertionError(f"job {job_id} did not reach step {step}")
+
+
+def weights(client: httpx.Client, ref: str) -> str:
+    digest: str = client.get(f"/v1/models/{ref}").json()["manifest"]["log_dets"]["weights_sha256"]
+    return digest
+
+
+def test_a_paused_job_frees_its_device_and_goes_on_where_it_was(house: httpx.Client) -> None:
+    job = submit(house, model="with-a-pause", parameters=SHORT)
+    await_step(house, job["id"], 2)
+    asked = house.post(f"/v1/jobs/{job['id']}/pause")
+    assert (asked.status_code, asked.json()["pause_requested"]) == (202, True)
+    paused = await_job(house, job["id"], "paused")
+    assert 0 < paused["checkpoint_step"] < 120
+    assert (paused["finished_at"], paused["pause_requested"]) == (None, False)
+    assert paused["links"]["resume"] == f"/v1/jobs/{job['id']}/resume"
+
+    straight = submit(house, model="straight", parameters=SHORT)
+    await_job(house, straight["id"], "succeeded")
+    assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "paused"
+
+    assert house.post(f"/v1/jobs/{job['id']}/resume").json()["status"] == "queued"
+    again = house.post(f"/v1/jobs/{job['id']}/resume")
+    assert (again.status_code, again.json()["type"]) == (409, "job-state-conflict")
+    done = await_job(house, job["id"], "succeeded")
+    assert done["attempts"] == 2
+    assert weights(house, "with-a-pause") == weights(house, "straight")
+
+
+def test_a_queued_job_is_paused_at_once_and_may_be_cancelled(house: httpx.Client) -> None:
+    running = submit(house, model="running", parameters=ENDLESS)
+    waiting = submit(house, model="waiting")
+    assert house.get(f"/v1/jobs/{waiting['id']}").json()["place_in_line"] is not None
+    assert house.post(f"/v1/jobs/{waiting['id']}/pause").json()["status"] == "paused"
+    assert waiting["id"] in {job["id"] for job in house.get("/v1/jobs", params={"status": "paused"}).json()["jobs"]}
+    assert house.post(f"/v1/jobs/{waiting['id']}/cancel").json()["status"] == "cancelled"
+    refused = house.post(f"/v1/jobs/{waiting['id']}/resume")
+    assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
+    house.post(f"/v1/jobs/{running['id']}/cancel")
+    await_job(house, running["id"], "cancelled")
+
+
+def test_another_try_goes_on_from_the_checkpoint(house: httpx.Client) -> None:
+    job = submit(house, model="tried-again", parameters=ENDLESS)
+    await_step(house, job["id"], 5)
+    refused = house.post(f"/v1/jobs/{job['id']}/retry")
+    assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
+    house.post(f"/v1/jobs/{job['id']}/cancel")
+    cancelled = await_job(house, job["id"], "cancelled")
+
+    answer = house.post(f"/v1/jobs/{job['id']}/retry")
+    assert answer.status_code == 202
+    retried = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{retried['id']}"
+    assert (retried["retry_of"], retried["parameters"]) == (job["id"], ENDLESS)
+    assert house.post(f"/v1/jobs/{job['id']}/retry").json()["id"] == retried["id"], "asked twice, queued once"
+    assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled", "what is over never changes"
+    going = await_step(house, retried["id"], 1)
+    assert going["progress"]["step"] > cancelled["checkpoint_step"] > 0
+    house.post(f"/v1/jobs/{retried['id']}/cancel")
+    await_job(house, retried["id"], "cancelled")
+
+
+def test_an_estimate_is_answered_before_anything_is_queued(house: httpx.Client) -> None:
+    before = house.get("/v1/jobs").json()["jobs"][:1]
+    body = {**TRAINING, "model": "estimated", "parameters": {"max_steps": 100}}
+    answer = house.post("/v1/jobs/estimate", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["queue"], found["workers"]) == ("train-cpu", 1)
+    assert found["estimate"]["fits"] is True
+    longer = house.post("/v1/jobs/estimate", json=body | {"parameters": {"max_steps": 10_000}}).json()
+    larger = house.post("/v1/jobs/estimate", json=body | {"preset": "snf-glow-medium"}).json()
+    assert longer["estimate"]["seconds"] > 10 * found["estimate"]["seconds"]
+    assert larger["estimate"]["memory_bytes"] > found["estimate"]["memory_bytes"]
+    assert house.get("/v1/jobs").json()["jobs"][:1] == before
+    wrong = house.post("/v1/jobs/estimate", json=body | {"preset": "resnet"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/body/preset")
+
+
+def test_a_job_for_a_device_that_nobody_has_waits_for_it(house: httpx.Client) -> None:
+    (worker,) = house.get("/v1/workers").json()["workers"]
+    assert (worker["device"], worker["queues"]) == ("cpu", ["train-cpu", "score"])
+    job = submit(house, model="on-a-gpu", device="cuda")
+    assert (job["queue"], job["estimate"]["fits"]) == ("train-gpu", None)
+    done = submit(house, model="on-a-cpu", device="cpu")
+    await_job(house, done["id"], "succeeded")
+    assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued"
+    house.post(f"/v1/jobs/{job['id']}/cancel")
