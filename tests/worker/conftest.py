@@ -1,4 +1,4 @@
-"""A real Valkey server a module, and settings with short times."""
+"""A real server for each test, Valkey or Redis, and settings with short times."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.worker.helpers import new_job, stand_in_command
+from tests.worker.redis_server import RedisServer, redis_settings
 from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Job
 from worker.settings import Settings
@@ -26,12 +27,18 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def server() -> str:
+    """`valkey`, the embedded one, or `redis`; a module whose tests hold for both overrides this."""
+    return "valkey"
+
+
+@pytest.fixture
+def settings(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in [name for name in os.environ if name.startswith("SNF_") or name == "REDIS_URL"]:
         monkeypatch.delenv(name)
     # The supervisor's children import the package from the tree.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    return Settings(
+    settings = Settings(
         home=home,
         runtime_dir=home / "run",
         lease_seconds=3,
@@ -41,14 +48,15 @@ def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         stop_grace_seconds=5,
         train_threads=1,
     )
+    return redis_settings(settings) if server == "redis" else settings
 
 
 @pytest.fixture
-def broker(settings: Settings) -> Iterator[EmbeddedBroker]:
-    server = EmbeddedBroker(settings)
-    server.start()
-    yield server
-    server.stop()
+def broker(settings: Settings) -> Iterator[EmbeddedBroker | RedisServer]:
+    broker: EmbeddedBroker | RedisServer = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
+    broker.start()
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture

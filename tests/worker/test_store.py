@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.worker.helpers import new_job
-from tests.worker.redis_server import RedisServer, redis_settings
 from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Asked, Job, Queue, Status, new_job_id
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
@@ -15,20 +14,11 @@ from worker.settings import Settings
 from worker.store import JobStore
 
 Add = Callable[..., Job]
-Server = EmbeddedBroker | RedisServer
 
 
 @pytest.fixture(params=["valkey", "redis"])
-def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    return settings if request.param == "valkey" else redis_settings(settings)
-
-
-@pytest.fixture
-def broker(settings: Settings) -> Iterator[Server]:
-    server: Server = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
-    server.start()
-    yield server
-    server.stop()
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_ids_rise_with_time_and_never_repeat() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -128,6 +129,35 @@ def test_what_no_attempt_can_change_fails_at_once(
     assert failed.error is not None
     assert failed.error["type"] == slug
     assert failed.attempts == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
+def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
+    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_fruitless_attempts": 1})
+    job, _ = store.create(new_job(preset="snf-glow-medium", parameters=SHORT | {"batch_size": 400}))
+    assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
+    failed = store.get(job.id)
+    assert failed.error is not None
+    assert failed.error["type"] == "out-of-memory"
+    assert "batch_size" in failed.error["detail"]
+
+
+def test_a_job_tried_again_takes_over_the_checkpoints(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=SHORT | {"max_steps": 1_000_000}))
+    outcome = in_background(real, job)
+    until(lambda: (store.get(job.id).progress.get("step") or 0) >= 3, 60)
+    store.request_cancel(job.id)
+    assert outcome() is Outcome.CANCELLED
+    step = store.get(job.id).checkpoint_step
+    assert step is not None
+    again, _ = store.create(new_job(parameters=job.parameters, retry_of=job.id))
+    outcome = in_background(real, again)
+    until(lambda: (store.get(again.id).progress.get("step") or 0) > step, 60)
+    shutil.rmtree(settings.jobs_dir / job.id)  # the old job is forgotten meanwhile
+    store.request_pause(again.id)
+    assert outcome() is Outcome.PAUSED
+    events = [json.loads(line) for line in (settings.jobs_dir / again.id / "events.jsonl").read_text().splitlines()]
+    assert next(event for event in events if event["event"] == "started")["step"] == step
 
 
 def test_a_stale_attempt_publishes_nothing(

@@ -1,4 +1,4 @@
-"""The real worker process on a real broker: delivery, restarts, kills, lost messages."""
+"""The real worker process on real brokers, Valkey and Redis: delivery, restarts, kills, lost messages."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.worker.helpers import alive, until
+from tests.worker.redis_server import RedisServer
 from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery, queue_keys
 from worker.jobs import Job, Queue, Status
@@ -22,6 +23,11 @@ from worker.submit import dispatch, submit_training
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 Submit = Callable[..., Job]
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -195,7 +201,7 @@ def test_the_broker_restarts_under_a_worker(
     with pytest.raises(BrokerDown):
         submit("succeed")
     assert time.monotonic() - begin < 10
-    again = EmbeddedBroker(settings)
+    again = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
     again.start()
     try:
         job = submit("succeed")
