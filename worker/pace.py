@@ -5,7 +5,7 @@ from typing import cast
 import redis
 
 from worker.jobs import DeviceKind, Job, Status
-from worker.store import outages
+from worker.outages import outages
 
 _NEW = 0.5
 """Weight of the newest job in the average."""

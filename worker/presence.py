@@ -12,9 +12,9 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.jobs import Queue
+from worker.outages import outages
 from worker.problems import BrokerDown
 from worker.settings import Settings
-from worker.store import outages
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import redis
 
 from worker import lua
 from worker.jobs import TERMINAL, Asked, Job, JobPage, JobType, Queue, Status
+from worker.outages import outages
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
 
 log = logging.getLogger(__name__)
@@ -19,16 +20,6 @@ log = logging.getLogger(__name__)
 _JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
 # `JobStore.list` hides the builtin inside the class.
 Ids = list[str]
-_OUTAGES = (redis.ConnectionError, redis.TimeoutError, OSError)
-
-
-@contextmanager
-def outages() -> Iterator[None]:
-    """Turns what a Redis client says of an outage into `BrokerDown`."""
-    try:
-        yield
-    except _OUTAGES as error:
-        raise BrokerDown(f"the job store does not answer: {error}") from error
 
 
 class JobStore:

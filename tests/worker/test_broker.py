@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.helpers import alive, new_job, until
-from worker.broker import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path
+from worker.broker import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path, weaknesses
 from worker.problems import BrokerStartFailed
 from worker.settings import Settings
 from worker.store import JobStore
@@ -24,6 +24,13 @@ def test_it_is_durable_and_never_evicts(settings: Settings, broker: EmbeddedBrok
     client = redis_client(settings)
     wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "port": "0"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
+    assert weaknesses(client) == []
+    client.config_set("appendonly", "no")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    assert [risk.partition(": ")[2] for risk in weaknesses(client)] == [
+        "set appendonly yes",
+        "set maxmemory-policy noeviction",
+    ]
 
 
 def test_an_acknowledged_write_survives_kill_9(settings: Settings) -> None:
