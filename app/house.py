@@ -12,6 +12,7 @@ from typing import Annotated, TypedDict
 from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
+from app.event_streams import EventStreams
 from app.job_store_watch import JobStoreWatch
 from app.lane import Lane
 from app.serving import Serving
@@ -38,6 +39,7 @@ class House:
     presence: Presence
     pace: Pace
     jobs_watch: JobStoreWatch
+    event_streams: EventStreams
     celery: Celery
     draining: threading.Event
 
@@ -53,6 +55,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     """Starts the parts, and stops them in the order that lets accepted work finish."""
     client = redis_client(settings)
     jobs = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
+    jobs_watch = JobStoreWatch(jobs)
     house = House(
         settings=settings,
         lane=Lane(settings.queue_images),
@@ -61,7 +64,8 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         jobs=jobs,
         presence=Presence(client, settings.key_prefix),
         pace=Pace(client, settings.key_prefix),
-        jobs_watch=JobStoreWatch(jobs),
+        jobs_watch=jobs_watch,
+        event_streams=EventStreams(settings, jobs_watch, draining),
         celery=make_celery(settings),
         draining=draining,
     )
@@ -76,6 +80,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         house.decoders.shutdown(cancel_futures=True)
         house.lane.close()
         house.serving.close()
+        await house.event_streams.close()
         client.close()
 
 

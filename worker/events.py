@@ -1,15 +1,13 @@
 """Events of a job: JSON lines that the trainer writes and the supervisor reads."""
 
 import json
-import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+from worker.journal import FILE, Event, read_pieces
 
-FILE = "events.jsonl"
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
@@ -39,28 +37,14 @@ class EventReader:
         self._attempt = attempt
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[Event]:
         """The events of all lines completed since the last call."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        events = []
-        for line in complete.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                log.warning("skipping a damaged line of %s: %r", self._path, line[:80])
-                continue
-            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-                continue
-            # A trainer that lost its lease may write until it learns so; what it did is not this attempt's progress.
-            if event.get("attempt") == self._attempt:
-                events.append(event)
-        return events
+        found: list[Event] = []
+        for piece in read_pieces(self._path, self._offset):
+            self._offset = piece.end
+            # A trainer that lost its lease may write until it learns so; that is not this attempt's progress.
+            found += [event for _, event in piece.entries if event.get("attempt") == self._attempt]
+        return found
 
 
 class Digest:

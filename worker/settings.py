@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
     )
+    max_event_streams: int = Field(
+        default=256, ge=1, description="Most event streams of jobs that are open at once; more are refused with 429."
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."
     )
@@ -104,6 +107,11 @@ class Settings(BaseSettings):
         default=20.0,
         gt=0,
         description="Time a trainer gets to write its checkpoint before it is killed, in seconds.",
+    )
+    stall_seconds: float = Field(
+        default=1800.0,
+        gt=0,
+        description="Time without any sign of progress after which a trainer counts as hung and is killed, in seconds.",
     )
     max_fruitless_attempts: int = Field(
         default=3,

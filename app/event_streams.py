@@ -1,0 +1,124 @@
+"""Server-sent events of jobs: a bounded number of streams that hold no thread and share few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.types import Message, Send
+
+from app.job_store_watch import JobStoreWatch
+from app.problems import Problem
+from app.timeline import Advance, Cursor, Timeline, Told
+from worker.changes import ChangeReader, News
+from worker.journal import FILE
+from worker.problems import BrokerDown
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.35
+"""Time between two looks at journal and job store."""
+KEEP_ALIVE_S = 15.0
+STALLED_S = 30.0
+"""Time after which a client that takes nothing loses its place."""
+RETRY_S = 2
+"""Time after which a client should come back."""
+
+
+class EventStreams:
+    """Follows jobs for clients; at most `max_event_streams` at once."""
+
+    def __init__(self, settings: Settings, watch: JobStoreWatch, draining: threading.Event) -> None:
+        self._changes = ChangeReader(settings)
+        self._most = settings.max_event_streams
+        self._watch = watch
+        self._draining = draining
+        self._open = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds the place of one stream; raises a 429 problem where all are taken."""
+        if self._open >= self._most:
+            raise Problem(
+                429,
+                "too-many-event-streams",
+                "Too many event streams",
+                f"{self._most} event streams are open, and more are not allowed",
+                headers={"Retry-After": str(RETRY_S)},
+            )
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def follow(self, job_id: str, folder: Path, cursor: Cursor) -> AsyncIterator[bytes]:
+        """The events of a job after `cursor`, until the job is over or forgotten or the service stops."""
+        timeline = Timeline(folder / FILE, cursor)
+        yield format_sse_event(retry=RETRY_S * 1000)
+        sent_at = time.monotonic()
+        while not self._draining.is_set():
+            news = await self._news(job_id, timeline.cursor)
+            if news is not None and news.status is None:
+                return
+            looked, encoded = await asyncio.to_thread(_look, timeline, news)
+            if encoded or time.monotonic() - sent_at > KEEP_ALIVE_S:
+                yield encoded or KEEPALIVE_COMMENT
+                sent_at = time.monotonic()
+            if looked.end is not None:
+                yield _encode(Told(replace(timeline.cursor, ended=True), "end", {"status": looked.end.value}))
+                return
+            if not looked.more:
+                await asyncio.sleep(LOOK_S)
+
+    async def close(self) -> None:
+        """Closes the connections to the job store."""
+        await self._changes.close()
+
+    async def _news(self, job_id: str, cursor: Cursor) -> News | None:
+        # A store that hangs would hold up the journal at every look.
+        if not self._watch.answers:
+            return None
+        try:
+            return await self._changes.after(job_id, cursor.change)
+        except BrokerDown as problem:
+            log.info("changes of job %s: %s", job_id, problem.detail)
+            return None
+
+
+class EventStream(EventSourceResponse):
+    """The answer that carries a stream; it ends where the client takes nothing for a while."""
+
+    def __init__(self, content: AsyncIterator[bytes]) -> None:
+        # Proxies must neither keep nor gather what is sent.
+        super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def stream_response(self, send: Send) -> None:
+        """Sends all of it, waiting a bounded time for each part to be taken."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(STALLED_S):
+                await send(message)
+
+        try:
+            await super().stream_response(send_in_time)
+        except TimeoutError:
+            log.info("a client took none of its events for %.0f s and was dropped", STALLED_S)
+
+
+def _look(timeline: Timeline, news: News | None) -> tuple[Advance, bytes]:
+    looked = timeline.advance(news)
+    return looked, b"".join(map(_encode, looked.told))
+
+
+def _encode(told: Told) -> bytes:
+    return format_sse_event(event=told.kind, data_str=json.dumps(told.data), id=str(told.cursor))

@@ -1,0 +1,120 @@
+"""The journal of a job and its curve: pieces, damaged lines, resumed attempts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.curve import read_curve, thin
+from worker.events import EventLog, EventReader
+from worker.journal import FILE, read_piece, read_pieces
+
+
+def steps(path: Path, offset: int = 0) -> list[int]:
+    return [event["step"] for piece in read_pieces(path, offset) for _, event in piece.entries]
+
+
+def test_every_offset_is_a_place_to_go_on_from(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, 1)
+    for step in range(20):
+        log.write({"event": "metrics", "step": step})
+    path = tmp_path / FILE
+    whole = read_piece(path)
+    assert (whole.end, whole.last) == (path.stat().st_size, True)
+    for step, (end, event) in enumerate(whole.entries):
+        assert event["step"] == step
+        assert steps(path, end) == list(range(step + 1, 20))
+
+
+@pytest.mark.parametrize("limit", [150, 151, 400, 10_000])
+def test_pieces_are_bounded_and_together_the_whole(tmp_path: Path, limit: int) -> None:
+    log = EventLog(tmp_path, 1)
+    for step in range(50):
+        log.write({"event": "metrics", "step": step})
+    found, offset, last = [], 0, False
+    while not last:
+        piece = read_piece(tmp_path / FILE, offset, limit)
+        assert piece.end - offset <= limit
+        found += [event["step"] for _, event in piece.entries]
+        offset, last = piece.end, piece.last
+    assert found == list(range(50))
+
+
+def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    assert read_piece(path) == ([], 0, True), "no file yet"
+    path.write_bytes(b'{"event":"log","step":1}\n{"event":"log",')
+    piece = read_piece(path)
+    assert ([event["step"] for _, event in piece.entries], piece.end) == ([1], 25)
+    with path.open("ab") as file:
+        file.write(b'"step":2}\n')
+    assert steps(path, piece.end) == [2]
+
+
+def test_damaged_lines_are_passed_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damaged = ["{", "7", '{"step":1}', '{"event":7}', '{"event":"a\\nid: 9"}', "\x00" * 30, "é" * 300]
+    good = [f'{{"event":"log","step":{n}}}' for n in range(len(damaged) + 1)]
+    lines = [line for pair in zip(good, damaged, strict=False) for line in pair] + [good[-1]]
+    (tmp_path / FILE).write_text("\n\n".join(lines) + "\n")
+    assert steps(tmp_path / FILE) == list(range(len(good)))
+    assert len(caplog.records) == len(damaged)
+    # The long line is longer than these pieces are.
+    found, offset, last = [], 0, False
+    while not last:
+        piece = read_piece(tmp_path / FILE, offset, 100)
+        found += [event["step"] for _, event in piece.entries]
+        offset, last = piece.end, piece.last
+    assert found == list(range(len(good)))
+
+
+def test_numbers_that_json_has_no_word_for_are_missing(tmp_path: Path) -> None:
+    EventLog(tmp_path, 1).write({"event": "metrics", "step": 1, "bits_per_dim": float("nan"), "all": [float("inf")]})
+    ((_, event),) = read_piece(tmp_path / FILE).entries
+    assert (event["bits_per_dim"], event["all"]) == (None, [None])
+
+
+def test_the_supervisor_reads_its_own_attempt_from_now_on(tmp_path: Path) -> None:
+    EventLog(tmp_path, 1).write({"event": "log", "step": 1})
+    reader = EventReader(tmp_path, 2)
+    EventLog(tmp_path, 1).write({"event": "log", "step": 2})
+    EventLog(tmp_path, 2).write({"event": "log", "step": 3})
+    assert [event["step"] for event in reader.read()] == [3]
+    assert reader.read() == []
+
+
+def told(attempt: int, kind: str, step: int, **more: Any) -> str:
+    return json.dumps({"event": kind, "attempt": attempt, "step": step, **more}) + "\n"
+
+
+def test_a_resumed_attempt_tells_its_steps_anew(tmp_path: Path) -> None:
+    first = [("started", 0), ("metrics", 1), ("metrics", 50), ("validation", 100), ("metrics", 100)]
+    first += [("metrics", 130), ("validation", 150), ("metrics", 150)]
+    second = [("started", 100), ("metrics", 101), ("metrics", 160), ("validation", 200), ("metrics", 200)]
+    lines = [told(1, *one) for one in first] + [told(2, *one) for one in second]
+    lines.insert(-2, told(1, "metrics", 170))  # an attempt that does not know yet that it lost its lease
+    (tmp_path / FILE).write_text("".join(lines))
+    curve = read_curve(tmp_path / FILE)
+    points = [(one["attempt"], one["step"]) for one in curve.points]
+    assert points == [(1, 1), (1, 50), (1, 100), (2, 101), (2, 160), (2, 200)]
+    assert [(one["attempt"], one["step"]) for one in curve.validations] == [(1, 100), (2, 200)]
+
+
+def test_a_resumed_attempt_without_any_report_drops_those_beyond_its_checkpoint(tmp_path: Path) -> None:
+    events = [("started", 0), ("metrics", 10), ("metrics", 20)]
+    (tmp_path / FILE).write_text("".join(told(1, *one) for one in events) + told(2, "started", 15))
+    assert [one["step"] for one in read_curve(tmp_path / FILE).points] == [10]
+
+
+def test_no_journal_is_an_empty_curve(tmp_path: Path) -> None:
+    curve = read_curve(tmp_path / FILE)
+    assert (curve.points, curve.validations) == ([], [])
+
+
+def test_thinning_keeps_first_and_last() -> None:
+    assert thin(range(5), 5) == [0, 1, 2, 3, 4]
+    for most in range(2, 40):
+        found = thin(range(1000), most)
+        assert (len(found), found[0], found[-1]) == (most, 0, 999)
+        gaps = [after - before for before, after in zip(found, found[1:], strict=False)]
+        assert max(gaps) - min(gaps) <= 1
