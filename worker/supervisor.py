@@ -87,11 +87,11 @@ class Supervisor:
             self._in_hand = None
 
     def _attempt(self, job: Job, attempt: int) -> Outcome:
-        folder = self._prepare(job, attempt)
         digest = Digest(job.progress, job.metrics, job.checkpoint_step)
-        reader = EventReader(folder, attempt)
         log.info("job %s: attempt %d starts", job.id, attempt)
         try:
+            folder = self._prepare(job, attempt)
+            reader = EventReader(folder, attempt)
             process = TrainerProcess(self._command(folder), folder, self._environment())
         except OSError as error:
             return self._settle(job, attempt, digest, f"the trainer did not start: {error}")
@@ -100,6 +100,9 @@ class Supervisor:
             code = watch.until_exit(process, reader, digest)
         finally:
             process.close()
+        if watch.stalled:
+            why = f"it reported nothing for {self._settings.stall_seconds:g} s and was killed"
+            digest.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
         if watch.stale or code == Exit.STALE:
             log.warning("job %s: attempt %d lost its lease", job.id, attempt)
             return Outcome.LOST
@@ -219,7 +222,9 @@ class _Watch:
         self._outage = False
         self._next_report = 0.0
         self._next_beat = 0.0
+        self._last_event = time.monotonic()
         self.stale = False
+        self.stalled = False
 
     def until_exit(self, process: TrainerProcess, reader: EventReader, digest: Digest) -> int:
         """Watches until the trainer is gone; answers its exit code."""
@@ -227,6 +232,7 @@ class _Watch:
             code = process.wait(_TICK_S)
             for event in reader.read():
                 digest.add(event)
+                self._last_event = time.monotonic()
             if code is not None:
                 return code
             asked = self._report(digest)
@@ -235,6 +241,9 @@ class _Watch:
                 process.kill()
             elif process.stopping:
                 continue
+            elif time.monotonic() - self._last_event > self._settings.stall_seconds:
+                self.stalled = True
+                process.kill()
             elif asked is Asked.CANCEL:
                 process.stop(StopReason.CANCEL, self._settings.stop_grace_seconds)
             elif asked is Asked.PAUSE or self._stopping.is_set():

@@ -278,6 +278,20 @@ def test_a_lock_is_held_by_one(store: JobStore) -> None:
         assert again
 
 
+def test_a_server_that_takes_no_writes_counts_as_down(store: JobStore, settings: Settings, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    before = store.get(job.id)
+    client = redis_client(settings)
+    client.config_set("maxmemory", "1")
+    for call in (lambda: store.create(new_job()), lambda: store.renew(job.id, attempt, 5, {"progress": {"step": 1}})):
+        with pytest.raises(BrokerDown, match="takes no writes"):
+            call()
+    assert store.get(job.id) == before, "reading goes on, and nothing was half written"
+    client.config_set("maxmemory", "0")
+    assert store.renew(job.id, attempt, 5) is Asked.GO_ON
+
+
 def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: EmbeddedBroker, add: Add) -> None:
     job = add()
     broker.stop()

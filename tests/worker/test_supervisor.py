@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.worker.helpers import alive, until
+from tests.worker.helpers import alive, stand_in_command, until
 from worker.broker import EmbeddedBroker
 from worker.jobs import Job, Status
 from worker.settings import Settings
@@ -85,6 +85,41 @@ def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore
     assert supervisor.run(job.id) is Outcome.FAILED
     error = store.get(job.id).error
     assert error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
+
+
+def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    store.request_pause(job.id)
+    assert running.end() is Outcome.PAUSED
+    paused = store.get(job.id)
+    assert (paused.status, paused.checkpoint_step, paused.worker) == (Status.PAUSED, 5, None)
+    assert (paused.fruitless, paused.error) == (0, None)
+
+
+def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    impatient = settings.model_copy(update={"stall_seconds": 0.5, "max_fruitless_attempts": 1})
+    job = add("deaf")
+    assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
+    assert not alive(trainer_pid(settings, job))
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "trainer-stalled"
+
+
+def test_a_folder_that_cannot_be_written_is_a_death_with_its_reason(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("succeed")
+    settings.jobs_dir.mkdir()
+    (settings.jobs_dir / job.id).write_text("a file where the folder should be")
+    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    waiting = store.get(job.id)
+    assert waiting.fruitless == 1
+    assert waiting.error is not None
+    assert "did not start" in waiting.error["detail"]
 
 
 def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
