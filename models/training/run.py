@@ -73,8 +73,8 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     architecture = find_preset(preset).architecture(dataset.image_shape, config.pixel_transform)
-    trainer = Trainer(dataset, architecture, config, folder, observe, device)
-    trained = trainer.run(should_stop)
+    # The trainer goes at once: gradients and moments are not held while the model is evaluated.
+    trained = Trainer(dataset, architecture, config, folder, observe, device).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     _write_artifact(path, dataset, preset, config, trained, training_precision(config, device), observe, job)
     return path
