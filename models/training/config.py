@@ -6,6 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+INITIALIZATION_IMAGES = 512
+"""Images that every flow sees before its first step, to set its activation normalisation."""
+STEPS_BETWEEN_VALIDATIONS = 25
+"""Short runs validate less often than their configuration asks: validation must not outweigh training."""
+
 
 class TrainingConfig(BaseModel):
     """Settings of one training run; the defaults are those of the shipped models."""
@@ -68,3 +73,8 @@ class TrainingConfig(BaseModel):
         20, ge=1, le=1000, description="Validations in a run, evenly spaced; fewer in runs of few steps."
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")
+
+    @property
+    def validation_count(self) -> int:
+        """Validations that a run has: as many as asked for, fewer where it has few steps."""
+        return max(1, min(self.validations, self.max_steps // STEPS_BETWEEN_VALIDATIONS))

@@ -19,7 +19,7 @@ def find_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise DeviceNotFound("device cuda was asked for, and PyTorch finds no CUDA device here")
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)
 
 

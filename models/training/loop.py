@@ -24,7 +24,7 @@ from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, i
 from models.problems import DamagedCheckpoints, TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
-from models.training.config import TrainingConfig
+from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.data import Batches
 from models.training.device import find_device, training_precision
 from models.training.divergence import name_the_cause
@@ -32,9 +32,6 @@ from models.training.previews import write_preview
 from models.training.validation import omitted_log_det, validation_bits_per_dim
 
 REPORT_SECONDS = 0.5
-INITIALIZATION_IMAGES = 512
-STEPS_BETWEEN_VALIDATIONS = 25
-"""Short runs validate less often than their configuration asks: validation must not outweigh training."""
 DIVERGED_BITS = 10.0
 DIVERGED_REPORTS = 20
 """So many reports in a row so many bits/dim worse than the first one count as divergence; a spike alone does not."""
@@ -103,7 +100,7 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.observe = observe
-        self.validations = max(1, min(config.validations, config.max_steps // STEPS_BETWEEN_VALIDATIONS))
+        self.validations = config.validation_count
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from models.bijections.base import Shape
+from models.bijections.frozen import Inverse
 from models.files import remove_leftovers, write_atomically
 from models.flow import Flow
 from models.images import encode_png, image_grid
@@ -30,7 +31,7 @@ def write_preview(flow: Flow, image_shape: Shape, folder: Path, step: int) -> Pa
     flow = copy.deepcopy(flow).cpu()
     # A sample needs no log-det, and determinants are what is dear in freezing.
     frozen = freeze(flow, image_shape, dict.fromkeys(layers_with_log_det(flow, image_shape), 0.0))
-    inverse = "learned" if frozen.has_learned_inverse else "exact"
+    inverse: Inverse = "learned" if frozen.has_learned_inverse else "exact"
     images = sample_frozen(TorchEngine(frozen), frozen, COUNT, seed=SEED, inverse=inverse)
     if not np.isfinite(images).all():
         raise ValueError(f"the {inverse} inverse gave values that are not finite")
