@@ -12,6 +12,7 @@ from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import Estimate, JobRequest
 from models.architecture import Architecture
 from models.datasets import DatasetSummary, dataset_names, summarize
+from models.estimate import estimate_training
 from models.presets import PRESETS
 from models.problems import DatasetNotFound, DatasetUnfit
 from models.training.config import TrainingConfig
@@ -34,12 +35,13 @@ def plan_training(request: JobRequest, house: House) -> TrainingPlan:
     queue = training_queue(request.device, house.presence)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     slowness, measured = house.pace.slowness(device, request.preset)
+    found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
     serving = [worker for worker in house.presence.workers() if queue in worker.queues]
     memories = [worker.memory_bytes for worker in serving if worker.memory_bytes is not None]
     estimate = Estimate(
-        seconds=0.0,
-        memory_bytes=0,
-        parameters=0,
+        seconds=found.seconds,
+        memory_bytes=found.memory_bytes,
+        parameters=found.parameters,
         slowness=slowness,
         measured=measured,
         fits=max(memories) >= 0 if memories else None,
