@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
 
 from models.npy import npy_header
+from models.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
 from models.problems import ImageError
+
+__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid", "open_image"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 4096 * 4096
 """Larger images are refused from their header alone, before anything is decompressed."""
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
-
-Pixels = NDArray[np.uint8]
-
-
-class Preprocessing(BaseModel):
-    """What a model expects of an image, part of its manifest and applied alike in training and scoring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: int = Field(ge=1, le=4)
-    height: int = Field(ge=1, le=4096)
-    width: int = Field(ge=1, le=4096)
-
-    @property
-    def id(self) -> str:
-        """``sha256:`` and the digest of the canonical JSON form."""
-        return "sha256:" + hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.channels, self.height, self.width
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """Pixels ``(C, H, W)`` and what was done to get them: ``converted`` names a change of mode, such as ``P -> L``."""
-
-    pixels: Pixels
-    converted: str | None
-    resized: bool = False
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode a PNG, JPEG, WebP or BMP file into what a model expects.
+    """Decode a PNG, JPEG, WebP or BMP file into what a model expects, by its policy for size and colour.
 
-    Palettes and alpha channels that change nothing are converted, and the result says so; colour for a grey model (and
-    the reverse), 16-bit files and other sizes are refused, as a silent conversion would change what is scored.
+    Palettes and alpha channels that change nothing are converted, and the result says so; under the policy "exact",
+    colour for a grey model (and the reverse) and other sizes are refused, as a silent conversion would change what is
+    scored. 16-bit, animated and transparent files always are. Raises ``ImageError``.
+    """
+    return conform(open_image(data, lambda size: check_size(size, preprocessing)), preprocessing)
+
+
+def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
+    """Decode a file into an 8-bit image of its own size and mode.
+
+    ``check`` gets the size (width, height) that the header promises, before anything is decompressed, and may raise.
     Raises ``ImageError``.
     """
     if not data:
@@ -73,12 +50,13 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
             ) from error
         except (Image.DecompressionBombError, ValueError, OSError, SyntaxError) as error:
             raise _undecodable(error) from error
-        _check_header(image, preprocessing)
+        _check_header(image)
+        check(image.size)
         try:
             image.load()
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise _undecodable(error) from error
-    return _to_mode(image, preprocessing)
+    return image
 
 
 def _undecodable(error: Exception) -> ImageError:
@@ -93,7 +71,7 @@ def _too_large(detail: str) -> ImageError:
     return ImageError("image-too-large", "The image is too large", detail)
 
 
-def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
+def _check_header(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(f"the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
@@ -106,58 +84,13 @@ def _check_header(image: Image.Image, preprocessing: Preprocessing) -> None:
         raise ImageError("unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {got}")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError("unsupported-image", "The image is animated", "expected one frame")
-    if (height, width) != (preprocessing.height, preprocessing.width):
-        raise ImageError(
-            "wrong-image-shape",
-            "The image has the wrong size",
-            f"expected {preprocessing.width}x{preprocessing.height} pixels (width x height), got {width}x{height}",
-        )
-
-
-def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
-    source, wanted = image.mode, MODES.get(preprocessing.channels, "")
-    if source in {"L", "RGB"} and "transparency" in image.info:
-        # One colour is declared transparent: as an alpha channel it is judged like any other.
-        image = _without_palette_or_alpha(image.convert("LA" if source == "L" else "RGBA"))
-    if source in {"1", "P", "PA", "LA", "RGBA"} and source != wanted:
-        image = _without_palette_or_alpha(image)
-    if image.mode == "RGB" and wanted == "L":
-        red, green, blue = (np.asarray(band) for band in image.split())
-        if np.array_equal(red, green) and np.array_equal(green, blue):
-            image = image.getchannel(0)  # grey in a colour file: the same numbers
-    if image.mode in {"CMYK", "YCbCr"} and wanted == "RGB":
-        image = image.convert("RGB")
-    if image.mode != wanted:
-        raise ImageError(
-            "wrong-image-shape",
-            "The image has the wrong channels",
-            f"expected {preprocessing.channels} channel(s) ({wanted}), got mode {source}",
-        )
-    pixels = np.asarray(image, dtype=np.uint8).reshape(preprocessing.height, preprocessing.width, -1)
-    return DecodedImage(
-        np.ascontiguousarray(pixels.transpose(2, 0, 1)), None if source == wanted else f"{source} -> {wanted}"
-    )
-
-
-def _without_palette_or_alpha(image: Image.Image) -> Image.Image:
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in {"P", "PA"}:
-        image = image.convert("RGBA")
-    alpha = image.getchannel("A")
-    if alpha.getextrema() != (255, 255):
-        raise ImageError(
-            "unsupported-image",
-            "The image is transparent",
-            "expected opaque pixels: what lies behind is not defined",
-        )
-    return image.convert("L" if image.mode == "LA" else "RGB")
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
     """Decode a ``.npy`` file of uint8 ``(N, H, W)`` or ``(N, H, W, C)`` into ``(N, C, H, W)``.
 
-    Raises ``ImageError``; the shape in the header is checked before the data are read. Pickled content is refused.
+    Raises ``ImageError``; the shape in the header is checked before the data are read. Pickled content is refused, and
+    so is another size or number of channels whatever the policy: arrays are for who has prepared them.
     """
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected a .npy file, got 0 bytes")
@@ -196,10 +129,8 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 def encode_png(pixels: Pixels) -> bytes:
     """Encode ``(C, H, W)`` with 1, 3 or 4 channels as PNG."""
-    channels = pixels.shape[0]
-    image = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
