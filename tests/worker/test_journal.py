@@ -1,5 +1,6 @@
 """The journal of a job and its curve: pieces, damaged lines, resumed attempts."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -116,5 +117,5 @@ def test_thinning_keeps_first_and_last() -> None:
     for most in range(2, 40):
         found = thin(range(1000), most)
         assert (len(found), found[0], found[-1]) == (most, 0, 999)
-        gaps = [after - before for before, after in zip(found, found[1:], strict=False)]
+        gaps = [after - before for before, after in itertools.pairwise(found)]
         assert max(gaps) - min(gaps) <= 1

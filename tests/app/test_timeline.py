@@ -1,0 +1,158 @@
+"""The order of a job's events: the same in one go, in any pieces, and while they happen."""
+
+import itertools
+import json
+import random
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
+from worker.changes import START, Change, News
+from worker.jobs import Status
+from worker.journal import PIECE
+
+NOW_MS = int(time.time() * 1000)
+"""Events of these tests are long past, except where they say otherwise."""
+THEN_MS = NOW_MS - 3_600_000
+
+
+def line(step: int, moment_ms: float) -> str:
+    stamp = datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat()
+    return json.dumps({"event": "metrics", "step": step, "time": stamp, "attempt": 1}) + "\n"
+
+
+class Store:
+    """Changes of a job as the job store has them."""
+
+    def __init__(self, *moments: int, status: Status = Status.RUNNING) -> None:
+        self.changes = [Change(f"{moment}-0", Status.RUNNING, 1, "") for moment in moments]
+        self.status = status
+        self.clock_ms = NOW_MS
+
+    def news(self, cursor: Cursor) -> News:
+        ids = [change.id for change in self.changes]
+        first = 0 if cursor.change == START else ids.index(cursor.change) + 1
+        return News(self.changes[first:], self.status, self.clock_ms)
+
+
+def names(told: list[Told]) -> list[Any]:
+    return [one.data.get("step", one.cursor.change) for one in told]
+
+
+def read_to_end(path: Path, store: Store, cursor: Cursor | None = None) -> list[Told]:
+    timeline = Timeline(path, cursor or Cursor())
+    found: list[Told] = []
+    while True:
+        looked = timeline.advance(store.news(timeline.cursor))
+        found += looked.told
+        if looked.end is not None:
+            return found
+        assert looked.more
+
+
+def test_both_are_merged_by_time_and_every_id_is_a_place_to_go_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    moments = [10.25, 20.5, 20.75, 40.0]
+    path.write_text("{damaged\n".join(line(step, THEN_MS + ms) for step, ms in enumerate(moments)) + "{damaged\n")
+    store = Store(*(THEN_MS + ms for ms in (0, 20, 21, 40, 50)), status=Status.SUCCEEDED)
+    whole = read_to_end(path, store)
+    first, second, third, fourth, fifth = (change.id for change in store.changes)
+    assert names(whole) == [first, 0, second, 1, 2, third, 3, fourth, fifth]
+    for index, one in enumerate(whole):
+        again = Cursor.parse(str(one.cursor))
+        assert again == one.cursor
+        assert read_to_end(path, store, again) == whole[index + 1 :]
+
+
+def test_a_long_journal_comes_in_pieces_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(line(step, THEN_MS + 2 * step) for step in range(8000)))
+    assert path.stat().st_size > 2 * PIECE
+    store = Store(*range(THEN_MS + 1, THEN_MS + 16_001, 100), status=Status.FAILED)
+    whole = read_to_end(path, store)
+    assert len(whole) == 8160
+    moments = [datetime.fromisoformat(one.data["time"]) for one in whole]
+    assert moments == sorted(moments)
+
+
+def test_what_was_told_live_is_what_is_told_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that looks at random moments, while journal and changes grow, sees the order of a later reader."""
+    path = tmp_path / "events.jsonl"
+    path.touch()
+    store = Store()
+    random.seed(5)
+    clock = float(NOW_MS)
+    monkeypatch.setattr(time, "time", lambda: clock / 1000)
+    live = Timeline(path, Cursor())
+    told: list[Told] = []
+    for step in range(400):
+        clock += random.choice([0.0, 0.4, 3.0, 90.0])
+        if random.random() < 0.4:
+            store.changes.append(Change(f"{int(clock)}-{step}", Status.RUNNING, 1, ""))
+        else:
+            with path.open("a") as file:
+                file.write(line(step, clock))
+        if random.random() < 0.5:
+            store.clock_ms = int(clock)
+            told += live.advance(store.news(live.cursor)).told
+    assert 0 < len(told) < 400
+    store.status = Status.SUCCEEDED
+    told += live.advance(store.news(live.cursor)).told
+    assert told == read_to_end(path, store)
+
+
+def test_an_event_waits_until_no_older_change_can_come(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1, NOW_MS))
+    store = Store()
+    timeline = Timeline(path, Cursor())
+    store.clock_ms = NOW_MS - 1
+    assert timeline.advance(store.news(timeline.cursor)).told == []
+    store.clock_ms = NOW_MS + 1
+    assert names(timeline.advance(store.news(timeline.cursor)).told) == [1]
+
+
+def test_a_change_waits_until_no_older_event_can_come(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    moment = int(time.time() * 1000)
+    store = Store(moment)
+    timeline = Timeline(path, Cursor())
+    assert timeline.advance(store.news(timeline.cursor)).told == []
+    path.write_text(line(1, moment - 5))
+    store.clock_ms = moment
+    assert names(timeline.advance(store.news(timeline.cursor)).told) == [1]
+    time.sleep(SETTLED_MS / 1000)
+    assert names(timeline.advance(store.news(timeline.cursor)).told) == [f"{moment}-0"]
+
+
+def test_clocks_that_disagree_hold_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1, NOW_MS + 3_600_000))
+    store = Store(NOW_MS + 7_200_000)
+    timeline = Timeline(path, Cursor())
+    ticks = itertools.count(100.0, HOLD_S / 4)
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
+    told: list[Told] = []
+    for _ in range(10):
+        told += timeline.advance(store.news(timeline.cursor)).told
+    assert names(told) == [1, store.changes[0].id]
+
+
+def test_the_journal_goes_on_while_the_job_store_is_down(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1, NOW_MS))
+    timeline = Timeline(path, Cursor())
+    looked = timeline.advance(None)
+    assert (names(looked.told), looked.end) == ([1], None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.2", "a.1-0", "1.1-0.fin", "-1.1-0", "1.1-0\n", "1.1-0.end.end", "9" * 40 + ".1-0", "٣.1-0"]
+)
+def test_malformed_ids(text: str) -> None:
+    with pytest.raises(ValueError, match="expected the id"):
+        Cursor.parse(text)

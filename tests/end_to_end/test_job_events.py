@@ -1,0 +1,282 @@
+"""Jobs followed over HTTP while trainers are killed, the broker is restarted and clients are cut off."""
+
+import contextlib
+import csv
+import io
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+from tests.end_to_end.conftest import make_home
+from tests.end_to_end.service import await_job, running
+from tests.end_to_end.test_jobs import submit
+from tests.worker.helpers import until
+from worker.broker import redis_client
+from worker.settings import Settings
+
+STREAMS = 4
+TRAINING: dict[str, Any] = {"batch_size": 32, "validation_images": 20, "checkpoint_seconds": 0.5}
+ENDLESS = TRAINING | {"max_steps": 1_000_000}
+
+
+class Event(NamedTuple):
+    id: str
+    kind: str
+    data: dict[str, Any]
+
+
+Events = list[Event]
+
+
+@pytest.fixture(scope="module")
+def home(artifact: Path) -> Iterator[Path]:
+    folder = make_home(artifact)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def house(home: Path) -> Iterator[httpx.Client]:
+    """Everything that `snf up` starts, with few event streams."""
+    with running("app.cli", "up", home=home, max_event_streams=STREAMS, train_threads=1) as client:
+        yield client
+
+
+def some_events(client: httpx.Client, job_id: str, last_id: str = "", most: int = 10**9) -> Events | None:
+    """Events of one connection, cut off after `most`; None where the service says that there will be no more."""
+    found: Events = []
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    with connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
+        if source.response.status_code == 204:
+            return None
+        assert source.response.status_code == 200, source.response.read()
+        for event in source.iter_sse():
+            if event.data:  # the first one says only when to come back
+                found.append(Event(event.id, event.event, event.json()))
+            if len(found) == most:
+                break
+    return found
+
+
+class CutOffClient(threading.Thread):
+    """Loses its connection after every few events, and comes back with its last id until it is told not to."""
+
+    def __init__(self, base_url: httpx.URL, job_id: str, every: int) -> None:
+        super().__init__()
+        self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False)
+        self._job_id = job_id
+        self._every = every
+        self.events: Events = []
+        self.connections = 0
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                last_id = self.events[-1].id if self.events else ""
+                found = some_events(self._client, self._job_id, last_id, self._every)
+                if found is None:
+                    return
+                self.connections += 1
+                self.events += found
+        except Exception as error:
+            self.failure = error
+
+    def count(self, kind: str) -> int:
+        return sum(event.kind == kind for event in self.events)
+
+
+def trainer_pid(job_id: str) -> int | None:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            if b"worker.train" in command and job_id.encode() in command:
+                return int(process.name)
+    return None
+
+
+def kill_broker(home: Path) -> None:
+    client = redis_client(Settings(home=home))
+    os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def followed(house: httpx.Client, home: Path) -> tuple[dict[str, Any], list[CutOffClient]]:
+    """A job whose first trainer was killed and whose broker was restarted, and the clients that followed it."""
+    job = submit(house, model="followed", parameters=TRAINING | {"max_steps": 500, "validations": 3})
+    clients = [CutOffClient(house.base_url, job["id"], every) for every in (1, 7)]
+    for client in clients:
+        client.start()
+    patient = clients[1]
+    until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 4)
+    pid = trainer_pid(job["id"])
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
+    until(lambda: all(client.count("state") == 6 for client in clients))
+    seen = patient.count("metrics")
+    kill_broker(home)
+    until(lambda: patient.count("metrics") > seen)
+    done = await_job(house, job["id"], "succeeded")
+    for client in clients:
+        client.join(60)
+        assert not client.is_alive()
+    return done, clients
+
+
+def test_clients_that_are_cut_off_miss_and_repeat_nothing(
+    house: httpx.Client, followed: tuple[dict[str, Any], list[CutOffClient]]
+) -> None:
+    job, clients = followed
+    replay = some_events(house, job["id"])
+    assert replay is not None
+    for client in clients:
+        assert client.failure is None
+        assert client.connections >= len(replay) // 7
+        assert client.events == replay
+    ids = [event.id for event in replay]
+    assert len(set(ids)) == len(ids)
+    states = [event.data["status"] for event in replay if event.kind == "state"]
+    assert states == ["queued", "starting", "running", "queued", "starting", "running", "succeeded"]
+    assert {"started", "metrics", "validation", "samples", "checkpoint", "published"} <= {e.kind for e in replay}
+    assert replay[-1][1:] == ("end", {"status": "succeeded"})
+    assert some_events(house, job["id"], replay[-1].id) is None
+    assert some_events(house, job["id"], replay[-2].id) == [replay[-1]]
+
+
+def test_a_place_may_stand_in_the_query(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
+    path = f"/v1/jobs/{followed[0]['id']}/events"
+    whole = house.get(path)
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    assert whole.text.startswith("retry: 2000\n\n")
+    third = whole.text.split("id: ")[3].partition("\n")[0]
+    rest = house.get(path, params={"last_event_id": third}).text
+    assert rest.removeprefix("retry: 2000\n\n")
+    assert whole.text.endswith(rest.removeprefix("retry: 2000\n\n"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "pointer"),
+    [
+        ({"last-event-id": "7"}, {}, "/header/Last-Event-ID"),
+        ({}, {"last_event_id": "../../etc"}, "/query/last_event_id"),
+    ],
+)
+def test_malformed_ids(
+    house: httpx.Client,
+    followed: tuple[dict[str, Any], Any],
+    headers: dict[str, str],
+    query: dict[str, str],
+    pointer: str,
+) -> None:
+    answer = house.get(f"/v1/jobs/{followed[0]['id']}/events", headers=headers, params=query)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+@pytest.mark.parametrize("part", ["events", "metrics", "log", "samples", "samples/1", "result"])
+@pytest.mark.parametrize("job_id", ["nothing", "0" * 26, "%2e%2e", "..%2f..%2fregistry", "0" * 26 + "%0a"])
+def test_nothing_is_found_under_what_is_no_job(house: httpx.Client, job_id: str, part: str) -> None:
+    answer = house.get(f"/v1/jobs/{job_id}/{part}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_curve_rises_strictly(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
+    path = f"/v1/jobs/{followed[0]['id']}/metrics"
+    curve = house.get(path).json()
+    for part in ("points", "validations"):
+        steps = [one["step"] for one in curve[part]]
+        assert steps == sorted(set(steps)), part
+    assert {point["attempt"] for point in curve["points"]} == {1, 2}
+    assert curve["validations"][-1]["step"] == 500
+    assert all(point["bits_per_dim"] > 0 for point in curve["points"])
+
+    thinned = house.get(path, params={"points": 3}).json()["points"]
+    assert len(thinned) == 3
+    assert (thinned[0], thinned[-1]) == (curve["points"][0], curve["points"][-1])
+    assert house.get(path, params={"points": 1}).status_code == 422
+
+    answer = house.get(path, params={"format": "csv"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [int(row["step"]) for row in rows] == sorted(
+        {one["step"] for p in ("points", "validations") for one in curve[p]}
+    )
+    found = {int(row["step"]): float(row["validation_bits_per_dim"]) for row in rows if row["validation_bits_per_dim"]}
+    assert found == {one["step"]: one["bits_per_dim"] for one in curve["validations"]}
+
+
+def test_previews_and_log(house: httpx.Client, home: Path, followed: tuple[dict[str, Any], Any]) -> None:
+    path = f"/v1/jobs/{followed[0]['id']}"
+    samples = house.get(f"{path}/samples").json()["samples"]
+    assert samples[-1]["step"] == 500
+    for one in samples:
+        image = house.get(one["url"])
+        assert image.headers["content-type"] == "image/png"
+        assert image.content.startswith(b"\x89PNG\r\n")
+    missing = house.get(f"{path}/samples/499")
+    assert (missing.status_code, missing.json()["type"]) == (404, "sample-not-found")
+
+    log = home / "jobs" / followed[0]["id"] / "trainer.log"
+    log.write_bytes(log.read_bytes() + b"one line\nand another\n")
+    whole = house.get(f"{path}/log").text
+    assert whole.endswith("\n")
+    end = house.get(f"{path}/log", params={"tail": len(whole) - 1}).text
+    assert end == whole.partition("\n")[2]
+    assert house.get(f"{path}/log", params={"tail": len(whole)}).text == whole
+    assert house.get(f"{path}/log", params={"tail": 2**30}).status_code == 422
+
+
+def test_result(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
+    result = house.get(f"/v1/jobs/{followed[0]['id']}/result").json()
+    assert (result["model"], result["version"], result["ref"]) == ("followed", 1, "followed:1")
+    assert house.get(result["links"]["model"]).status_code == 200
+
+
+def test_streams_are_few_and_free_again(house: httpx.Client) -> None:
+    job = submit(house, model="crowded", parameters=ENDLESS)
+    path = f"/v1/jobs/{job['id']}"
+    with contextlib.ExitStack() as open_streams:
+        for _ in range(STREAMS):
+            source = open_streams.enter_context(connect_sse(house, "GET", f"{path}/events"))
+            assert source.response.status_code == 200
+        refused = house.get(f"{path}/events")
+        assert (refused.status_code, refused.json()["type"]) == (429, "too-many-event-streams")
+        assert int(refused.headers["retry-after"]) > 0
+    # Clients that go away free their places.
+    until(lambda: some_events(house, job["id"], most=1), 10)
+    answer = house.get(f"{path}/result")
+    assert (answer.status_code, answer.json()["type"]) == (409, "job-has-no-result")
+    assert answer.json()["job_status"] in {"queued", "starting", "running"}
+    house.post(f"{path}/cancel")
+    events = some_events(house, job["id"])
+    assert events is not None
+    assert events[-1][1:] == ("end", {"status": "cancelled"})
+
+
+def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(house: httpx.Client, home: Path) -> None:
+    job = submit(house, model="paused", parameters=ENDLESS)
+    house.post(f"/v1/jobs/{job['id']}/pause")
+    await_job(house, job["id"], "paused")
+    with contextlib.ExitStack() as stack:
+        source = None
+        with running("app.serve", home=home) as service:
+            source = stack.enter_context(connect_sse(service, "GET", f"/v1/jobs/{job['id']}/events"))
+            lines = source.response.iter_lines()
+            while '"paused"' not in next(lines):
+                pass
+            time.sleep(1.0)
+            began = time.monotonic()
+        # The service is gone, and it did not wait for the stream.
+        assert time.monotonic() - began < 5
+    house.post(f"/v1/jobs/{job['id']}/cancel")
