@@ -43,6 +43,7 @@ class EventStreams:
         self._watch = watch
         self._draining = draining
         self._open = 0
+        self._down = False
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -86,13 +87,17 @@ class EventStreams:
 
     async def _news(self, job_id: str, cursor: Cursor) -> News | None:
         # A store that hangs would hold up the journal at every look.
-        if not self._watch.answers:
+        if self._down and not self._watch.answers:
             return None
         try:
-            return await self._changes.after(job_id, cursor.change)
+            news = await self._changes.after(job_id, cursor.change)
         except BrokerDown as problem:
-            log.info("changes of job %s: %s", job_id, problem.detail)
+            if not self._down:
+                log.warning("event streams go on without changes of state: %s", problem.detail)
+            self._down = True
             return None
+        self._down = False
+        return news
 
 
 class EventStream(EventSourceResponse):

@@ -322,7 +322,7 @@ class JobView(Answer):
     pause_requested: bool
     retry_of: str | None = Field(description="The job that this one tries again.")
     estimate: Estimate | None = Field(description="What the whole job was expected to take when it was queued.")
-    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds.")
+    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
     metrics: dict[str, Any] = Field(
         description="Latest value of each metric of the training; under `evaluation` those of the finished model."
     )

@@ -65,6 +65,8 @@ class Digest:
         if kind == "metrics":
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
             self.metrics.update({key: event[key] for key in _METRICS if key in event})
+            if "progress" in event:  # of the whole training, be it limited by steps or by time
+                self.progress["fraction"] = event["progress"]
         elif kind == "validation":
             self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource, connect_sse
 
 from app.commands.common import SERVICE, USAGE, fail
 
 TIMEOUT_S = 120.0
+SILENCE_S = 45.0
+"""Time without a word after which an event stream is lost; the service says something every 15 s."""
 
 
 class Remote:
@@ -28,6 +33,14 @@ class Remote:
             usage = response.status_code < 500 and response.status_code != 429
             raise fail(describe(response), USAGE if usage else SERVICE)
         return response
+
+    @contextmanager
+    def events(self, path: str, last_id: str) -> Iterator[EventSource]:
+        """An event stream from the event after `last_id` on; raises `httpx.HTTPError` where the connection is lost."""
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
+        with connect_sse(self._client, "GET", path, headers=headers, timeout=timeout) as source:
+            yield source
 
 
 def describe(response: httpx.Response) -> str:

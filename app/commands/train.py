@@ -7,7 +7,7 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.common import USAGE, Json, errors_for_people, fail, settings
+from app.commands.live import live_view
 
 if TYPE_CHECKING:
     from models.training.config import TrainingConfig
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells count."""
-
-Event = dict[str, Any]
 
 
 def train(
@@ -118,60 +117,3 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
-    """Gives an observer of training events that keeps a progress bar, or prints one JSON line an event."""
-    if as_json:
-        yield lambda event: typer.echo(json.dumps(event))
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.fields[rate]} img/s"),
-        TextColumn("{task.fields[bits]} bits/dim"),
-        TextColumn("recon {task.fields[error]}"),
-        TextColumn("ETA {task.fields[eta]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("training", total=None, rate="-", bits="-", error="-", eta="-")
-
-        def observe(event: Event) -> None:
-            match event["event"]:
-                case "metrics":
-                    bar.update(
-                        task,
-                        completed=event["step"],
-                        total=event["steps"],
-                        rate=_number(event.get("images_per_second"), ".0f"),
-                        bits=_number(event.get("bits_per_dim"), ".4f"),
-                        error=_number(event.get("reconstruction_error"), ".2e"),
-                        eta=_duration(event.get("eta_seconds")),
-                    )
-                case "validation":
-                    bar.update(task, completed=event["step"])
-                    bar.console.print(f"step {event['step']}: validation {event['bits_per_dim']:.4f} bits/dim")
-                case "evaluation":
-                    for key, value in event.items():
-                        if key != "event":
-                            bar.console.print(f"{key.replace('_', ' ')}: {value}")
-                case "log":
-                    bar.console.print(event["message"])
-
-        yield observe
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from app.problems import pointer_of
-from app.routers import jobs, models, operations, samples, scores
+from app.routers import job_events, job_files, jobs, models, operations, samples, scores
 from app.service import Service, create_app
 from worker.settings import Settings
 
@@ -94,7 +94,11 @@ def test_only_json_is_json(client: TestClient) -> None:
 
 
 def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
-    routes = [route for router in (jobs, models, operations, samples, scores) for route in router.router.routes]
+    routes = [
+        route
+        for router in (job_events, job_files, jobs, models, operations, samples, scores)
+        for route in router.router.routes
+    ]
     assert len(routes) > 8
     for route in routes:
         assert isinstance(route, APIRoute)

@@ -3,12 +3,16 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +20,17 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
+from app.event_streams import LOOK_S
 from tests.end_to_end.conftest import make_home
 from tests.end_to_end.service import await_job, running
+from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
 from tests.worker.helpers import until
 from worker.broker import redis_client
 from worker.settings import Settings
 
 STREAMS = 4
+STEPS = 400
 TRAINING: dict[str, Any] = {"batch_size": 32, "validation_images": 20, "checkpoint_seconds": 0.5}
 ENDLESS = TRAINING | {"max_steps": 1_000_000}
 
@@ -55,7 +62,11 @@ def some_events(client: httpx.Client, job_id: str, last_id: str = "", most: int 
     """Events of one connection, cut off after `most`; None where the service says that there will be no more."""
     found: Events = []
     headers = {"Last-Event-ID": last_id} if last_id else {}
-    with connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
+    # What came before the service died counts.
+    with (
+        contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError),
+        connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source,
+    ):
         if source.response.status_code == 204:
             return None
         assert source.response.status_code == 200, source.response.read()
@@ -83,7 +94,11 @@ class CutOffClient(threading.Thread):
         try:
             while True:
                 last_id = self.events[-1].id if self.events else ""
-                found = some_events(self._client, self._job_id, last_id, self._every)
+                try:
+                    found = some_events(self._client, self._job_id, last_id, self._every)
+                except httpx.ConnectError:
+                    time.sleep(0.1)
+                    continue
                 if found is None:
                     return
                 self.connections += 1
@@ -95,13 +110,22 @@ class CutOffClient(threading.Thread):
         return sum(event.kind == kind for event in self.events)
 
 
-def trainer_pid(job_id: str) -> int | None:
+def kill(home: Path, module: str) -> None:
+    """Kills the process of an installation that runs a module."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            if b"worker.train" in command and job_id.encode() in command:
-                return int(process.name)
-    return None
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if module.encode() in command and f"SNF_HOME={home}".encode() in variables:
+                os.kill(int(process.name), signal.SIGKILL)
+                return
+    pytest.fail(f"{module} does not run")
+
+
+def answers(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/readyz").status_code == 200
+    return False
 
 
 def kill_broker(home: Path) -> None:
@@ -110,34 +134,42 @@ def kill_broker(home: Path) -> None:
     client.close()
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A job whose trainer, service and broker were killed one after the other, and who followed it."""
+
+    job: dict[str, Any]
+    clients: list[CutOffClient]
+    watch: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def followed(house: httpx.Client, home: Path) -> tuple[dict[str, Any], list[CutOffClient]]:
-    """A job whose first trainer was killed and whose broker was restarted, and the clients that followed it."""
-    job = submit(house, model="followed", parameters=TRAINING | {"max_steps": 500, "validations": 3})
+def followed(house: httpx.Client, home: Path) -> Followed:
+    job = submit(house, model="followed", parameters=TRAINING | {"max_steps": STEPS, "validations": 3})
+    watch = ThreadPoolExecutor(1).submit(snf, home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url))
     clients = [CutOffClient(house.base_url, job["id"], every) for every in (1, 7)]
     for client in clients:
         client.start()
     patient = clients[1]
     until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 4)
-    pid = trainer_pid(job["id"])
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill(home, "worker.train")
     # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
     until(lambda: all(client.count("state") == 6 for client in clients))
+    time.sleep(2 * LOOK_S)
     seen = patient.count("metrics")
     kill_broker(home)
     until(lambda: patient.count("metrics") > seen)
+    kill(home, "app.serve")
+    until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")
     for client in clients:
         client.join(60)
         assert not client.is_alive()
-    return done, clients
+    return Followed(done, clients, watch.result(60))
 
 
-def test_clients_that_are_cut_off_miss_and_repeat_nothing(
-    house: httpx.Client, followed: tuple[dict[str, Any], list[CutOffClient]]
-) -> None:
-    job, clients = followed
+def test_clients_that_are_cut_off_miss_and_repeat_nothing(house: httpx.Client, followed: Followed) -> None:
+    job, clients = followed.job, followed.clients
     replay = some_events(house, job["id"])
     assert replay is not None
     for client in clients:
@@ -154,8 +186,18 @@ def test_clients_that_are_cut_off_miss_and_repeat_nothing(
     assert some_events(house, job["id"], replay[-2].id) == [replay[-1]]
 
 
-def test_a_place_may_stand_in_the_query(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
-    path = f"/v1/jobs/{followed[0]['id']}/events"
+def test_the_command_line_follows_through_all_of_it(house: httpx.Client, followed: Followed) -> None:
+    assert followed.watch.returncode == 0, followed.watch.stderr
+    replay = some_events(house, followed.job["id"])
+    assert replay is not None
+    assert list(map(json.loads, followed.watch.stdout.splitlines())) == [
+        {"event": event.kind, **event.data} for event in replay
+    ]
+    assert "trying again" in followed.watch.stderr
+
+
+def test_a_place_may_stand_in_the_query(house: httpx.Client, followed: Followed) -> None:
+    path = f"/v1/jobs/{followed.job['id']}/events"
     whole = house.get(path)
     assert whole.headers["content-type"].startswith("text/event-stream")
     assert whole.text.startswith("retry: 2000\n\n")
@@ -174,12 +216,12 @@ def test_a_place_may_stand_in_the_query(house: httpx.Client, followed: tuple[dic
 )
 def test_malformed_ids(
     house: httpx.Client,
-    followed: tuple[dict[str, Any], Any],
+    followed: Followed,
     headers: dict[str, str],
     query: dict[str, str],
     pointer: str,
 ) -> None:
-    answer = house.get(f"/v1/jobs/{followed[0]['id']}/events", headers=headers, params=query)
+    answer = house.get(f"/v1/jobs/{followed.job['id']}/events", headers=headers, params=query)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
@@ -191,14 +233,14 @@ def test_nothing_is_found_under_what_is_no_job(house: httpx.Client, job_id: str,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_the_curve_rises_strictly(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
-    path = f"/v1/jobs/{followed[0]['id']}/metrics"
+def test_the_curve_rises_strictly(house: httpx.Client, followed: Followed) -> None:
+    path = f"/v1/jobs/{followed.job['id']}/metrics"
     curve = house.get(path).json()
     for part in ("points", "validations"):
         steps = [one["step"] for one in curve[part]]
         assert steps == sorted(set(steps)), part
     assert {point["attempt"] for point in curve["points"]} == {1, 2}
-    assert curve["validations"][-1]["step"] == 500
+    assert curve["validations"][-1]["step"] == STEPS
     assert all(point["bits_per_dim"] > 0 for point in curve["points"])
 
     thinned = house.get(path, params={"points": 3}).json()["points"]
@@ -216,18 +258,18 @@ def test_the_curve_rises_strictly(house: httpx.Client, followed: tuple[dict[str,
     assert found == {one["step"]: one["bits_per_dim"] for one in curve["validations"]}
 
 
-def test_previews_and_log(house: httpx.Client, home: Path, followed: tuple[dict[str, Any], Any]) -> None:
-    path = f"/v1/jobs/{followed[0]['id']}"
+def test_previews_and_log(house: httpx.Client, home: Path, followed: Followed) -> None:
+    path = f"/v1/jobs/{followed.job['id']}"
     samples = house.get(f"{path}/samples").json()["samples"]
-    assert samples[-1]["step"] == 500
+    assert samples[-1]["step"] == STEPS
     for one in samples:
         image = house.get(one["url"])
         assert image.headers["content-type"] == "image/png"
         assert image.content.startswith(b"\x89PNG\r\n")
-    missing = house.get(f"{path}/samples/499")
+    missing = house.get(f"{path}/samples/{STEPS - 1}")
     assert (missing.status_code, missing.json()["type"]) == (404, "sample-not-found")
 
-    log = home / "jobs" / followed[0]["id"] / "trainer.log"
+    log = home / "jobs" / followed.job["id"] / "trainer.log"
     log.write_bytes(log.read_bytes() + b"one line\nand another\n")
     whole = house.get(f"{path}/log").text
     assert whole.endswith("\n")
@@ -237,10 +279,40 @@ def test_previews_and_log(house: httpx.Client, home: Path, followed: tuple[dict[
     assert house.get(f"{path}/log", params={"tail": 2**30}).status_code == 422
 
 
-def test_result(house: httpx.Client, followed: tuple[dict[str, Any], Any]) -> None:
-    result = house.get(f"/v1/jobs/{followed[0]['id']}/result").json()
+def test_result(house: httpx.Client, followed: Followed) -> None:
+    result = house.get(f"/v1/jobs/{followed.job['id']}/result").json()
     assert (result["model"], result["version"], result["ref"]) == ("followed", 1, "followed:1")
     assert house.get(result["links"]["model"]).status_code == 200
+
+
+def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, home: Path, followed: Followed) -> None:
+    def jobs(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return snf(home, "jobs", *arguments, "--url", str(house.base_url))
+
+    job_id = followed.job["id"]
+    listed = jobs("list", "--status", "succeeded").stdout
+    assert job_id in listed
+    assert "100 %" in listed
+    assert job_id not in jobs("list", "--status", "failed").stdout
+    table = house.get(f"/v1/jobs/{job_id}/metrics?format=csv").text
+    assert jobs("metrics", job_id, "--csv").stdout.splitlines() == table.splitlines()
+    assert json.loads(jobs("metrics", job_id).stdout)["job"] == job_id
+    assert jobs("log", job_id).stdout == house.get(f"/v1/jobs/{job_id}/log").text
+    watched = jobs("watch", job_id)
+    assert watched.returncode == 0
+    assert watched.stdout.endswith("registered followed:1\n")
+
+    waiting = submit(house, model="steered", parameters=ENDLESS, device="cuda")["id"]  # nobody here has one
+    assert jobs("pause", waiting).stdout == f"{waiting} is paused\n"
+    assert jobs("resume", waiting).stdout == f"{waiting} is queued\n"
+    assert json.loads(jobs("cancel", waiting, "--json").stdout)["status"] == "cancelled"
+    assert jobs("pause", waiting).returncode == 2
+    assert jobs("watch", waiting).returncode == 3
+    again = jobs("retry", waiting).stdout
+    assert again.endswith(" is queued\n")
+    assert jobs("cancel", again.split()[0]).returncode == 0
+    assert jobs("watch", "0" * 26).returncode == 2
+    assert snf(home, "jobs", "watch", waiting, "--url", "http://127.0.0.1:1").returncode == 3
 
 
 def test_streams_are_few_and_free_again(house: httpx.Client) -> None:
