@@ -1,6 +1,6 @@
 """Time and memory of training runs: what ``models.estimate`` expects against what is measured.
 
-``python -m benchmarks.estimates [--threads 2] [--repeats 2] [--presets NAME ...] [--sides 28 32] [--fit]``
+``python -m benchmarks.estimates [--threads 2] [--repeats 2] [--presets NAME ...] [--sides 28 32] [--add] [--fit]``
 
 Every preset trains a few steps in a process of its own on real digits, grey at 28x28 and three to an image at 32x32,
 through evaluation to the artifact. Of each part the least time over steps and repeats counts, so that what else the
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from models.budget.plan import Plan
 from models.budget.work import PARTS, SECONDS, seconds_of
 from models.datasets import Dataset, DatasetSummary, load_dataset
 from models.estimate import estimate_training
+from models.files import write_atomically
 from models.presets import PRESETS, find_preset
 from models.training.config import TrainingConfig
 from models.training.run import train
@@ -100,8 +102,9 @@ def train_one(preset: str, side: int, threads: int, launched: float) -> dict[str
 def durations(times: list[tuple[str, float]]) -> dict[str, float]:
     """Return the seconds of each part from the order of events; of a step, the quickest that reported nothing."""
     first = dict(reversed(times))
-    steps, reports, last = [], [], first["started"]
-    reported = False
+    steps: list[float] = []
+    reports: list[float] = []
+    last, reported = first["started"], False
     for name, moment in times:
         if name == "metrics":
             reported = True
@@ -129,8 +132,13 @@ def measure(preset: str, side: int, threads: int, repeats: int) -> dict[str, flo
     for _ in range(repeats):
         answer = subprocess.run([*command, repr(time.monotonic())], capture_output=True, text=True, check=True)
         found.append(json.loads(answer.stdout.splitlines()[-1]))
-    least = {name: min(one[name] for one in found) for name in found[0]}
-    return {**least, "memory_bytes": max(one["memory_bytes"] for one in found)}
+    return least(found)
+
+
+def least(found: list[dict[str, float]]) -> dict[str, float]:
+    """Return the least of every time and the largest memory."""
+    times = {name: min(one[name] for one in found) for name in found[0]}
+    return {**times, "memory_bytes": max(one["memory_bytes"] for one in found)}
 
 
 def expect(preset: str, side: int) -> dict[str, float]:
@@ -139,6 +147,13 @@ def expect(preset: str, side: int) -> dict[str, float]:
     estimate = estimate_training(plan.architecture, SHAPES[side], plan.config, plan.splits)
     parts = {name: seconds_of(part(plan)) for name, part in PARTS.items()}
     return {**parts, "total": estimate.seconds, "memory_bytes": estimate.memory_bytes}
+
+
+def compared(preset: str, side: int, measured: dict[str, float]) -> dict[str, Any]:
+    """Return a run with what is expected of it, and how many times what was measured that is."""
+    expected = expect(preset, side)
+    ratio = {part: expected[part] / measured[part] if measured[part] else None for part in expected}
+    return {"preset": preset, "side": side, "measured": measured, "expected": expected, "ratio": ratio}
 
 
 def planned(preset: str, side: int) -> Plan:
@@ -194,6 +209,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=sorted(SHAPES), choices=sorted(SHAPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--add", action="store_true", help="add to the runs of the result file, of each the least")
     parser.add_argument("--fit", action="store_true", help="print constants fitted to this machine")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of estimates_THREADS.json")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
@@ -202,31 +218,21 @@ def main() -> None:
         preset, side, threads, launched = arguments.child
         print(json.dumps(train_one(preset, int(side), int(threads), float(launched))))
         return
-    described = machine()
-    rows: list[dict[str, Any]] = []
-    for preset in arguments.presets:
-        for side in arguments.sides:
-            measured = measure(preset, side, arguments.threads, arguments.repeats)
-            expected = expect(preset, side)
-            ratio = {part: expected[part] / measured[part] if measured[part] else None for part in expected}
-            row = {"preset": preset, "side": side, "measured": measured, "expected": expected, "ratio": ratio}
-            rows.append(row)
-            print(f"{preset} at {side}: {measured['total']:.1f} s", file=sys.stderr, flush=True)
-    slowness = statistics.median(row["measured"]["step"] / row["expected"]["step"] for row in rows)
+    path = arguments.out / f"estimates_{arguments.threads}.json"
+    runs: dict[tuple[str, int], dict[str, float]] = {}
+    if arguments.add:
+        runs = {(row["preset"], row["side"]): row["measured"] for row in json.loads(path.read_text())["runs"]}
+    document: dict[str, Any] = {"machine": {**machine(), "threads": arguments.threads}, "seconds_a_unit": SECONDS}
+    for preset, side in product(arguments.presets, arguments.sides):
+        measured = measure(preset, side, arguments.threads, arguments.repeats)
+        runs[preset, side] = least([measured, runs.get((preset, side), measured)])
+        print(f"{preset} at {side}: {measured['total']:.1f} s", file=sys.stderr, flush=True)
+        # Written after every run: a long measurement that is interrupted is not lost.
+        rows = [compared(*key, found) for key, found in runs.items()]
+        slowness = statistics.median(row["measured"]["step"] / row["expected"]["step"] for row in rows)
+        write_atomically(path, (json.dumps({**document, "slowness": slowness, "runs": rows}, indent=1) + "\n").encode())
     Console(width=120).print(table(rows))
-    print(
-        f"{arguments.threads} thread(s), least of {arguments.repeats} run(s): a step takes {slowness:.2f} times what is"
-        f" expected, in the median"
-    )
-    summary = {
-        "machine": {**described, "threads": arguments.threads},
-        "repeats": arguments.repeats,
-        "seconds_a_unit": SECONDS,
-        "slowness": slowness,
-        "runs": rows,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"estimates_{arguments.threads}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"{arguments.threads} thread(s): in the median, a step takes {slowness:.2f} times what is expected")
     if arguments.fit:
         print(json.dumps(fit(rows), indent=4))
 
