@@ -1,0 +1,142 @@
+"""Event streams without HTTP: a job store that hangs, a job that is forgotten, clients that take nothing."""
+
+import asyncio
+import os
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import event_streams
+from app.event_streams import EventStream, EventStreams
+from app.job_store_watch import JobStoreWatch
+from app.problems import Problem
+from app.timeline import Cursor
+from tests.worker.helpers import new_job
+from worker.broker import EmbeddedBroker, redis_client
+from worker.events import EventLog
+from worker.settings import Settings
+from worker.store import JobStore
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    runtime = Path(f"/tmp/snf-streams-{os.getpid()}")
+    return Settings(home=tmp_path, runtime_dir=runtime, redis_url=None, max_event_streams=2, broker_timeout_s=0.5)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[JobStore]:
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    yield JobStore(redis_client(settings), settings.key_prefix)
+    broker.stop()
+    settings.runtime_folder.rmdir()
+
+
+def with_streams(
+    settings: Settings, store: JobStore, work: Callable[[EventStreams], Coroutine[Any, Any, None]]
+) -> None:
+    """Runs `work` with the streams of a service."""
+
+    async def run() -> None:
+        watch = JobStoreWatch(store)
+        watch.start()
+        streams = EventStreams(settings, watch, threading.Event())
+        try:
+            await asyncio.wait_for(work(streams), 60)
+        finally:
+            watch.stop()
+            await streams.close()
+
+    asyncio.run(run())
+
+
+async def read_until(stream: AsyncIterator[bytes], text: str) -> list[str]:
+    """The kinds of the events up to the part that has `text` in it."""
+    kinds: list[str] = []
+    async for part in stream:
+        kinds += re.findall(r"^event: (\w+)$", part.decode(), re.MULTILINE)
+        if text in part.decode():
+            return kinds
+    raise AssertionError(f"no {text} in {kinds}")
+
+
+def test_the_journal_goes_on_while_the_job_store_hangs(settings: Settings, store: JobStore) -> None:
+    job = store.create(new_job())[0]
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    events = EventLog(folder, 1)
+    server = int(redis_client(settings).info("server")["process_id"])
+
+    async def work(streams: EventStreams) -> None:
+        stream = streams.follow(job.id, folder, Cursor())
+        assert await read_until(stream, "queued") == ["state"]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            for word in ("first", "second"):
+                events.write({"event": "log", "message": word})
+                assert await read_until(stream, word) == ["log"]
+        finally:
+            os.kill(server, signal.SIGCONT)
+        await asyncio.to_thread(store.request_cancel, job.id)
+        assert await read_until(stream, "event: end") == ["state", "end"]
+
+    with_streams(settings, store, work)
+
+
+def test_the_stream_of_a_forgotten_job_ends(settings: Settings, store: JobStore) -> None:
+    async def work(streams: EventStreams) -> None:
+        parts = [part async for part in streams.follow("0" * 26, settings.jobs_dir / ("0" * 26), Cursor())]
+        assert parts == [b"retry: 2000\n\n"]
+
+    with_streams(settings, store, work)
+
+
+def test_an_idle_stream_says_that_it_is_alive(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.1)
+    job = store.create(new_job())[0]
+
+    async def work(streams: EventStreams) -> None:
+        stream = streams.follow(job.id, settings.jobs_dir / job.id, Cursor())
+        assert await read_until(stream, ": ping\n\n") == ["state"]
+
+    with_streams(settings, store, work)
+
+
+def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
+    async def work(streams: EventStreams) -> None:
+        with streams.place(), streams.place(), pytest.raises(Problem, match="2 event streams"), streams.place():
+            pass
+        with streams.place():
+            pass
+
+    with_streams(settings, store, work)
+
+
+def test_a_client_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "STALLED_S", 0.1)
+    parts = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"event: log\n\n"
+
+    async def send(message: Any) -> None:
+        parts.append(message)
+        if len(parts) == 5:
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    answer = EventStream(endless())
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    asyncio.run(asyncio.wait_for(answer(scope, receive, send), 10))
+    assert len(parts) == 5
