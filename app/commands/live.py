@@ -22,6 +22,7 @@ def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
@@ -33,7 +34,8 @@ def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
         TextColumn("recon {task.fields[error]}"),
         TextColumn("ETA {task.fields[eta]}"),
     )
-    with Progress(*columns) as bar:
+    # Messages are no markup, whatever brackets they have.
+    with Progress(*columns, console=Console(markup=False)) as bar:
         task = bar.add_task("training", total=None, rate="-", bits="-", error="-", eta="-")
 
         def observe(event: Event) -> None:
