@@ -33,6 +33,8 @@ image of {architecture.channels}x{architecture.height}x{architecture.width} (cha
 | pixel transform | {architecture.pixel_transform} |
 | learned inverse | {learned} |
 | trained on | {training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]} |
+| images | {_images(manifest)} |
+| split | {_split(manifest)} |
 | training | {training.steps} steps, {training.seconds / 60:.1f} minutes |
 | weights kept | the average of step {training.best_step}, best on validation |
 | arithmetic in training | coupling nets {training.precision}; scores are float32 nets with float64 sums |
@@ -62,3 +64,25 @@ location and spread.
 - Small models on small data: for deciding on pixels like these, not on meaning.
 - The log-likelihood is a density over [0, 256)^D, not a probability, and compares only between images of one size.
 """
+
+
+def _images(manifest: Manifest) -> str:
+    preprocessing, provenance = manifest.preprocessing, manifest.training.provenance
+    policy = f"other sizes: {preprocessing.fit}, other colours: {preprocessing.colour}"
+    if provenance is None or not provenance.formats:
+        return policy
+    sizes = ["{}x{}".format(*size) for size in (provenance.smallest, provenance.largest)]
+    formats = ", ".join(f"{count} {name}" for name, count in sorted(provenance.formats.items()))
+    converted = ", ".join(f"{count} {change}" for change, count in sorted(provenance.converted.items()))
+    return (
+        f"{formats}; {' to '.join(dict.fromkeys(sizes))} (width x height); {provenance.resized} resized; "
+        f"converted: {converted or 'none'}; {policy}"
+    )
+
+
+def _split(manifest: Manifest) -> str:
+    split = manifest.training.split
+    if split is None:
+        return "not recorded"
+    seed = "" if split.seed is None else f", seed {split.seed}"
+    return f"{split.train}/{split.statistics}/{split.calibration} {split.rule}{seed}: {split.reason}"

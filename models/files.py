@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,11 +60,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer left in ``folder``; nobody else may be writing there."""
+def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
+    """Remove what a killed writer left in ``folder``.
+
+    Nobody else may be writing there, unless ``older_than_s`` spares what was written to less long ago.
+    """
     for path in folder.glob(".*"):
-        if LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not LEFTOVER.fullmatch(path.name):
+            continue
+        with suppress(FileNotFoundError):  # its writer may end meanwhile
+            newest = max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+            if time.time() - newest >= older_than_s:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_folder(path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.architecture import Architecture
-from models.images import Preprocessing
+from models.preprocessing import Preprocessing
 from models.problems import ArtifactError
+from models.provenance import Provenance, Split
 
 FILE = "manifest.json"
 
@@ -27,6 +28,8 @@ class TrainingRecord(_Part):
     dataset: str
     dataset_digest: str
     train_images: int = Field(ge=1)
+    provenance: Provenance | None = None
+    split: Split | None = None
     steps: int = Field(ge=1)
     best_step: int = Field(ge=1)
     seconds: float = Field(ge=0)

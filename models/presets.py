@@ -54,7 +54,8 @@ class Preset:
         halvings = 2 if self.family == "convolutional" else self.levels or depth(height, width)
         if halvings == 0 or height % 2**halvings or width % 2**halvings or min(height, width) < 2 ** (halvings + 1):
             raise DatasetUnfit(
-                f"{self.name} halves both sides {max(halvings, 1)} times, {height}x{width} does not allow it"
+                f"{self.name} halves both sides {max(halvings, 1)} times, {height}x{width} does not allow it; "
+                f"set image_size to a multiple of {2 ** max(halvings, 1)}, at least {max(8, 2 ** (halvings + 1))}"
             )
         if self.family == "convolutional":
             return ConvolutionalArchitecture.model_validate({**shape, "linear": self.linear})

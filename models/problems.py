@@ -75,6 +75,33 @@ class DatasetUnfit(ModelsError):
     status = 422
 
 
+class DatasetRefused(ModelsError):
+    """Files that cannot become a dataset as a whole; the slug says in which of several ways."""
+
+    status = 422
+
+    def __init__(self, slug: str, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.title = title
+
+
+class DatasetTaken(ModelsError):
+    """A dataset of this name is there already."""
+
+    slug = "dataset-taken"
+    title = "The dataset's name is taken"
+    status = 409
+
+
+class StorageFull(ModelsError):
+    """The disk, or the part of it that datasets may take, has no room for what is to be written."""
+
+    slug = "storage-full"
+    title = "There is no room for the dataset"
+    status = 507
+
+
 class FolderTaken(ModelsError):
     """A folder of a training run that holds another run."""
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from contextlib import suppress
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from models.preprocessing import Colour, Fit
 
 INITIALIZATION_IMAGES = 512
 """Images that every flow sees before its first step, to set its activation normalisation."""
 STEPS_BETWEEN_VALIDATIONS = 25
 """Short runs validate less often than their configuration asks: validation must not outweigh training."""
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+
+
+def _both_sides(value: object) -> object:
+    """Take one side for two, and text, as command lines give it, for what it says."""
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    return (value, value) if isinstance(value, int) else value
 
 
 class TrainingConfig(BaseModel):
@@ -17,6 +30,21 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
+        None,
+        description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
+        "same, else one that suits them.",
+    )
+    fit: Fit | None = Field(
+        None,
+        description="How images of another size are brought to the model's, in training and in scoring: exact (they "
+        "are refused), crop, stretch or pad; unset: exact where all images have the model's size, else crop.",
+    )
+    colour: Colour | None = Field(
+        None,
+        description="Channels of the model: exact (those of the images, others are refused), grey or rgb; unset: exact "
+        "where the images are taken as they are, else rgb if any has colour, else grey.",
+    )
     max_steps: int = Field(
         2000, ge=1, le=10_000_000, description="Optimiser steps; the learning rate falls to its end."
     )

@@ -18,7 +18,7 @@ from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, Artifact, image
 from models.card import model_card
 from models.datasets import Dataset, Images
 from models.files import new_folder, sha256_file
-from models.images import Preprocessing, encode_png, image_grid
+from models.images import encode_png, image_grid
 from models.manifest import (
     FILE,
     CalibrationSummary,
@@ -30,6 +30,7 @@ from models.manifest import (
     read_manifest,
 )
 from models.objectives.self_normalizing import inverse_quality
+from models.preprocessing import Preprocessing
 from models.presets import find_preset
 from models.problems import FolderTaken
 from models.scoring.calibration import Calibration
@@ -82,7 +83,9 @@ def train(
 
 def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: TrainingConfig) -> None:
     done = manifest.training
-    if (done.preset, done.config, done.dataset_digest) != (preset, config.model_dump(), dataset.digest):
+    # Read anew, as JSON knows no tuples, and as parameters that came later have their defaults.
+    given = TrainingConfig.model_validate(done.config)
+    if (done.preset, given, done.dataset_digest) != (preset, config, dataset.digest):
         raise FolderTaken(
             f"it holds a finished run of {done.preset} on {done.dataset} with other settings; choose another folder"
         )
@@ -100,7 +103,7 @@ def _write_artifact(
 ) -> None:
     shape = dataset.image_shape
     architecture = find_preset(preset).architecture(shape, config.pixel_transform)
-    preprocessing = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
+    as_they_are = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
     with new_folder(path) as folder:
@@ -125,13 +128,15 @@ def _write_artifact(
         manifest = Manifest(
             created=datetime.now(UTC).replace(microsecond=0),
             architecture=architecture,
-            preprocessing=preprocessing,
+            preprocessing=dataset.preprocessing or as_they_are,
             training=TrainingRecord(
                 preset=preset,
-                config=config.model_dump(),
+                config=config.model_dump(mode="json"),
                 dataset=dataset.name,
                 dataset_digest=dataset.digest,
                 train_images=len(dataset.train),
+                provenance=dataset.provenance,
+                split=dataset.split,
                 steps=trained.steps,
                 best_step=trained.best_step,
                 seconds=trained.elapsed_seconds,

@@ -1,0 +1,19 @@
+"""Image datasets: the ones everyone knows, and those that users bring."""
+
+from __future__ import annotations
+
+from models.datasets.catalogue import dataset_names, load_dataset, summarize
+from models.datasets.parts import Dataset, DatasetSummary, Images
+from models.datasets.sources import Source
+from models.datasets.store import DatasetStore
+
+__all__ = [
+    "Dataset",
+    "DatasetStore",
+    "DatasetSummary",
+    "Images",
+    "Source",
+    "dataset_names",
+    "load_dataset",
+    "summarize",
+]

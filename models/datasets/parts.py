@@ -1,0 +1,66 @@
+"""A dataset as training sees it: images of one shape in four disjoint parts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.preprocessing import Preprocessing
+from models.provenance import Provenance, Split
+
+Images = NDArray[np.uint8]
+"""Images ``(N, C, H, W)``, uint8; perhaps mapped from a file."""
+PARTS = ("train", "statistics", "calibration")
+HELD_OUT_SHARE = 10
+"""One image in so many goes to the statistics, and another to the calibration."""
+MIN_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in four disjoint parts.
+
+    ``train`` fits the flow, ``statistics`` selects the model and fits the anomaly statistics, ``calibration`` gives
+    p-values and nothing else, ``test`` is touched by evaluation alone and may be empty. ``preprocessing``: what was
+    done to the images; None where they are as they came.
+    """
+
+    name: str
+    train: Images
+    statistics: Images
+    calibration: Images
+    test: Images
+    digest: str
+    preprocessing: Preprocessing | None = None
+    provenance: Provenance | None = None
+    split: Split | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, channels, height, width = self.train.shape
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The shape ``(C, H, W)`` of a dataset's images and how many each of its parts has."""
+
+    image_shape: tuple[int, int, int]
+    train: int
+    statistics: int
+    calibration: int
+    test: int
+
+
+def digest_of(*arrays: Images) -> str:
+    """Return the SHA-256 of the shapes and pixels of ``arrays``."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(repr(array.shape).encode())
+        for image in array:
+            content.update(np.ascontiguousarray(image).tobytes())
+    return content.hexdigest()

@@ -1,0 +1,191 @@
+"""What a person should know of a dataset before training on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.datasets.choice import ImageFacts
+from models.datasets.duplicates import near_pairs
+from models.provenance import Split
+
+LISTED = 100
+EXAMPLES = 20
+SMALL = 400
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RejectedFile(_Part):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+class SizeCount(_Part):
+    """How many images have one size."""
+
+    width: int
+    height: int
+    images: int
+
+
+class Duplicates(_Part):
+    """Images that others are like: how many, and examples by path."""
+
+    images: int = Field(description="Images that have another like them.")
+    sets: int = Field(description="Sets of equal images, or pairs of alike ones.")
+    examples: list[list[str]]
+
+
+class DatasetReport(_Part):
+    """The validation report of a stored dataset."""
+
+    format_version: Literal[1] = 1
+    name: str
+    created: datetime
+    images: int
+    bytes: int = Field(description="Sum of the originals.")
+    rejected: int
+    rejected_files: list[RejectedFile] = Field(description="The first 100.")
+    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
+    ignored: int = Field(description="Hidden files and those of operating systems.")
+    formats: dict[str, int]
+    modes: dict[str, int] = Field(description="Images by the mode of their file, as Pillow names it.")
+    coloured: int = Field(description="Images with colour; grey in a colour file is grey.")
+    sizes: list[SizeCount] = Field(description="The 100 most frequent.")
+    different_sizes: int
+    facts: ImageFacts
+    duplicates: Duplicates = Field(description="By pixels.")
+    near_duplicates: Duplicates = Field(
+        description="Of different pixels, by 64-bit difference hashes at most 3 bits apart."
+    )
+    groups: dict[str, int] = Field(description="Images a group, the 100 largest; '' has those in no folder.")
+    different_groups: int
+    split: Split
+    notes: list[str] = Field(description="What to know before training, in words.")
+
+
+class Findings:
+    """What became of the files that are not in the dataset."""
+
+    def __init__(self) -> None:
+        self.files: list[RejectedFile] = []
+        self.slugs: Counter[str] = Counter()
+        self.ignored = 0
+
+    def reject(self, path: str, slug: str, reason: str) -> None:
+        """Note a file that was left out."""
+        self.slugs[slug] += 1
+        if len(self.files) < LISTED:
+            self.files.append(RejectedFile(path=path, reason=reason))
+
+
+def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
+    """Return the report of a dataset whose table is complete."""
+    count, total, coloured, smallest_w, smallest_h, largest_w, largest_h = index.execute(
+        "SELECT count(*), sum(bytes), sum(NOT grey), min(width), min(height), max(width), max(height) FROM images"
+    ).fetchone()
+    (median,) = index.execute(
+        "SELECT min(width, height) FROM images ORDER BY 1 LIMIT 1 OFFSET ?", ((count - 1) // 2,)
+    ).fetchone()
+    # A file without colour channels cannot be taken as colour unless it is converted.
+    grey_files = index.execute("SELECT count(*) FROM images WHERE mode IN ('1', 'L', 'LA')").fetchone()[0]
+    facts = ImageFacts(
+        smallest=(smallest_w, smallest_h),
+        largest=(largest_w, largest_h),
+        median_shorter_side=median,
+        coloured=coloured > 0,
+        channels=1 if coloured == 0 else 3 if grey_files == 0 else None,
+    )
+    sizes = index.execute(
+        f"SELECT width, height, count(*) FROM images GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {LISTED}"  # noqa: S608
+    )
+    return DatasetReport(
+        name=name,
+        created=datetime.now(UTC).replace(microsecond=0),
+        images=count,
+        bytes=total,
+        rejected=findings.slugs.total(),
+        rejected_files=findings.files,
+        rejected_by=dict(sorted(findings.slugs.items())),
+        ignored=findings.ignored,
+        formats=_histogram(index, "format"),
+        modes=_histogram(index, "mode"),
+        coloured=coloured,
+        sizes=[SizeCount(width=width, height=height, images=images) for width, height, images in sizes],
+        different_sizes=_distinct(index, "width * 65536 + height"),
+        facts=facts,
+        duplicates=_exact(index),
+        near_duplicates=_near(index),
+        groups=_histogram(index, '"group"'),
+        different_groups=_distinct(index, '"group"'),
+        split=split,
+        notes=_notes(count, split, findings, facts),
+    )
+
+
+def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> list[str]:
+    notes = [f"shared out {split.rule} as {split.train}/{split.statistics}/{split.calibration}: {split.reason}"]
+    if count < SMALL:
+        notes.append(
+            f"{count} images are few: at 80/10/10, p-values rest on {split.calibration} of them, "
+            f"and none is below {1 / (split.calibration + 1):.2g} a tail"
+        )
+    if facts.smallest != facts.largest:
+        notes.append("sizes differ: unless training is told otherwise, images are resized and their middle is cut out")
+    if facts.channels is None:
+        notes.append("some images are grey and some have colour: unless training is told otherwise, all become colour")
+    if findings.slugs:
+        notes.append(f"{findings.slugs.total()} files were left out")
+    return notes
+
+
+def _histogram(index: sqlite3.Connection, column: str) -> dict[str, int]:
+    rows = index.execute(
+        f"SELECT {column}, count(*) FROM images GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {LISTED}"  # noqa: S608
+    )
+    return dict(rows.fetchall())
+
+
+def _distinct(index: sqlite3.Connection, what: str) -> int:
+    found: int = index.execute(f"SELECT count(DISTINCT {what}) FROM images").fetchone()[0]  # noqa: S608
+    return found
+
+
+def _exact(index: sqlite3.Connection) -> Duplicates:
+    repeated = "SELECT digest, count(*) AS n FROM images GROUP BY digest HAVING n > 1"
+    sets, images = index.execute(f"SELECT count(*), total(n) FROM ({repeated})").fetchone()  # noqa: S608
+    largest = index.execute(f"{repeated} ORDER BY n DESC, min(path) LIMIT {EXAMPLES}").fetchall()
+    examples = [
+        [
+            path
+            for (path,) in index.execute(
+                "SELECT path FROM images WHERE digest = ? ORDER BY path LIMIT ?", (digest, EXAMPLES)
+            )
+        ]
+        for digest, _ in largest
+    ]
+    return Duplicates(images=int(images), sets=sets, examples=examples)
+
+
+def _near(index: sqlite3.Connection) -> Duplicates:
+    # One row for each hash of different pixels: those that share a hash are near, too.
+    rows = index.execute(
+        "SELECT dhash, count(DISTINCT digest), count(*), min(path), max(path) FROM images GROUP BY dhash ORDER BY dhash"
+    ).fetchall()
+    hashes = np.array([row[0] + 2**63 for row in rows], dtype=np.uint64)
+    pairs = near_pairs(hashes)
+    crowded = [place for place, row in enumerate(rows) if row[1] > 1]
+    near = np.union1d(pairs.ravel(), np.array(crowded, dtype=np.int64))
+    examples = [[rows[place][3], rows[place][4]] for place in crowded[:EXAMPLES]]
+    examples += [[rows[left][3], rows[right][3]] for left, right in pairs[: EXAMPLES - len(examples)]]
+    return Duplicates(images=sum(rows[place][2] for place in near), sets=len(pairs) + len(crowded), examples=examples)

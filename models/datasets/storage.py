@@ -1,0 +1,139 @@
+"""How a dataset lies on disk: all originals one after another in one file, and a table that says where each begins."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+from PIL import Image
+
+from models.datasets.items import ImageFile, ImagePixels
+from models.datasets.limits import Room
+from models.datasets.look import look_at
+from models.images import open_image
+from models.preprocessing import as_image
+from models.provenance import ARRAY
+
+ORIGINALS = "originals.bin"
+INDEX = "index.sqlite"
+SCHEMA = """
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    "group" TEXT,
+    format TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    grey INTEGER NOT NULL,   -- whether the pixels have no colour, whatever the mode
+    digest BLOB NOT NULL,    -- SHA-256 of the pixels
+    dhash INTEGER NOT NULL,  -- signed, as SQLite's integers are
+    start INTEGER NOT NULL,  -- where the original begins in originals.bin
+    bytes INTEGER NOT NULL,
+    part INTEGER             -- 0 train, 1 statistics, 2 calibration
+)
+"""
+ROW_BYTES = 256
+"""Room that a row of the table takes, about."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an original is, and what it is: an encoded file or the bare pixels ``(C, H, W)`` of an array."""
+
+    path: str
+    format: str
+    mode: str
+    width: int
+    height: int
+    start: int
+    bytes: int
+
+
+class StorageWriter:
+    """Appends originals to a dataset that nobody reads yet; ``index`` is its table, to be committed by the owner."""
+
+    def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: Room) -> None:
+        self._originals = originals
+        self._room = room
+        self.index = index
+        self.images = 0
+
+    def add(self, item: ImageFile | ImagePixels) -> bool:
+        """Keep an image; return False where another has its path. Raises ``ImageError``, ``StorageFull``."""
+        if isinstance(item, ImagePixels):
+            image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
+        else:
+            image, data, group = open_image(item.data), item.data, None
+        look = look_at(image)
+        self._room.take(len(data) + ROW_BYTES)
+        row = (
+            item.path, group, image.format or ARRAY, look.mode, look.width, look.height, look.grey, look.digest,
+            look.dhash - 2**63, self._originals.tell(), len(data),
+        )  # fmt: skip
+        added = self.index.execute(
+            'INSERT OR IGNORE INTO images (path, "group", format, mode, width, height, grey, digest, dhash, start,'
+            " bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        ).rowcount
+        if not added:
+            return False
+        self._originals.write(data)
+        self.images += 1
+        return True
+
+
+@contextmanager
+def write_storage(folder: Path, room: Room) -> Iterator[StorageWriter]:
+    """Yield a writer of a new dataset in an empty folder; what it wrote is complete when the block ends well."""
+    # One writer in a folder of its own: no journal and no locks, which network file systems lack.
+    uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
+    with (
+        (folder / ORIGINALS).open("xb") as originals,
+        closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as index,
+    ):
+        index.execute("PRAGMA journal_mode = OFF")
+        index.execute("PRAGMA synchronous = OFF")
+        index.execute("BEGIN")
+        index.execute(SCHEMA)
+        yield StorageWriter(originals, index, room)
+        index.execute("COMMIT")
+
+
+class Storage:
+    """A stored dataset, read-only and never changed."""
+
+    def __init__(self, originals: BinaryIO, index: sqlite3.Connection) -> None:
+        self._originals = originals
+        self.index = index
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator[Self]:
+        """Open the dataset in ``folder``."""
+        with closing(open_index(folder)) as index, (folder / ORIGINALS).open("rb") as originals:
+            yield cls(originals, index)
+
+    def images(self, order: str) -> Iterator[Stored]:
+        """Yield all images in an order that SQL knows."""
+        columns = "path, format, mode, width, height, start, bytes"
+        for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
+            yield Stored(*row)
+
+    def image(self, stored: Stored) -> Image.Image:
+        """Decode an original as it came. Raises ``ImageError``."""
+        self._originals.seek(stored.start)
+        data = self._originals.read(stored.bytes)
+        if stored.format != ARRAY:
+            return open_image(data)
+        return as_image(np.frombuffer(data, np.uint8).reshape(-1, stored.height, stored.width))
+
+
+def open_index(folder: Path) -> sqlite3.Connection:
+    """Open the table of a dataset that is complete: it does not change any more, so nothing need be locked."""
+    return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)
