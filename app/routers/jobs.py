@@ -186,7 +186,7 @@ def list_workers(house: InHouse) -> schemas.WorkerList:
 
 def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
     path = f"/v1/jobs/{job.id}"
-    links = {"self": path, "events": f"{path}/events", "metrics": f"{path}/metrics", "log": f"{path}/log"}
+    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if not job.finished:
         links["cancel"] = f"{path}/cancel"
         links["pause"] = f"{path}/pause"
@@ -196,6 +196,7 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
         links["retry"] = f"{path}/retry"
     if job.result is not None and "ref" in job.result:
         links["model"] = f"/v1/models/{job.result['ref']}"
+        links["result"] = f"{path}/result"
         links["score"] = f"/v1/models/{job.result['ref']}/score"
     return schemas.JobView(
         **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),

@@ -81,7 +81,8 @@ def test_lists(home: Path, house: httpx.Client) -> None:
     remote = json.loads(snf(home, "models", "--json", "--url", str(house.base_url)).stdout)["models"]
     assert "digits" in {one["name"] for one in remote}
     datasets = json.loads(snf(home, "datasets", "--json").stdout)["datasets"]
-    assert {"name": "mnist-mini", "image_shape": [1, 28, 28]} in datasets
+    mini = next(one for one in datasets if one["name"] == "mnist-mini")
+    assert (mini["image_shape"], mini["train"], mini["test"]) == ([1, 28, 28], 400, 100)
     jobs = snf(home, "jobs", "list", "--json", "--url", str(house.base_url))
     assert jobs.returncode == 0
     assert "jobs" in json.loads(jobs.stdout)

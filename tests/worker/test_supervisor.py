@@ -100,7 +100,7 @@ def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, 
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
-    impatient = settings.model_copy(update={"stall_seconds": 0.5, "max_fruitless_attempts": 1})
+    impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_fruitless_attempts": 1})
     job = add("deaf")
     assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
