@@ -11,7 +11,7 @@ from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import Estimate, JobRequest
 from models.architecture import Architecture
-from models.datasets import DatasetSummary, dataset_names, summarize
+from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.estimate import estimate_training
 from models.presets import PRESETS
 from models.problems import DatasetNotFound, DatasetUnfit
@@ -31,7 +31,9 @@ class TrainingPlan:
 
 def plan_training(request: JobRequest, house: House) -> TrainingPlan:
     """Raises a 422 problem for a training job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
-    architecture, config, dataset = check_training(request, house.settings.data_dir)
+    architecture, config, dataset = check_training(
+        request, house.settings.data_dir, DatasetStore(house.settings.datasets_dir)
+    )
     queue = training_queue(request.device, house.presence)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     slowness, measured = house.pace.slowness(device, request.preset)
@@ -49,7 +51,9 @@ def plan_training(request: JobRequest, house: House) -> TrainingPlan:
     return TrainingPlan(queue, len(serving), estimate)
 
 
-def check_training(request: JobRequest, data_dir: Path | None) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
+def check_training(
+    request: JobRequest, data_dir: Path | None, store: DatasetStore
+) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
     """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
     if request.preset not in PRESETS:
         raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
@@ -63,9 +67,9 @@ def check_training(request: JobRequest, data_dir: Path | None) -> tuple[Architec
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:
-        dataset = summarize(request.dataset, data_dir)
+        dataset = summarize(request.dataset, data_dir, store, config)
     except DatasetNotFound as error:
-        known = ", ".join(dataset_names(data_dir))
+        known = ", ".join(dataset_names(data_dir, store))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     try:
         architecture = PRESETS[request.preset].architecture(dataset.image_shape, config.pixel_transform)

@@ -224,6 +224,11 @@ class Settings(BaseSettings):
         return self.home / "registry"
 
     @property
+    def datasets_dir(self) -> Path:
+        """Folder of the datasets that users brought."""
+        return self.home / "datasets"
+
+    @property
     def logs_dir(self) -> Path:
         """Folder of the log files."""
         return self.home / "logs"

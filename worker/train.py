@@ -37,6 +37,9 @@ from worker.store import JobStore
 
 log = logging.getLogger(__name__)
 
+PREPARING_SECONDS = 5.0
+"""Time between two words on the preparation of a dataset's images."""
+
 
 class JobSpec(BaseModel):
     """What `job.json` tells the trainer."""
@@ -124,7 +127,7 @@ class Fence:
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
-    from models.datasets import load_dataset
+    from models.datasets import DatasetStore, load_dataset
     from models.presets import find_preset
     from models.registry import Registry
     from models.training.loop import Interrupted
@@ -142,17 +145,30 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         if event["event"] == "scoring" and should_stop():
             raise Interrupted("asked to stop while evaluating")
 
+    told = time.monotonic()
+
+    def prepared(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told < PREPARING_SECONDS:
+            return
+        told = time.monotonic()
+        events.write({"event": "log", "message": f"prepares the images: {done} of {total}"})
+        if should_stop():
+            raise Interrupted("asked to stop while preparing the images")
+
     registry = Registry(settings.registry_dir)
     version = registry.of_job(spec.model, spec.id)
     if version is None:
         fence.require()
         if spec.retry_of is not None and adopt_checkpoints(folder.parent / spec.retry_of, folder):
             events.write({"event": "log", "message": f"goes on from the checkpoints of job {spec.retry_of}"})
-        dataset = load_dataset(spec.dataset, settings.data_dir)
+        config = find_preset(spec.preset).config(spec.parameters)
+        datasets = DatasetStore(settings.datasets_dir)
+        dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
         artifact = train(
             dataset,
             spec.preset,
-            find_preset(spec.preset).config(spec.parameters),
+            config,
             folder,
             observe=observe,
             should_stop=should_stop,

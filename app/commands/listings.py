@@ -45,11 +45,11 @@ def models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 def datasets(as_json: Json = False) -> None:
     """List the datasets that can be trained on here."""
     with errors_for_people():
-        from models.datasets import dataset_names, summarize
+        from models.datasets import DatasetStore, dataset_names, summarize
 
-        folder = settings().data_dir
+        folder, store = settings().data_dir, DatasetStore(settings().datasets_dir)
         found: list[dict[str, Any]] = [
-            {"name": name, **asdict(summarize(name, folder))} for name in dataset_names(folder)
+            {"name": name, **asdict(summarize(name, folder, store))} for name in dataset_names(folder, store)
         ]
     if as_json:
         print_json({"datasets": found})

@@ -54,11 +54,11 @@ def train(
     config = _config(preset, max_steps, max_minutes, set_ or [])
     given, folder = folder, folder or found.home / "runs" / name
     with errors_for_people(), stop_on_signals() as stop:
-        from models.datasets import load_dataset
+        from models.datasets import DatasetStore, load_dataset
         from models.training.loop import Interrupted
         from models.training.run import train as run
 
-        dataset = load_dataset(data, found.data_dir)
+        dataset = load_dataset(data, found.data_dir, DatasetStore(found.datasets_dir), config)
         try:
             with live_view(as_json) as observe:
                 artifact = run(

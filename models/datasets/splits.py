@@ -21,22 +21,24 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> tuple[NDArr
     ``groups``: the group of every image. ``digests``: equal for equal pixels. By group where there are at least
     five and the parts then come out usable: at least 5 % each for statistics and calibration, half for training.
     Else by image. Equal images go where the first of them goes, whatever their group: no pixels are in two parts.
-    The same images give the same split, in whatever order they were uploaded, as long as they are given sorted.
+    The same images give the same split, in whatever order they were uploaded, as long as they are given sorted. At
+    least 10 images must differ.
     """
     first_of = _first_places(digests)
     names = sorted(set(groups))
     number = {name: index for index, name in enumerate(names)}
     by_group = np.array([number[group] for group in groups])[first_of]
     total = len(groups)
-    if len(names) < MIN_GROUPS:
-        reason = f"{len(names)} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
+    different = len(np.unique(by_group))
+    if different < MIN_GROUPS:
+        reason = f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
     else:
         part = _share(by_group)
         sizes = np.bincount(part, minlength=3)
         if sizes[0] * 2 >= total and sizes[1:].min() * 20 >= total:
             owner = dict(zip(by_group.tolist(), part.tolist(), strict=True))
             whose = {PARTS[of]: [name for name in names if owner.get(number[name]) == of][:MAX_LISTED] for of in (1, 2)}
-            return part, _record("by-group", f"{len(names)} groups, none in two parts", sizes, whose)
+            return part, _record("by-group", f"{different} groups, none in two parts", sizes, whose)
         reason = f"whole groups would share out as {'/'.join(map(str, sizes))}"
     part = _share(first_of)
     return part, _record("by-image", reason, np.bincount(part, minlength=3), {})

@@ -62,7 +62,6 @@ class StorageWriter:
         self._originals = originals
         self._room = room
         self.index = index
-        self.images = 0
 
     def add(self, item: ImageFile | ImagePixels) -> bool:
         """Keep an image; return False where another has its path. Raises ``ImageError``, ``StorageFull``."""
@@ -84,8 +83,12 @@ class StorageWriter:
         if not added:
             return False
         self._originals.write(data)
-        self.images += 1
         return True
+
+    def different_images(self) -> int:
+        """Count the images, equal ones once."""
+        found: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
+        return found
 
 
 @contextmanager

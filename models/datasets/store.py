@@ -152,8 +152,9 @@ def _fill(
                 except ImageError as error:
                     findings.reject(item.path, error.slug, error.detail)
             progress(min(meter.done, meter.packed), meter.packed)
-        if writer.images < MIN_IMAGES:
-            raise _too_few(writer.images, findings)
+        different = writer.different_images()
+        if different < MIN_IMAGES:
+            raise _too_few(different, findings)
         split = group_and_split(writer.index)
         report = make_report(name, writer.index, findings, split)
     (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
@@ -162,7 +163,7 @@ def _fill(
 
 
 def _too_few(images: int, findings: Findings) -> DatasetRefused:
-    detail = f"{images} images can be used, at least {MIN_IMAGES} are needed"
+    detail = f"{images} different images can be used, at least {MIN_IMAGES} are needed"
     if findings.files:
         first = findings.files[0]
         detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
