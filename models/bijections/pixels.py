@@ -17,6 +17,9 @@ from models.bijections.base import Bijection, sum_samples
 
 PIXEL_RANGE = 256.0
 
+COUNTED_AT_ONCE = 1024
+"""Images."""
+
 
 class AffinePixels(Bijection):
     """y = x/256 - 1/2, log-det -D·log 256. Cost: O(D)."""
@@ -87,7 +90,10 @@ class MarginalPixels(Bijection):
 
     def fit(self, images: NDArray[np.uint8]) -> None:
         """Take the bin masses from training images of any shape."""
-        counts = np.bincount(images.reshape(-1), minlength=256).astype(np.float64)
+        counts = np.zeros(256, dtype=np.float64)
+        for start in range(0, len(images), COUNTED_AT_ONCE):
+            # Counting takes eight bytes a pixel: a mapped dataset may be larger than the memory.
+            counts += np.bincount(images[start : start + COUNTED_AT_ONCE].reshape(-1), minlength=256)
         counts /= counts.sum()
         counts[1:255] = gaussian_filter1d(counts[1:255], self.SMOOTHING_BINS, mode="nearest")
         masses = torch.from_numpy(counts) + self.FLOOR

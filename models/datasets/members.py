@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import struct
 import tarfile
@@ -54,6 +55,6 @@ def archive_errors(filename: str) -> Iterator[None]:
         zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
         EOFError, OSError, ValueError, IndexError, KeyError, NotImplementedError, OverflowError,
     ) as error:  # fmt: skip
-        if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere is the archive's
             raise
         raise refused("malformed-archive", f"{filename}: {str(error) or type(error).__name__}") from error
