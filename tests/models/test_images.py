@@ -294,5 +294,8 @@ def test_a_grid_shows_every_image_once() -> None:
 
 def test_the_id_of_a_preprocessing_names_its_content() -> None:
     assert GREY.id == Preprocessing(channels=1, height=28, width=28).id
+    # That of the shipped models: it stands in answers, and stays what it is whatever policies come.
+    assert GREY.id == "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649"
+    assert GREY.id != Preprocessing(channels=1, height=28, width=28, fit="crop").id
     assert GREY.id.startswith("sha256:")
     assert len({GREY.id, COLOUR.id, ALPHA.id}) == 3
