@@ -31,6 +31,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks.faults_checks import Checks, TrainerWatch
 from benchmarks.faults_rounds import REQUEST, House, Plan, plans
 from benchmarks.installation import end_all, machine, snf_up
@@ -91,6 +93,7 @@ def play_all(phase: str, chosen: list[Plan], settings: dict[str, Any], log: Log)
     """Play the rounds of a phase in one installation; the state of one that broke a promise is kept."""
     home = Path(tempfile.mkdtemp(prefix="snf-faults-")).resolve()
     before = len(log.violations)
+    doing = "before the first round"
     try:
         with snf_up(home, **settings) as client, TrainerWatch(home) as watch:
             house = House(home, client, Checks(home, client, watch))
@@ -100,12 +103,14 @@ def play_all(phase: str, chosen: list[Plan], settings: dict[str, Any], log: Log)
             log.add({"phase": phase, "weights": house.checks.weights, **undisturbed, "violations": violations})
             print(f"{phase}: an undisturbed job takes {house.lives.job:.1f} s", flush=True)
             for done, plan in enumerate(chosen, 1):
+                doing = f"round {plan.number + 1}, {plan.signal} to {plan.target}"
                 found = house.play(plan)
                 log.add(found)
                 print(f"[{done}/{len(chosen)}] {progress(found)}", flush=True)
-    except (RuntimeError, TimeoutError) as problem:
-        log.add({"phase": phase, "violations": [str(problem)]})
-        print(f"{phase}: {problem}", flush=True)
+            doing = "at the end"
+    except (RuntimeError, TimeoutError, httpx.HTTPError) as problem:
+        log.add({"phase": phase, "violations": [f"{doing}: {problem}"]})
+        print(f"{phase}, {doing}: {problem}", flush=True)
     finally:
         end_all(home)
         if len(log.violations) > before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -208,9 +209,8 @@ def until(what: str, seconds: float, found: Callable[[], Any]) -> Any:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value below which ``share`` of the values lie, 0.5 for the median."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    """Return the smallest value that ``share`` of the values do not exceed, 0.5 for the median."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def machine() -> dict[str, Any]:

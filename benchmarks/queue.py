@@ -44,7 +44,7 @@ REQUEST = {
     "model": "waiting",
     "parameters": {"max_steps": 1, "batch_size": 32, "validations": 1, "validation_images": 20},
 }
-SCORED = 100
+SCORED = 300
 LIMITS = (50, 200)
 FILTERS: dict[str, dict[str, str]] = {"all": {}, "queued": {"status": "queued"}}
 
