@@ -65,8 +65,10 @@ def store(settings: Settings, broker: EmbeddedBroker) -> JobStore:
 
 
 @pytest.fixture
-def stopping() -> threading.Event:
-    return threading.Event()
+def stopping() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()  # a test that failed leaves no trainer behind
 
 
 @pytest.fixture

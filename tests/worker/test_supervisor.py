@@ -27,7 +27,7 @@ class Background:
         def run() -> None:
             self.outcome = supervisor.run(job.id)
 
-        self._thread = threading.Thread(target=run)
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
         until(lambda: store.get(job.id).status is Status.RUNNING)
 
@@ -175,8 +175,13 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
     pid = trainer_pid(settings, job)
     # What another worker's reconciler does after an outage of this one.
     client = store._client
-    client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
-    assert store.expire(job.id) == "queued"
+
+    def expire() -> bool:
+        # A heartbeat may come in between.
+        client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
+        return store.expire(job.id) == "queued"
+
+    until(expire)
     assert store.take(job.id, "another", 30) == 2
     assert running.end() is Outcome.LOST
     assert not alive(pid)

@@ -40,7 +40,7 @@ def spec_of(job: Job, attempt: int) -> JobSpec:
 
 def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)))
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
     thread.start()
 
     def end() -> Outcome:
