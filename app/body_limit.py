@@ -31,17 +31,21 @@ class TooMuchInFlight(HTTPException):
 class BodyLimit:
     """ASGI middleware: reading past `limit` bytes of one body, or past `in_flight` of all, raises where it is read.
 
-    A body counts until its request is answered, because its images are held as long.
+    A body counts until its request is answered, because its images are held as long. Calls in `streamed` (method,
+    path) hold nothing of theirs and have limits of their own.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, in_flight: int) -> None:
+    def __init__(
+        self, app: ASGIApp, limit: int, in_flight: int, streamed: frozenset[tuple[str, str]] = frozenset()
+    ) -> None:
         self._app = app
         self._limit = limit
         self._in_flight = in_flight
+        self._streamed = streamed
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"], scope["path"]) in self._streamed:
             await self._app(scope, receive, send)
             return
         seen = 0

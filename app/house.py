@@ -12,10 +12,12 @@ from typing import Annotated, TypedDict
 from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
+from app.dataset_uploads import DatasetUploads
 from app.event_streams import EventStreams
 from app.job_store_watch import JobStoreWatch
 from app.lane import Lane
 from app.serving import Serving
+from models.datasets import DatasetStore
 from worker.broker import redis_client
 from worker.celery_app import make_celery
 from worker.pace import Pace
@@ -41,6 +43,8 @@ class House:
     jobs_watch: JobStoreWatch
     event_streams: EventStreams
     celery: Celery
+    datasets: DatasetStore
+    dataset_uploads: DatasetUploads
     draining: threading.Event
 
 
@@ -56,6 +60,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     client = redis_client(settings)
     jobs = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     jobs_watch = JobStoreWatch(jobs)
+    datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
     house = House(
         settings=settings,
         lane=Lane(settings.queue_images),
@@ -67,15 +72,19 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         jobs_watch=jobs_watch,
         event_streams=EventStreams(settings, jobs_watch, draining),
         celery=make_celery(settings),
+        datasets=datasets,
+        dataset_uploads=DatasetUploads(settings, datasets),
         draining=draining,
     )
     house.lane.start()
     house.serving.start()
     house.jobs_watch.start()
+    house.dataset_uploads.start()
     try:
         yield house
     finally:
         draining.set()
+        house.dataset_uploads.stop()
         house.jobs_watch.stop()
         house.decoders.shutdown(cancel_futures=True)
         house.lane.close()

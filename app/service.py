@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import problems, schemas
 from app.body_limit import BodyLimit
 from app.house import State, open_house
-from app.routers import job_events, job_files, jobs, models, operations, samples, scores
+from app.routers import datasets, job_events, job_files, jobs, models, operations, samples, scores
 from worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -58,11 +58,16 @@ def create_app(settings: Settings) -> Service:
         separate_input_output_schemas=False,
     )
     app.draining = draining
-    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes, in_flight=settings.max_bytes_in_flight)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_upload_bytes,
+        in_flight=settings.max_bytes_in_flight,
+        streamed=frozenset({("POST", datasets.PATH)}),
+    )
     problems.install(app)
     for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)
-    for router in (job_events.router, job_files.router):
+    for router in (job_events.router, job_files.router, datasets.router):
         app.include_router(router)
     return app
 

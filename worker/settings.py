@@ -83,6 +83,15 @@ class Settings(BaseSettings):
         description="Largest sum of the bodies of all requests in hand, in bytes; more are refused with 429.",
     )
     max_images_per_request: int = Field(default=1024, ge=1, description="Most images in one scoring request.")
+    max_dataset_bytes: int = Field(
+        default=20 * 2**30, ge=1024, description="Largest upload of a dataset, in bytes; it is streamed to disk."
+    )
+    dataset_quota_bytes: int | None = Field(
+        default=None, ge=0, description="Most bytes that all datasets under `home` may take; unset: what the disk has."
+    )
+    max_dataset_uploads: int = Field(
+        default=4, ge=1, le=16, description="Most uploads of datasets at once; more are refused with 429."
+    )
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
     )

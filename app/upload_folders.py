@@ -1,0 +1,95 @@
+"""Folders that uploads are written into; what a killed service left in one is known by its lock, which nobody holds."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+LOCK = "lock"
+TARGET = "target"
+
+
+class UploadFolders:
+    """Folders under ``datasets/.uploads``, which services on several machines may share."""
+
+    def __init__(self, datasets: Path) -> None:
+        self._datasets = datasets
+        self._root = datasets / ".uploads"
+
+    @contextmanager
+    def new(self) -> Iterator[Path]:
+        """Gives an empty folder that vanishes at the end with all that is in it."""
+        folder = self._root / uuid4().hex
+        with self._alone():  # a sweep must not see it without its lock
+            folder.mkdir()
+            lock = (folder / LOCK).open("wb")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock:
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes the folders of services that were killed, and the datasets that they were about to make."""
+        with self._alone():
+            orphans, live = [], set()
+            for folder in self._root.iterdir():
+                if not folder.is_dir():
+                    continue
+                if _is_locked(folder):
+                    live.add(_target(folder))
+                else:
+                    orphans.append(folder)
+            for folder in orphans:
+                name = _target(folder)
+                if name is not None and name not in live:
+                    self._remove_unfinished(name)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_unfinished(self, name: str) -> None:
+        unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}")
+        for path in self._datasets.iterdir():
+            if unfinished.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def note_target(folder: Path, name: str) -> None:
+    """Notes which dataset is about to be made of an upload."""
+    (folder / TARGET).write_text(name, encoding="utf-8")
+
+
+def _target(folder: Path) -> str | None:
+    try:
+        return (folder / TARGET).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with (folder / LOCK).open("ab") as lock:
+            return not _try_lock(lock)
+    except OSError:
+        return False
+
+
+def _try_lock(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
