@@ -46,7 +46,7 @@ def plan_training(request: JobRequest, house: House) -> TrainingPlan:
         parameters=found.parameters,
         slowness=slowness,
         measured=measured,
-        fits=max(memories) >= 0 if memories else None,
+        fits=max(memories) >= found.memory_bytes if memories else None,
     )
     return TrainingPlan(queue, len(serving), estimate)
 
