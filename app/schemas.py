@@ -62,6 +62,10 @@ class PreprocessingNote(Answer):
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
     converted: str | None = Field(description="The colour conversion, if there was one.")
+    warning: str | None = Field(
+        description="How the file differs from those of training, in format or size, if it does: a model may take that "
+        "for an anomaly."
+    )
 
 
 class ItemError(Answer):
@@ -135,6 +139,7 @@ SCORED_DIGIT: dict[str, Any] = {
                 "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
                 "resized": False,
                 "converted": None,
+                "warning": None,
             },
         }
     ],

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from app import schemas
 from app.fdr import q_values
 from app.intake import FIELD, Item
 from app.problems import FieldProblem, Problem
 from app.serving import Loaded
-from models.problems import ImageError
+from models.images import DecodedImage
+from models.problems import ImageError, ModelsError, ScoreNotFinite
+from models.provenance import provenance_warning
 
 if TYPE_CHECKING:
     from models.scoring.calibration import Anomaly
     from models.scoring.likelihood import Likelihood
+    from models.scoring.scorer import Scorer
+
+Outcome: TypeAlias = "tuple[Likelihood, Anomaly] | ScoreNotFinite"
+
+
+def outcomes(
+    scorer: Scorer, indices: Sequence[int], found: Sequence[Likelihood | ScoreNotFinite], alpha: float | None
+) -> dict[int, Outcome]:
+    """Likelihoods and verdicts by the index of their image; an image without a likelihood has its error."""
+    return {
+        index: one if isinstance(one, ScoreNotFinite) else (one, scorer.anomaly(one, alpha))
+        for index, one in zip(indices, found, strict=True)
+    }
 
 
 def answer(
     loaded: Loaded,
     items: Sequence[Item],
-    scored: dict[int, tuple[Likelihood, Anomaly]],
+    scored: dict[int, Outcome],
     *,
     fdr: bool,
     full: bool,
 ) -> schemas.Scores:
     """The answer to a scoring request; raises a 422 problem when no image was scored."""
     results = [one_result(index, item, scored.get(index), loaded, full=full) for index, item in enumerate(items)]
-    if not scored:
+    verdicts = {index: one[1] for index, one in scored.items() if not isinstance(one, ScoreNotFinite)}
+    if not verdicts:
         raise _none_scored(results)
     content: dict[str, Any] = {
         "model": loaded.version.name,
@@ -36,23 +52,27 @@ def answer(
         "results": results,
     }
     if fdr:
-        found = q_values([verdict.p_value for _, verdict in scored.values()])
-        by_index = dict(zip(scored, found, strict=True))
+        found = q_values([verdict.p_value for verdict in verdicts.values()])
+        by_index = dict(zip(verdicts, found, strict=True))
         content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
     return schemas.Scores(**content)
 
 
 def one_result(
-    index: int, item: Item, found: tuple[Likelihood, Anomaly] | None, loaded: Loaded, *, full: bool
+    index: int, item: Item, found: Outcome | None, loaded: Loaded, *, full: bool
 ) -> schemas.ScoredImage | schemas.FailedImage:
     """One image's place in `results`; `found` is absent for an image that could not be decoded."""
-    return _failed(index, item) if found is None else _scored(index, item, *found, loaded, full)
+    if isinstance(item.image, ImageError):
+        return _failed(index, item, item.image)
+    assert found is not None
+    if isinstance(found, ScoreNotFinite):
+        return _failed(index, item, found)
+    return _scored(index, item, item.image, *found, loaded, full)
 
 
 def _scored(
-    index: int, item: Item, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
+    index: int, item: Item, image: DecodedImage, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
 ) -> schemas.ScoredImage:
-    assert not isinstance(item.image, ImageError)
     content: dict[str, Any] = {
         "index": index,
         "filename": item.filename,
@@ -78,14 +98,15 @@ def _scored(
         ]
         anomaly["reasons"] = [schemas.Reason(feature=r.feature, z=r.z) for r in verdict.reasons]
         content["preprocessing"] = schemas.PreprocessingNote(
-            id=loaded.scorer.preprocessing.id, resized=item.image.resized, converted=item.image.converted
+            id=loaded.scorer.preprocessing.id,
+            resized=image.resized,
+            converted=image.converted,
+            warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
         )
     return schemas.ScoredImage(**content, anomaly=schemas.Anomaly(**anomaly))
 
 
-def _failed(index: int, item: Item) -> schemas.FailedImage:
-    assert isinstance(item.image, ImageError)
-    error = item.image
+def _failed(index: int, item: Item, error: ModelsError) -> schemas.FailedImage:
     return schemas.FailedImage(
         index=index,
         filename=item.filename,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.intake import Pixels
 from app.lane import Ticket
+from models.problems import ScoreNotFinite
 
 if TYPE_CHECKING:
     from models.scoring.likelihood import Likelihood
@@ -15,11 +16,11 @@ SLICE = 64
 """Draws computed between two looks at the deadline, unless one image has more; results do not depend on it."""
 
 
-def score_in_slices(scorer: Scorer, pixels: Pixels, draws: int, ticket: Ticket) -> list[Likelihood]:
+def score_in_slices(scorer: Scorer, pixels: Pixels, draws: int, ticket: Ticket) -> list[Likelihood | ScoreNotFinite]:
     """The likelihoods of images (N, C, H, W); raises `Abandoned` between two slices when nobody waits."""
-    found: list[Likelihood] = []
+    found: list[Likelihood | ScoreNotFinite] = []
     step = max(1, SLICE // draws)
     for start in range(0, len(pixels), step):
         ticket.check()
-        found += scorer.score(pixels[start : start + step], draws=draws)
+        found += scorer.score_each(pixels[start : start + step], draws=draws)
     return found

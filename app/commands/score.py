@@ -125,14 +125,13 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
 
 def _score_batch(loaded: Loaded, batch: list[Path], alpha: float | None, draws: int) -> list[Result]:
     from app.intake import Upload, decode_upload, stack_pixels
-    from app.score_answers import one_result
+    from app.score_answers import one_result, outcomes
 
     items = [decode_upload(Upload(str(path), path.read_bytes()), loaded.scorer.preprocessing) for path in batch]
     indices, pixels = stack_pixels(items)
     scored = {}
     if pixels is not None:
-        found = loaded.scorer.score(pixels, draws=draws)
-        scored = {i: (one, loaded.scorer.anomaly(one, alpha)) for i, one in zip(indices, found, strict=True)}
+        scored = outcomes(loaded.scorer, indices, loaded.scorer.score_each(pixels, draws=draws), alpha)
     return [
         one_result(index, item, scored.get(index), loaded, full=True).model_dump(exclude_unset=True)
         for index, item in enumerate(items)

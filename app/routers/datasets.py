@@ -98,7 +98,7 @@ def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
     summary="Look at a dataset",
     response_class=Response,
     responses={
-        **responses(401, 404, 500),
+        **responses(401, 404, 422, 500),
         200: {
             "description": "Up to 100 of the images, evenly spread over the paths.",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
@@ -122,7 +122,7 @@ def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
     summary="Delete a dataset",
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_dataset(name: DatasetName, house: InHouse) -> None:
     """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over trains on it.

@@ -89,7 +89,11 @@ async def sample_images(
                 count = min(SLICE, query.n - first)
                 parts.append(loaded.scorer.sample(count, query.temperature, seed, query.inverse, first))
             pixels = np.concatenate(parts)
-            return pixels, score_in_slices(loaded.scorer, pixels, 1, ticket) if scored else []
+            if not scored:
+                return pixels, []
+            from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
+
+            return pixels, require_finite(score_in_slices(loaded.scorer, pixels, 1, ticket))
 
         pixels, likelihoods = await house.lane.run(work, query.n * passes)
         if scored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,14 +24,10 @@ from app.intake import (
 )
 from app.lane import Ticket
 from app.problems import Problem, invalid, responses
-from app.score_answers import answer
+from app.score_answers import Outcome, answer, outcomes
 from app.serving import Loaded
 from app.slices import score_in_slices
-from models.problems import AlphaUnattainable
-
-if TYPE_CHECKING:
-    from models.scoring.calibration import Anomaly
-    from models.scoring.likelihood import Likelihood
+from models.problems import AlphaUnattainable, ScoreNotFinite
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -113,10 +109,12 @@ async def score_images(
         if len(items) > limit:
             raise too_many(limit)
         indices, pixels = stack_pixels(items)
-        scored: list[tuple[Likelihood, Anomaly]] = []
+        scored: dict[int, Outcome] = {}
         if pixels is not None:
-            scored = await _score(house, loaded, pixels, query)
-    return answer(loaded, items, dict(zip(indices, scored, strict=True)), fdr=query.fdr, full=query.detail == "full")
+            scored = await _score(house, loaded, indices, pixels, query)
+    if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
+        raise scored[0]
+    return answer(loaded, items, scored, fdr=query.fdr, full=query.detail == "full")
 
 
 def _check_alpha(loaded: Loaded, alpha: float) -> None:
@@ -125,9 +123,11 @@ def _check_alpha(loaded: Loaded, alpha: float) -> None:
         raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
 
 
-async def _score(house: House, loaded: Loaded, pixels: Pixels, query: ScoreQuery) -> list[tuple[Likelihood, Anomaly]]:
-    def work(ticket: Ticket) -> list[tuple[Likelihood, Anomaly]]:
+async def _score(
+    house: House, loaded: Loaded, indices: list[int], pixels: Pixels, query: ScoreQuery
+) -> dict[int, Outcome]:
+    def work(ticket: Ticket) -> dict[int, Outcome]:
         found = score_in_slices(loaded.scorer, pixels, query.draws, ticket)
-        return [(one, loaded.scorer.anomaly(one, query.alpha)) for one in found]
+        return outcomes(loaded.scorer, indices, found, query.alpha)
 
     return await house.lane.run(work, len(pixels) * query.draws)

@@ -73,10 +73,18 @@ def log_likelihood_terms(engine: Engine, frozen: FrozenFlow, x: Tensor) -> Tenso
 def score_images(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood]:
+    """Return what :func:`score_each` does, for images that all have a likelihood. Raises also ``ScoreNotFinite``."""
+    return require_finite(score_each(engine, frozen, weights_digest, images, draws))
+
+
+def score_each(
+    engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
+) -> list[Likelihood | ScoreNotFinite]:
     """Return the likelihood of each image ``(N, C, H, W)``, averaged over ``draws`` draws keyed by its content.
 
-    The noise belongs to the image and the weights (:func:`content_stream`), so a score depends on nothing else.
-    Raises ``ValueError`` for images of another shape or type, or fewer than one draw, and ``ScoreNotFinite``.
+    The noise belongs to the image and the weights (:func:`content_stream`), so a score depends on nothing else; an
+    image whose arithmetic overflows has its error in its place. Raises ``ValueError`` for images of another shape or
+    type, or fewer than one draw.
     """
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
@@ -92,6 +100,16 @@ def score_images(
     return [_summarise(part, images[0].size) for part in by_image]
 
 
+def require_finite(found: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
+    """Return the likelihoods of images that must all have one. Raises ``ScoreNotFinite``."""
+    likelihoods = []
+    for one in found:
+        if isinstance(one, ScoreNotFinite):
+            raise one
+        likelihoods.append(one)
+    return likelihoods
+
+
 def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: int) -> Iterator[NDArray[np.float64]]:
     for image in images:
         stream = content_stream(image, weights_digest)
@@ -104,12 +122,12 @@ def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[N
         yield chunk
 
 
-def _summarise(terms: Tensor, dimensions: int) -> Likelihood:
+def _summarise(terms: Tensor, dimensions: int) -> Likelihood | ScoreNotFinite:
     values = terms.sum((1, 2))
     mean = terms.mean(0)
     log_likelihood = float(mean.sum())
     if not math.isfinite(log_likelihood):
-        raise ScoreNotFinite("the flow's arithmetic overflowed on this image")
+        return ScoreNotFinite("the flow's arithmetic overflowed on this image")
     k = len(values)
     draws = None
     if k > 1:

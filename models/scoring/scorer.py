@@ -15,7 +15,7 @@ from models.problems import ArtifactError, NoLearnedInverse, ScoreNotFinite, Uni
 from models.scoring.calibration import Anomaly
 from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import Likelihood, score_images
+from models.scoring.likelihood import Likelihood, score_each, score_images
 from models.scoring.sampling import sample_frozen, to_pixels
 
 PINNED_TOLERANCE = 1e-3
@@ -94,8 +94,15 @@ class Scorer:
         return self.manifest.log_dets.weights_sha256
 
     def score(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
-        """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, averaged over ``draws`` draws."""
+        """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, averaged over ``draws`` draws.
+
+        Raises ``ScoreNotFinite``.
+        """
         return score_images(self._engine, self._frozen, self.log_det_digest, images, draws)
+
+    def score_each(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
+        """Return what :meth:`score` does, with the error of an image without a finite likelihood in its place."""
+        return score_each(self._engine, self._frozen, self.log_det_digest, images, draws)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
         """Return the verdict for a likelihood. Raises ``AlphaUnattainable``."""

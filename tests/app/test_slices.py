@@ -17,7 +17,7 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def score(self, pixels: Any, draws: int = 1) -> list[Any]:
+    def score_each(self, pixels: Any, draws: int = 1) -> list[Any]:
         self.asked.append(len(pixels) * draws)
         return [int(one.flat[0]) for one in pixels]
 
@@ -43,9 +43,9 @@ def test_a_slice_has_64_draws_or_one_image(ticket: Ticket, draws: int, largest: 
 
 def test_the_rest_is_not_done_when_nobody_waits(ticket: Ticket) -> None:
     class Leaving(Counting):
-        def score(self, pixels: Any, draws: int = 1) -> list[Any]:
+        def score_each(self, pixels: Any, draws: int = 1) -> list[Any]:
             ticket.abandoned.set()
-            return super().score(pixels, draws)
+            return super().score_each(pixels, draws)
 
     scorer = Leaving()
     with pytest.raises(Abandoned):

@@ -1,0 +1,36 @@
+"""An image whose arithmetic overflows has its error in its place, and no effect on others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from models.problems import ScoreNotFinite
+from models.scoring.engines import Latents, TorchEngine
+from models.scoring.likelihood import score_each, score_images
+from models.scoring.scorer import Scorer
+
+
+class Overflowing(TorchEngine):
+    """Overflows on the second of every three draws."""
+
+    def forward(self, y: Tensor) -> Latents:
+        latents = super().forward(y)
+        log_det = latents.log_det.clone()
+        log_det[1::3] = np.inf
+        return replace(latents, log_det=log_det)
+
+
+def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
+    scorer = Scorer.load(artifact)
+    images = np.repeat(scorer.pinned[:1], 5, axis=0)
+    images[:, 0, 0] = np.arange(5)[:, None]
+    wanted = scorer.score(images)
+    engine = Overflowing(scorer._frozen)
+    found = score_each(engine, scorer._frozen, scorer.log_det_digest, images)
+    assert [isinstance(one, ScoreNotFinite) for one in found] == [False, True, False, False, True]
+    assert [found[i] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]
+    with pytest.raises(ScoreNotFinite):
+        score_images(engine, scorer._frozen, scorer.log_det_digest, images)
