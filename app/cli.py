@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from app.commands.common import USAGE, fail, settings
+from app.commands.datasets import datasets
 from app.commands.jobs import jobs
-from app.commands.listings import datasets, models
+from app.commands.listings import models
 from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
@@ -81,7 +82,7 @@ cli.command()(train)
 cli.command()(score)
 cli.command()(sample)
 cli.command()(models)
-cli.command()(datasets)
+cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
 
 

@@ -1,10 +1,7 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf models` and `snf datasets`: what there is."""
+"""`snf models`: what there is."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
-from typing import Any
 
 from app.commands.common import Json, Key, Url, errors_for_people, print_json, settings
 
@@ -40,23 +37,6 @@ def models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
             for one in found
         ],
     )
-
-
-def datasets(as_json: Json = False) -> None:
-    """List the datasets that can be trained on here."""
-    with errors_for_people():
-        from models.datasets import DatasetStore, dataset_names, summarize
-
-        folder, store = settings().data_dir, DatasetStore(settings().datasets_dir)
-        found: list[dict[str, Any]] = [
-            {"name": name, **asdict(summarize(name, folder, store))} for name in dataset_names(folder, store)
-        ]
-    if as_json:
-        print_json({"datasets": found})
-        return
-    parts = ("train", "statistics", "calibration", "test")
-    rows = [(one["name"], "x".join(map(str, one["image_shape"])), *(str(one[part]) for part in parts)) for one in found]
-    _table(("name", "image", *parts), rows)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -22,11 +22,11 @@ from app.commands.common import (
     print_json,
     settings,
 )
+from app.commands.images import images_in
 
 if TYPE_CHECKING:
     from app.serving import Loaded
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 BATCH = 64
 
 Result = dict[str, Any]
@@ -72,7 +72,7 @@ def _files(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found += images_in(path)
         elif path.is_file():
             found.append(path)
         else:
