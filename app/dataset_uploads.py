@@ -42,7 +42,7 @@ class DatasetUploads:
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
         self._store = store
-        self._folders = UploadFolders(store.root)
+        self._folders = UploadFolders(settings.uploads_dir, store.root)
         self._slots = threading.BoundedSemaphore(settings.max_dataset_uploads)
         self._draining = draining
         self._stopping = threading.Event()
@@ -74,6 +74,7 @@ class DatasetUploads:
             )
         try:
             with _full_disk(), self._folders.new() as folder:
+                self._store.root.mkdir(parents=True, exist_ok=True)
                 room = Room(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
                 declared = int(request.headers.get("content-length", 0))
                 self._check_size(declared)

@@ -16,11 +16,11 @@ TARGET = "target"
 
 
 class UploadFolders:
-    """Folders under ``datasets/.uploads``, which services on several machines may share."""
+    """Folders under ``root``, which services on several machines may share; they become folders of ``datasets``."""
 
-    def __init__(self, datasets: Path) -> None:
+    def __init__(self, root: Path, datasets: Path) -> None:
+        self._root = root
         self._datasets = datasets
-        self._root = datasets / ".uploads"
 
     @contextmanager
     def new(self) -> Iterator[Path]:
@@ -55,7 +55,7 @@ class UploadFolders:
 
     def _remove_unfinished(self, name: str) -> None:
         unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}")
-        for path in self._datasets.iterdir():
+        for path in self._datasets.glob(".*"):
             if unfinished.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -238,6 +238,11 @@ class Settings(BaseSettings):
         return self.home / "datasets"
 
     @property
+    def uploads_dir(self) -> Path:
+        """Folder of datasets that are still arriving: beside the datasets, so that their quota does not count it."""
+        return self.home / "uploads"
+
+    @property
     def logs_dir(self) -> Path:
         """Folder of the log files."""
         return self.home / "logs"

@@ -10,7 +10,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from app.upload_folders import UploadFolders, note_target
-with UploadFolders(Path(sys.argv[1])).new() as folder:
+with UploadFolders(Path(sys.argv[1]) / "uploads", Path(sys.argv[1])).new() as folder:
     (folder / "0").write_bytes(b"half an archive")
     note_target(folder, "cells")
     print(folder, flush=True)
@@ -19,15 +19,15 @@ with UploadFolders(Path(sys.argv[1])).new() as folder:
 
 
 def test_a_folder_vanishes_with_its_upload(tmp_path: Path) -> None:
-    with UploadFolders(tmp_path).new() as folder:
+    with UploadFolders(tmp_path / "uploads", tmp_path).new() as folder:
         (folder / "0").write_bytes(b"x")
     assert not folder.exists()
 
 
 def test_what_a_killed_service_left_is_swept(tmp_path: Path) -> None:
     unfinished = tmp_path / f".cells.{'0' * 32}"
-    others = [tmp_path / f".shells.{'0' * 32}", tmp_path / "cells", tmp_path / ".uploads" / "lock"]
-    folders = UploadFolders(tmp_path)
+    others = [tmp_path / f".shells.{'0' * 32}", tmp_path / "cells", tmp_path / "uploads" / "lock"]
+    folders = UploadFolders(tmp_path / "uploads", tmp_path)
     service = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert service.stdout is not None

@@ -1,0 +1,79 @@
+"""The form of an upload, however it is cut into pieces."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.dataset_form import DatasetForm
+from app.problems import Problem
+from models.problems import StorageFull
+
+FORM = "multipart/form-data; boundary=together"
+
+
+def part(disposition: str, content: bytes) -> bytes:
+    return f"--together\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+
+FILE = b"\r\n--togeth\r\n--together-not\x00\r\r\n" * 50
+BODY = part('name="file"; filename="lot 1/a.png"', FILE) + part('name="name"', b"cells") + b"--together--\r\n"
+
+
+def nothing(_: object) -> None:
+    """Hear and do nothing."""
+
+
+def form(
+    folder: Path, check_name: Callable[[str], None] = nothing, take: Callable[[int], None] = nothing
+) -> DatasetForm:
+    return DatasetForm(FORM, folder, check_name, take)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_pieces_of_any_size_make_the_same_files(tmp_path: Path, size: int) -> None:
+    taken: list[int] = []
+    names: list[str] = []
+    made = form(tmp_path, names.append, taken.append)
+    for start in range(0, len(BODY), size):
+        made.write(BODY[start : start + size])
+    name, (source,) = made.finish()
+    assert (name, names) == ("cells", ["cells"])
+    assert source.filename == "lot 1/a.png"
+    assert source.path.read_bytes() == FILE
+    assert source.path.parent == tmp_path
+    assert sum(taken) == len(FILE)
+
+
+def test_what_a_filename_says_is_a_label_alone(tmp_path: Path) -> None:
+    made = form(tmp_path / "in")
+    (tmp_path / "in").mkdir()
+    for filename in ("../outside.png", "/etc/passwd", "b\xffd.png"):
+        made.write(part(f'name="file"; filename="{filename}"', b"x").replace("\xff".encode(), b"\xff"))
+    made.write(part('name="name"', b"cells") + b"--together--\r\n")
+    _, sources = made.finish()
+    assert [source.filename for source in sources] == ["../outside.png", "/etc/passwd", "b\udcffd.png"]
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["0", "1", "2"]
+
+
+def test_a_file_stops_where_there_is_no_room(tmp_path: Path) -> None:
+    def full(_: int) -> None:
+        raise StorageFull("no room")
+
+    with pytest.raises(StorageFull):
+        form(tmp_path, take=full).write(BODY)
+    assert (tmp_path / "0").stat().st_size == 0
+
+
+@pytest.mark.parametrize("end", [10, 60, len(BODY) - 60, len(BODY) - 4])
+def test_a_form_that_ends_early_is_malformed(tmp_path: Path, end: int) -> None:
+    made = form(tmp_path)
+    made.write(BODY[:end])
+    with pytest.raises(Problem, match="last boundary"):
+        made.finish()
+
+
+def test_headers_have_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(Problem) as found:
+        form(tmp_path).write(b"--together\r\nContent-Disposition: " + b"x" * 100_000)
+    assert found.value.slug == "malformed-form"
