@@ -23,6 +23,7 @@ from app.commands.common import (
     settings,
 )
 from app.commands.images import images_in
+from app.commands.score_file import score_to_file
 
 if TYPE_CHECKING:
     from app.serving import Loaded
@@ -38,6 +39,10 @@ def score(
     alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")] = None,
     draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws an image.")] = 1,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write a Parquet file, a row an image; resumes.", show_default=False),
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -45,7 +50,16 @@ def score(
     """Score image files."""
     from rich.progress import Progress
 
+    if out is not None and url:
+        raise fail("--out scores in this process, without --url (or SNF_URL)", USAGE)
+    if out is not None and draws != 1:
+        raise fail("--out scores with one draw an image, without --draws", USAGE)
     files = _files(paths)
+    if out is not None:
+        with errors_for_people():
+            found = score_to_file(files, out, model, alpha, as_json)
+        _exit(found.images - found.errors, found.anomalies, fail_on_anomaly)
+        return
     with errors_for_people(), Progress(transient=True, disable=as_json) as bar:
         task = bar.add_task("scoring", total=len(files))
         head: Result = {}
@@ -62,9 +76,13 @@ def score(
     else:
         _table(head, results)
     good = [one for one in results if one["status"] == "ok"]
+    _exit(len(good), sum(one["anomaly"]["is_anomaly"] for one in good), fail_on_anomaly)
+
+
+def _exit(good: int, anomalies: int, fail_on_anomaly: bool) -> None:
     if not good:
         raise typer.Exit(USAGE)
-    if fail_on_anomaly and any(one["anomaly"]["is_anomaly"] for one in good):
+    if fail_on_anomaly and anomalies:
         raise typer.Exit(ANOMALY)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from tests.end_to_end.service import DIGITS, ROOT, environment, score_one
 
@@ -48,6 +49,34 @@ def test_scores_in_process_equal_the_service(home: Path, house: httpx.Client) ->
         for one, path in zip(answer["results"], DIGITS, strict=False):
             wanted = score_one(house, "digits", path.read_bytes())
             assert one["log_likelihood"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
+    out, parts = tmp_path / "scores.parquet", tmp_path / ".scores.parquet.parts"
+    text = tmp_path / "images" / "text.png"
+    text.parent.mkdir()
+    text.write_text("no image")
+    arguments = ["score", *map(str, DIGITS), str(text.parent), "-m", "digits"]
+    done = snf(home, *arguments, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stdout
+    assert not parts.exists()
+    rows = parquet.ParquetFile(out).read().to_pylist()
+    alone = json.loads(snf(home, *arguments, "--json").stdout)["results"]
+    assert [row["path"] for row in rows] == [one["filename"] for one in alone] == [*map(str, DIGITS), str(text)]
+    for row, one in zip(rows[:-1], alone[:-1], strict=True):
+        assert row["log_likelihood"] == one["log_likelihood"]
+        assert row["p_value"] == one["anomaly"]["p_value"]
+    assert rows[-1]["error"] == alone[-1]["error"]["type"]
+    before = out.read_bytes()
+    again = snf(home, *arguments, "--out", str(out), "--json", "--alpha", "1", "--fail-on-anomaly")
+    assert again.returncode == 1
+    told = json.loads(again.stdout)
+    assert (told["images"], told["anomalies"], told["errors"]) == (len(rows), len(rows) - 1, 1)
+    assert out.read_bytes() != before
+    for refused in (["--url", "http://127.0.0.1:1"], ["--draws", "2"], ["--alpha", "1e-9"], ["-m", "nobody"]):
+        assert snf(home, *arguments, "--out", str(tmp_path / "none.parquet"), *refused).returncode == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.parquet", "images"}
 
 
 def test_exit_codes(home: Path, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Scoring of one part: decoding runs ahead in a thread of its own while the model works."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.bulk.sources import Found, ImageSource
+from models.bulk.table import PartSummary, Row, write_part
+from models.images import DecodedImage
+from models.problems import ModelsError, ScoreNotFinite
+from models.provenance import provenance_warning
+
+if TYPE_CHECKING:
+    from models.scoring.likelihood import Likelihood
+    from models.scoring.scorer import Scorer
+
+BATCH = 64
+AHEAD = 2
+"""Batches that are decoded before they are asked for."""
+
+
+class Stopped(Exception):
+    """Scoring was asked to stop; parts that are complete stay."""
+
+
+def score_part(
+    scorer: Scorer,
+    source: ImageSource,
+    start: int,
+    stop: int,
+    path: Path,
+    *,
+    alpha: float | None,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] = lambda _images: None,
+) -> PartSummary:
+    """Score images ``start`` to ``stop - 1`` and write one row each to the Parquet file ``path``, in their order.
+
+    ``should_stop`` is asked before every batch of 64, ``progress`` told how many images a batch had. Nothing is written
+    unless all is. Raises ``Stopped``, ``AlphaUnattainable``, and what the source raises when it goes away.
+    """
+    rows: list[Row] = []
+    with closing(_ahead(_batches(source.read(start, stop)))) as batches:
+        while True:
+            if should_stop():
+                raise Stopped("scoring was stopped")
+            batch = next(batches, None)
+            if batch is None:
+                break
+            rows += _score(scorer, batch, alpha)
+            progress(len(batch))
+    return write_part(rows, path)
+
+
+def _batches(images: Iterator[Found]) -> Generator[list[Found]]:
+    while batch := list(islice(images, BATCH)):
+        yield batch
+
+
+def _ahead(batches: Generator[list[Found]]) -> Generator[list[Found]]:
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        pending = deque(pool.submit(next, batches, None) for _ in range(AHEAD))
+        try:
+            while (batch := pending.popleft().result()) is not None:
+                pending.append(pool.submit(next, batches, None))
+                yield batch
+        finally:
+            for one in pending:
+                one.cancel()
+            # Files and SQLite's connections are closed in the thread that opened them.
+            pool.submit(batches.close).result()
+
+
+def _score(scorer: Scorer, batch: list[Found], alpha: float | None) -> list[Row]:
+    good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
+    scored = iter(scorer.score_each(np.stack(good)) if good else [])
+    return [
+        _row(scorer, path, image, next(scored), alpha) if isinstance(image, DecodedImage) else _failed(path, image)
+        for path, image in batch
+    ]
+
+
+def _row(
+    scorer: Scorer, path: str, image: DecodedImage, found: Likelihood | ScoreNotFinite, alpha: float | None
+) -> Row:
+    if isinstance(found, ScoreNotFinite):
+        return _failed(path, found)
+    verdict = scorer.anomaly(found, alpha)
+    return {
+        "path": path,
+        "log_likelihood": found.log_likelihood,
+        "bits_per_dim": found.bits_per_dim,
+        "p_value": verdict.p_value,
+        "score": verdict.score,
+        "is_anomaly": verdict.is_anomaly,
+        "warning": provenance_warning(scorer.manifest.training.provenance, image),
+    }
+
+
+def _failed(path: str, error: ModelsError) -> Row:
+    return {"path": path, "error": error.slug, "error_detail": error.detail}

@@ -1,0 +1,95 @@
+"""How a large scoring is cut into parts, kept beside them for the run that resumes it. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.files import remove_leftovers, sync_folder, write_atomically
+
+FILE = "plan.json"
+IMAGES_PER_PART = 2000
+LEFTOVER_SECONDS = 3600
+"""What a writer left so long ago belongs to one that was killed; others may be writing parts now."""
+
+
+class BulkPlan(BaseModel):
+    """What is scored by what: everything that the rows depend on, and the number of images in a part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Name and version.")
+    weights_sha256: str
+    dataset: str = Field(description="What the images are called; no more than a label.")
+    source_digest: str
+    alpha: float = Field(gt=0, le=1)
+    count: int = Field(ge=0)
+    images_per_part: int = Field(IMAGES_PER_PART, ge=1)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First image and the one after the last of every part.
+
+        >>> plan = BulkPlan(
+        ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
+        ... )
+        >>> plan.ranges
+        [(0, 2000), (2000, 4000), (4000, 4500)]
+        """
+        size = self.images_per_part
+        return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the table of all scores says about itself."""
+        return {
+            "snf.model": self.model,
+            "snf.weights_sha256": self.weights_sha256,
+            "snf.dataset": self.dataset,
+            "snf.dataset_digest": self.source_digest,
+            "snf.alpha": repr(self.alpha),
+            "snf.count": str(self.count),
+        }
+
+
+@dataclass(frozen=True)
+class OpenPlan:
+    """A plan and the folder of its parts."""
+
+    folder: Path
+    plan: BulkPlan
+
+    def part_path(self, index: int) -> Path:
+        """Return where part ``index`` is, or will be."""
+        return self.folder / f"part-{index:06d}.parquet"
+
+    @property
+    def part_paths(self) -> list[Path]:
+        """All parts in order, whether they are there or not."""
+        return [self.part_path(index) for index in range(len(self.plan.ranges))]
+
+    def missing(self) -> list[int]:
+        """Return the parts that are not there; one that is there is complete."""
+        return [index for index, path in enumerate(self.part_paths) if not path.exists()]
+
+
+def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
+    """Make ``folder`` hold parts of ``plan`` alone: those of an equal plan stay, any others are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder, LEFTOVER_SECONDS)
+    if _stored(folder) != plan:
+        # The old plan goes last: parts that are there always belong to the plan that is there.
+        for part in folder.glob("part-*.parquet"):
+            part.unlink(missing_ok=True)
+        sync_folder(folder)
+        write_atomically(folder / FILE, plan.model_dump_json(indent=1).encode())
+    return OpenPlan(folder, plan)
+
+
+def _stored(folder: Path) -> BulkPlan | None:
+    try:
+        return BulkPlan.model_validate_json((folder / FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,103 @@
+"""The table of scores: its columns, how it is written, and how parts of it become one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from models.files import sync_folder, write_atomically
+
+SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("log_likelihood", pa.float64()),  # nats
+        pa.field("bits_per_dim", pa.float64()),
+        pa.field("p_value", pa.float64()),
+        pa.field("score", pa.float64()),  # -log10 of the p-value
+        pa.field("is_anomaly", pa.bool_()),
+        pa.field("warning", pa.string()),
+        pa.field("error", pa.string()),  # a slug, null for an image with a score
+        pa.field("error_detail", pa.string()),
+    ]
+)
+COMPRESSION = "zstd"
+GROUP_ROWS = 100_000
+"""Rows of a row group: what a reader, and the merging of parts, holds at once."""
+
+Row = dict[str, Any]
+"""One image: values by column, absent ones are null."""
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """How many images rows are of, how many of these are errors, and how many anomalies."""
+
+    images: int
+    errors: int
+    anomalies: int
+
+
+def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
+    """Write rows as one Parquet file, whole or not at all; equal rows give equal bytes."""
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(table, buffer, compression=COMPRESSION)
+    write_atomically(path, buffer.getvalue().to_pybytes())
+    return _summary(table)
+
+
+def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
+    """Write the rows of all parts, in order, as one Parquet file with ``metadata``, whole or not at all.
+
+    Holds a row group at a time; how the rows were cut into parts leaves no trace in the file.
+    """
+    schema = SCHEMA.with_metadata(dict(metadata))
+    images = errors = anomalies = 0
+    with _new_file(path) as file, parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+        for table in _row_groups(parts):
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
+            found = _summary(table)
+            images, errors, anomalies = images + found.images, errors + found.errors, anomalies + found.anomalies
+    return PartSummary(images, errors, anomalies)
+
+
+def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
+    held = SCHEMA.empty_table()
+    for part in parts:
+        with parquet.ParquetFile(part) as file:
+            held = pa.concat_tables([held, file.read()])
+        while held.num_rows >= GROUP_ROWS:
+            yield held.slice(0, GROUP_ROWS).combine_chunks()
+            held = held.slice(GROUP_ROWS)
+    if held.num_rows:
+        yield held.combine_chunks()
+
+
+def _summary(table: Any) -> PartSummary:
+    errors = table.num_rows - table["error"].null_count
+    return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file that becomes ``path`` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,0 +1,55 @@
+"""Folders of uploads vanish with their upload, and with a service that was killed at the next start."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from app.upload_folders import UploadFolders, note_target
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from app.upload_folders import UploadFolders, note_target
+with UploadFolders(Path(sys.argv[1])).new() as folder:
+    (folder / "0").write_bytes(b"half an archive")
+    note_target(folder, "cells")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_vanishes_with_its_upload(tmp_path: Path) -> None:
+    with UploadFolders(tmp_path).new() as folder:
+        (folder / "0").write_bytes(b"x")
+    assert not folder.exists()
+
+
+def test_what_a_killed_service_left_is_swept(tmp_path: Path) -> None:
+    unfinished = tmp_path / f".cells.{'0' * 32}"
+    others = [tmp_path / f".shells.{'0' * 32}", tmp_path / "cells", tmp_path / ".uploads" / "lock"]
+    folders = UploadFolders(tmp_path)
+    service = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert service.stdout is not None
+        folder = Path(service.stdout.readline().strip())
+        for path in (unfinished, *others[:2]):
+            path.mkdir()
+            (path / "originals.bin").write_bytes(b"x")
+        folders.sweep()
+        assert (folder / "0").exists(), "another service is writing there"
+        assert unfinished.exists()
+    finally:
+        service.kill()
+        service.communicate()
+    with folders.new() as live:
+        note_target(live, "cells")
+        folders.sweep()
+        assert not folder.exists()
+        assert unfinished.exists(), "an upload of the same name is in hand"
+    with folders.new() as orphan:
+        note_target(orphan, "cells")
+        (orphan / "lock").unlink()
+        folders.sweep()
+        assert not orphan.exists()
+    assert not unfinished.exists()
+    assert all(path.exists() for path in others)

@@ -1,0 +1,323 @@
+"""Images of one's own over HTTP: uploaded, looked at, trained on, deleted; and what is refused leaves nothing."""
+
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.end_to_end.service import await_job, running
+from tests.end_to_end.test_admission import half_a_post
+from tests.end_to_end.test_command_line import snf
+from tests.models.dataset_files import (
+    DIGITS,
+    mixed,
+    npz,
+    pngs,
+    tar_member,
+    tarred,
+    zip_link,
+    zipped,
+)
+from tests.worker.helpers import until
+
+BOUNDARY = "together"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def upload(client: httpx.Client, name: str, *content: tuple[str, bytes]) -> httpx.Response:
+    return client.post("/v1/datasets", data={"name": name}, files=[("file", one) for one in content])
+
+
+def left(home: Path) -> list[str]:
+    """What lies in the datasets' folder besides complete datasets and the lock."""
+    folder = home / "datasets"
+    found = [path.name for path in (*folder.glob(".*"), *(folder / ".uploads").iterdir())]
+    return sorted({*found} - {".uploads", "lock"})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def service(home: Path) -> Iterator[httpx.Client]:
+    with running("app.serve", home=home) as client:
+        yield client
+
+
+KINDS: dict[str, list[tuple[str, bytes]]] = {
+    "zip": [("cells.zip", zipped(pngs(60, 6)))],
+    "tar.gz": [("cells.tar.gz", tarred(pngs(60, 6), "gz"))],
+    "npz": [("cells.npz", npz(images=DIGITS[:60, 0], group=np.arange(60) % 6))],
+    "files": list(pngs(60, 6).items()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_upload_becomes_the_same_dataset(service: httpx.Client, home: Path, kind: str) -> None:
+    name = f"cells-{kind}"
+    answer = upload(service, name, *KINDS[kind])
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["location"] == f"/v1/datasets/{name}"
+    found = answer.json()
+    assert service.get(f"/v1/datasets/{name}").json() == found
+    assert (found["images"], found["image_shape"], found["origin"]) == (60, [1, 28, 28], "stored")
+    assert (found["train"], found["statistics"], found["calibration"]) == (40, 10, 10)
+    assert found["report"]["different_groups"] == 6
+    sheet = service.get(found["links"]["contact_sheet"])
+    assert sheet.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(sheet.content)).size[0] > 500
+    listed = {one["name"]: one for one in service.get("/v1/datasets").json()["datasets"]}
+    assert listed[name] == {key: value for key, value in found.items() if key not in ("report", "links")}
+    assert listed["mnist-mini"]["images"] == 600
+    taken = upload(service, name, ("again.zip", zipped(pngs(20))))
+    assert (taken.status_code, taken.json()["type"]) == (409, "dataset-taken")
+    assert left(home) == []
+
+
+def test_what_is_left_out_is_named(service: httpx.Client) -> None:
+    more = {"lot0/notes.txt": b"not an image", "lot0/again.png": pngs(1)["lot0/000.png"], ".DS_Store": b"x"}
+    # The name may come last.
+    form = [("file", ("cells.zip", zipped(pngs(30) | more))), ("name", (None, "left-out"))]
+    report = service.post("/v1/datasets", files=form).json()["report"]
+    assert report["rejected_files"][0]["path"] == "lot0/notes.txt"
+    assert (report["rejected"], report["ignored"]) == (1, 1)
+    assert report["duplicates"]["examples"] == [["lot0/000.png", "lot0/again.png"]]
+
+
+MALFORMED: list[tuple[bytes, str]] = [
+    (zipped(pngs(20))[:-40], "malformed-archive"),
+    (zipped([*pngs(20).items(), ("../outside.png", b"x")]), "unsafe-archive"),
+    (zipped([*pngs(20).items(), (zip_link("link.png"), b"/etc/passwd")]), "unsafe-archive"),
+    (tarred(pngs(20), "gz")[:-200], "malformed-archive"),
+    (tarred(pngs(20), special=tar_member("link.png", tarfile.SYMTYPE, "/etc/passwd")), "unsafe-archive"),
+    (npz(images=np.zeros((20, 8, 8), np.float32)), "malformed-array"),
+    (zipped({f"{i}.bin": os.urandom(100) for i in range(20)}), "dataset-too-small"),
+    (b"Rar!\x1a\x07\x00", "unsupported-archive"),
+]
+
+
+@pytest.mark.parametrize(("data", "slug"), MALFORMED, ids=range(len(MALFORMED)))
+def test_a_malformed_archive_is_refused_and_leaves_nothing(
+    service: httpx.Client, home: Path, data: bytes, slug: str
+) -> None:
+    answer = upload(service, "malformed", ("upload.bin", data))
+    assert (answer.status_code, answer.json()["type"]) == (422, slug), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert service.get("/v1/datasets/malformed").status_code == 404
+    assert left(home) == []
+
+
+GOOD = ("a.zip", zipped(pngs(20)))
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "slug"),
+    [
+        ({"files": {"file": GOOD}}, 422, "invalid-request"),
+        ({"data": {"name": "x"}, "files": {"other": GOOD}}, 422, "invalid-request"),
+        ({"files": [("name", (None, "x")), ("name", (None, "y"))]}, 422, "invalid-request"),
+        ({"files": [("name", (None, "x")), ("file", (None, "text"))]}, 422, "invalid-request"),
+        ({"files": [("name", (None, "x"))]}, 422, "invalid-request"),
+        ({"data": {"name": "../x"}, "files": {"file": GOOD}}, 422, "invalid-request"),
+        ({"data": {"name": "x" * 65}, "files": {"file": GOOD}}, 422, "invalid-request"),
+        ({"data": {"name": "mnist"}, "files": {"file": GOOD}}, 409, "dataset-taken"),
+        ({"json": {"name": "x"}}, 415, "unsupported-media-type"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "malformed-form"),
+        ({"content": b"x", "headers": {"content-type": FORM}}, 400, "malformed-form"),
+        ({"content": f"--{BOUNDARY}\r\n", "headers": {"content-type": FORM}}, 400, "malformed-form"),
+    ],
+)
+def test_a_bad_form_has_its_problem(
+    service: httpx.Client, home: Path, options: dict[str, Any], status: int, slug: str
+) -> None:
+    answer = service.post("/v1/datasets", **options)
+    assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
+    assert left(home) == []
+
+
+def test_built_in_and_unknown_datasets(service: httpx.Client) -> None:
+    assert service.get("/v1/datasets/mnist-mini").json()["report"] is None
+    for path, slug in (("nobody", "dataset-not-found"), ("..%2F..%2Fregistry", "not-found")):
+        assert (service.get(f"/v1/datasets/{path}").json()["type"]) == slug
+    assert service.get("/v1/datasets/nobody/contact-sheet").status_code == 404
+    assert service.get("/v1/datasets/mnist-mini/contact-sheet").json()["type"] == "contact-sheet-not-found"
+    answer = service.delete("/v1/datasets/mnist-mini")
+    assert (answer.status_code, answer.json()["type"]) == (409, "dataset-built-in")
+
+
+def part(name: str, filename: str | None = None) -> bytes:
+    file = f'; filename="{filename}"' if filename else ""
+    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(service: httpx.Client, home: Path) -> None:
+    body = part("name") + b"cut\r\n" + part("file", "a.tar") + tarred(pngs(60))
+    with half_a_post(service, "/v1/datasets", body, FORM):
+        until(lambda: left(home))
+    until(lambda: not left(home))
+    assert service.get("/v1/datasets/cut").status_code == 404
+
+
+def big_tar(size: int) -> Iterator[bytes]:
+    """A tar of 20 images and one file of `size` bytes, a whole number of MiB."""
+    for name, data in pngs(20).items():
+        yield member(name, len(data)) + data + bytes(-len(data) % 512)
+    yield member("large.bin", size)
+    for _ in range(size // 2**20):
+        yield bytes(2**20)
+    yield bytes(1024)
+
+
+def member(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf()
+
+
+def form_of(name: str, content: Iterator[bytes]) -> Iterator[bytes]:
+    yield part("name") + name.encode() + b"\r\n" + part("file", "a.tar")
+    yield from content
+    yield f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def rss(pid: int) -> int:
+    """Resident memory of a process without the files it maps."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssAnon")
+
+
+def pid_of(home: Path) -> int:
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            serves = b"app.serve" in (path / "cmdline").read_bytes().split(b"\0")
+            if serves and f"SNF_HOME={home}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError("the service was not found")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, home: Path) -> None:
+    upload(service, "warm", GOOD).raise_for_status()
+    pid = pid_of(home)
+    before = rss(pid)
+    most = before
+    streamed = 0
+    done = threading.Event()
+
+    def content() -> Iterator[bytes]:
+        nonlocal streamed
+        yield from big_tar(300 * 2**20)
+        streamed = most
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.01):
+            most = max(most, rss(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        answer = service.post("/v1/datasets", content=form_of("large", content()), headers={"content-type": FORM})
+    finally:
+        done.set()
+        watcher.join()
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["report"]["rejected_by"] == {"file-too-large": 1}
+    assert streamed - before < 16 * 2**20
+    assert most - before < 96 * 2**20, "one file of 64 MiB may be held while it is looked at, and no more"
+    assert left(home) == []
+
+
+def test_limits(tmp_path: Path) -> None:
+    limits = {"dataset_quota_bytes": 40_000, "max_dataset_bytes": 200_000, "max_dataset_uploads": 1}
+    with running("app.serve", home=tmp_path, **limits) as client:
+
+        def refused(answer: httpx.Response, status: int, slug: str) -> None:
+            assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
+            assert left(tmp_path) == []
+
+        content = tarred(mixed())
+        assert 40_000 < len(content) < 200_000
+        refused(upload(client, "full", ("a.tar", content)), 507, "storage-full")
+        # Nothing is declared here: it shows while it is written.
+        streamed = {"headers": {"content-type": FORM}}
+        refused(client.post("/v1/datasets", content=form_of("full", iter([content])), **streamed), 507, "storage-full")
+        refused(upload(client, "large", ("a.tar", bytes(300_000))), 413, "content-too-large")
+        with half_a_post(client, "/v1/datasets", part("name") + b"first\r\n" + part("file", "a.tar"), FORM):
+            until(lambda: left(tmp_path))
+            second = upload(client, "second", GOOD)
+            assert (second.status_code, second.json()["type"]) == (429, "too-many-uploads")
+            assert int(second.headers["retry-after"]) >= 1
+        until(lambda: not left(tmp_path))
+        until(lambda: upload(client, "second", GOOD).status_code in (201, 409))
+
+
+def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
+    upload(house, "own", ("own.zip", zipped(mixed()))).raise_for_status()
+    few = {"max_steps": 4, "validations": 1, "batch_size": 16, "validation_images": 10, "image_size": [28, 28]}
+    request = {"type": "train", "dataset": "own", "model": "own", "preset": "snf-glow-tiny", "parameters": few}
+    estimate = house.post("/v1/jobs/estimate", json=request)
+    assert estimate.status_code == 200, estimate.text
+    job = house.post("/v1/jobs", json=request).json()
+    used = house.delete("/v1/datasets/own")
+    assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use"), used.text
+    assert used.json()["job"] == job["id"]
+    assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "own:1"
+    content = io.BytesIO()
+    Image.fromarray(DIGITS[0, 0]).resize((400, 300)).save(content, "BMP")
+    form = [("images", ("other.bmp", content.getvalue()))]
+    answer = house.post("/v1/models/own/score", files=form)
+    assert answer.status_code == 200, answer.text
+    note = answer.json()["results"][0]["preprocessing"]
+    assert (note["resized"], note["converted"]) == (True, "L -> RGB")
+    assert "400x300" in note["warning"]
+    manifest = house.get("/v1/models/own").json()["manifest"]
+    assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}
+    assert house.delete("/v1/datasets/own").status_code == 204
+    assert house.delete("/v1/datasets/own").status_code == 404
+    assert house.post("/v1/models/own/score", files=form).status_code == 200, "the model stays"
+    gone = house.post("/v1/jobs", json=request)
+    assert (gone.status_code, gone.json()["errors"][0]["pointer"]) == (422, "/body/dataset")
+
+
+def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) -> None:
+    for name, data in (pngs(20, 2) | {"lot1/bad.png": b"no image", "lot1/notes.txt": b"not sent"}).items():
+        path = tmp_path / "cells" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "more.zip").write_bytes(zipped(pngs(15, start=30)))
+    remote = ["--url", str(service.base_url), "--json"]
+    paths = [str(tmp_path / "cells"), str(tmp_path / "more.zip")]
+    reports = []
+    for where in (["--json"], remote):
+        done = snf(tmp_path / "home", "datasets", "upload", "cells", *paths, *where)
+        assert done.returncode == 0, done.stderr
+        shown = snf(tmp_path / "home", "datasets", "show", "cells", *where)
+        assert json.loads(shown.stdout) == json.loads(done.stdout)
+        reports.append(json.loads(done.stdout)["report"])
+    for report in reports:
+        assert (report["images"], report["rejected"]) == (35, 1)
+    again = snf(tmp_path / "home", "datasets", "upload", "cells", *paths, *remote)
+    assert (again.returncode, "already" in again.stderr) == (2, True)
+    shown = snf(tmp_path / "home", "datasets", "show", "cells")
+    assert "bad.png" in shown.stdout
+    deleted = snf(tmp_path / "home", "datasets", "delete", "cells")
+    assert deleted.returncode == 0, deleted.stderr
+    names = [one["name"] for one in json.loads(snf(tmp_path / "home", "datasets", "--json").stdout)["datasets"]]
+    assert "cells" not in names
+    assert snf(tmp_path / "home", "datasets", "show", "cells").returncode == 2
