@@ -16,7 +16,7 @@ from typing import Any
 from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
-from worker.retention import adopt_checkpoints, drop_training_files
+from worker.retention import adopt_files, drop_training_files
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -59,7 +59,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     version = registry.of_job(spec.model, spec.id)
     if version is None:
         fence.require()
-        if spec.retry_of is not None and adopt_checkpoints(folder.parent / spec.retry_of, folder):
+        if spec.retry_of is not None and adopt_files(
+            folder.parent / spec.retry_of / "checkpoints", folder / "checkpoints"
+        ):
             events.write({"event": "log", "message": f"goes on from the checkpoints of job {spec.retry_of}"})
         config = find_preset(spec.preset).config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.celery_app import make_celery
+from tests.worker.helpers import make_reconciler
 from worker.jobs import Job, Status
 from worker.problems import JobNotFound
 from worker.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.helpers import make_reconciler, alive, until
+from tests.worker.helpers import alive, make_reconciler, until
 from tests.worker.redis_server import RedisServer
 from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery, queue_keys
@@ -231,9 +231,7 @@ def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, set
     moved: list[int] = []
     sweeps = [
         threading.Thread(
-            target=lambda: moved.append(
-                make_reconciler(JobStore(redis_client(settings)), settings).sweep()
-            )
+            target=lambda: moved.append(make_reconciler(JobStore(redis_client(settings)), settings).sweep())
         )
         for _ in range(4)
     ]
