@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from models.bulk.part import score_part
+from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, OpenPlan, open_plan
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore
@@ -66,17 +66,19 @@ class ShardWork:
 
         path = self.plan.part_path(shard)
         if not path.exists():
-            start, stop = self.plan.plan.ranges[shard]
-            score_part(
-                self._scorer,
-                self._source,
-                start,
-                stop,
-                path,
-                alpha=self.plan.plan.alpha,
-                should_stop=stopped,
-                progress=lambda _images: progress(),
-            )
+            try:
+                score_part(
+                    self._scorer,
+                    self._source,
+                    *self.plan.plan.ranges[shard],
+                    path,
+                    alpha=self.plan.plan.alpha,
+                    should_stop=stopped,
+                    progress=lambda _images: progress(),
+                )
+            except Stopped:
+                self.shards.release(shard, token)
+                raise
         self.shards.done(shard)
         return True
 

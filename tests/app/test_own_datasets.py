@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from worker.attempt import JobSpec, StopFlag
 
 from app.cli import cli
 from app.job_requests import check_training
@@ -14,6 +13,7 @@ from app.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry import Registry
 from tests.models.dataset_files import mixed, source, zipped
+from worker.attempt import JobSpec, StopFlag
 from worker.events import EventLog
 from worker.settings import Settings
 from worker.train import run

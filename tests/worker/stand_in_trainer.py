@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from worker.attempt import StopFlag
-
 from worker.events import EventLog
 from worker.process import Exit
 

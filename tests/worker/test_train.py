@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker.attempt import Fence, JobSpec, StopFlag, only_one
 
 from models.registry import ZOO, Registry
 from tests.worker.helpers import new_job, until
+from worker.attempt import Fence, JobSpec, StopFlag, only_one
 from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
 from worker.problems import StaleAttempt
