@@ -7,7 +7,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import anyio.from_thread
@@ -30,7 +30,7 @@ PIECE = 2**20
 SILENCE_S = 60.0
 """Time without a byte after which an upload is given up: others wait for its place."""
 LOOK_S = 0.5
-"""Time between two looks whether the client is still there."""
+"""Time between two looks whether client and service are still there."""
 RETRY_S = 30
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,12 @@ log = logging.getLogger(__name__)
 class DatasetUploads:
     """Takes a few uploads at once, each in the thread of its route, which waits for disk and network."""
 
-    def __init__(self, settings: Settings, store: DatasetStore) -> None:
+    def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
         self._store = store
         self._folders = UploadFolders(store.root)
         self._slots = threading.BoundedSemaphore(settings.max_dataset_uploads)
+        self._draining = draining
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -55,7 +56,7 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """Ends the uploads that are still being looked through."""
+        """Ends what has arrived and is still being looked through; what has not ended as soon as the service drains."""
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
@@ -99,12 +100,44 @@ class DatasetUploads:
             raise DatasetTaken(f"there is a dataset {name!r} already; choose another name or delete it first")
 
     def _pieces(self, request: Request) -> Iterator[bytes]:
-        stream = request.stream()
+        body = _Body(request, self._draining)
         size = 0
-        while piece := anyio.from_thread.run(_next_piece, stream):
+        while piece := anyio.from_thread.run(body.piece):
             size += len(piece)
             self._check_size(size)
             yield piece
+
+
+class _Body:
+    """A request's body in pieces for a thread; it ends where the client falls silent or the service stops."""
+
+    def __init__(self, request: Request, stopping: threading.Event) -> None:
+        self._receive = request.receive
+        self._stopping = stopping
+        self._more = True
+
+    async def piece(self) -> bytes:
+        """What arrives next, about a piece of it; empty at the end of the body."""
+        chunks: list[bytes] = []
+        size = 0
+        heard = time.monotonic()
+        while self._more and size < PIECE:
+            if self._stopping.is_set():
+                raise draining()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    message = await self._receive()
+            except TimeoutError as error:
+                if time.monotonic() - heard > SILENCE_S:
+                    raise _stalled() from error
+                continue
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            heard = time.monotonic()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            self._more = message.get("more_body", False)
+        return b"".join(chunks)
 
 
 class _Watch:
@@ -124,21 +157,8 @@ class _Watch:
                 raise ClientDisconnect
 
 
-async def _next_piece(stream: AsyncIterator[bytes]) -> bytes:
-    """What has arrived, about a piece of it; empty at the end of the body."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(SILENCE_S) as limit:
-            while size < PIECE and (chunk := await anext(stream, None)) is not None:
-                chunks.append(chunk)
-                size += len(chunk)
-                limit.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
-    except TimeoutError as error:
-        raise Problem(
-            408, "upload-stalled", "The upload came to a halt", f"nothing arrived within {SILENCE_S:g} s"
-        ) from error
-    return b"".join(chunks)
+def _stalled() -> Problem:
+    return Problem(408, "upload-stalled", "The upload came to a halt", f"nothing arrived within {SILENCE_S:g} s")
 
 
 @contextmanager

@@ -73,7 +73,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         event_streams=EventStreams(settings, jobs_watch, draining),
         celery=make_celery(settings),
         datasets=datasets,
-        dataset_uploads=DatasetUploads(settings, datasets),
+        dataset_uploads=DatasetUploads(settings, datasets, draining),
         draining=draining,
     )
     house.lane.start()

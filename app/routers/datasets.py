@@ -12,7 +12,7 @@ from app.dataset_schemas import DatasetDetail, DatasetList
 from app.dataset_views import detail, entries, refuse_builtin, refuse_used
 from app.house import InHouse
 from app.intake import MULTIPART
-from app.problems import Problem, draining, responses
+from app.problems import Problem, responses
 from models.datasets.builtin import NAMES
 from models.problems import DatasetNotFound
 
@@ -72,8 +72,6 @@ def upload_dataset(request: Request, house: InHouse, response: Response) -> Data
     Single files that are no usable images are left out and named in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it stays.
     """
-    if house.draining.is_set():
-        raise draining()
     name = house.dataset_uploads.receive(request).name
     found = detail(name, house.datasets, house.settings.data_dir)
     response.headers["Location"] = found.links["self"]

@@ -5,7 +5,9 @@ import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,17 @@ def test_limits(tmp_path: Path) -> None:
             assert int(second.headers["retry-after"]) >= 1
         until(lambda: not left(tmp_path))
         until(lambda: upload(client, "second", GOOD).status_code in (201, 409))
+
+
+def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
+    body = part("name") + b"first\r\n" + part("file", "a.tar") + tarred(pngs(20))
+    with ExitStack() as connections:
+        with running("app.serve", home=tmp_path) as client:
+            connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))
+            until(lambda: left(tmp_path))
+            began = time.monotonic()
+        assert time.monotonic() - began < 20, "it does not wait for the deadline of its requests"
+        assert left(tmp_path) == []
 
 
 def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
