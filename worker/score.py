@@ -59,7 +59,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 worked = False
             if should_stop():
                 raise Stopped("asked to stop")
-            if not worked:
+            if worked:
+                reports.tell(work.plan.missing())
+            else:
                 time.sleep(IDLE_S)
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
