@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import tarfile
 import threading
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.service import await_job, running
+from tests.end_to_end.service import ROOT, await_job, running
 from tests.end_to_end.test_admission import half_a_post
 from tests.end_to_end.test_command_line import snf
 from tests.models.dataset_files import (
@@ -306,6 +307,24 @@ def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
     assert house.post("/v1/models/own/score", files=form).status_code == 200, "the model stays"
     gone = house.post("/v1/jobs", json=request)
     assert (gone.status_code, gone.json()["errors"][0]["pointer"]) == (422, "/body/dataset")
+
+
+def test_the_example_goes_all_the_way(house: httpx.Client, tmp_path: Path) -> None:
+    for name, data in pngs(40, 4).items():
+        path = tmp_path / "cells" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def example(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = [ROOT / "examples" / "own_images.sh", str(house.base_url), str(tmp_path / "cells"), *arguments]
+        return subprocess.run(script, capture_output=True, text=True, timeout=240, check=False)
+
+    done = example("example", "snf-glow-tiny", "4", "1")
+    assert done.returncode == 0, done.stderr
+    assert "40 images" in done.stdout
+    assert "p-value 0." in done.stdout
+    again = example("example")
+    assert (again.returncode, "409" in again.stderr) == (1, True)
 
 
 def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) -> None:

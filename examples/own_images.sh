@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# From a folder of images to a calibrated model that is served, over REST with curl alone.
+#
+#   examples/own_images.sh URL FOLDER NAME [PRESET] [STEPS] [MINUTES]
+#
+#   URL      the service, such as http://127.0.0.1:8000
+#   FOLDER   PNG, JPEG, WebP or BMP files; images of one subfolder stay together when they are shared out
+#   NAME     name of the dataset and of the model: a-z 0-9 . _ -
+#   PRESET   default snf-glow-small
+#   STEPS    most training steps, default 600
+#   MINUTES  most minutes of training, default 10
+#
+# SNF_API_KEY: the key of a service that asks for one.
+
+set -euo pipefail
+export LC_ALL=C # numbers have points
+
+if (($# < 3 || $# > 6)); then
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+url=${1%/} folder=$2 name=$3 preset=${4:-snf-glow-small} steps=${5:-600} minutes=${6:-10}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+answer=$work/answer.json
+
+fail() {
+  echo "own_images: $*" >&2
+  exit 1
+}
+
+# Makes a call; its answer is in $answer. What the service refuses ends the script with its words.
+call() {
+  local status
+  status=$(curl --silent --show-error --output "$answer" --write-out '%{http_code}' \
+    ${SNF_API_KEY:+--header "X-API-Key: $SNF_API_KEY"} "$@") || fail "$url does not answer"
+  [[ $status == 2* ]] || fail "the service answered $status: $(value title): $(value detail)"
+}
+
+# The first value of this name in $answer, without its quotes.
+value() {
+  grep -oE "\"$1\":(\"([^\"\\\\]|\\\\.)*\"|\[[^]]*\]|\{[^}]*\}|[^],}]*)" "$answer" | head -n 1 |
+    cut -d : -f 2- |
+    sed -e 's/^"//' -e 's/"$//' || true
+}
+
+# A number with so many decimals, or a dash where there is none yet.
+number() {
+  local found
+  found=$(value "$1")
+  if [[ $found == [-0-9]* ]]; then printf "%.$2f" "$found"; else printf -- -; fi
+}
+
+[[ -d $folder ]] || fail "$folder is no folder"
+
+echo "1. Upload $folder as dataset $name"
+# COPYFILE_DISABLE: without it, tar on macOS adds a file of its own to each.
+COPYFILE_DISABLE=1 tar -C "$folder" -cf "$work/images.tar" .
+call --form "name=$name" --form "file=@$work/images.tar" "$url/v1/datasets"
+echo "   $(value images) images ($(value train) train, $(value statistics) statistics, $(value calibration) calibration)"
+echo "   a model gets $(value image_shape) (channels, height, width)"
+echo "   rejected: $(value rejected) $(value rejected_by), formats: $(value formats)"
+echo "   notes: $(value notes)"
+echo "   look at them: $url$(value contact_sheet)"
+
+job=$(printf '{"type": "train", "dataset": "%s", "model": "%s", "preset": "%s", "promote": true,
+  "parameters": {"max_steps": %s, "max_minutes": %s}}' "$name" "$name" "$preset" "$steps" "$minutes")
+json=(--header 'Content-Type: application/json' --data "$job")
+
+echo "2. Estimate"
+call "${json[@]}" "$url/v1/jobs/estimate"
+echo "   $(number seconds 0) s, $(number memory_bytes 0) bytes of memory, $(value parameters) parameters"
+echo "   $(value workers) workers, $(value waiting) jobs before this one"
+
+echo "3. Train with $preset, at most $steps steps and $minutes minutes"
+call "${json[@]}" "$url/v1/jobs"
+id=$(value id)
+echo "   job $id"
+said=
+while :; do
+  call "$url/v1/jobs/$id"
+  status=$(value status)
+  line="   $status"
+  [[ $status != running ]] ||
+    line+=", step $(number step 0) of $(number steps 0), $(number bits_per_dim 3) bits/dim, $(number eta_seconds 0) s left"
+  [[ $line == "$said" ]] || echo "$line"
+  said=$line
+  case $status in
+    succeeded) break ;;
+    failed | cancelled | paused) fail "job $id is $status: $(value detail)" ;;
+  esac
+  sleep 2
+done
+ref=$(value ref)
+
+echo "4. Score one image with $ref"
+image=$(find "$folder" -type f \( -iname '*.png' -o -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.webp' -o -iname '*.bmp' \) |
+  sort | head -n 1)
+[[ -n $image ]] || fail "no image in $folder has a usual name"
+cp "$image" "$work/image"
+call --form "images=@$work/image;filename=one" "$url/v1/models/$ref/score"
+echo "   $image: log-likelihood $(number log_likelihood 1) nats, $(number bits_per_dim 3) bits/dim"
+echo "   p-value $(number p_value 4), anomaly at alpha $(number alpha 4): $(value is_anomaly)"
+echo
+echo "Score more: curl -F images=@FILE $url/v1/models/$name/score"
