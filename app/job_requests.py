@@ -10,27 +10,40 @@ from pydantic import ValidationError
 from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import Estimate, JobRequest
+from app.scoring_requests import check_scoring
 from models.architecture import Architecture
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.estimate import estimate_training
 from models.presets import PRESETS
 from models.problems import DatasetNotFound, DatasetUnfit
+from models.registry import NAME
 from models.training.config import TrainingConfig
 from worker.jobs import DeviceKind, Queue
 from worker.submit import training_queue
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """Where a training job would run and what it is expected to take."""
+class JobPlan:
+    """Where a job would run, with which model, and what it is expected to take."""
 
+    model: str
     queue: Queue
     workers: int
-    estimate: Estimate
+    estimate: Estimate | None
 
 
-def plan_training(request: JobRequest, house: House) -> TrainingPlan:
-    """Raises a 422 problem for a training job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
+def plan_job(request: JobRequest, house: House) -> JobPlan:
+    """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
+    if request.type == "score":
+        model = check_scoring(request, house)
+        serving = [worker for worker in house.presence.workers() if Queue.SCORE in worker.queues]
+        return JobPlan(model, Queue.SCORE, len(serving), None)
+    return _plan_training(request, house)
+
+
+def _plan_training(request: JobRequest, house: House) -> JobPlan:
+    if NAME.fullmatch(request.model) is None:
+        raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
     architecture, config, dataset = check_training(
         request, house.settings.data_dir, DatasetStore(house.settings.datasets_dir)
     )
@@ -48,7 +61,7 @@ def plan_training(request: JobRequest, house: House) -> TrainingPlan:
         measured=measured,
         fits=max(memories) >= found.memory_bytes if memories else None,
     )
-    return TrainingPlan(queue, len(serving), estimate)
+    return JobPlan(request.model, queue, len(serving), estimate)
 
 
 def check_training(

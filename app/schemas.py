@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 """A model's or dataset's name."""
+REF = r"^[a-z0-9][a-z0-9._-]{0,63}(:[1-9][0-9]{0,8}|@[a-z0-9][a-z0-9._-]{0,63})?$"
+"""A model's name, with a version or an alias."""
 
 
 class Answer(BaseModel):
@@ -243,23 +245,32 @@ class JobRequest(BaseModel):
                     "model": "my-digits",
                     "preset": "snf-glow-tiny",
                     "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
-                }
+                },
+                {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
             ]
         },
     )
 
-    type: Literal["train"] = Field(description="What to do.")
-    dataset: Name = Field(description="The dataset to train on.")
-    model: Name = Field(description="Name that the model is registered under; a new version if it exists.")
-    preset: str = Field("snf-glow-small", description="The architecture.")
+    type: Literal["train", "score"] = Field(
+        description="`train` a model on a dataset, or `score` every image of a dataset to a Parquet file."
+    )
+    dataset: Name = Field(description="The dataset to train on or to score.")
+    model: str = Field(
+        pattern=REF,
+        description="train: name that the model is registered under, a new version if it exists. "
+        "score: the model, `name`, `name:3` or `name@champion`; the version is fixed when the job is queued.",
+    )
+    preset: str = Field("snf-glow-small", description="train: the architecture.")
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Training parameters; all optional, unknown ones are refused."
+        default_factory=dict,
+        description="All optional, unknown ones are refused. train: see TrainingConfig. "
+        "score: `alpha`, `images_per_part`.",
     )
     promote: bool = Field(
-        False, description="Move the alias `live` to the new version; the first version gets it anyway."
+        False, description="train: move the alias `live` to the new version; the first version gets it anyway."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to train; `auto` is a GPU where a worker that is running has one, else the CPU."
+        "auto", description="train: where; `auto` is a GPU where a worker that is running has one, else the CPU."
     )
 
 
@@ -282,7 +293,7 @@ class EstimatedJob(Answer):
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
     workers: int = Field(description="Running workers that serve that queue.")
-    estimate: Estimate
+    estimate: Estimate | None = Field(description="Null for what is not known beforehand, the time of a score job.")
 
 
 class WorkerView(Answer):
@@ -306,7 +317,7 @@ class JobView(Answer):
     """A job as it stands."""
 
     id: str
-    type: Literal["train"]
+    type: Literal["train", "score"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
     queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
     place_in_line: int | None = Field(

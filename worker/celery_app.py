@@ -8,6 +8,7 @@ from worker.jobs import Queue
 from worker.settings import Settings
 
 TASK = "worker.run_job"
+ASSIST = "worker.assist"
 # Kombu emulates priorities on Redis with one list a step; 0 is served first.
 FIRST, IN_ORDER = 0, 6
 _STEPS = [FIRST, IN_ORDER]

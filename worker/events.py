@@ -55,7 +55,7 @@ class Digest:
         self.metrics = dict(metrics)
         self.checkpoint_step = checkpoint_step
         self.new_checkpoint = False
-        self.published: dict[str, Any] | None = None
+        self.result: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
         self.changed = False
 
@@ -79,7 +79,9 @@ class Digest:
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
         elif kind == "published":
-            self.published = {key: event[key] for key in ("model", "version", "ref")}
+            self.result = {key: event[key] for key in ("model", "version", "ref")}
+        elif kind == "scored":
+            self.result = {key: event[key] for key in ("model", "images", "anomalies", "errors")}
         elif kind == "error":
             self.error = {key: event.get(key, "") for key in ("type", "title", "detail")}
         else:

@@ -25,7 +25,7 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
-JobType = Literal["train"]
+JobType = Literal["train", "score"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
@@ -54,11 +54,11 @@ class Job(BaseModel):
     type: JobType = "train"
     queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; decides on the device")
     status: Status = Status.QUEUED
-    model: str = Field(description="Name under which the trained model is registered")
+    model: str = Field(description="Name that a trained model is registered under; name:version of one that scores")
     device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU where a worker has one")
-    dataset: str = Field(description="Name of the dataset to train on")
-    preset: str = Field(description="Name of the architecture preset")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Training parameters as submitted")
+    dataset: str = Field(description="Name of the dataset to train on or to score")
+    preset: str = Field(default="", description="Name of the architecture preset; empty where nothing is trained")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
     promote: bool = Field(default=False, description="Whether the new version becomes the live one")
     created_at: datetime
     started_at: datetime | None = Field(default=None, description="Start of the first attempt")
@@ -73,7 +73,7 @@ class Job(BaseModel):
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
     error: dict[str, Any] | None = Field(default=None, description="What went wrong last: type, title, detail")
-    result: dict[str, Any] | None = Field(default=None, description="model, version and ref that were registered")
+    result: dict[str, Any] | None = Field(default=None, description="What a succeeded job made")
     worker: str | None = Field(default=None, description="Worker that holds the lease")
 
     @property

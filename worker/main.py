@@ -5,21 +5,20 @@ It never imports torch: training runs in processes that it starts.
 
 import logging
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import redis
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
+from worker.assist import MOST_ASSISTANTS, Assistant, call_assistants
 from worker.broker import redis_client, weaknesses
 from worker.celery_app import make_celery
 from worker.devices import find_devices, part_name, queues_of
-from worker.jobs import Queue
+from worker.jobs import Job, Queue
 from worker.logs import configure_logging
 from worker.pace import Pace
 from worker.presence import Announcer, Presence
 from worker.problems import BrokerDown
-from worker.process import trainer_command
+from worker.process import Command, attempt_command
 from worker.reconciler import Reconciler
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
@@ -29,7 +28,7 @@ from worker.tasks import register_tasks
 log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings, command: Callable[[Path], list[str]] = trainer_command) -> int:
+def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     """Works on jobs of one device until TERM or INT; a running trainer then writes its checkpoint and its job is
     queued again. Raises `ValueError` where the settings name several devices or queues that this one cannot serve.
     """
@@ -39,13 +38,28 @@ def run_worker(settings: Settings, command: Callable[[Path], list[str]] = traine
     store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     celery = make_celery(settings)
     stopping = threading.Event()
-    supervisor = Supervisor(store, settings, stopping, command, device, Pace(client, settings.key_prefix))
-    register_tasks(celery, store, supervisor, stopping)
     presence = Presence(client, settings.key_prefix)
+
+    def call_for_help(job: Job) -> None:
+        if job.type == "score":
+            try:
+                call_assistants(celery, presence, job, most=MOST_ASSISTANTS)
+            except BrokerDown as problem:
+                log.info("nobody is called to help with job %s: %s", job.id, problem.detail)
+
+    pace = Pace(client, settings.key_prefix)
+    supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
+    assistant = Assistant(store, settings, stopping, device)
+    register_tasks(celery, store, supervisor, assistant, stopping)
     announcer = Announcer(
-        presence, settings, name=worker_name(), device=device, queues=queues, job=lambda: supervisor.job
+        presence,
+        settings,
+        name=worker_name(),
+        device=device,
+        queues=queues,
+        job=lambda: supervisor.job or assistant.job,
     )
-    reconciler = Reconciler(store, celery, settings)
+    reconciler = Reconciler(store, celery, settings, presence)
 
     def on_shutting_down(**_: object) -> None:
         # Runs inside the signal handler: only a flag may be set here.

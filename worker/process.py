@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from worker.jobs import JobType
 from worker.lifeline import Lifeline
 
 
@@ -30,9 +31,14 @@ class StopReason(StrEnum):
     PREEMPT = "p"
 
 
-def trainer_command(folder: Path) -> list[str]:
-    """The command that trains the job in `folder`."""
-    return [sys.executable, "-m", "worker.train", str(folder)]
+MODULES: dict[JobType, str] = {"train": "worker.train", "score": "worker.score"}
+
+Command = Callable[[Path, JobType], list[str]]
+
+
+def attempt_command(folder: Path, type: JobType) -> list[str]:
+    """The command that does the job in `folder`."""
+    return [sys.executable, "-m", MODULES[type], str(folder)]
 
 
 class TrainerProcess:
@@ -95,6 +101,11 @@ class TrainerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._lifeline.close()
+
+
+def assistant_command(folder: Path) -> list[str]:
+    """The command that takes shards of the bulk job in `folder` beside the attempt that owns it."""
+    return [sys.executable, "-m", MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:

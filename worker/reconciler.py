@@ -6,8 +6,10 @@ import time
 
 from celery import Celery  # type: ignore[import-untyped]
 
+from worker.assist import call_assistants
 from worker.celery_app import queue_keys
-from worker.jobs import Queue
+from worker.jobs import Queue, Status
+from worker.presence import Presence
 from worker.problems import BrokerDown, JobNotFound
 from worker.retention import sweep_old_jobs
 from worker.settings import Settings
@@ -20,8 +22,9 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Sweeps on start and every `reconcile_seconds`; one worker at a time holds the lock."""
 
-    def __init__(self, store: JobStore, celery: Celery, settings: Settings) -> None:
+    def __init__(self, store: JobStore, celery: Celery, settings: Settings, presence: Presence) -> None:
         self._store = store
+        self._presence = presence
         self._celery = celery
         self._settings = settings
         self._stop = threading.Event()
@@ -42,7 +45,9 @@ class Reconciler:
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
-            return self._lost_leases() + self._lost_messages() + sweep_old_jobs(self._store, self._settings)
+            moved = self._lost_leases() + self._lost_messages() + sweep_old_jobs(self._store, self._settings)
+            self._call_assistants()
+            return moved
 
     def _lost_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:
@@ -68,6 +73,13 @@ class Reconciler:
                     self._send(job_id, first=False)
                     sent += 1
         return sent
+
+    def _call_assistants(self) -> None:
+        # Workers that came, or became idle, since a bulk job began.
+        for job in self._store.list(status=Status.RUNNING, type="score").jobs:
+            free = self._store.shards(job.id).left()
+            if free:
+                call_assistants(self._celery, self._presence, job, most=free)
 
     def _send(self, job_id: str, first: bool) -> None:
         try:

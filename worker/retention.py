@@ -20,9 +20,8 @@ def drop_training_files(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def adopt_checkpoints(old: Path, new: Path) -> bool:
-    """Gives a job's folder the checkpoints of the job that it tries again; False where there is nothing to give."""
-    source, target = old / "checkpoints", new / "checkpoints"
+def adopt_files(source: Path, target: Path) -> bool:
+    """Gives a job a folder of the job that it tries again; False where there is nothing to give or it has its own."""
     if target.exists() or not source.is_dir():
         return False
     with new_folder(target) as folder:

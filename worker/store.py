@@ -14,6 +14,7 @@ from worker import lua
 from worker.jobs import TERMINAL, Asked, Job, JobPage, JobType, Queue, Status
 from worker.outages import outages
 from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+from worker.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +232,10 @@ class JobStore:
         """How many messages lie in these lists of the broker."""
         with outages():
             return sum(self._client.llen(key) for key in keys)
+
+    def shards(self, job_id: str) -> Shards:
+        """The shards of a bulk job that are still to do."""
+        return Shards(self._client, self._prefix, job_id)
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:

@@ -59,6 +59,25 @@ def submit_training(
     return _record_and_send(store, celery, request, idempotency_key, queue=queue, estimate=estimate)
 
 
+def submit_scoring(
+    store: JobStore,
+    celery: Celery,
+    *,
+    model: str,
+    dataset: str,
+    parameters: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """Queues the scoring of every image of a dataset by `model`, a name:version; as `submit_training`."""
+    request: dict[str, Any] = {
+        "type": "score",
+        "model": model,
+        "dataset": dataset,
+        "parameters": dict(parameters or {}),
+    }
+    return _record_and_send(store, celery, request, idempotency_key, queue=Queue.SCORE)
+
+
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     """Queues a new job that tries a failed or cancelled one again, from its newest checkpoint where it has one.
 
@@ -68,7 +87,7 @@ def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     job = store.get(job_id)
     if job.status not in (Status.FAILED, Status.CANCELLED):
         raise JobConflict(f"job {job_id} is {job.status}; only one that failed or was cancelled can be tried again")
-    fields = {"model", "dataset", "preset", "parameters", "promote", "device"}
+    fields = {"type", "model", "dataset", "preset", "parameters", "promote", "device"}
     # No caller's key starts with a blank: HTTP strips it.
     key = f" retry {job_id}"
     changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}

@@ -19,7 +19,7 @@ from worker.events import Digest, EventReader
 from worker.jobs import Asked, Job, Status
 from worker.pace import Pace
 from worker.problems import BrokerDown, JobNotFound, StaleAttempt
-from worker.process import Exit, StopReason, TrainerProcess, explain_exit, trainer_command
+from worker.process import Command, Exit, StopReason, TrainerProcess, attempt_command, explain_exit
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -54,9 +54,10 @@ class Supervisor:
         store: JobStore,
         settings: Settings,
         stopping: threading.Event,
-        command: Callable[[Path], list[str]] = trainer_command,
+        command: Command = attempt_command,
         device: str = CPU,
         pace: Pace | None = None,
+        on_start: Callable[[Job], None] = lambda _job: None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -64,6 +65,7 @@ class Supervisor:
         self._command = command
         self._device = device
         self._pace = pace
+        self._on_start = on_start
         self._in_hand: str | None = None
 
     @property
@@ -92,10 +94,11 @@ class Supervisor:
         try:
             folder = self._prepare(job, attempt)
             reader = EventReader(folder, attempt)
-            process = TrainerProcess(self._command(folder), folder, self._environment())
+            process = TrainerProcess(self._command(folder, job.type), folder, self._environment())
         except OSError as error:
             return self._settle(job, attempt, digest, f"the trainer did not start: {error}")
         try:
+            self._on_start(job)
             watch = _Watch(self._store, self._settings, self._stopping, job.id, attempt)
             code = watch.until_exit(process, reader, digest)
         finally:
@@ -121,10 +124,7 @@ class Supervisor:
         return folder
 
     def _environment(self) -> dict[str, str]:
-        found = self._settings.environment() | variables(self._device)
-        if self._settings.train_threads is not None:
-            found["OMP_NUM_THREADS"] = str(self._settings.train_threads)
-        return found
+        return attempt_environment(self._settings, self._device)
 
     def _settle(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
         """Records the end of an attempt, waiting for a broker that is down for as long as a lease may last."""
@@ -145,10 +145,10 @@ class Supervisor:
 
     def _record(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
         changes = digest.changes()
-        if end == Exit.DONE and digest.published is not None:
-            ended = {**changes, "result": digest.published, "error": None}
+        if end == Exit.DONE and digest.result is not None:
+            ended = {**changes, "result": digest.result, "error": None}
             self._store.finish(job.id, attempt, Status.SUCCEEDED, ended)
-            log.info("job %s succeeded: %s", job.id, digest.published["ref"])
+            log.info("job %s succeeded: %s", job.id, digest.result)
             self._learn_pace(job.id)
             return Outcome.SUCCEEDED
         if end == Exit.PREEMPTED:
@@ -165,7 +165,7 @@ class Supervisor:
     ) -> Outcome:
         why = end if isinstance(end, str) else explain_exit(end)
         if end == Exit.DONE:
-            why = "the trainer ended without publishing a model"
+            why = "it ended without a result"
         error = digest.error or _death(end, why)
         if end == Exit.REFUSED:
             self._store.finish(job.id, attempt, Status.FAILED, {**changes, "error": error})
@@ -199,6 +199,14 @@ class Supervisor:
             self._pace.learn(self._store.get(job_id), kind_of(self._device))
         except (BrokerDown, JobNotFound) as problem:
             log.info("the pace of job %s is not learned: %s", job_id, problem.detail)
+
+
+def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
+    """The variables of a process that works on a job with this device."""
+    found = settings.environment() | variables(device)
+    if settings.train_threads is not None:
+        found["OMP_NUM_THREADS"] = str(settings.train_threads)
+    return found
 
 
 def _death(end: int | str, why: str) -> dict[str, str]:

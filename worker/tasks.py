@@ -1,4 +1,4 @@
-"""The one Celery task: it takes a job id and runs an attempt of that job."""
+"""The Celery tasks: one takes a job's id and runs an attempt of it, one helps with a bulk job."""
 
 import logging
 import threading
@@ -6,7 +6,8 @@ import threading
 from celery import Celery  # type: ignore[import-untyped]
 from celery.exceptions import Reject  # type: ignore[import-untyped]
 
-from worker.celery_app import TASK
+from worker.assist import Assistant
+from worker.celery_app import ASSIST, TASK
 from worker.problems import BrokerDown, JobNotFound
 from worker.store import JobStore
 from worker.submit import dispatch
@@ -15,8 +16,10 @@ from worker.supervisor import Outcome, Supervisor
 log = logging.getLogger(__name__)
 
 
-def register_tasks(celery: Celery, store: JobStore, supervisor: Supervisor, stopping: threading.Event) -> None:
-    """Gives the Celery application its task."""
+def register_tasks(
+    celery: Celery, store: JobStore, supervisor: Supervisor, assistant: Assistant, stopping: threading.Event
+) -> None:
+    """Gives the Celery application its tasks."""
 
     def run_job(job_id: str) -> None:
         if stopping.is_set():
@@ -34,4 +37,8 @@ def register_tasks(celery: Celery, store: JobStore, supervisor: Supervisor, stop
         except (BrokerDown, JobNotFound) as problem:
             log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
 
+    def assist(job_id: str) -> None:
+        assistant.run(job_id)
+
     celery.task(name=TASK, ignore_result=True)(run_job)
+    celery.task(name=ASSIST, ignore_result=True)(assist)

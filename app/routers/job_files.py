@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse
 
 from app.access import MayTrain
 from app.house import House, InHouse
@@ -21,11 +21,13 @@ from app.problems import Problem, responses
 from worker.curve import read_curve, thin
 from worker.jobs import Status
 from worker.journal import FILE, Event
+from worker.score import RESULT
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
+PARQUET = "application/vnd.apache.parquet"
 TAIL = 64 * 1024
 LONGEST_TAIL = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
@@ -141,10 +143,21 @@ def get_job_sample(
     "/{job_id}/result",
     operation_id="get_job_result",
     summary="Show the result of a job",
-    responses=responses(401, 404, 409, 422, 500, 503),
+    response_model=JobResult,
+    responses={
+        200: {
+            "description": "What the job made.",
+            "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **responses(401, 404, 409, 422, 500, 503),
+    },
 )
-def get_job_result(job: ExistingJob) -> JobResult:
-    """Answers the model version that a succeeded job registered; 409 says how any other job stands."""
+def get_job_result(job: ExistingJob, house: InHouse) -> JobResult | FileResponse:
+    """Answers the model version that a training registered, or the Parquet file of a scoring: a row an image with
+    `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`, `error`, `error_detail`.
+
+    409 says how a job stands that has not succeeded.
+    """
     if job.status is not Status.SUCCEEDED or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
         raise Problem(
@@ -154,6 +167,9 @@ def get_job_result(job: ExistingJob) -> JobResult:
             f"job {job.id} is {job.status.value}{reason}",
             extensions={"job_status": job.status.value, "job_error": job.error},
         )
+    if job.type == "score":
+        path = folder_of(job.id, house.settings) / RESULT
+        return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
     return JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import schemas
 from app.access import MayTrain
 from app.house import InHouse
-from app.job_requests import plan_training
+from app.job_requests import plan_job
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
-from worker.submit import resume, retry, submit_training
+from worker.submit import resume, retry, submit_scoring, submit_training
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -64,25 +64,35 @@ def submit_job(
         ),
     ] = None,
 ) -> schemas.JobView:
-    """Queues a training job. It is checked first: what cannot succeed is a 422 and is not queued.
+    """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
-    The answer says what time and memory it is expected to take. A succeeded job has registered a version of `model`,
-    which is served without a restart.
+    The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
+    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image.
     """
-    plan = plan_training(job, house)
-    made = submit_training(
-        house.jobs,
-        house.celery,
-        model=job.model,
-        dataset=job.dataset,
-        preset=job.preset,
-        parameters=job.parameters,
-        promote=job.promote,
-        device=job.device,
-        queue=plan.queue,
-        estimate=plan.estimate.model_dump(),
-        idempotency_key=key,
-    )
+    plan = plan_job(job, house)
+    if job.type == "score":
+        made = submit_scoring(
+            house.jobs,
+            house.celery,
+            model=plan.model,
+            dataset=job.dataset,
+            parameters=job.parameters,
+            idempotency_key=key,
+        )
+    else:
+        made = submit_training(
+            house.jobs,
+            house.celery,
+            model=plan.model,
+            dataset=job.dataset,
+            preset=job.preset,
+            parameters=job.parameters,
+            promote=job.promote,
+            device=job.device,
+            queue=plan.queue,
+            estimate=plan.estimate.model_dump() if plan.estimate else None,
+            idempotency_key=key,
+        )
     response.headers["Location"] = f"/v1/jobs/{made.id}"
     return _view(made)
 
@@ -98,7 +108,7 @@ def estimate_job(
     job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))], house: InHouse
 ) -> schemas.EstimatedJob:
     """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
-    plan = plan_training(job, house)
+    plan = plan_job(job, house)
     return schemas.EstimatedJob(
         queue=plan.queue.value,
         waiting=house.jobs.waiting(plan.queue),
@@ -194,9 +204,10 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
         links["resume"] = f"{path}/resume"
     if job.status in (Status.FAILED, Status.CANCELLED):
         links["retry"] = f"{path}/retry"
+    if job.result is not None:
+        links["result"] = f"{path}/result"
     if job.result is not None and "ref" in job.result:
         links["model"] = f"/v1/models/{job.result['ref']}"
-        links["result"] = f"{path}/result"
         links["score"] = f"/v1/models/{job.result['ref']}/score"
     return schemas.JobView(
         **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),

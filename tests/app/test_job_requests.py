@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.house import House
-from app.job_requests import plan_training
+from app.job_requests import plan_job
 from app.schemas import JobRequest
 from app.service import create_app
 from worker.jobs import Queue
@@ -40,5 +40,5 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         pace=SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)),
     )
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
-    plan = plan_training(request, cast(House, house))
+    plan = plan_job(request, cast(House, house))
     assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (Queue.TRAIN_CPU, 1, fits, True)

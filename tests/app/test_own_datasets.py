@@ -13,9 +13,10 @@ from app.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry import Registry
 from tests.models.dataset_files import mixed, source, zipped
+from worker.attempt import JobSpec, StopFlag
 from worker.events import EventLog
 from worker.settings import Settings
-from worker.train import JobSpec, StopFlag, run
+from worker.train import run
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
 

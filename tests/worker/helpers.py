@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
-from worker.jobs import Job, new_job_id
+from worker.broker import redis_client
+from worker.celery_app import make_celery
+from worker.jobs import Job, JobType, new_job_id
+from worker.presence import Presence
+from worker.reconciler import Reconciler
+from worker.settings import Settings
+from worker.store import JobStore
 
 STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
 
 
-def stand_in_command(folder: Path) -> list[str]:
+def stand_in_command(folder: Path, _type: JobType) -> list[str]:
     return [sys.executable, str(STAND_IN), str(folder)]
 
 
@@ -38,6 +44,11 @@ def alive(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def make_reconciler(store: JobStore, settings: Settings) -> Reconciler:
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    return Reconciler(store, make_celery(settings), settings, presence)
 
 
 def new_job(behave: str = "succeed", **changes: Any) -> Job:

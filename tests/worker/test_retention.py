@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.celery_app import make_celery
+from tests.worker.helpers import make_reconciler
 from worker.jobs import Job, Status
 from worker.problems import JobNotFound
-from worker.reconciler import Reconciler
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -35,7 +34,7 @@ def test_old_jobs_go_with_their_folders_and_others_stay(store: JobStore, forgetf
     for job in (queued, running):
         (forgetful.jobs_dir / job.id).mkdir()
     time.sleep(0.3)
-    sweeper = Reconciler(store, make_celery(forgetful), forgetful)
+    sweeper = make_reconciler(store, forgetful)
     assert sweeper.sweep() == len(ENDS)
     for job in old:
         assert not (forgetful.jobs_dir / job.id).exists()
@@ -50,7 +49,7 @@ def test_old_jobs_go_with_their_folders_and_others_stay(store: JobStore, forgetf
 
 def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Settings, add: Add) -> None:
     job = ended(store, settings, add, Status.FAILED)
-    assert Reconciler(store, make_celery(settings), settings).sweep() == 0
+    assert make_reconciler(store, settings).sweep() == 0
     assert store.get(job.id) == job
     assert (settings.jobs_dir / job.id / "checkpoints").exists(), "a failed job's checkpoints may still be wanted"
 

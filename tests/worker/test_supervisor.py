@@ -222,7 +222,7 @@ def test_a_command_that_cannot_start_counts_as_a_death(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
     job = add()
-    broken = Supervisor(store, settings, stopping, command=lambda folder: [str(folder / "missing")])
+    broken = Supervisor(store, settings, stopping, command=lambda folder, _type: [str(folder / "missing")])
     assert broken.run(job.id) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None

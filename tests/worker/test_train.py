@@ -16,14 +16,15 @@ import pytest
 
 from models.registry import ZOO, Registry
 from tests.worker.helpers import new_job, until
+from worker.attempt import Fence, JobSpec, StopFlag, only_one
 from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
 from worker.problems import StaleAttempt
-from worker.process import Exit, trainer_command
+from worker.process import Exit, attempt_command
 from worker.settings import Settings
 from worker.store import JobStore
 from worker.supervisor import Outcome, Supervisor
-from worker.train import Fence, JobSpec, StopFlag, only_one, run
+from worker.train import run
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
 LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 1}
@@ -79,7 +80,7 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     assert registry.resolve("digits").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
     again = subprocess.run(
-        trainer_command(settings.jobs_dir / job.id),
+        attempt_command(settings.jobs_dir / job.id, "train"),
         env={**os.environ, **settings.environment()},
         timeout=120,
         check=False,

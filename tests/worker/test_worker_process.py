@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.worker.helpers import alive, until
+from tests.worker.helpers import alive, make_reconciler, until
 from tests.worker.redis_server import RedisServer
 from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery, queue_keys
 from worker.jobs import Job, Queue, Status
 from worker.problems import BrokerDown
-from worker.reconciler import Reconciler
 from worker.settings import Settings
 from worker.store import JobStore
 from worker.submit import dispatch, submit_training
@@ -220,7 +219,7 @@ def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobSto
     for _ in range(5):
         submit("succeed")
     time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
-    reconciler = Reconciler(store, make_celery(settings), settings)
+    reconciler = make_reconciler(store, settings)
     assert reconciler.sweep() == 0
     assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
 
@@ -232,9 +231,7 @@ def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, set
     moved: list[int] = []
     sweeps = [
         threading.Thread(
-            target=lambda: moved.append(
-                Reconciler(JobStore(redis_client(settings)), make_celery(settings), settings).sweep()
-            )
+            target=lambda: moved.append(make_reconciler(JobStore(redis_client(settings)), settings).sweep())
         )
         for _ in range(4)
     ]

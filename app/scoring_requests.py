@@ -1,0 +1,55 @@
+"""Checks of a bulk scoring job before it is queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.house import House
+from app.problems import FieldProblem, Problem, invalid, pointer_of
+from app.schemas import JobRequest
+from models.datasets import DatasetStore, dataset_names
+from models.problems import AlphaUnattainable, ArtifactError, ModelNotFound
+from models.registry import Registry
+
+TRAINING_ONLY = ("preset", "promote", "device")
+
+
+class ScoringParameters(BaseModel):
+    """What a bulk scoring job may be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
+    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
+
+
+def check_scoring(request: JobRequest, house: House) -> str:
+    """The name:version that scores; raises a 422 problem for a job that cannot succeed. Blocks on the disk."""
+    for name in TRAINING_ONLY:
+        if name in request.model_fields_set:
+            raise invalid(f"/body/{name}", f"a score job has no {name}")
+    try:
+        parameters = ScoringParameters.model_validate(request.parameters)
+    except ValidationError as error:
+        found = [
+            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
+            for item in error.errors()
+        ]
+        raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
+    try:
+        version = Registry(house.settings.registry_dir).resolve(request.model)
+        smallest = version.manifest.calibration.smallest_p
+    except (ModelNotFound, ArtifactError) as error:
+        raise invalid("/body/model", error.detail) from error
+    if parameters.alpha is not None and parameters.alpha < smallest:
+        raise AlphaUnattainable(parameters.alpha, smallest)
+    _check_dataset(request.dataset, house.settings.data_dir, DatasetStore(house.settings.datasets_dir))
+    return f"{version.name}:{version.version}"
+
+
+def _check_dataset(name: str, data_dir: Path | None, store: DatasetStore) -> None:
+    known = dataset_names(data_dir, store)
+    if name not in known:
+        raise invalid("/body/dataset", f"{name!r} does not exist; there are {', '.join(known)}")

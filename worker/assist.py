@@ -1,0 +1,71 @@
+"""Help with a bulk job: workers that have nothing to do take shards of it."""
+
+import logging
+import threading
+
+from celery import Celery  # type: ignore[import-untyped]
+from kombu.exceptions import OperationalError
+
+from worker.celery_app import ASSIST, FIRST
+from worker.jobs import ACTIVE, Job, Queue
+from worker.presence import Presence
+from worker.problems import BrokerDown, JobNotFound
+from worker.process import StopReason, TrainerProcess, assistant_command
+from worker.settings import Settings
+from worker.store import JobStore
+from worker.supervisor import attempt_environment
+
+log = logging.getLogger(__name__)
+
+MOST_ASSISTANTS = 64
+_TICK_S = 0.25
+_CALL_S = 60
+"""Life of a call for help: a worker that was busy for longer is called again by the reconciler."""
+
+
+def call_assistants(celery: Celery, presence: Presence, job: Job, most: int) -> int:
+    """Calls idle workers that serve the queue of bulk jobs, `most` at most; answers how many. Raises `BrokerDown`."""
+    idle = [one for one in presence.workers() if one.job is None and Queue.SCORE in one.queues]
+    count = min(most, len(idle))
+    for _ in range(count):
+        try:
+            celery.send_task(
+                ASSIST, args=[job.id], queue=job.queue.value, priority=FIRST, expires=_CALL_S, ignore_result=True
+            )
+        except (OperationalError, OSError) as error:
+            raise BrokerDown(f"the broker does not take messages: {error}") from error
+    return count
+
+
+class Assistant:
+    """Runs a process that takes shards of a job until none is left; it owns nothing, so its end needs no record."""
+
+    def __init__(self, store: JobStore, settings: Settings, stopping: threading.Event, device: str) -> None:
+        self._store = store
+        self._settings = settings
+        self._stopping = stopping
+        self._device = device
+        self.job: str | None = None
+
+    def run(self, job_id: str) -> int | None:
+        """Helps with a job until it is done, over, or this worker stops; answers the exit code of the process."""
+        try:
+            job = self._store.get(job_id)
+        except (BrokerDown, JobNotFound) as problem:
+            log.info("no help for job %s: %s", job_id, problem.detail)
+            return None
+        folder = self._settings.jobs_dir / job_id
+        if job.status not in ACTIVE or self._stopping.is_set() or not folder.is_dir():
+            return None
+        log.info("helps with job %s", job_id)
+        process = TrainerProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
+        self.job = job_id
+        try:
+            while (code := process.wait(_TICK_S)) is None:
+                if self._stopping.is_set() and not process.stopping:
+                    process.stop(StopReason.PREEMPT, self._settings.stop_grace_seconds)
+        finally:
+            self.job = None
+            process.close()
+        log.info("helped with job %s (exit code %d)", job_id, code)
+        return code

@@ -1,0 +1,203 @@
+"""What the process of every attempt does: stop when asked, ask whether it still owns the job, say how it ended.
+
+Two attempts never run side by side on one machine (a lock on the folder), and an attempt asks whether its fencing
+token is still the newest one now and then, and right before it makes its result known.
+"""
+
+# ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
+
+import fcntl
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from worker.events import EventLog
+from worker.lifeline import watch
+from worker.problems import BrokerDown, StaleAttempt
+from worker.process import Exit, StopReason
+from worker.settings import Settings, load_settings
+from worker.store import JobStore
+
+log = logging.getLogger(__name__)
+
+
+class JobSpec(BaseModel):
+    """What `job.json` tells the process of an attempt."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    attempt: int
+    model: str
+    dataset: str
+    preset: str = ""
+    parameters: dict[str, Any]
+    promote: bool
+    device: Literal["cpu", "cuda"] = "cpu"
+    retry_of: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The specification in a job's folder; raises `OSError`, `pydantic.ValidationError`."""
+        return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+
+
+class StopFlag:
+    """Set by TERM, by the supervisor's message, or by its death; the first reason given by a message counts."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = StopReason.PREEMPT
+
+    def install(self) -> None:
+        """Listens to the supervisor and to TERM and INT."""
+
+        def on_signal(_signum: int, _frame: FrameType | None) -> None:
+            self._event.set()
+
+        def on_message(message: bytes) -> None:
+            self.reason = StopReason(message.decode())
+            self._event.set()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        watch(on_message, self._event.set)
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._event.is_set()
+
+    @property
+    def exit_code(self) -> Exit:
+        """How a process that was asked to stop exits."""
+        return Exit.CANCELLED if self.reason is StopReason.CANCEL else Exit.PREEMPTED
+
+
+class Fence:
+    """Asks the job store whether this attempt is still the one that may write."""
+
+    def __init__(self, store: JobStore, spec: JobSpec, settings: Settings) -> None:
+        self._store = store
+        self._spec = spec
+        self._every_s = settings.heartbeat_seconds
+        self._patience_s = settings.lease_seconds
+        self._checked = time.monotonic()
+
+    def check_now_and_then(self) -> None:
+        """Asks once a heartbeat; an outage of the broker is borne. Raises `StaleAttempt`."""
+        if time.monotonic() - self._checked < self._every_s:
+            return
+        try:
+            self._check()
+        except BrokerDown as problem:
+            log.warning("cannot check the lease, work goes on: %s", problem.detail)
+            self._checked = time.monotonic()
+
+    def require(self) -> None:
+        """Asks now, waiting for the broker for a lease's life; raises `StaleAttempt` or `BrokerDown`."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._check()
+            except BrokerDown:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _check(self) -> None:
+        if not self._store.holds(self._spec.id, self._spec.attempt):
+            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} lost its lease")
+        self._checked = time.monotonic()
+
+
+Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
+
+
+@contextmanager
+def only_one(folder: Path, patience_s: float) -> Iterator[None]:
+    """Holds the folder's lock; raises `StaleAttempt` where another process keeps it longer than `patience_s`."""
+    with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StaleAttempt(f"another attempt works in {folder}") from None
+                time.sleep(0.2)
+        yield
+
+
+def attempt(work: Work) -> int:
+    """Does the work of one attempt on the job whose folder the command line names; answers the exit code (`Exit`).
+
+    What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `ModelsError` is final,
+    anything else is tried again.
+    """
+    stop = StopFlag()
+    stop.install()
+    settings = load_settings()
+    os.nice(settings.nice)
+    limit_memory(settings.train_memory_bytes)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    folder = Path(sys.argv[1])
+    spec = JobSpec.read(folder)
+    events = EventLog(folder, spec.attempt)
+
+    from models.problems import ModelsError
+    from models.training.loop import Interrupted
+
+    try:
+        with only_one(folder, settings.lease_seconds):
+            work(folder, spec, settings, events, stop)
+    except Interrupted:
+        return stop.exit_code
+    except StaleAttempt as problem:
+        log.error("%s", problem.detail)
+        return Exit.STALE
+    except ModelsError as problem:
+        log.error("%s: %s", problem.slug, problem.detail)
+        events.write(_error(problem.slug, problem.title, problem.detail))
+        return Exit.REFUSED
+    except ValidationError as problem:
+        log.error("%s", problem)
+        events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))
+        return Exit.REFUSED
+    except Exception as problem:
+        # It may be the machine's fault: the supervisor tries again, and the record says why.
+        log.exception("the attempt crashed")
+        events.write(_explain(problem))
+        return 1
+    return Exit.DONE
+
+
+def _explain(problem: Exception) -> dict[str, str]:
+    import torch
+
+    # PyTorch says of the CPU's memory in words alone that it ran out.
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
+        detail = "the process got no more memory: a smaller batch_size or preset needs less"
+        return _error("out-of-memory", "Out of memory", detail)
+    return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
+
+
+def limit_memory(most: int | None) -> None:
+    """Makes allocations beyond `most` bytes fail, where a limit is set and the system (Linux) counts them."""
+    if most is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _error(slug: str, title: str, detail: str) -> dict[str, str]:
+    return {"event": "error", "type": slug, "title": title, "detail": detail}

@@ -1,0 +1,127 @@
+"""Bulk scoring: `python -m worker.score JOB_DIR`, and with `--assist` a helper of the attempt that does it.
+
+The images are cut into shards. Whoever is free takes one, scores it and writes its part, which appears whole; what is
+there is not done again. The attempt that owns the job offers the shards, takes part, and makes one table of all
+parts. A helper owns nothing: it comes and goes, and goes on where the attempt died, until nothing is missing.
+"""
+
+# ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
+
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from worker.attempt import Fence, JobSpec, StopFlag, attempt, limit_memory
+from worker.broker import redis_client
+from worker.events import EventLog
+from worker.jobs import TERMINAL, Status
+from worker.problems import BrokerDown, JobNotFound
+from worker.retention import adopt_files
+from worker.settings import Settings, load_settings
+from worker.store import JobStore
+
+log = logging.getLogger(__name__)
+
+PARTS = "parts"
+RESULT = "scores.parquet"
+IDLE_S = 0.2
+
+
+def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+    """Scores every image of a dataset to one Parquet file; raises what stands in the way."""
+    from models.bulk.part import Stopped
+    from models.bulk.table import merge_parts
+    from models.training.loop import Interrupted
+    from worker.shard_work import Reports, ShardWork
+
+    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
+    fence.require()
+    if spec.retry_of is not None and adopt_files(folder.parent / spec.retry_of / PARTS, folder / PARTS):
+        events.write({"event": "log", "message": f"goes on from the parts of job {spec.retry_of}"})
+    work = ShardWork(folder / PARTS, spec, settings)
+    reports = Reports(work.plan, events)
+
+    def should_stop() -> bool:
+        fence.check_now_and_then()
+        return stop.is_set()
+
+    try:
+        while missing := work.plan.missing():
+            reports.now_and_then(missing)
+            try:
+                work.shards.offer(missing)
+                worked = work.one(should_stop, reports.now_and_then)
+            except BrokerDown as problem:
+                log.warning("waits for the broker: %s", problem.detail)
+                worked = False
+            if should_stop():
+                raise Stopped("asked to stop")
+            if worked:
+                reports.tell(work.plan.missing())
+            else:
+                time.sleep(IDLE_S)
+    except Stopped as stopped:
+        raise Interrupted(str(stopped)) from stopped
+    reports.tell([])
+    fence.require()
+    found = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
+    work.shards.forget()
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    counts = {"images": found.images, "anomalies": found.anomalies, "errors": found.errors}
+    events.write({"event": "scored", "model": spec.model, **counts})
+
+
+def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
+    """Takes shards of a job until nothing is missing, the job is over or paused, or it is told to stop."""
+    from models.bulk.part import Stopped
+    from worker.shard_work import ShardWork
+
+    spec = JobSpec.read(folder)
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    while not (folder / PARTS / "plan.json").exists():  # the attempt is loading its model
+        if not _goes_on(store, spec, stop):
+            return
+        time.sleep(IDLE_S)
+    work = ShardWork(folder / PARTS, spec, settings)
+    while _goes_on(store, spec, stop) and work.plan.missing():
+        try:
+            if not work.one(stop.is_set):
+                time.sleep(IDLE_S)
+        except BrokerDown as problem:
+            log.warning("waits for the broker: %s", problem.detail)
+            time.sleep(IDLE_S)
+        except Stopped:
+            return
+
+
+def _goes_on(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
+    if stop.is_set():
+        return False
+    try:
+        status = store.get(spec.id).status
+    except JobNotFound:
+        return False
+    except BrokerDown:
+        return True  # nobody can tell, and what is scored is not lost
+    return status not in TERMINAL and status is not Status.PAUSED
+
+
+def main() -> int:
+    """Entry point: an attempt, or with `--assist` a helper of one."""
+    if sys.argv[2:] != ["--assist"]:
+        return attempt(run)
+    stop = StopFlag()
+    stop.install()
+    settings = load_settings()
+    os.nice(settings.nice)
+    limit_memory(settings.train_memory_bytes)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    assist(Path(sys.argv[1]), settings, stop)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
