@@ -26,7 +26,14 @@ def half_a_post(client: httpx.Client, path: str, body: bytes, kind: str = "image
         yield connection
 
 
-@pytest.mark.parametrize(("path", "kind"), [(SCORE, "image/png"), ("/v1/jobs", "application/json")])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (SCORE, "image/png"),
+        ("/v1/jobs", "application/json"),
+        ("/v1/datasets", "multipart/form-data; boundary=together"),
+    ],
+)
 def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind: str) -> None:
     with half_a_post(keyed, path, b"", kind) as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
