@@ -72,7 +72,7 @@ class PeakMemory:
         return self.bytes
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(1.0):
             for folder in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError, StopIteration, ValueError):
                     line = (folder / "cmdline").read_bytes()
