@@ -118,6 +118,14 @@ class DeviceNotFound(ModelsError):
     status = 422
 
 
+class RanksUnfit(ModelsError):
+    """Processes that cannot train one flow together."""
+
+    slug = "ranks-unfit"
+    title = "The processes cannot train together"
+    status = 422
+
+
 class TrainingDiverged(ModelsError):
     """Training produced values that are not finite; the detail names the first cause found."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
+from worker.ranks import other_ranks, threads_each
 from worker.retention import adopt_files, drop_training_files
 from worker.settings import Settings
 from worker.store import JobStore
@@ -66,17 +67,22 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         config = find_preset(spec.preset).config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
-        artifact = train(
-            dataset,
-            spec.preset,
-            config,
-            folder,
-            observe=observe,
-            should_stop=should_stop,
-            threads=settings.train_threads,
-            job=spec.id,
-            device=spec.device,
-        )
+        # A worker has one GPU, and two processes would but share it.
+        size = settings.train_processes if spec.device == "cpu" else 1
+        threads = threads_each(settings, size)
+        with other_ranks(folder, size, threads, events) as ranks:
+            artifact = train(
+                dataset,
+                spec.preset,
+                config,
+                folder,
+                observe=observe,
+                should_stop=should_stop,
+                threads=threads,
+                job=spec.id,
+                device=spec.device,
+                ranks=ranks,
+            )
         version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
     elif spec.promote:
         # The earlier attempt may have died between the two; a version that went live since then stays.
