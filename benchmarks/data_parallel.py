@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,8 @@ def work(run: Run, rank: int, folder: Path) -> dict[str, Any]:
             # Several stop a step after the wish.
             return trainer.state.step == run.steps - (run.processes > 1)
 
-        try:
+        with suppress(Interrupted):
             trainer.take_steps(should_stop)
-        except Interrupted:
-            pass
     return {
         "bits_per_dim": [event["bits_per_dim"] for event in events if event["event"] == "metrics"],
         "seconds": (times[-1] - times[UNTIMED]) / (len(times) - 1 - UNTIMED),
@@ -140,9 +138,7 @@ def main() -> None:
     for rate in arguments.learning_rates:
         found = summary["differences"][f"{rate:g}"] = differences(arguments.steps, rate)
         words = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-        print(
-            f"largest difference in bits/dim over {arguments.steps} steps, learning rate {rate:g}: {words}", flush=True
-        )
+        print(f"{arguments.steps} steps, learning rate {rate:g}, largest difference in bits/dim: {words}", flush=True)
     seconds: dict[str, list[float]] = {f"{processes}x{threads}": [] for processes, threads in TIMED}
     for _ in range(arguments.rounds):
         for processes, threads in TIMED:
