@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import JobRequest
-from models.datasets import DatasetStore, dataset_names
+from models.datasets import DatasetStore, dataset_names, summarize
 from models.problems import AlphaUnattainable, ArtifactError, ModelNotFound
 from models.registry import Registry
 
+MAX_PARTS = 10_000
 TRAINING_ONLY = ("preset", "promote", "device")
 
 
@@ -45,11 +47,18 @@ def check_scoring(request: JobRequest, house: House) -> str:
         raise invalid("/body/model", error.detail) from error
     if parameters.alpha is not None and parameters.alpha < smallest:
         raise AlphaUnattainable(parameters.alpha, smallest)
-    _check_dataset(request.dataset, house.settings.data_dir, house.datasets)
+    count = _count_images(request.dataset, house.settings.data_dir, house.datasets)
+    parts = math.ceil(count / parameters.images_per_part)
+    if parts > MAX_PARTS:
+        raise invalid(
+            "/body/parameters/images_per_part", f"{count} images would be {parts} parts, at most {MAX_PARTS} are made"
+        )
     return f"{version.name}:{version.version}"
 
 
-def _check_dataset(name: str, data_dir: Path | None, store: DatasetStore) -> None:
+def _count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
     known = dataset_names(data_dir, store)
     if name not in known:
         raise invalid("/body/dataset", f"{name!r} does not exist; there are {', '.join(known)}")
+    found = summarize(name, data_dir, store)
+    return found.train + found.statistics + found.calibration + found.test

@@ -118,6 +118,14 @@ class DeviceNotFound(ModelsError):
     status = 422
 
 
+class RanksUnfit(ModelsError):
+    """Processes that cannot train one flow together."""
+
+    slug = "ranks-unfit"
+    title = "The processes cannot train together"
+    status = 422
+
+
 class TrainingDiverged(ModelsError):
     """Training produced values that are not finite; the detail names the first cause found."""
 
@@ -168,3 +176,11 @@ class ScoreNotFinite(ModelsError):
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
     status = 422
+
+
+class PlanDiffers(ModelsError):
+    """Model or images here are not those of the bulk job that was to be helped with."""
+
+    slug = "plan-differs"
+    title = "This machine has another model or other images"
+    status = 409

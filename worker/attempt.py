@@ -60,8 +60,8 @@ class StopFlag:
         self._event = threading.Event()
         self.reason = StopReason.PREEMPT
 
-    def install(self) -> None:
-        """Listens to the supervisor and to TERM and INT."""
+    def install(self, grace_s: float) -> None:
+        """Listens to the supervisor and to TERM and INT; one whose supervisor is gone is killed after `grace_s`."""
 
         def on_signal(_signum: int, _frame: FrameType | None) -> None:
             self._event.set()
@@ -70,9 +70,15 @@ class StopFlag:
             self.reason = StopReason(message.decode())
             self._event.set()
 
+        def on_orphaned() -> None:
+            self._event.set()
+            time.sleep(grace_s)
+            # Nobody else would: a hung process would keep the folder from every later attempt.
+            os.killpg(0, signal.SIGKILL)
+
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
-        watch(on_message, self._event.set)
+        watch(on_message, on_orphaned)
 
     def is_set(self) -> bool:
         """Whether to stop."""
@@ -147,8 +153,8 @@ def attempt(work: Work) -> int:
     anything else is tried again.
     """
     stop = StopFlag()
-    stop.install()
     settings = load_settings()
+    stop.install(settings.stop_grace_seconds)
     os.nice(settings.nice)
     limit_memory(settings.train_memory_bytes)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")

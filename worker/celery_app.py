@@ -25,7 +25,8 @@ def make_celery(settings: Settings) -> Celery:
         "visibility_timeout": _VISIBILITY_S,
         "global_keyprefix": _prefix(settings),
         "priority_steps": _STEPS,
-        "queue_order_strategy": "priority",
+        # Priorities come first all the same; between queues of one worker nobody starves.
+        "queue_order_strategy": "round_robin",
         "sep": _PRIORITY_SEPARATOR,
         "socket_timeout": 30,
         "socket_connect_timeout": 5,

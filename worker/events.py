@@ -94,6 +94,8 @@ class Digest:
         found: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
         if self.checkpoint_step is not None:
             found["checkpoint_step"] = self.checkpoint_step
+        if self.new_checkpoint:
+            found["fruitless"] = 0
         return found
 
 

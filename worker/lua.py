@@ -3,7 +3,8 @@
 Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
 the indices; `leases` ids by the end of their lease; `finished` ids of jobs that are over by their end; and for
 each queue `waiting:<q>` queued ids by the time of their last message, `taken:<q>` the message time of the newest job
-taken in order. `changes:<id>` is a capped stream of the states that a job went through, written with the change.
+taken in order. `shards:<id>` are the shards of a bulk job; `changes:<id>` is a capped stream of the states that a job
+went through, written with the change.
 All times are milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
 
@@ -212,7 +213,7 @@ FORGET = (
     + """
 local status, kind = field('status'), field('type')
 if status and not terminal[status] then return 0 end
-redis.call('DEL', key, prefix .. 'changes:' .. id)
+redis.call('DEL', key, prefix .. 'changes:' .. id, prefix .. 'shards:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)
 for _, name in ipairs({'succeeded', 'failed', 'cancelled'}) do

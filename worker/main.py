@@ -49,7 +49,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
 
     pace = Pace(client, settings.key_prefix)
     supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
-    assistant = Assistant(store, settings, stopping, device)
+    assistant = Assistant(store, settings, stopping, device, queues)
     register_tasks(celery, store, supervisor, assistant, stopping)
     announcer = Announcer(
         presence,

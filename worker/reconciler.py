@@ -45,9 +45,9 @@ class Reconciler:
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
-            moved = self._lost_leases() + self._lost_messages() + sweep_old_jobs(self._store, self._settings)
+            moved = self._lost_leases() + self._lost_messages()
             self._call_assistants()
-            return moved
+            return moved + sweep_old_jobs(self._store, self._settings)
 
     def _lost_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:
@@ -77,7 +77,7 @@ class Reconciler:
     def _call_assistants(self) -> None:
         # Workers that came, or became idle, since a bulk job began.
         for job in self._store.list(status=Status.RUNNING, type="score").jobs:
-            free = self._store.shards(job.id).left()
+            free = self._store.shards(job.id).free()
             if free:
                 call_assistants(self._celery, self._presence, job, most=free)
 

@@ -20,7 +20,8 @@ from worker.broker import redis_client
 from worker.events import EventLog
 from worker.jobs import ACTIVE
 from worker.problems import BrokerDown, JobNotFound
-from worker.retention import adopt_files
+from worker.process import Exit
+from worker.retention import adopt_earlier
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
 
@@ -37,18 +38,22 @@ IDLE_S = 0.2
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Scores every image of a dataset to one Parquet file; raises what stands in the way."""
     from models.bulk.part import Stopped
+    from models.bulk.plan import open_plan
     from models.bulk.table import merge_parts, read_summary
     from models.training.loop import Interrupted
     from worker.shard_work import Reports, ShardWork
 
-    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    fence = Fence(store, spec, settings)
     fence.require()
     if (folder / RESULT).exists():  # whole, or not there: an attempt before died when it only had to say so
-        _tell_result(read_summary(folder / RESULT), spec, events)
+        _finish(read_summary(folder / RESULT), folder, store, spec, events)
         return
-    if spec.retry_of is not None and adopt_files(folder.parent / spec.retry_of / PARTS, folder / PARTS):
-        events.write({"event": "log", "message": f"goes on from the parts of job {spec.retry_of}"})
-    work = ShardWork(folder / PARTS, spec, settings)
+    earlier = adopt_earlier(store, folder, spec.retry_of, PARTS)
+    if earlier is not None:
+        events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
+    work = ShardWork(folder / PARTS, spec, settings, open_plan)
+    work.shards.offer(work.plan.missing())
     reports = Reports(work.plan, events)
 
     def should_stop() -> bool:
@@ -59,8 +64,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         while missing := work.plan.missing():
             reports.now_and_then(missing)
             try:
-                work.shards.offer(missing)
                 worked = work.one(should_stop, reports.now_and_then)
+                if not worked and work.shards.left() == 0:
+                    work.shards.offer(work.plan.missing())  # the job store lost them
             except BrokerDown as problem:
                 log.warning("waits for the broker: %s", problem.detail)
                 worked = False
@@ -75,22 +81,23 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     reports.tell([])
     fence.require()
     found = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
-    work.shards.forget()
+    _finish(found, folder, store, spec, events)
+
+
+def _finish(found: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
+    store.shards(spec.id).forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
-    _tell_result(found, spec, events)
-
-
-def _tell_result(found: "PartSummary", spec: JobSpec, events: EventLog) -> None:
     counts = {"images": found.images, "anomalies": found.anomalies, "errors": found.errors}
     events.write({"event": "scored", "model": spec.model, **counts})
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Takes shards of a job while an attempt has it in hand and something is missing, until it is told to stop.
+    """Takes shards of a job until none is free, no attempt has the job in hand, or it is told to stop.
 
     Once the job is queued again it ends: this worker may be the one that has to take the job itself.
     """
     from models.bulk.part import Stopped
+    from models.bulk.plan import join_plan
     from worker.shard_work import ShardWork
 
     spec = JobSpec.read(folder)
@@ -99,11 +106,11 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
         if not _goes_on(store, spec, stop):
             return
         time.sleep(IDLE_S)
-    work = ShardWork(folder / PARTS, spec, settings)
+    work = ShardWork(folder / PARTS, spec, settings, join_plan)
     while _goes_on(store, spec, stop) and work.plan.missing():
         try:
             if not work.one(stop.is_set):
-                time.sleep(IDLE_S)
+                return  # it is called again where something becomes free
         except BrokerDown as problem:
             log.warning("waits for the broker: %s", problem.detail)
             time.sleep(IDLE_S)
@@ -128,13 +135,19 @@ def main() -> int:
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     stop = StopFlag()
-    stop.install()
     settings = load_settings()
+    stop.install(settings.stop_grace_seconds)
     os.nice(settings.nice)
     limit_memory(settings.train_memory_bytes)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
-    assist(Path(sys.argv[1]), settings, stop)
-    return 0
+    from models.problems import ModelsError
+
+    try:
+        assist(Path(sys.argv[1]), settings, stop)
+    except ModelsError as problem:
+        log.error("cannot help: %s", problem.detail)
+        return Exit.REFUSED
+    return Exit.DONE
 
 
 if __name__ == "__main__":

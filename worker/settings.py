@@ -67,7 +67,13 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of one training process; unset: PyTorch decides.",
+        description="CPU threads of one training, shared by its processes; unset: PyTorch decides.",
+    )
+    train_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that share every batch of one training on the CPU; one does on a GPU.",
     )
     queue_images: int = Field(
         default=1024,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from models.bulk.part import Stopped, score_part
-from models.bulk.plan import BulkPlan, OpenPlan, open_plan
+from models.bulk.plan import BulkPlan, OpenPlan
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore
 from models.registry import Registry
@@ -23,17 +23,21 @@ from worker.store import JobStore
 log = logging.getLogger(__name__)
 
 REPORT_S = 0.5
+SAY_S = 5.0
+"""Time after which it is said that nothing changed."""
 
 
 class ShardWork:
     """A loaded model, the images, and the shards of both that are still to do; raises `ModelsError`."""
 
-    def __init__(self, folder: Path, spec: JobSpec, settings: Settings) -> None:
+    def __init__(
+        self, folder: Path, spec: JobSpec, settings: Settings, take_plan: Callable[[Path, BulkPlan], OpenPlan]
+    ) -> None:
         if settings.train_threads is not None:
             torch.set_num_threads(settings.train_threads)
         self._settings = settings
         self._scorer = Scorer.load(Registry(settings.registry_dir).resolve(spec.model).path)
-        datasets = DatasetStore(settings.datasets_dir)
+        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
         plan = BulkPlan(
             model=spec.model,
@@ -43,7 +47,7 @@ class ShardWork:
             count=self._source.count,
             **({"alpha": self._scorer.default_alpha} | spec.parameters),
         )
-        self.plan = open_plan(folder, plan)
+        self.plan = take_plan(folder, plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def one(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
@@ -89,7 +93,7 @@ class Reports:
     def __init__(self, plan: OpenPlan, events: EventLog) -> None:
         self._plan = plan
         self._events = events
-        self._began = self._told = time.monotonic()
+        self._began = self._told = self._said = time.monotonic()
         self._done = self._done_at_first = self._images(plan.missing())
         events.write({"event": "started", "step": self._done, "steps": plan.plan.count})
 
@@ -102,6 +106,9 @@ class Reports:
         """Tells of the progress."""
         self._told = time.monotonic()
         done, total = self._images(missing), self._plan.plan.count
+        if done == self._done and time.monotonic() - self._said < SAY_S:
+            return
+        self._said = time.monotonic()
         if done > self._done:
             self._done = done
             # A part is what a checkpoint is to a training: another attempt goes on after it.

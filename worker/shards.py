@@ -75,6 +75,12 @@ class Shards:
         with outages():
             return self._client.zcard(self._key)
 
+    def free(self) -> int:
+        """How many shards nobody has claimed."""
+        with outages():
+            seconds, microseconds = self._client.time()
+            return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
+
     def forget(self) -> None:
         """Removes the list."""
         with outages():

@@ -48,8 +48,22 @@ class JobStore:
         key = idempotency_key or ""
         verdict, job_id = self._run(lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs)
         if verdict == "conflict":
-            raise IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
+            raise _reused(job_id)
         return self.get(job_id), verdict == "created"
+
+    def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
+        """The job that this key made, None for a new key; raises `IdempotencyConflict`."""
+        with outages():
+            key = self._key(f"idempotency:{idempotency_key}")
+            job_id, stored = cast(Sequence[str | None], self._client.hmget(key, ["id", "fingerprint"]))
+        if job_id is None:
+            return None
+        if stored != fingerprint:
+            raise _reused(job_id)
+        try:
+            return self.get(job_id)
+        except JobNotFound:
+            return None
 
     def get(self, job_id: str) -> Job:
         """The record of a job; raises `JobNotFound`."""
@@ -276,6 +290,10 @@ class JobStore:
             self._scripts[script] = self._client.register_script(script)
         with outages():
             return self._scripts[script](args=args)
+
+
+def _reused(job_id: str) -> IdempotencyConflict:
+    return IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
 
 
 def _now() -> str:

@@ -41,10 +41,12 @@ def submit_training(
     queue: Queue = Queue.TRAIN_CPU,
     estimate: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    fingerprint: str | None = None,
 ) -> Job:
     """Queues a training job and answers its record; the caller has validated the arguments.
 
-    A repeated `idempotency_key` answers the job made first. Raises `BrokerDown` where nothing was recorded and
+    A repeated `idempotency_key` answers the job made first, where the `fingerprint` of the request as it was sent is
+    the same; without one that of these arguments counts. Raises `BrokerDown` where nothing was recorded and
     `IdempotencyConflict` where the key belongs to a different request. Blocks for a few seconds at most; not
     for an event loop.
     """
@@ -56,7 +58,8 @@ def submit_training(
         "promote": promote,
         "device": device,
     }
-    return _record_and_send(store, celery, request, idempotency_key, queue=queue, estimate=estimate)
+    keyed = (idempotency_key, fingerprint)
+    return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate)
 
 
 def submit_scoring(
@@ -67,6 +70,7 @@ def submit_scoring(
     dataset: str,
     parameters: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    fingerprint: str | None = None,
 ) -> Job:
     """Queues the scoring of every image of a dataset by `model`, a name:version; as `submit_training`."""
     request: dict[str, Any] = {
@@ -75,7 +79,7 @@ def submit_scoring(
         "dataset": dataset,
         "parameters": dict(parameters or {}),
     }
-    return _record_and_send(store, celery, request, idempotency_key, queue=Queue.SCORE)
+    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
 
 
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
@@ -91,7 +95,7 @@ def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     # No caller's key starts with a blank: HTTP strips it.
     key = f" retry {job_id}"
     changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}
-    return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, **changes)
+    return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, None, **changes)
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
@@ -116,8 +120,15 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
         raise BrokerDown(f"the broker does not take messages: {error}") from error
 
 
-def _record_and_send(store: JobStore, celery: Celery, request: dict[str, Any], key: str | None, **more: Any) -> Job:
-    fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+def fingerprint_of(request: Mapping[str, Any]) -> str:
+    """SHA-256 of a request as JSON, whatever the order of its members."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _record_and_send(
+    store: JobStore, celery: Celery, request: dict[str, Any], key: str | None, fingerprint: str | None, **more: Any
+) -> Job:
+    fingerprint = fingerprint or fingerprint_of(request)
     record = Job(id=new_job_id(), created_at=datetime.now(UTC), **request, **more)
     job, new = store.create(record, key, fingerprint)
     if new:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _REPORT_S = 0.5
+_LONGEST_REST_S = 60.0
 
 
 class Outcome(StrEnum):
@@ -67,6 +68,12 @@ class Supervisor:
         self._pace = pace
         self._on_start = on_start
         self._in_hand: str | None = None
+        self._deaths = 0  # in a row, of attempts that brought nothing, on this machine
+
+    @property
+    def rest_s(self) -> float:
+        """Time to take no job for: where one attempt after the other dies it may be this machine, and others work."""
+        return min(_LONGEST_REST_S, 2.0 ** (self._deaths - 1)) if self._deaths else 0.0
 
     @property
     def job(self) -> str | None:
@@ -106,7 +113,11 @@ class Supervisor:
         if watch.stalled:
             why = f"it reported nothing for {self._settings.stall_seconds:g} s and was killed"
             digest.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
-        if watch.stale or code == Exit.STALE:
+        if process.stopping and code < 0:
+            code = Exit.PREEMPTED  # by our own TERM or KILL, which says nothing about the job
+        if code == Exit.STALE:
+            code = Exit.PREEMPTED  # another process held the folder; where the lease is gone too, the store says so
+        if watch.stale:
             log.warning("job %s: attempt %d lost its lease", job.id, attempt)
             return Outcome.LOST
         return self._settle(job, attempt, digest, code)
@@ -149,6 +160,7 @@ class Supervisor:
             ended = {**changes, "result": digest.result, "error": None}
             self._store.finish(job.id, attempt, Status.SUCCEEDED, ended)
             log.info("job %s succeeded: %s", job.id, digest.result)
+            self._deaths = 0
             self._learn_pace(job.id)
             return Outcome.SUCCEEDED
         if end == Exit.PREEMPTED:
@@ -172,9 +184,7 @@ class Supervisor:
             log.error("job %s failed: %s", job.id, error["detail"])
             return Outcome.FAILED
         fruitless = 0 if digest.new_checkpoint else job.fruitless + 1
-        if self._stopping.is_set():
-            # The worker is going: the trainer was killed after its grace, which says nothing about the job.
-            fruitless = job.fruitless
+        self._deaths = 0 if digest.new_checkpoint else self._deaths + 1
         changes = {**changes, "error": error, "fruitless": fruitless}
         if fruitless >= self._settings.max_fruitless_attempts:
             self._store.finish(job.id, attempt, Status.FAILED, changes)

@@ -30,12 +30,12 @@ def register_tasks(
             # The job stays queued; the reconciler sends it again once the broker is back.
             log.warning("job %s could not be taken: %s", job_id, problem.detail)
             return
-        if outcome is not Outcome.QUEUED_AGAIN:
-            return
-        try:
-            dispatch(celery, store.get(job_id), first=True)
-        except (BrokerDown, JobNotFound) as problem:
-            log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
+        if outcome is Outcome.QUEUED_AGAIN:
+            try:
+                dispatch(celery, store.get(job_id), first=True)
+            except (BrokerDown, JobNotFound) as problem:
+                log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
+        stopping.wait(supervisor.rest_s)
 
     def assist(job_id: str) -> None:
         assistant.run(job_id)

@@ -16,7 +16,8 @@ from typing import Any
 from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
-from worker.retention import adopt_files, drop_training_files
+from worker.ranks import other_ranks, threads_each
+from worker.retention import adopt_earlier, drop_training_files
 from worker.settings import Settings
 from worker.store import JobStore
 
@@ -32,7 +33,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.training.loop import Interrupted
     from models.training.run import train
 
-    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    fence = Fence(store, spec, settings)
 
     def should_stop() -> bool:
         fence.check_now_and_then()
@@ -59,24 +61,28 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     version = registry.of_job(spec.model, spec.id)
     if version is None:
         fence.require()
-        if spec.retry_of is not None and adopt_files(
-            folder.parent / spec.retry_of / "checkpoints", folder / "checkpoints"
-        ):
-            events.write({"event": "log", "message": f"goes on from the checkpoints of job {spec.retry_of}"})
+        earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
+        if earlier is not None:
+            events.write({"event": "log", "message": f"goes on from the checkpoints of job {earlier}"})
         config = find_preset(spec.preset).config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
-        artifact = train(
-            dataset,
-            spec.preset,
-            config,
-            folder,
-            observe=observe,
-            should_stop=should_stop,
-            threads=settings.train_threads,
-            job=spec.id,
-            device=spec.device,
-        )
+        # A worker has one GPU, and two processes would but share it.
+        size = settings.train_processes if spec.device == "cpu" else 1
+        threads = threads_each(settings, size)
+        with other_ranks(folder, size, threads, events) as ranks:
+            artifact = train(
+                dataset,
+                spec.preset,
+                config,
+                folder,
+                observe=observe,
+                should_stop=should_stop,
+                threads=threads,
+                job=spec.id,
+                device=spec.device,
+                ranks=ranks,
+            )
         version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
     elif spec.promote:
         # The earlier attempt may have died between the two; a version that went live since then stays.

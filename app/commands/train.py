@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +42,10 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model and register it. Ctrl-C writes a checkpoint, and the same command goes on from it."""
+    """Train a model and register it. Ctrl-C writes a checkpoint, and the same command goes on from it.
+
+    Under torchrun (--nproc-per-node N -m app.cli train) the processes share every batch; the first one reports.
+    """
     from models.presets import PRESETS
     from models.registry import NAME, Registry
 
@@ -53,14 +57,15 @@ def train(
         raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
     config = _config(preset, max_steps, max_minutes, set_ or [])
     given, folder = folder, folder or found.home / "runs" / name
-    with errors_for_people(), stop_on_signals() as stop:
+    with speaking_first(), errors_for_people(), stop_on_signals() as stop, ExitStack() as processes:
         from models.datasets import DatasetStore, load_dataset
+        from models.training.distributed import ranks_of_torchrun
         from models.training.loop import Interrupted
         from models.training.run import train as run
 
-        dataset = load_dataset(
-            data, found.data_dir, DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes), config
-        )
+        ranks = processes.enter_context(ranks_of_torchrun())
+        store = DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes)
+        dataset = load_dataset(data, found.data_dir, store, config)
         try:
             with live_view(as_json) as observe:
                 artifact = run(
@@ -71,9 +76,12 @@ def train(
                     observe=observe,
                     should_stop=stop.is_set,
                     threads=found.train_threads,
+                    ranks=ranks,
                 )
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
+        if not ranks.first:
+            return
         version = Registry(found.registry_dir).publish(artifact, name, promote=promote)
         if given is None:
             # Its checkpoints would make the next run of this name end at once.
@@ -102,6 +110,16 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise fail("; ".join(lines), USAGE) from error
+
+
+@contextmanager
+def speaking_first() -> Iterator[None]:
+    """Silences what a process says that ``torchrun`` started, unless it is the first; its tracebacks stay."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from app.job_requests import plan_job
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
-from worker.submit import resume, retry, submit_scoring, submit_training
+from worker.submit import fingerprint_of, resume, retry, submit_scoring, submit_training
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -69,6 +69,11 @@ def submit_job(
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
     version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image.
     """
+    fingerprint = fingerprint_of(job.model_dump(mode="json"))
+    known = None if key is None else house.jobs.known(key, fingerprint)
+    if known is not None:  # before it is checked again: what it needs may be gone or changed by now
+        response.headers["Location"] = f"/v1/jobs/{known.id}"
+        return _view(known)
     plan = plan_job(job, house)
     if job.type == "score":
         made = submit_scoring(
@@ -78,6 +83,7 @@ def submit_job(
             dataset=job.dataset,
             parameters=job.parameters,
             idempotency_key=key,
+            fingerprint=fingerprint,
         )
     else:
         made = submit_training(
@@ -92,6 +98,7 @@ def submit_job(
             queue=plan.queue,
             estimate=plan.estimate.model_dump() if plan.estimate else None,
             idempotency_key=key,
+            fingerprint=fingerprint,
         )
     response.headers["Location"] = f"/v1/jobs/{made.id}"
     return _view(made)

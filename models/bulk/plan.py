@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.files import remove_leftovers, sync_folder, write_atomically
+from models.problems import PlanDiffers
 
 FILE = "plan.json"
 IMAGES_PER_PART = 2000
@@ -85,6 +86,13 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
             part.unlink(missing_ok=True)
         sync_folder(folder)
         write_atomically(folder / FILE, plan.model_dump_json(indent=1).encode())
+    return OpenPlan(folder, plan)
+
+
+def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
+    """Take part in a plan that somebody else opened. Raises ``PlanDiffers`` where it is not the same."""
+    if _stored(folder) != plan:
+        raise PlanDiffers("model or images are not those of the job here")
     return OpenPlan(folder, plan)
 
 

@@ -7,7 +7,7 @@ penalty in nats a dimension. Exactness of scores never depends on them: they ste
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 class Multiplier(nn.Module):
     """A rule for the multipliers: ``penalty`` belongs to the loss, ``update`` follows the optimiser's step."""
+
+    linear: ClassVar[bool] = False
+    """Whether the penalty of a batch is the mean of its parts' penalties."""
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
@@ -34,6 +37,7 @@ class Multiplier(nn.Module):
 class FixedMultiplier(Multiplier):
     """The paper's penalty: lambda Σ_k rho_k (Keller et al. 2021, eq. 9)."""
 
+    linear = True
     weights: Tensor
 
     def __init__(self, layers: int, weight: float) -> None:

@@ -59,8 +59,19 @@ class SelfNormalizingObjective(nn.Module):
         self.refresh_every = config.refresh_inverse_every
         self.seed = config.seed
 
-    def loss(self, flow: Flow, y: Tensor, pixel_log_det: Tensor, step: int) -> Loss:
-        """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``."""
+    def loss(
+        self,
+        flow: Flow,
+        y: Tensor,
+        pixel_log_det: Tensor,
+        step: int,
+        of_batch: Callable[[Tensor], Tensor] | None = None,
+    ) -> Loss:
+        """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``.
+
+        Where ``y`` is but a slice of the batch, ``of_batch`` makes the errors of the batch from those of the slice; the
+        mean over the slices of the losses' gradients is the gradient of the batch.
+        """
         dimensions = y[0].numel()
         log_likelihood = flow.forward_pixels(y, pixel_log_det).log_likelihood.mean()
         value = -log_likelihood / dimensions
@@ -69,6 +80,9 @@ class SelfNormalizingObjective(nn.Module):
             errors = torch.stack([layer.pop_reconstruction_error().mean() for layer, _ in self.layers]) / dimensions
             if self.noise_weight:
                 errors = errors + self.noise_weight * self._noise_errors(step) / dimensions
+            if of_batch is not None and not self.multiplier.linear:
+                # The slope of the penalty is that at the batch's error; what it multiplies is the slice's gradient.
+                errors = errors + (of_batch(errors.detach()) - errors.detach())
             value = value + self.multiplier.penalty(errors)
         return Loss(value, log_likelihood.detach(), errors.detach())
 

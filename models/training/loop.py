@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from models.build import build_flow
 from models.datasets import Dataset
 from models.flow import Flow
 from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, inverse_quality
-from models.problems import DamagedCheckpoints, TrainingDiverged
+from models.problems import DamagedCheckpoints, RanksUnfit, TrainingDiverged
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.data import Batches
 from models.training.device import find_device, training_precision
+from models.training.distributed import Ranks
 from models.training.divergence import name_the_cause
 from models.training.previews import write_preview
 from models.training.validation import omitted_log_det, validation_bits_per_dim
@@ -63,13 +65,12 @@ class Reports:
         self._step = step
         self._time: float | None = None
 
-    def due(self) -> bool:
+    def due(self, now: float) -> bool:
         """Whether it is time to tell the observer: at the first step, and then twice a second at most."""
-        return self._time is None or time.monotonic() - self._time >= REPORT_SECONDS
+        return self._time is None or now - self._time >= REPORT_SECONDS
 
-    def note(self, step: int, bits: float) -> float | None:
-        """Note a report; return the steps a second since the one before, None at the first."""
-        now = time.monotonic()
+    def note(self, step: int, bits: float, now: float) -> float | None:
+        """Note a report at ``now`` in seconds; return the steps a second since the one before, None at the first."""
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
         if self._time is None:
             self.first_bits = bits
@@ -82,7 +83,8 @@ class Trainer:
     """Trains one flow in ``folder``, going on from its checkpoints where there are some, whatever device wrote them.
 
     Weights, averages, multipliers, optimiser and batches live on ``device``, "cpu" or "cuda"; what :meth:`run` returns
-    is on the CPU. Raises ``DeviceNotFound``.
+    is on the CPU. Of several ``ranks`` each makes a trainer in the same folder; the first one alone observes,
+    validates and writes. Raises ``DeviceNotFound``, ``RanksUnfit``.
     """
 
     def __init__(
@@ -93,15 +95,19 @@ class Trainer:
         folder: Path,
         observe: Observer,
         device: str = "cpu",
+        ranks: Ranks | None = None,
     ) -> None:
         self.device = find_device(device)
+        self.ranks = ranks or Ranks.single()
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
-        self.observe = observe
+        self.observe: Observer = observe if self.ranks.first else lambda _event: None
         self.validations = config.validation_count
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
+        if self.batches.batch_size < self.ranks.size:
+            raise RanksUnfit(f"{self.ranks.size} processes cannot share batches of {self.batches.batch_size} images")
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
         _compute_coupling_nets_in(self.averaged, None)
@@ -114,9 +120,10 @@ class Trainer:
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
             self.state = restored
-            observe({"event": "log", "message": f"goes on from the checkpoint of step {restored.step}"})
+            self.observe({"event": "log", "message": f"goes on from the checkpoint of step {restored.step}"})
         else:
             self._initialize()
+        self.ranks.require_alike(self.state.step, list(self.flow.parameters()))
 
     def _fresh_flow(self, architecture: Architecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -135,29 +142,11 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train to the end of the budget. Raises ``Interrupted`` when asked to stop, ``TrainingDiverged``."""
-        started = time.monotonic() - self.state.elapsed_seconds
-        reports = Reports(self.state.step)
-        last_checkpoint = time.monotonic()
-        progress = self._progress()
-        self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
-        while progress < 1:
-            loss, y = self._step(self.state.step, progress)
-            self._advance(self.state.step + 1, time.monotonic() - started)
-            before, progress = progress, self._progress()
-            if reports.due() or progress >= 1:
-                self._report(loss, y, reports)
-            # Asked before anything is written: an attempt that lost its lease ends here.
-            stop = should_stop()
-            if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
-                self._validate()
-                last_checkpoint = time.monotonic()
-            elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
-                self._save()
-                last_checkpoint = time.monotonic()
-            if stop:
-                self._save()
-                raise Interrupted(f"stopped after step {self.state.step}")
+        """Train to the end of the budget. Raises ``Interrupted`` when asked to stop, ``TrainingDiverged``.
+
+        Raises ``DamagedCheckpoints`` where what it wrote cannot be read.
+        """
+        self.take_steps(should_stop)
         if self.state.best_step is None or self.state.best_bits_per_dim is None:
             raise TrainingDiverged(f"no validation gave a finite likelihood; {self._advice()}")
         kept_step = load_averaged(self.checkpoints, self.state, self.averaged)
@@ -171,28 +160,74 @@ class Trainer:
             self.state.elapsed_seconds,
         )
 
+    def take_steps(self, should_stop: Callable[[], bool]) -> None:
+        """Take all steps of the budget, as :meth:`run` does; all that other ranks than the first have to do."""
+        started = time.monotonic() - self.state.elapsed_seconds
+        reports = Reports(self.state.step)
+        last_checkpoint = time.monotonic()
+        progress = self._progress()
+        wish = False
+        self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
+        while progress < 1:
+            loss, elapsed, stop = self._step(self.state.step, progress, started, wish)
+            self._advance(self.state.step + 1, elapsed)
+            before, progress = progress, self._progress()
+            if reports.due(elapsed) or progress >= 1:
+                self._report(loss, reports)
+            # Asked before anything is written: an attempt that lost its lease ends here.
+            wish = should_stop()
+            if self.ranks.alone:  # several hear of it in the next step, so that all stop after the same one
+                stop = wish
+            if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
+                self._validate()
+                last_checkpoint = time.monotonic()
+            elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
+                self._save()
+                last_checkpoint = time.monotonic()
+            if stop:
+                self._save()
+                raise Interrupted(f"stopped after step {self.state.step}")
+
     def _progress(self) -> float:
         share = self.state.step / self.config.max_steps
         if self.config.max_minutes is not None:
             share = max(share, self.state.elapsed_seconds / (60 * self.config.max_minutes))
         return min(1.0, share)
 
-    def _step(self, step: int, progress: float) -> tuple[Loss, Tensor]:
-        with torch.no_grad():
-            y64, log_det = self.flow.pixels(self.batches.batch(step).to(self.device))
-        y = y64.float()
-        loss = self.objective.loss(self.flow, y, log_det.float(), step)
+    def _step(self, step: int, progress: float, started: float, wish: bool) -> tuple[Loss, float, bool]:
+        """Take a step; return its loss, the time elapsed since ``started``, and whether any rank wishes to stop."""
+        images, share = self.ranks.share(self.batches.batch(step))
+        y, log_det = self._pixels(images)
+        of_batch = None if self.ranks.alone else partial(self.ranks.mean, share=share)
+        loss = self.objective.loss(self.flow, y, log_det, step, of_batch)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
+        elapsed = time.monotonic() - started
+        if not self.ranks.alone:
+            loss, elapsed, wish = self._agree(loss, share, elapsed, wish)
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
         if not (loss.value.isfinite() and norm.isfinite()):
+            y, _ = self._pixels(self.batches.batch(step))  # the cause may be in any rank's slice
             raise TrainingDiverged(f"step {step}: {name_the_cause(self.flow, y)}; {self._advice()}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, progress)
         self.optimizer.step()
         self.objective.update(loss, step)
         self._average(step)
-        return loss, y
+        return loss, elapsed, wish
+
+    @torch.no_grad()
+    def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_det = self.flow.pixels(images.to(self.device))
+        return y.float(), log_det.float()
+
+    def _agree(self, loss: Loss, share: float, elapsed: float, wish: bool) -> tuple[Loss, float, bool]:
+        """Make gradients and loss those of the whole batch; return also the first rank's time, and any rank's wish."""
+        gradients = [parameter.grad for parameter in self.flow.parameters() if parameter.grad is not None]
+        means = torch.cat([torch.stack([loss.value.detach(), loss.log_likelihood]), loss.reconstruction_errors])
+        counts = means.new_tensor([elapsed if self.ranks.first else 0.0, float(wish)])
+        means, counts = self.ranks.average(gradients, means, counts, share)
+        return Loss(means[0], means[1], means[2:]), float(counts[0]), bool(counts[1] > 0)
 
     def learning_rate(self, step: int, progress: float) -> float:
         """Linear warm-up, then a cosine from the full step size to its final share over the budget."""
@@ -211,11 +246,11 @@ class Trainer:
         state = self.state
         self.state = TrainingState(step, elapsed, state.best_step, state.best_bits_per_dim, state.config_digest)
 
-    def _report(self, loss: Loss, y: Tensor, reports: Reports) -> None:
+    def _report(self, loss: Loss, reports: Reports) -> None:
         """Tell the observer of the last step. Raises ``TrainingDiverged`` where bits/dim have risen beyond hope."""
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
-        bits = bits_per_dim(float(loss.log_likelihood) + omitted, y[0].numel())
-        rate = reports.note(self.state.step, bits)
+        bits = bits_per_dim(float(loss.log_likelihood) + omitted, math.prod(self.dataset.image_shape))
+        rate = reports.note(self.state.step, bits, self.state.elapsed_seconds)
         if reports.bad_in_a_row >= DIVERGED_REPORTS:
             raise TrainingDiverged(
                 f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {bits:.2f}; {self._advice()}"
@@ -237,6 +272,8 @@ class Trainer:
         )
 
     def _validate(self) -> None:
+        if not self.ranks.first:
+            return
         bits = validation_bits_per_dim(self.averaged, self.dataset.statistics[: self.config.validation_images])
         state = self.state
         if math.isfinite(bits) and (state.best_bits_per_dim is None or bits < state.best_bits_per_dim):
@@ -256,6 +293,8 @@ class Trainer:
         }
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 

@@ -40,6 +40,7 @@ from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.device import training_precision
+from models.training.distributed import Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
 
 SAMPLE_COUNT = 64
@@ -59,13 +60,15 @@ def train(
     threads: int | None = None,
     job: str | None = None,
     device: str = "cpu",
+    ranks: Ranks | None = None,
 ) -> Path:
     """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
     event, ``should_stop`` is asked after every step. ``device``, "cpu" or "cuda", is that of the steps; what follows
-    them is done on the CPU. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``, ``DatasetUnfit``,
-    ``PresetNotFound``, ``FolderTaken``, ``DeviceNotFound``.
+    them is done on the CPU. Of several ``ranks`` the first one writes the artifact: the others return before it is
+    there. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``,
+    ``FolderTaken``, ``DeviceNotFound``, ``RanksUnfit``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
@@ -74,8 +77,11 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     architecture = find_preset(preset).architecture(dataset.image_shape, config.pixel_transform)
+    if ranks is not None and not ranks.first:
+        Trainer(dataset, architecture, config, folder, observe, device, ranks).take_steps(should_stop)
+        return path
     # The trainer goes at once: gradients and moments are not held while the model is evaluated.
-    trained = Trainer(dataset, architecture, config, folder, observe, device).run(should_stop)
+    trained = Trainer(dataset, architecture, config, folder, observe, device, ranks).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     _write_artifact(path, dataset, preset, config, trained, training_precision(config, device), observe, job)
     return path

@@ -292,11 +292,11 @@ def test_a_folder_can_be_moved_between_calls(uninterrupted: Trainer, tmp_path: P
 
 def test_a_spike_is_no_divergence() -> None:
     reports = Reports(0)
-    reports.note(1, 5.0)
+    reports.note(1, 5.0, now=1)
     for step in range(2, 6):
-        reports.note(step, 16.0)
+        reports.note(step, 16.0, now=step)
     assert reports.bad_in_a_row == 4
-    reports.note(6, 14.0)
+    reports.note(6, 14.0, now=6)
     assert reports.bad_in_a_row == 0
 
 

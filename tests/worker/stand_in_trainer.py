@@ -14,7 +14,7 @@ from worker.process import Exit
 
 def main() -> int:
     stop = StopFlag()
-    stop.install()
+    stop.install(20.0)
     folder = Path(sys.argv[1])
     spec = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     events = EventLog(folder, spec["attempt"])

@@ -97,6 +97,34 @@ def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, 
     assert (paused.fruitless, paused.error) == (0, None)
 
 
+def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    hasty = settings.model_copy(update={"stop_grace_seconds": 0.2})
+    job = add("deaf")
+    running = Background(Supervisor(store, hasty, stopping, command=stand_in_command), store, job)
+    until((settings.jobs_dir / job.id / "pids").exists)
+    store.request_pause(job.id)
+    assert running.end() is Outcome.PAUSED
+    paused = store.get(job.id)
+    assert (paused.status, paused.fruitless, paused.error) == (Status.PAUSED, 0, None)
+
+
+def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
+    supervisor: Supervisor, settings: Settings, add: Add
+) -> None:
+    assert supervisor.rest_s == 0
+    settings.jobs_dir.write_text("a file where the folder should be")
+    rests = []
+    for _ in range(8):
+        supervisor.run(add("succeed").id)
+        rests.append(supervisor.rest_s)
+    assert rests == [1, 2, 4, 8, 16, 32, 60, 60]
+    settings.jobs_dir.unlink()
+    assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
+    assert supervisor.rest_s == 0
+
+
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
