@@ -44,9 +44,7 @@ def plan_job(request: JobRequest, house: House) -> JobPlan:
 def _plan_training(request: JobRequest, house: House) -> JobPlan:
     if NAME.fullmatch(request.model) is None:
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
-    architecture, config, dataset = check_training(
-        request, house.settings.data_dir, DatasetStore(house.settings.datasets_dir)
-    )
+    architecture, config, dataset = check_training(request, house.settings.data_dir, house.datasets)
     queue = training_queue(request.device, house.presence)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     slowness, measured = house.pace.slowness(device, request.preset)

@@ -45,7 +45,7 @@ def check_scoring(request: JobRequest, house: House) -> str:
         raise invalid("/body/model", error.detail) from error
     if parameters.alpha is not None and parameters.alpha < smallest:
         raise AlphaUnattainable(parameters.alpha, smallest)
-    _check_dataset(request.dataset, house.settings.data_dir, DatasetStore(house.settings.datasets_dir))
+    _check_dataset(request.dataset, house.settings.data_dir, house.datasets)
     return f"{version.name}:{version.version}"
 
 

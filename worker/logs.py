@@ -27,7 +27,7 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
         cache_logger_on_first_use=True,
     )
     screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(_formatter(shared, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())))
+    screen.setFormatter(_formatter(shared, _for_people()))
     file = logging.handlers.RotatingFileHandler(
         settings.logs_dir / f"{part}.jsonl", maxBytes=10_000_000, backupCount=3, encoding="utf-8"
     )
@@ -35,6 +35,11 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
     root = logging.getLogger()
     root.handlers = [screen, file] if terminal else [file]
     root.setLevel(settings.log_level)
+
+
+def _for_people() -> structlog.dev.ConsoleRenderer:
+    # Values of local variables have no place in a log: they may be keys and images.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _formatter(foreign: list[Any], renderer: Any) -> logging.Formatter:

@@ -2,7 +2,7 @@
 
 The images are cut into shards. Whoever is free takes one, scores it and writes its part, which appears whole; what is
 there is not done again. The attempt that owns the job offers the shards, takes part, and makes one table of all
-parts. A helper owns nothing: it comes and goes, and goes on where the attempt died, until nothing is missing.
+parts. A helper owns nothing: it comes and goes.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -13,15 +13,19 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker.attempt import Fence, JobSpec, StopFlag, attempt, limit_memory
 from worker.broker import redis_client
 from worker.events import EventLog
-from worker.jobs import TERMINAL, Status
+from worker.jobs import ACTIVE
 from worker.problems import BrokerDown, JobNotFound
 from worker.retention import adopt_files
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
+
+if TYPE_CHECKING:
+    from models.bulk.table import PartSummary
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +37,15 @@ IDLE_S = 0.2
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Scores every image of a dataset to one Parquet file; raises what stands in the way."""
     from models.bulk.part import Stopped
-    from models.bulk.table import merge_parts
+    from models.bulk.table import merge_parts, read_summary
     from models.training.loop import Interrupted
     from worker.shard_work import Reports, ShardWork
 
     fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
     fence.require()
+    if (folder / RESULT).exists():  # whole, or not there: an attempt before died when it only had to say so
+        _tell_result(read_summary(folder / RESULT), spec, events)
+        return
     if spec.retry_of is not None and adopt_files(folder.parent / spec.retry_of / PARTS, folder / PARTS):
         events.write({"event": "log", "message": f"goes on from the parts of job {spec.retry_of}"})
     work = ShardWork(folder / PARTS, spec, settings)
@@ -70,12 +77,19 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     found = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
     work.shards.forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
+    _tell_result(found, spec, events)
+
+
+def _tell_result(found: "PartSummary", spec: JobSpec, events: EventLog) -> None:
     counts = {"images": found.images, "anomalies": found.anomalies, "errors": found.errors}
     events.write({"event": "scored", "model": spec.model, **counts})
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Takes shards of a job until nothing is missing, the job is over or paused, or it is told to stop."""
+    """Takes shards of a job while an attempt has it in hand and something is missing, until it is told to stop.
+
+    Once the job is queued again it ends: this worker may be the one that has to take the job itself.
+    """
     from models.bulk.part import Stopped
     from worker.shard_work import ShardWork
 
@@ -106,7 +120,7 @@ def _goes_on(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
         return False
     except BrokerDown:
         return True  # nobody can tell, and what is scored is not lost
-    return status not in TERMINAL and status is not Status.PAUSED
+    return status in ACTIVE
 
 
 def main() -> int:

@@ -65,7 +65,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         ):
             events.write({"event": "log", "message": f"goes on from the checkpoints of job {spec.retry_of}"})
         config = find_preset(spec.preset).config(spec.parameters)
-        datasets = DatasetStore(settings.datasets_dir)
+        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
         # A worker has one GPU, and two processes would but share it.
         size = settings.train_processes if spec.device == "cpu" else 1

@@ -64,7 +64,9 @@ def train(
         from models.training.run import train as run
 
         ranks = processes.enter_context(ranks_of_torchrun())
-        dataset = load_dataset(data, found.data_dir, DatasetStore(found.datasets_dir), config)
+        dataset = load_dataset(
+            data, found.data_dir, DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes), config
+        )
         try:
             with live_view(as_json) as observe:
                 artifact = run(

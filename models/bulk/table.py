@@ -55,6 +55,16 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
     return _summary(table)
 
 
+def read_summary(path: Path) -> PartSummary:
+    """Count the rows of a file of scores, a row group at a time."""
+    images = errors = anomalies = 0
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            found = _summary(file.read_row_group(group, columns=["is_anomaly", "error"]))
+            images, errors, anomalies = images + found.images, errors + found.errors, anomalies + found.anomalies
+    return PartSummary(images, errors, anomalies)
+
+
 def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
     """Write the rows of all parts, in order, as one Parquet file with ``metadata``, whole or not at all.
 

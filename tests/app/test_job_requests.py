@@ -12,6 +12,7 @@ from app.house import House
 from app.job_requests import plan_job
 from app.schemas import JobRequest
 from app.service import create_app
+from models.datasets import DatasetStore
 from worker.jobs import Queue
 from worker.presence import WorkerInfo
 from worker.settings import Settings
@@ -36,6 +37,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     house = SimpleNamespace(
         settings=Settings(home=tmp_path),
+        datasets=DatasetStore(tmp_path / "datasets"),
         presence=SimpleNamespace(workers=lambda: [worker]),
         pace=SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)),
     )

@@ -5,10 +5,7 @@ import json
 import os
 import subprocess
 import tarfile
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.service import ROOT, await_job, running
-from tests.end_to_end.test_admission import half_a_post
 from tests.end_to_end.test_command_line import snf
+from tests.end_to_end.uploads import BOUNDARY, FORM, GOOD, left, upload
 from tests.models.dataset_files import (
     DIGITS,
     mixed,
@@ -30,20 +27,6 @@ from tests.models.dataset_files import (
     zip_link,
     zipped,
 )
-from tests.worker.helpers import until
-
-BOUNDARY = "together"
-FORM = f"multipart/form-data; boundary={BOUNDARY}"
-
-
-def upload(client: httpx.Client, name: str, *content: tuple[str, bytes]) -> httpx.Response:
-    return client.post("/v1/datasets", data={"name": name}, files=[("file", one) for one in content])
-
-
-def left(home: Path) -> list[str]:
-    """What lies in the datasets' folder besides complete datasets and the lock."""
-    found = [path.name for path in (*(home / "datasets").glob(".*"), *(home / "uploads").iterdir())]
-    return sorted({*found} - {"lock"})
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +103,6 @@ def test_a_malformed_archive_is_refused_and_leaves_nothing(
     assert left(home) == []
 
 
-GOOD = ("a.zip", zipped(pngs(20)))
-
-
 @pytest.mark.parametrize(
     ("options", "status", "slug"),
     [
@@ -156,132 +136,6 @@ def test_built_in_and_unknown_datasets(service: httpx.Client) -> None:
     assert service.get("/v1/datasets/mnist-mini/contact-sheet").json()["type"] == "contact-sheet-not-found"
     answer = service.delete("/v1/datasets/mnist-mini")
     assert (answer.status_code, answer.json()["type"]) == (409, "dataset-built-in")
-
-
-def part(name: str, filename: str | None = None) -> bytes:
-    file = f'; filename="{filename}"' if filename else ""
-    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
-
-
-def test_an_upload_that_is_cut_off_leaves_nothing(service: httpx.Client, home: Path) -> None:
-    body = part("name") + b"cut\r\n" + part("file", "a.tar") + tarred(pngs(60))
-    with half_a_post(service, "/v1/datasets", body, FORM):
-        until(lambda: left(home))
-    until(lambda: not left(home))
-    assert service.get("/v1/datasets/cut").status_code == 404
-
-
-def big_tar(size: int) -> Iterator[bytes]:
-    """A tar of 20 images and one file of `size` bytes, a whole number of MiB."""
-    for name, data in pngs(20).items():
-        yield member(name, len(data)) + data + bytes(-len(data) % 512)
-    yield member("large.bin", size)
-    for _ in range(size // 2**20):
-        yield bytes(2**20)
-    yield bytes(1024)
-
-
-def member(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf()
-
-
-def form_of(name: str, content: Iterator[bytes]) -> Iterator[bytes]:
-    yield part("name") + name.encode() + b"\r\n" + part("file", "a.tar")
-    yield from content
-    yield f"\r\n--{BOUNDARY}--\r\n".encode()
-
-
-def rss(pid: int) -> int:
-    """Resident memory of a process without the files it maps."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no RssAnon")
-
-
-def pid_of(home: Path) -> int:
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            serves = b"app.serve" in (path / "cmdline").read_bytes().split(b"\0")
-            if serves and f"SNF_HOME={home}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                return int(path.name)
-        except OSError:
-            continue
-    raise AssertionError("the service was not found")
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, home: Path) -> None:
-    upload(service, "warm", GOOD).raise_for_status()
-    pid = pid_of(home)
-    before = rss(pid)
-    most = before
-    streamed = 0
-    done = threading.Event()
-
-    def content() -> Iterator[bytes]:
-        nonlocal streamed
-        yield from big_tar(300 * 2**20)
-        streamed = most
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.01):
-            most = max(most, rss(pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        answer = service.post("/v1/datasets", content=form_of("large", content()), headers={"content-type": FORM})
-    finally:
-        done.set()
-        watcher.join()
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["report"]["rejected_by"] == {"file-too-large": 1}
-    assert streamed - before < 16 * 2**20
-    assert most - before < 96 * 2**20, "one file of 64 MiB may be held while it is looked at, and no more"
-    assert left(home) == []
-
-
-def test_limits(tmp_path: Path) -> None:
-    limits = {"dataset_quota_bytes": 60_000, "max_dataset_bytes": 200_000, "max_dataset_uploads": 1}
-    with running("app.serve", home=tmp_path, **limits) as client:
-
-        def refused(answer: httpx.Response, status: int, slug: str) -> None:
-            assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
-            assert left(tmp_path) == []
-
-        content = tarred(mixed())
-        assert 60_000 < len(content) < 200_000
-        refused(upload(client, "full", ("a.tar", content)), 507, "storage-full")
-        # Nothing is declared here: it shows while it is written.
-        streamed = {"headers": {"content-type": FORM}}
-        refused(client.post("/v1/datasets", content=form_of("full", iter([content])), **streamed), 507, "storage-full")
-        refused(upload(client, "large", ("a.tar", bytes(300_000))), 413, "content-too-large")
-        with half_a_post(client, "/v1/datasets", part("name") + b"first\r\n" + part("file", "a.tar"), FORM):
-            until(lambda: left(tmp_path))
-            second = upload(client, "second", GOOD)
-            assert (second.status_code, second.json()["type"]) == (429, "too-many-uploads")
-            assert int(second.headers["retry-after"]) >= 1
-        until(lambda: not left(tmp_path))
-        # A quota counts what is kept, and not the upload beside it.
-        fits = zipped(pngs(100))
-        assert 30_000 < len(fits) < 60_000
-        assert upload(client, "fits", ("a.zip", fits)).status_code == 201
-        until(lambda: upload(client, "second", GOOD).status_code != 429)
-
-
-def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
-    body = part("name") + b"first\r\n" + part("file", "a.tar") + tarred(pngs(20))
-    with ExitStack() as connections:
-        with running("app.serve", home=tmp_path) as client:
-            connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))
-            until(lambda: left(tmp_path))
-            began = time.monotonic()
-        assert time.monotonic() - began < 20, "it does not wait for the deadline of its requests"
-        assert left(tmp_path) == []
 
 
 def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:

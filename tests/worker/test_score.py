@@ -1,10 +1,13 @@
 """Bulk scoring with real processes: every image once, whoever dies or helps."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,7 @@ from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery
 from worker.jobs import Job, Queue, Status, new_job_id
 from worker.presence import Presence
+from worker.process import assistant_command
 from worker.settings import Settings
 from worker.store import JobStore
 from worker.submit import submit_scoring
@@ -75,6 +79,16 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     assert all(row["log_likelihood"] < 0 and row["error"] is None for row in expected)
     assert not (settings.jobs_dir / whole.id / "parts").exists()
 
+    # The worker died when all that was missing was the record of the success.
+    table = settings.jobs_dir / whole.id / "scores.parquet"
+    written = table.stat().st_mtime_ns
+    again, _ = store.create(scoring())
+    shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
+    shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert store.get(again.id).result == done.result
+    assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
+
     cut, _ = store.create(scoring())
     thread, outcomes = in_background(real, cut)
     await_part(store, cut)
@@ -104,6 +118,20 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
     assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
     assert len(rows(settings, again)) == IMAGES
+
+
+def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(scoring(parameters={}))
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    attempt = store.take(job.id, "w", 60) or 0
+    spec = job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"}
+    (folder / "job.json").write_text(json.dumps(spec))
+    helper = subprocess.Popen(assistant_command(folder), env={**os.environ, **settings.environment()})
+    time.sleep(1)
+    assert helper.poll() is None, "it waits for the attempt to make its plan"
+    store.put_back(job.id, attempt, {})
+    assert helper.wait(30) == 0
 
 
 @pytest.mark.timeout(300)
