@@ -129,7 +129,8 @@ def main() -> int:
     from models.training.run import train
 
     config = find_preset(spec.preset).config(spec.parameters)
-    dataset = load_dataset(spec.dataset, settings.data_dir, DatasetStore(settings.datasets_dir), config)
+    datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config)
     with joined(rank, size, rendezvous) as ranks:
         try:
             train(
