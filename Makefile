@@ -25,7 +25,8 @@ types: $(VENV)/installed-test
 
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+	# One thread a process: there are as many processes as cores, and threads that wait for each other burn time.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
