@@ -37,13 +37,13 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """A statistic that speaks for or against the image."""
+    """What speaks for an anomaly, the strongest first."""
 
-    feature: str
-    z: float = Field(
-        description="Distance from the reference images' median, in robust standard deviations (1.4826 times their "
-        "median absolute deviation)."
-    )
+    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`.")
+    z: float = Field(description="Standard deviations from what is expected given the image's complexity.")
+    share: float = Field(description="Its part of the evidence, between 0 and 1.")
+    text: str = Field(description="The same in words.")
+    box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
 
 
 class Anomaly(Answer):
@@ -53,7 +53,8 @@ class Anomaly(Answer):
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
     is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
     alpha: float = Field(description="False-alarm rate of this verdict.")
-    statistic: float
+    statistic: float = Field(description="Evidence in nats, larger is stranger; orders images where p-values end.")
+    extrapolated: bool = Field(description="Whether no calibration image was as strange.")
     smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
     reasons: list[Reason] | None = None
 

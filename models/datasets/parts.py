@@ -37,6 +37,7 @@ class Dataset:
     preprocessing: Preprocessing | None = None
     provenance: Provenance | None = None
     split: Split | None = None
+    folds: NDArray[np.int8] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
