@@ -17,8 +17,8 @@ LOW = 0.05
 class Drift:
     """A verdict on a window of p-values.
 
-    ``low_share`` and ``mean_p`` say in which direction it went: without drift they are about 0.05 and 0.5; strange images
-    raise the first and lower the second, images that are all too usual (one image sent again and again) do the opposite.
+    ``low_share`` and ``mean_p`` say in which direction it went: without drift they are about 0.05 and 0.5; strange
+    images raise the first and lower the second, images that are all too usual do the opposite.
     """
 
     images: int
@@ -33,15 +33,15 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
     """Return the two-sample Kolmogorov-Smirnov test of a window against its calibration set.
 
     D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1), and its p-value is that of Kolmogorov's
-    distribution at D sqrt(n m / (n + m)), for ``p_values`` ``(m,)``, n = ``calibration_images`` and alarm <=> p-value <=
-    ``level``.
+    distribution at D sqrt(n m / (n + m)), for ``p_values`` ``(m,)`` and n = ``calibration_images``; it is an alarm
+    where that is at most ``level``.
 
     The effective size n m / (n + m) is why one calibration set, which is never quite its distribution, raises no false
     alarm, however large m grows: uniform p-values are promised on average over calibration sets only (Vovk 2012,
-    "Conditional validity of inductive conformal predictors"). A two-sided p-value takes every second rank alone; its
-    ``smallest_p``, 2 / (n + 1), says so, and the limit of D is the same, as folding a Brownian bridge gives one. The limit
-    errs towards silence in small sets (Hodges 1958). Raises ``ValueError`` for an empty window, a calibration set without
-    images, or a p-value outside (0, 1].
+    "Conditional validity of inductive conformal predictors"). A two-sided p-value takes every second rank alone, and
+    its ``smallest_p``, 2 / (n + 1), says so; the limit of D is the same, as a Brownian bridge that is folded gives
+    one. The limit errs towards silence in small sets. Raises ``ValueError`` for an empty window, a calibration set
+    without images, or a p-value outside (0, 1].
     """
     p = np.sort(np.asarray(p_values, dtype=np.float64))
     m, n = len(p), calibration_images

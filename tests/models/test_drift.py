@@ -67,7 +67,7 @@ def test_the_level_is_used_up_where_there_are_images_enough() -> None:
 
 
 def test_a_comparison_with_exactly_uniform_p_values_would_raise_false_alarms() -> None:
-    """What the effective sample size is for: 50 calibration images, 500 recent ones, more than half of all windows at 1 %."""
+    """What the effective sample size is for: 50 calibration images, 500 recent ones: most windows at 1 %."""
     n, m, rounds = 50, 500, 500
     p_values = windows(np.random.default_rng(2), n, m, rounds, two_sided=False)
     as_if_uniform = [
