@@ -67,9 +67,9 @@ def save(windows: DriftWindows, path: Path) -> None:
 
 def load(windows: DriftWindows, path: Path) -> None:
     """Puts the windows of a file back; one that is damaged is logged and left, and the windows stay empty."""
-    if path.parent.is_dir():
-        remove_leftovers(path.parent, older_than_s=3600)
     try:
+        # Not what another service may be writing now.
+        remove_leftovers(path.parent, older_than_s=3600)
         content = StoredDrift.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return

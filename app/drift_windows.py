@@ -13,6 +13,8 @@ from models.anomaly.drift import drift_test, low_share
 
 MAX_MODELS = 64
 """Model versions that have windows; the least recently scored one is forgotten."""
+CALM = 10.0
+"""An alarm ends past this multiple of the threshold, so that one on the edge does not come and go with every image."""
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +196,8 @@ class DriftWindows:
         statistic = p_value = None
         alarm = False
         if len(p_values) >= self._min_images:
-            found = drift_test(p_values, reference.images, reference.smallest_p, self._level)
+            level = self._level if window.alarm_since is None else min(1.0, CALM * self._level)
+            found = drift_test(p_values, reference.images, reference.smallest_p, level)
             statistic, p_value, alarm = found.statistic, found.p_value, found.alarm
         share = low_share(p_values)
         if alarm and window.alarm_since is None:

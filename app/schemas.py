@@ -229,7 +229,9 @@ class Drift(Answer):
     )
     p_value: float | None = Field(description="How rare a distance this large is without drift; null with `statistic`.")
     low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
-    alarm: bool = Field(description="Whether the p-value is at most the service's threshold.")
+    alarm: bool = Field(
+        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that."
+    )
     since: datetime = Field(description="When the oldest image of the window was scored.")
     alarm_since: datetime | None = Field(description="When the alarm was first seen, while it lasts.")
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.service import create_app
 from tests.end_to_end.service import DIGITS, files
+from tests.worker.helpers import until
 from worker.settings import Settings
 
 MODEL = "/v1/models/mnist-snf-glow"
@@ -86,6 +87,7 @@ def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> N
         assert metric(client, "snf_drift_statistic")["line 1/right"] > 0.9
     with service(home) as client:
         again = drift(client)
+        # The file knows when an image came to the second.
         assert again == {source: one | {"since": again[source]["since"]} for source, one in found.items()}
         score(client, 0, source="line 1/left")
         assert drift(client)["line 1/left"]["images"] == 72
@@ -109,6 +111,22 @@ def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
         score(client, 0)
         assert drift(client)[None]["images"] == 36
     assert path.read_text().startswith('{"format_version":1')
+
+
+def test_an_alarm_is_logged_and_kept_though_nobody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.drift_monitor.EVERY_S", 0.05)
+    path = tmp_path / "drift" / "windows.json"
+    path.parent.write_text("a file where a folder should be")
+    with service(tmp_path) as client:
+        score(client, 20)
+        until(lambda: "mnist-snf-glow:1 drifts" in caplog.text)
+        until(lambda: "cannot be written" in caplog.text)
+        path.parent.unlink()
+        until(path.is_file)
+    assert caplog.text.count("mnist-snf-glow:1 drifts") == 1
+    assert caplog.text.count("cannot be written") == 1
 
 
 @pytest.mark.parametrize("source", ["", " left", "-left", "left\n", "le\tft", 'le"ft', "ü", "x" * 65])

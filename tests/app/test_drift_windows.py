@@ -68,6 +68,22 @@ def test_the_newest_images_count_and_alarms_are_logged_once(caplog: pytest.LogCa
     assert said[2:] == ["drift of digits:1 is over", "drift of digits:1 from left is over"]
 
 
+def test_an_alarm_on_the_edge_does_not_come_and_go() -> None:
+    fresh, lasting = made(images=60), made(images=60)
+    # 16 of 60 too small: a p-value of drift between the threshold and ten times that.
+    edge = [0.001] * 16 + [(i + 0.5) / 44 for i in range(44)]
+    for windows in (fresh, lasting):
+        windows.record(DIGITS, REFERENCE, None, STRANGE if windows is lasting else USUAL, 0.0)
+        windows.look(DIGITS, 1.0)
+        windows.record(DIGITS, REFERENCE, None, edge, 2.0)
+    (calm,), (alarmed,) = fresh.look(DIGITS, 3.0), lasting.look(DIGITS, 3.0)
+    assert calm.p_value == alarmed.p_value
+    assert 1e-4 < alarmed.p_value < 1e-3
+    assert (calm.alarm, alarmed.alarm, alarmed.alarm_since) == (False, True, 1.0)
+    lasting.record(DIGITS, REFERENCE, None, USUAL, 4.0)
+    assert not lasting.look(DIGITS, 5.0)[0].alarm
+
+
 def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[int] = []
     exact = drift_windows.drift_test
