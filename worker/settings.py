@@ -115,8 +115,7 @@ class Settings(BaseSettings):
         gt=0,
         lt=1,
         description="Drift is an alarm where its p-value is at most this. Small, because the window is looked at again "
-        "and again: without drift, 1e-4 raises about one alarm in two million images or more, 1e-3 a dozen in one "
-        "million.",
+        "and again: without drift, 1e-4 raises up to about four alarms in a million images, 1e-3 seventeen.",
     )
     drift_sources: int = Field(
         default=64,
