@@ -95,6 +95,11 @@ class Scorer:
         return self._engine.precision
 
     @property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of the whole-image statistics of its evidence, in order."""
+        return self._names
+
+    @property
     def smallest_p(self) -> float:
         """The smallest p-value that the calibration set can give."""
         return self.calibration.smallest_p

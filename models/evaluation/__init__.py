@@ -1,0 +1,1 @@
+"""How well an anomaly score tells one dataset from others, beside trivial baselines; and a report of it."""

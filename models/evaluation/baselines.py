@@ -1,0 +1,152 @@
+"""Trivial anomaly scores: what a model must beat to be worth its while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.gaussian import Gaussian
+from models.images import encode_png
+
+Array: TypeAlias = NDArray[np.float64]
+Images: TypeAlias = NDArray[np.uint8]
+
+COMPONENTS = 64
+MOST_NUMBERS = 4096
+"""Numbers an image that the principal components are taken of; a larger image is averaged in squares first."""
+SMALLEST = 1e-9
+
+NAMES = (
+    "log-likelihood-low",
+    "log-likelihood-two-sided",
+    "png-size",
+    "intensity-moments",
+    "pca-mahalanobis",
+)
+LABELS = {
+    "log-likelihood-low": "raw log-likelihood, low = strange",
+    "log-likelihood-two-sided": "raw log-likelihood, two-sided |z|",
+    "png-size": "PNG size in bytes, two-sided |z| (depends on the zlib build)",
+    "intensity-moments": "moments of the intensities, Mahalanobis",
+    "pca-mahalanobis": "principal components of the pixels, Mahalanobis with residual",
+}
+
+
+@dataclass(frozen=True)
+class TwoSided:
+    """|x - mean| / deviation of one number an image."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, values: Array) -> Self:
+        """Fit to ``(n,)``."""
+        return cls(float(values.mean()), max(float(values.std()), SMALLEST))
+
+    def __call__(self, values: Array) -> Array:
+        """Return the score of each image, ``(N,)``."""
+        return np.abs(values - self.mean) / self.deviation
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Mahalanobis distance by k principal components and what they leave over.
+
+    d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², r what k components leave of x - μ, σ² its mean variance: the covariance
+    of probabilistic PCA (Tipping & Bishop 1999). ``mean``: ``(D,)``; ``vectors``: ``(k, D)``; ``variances``: ``(k,)``.
+    """
+
+    block: int
+    mean: Array
+    vectors: Array
+    variances: Array
+    noise: float
+
+    @classmethod
+    def fit(cls, images: Images) -> Self:
+        """Fit to reference images ``(n, C, H, W)``; 64 components, fewer for few images."""
+        from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
+
+        block = 1
+        while images[0].size / block**2 > MOST_NUMBERS:
+            block += 1
+        pixels = _blocks(images, block)
+        count = max(1, min(COMPONENTS, len(images) // 4, pixels.shape[1] // 2))
+        found = PCA(count, svd_solver="randomized", random_state=0).fit(pixels)
+        smallest = max(1e-6 * float(found.explained_variance_[0]), SMALLEST)
+        variances = np.maximum(found.explained_variance_, smallest)
+        return cls(block, found.mean_, found.components_, variances, max(float(found.noise_variance_), smallest))
+
+    def __call__(self, images: Images) -> Array:
+        """Return d of each image, ``(N,)``."""
+        centred = _blocks(images, self.block) - self.mean
+        scores = centred @ self.vectors.T
+        rest = np.maximum(np.square(centred).sum(1) - np.square(scores).sum(1), 0)
+        distance: Array = np.sqrt((np.square(scores) / self.variances).sum(1) + rest / self.noise)
+        return distance
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """All baselines, fitted to reference images that are neither tested nor used for thresholds."""
+
+    likelihood: TwoSided
+    png: TwoSided
+    moments: Gaussian
+    components: PrincipalComponents
+
+    @classmethod
+    def fit(cls, images: Images, log_likelihoods: Array) -> Self:
+        """Fit to images ``(n, C, H, W)`` and their log-likelihoods in nats, ``(n,)``."""
+        return cls(
+            TwoSided.fit(log_likelihoods),
+            TwoSided.fit(png_sizes(images)),
+            Gaussian.fit(intensity_moments(images)),
+            PrincipalComponents.fit(images),
+        )
+
+    def __call__(self, images: Images, log_likelihoods: Array) -> Array:
+        """Return all scores, larger = stranger, ``(N, len(NAMES))`` in the order of :data:`NAMES`."""
+        moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
+        columns = [
+            -log_likelihoods,
+            self.likelihood(log_likelihoods),
+            self.png(png_sizes(images)),
+            np.sqrt(moments),
+            self.components(images),
+        ]
+        return np.stack(columns, 1)
+
+
+def png_sizes(images: Images) -> Array:
+    """Return the bytes of each image as PNG by Pillow, ``(N,)``; another zlib build gives other sizes."""
+    return np.array([len(encode_png(image)) for image in images], dtype=np.float64)
+
+
+def intensity_moments(images: Images) -> Array:
+    """Return mean, deviation, skewness and excess kurtosis of each channel, ``(N, C, H, W)`` -> ``(N, 4 C)``.
+
+    An image of one colour has no skewness or kurtosis: 0.
+    """
+    x = images.reshape(*images.shape[:2], -1).astype(np.float64)
+    mean, deviation = x.mean(2), x.std(2)
+    z = (x - mean[..., None]) / np.maximum(deviation, SMALLEST)[..., None]
+    flat = deviation < SMALLEST
+    skewness = np.where(flat, 0.0, (z**3).mean(2))
+    kurtosis = np.where(flat, 0.0, (z**4).mean(2) - 3)
+    return np.concatenate([mean, deviation, skewness, kurtosis], 1)
+
+
+def _blocks(images: Images, block: int) -> Array:
+    """Return the means over squares of ``block`` pixels, flat; an edge that fills none is left out."""
+    if block == 1:
+        return images.reshape(len(images), -1).astype(np.float64)
+    count, channels, height, width = images.shape
+    rows, columns = height // block, width // block
+    cut = images[:, :, : rows * block, : columns * block].reshape(count, channels, rows, block, columns, block)
+    means: Array = cut.mean((3, 5), dtype=np.float64)
+    return means.reshape(count, -1)

@@ -1,0 +1,91 @@
+"""Whether datasets can be evaluated with a model, told without decoding an image. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.datasets.builtin import builtin_file, summarize_builtin
+from models.datasets.catalogue import dataset_names
+from models.datasets.choice import ImageFacts
+from models.datasets.store import DatasetStore
+from models.manifest import Manifest
+from models.preprocessing import Preprocessing
+from models.problems import DatasetNotFound, DatasetUnfit
+from models.training.config import TrainingConfig
+
+FEWEST_NORMALS = 40
+FEWEST_STRANGE = 2
+
+
+def check_normals(name: str, manifest: Manifest, data_dir: Path | None, store: DatasetStore | None) -> None:
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where false alarms on these images would mean nothing."""
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        if not summarize_builtin(name, path, TrainingConfig()).test:
+            raise DatasetUnfit(f"{name} has no test images; upload held-out images as a dataset of their own")
+        return
+    if store is None or name not in store.names():
+        raise not_found(name, data_dir, store)
+    if name in (manifest.training.dataset, manifest.calibration.dataset):
+        raise DatasetUnfit(
+            f"the model was trained on {name} and its p-values come from these images, so false alarms on them would "
+            "mean nothing; upload held-out images as a dataset of their own"
+        )
+    images = store.report(name).images
+    if images < FEWEST_NORMALS:
+        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {FEWEST_NORMALS} are needed")
+
+
+def check_anomalous(name: str, data_dir: Path | None, store: DatasetStore | None) -> None:
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where there is nothing to tell from normal images."""
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        if summarize_builtin(name, path, TrainingConfig()).test < FEWEST_STRANGE:
+            raise DatasetUnfit(f"{name} has no test images")
+    elif store is None or name not in store.names():
+        raise not_found(name, data_dir, store)
+
+
+def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
+    """Raise ``DatasetUnfit`` where the model would refuse images of a dataset that exists, by size or colour."""
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
+        size, colour = (width, height), channels > 1
+        facts = ImageFacts(
+            smallest=size, largest=size, median_shorter_side=min(size), coloured=colour, channels=channels
+        )
+    elif store is not None and name in store.names():
+        facts = store.report(name).facts
+    else:
+        raise not_found(name, data_dir, store)
+    problems = []
+    if preprocessing.fit == "exact" and (facts.smallest, facts.largest) != (preprocessing.size,) * 2:
+        width, height = preprocessing.size
+        (low_w, low_h), (high_w, high_h) = facts.smallest, facts.largest
+        problems.append(f"they are {low_w}x{low_h} to {high_w}x{high_h}, the model takes {width}x{height}")
+    if preprocessing.colour == "exact" and facts.channels != preprocessing.channels:
+        have = "partly" if facts.channels is None else "in colour" if facts.coloured else "grey"
+        problems.append(f"they are {have}, the model takes {preprocessing.channels} channel(s)")
+    if problems:
+        raise DatasetUnfit(f"{name}: {'; '.join(problems)}; adapt=true converts them")
+
+
+def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
+    """Return how images are brought to the model's shape: where ``adapt``, nothing is refused for size or colour.
+
+    What the model's own policy says stays; "exact" becomes the resizing of both sides, and grey or rgb.
+    """
+    if not adapt:
+        return preprocessing
+    colour = {1: "grey", 3: "rgb"}.get(preprocessing.channels, "exact")
+    changes = {
+        "fit": "stretch" if preprocessing.fit == "exact" else preprocessing.fit,
+        "colour": colour if preprocessing.colour == "exact" else preprocessing.colour,
+    }
+    return Preprocessing.model_validate(preprocessing.model_dump() | changes)
+
+
+def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
+    """Return the error that names the datasets that are here."""
+    return DatasetNotFound(f"{name!r} does not exist; there are {', '.join(dataset_names(data_dir, store))}")

@@ -1,0 +1,163 @@
+"""Graded faults of images, the same in every evaluation and benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array: TypeAlias = NDArray[np.float64]
+Images: TypeAlias = NDArray[np.uint8]
+
+Kind = Literal["noise", "brightness", "contrast", "blur", "shift", "rotation", "hole", "line"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GRADES: dict[Kind, tuple[float, ...]] = {
+    "noise": (1, 2, 3, 6, 12),  # deviation, grey values
+    "brightness": (1, 3, 6, 12, 24),  # added, grey values
+    "contrast": (0.95, 0.9, 0.8, 0.65, 0.5),  # factor about the image's mean
+    "blur": (0.4, 0.6, 0.8, 1.2, 2.0),  # deviation of the Gaussian, pixels
+    "shift": (1, 2, 3, 4, 6),  # pixels, in a random direction
+    "rotation": (5, 10, 20, 45, 90),  # degrees, either way
+    "hole": (4, 6, 8, 12, 16),  # side of a square of zeros, pixels
+    "line": (1, 2, 3, 4, 6),  # width of full rows or columns of zeros, pixels
+}
+"""From hardly visible to gross; lengths of shift, hole and line are for images of side 28 to 32."""
+SCALED: frozenset[Kind] = frozenset({"shift", "hole", "line"})
+SIDE, LARGEST_UNSCALED = 28, 32
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One fault at one grade, in the units of :data:`GRADES`; ``str`` gives a name such as ``hole-8``."""
+
+    kind: Kind
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.level:g}"
+
+
+def corruptions(height: int, width: int) -> list[Corruption]:
+    """Return the graded table for images of this size.
+
+    Lengths that belong to what is seen (shift, hole, line) are scaled by side / 28 and rounded for sides outside 28 to
+    32, at least one pixel; grades that fall together are one. Blur is the optics': it stays in pixels.
+
+    >>> [str(one) for one in corruptions(64, 64) if one.kind == "hole"]
+    ['hole-9', 'hole-14', 'hole-18', 'hole-27', 'hole-37']
+    """
+    side = min(height, width)
+    factor = 1.0 if SIDE <= side <= LARGEST_UNSCALED else side / SIDE
+    found = []
+    for kind, levels in GRADES.items():
+        scaled = [max(1, round(level * factor)) if kind in SCALED else level for level in levels]
+        found += [Corruption(kind, level) for level in dict.fromkeys(scaled)]
+    return found
+
+
+def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
+    """Return damaged copies of ``images``, uint8 ``(N, C, H, W)``, rounded and clipped to 0..255.
+
+    x + N(0, s), x + b, m + f (x - m) with m the image's mean, a Gaussian filter, a shift by (l sin a, l cos a), a
+    rotation (order 1, the edge repeated), zeros in a square or in full rows or columns. What is random comes from
+    ``rng``, by default seeded with 0, image after image: chunks with one generator give what the whole gives.
+    """
+    rng = np.random.default_rng(SEED) if rng is None else rng
+    damaged = FAULTS[corruption.kind](images.astype(np.float64), corruption.level, rng)
+    result: Images = np.clip(np.rint(damaged), 0, 255).astype(np.uint8)
+    return result
+
+
+def corrupt_chunks(chunks: Iterable[Images], corruption: Corruption) -> Iterator[Images]:
+    """Yield what :func:`corrupt` makes of all chunks together, one at a time."""
+    rng = np.random.default_rng(SEED)
+    for images in chunks:
+        yield corrupt(images, corruption, rng)
+
+
+def _noise(x: Array, level: float, rng: np.random.Generator) -> Array:
+    return x + rng.normal(0, level, x.shape)
+
+
+def _brightness(x: Array, level: float, _rng: np.random.Generator) -> Array:
+    return x + level
+
+
+def _contrast(x: Array, level: float, _rng: np.random.Generator) -> Array:
+    mean: Array = x.mean((1, 2, 3), keepdims=True)
+    return (x - mean) * level + mean
+
+
+def _blur(x: Array, level: float, _rng: np.random.Generator) -> Array:
+    blurred: Array = ndimage.gaussian_filter(x, (0, 0, level, level))
+    return blurred
+
+
+def _shift(x: Array, level: float, rng: np.random.Generator) -> Array:
+    for image in x:
+        angle = rng.random() * 2 * math.pi
+        offset = (0, level * math.sin(angle), level * math.cos(angle))
+        image[:] = ndimage.shift(image, offset, order=1, mode="nearest")
+    return x
+
+
+def _rotation(x: Array, level: float, rng: np.random.Generator) -> Array:
+    for image in x:
+        angle = level * rng.choice([-1, 1])
+        image[:] = ndimage.rotate(image, angle, axes=(1, 2), reshape=False, order=1, mode="nearest")
+    return x
+
+
+def _hole(x: Array, level: float, rng: np.random.Generator) -> Array:
+    side = int(level)
+    for image in x:
+        top, left = place(image, side, side, rng)
+        image[:, top : top + side, left : left + side] = 0
+    return x
+
+
+def _line(x: Array, level: float, rng: np.random.Generator) -> Array:
+    width = int(level)
+    for image in x:
+        if rng.random() < 0.5:
+            top, _ = place(image, width, image.shape[2], rng)
+            image[:, top : top + width] = 0
+        else:
+            _, left = place(image, image.shape[1], width, rng)
+            image[:, :, left : left + width] = 0
+    return x
+
+
+FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
+    "noise": _noise,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "blur": _blur,
+    "shift": _shift,
+    "rotation": _rotation,
+    "hole": _hole,
+    "line": _line,
+}
+
+
+def place(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return top and left of a random rectangle on the object: a hole where nothing was is no fault.
+
+    Rectangles whose mean intensity is at least that of the image ``(C, H, W)`` are equally likely; without any, the
+    brightest one is taken.
+    """
+    grey = image.mean(0)
+    sums = np.pad(grey.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    means = inside / (height * width)
+    bright = np.argwhere(means >= grey.mean())
+    if not len(bright):
+        bright = np.argwhere(means == means.max())[:1]
+    top, left = bright[rng.integers(len(bright))]
+    return int(top), int(left)

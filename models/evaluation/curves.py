@@ -1,0 +1,52 @@
+"""What is drawn of scores: thinned ROC curves and histograms."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+POINTS = 200
+BINS = 60
+OUTSIDE = 0.005
+"""Share of the images at either end that may lie beyond the first and last edge; they count into the outermost bars."""
+
+
+def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
+    """Return (false, true) positive rates of falling thresholds from (0, 0) to (1, 1), at most ``points`` of them.
+
+    The corners of the exact curve are kept where they fit; else true positives are read off at false positives that
+    are spread evenly in their square root, as small ones matter.
+    """
+    from sklearn.metrics import roc_curve  # noqa: PLC0415 - slow to load
+
+    truth = np.repeat([0, 1], [len(normal), len(strange)])
+    false, true, _ = roc_curve(truth, np.concatenate([normal, strange]))
+    if len(false) > points:
+        wanted = np.linspace(0, 1, points - 1) ** 2
+        # The highest true-positive rate that a false-positive rate allows; linear between corners.
+        last = np.concatenate([false[1:] != false[:-1], [True]])
+        false, true = (
+            np.concatenate([[0.0], wanted]),
+            np.concatenate([[0.0], np.interp(wanted, false[last], true[last])]),
+        )
+    return [(round(float(x), 5), round(float(y), 5)) for x, y in zip(false, true, strict=True)]
+
+
+def shared_edges(sets: list[Array], bins: int = BINS) -> Array:
+    """Return the edges of a histogram that all sets share, ``(bins + 1,)``, over all but the outermost values.
+
+    Raises ``ValueError`` without any value.
+    """
+    low = min(float(np.quantile(values, OUTSIDE)) for values in sets if len(values))
+    high = max(float(np.quantile(values, 1 - OUTSIDE)) for values in sets if len(values))
+    return np.linspace(low, high if high > low else low + 1.0, bins + 1)
+
+
+def shares(values: Array, edges: Array) -> list[float]:
+    """Return the share of the values in each bar, ``(bins,)``; what lies beyond counts into the outermost ones."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return [round(float(count) / max(len(values), 1), 6) for count in counts]

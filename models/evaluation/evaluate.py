@@ -1,0 +1,135 @@
+"""Evaluating a model: normal images against anomalous sets and graded faults, every score beside the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
+from models.evaluation.baselines import Baselines
+from models.evaluation.checks import adapted
+from models.evaluation.corruptions import corruptions
+from models.evaluation.raw import RawSet, score_set
+from models.evaluation.schema import Report
+from models.evaluation.scores import Scores, look_at
+from models.evaluation.sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
+from models.evaluation.shelf import Shelf
+from models.problems import AlphaUnattainable, DatasetUnfit
+
+FAULTY = 500
+"""Normal images that are damaged, at most; each grade damages the same ones, which then do not count as normal."""
+SHOWN, FAULTY_SHOWN = 16, 4
+"""Images shown at either end of a set."""
+
+Progress = Callable[[str, int, int], None]
+"""Is told of work: what is scored, images done, images in all. What it raises ends the work."""
+
+
+def nobody(_set: str, _done: int, _total: int) -> None:
+    """Tell nobody of the progress."""
+
+
+def silent(_set: str) -> None:
+    """Tell nobody of a finished set."""
+
+
+def evaluate(
+    subject: Subject,
+    progress: Progress = nobody,
+    folder: Path | None = None,
+    finished: Callable[[str], None] = silent,
+) -> Report:
+    """Score all sets and return the report.
+
+    ``folder`` keeps the raw scores of every finished set, and another run with the same ``folder`` goes on after them;
+    ``finished`` is told of each set. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``AlphaUnattainable``, and what
+    ``progress`` raises.
+    """
+    chosen, scorer = subject.parameters, subject.scorer
+    if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
+        raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
+    preprocessing = adapted(scorer.preprocessing, chosen.adapt)
+    datasets = Datasets(subject.data_dir, subject.store, preprocessing, chosen.images)
+    normals = datasets.normals(subject.dataset, scorer.manifest)
+    tasks = [Task(name, name, datasets.anomalous(name)) for name in chosen.against]
+    faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)
+    if chosen.corruptions:
+        table = corruptions(*scorer.preprocessing.shape[1:])
+        tasks += [Task(str(one), None, CorruptedImages(normals.test, faulty, one)) for one in table]
+    meter = _Meter(progress, [normals.fit, normals.thresholds, normals.test, *(task.images for task in tasks)])
+
+    scores = Scores(scorer, _fit(subject, normals, meter))
+    shelf = Shelf(folder, _plan(subject, datasets, scores))
+    sets: list[tuple[str, str, ImageSet, int]] = [
+        (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),
+        (TEST, subject.dataset, normals.test, SHOWN),
+        *((one.key, one.name, one.images, SHOWN if one.dataset else FAULTY_SHOWN) for one in tasks),
+    ]
+    raw: dict[str, RawSet] = {}
+    for key, label, images, shown in sets:
+        meter.begins(label)
+        kept = shelf.get(key)
+        if kept is None:
+            raw[key] = score_set(scores, images, shown, meter.did)
+            if not len(raw[key].scored):
+                raise DatasetUnfit(f"no image of {label} has a finite likelihood")
+            shelf.put(key, raw[key].arrays())
+            finished(label)
+        else:
+            raw[key] = RawSet.of_arrays(kept)
+            meter.did(len(images))
+    return assemble(subject, Found(scores, normals, tasks, raw, faulty), meter.still)
+
+
+def _plan(subject: Subject, datasets: Datasets, scores: Scores) -> dict[str, object]:
+    """Return all that raw scores depend on."""
+    names = dict.fromkeys([subject.dataset, *subject.parameters.against])
+    return {
+        "weights": subject.scorer.log_det_digest,
+        "calibration": subject.scorer.calibration_summary.model_dump(mode="json"),
+        "scores": [column.name for column in scores.columns],
+        "preprocessing": datasets.preprocessing.id,
+        "images": subject.parameters.images,
+        "normal": subject.dataset,
+        "datasets": {name: datasets.stamp(name) for name in names},
+    }
+
+
+def _fit(subject: Subject, normals: Normals, meter: _Meter) -> Baselines:
+    meter.begins(f"{subject.dataset} (baselines)")
+    images, values = [], []
+    for batch in normals.fit.batches():
+        places, found = look_at(subject.scorer, batch)
+        if found is not None:
+            images.append(batch[places])
+            values.append(found.log_likelihoods)
+        meter.did(len(batch))
+    if sum(map(len, images)) < 2:
+        raise DatasetUnfit(f"{subject.dataset}: too few images have a finite likelihood to fit baselines to")
+    return Baselines.fit(np.concatenate(images), np.concatenate(values))
+
+
+class _Meter:
+    """Counts images over all sets and tells how far the work is."""
+
+    def __init__(self, progress: Progress, sets: Sequence[ImageSet]) -> None:
+        self._progress = progress
+        self._total = sum(map(len, sets))
+        self._done = 0
+        self._label = ""
+
+    def begins(self, label: str) -> None:
+        """Tell what is scored next."""
+        self._label = label
+        self.did(0)
+
+    def did(self, images: int) -> None:
+        """Tell of more images."""
+        self._done += images
+        self._progress(self._label, self._done, self._total)
+
+    def still(self, label: str) -> None:
+        """Tell that work without images goes on."""
+        self._progress(label, self._done, self._total)

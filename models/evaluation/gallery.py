@@ -1,0 +1,50 @@
+"""The most and the least anomalous images of a set, each with what is said of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.evaluation.raw import Extremes, RawSet
+from models.evaluation.schema import Example, Gallery
+from models.preprocessing import as_image
+from models.scoring.scorer import Scorer
+
+LARGEST = 96
+"""Longer side of a picture, pixels; a larger one is made smaller."""
+
+
+def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
+    """Return the images at either end of a set; ``names``: of all its images."""
+    return Gallery(most=_examples(scorer, raw.most, names), least=_examples(scorer, raw.least, names))
+
+
+def _examples(scorer: Scorer, extremes: Extremes, names: Sequence[str]) -> list[Example]:
+    if not len(extremes.images):
+        return []
+    likelihoods = scorer.score(extremes.images)
+    verdicts = scorer.anomalies(likelihoods)
+    return [
+        Example(
+            name=names[place],
+            p_value=verdict.p_value,
+            statistic=verdict.statistic,
+            log_likelihood=likelihood.log_likelihood,
+            reason=verdict.reasons[0].text if verdict.reasons else None,
+            png=_png(image),
+        )
+        for image, place, likelihood, verdict in zip(
+            extremes.images, extremes.places.tolist(), likelihoods, verdicts, strict=True
+        )
+    ]
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    image, file = as_image(pixels), io.BytesIO()
+    image.thumbnail((LARGEST, LARGEST))
+    image.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()

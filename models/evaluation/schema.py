@@ -1,0 +1,152 @@
+"""The report of an evaluation as data: what ``report.json`` holds. Free of torch."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rate(_Part):
+    """The share of images that a score flags at a false-alarm rate; null where no threshold can be as strict."""
+
+    alpha: float
+    share: float | None
+
+
+class FalseAlarms(_Part):
+    """The share of normal images that a score flags, and where it is expected if they are like its calibration's."""
+
+    alpha: float
+    share: float | None = Field(description="Null where the calibration is too small for this alpha.")
+    interval: Interval = Field(description="99 % Beta-binomial interval for these numbers of images.")
+    inside: bool | None
+    calibration_images: int
+
+
+class Column(_Part):
+    """A score, larger = stranger, and its false alarms on the normal images."""
+
+    name: str
+    label: str
+    family: Literal["combined", "family", "whole-image", "local", "baseline"]
+    false_alarms: list[FalseAlarms]
+
+
+class Result(_Part):
+    """How well one score tells a set from the normal images; 95 % bootstrap intervals."""
+
+    score: str
+    auroc: float
+    auroc_interval: Interval
+    aupr: float = Field(description="Average precision, anomalous = positive, at the sizes of these sets.")
+    aupr_interval: Interval
+    fpr95: float = Field(description="False-positive rate where 95 % of the anomalous images are found.")
+    fpr95_interval: Interval
+    detected: list[Rate]
+
+
+class Curve(_Part):
+    """A ROC curve, thinned: (false, true) positive rates."""
+
+    score: str
+    points: list[tuple[float, float]]
+
+
+class Histogram(_Part):
+    """Shares of the images in each bar."""
+
+    set: str
+    shares: list[float]
+
+
+class Histograms(_Part):
+    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars."""
+
+    label: str
+    edges: list[float]
+    sets: list[Histogram]
+
+
+class Example(_Part):
+    """One image of a set."""
+
+    name: str = Field(description="Path in the dataset, or part and place.")
+    p_value: float
+    statistic: float
+    log_likelihood: float
+    reason: str | None = Field(description="What speaks loudest for an anomaly.")
+    png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
+
+
+class Gallery(_Part):
+    """The most and the least anomalous images of a set by the combined score, the extreme one first."""
+
+    most: list[Example]
+    least: list[Example]
+
+
+class ImageCount(_Part):
+    """A set of images: how many were asked for, and how many had no finite likelihood and are left out."""
+
+    name: str
+    images: int
+    failed: int = 0
+    adapted: bool = Field(False, description="Whether size or colour were converted as the model would not.")
+
+
+class SetReport(_Part):
+    """One anomalous set against the normal images."""
+
+    name: str
+    kind: Literal["dataset", "corruption"]
+    images: ImageCount
+    normal_images: int = Field(description="Normal images that it is told from.")
+    results: list[Result]
+    best_baseline: str = Field(description="The baseline with the largest AUROC on this very set.")
+    auroc_over_baseline: float = Field(description="AUROC of the combined score minus that of this baseline.")
+    auroc_over_baseline_interval: Interval
+    curves: list[Curve]
+    gallery: Gallery
+
+
+class Normal(_Part):
+    """The normal images."""
+
+    name: str
+    parts: str = Field(description="Which images served which purpose, in words.")
+    fit_images: int
+    thresholds: ImageCount
+    test: ImageCount
+    gallery: Gallery
+    mean_log_likelihood: float
+    bits_per_dim: float
+
+
+class Report(_Part):
+    """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
+
+    format_version: Literal[1] = 1
+    created: datetime
+    model: str
+    weights_sha256: str
+    calibration_dataset: str = Field(description="Where the model's own p-values come from.")
+    calibration_images: int
+    alphas: list[float]
+    resamples: int
+    normal: Normal
+    columns: list[Column]
+    sets: list[SetReport]
+    histograms: list[Histograms]
+    notes: list[str] = Field(description="What a reader must know to read the numbers rightly.")
+
+    def column(self, name: str) -> Column:
+        """Return a score's column."""
+        return next(one for one in self.columns if one.name == name)

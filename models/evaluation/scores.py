@@ -1,0 +1,204 @@
+"""All scores of images that an evaluation compares: the combined one, what it is made of, and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.calibration import STRANGEST, Calibration
+from models.anomaly.cells import regions
+from models.anomaly.evidence import Evidence
+from models.anomaly.statistic import Statistic
+from models.anomaly.whole_image import COMPLEXITY
+from models.evaluation.baselines import LABELS, NAMES, Baselines
+from models.problems import ScoreNotFinite
+from models.scoring.likelihood import Likelihood
+from models.scoring.scorer import Scorer
+
+Array: TypeAlias = NDArray[np.float64]
+Images: TypeAlias = NDArray[np.uint8]
+Family = Literal["combined", "family", "whole-image", "local", "baseline"]
+
+COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score, larger = stranger."""
+
+    name: str
+    label: str
+    family: Family
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave."""
+
+    images: Images
+    likelihoods: Sequence[Likelihood]
+    evidence: Evidence
+
+    @property
+    def log_likelihoods(self) -> Array:
+        """In nats, ``(N,)``."""
+        return np.array([one.log_likelihood for one in self.likelihoods])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scores that are computed together: ``compute`` gives ``(N, len(columns))``."""
+
+    columns: tuple[Column, ...]
+    compute: Callable[[Batch], Array]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of images.
+
+    ``values``: ``(N, columns)``; ``log_likelihoods``: ``(N,)`` in nats; ``p_values``: ``(N,)`` of the combined score.
+    Images without a finite likelihood are left out: ``kept`` are the places of the others.
+    """
+
+    values: Array
+    log_likelihoods: Array
+    p_values: Array
+    kept: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: NDArray[np.bool_]) -> Scored:
+        return Scored(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
+
+    @property
+    def statistics(self) -> Array:
+        """T of each image, in nats: the first column."""
+        return self.values[:, 0]
+
+    @classmethod
+    def join(cls, parts: Sequence[Scored]) -> Scored:
+        """Return all parts as one."""
+        names = ("values", "log_likelihoods", "p_values", "kept")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+class Scores:
+    """Computes all scores of images by one pass of a model. Not thread-safe, as its scorer."""
+
+    def __init__(self, scorer: Scorer, baselines: Baselines) -> None:
+        calibration = scorer.calibration
+        self._scorer = scorer
+        # Another score of the service, when it has one, is another group here.
+        self._groups = (
+            combined(calibration),
+            families(calibration),
+            whole_image(calibration, scorer.statistics),
+            local(calibration),
+            trivial(baselines),
+        )
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the scores are called; the combined one is the first."""
+        return tuple(column for group in self._groups for column in group.columns)
+
+    def __call__(self, images: Images) -> Scored:
+        """Return the scores of images ``(N, C, H, W)``."""
+        kept, batch = look_at(self._scorer, images)
+        if batch is None:
+            return Scored(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
+        values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
+        values = np.nan_to_num(values, nan=STRANGEST, posinf=STRANGEST, neginf=-STRANGEST)
+        return Scored(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
+
+
+def look_at(scorer: Scorer, images: Images) -> tuple[NDArray[np.int64], Batch | None]:
+    """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
+    found = scorer.score_each(images)
+    good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
+    kept = np.array([place for place, _ in good], dtype=np.int64)
+    likelihoods = [one for _, one in good]
+    evidence = [one.evidence for one in likelihoods if one.evidence is not None]
+    return kept, Batch(images[kept], likelihoods, Evidence.join(evidence)) if evidence else None
+
+
+def combined(calibration: Calibration) -> Group:
+    """Return T, the one number that verdicts are made of."""
+    column = Column(COMBINED, "combined score T", "combined")
+    return Group((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
+
+
+def families(calibration: Calibration) -> Group:
+    """Return the surprise of each family, in nats, the mean over the folds."""
+    columns = [Column("whole-family", "family of whole-image statistics", "family")]
+    if _first(calibration).local is not None:
+        columns.append(Column("local-family", "family of local statistics", "family"))
+    return Group(tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
+
+
+def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
+    """Return |z| of every whole-image statistic given complexity, and of complexity itself."""
+    common = [
+        place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in _fits(calibration))
+    ]
+    labels = [*(names[place] for place in common), COMPLEXITY]
+    columns = tuple(Column(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
+
+    def compute(batch: Batch) -> Array:
+        found = []
+        for one in _fits(calibration):
+            used = one.whole.used.tolist()
+            chosen = [*(used.index(place) for place in common), len(used)]
+            found.append(np.abs(one.whole.standardised(batch.evidence.whole)[:, chosen]))
+        return _mean(found)
+
+    return Group(columns, compute)
+
+
+def local(calibration: Calibration) -> Group:
+    """Return the surprise of each local extreme, in nats; none for a flow without places."""
+    family = _first(calibration).local
+    if family is None:
+        return Group((), lambda batch: np.zeros((len(batch.images), 0)))
+    columns = []
+    for shape in regions(*family.shape):
+        first = shape[0]
+        sides = (first.bottom - first.top, first.right - first.left)
+        name = f"square-{sides[0]}" if sides[0] == sides[1] else "line"
+        words = f"{sides[0]}x{sides[1]} cells" if sides[0] == sides[1] else "rows and columns of cells"
+        columns += [
+            Column(f"{name}-likely", f"plainest of {words}", "local"),
+            Column(f"{name}-unlikely", f"least likely of {words}", "local"),
+        ]
+
+    def compute(batch: Batch) -> Array:
+        complexity = batch.evidence.whole[:, 0]
+        fits = [one.local for one in _fits(calibration) if one.local is not None]
+        return _mean([one.surprises(batch.evidence.cells, complexity) for one in fits])
+
+    return Group(tuple(columns), compute)
+
+
+def trivial(baselines: Baselines) -> Group:
+    """Return the baselines."""
+    columns = tuple(Column(name, LABELS[name], "baseline") for name in NAMES)
+    return Group(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
+
+
+def _fits(calibration: Calibration) -> list[Statistic]:
+    return [fold.statistic for fold in calibration.folds]
+
+
+def _first(calibration: Calibration) -> Statistic:
+    return calibration.folds[0].statistic
+
+
+def _mean(found: Sequence[Array]) -> Array:
+    mean: Array = np.mean(found, axis=0)
+    return mean
