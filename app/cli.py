@@ -9,6 +9,7 @@ import typer
 
 from app.commands.common import USAGE, fail, settings
 from app.commands.datasets import datasets
+from app.commands.evaluate import evaluate
 from app.commands.jobs import jobs
 from app.commands.listings import models
 from app.commands.sample import sample
@@ -80,6 +81,7 @@ def _set(**options: str | int | None) -> None:
 
 cli.command()(train)
 cli.command()(score)
+cli.command()(evaluate)
 cli.command()(sample)
 cli.command()(models)
 cli.add_typer(datasets, name="datasets")

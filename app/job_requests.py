@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.evaluation_requests import check_evaluation
 from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import Estimate, JobRequest
@@ -36,6 +37,10 @@ def plan_job(request: JobRequest, house: House) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
     if request.type == "score":
         model = check_scoring(request, house)
+        serving = [worker for worker in house.presence.workers() if Queue.SCORE in worker.queues]
+        return JobPlan(model, Queue.SCORE, len(serving), None)
+    if request.type == "evaluate":
+        model = check_evaluation(request, house)
         serving = [worker for worker in house.presence.workers() if Queue.SCORE in worker.queues]
         return JobPlan(model, Queue.SCORE, len(serving), None)
     return _plan_training(request, house)

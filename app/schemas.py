@@ -267,24 +267,32 @@ class JobRequest(BaseModel):
                     "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
                 },
                 {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
+                {
+                    "type": "evaluate",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"against": ["mnist"], "corruptions": True},
+                },
             ]
         },
     )
 
-    type: Literal["train", "score"] = Field(
-        description="`train` a model on a dataset, or `score` every image of a dataset to a Parquet file."
+    type: Literal["train", "score", "evaluate"] = Field(
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, or `evaluate` "
+        "how well a model tells a dataset's images from others."
     )
-    dataset: Name = Field(description="The dataset to train on or to score.")
+    dataset: Name = Field(description="The dataset to train on, to score, or whose images are the normal ones.")
     model: str = Field(
         pattern=REF,
         description="train: name that the model is registered under, a new version if it exists. "
-        "score: the model, `name`, `name:3` or `name@champion`; the version is fixed when the job is queued.",
+        "score, evaluate: the model, `name`, `name:3` or `name@champion`; the version is fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the architecture.")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
-        "score: `alpha`, `images_per_part`.",
+        "score: `alpha`, `images_per_part`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded "
+        "faults), `images` (most of a set), `alpha`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
         False, description="train: move the alias `live` to the new version; the first version gets it anyway."
@@ -337,7 +345,7 @@ class JobView(Answer):
     """A job as it stands."""
 
     id: str
-    type: Literal["train", "score"]
+    type: Literal["train", "score", "evaluate"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
     queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
     place_in_line: int | None = Field(

@@ -25,7 +25,7 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
-JobType = Literal["train", "score"]
+JobType = Literal["train", "score", "evaluate"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 

@@ -74,7 +74,8 @@ async def follow_job(
     _place: Annotated[None, Depends(place)],
 ) -> Response:
     """Streams `state` at each change of the job's state, and what its trainer reports under the report's own name:
-    `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`, `published`.
+    `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`, `published`,
+    `scored`, `evaluated`.
 
     It begins with the first event, or after the one whose id is given, and goes on until `end`. Nothing is missed or
     repeated by a client that comes back with its last id, whatever was restarted meanwhile.

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, PlainTextResponse
@@ -18,7 +18,10 @@ from app.house import House, InHouse
 from app.job_lookup import ExistingJob, folder_of
 from app.job_schemas import CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
 from app.problems import Problem, responses
+from models.evaluation.report import CONTENT_SECURITY_POLICY
+from models.evaluation.schema import EvaluationReport
 from worker.curve import read_curve, thin
+from worker.evaluate import REPORT_HTML, REPORT_JSON
 from worker.jobs import Status
 from worker.journal import FILE, Event
 from worker.score import RESULT
@@ -28,6 +31,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
+HTML = "text/html"
 TAIL = 64 * 1024
 LONGEST_TAIL = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
@@ -40,6 +44,16 @@ class CurveQuery(BaseModel):
 
     format: Literal["json", "csv"] = Field("json", description="`csv`: one row a step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
+
+
+class ResultQuery(BaseModel):
+    """The query of a result; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["json", "html"] | None = Field(
+        None, description="Of an evaluation's report; without it the header `Accept` decides."
+    )
 
 
 @router.get(
@@ -143,18 +157,24 @@ def get_job_sample(
     "/{job_id}/result",
     operation_id="get_job_result",
     summary="Show the result of a job",
-    response_model=JobResult,
+    response_model=JobResult | EvaluationReport,
     responses={
         200: {
             "description": "What the job made.",
-            "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                PARQUET: {"schema": {"type": "string", "format": "binary"}},
+                "text/html": {"schema": {"type": "string"}},
+            },
         },
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
-def get_job_result(job: ExistingJob, house: InHouse) -> JobResult | FileResponse:
+def get_job_result(
+    job: ExistingJob, house: InHouse, request: Request, query: Annotated[ResultQuery, Query()]
+) -> JobResult | FileResponse:
     """Answers the model version that a training registered, or the Parquet file of a scoring: a row an image with
-    `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`, `error`, `error_detail`.
+    `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`, `error`, `error_detail`; or
+    the report of an evaluation, as JSON or as a page (`Accept: text/html` or `format=html`).
 
     409 says how a job stands that has not succeeded.
     """
@@ -170,9 +190,22 @@ def get_job_result(job: ExistingJob, house: InHouse) -> JobResult | FileResponse
     if job.type == "score":
         path = folder_of(job.id, house.settings) / RESULT
         return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
+    if job.type == "evaluate":
+        accept = request.headers.get("accept", "")
+        return _report(job.id, house, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
     return JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
+
+
+def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileResponse:
+    folder = folder_of(job_id, house.settings)
+    # One address has two forms.
+    headers = {"Vary": "Accept"}
+    if form == "json":
+        return FileResponse(folder / REPORT_JSON, media_type="application/json", headers=headers)
+    headers |= {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
+    return FileResponse(folder / REPORT_HTML, media_type=HTML, headers=headers)
 
 
 def _samples(job_id: str, house: House) -> Path:

@@ -14,7 +14,7 @@ from app.job_requests import plan_job
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
-from worker.submit import fingerprint_of, resume, retry, submit_scoring, submit_training
+from worker.submit import fingerprint_of, resume, retry, submit_evaluation, submit_scoring, submit_training
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -67,7 +67,8 @@ def submit_job(
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
-    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image.
+    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
+    one that evaluates a report as JSON and HTML.
     """
     fingerprint = fingerprint_of(job.model_dump(mode="json"))
     known = None if key is None else house.jobs.known(key, fingerprint)
@@ -77,6 +78,16 @@ def submit_job(
     plan = plan_job(job, house)
     if job.type == "score":
         made = submit_scoring(
+            house.jobs,
+            house.celery,
+            model=plan.model,
+            dataset=job.dataset,
+            parameters=job.parameters,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+    elif job.type == "evaluate":
+        made = submit_evaluation(
             house.jobs,
             house.celery,
             model=plan.model,

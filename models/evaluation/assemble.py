@@ -18,7 +18,7 @@ from models.evaluation.gallery import gallery
 from models.evaluation.metrics import RESAMPLES
 from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.raw import RawSet
-from models.evaluation.schema import Histogram, Histograms, ImageCount, Normal, Report, SetReport
+from models.evaluation.schema import EvaluationReport, Histogram, Histograms, ImageCount, Normal, SetReport
 from models.evaluation.scores import COMBINED, Scored, Scores
 from models.evaluation.sets import ImageSet, Normals
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
@@ -76,7 +76,7 @@ class Found:
     faulty: NDArray[np.int64]
 
 
-def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> Report:
+def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> EvaluationReport:
     """Return the report; ``tell`` is told which set is summed up, and may raise."""
     scorer, columns = subject.scorer, found.scores.columns
     alpha = subject.parameters.alpha
@@ -106,7 +106,7 @@ def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> Rep
         )
     mean = float(normal.log_likelihoods.mean())
     dataset = subject.dataset
-    return Report(
+    return EvaluationReport(
         created=datetime.now(UTC),
         model=subject.model,
         weights_sha256=scorer.log_det_digest,
@@ -147,13 +147,13 @@ def _is_adapted(subject: Subject, dataset: str) -> bool:
 
 def _histograms(sets: Mapping[str, Scored]) -> list[Histograms]:
     found = []
-    numbers: dict[str, Callable[[Scored], Array]] = {
-        "combined score T, nats": lambda scored: scored.statistics,
-        "log-likelihood, nats": lambda scored: scored.log_likelihoods,
-    }
-    for label, number in numbers.items():
+    numbers: tuple[tuple[str, bool, Callable[[Scored], Array]], ...] = (
+        ("combined score T, nats", True, lambda scored: scored.statistics),
+        ("log-likelihood, nats", False, lambda scored: scored.log_likelihoods),
+    )
+    for label, logarithmic, number in numbers:
         values = {name: number(scored) for name, scored in sets.items()}
-        edges = shared_edges(list(values.values()))
+        edges = shared_edges(list(values.values()), logarithmic=logarithmic)
         drawn = [Histogram(set=name, shares=shares(of_set, edges)) for name, of_set in values.items()]
         found.append(Histograms(label=label, edges=[round(edge, 6) for edge in edges.tolist()], sets=drawn))
     return found

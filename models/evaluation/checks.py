@@ -17,8 +17,15 @@ FEWEST_NORMALS = 40
 FEWEST_STRANGE = 2
 
 
-def check_normals(name: str, manifest: Manifest, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where false alarms on these images would mean nothing."""
+def check_normals(
+    name: str, manifest: Manifest, adapt: bool, data_dir: Path | None, store: DatasetStore | None
+) -> None:
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where false alarms on these images would mean nothing.
+
+    ``adapt``: sizes and colours that the model refuses are converted.
+    """
+    if not adapt:
+        check_shape(name, manifest.preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
         if not summarize_builtin(name, path, TrainingConfig()).test:
@@ -36,8 +43,14 @@ def check_normals(name: str, manifest: Manifest, data_dir: Path | None, store: D
         raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {FEWEST_NORMALS} are needed")
 
 
-def check_anomalous(name: str, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where there is nothing to tell from normal images."""
+def check_anomalous(
+    name: str, normal: str, manifest: Manifest, adapt: bool, data_dir: Path | None, store: DatasetStore | None
+) -> None:
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where there is nothing to tell from the images of ``normal``."""
+    if name == normal:
+        raise DatasetUnfit(f"{name} is the dataset of normal images")
+    if not adapt:
+        check_shape(name, manifest.preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
         if summarize_builtin(name, path, TrainingConfig()).test < FEWEST_STRANGE:

@@ -36,14 +36,17 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
     return [(round(float(x), 5), round(float(y), 5)) for x, y in zip(false, true, strict=True)]
 
 
-def shared_edges(sets: list[Array], bins: int = BINS) -> Array:
+def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
     """Return the edges of a histogram that all sets share, ``(bins + 1,)``, over all but the outermost values.
 
-    Raises ``ValueError`` without any value.
+    ``logarithmic``: evenly spaced in log(1 + x), for values that are not negative. Raises ``ValueError`` without any.
     """
     low = min(float(np.quantile(values, OUTSIDE)) for values in sets if len(values))
     high = max(float(np.quantile(values, 1 - OUTSIDE)) for values in sets if len(values))
-    return np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    high = high if high > low else low + 1.0
+    if logarithmic:
+        return np.expm1(np.linspace(np.log1p(max(low, 0.0)), np.log1p(high), bins + 1))
+    return np.linspace(low, high, bins + 1)
 
 
 def shares(values: Array, edges: Array) -> list[float]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
 from models.evaluation.baselines import Baselines
-from models.evaluation.checks import adapted
 from models.evaluation.corruptions import corruptions
 from models.evaluation.raw import RawSet, score_set
-from models.evaluation.schema import Report
+from models.evaluation.schema import EvaluationReport
 from models.evaluation.scores import Scores, look_at
 from models.evaluation.sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
 from models.evaluation.shelf import Shelf
@@ -40,7 +39,7 @@ def evaluate(
     progress: Progress = nobody,
     folder: Path | None = None,
     finished: Callable[[str], None] = silent,
-) -> Report:
+) -> EvaluationReport:
     """Score all sets and return the report.
 
     ``folder`` keeps the raw scores of every finished set, and another run with the same ``folder`` goes on after them;
@@ -50,10 +49,9 @@ def evaluate(
     chosen, scorer = subject.parameters, subject.scorer
     if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
         raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
-    preprocessing = adapted(scorer.preprocessing, chosen.adapt)
-    datasets = Datasets(subject.data_dir, subject.store, preprocessing, chosen.images)
-    normals = datasets.normals(subject.dataset, scorer.manifest)
-    tasks = [Task(name, name, datasets.anomalous(name)) for name in chosen.against]
+    datasets = Datasets(scorer.manifest, chosen, subject.data_dir, subject.store)
+    normals = datasets.normals(subject.dataset)
+    tasks = [Task(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
     faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)
     if chosen.corruptions:
         table = corruptions(*scorer.preprocessing.shape[1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from models.evaluation.schema import FalseAlarms, Interval, Report, Result, SetReport
+from models.evaluation.schema import EvaluationReport, FalseAlarms, Interval, Result, SetReport
 from models.evaluation.svg import histogram_chart, legend, roc_chart
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -18,7 +18,7 @@ HEADLINE = ("combined", "family", "baseline")
 PERCENT = 100
 
 
-def render_html(report: Report) -> str:
+def render_html(report: EvaluationReport) -> str:
     """Return the report as an HTML page; all that comes from users is escaped."""
     return _template().render(
         report=report,
@@ -35,7 +35,7 @@ def render_html(report: Report) -> str:
     )
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: EvaluationReport) -> list[str]:
     """Return what the numbers say, in sentences: is the combined score worth its while, false alarms as promised?"""
     found = [_against(report, one) for one in report.sets if one.kind == "dataset"]
     faults = [one for one in report.sets if one.kind == "corruption"]
@@ -63,7 +63,7 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "not attainable" if share is None else f"{PERCENT * share:.{digits}f} %"
 
 
-def _against(report: Report, one: SetReport) -> str:
+def _against(report: EvaluationReport, one: SetReport) -> str:
     ours = result_of(one, report.columns[0].name)
     low, high = one.auroc_over_baseline_interval
     verdict = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"

@@ -68,7 +68,10 @@ class Histogram(_Part):
 
 
 class Histograms(_Part):
-    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars."""
+    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars.
+
+    Those of T are spaced evenly in log(1 + T).
+    """
 
     label: str
     edges: list[float]
@@ -130,7 +133,7 @@ class Normal(_Part):
     bits_per_dim: float
 
 
-class Report(_Part):
+class EvaluationReport(_Part):
     """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
 
     format_version: Literal[1] = 1

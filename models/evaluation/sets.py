@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from models.datasets.builtin import builtin_file, load_builtin
 from models.datasets.storage import ORIGINALS, Storage
 from models.datasets.store import DatasetStore
-from models.evaluation.checks import check_anomalous, check_normals, not_found
+from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
+from models.evaluation.parameters import EvaluationParameters
 from models.manifest import Manifest
 from models.preprocessing import Preprocessing, conform, conform_pixels
 from models.problems import DatasetNotFound, DatasetUnfit, ImageError
@@ -163,14 +164,24 @@ class Normals:
 class Datasets:
     """Where datasets are looked for, and how their images are brought to the model's shape."""
 
+    manifest: Manifest
+    parameters: EvaluationParameters
     data_dir: Path | None
     store: DatasetStore | None
-    preprocessing: Preprocessing
-    images: int
 
-    def normals(self, name: str, manifest: Manifest) -> Normals:
+    @property
+    def images(self) -> int:
+        """Most images of a set."""
+        return self.parameters.images
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to images."""
+        return adapted(self.manifest.preprocessing, self.parameters.adapt)
+
+    def normals(self, name: str) -> Normals:
         """Return the normal images of a dataset. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
-        check_normals(name, manifest, self.data_dir, self.store)
+        check_normals(name, self.manifest, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
             found = load_builtin(name, path, TrainingConfig())
@@ -195,9 +206,9 @@ class Datasets:
         fit, thresholds, test = (StoredImages(name, folder, piece, self.preprocessing) for piece in pieces)
         return Normals(fit, thresholds, test, PARTS_STORED)
 
-    def anomalous(self, name: str) -> ImageSet:
+    def anomalous(self, name: str, normal: str) -> ImageSet:
         """Return the test part of a built-in dataset, all images of a user's. Raises what :meth:`normals` does."""
-        check_anomalous(name, self.data_dir, self.store)
+        check_anomalous(name, normal, self.manifest, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
             test = load_builtin(name, path, TrainingConfig()).test

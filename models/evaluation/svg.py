@@ -17,7 +17,7 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2")
 def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
     """Return ROC curves in a square, one line a curve, of class ``line-0``, ``line-1``, ... as in its legend."""
     span = SIDE - LEFT - RIGHT, SIDE - TOP - BOTTOM
-    parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 1.0), (0.0, 1.0))]
+    parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))]
     parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
     for number, curve in enumerate(curves):
         points = [(LEFT + x * span[0], SIDE - BOTTOM - y * span[1]) for x, y in curve.points]
@@ -26,17 +26,18 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return the outlines of histograms that share their edges, one a set."""
+    """Return the outlines of histograms that share their edges, one a set; all bars are drawn equally wide."""
     edges = histograms.edges
-    low, high = edges[0], edges[-1]
+    bars = len(edges) - 1
     top = max((share for one in histograms.sets for share in one.shares), default=0.0) or 1.0
     span = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    parts = [_axes(WIDTH, HEIGHT, histograms.label, "share of the images", (low, high), (0.0, top))]
+    ticks = (edges[0], edges[bars // 2], edges[-1])
+    parts = [_axes(WIDTH, HEIGHT, histograms.label, "share of the images", ticks, (0.0, top / 2, top))]
     for number, one in enumerate(histograms.sets):
         points = []
-        for share, start, stop in zip(one.shares, edges, edges[1:], strict=False):
+        for bar, share in enumerate(one.shares):
             height = HEIGHT - BOTTOM - share / top * span[1]
-            points += [(LEFT + (edge - low) / (high - low) * span[0], height) for edge in (start, stop)]
+            points += [(LEFT + edge / bars * span[0], height) for edge in (bar, bar + 1)]
         parts.append(_line(points, number, one.set))
     return _figure(WIDTH, HEIGHT, title, parts)
 
@@ -66,16 +67,13 @@ def _line(points: Sequence[tuple[float, float]], number: int, title: str | None)
     )
 
 
-def _axes(
-    width: int, height: int, below: str, beside: str, across: tuple[float, float], up: tuple[float, float]
-) -> Markup:
+def _axes(width: int, height: int, below: str, beside: str, across: Sequence[float], up: Sequence[float]) -> Markup:
     bottom, right = height - BOTTOM, width - RIGHT
     parts = [Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, bottom, right)]
-    for share in (0.0, 0.5, 1.0):
-        x, y = LEFT + share * (right - LEFT), bottom - share * (bottom - TOP)
-        anchor = ("start", "middle", "end")[round(2 * share)]
-        parts.append(_text(x, bottom + 14, f"{across[0] + share * (across[1] - across[0]):.4g}", anchor))
-        parts.append(_text(LEFT - 4, y + 4, f"{up[0] + share * (up[1] - up[0]):.2g}", "end"))
+    for place, anchor in enumerate(("start", "middle", "end")):
+        x, y = LEFT + place / 2 * (right - LEFT), bottom - place / 2 * (bottom - TOP)
+        parts.append(_text(x, bottom + 14, f"{across[place]:.4g}", anchor))
+        parts.append(_text(LEFT - 4, y + 4, f"{up[place]:.2g}", "end"))
     parts.append(_text((LEFT + right) / 2, bottom + 30, below, "middle"))
     parts.append(
         Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>').format(

@@ -1,0 +1,184 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""`snf evaluate`: how well a model tells normal images from others, beside trivial baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.common import SERVICE, USAGE, Json, Key, Model, Url, errors_for_people, fail, settings
+from app.commands.live import duration
+from app.commands.train import INTERRUPTED, stop_on_signals
+
+if TYPE_CHECKING:
+    from models.evaluation.parameters import EvaluationParameters
+    from models.evaluation.schema import EvaluationReport
+
+Observe = Callable[[str, int, int], None]
+
+
+def evaluate(
+    model: Model,
+    normal: Annotated[str, typer.Option("--normal", "-n", help="Dataset of normal images, see `snf datasets`.")],
+    against: Annotated[
+        list[str] | None, typer.Option("--against", "-a", help="Dataset of anomalous images; repeatable.")
+    ] = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also against normal images with graded faults.")
+    ] = False,
+    images: Annotated[int, typer.Option(help="Most images of a set.")] = 10_000,
+    alpha: Annotated[
+        float | None, typer.Option(help="A false-alarm rate beside 0.01 and 0.05.", show_default=False)
+    ] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Convert size and colour where the model would refuse an image.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the report as an HTML page.", show_default=False)
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model: AUROC, AUPR, FPR at 95 % TPR, false alarms, always beside trivial baselines."""
+    from app.commands.evaluation_tables import print_report
+    from models.evaluation.report import render_html
+    from models.files import write_atomically
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise fail(f"the folder of {out} does not exist", USAGE)
+    parameters = _parameters(
+        {
+            "against": against or [],
+            "corruptions": corruptions,
+            "images": images,
+            "alpha": alpha,
+            "adapt": adapt,
+        }
+    )
+    with errors_for_people():
+        report = (
+            _remote(model, normal, parameters, url, key, quiet=as_json)
+            if url
+            else _local(model, normal, parameters, quiet=as_json)
+        )
+        if out is not None:
+            write_atomically(out.absolute(), render_html(report).encode())
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        print_report(report)
+        if out is not None:
+            typer.echo(f"the report is in {out}")
+
+
+def _parameters(given: dict[str, object]) -> EvaluationParameters:
+    from pydantic import ValidationError
+
+    from models.evaluation.parameters import EvaluationParameters
+
+    try:
+        return EvaluationParameters.model_validate(given)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or '--against'}: {item['msg']}" for item in error.errors()]
+        raise fail("; ".join(lines), USAGE) from error
+
+
+def _local(model: str, normal: str, parameters: EvaluationParameters, *, quiet: bool) -> EvaluationReport:
+    import torch
+
+    from models.bulk.part import Stopped
+    from models.datasets import DatasetStore
+    from models.evaluation.assemble import Subject
+    from models.evaluation.evaluate import evaluate as run
+    from models.registry import Registry
+    from models.scoring.scorer import Scorer
+
+    found = settings()
+    if found.threads is not None:
+        torch.set_num_threads(found.threads)
+    version = Registry(found.registry_dir).resolve(model)
+    subject = Subject(
+        scorer=Scorer.load(version.path),
+        model=f"{version.name}:{version.version}",
+        dataset=normal,
+        parameters=parameters,
+        data_dir=found.data_dir,
+        store=DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes),
+    )
+    with stop_on_signals() as stop, _bar(quiet) as observe:
+
+        def progress(label: str, done: int, total: int) -> None:
+            if stop.is_set():
+                raise Stopped("asked to stop")
+            observe(label, done, total)
+
+        try:
+            return run(subject, progress)
+        except Stopped as error:
+            raise fail("interrupted", INTERRUPTED) from error
+
+
+def _remote(
+    model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
+) -> EvaluationReport:
+    """Submits a job, follows it to its end and fetches its report."""
+    from app.commands.follow import follow
+    from app.commands.remote import Remote
+    from models.evaluation.schema import EvaluationReport
+
+    service = Remote(url, key)
+    body = {
+        "type": "evaluate",
+        "model": model,
+        "dataset": normal,
+        "parameters": parameters.model_dump(mode="json", exclude_defaults=True),
+    }
+    job = service.call("POST", "/v1/jobs", json=body).json()["id"]
+    if not quiet:
+        typer.echo(f"job {job}; Ctrl-C ends the watching alone")
+    end, label = None, ""
+    with _bar(quiet) as observe:
+        for event in follow(service, job):
+            if event["event"] == "log":
+                label = event["message"]
+            elif event["event"] == "metrics":
+                observe(label, event["step"], event["steps"])
+            end = event.get("status", end)
+    if end != "succeeded":
+        error = service.call("GET", f"/v1/jobs/{job}").json()["error"]
+        raise fail(f"job {job} {end}{': ' + error['detail'] if error else ''}", SERVICE)
+    answer = service.call("GET", f"/v1/jobs/{job}/result", params={"format": "json"})
+    return EvaluationReport.model_validate_json(answer.content)
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Observe]:
+    """Shows images, what is being done, and the time left."""
+    import time
+
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.fields[label]}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("ETA {task.fields[eta]}"),
+    )
+    with Progress(*columns, transient=True, disable=quiet) as bar:
+        task = bar.add_task("evaluating", total=None, label="", eta="-")
+        started: tuple[float, int] | None = None
+
+        def observe(label: str, done: int, total: int) -> None:
+            nonlocal started
+            started = started or (time.monotonic(), done)
+            speed = (done - started[1]) / max(time.monotonic() - started[0], 1e-3)
+            eta = duration((total - done) / speed) if speed > 0 else "-"
+            bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
+
+        yield observe
