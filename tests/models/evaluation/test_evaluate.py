@@ -1,0 +1,216 @@
+"""Evaluations of real models on real images: what is compared with what, what is refused, what is not done twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.datasets import DatasetStore, load_dataset
+from models.evaluation import scores as scores_module
+from models.evaluation.assemble import Subject
+from models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
+from models.evaluation.corruptions import corruptions
+from models.evaluation.evaluate import evaluate
+from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationReport
+from models.evaluation.sets import Datasets, evenly
+from models.images import encode_png
+from models.preprocessing import Preprocessing
+from models.problems import AlphaUnattainable, DatasetNotFound, DatasetUnfit
+from models.registry import Registry
+from models.scoring.scorer import Scorer
+from tests.models.dataset_files import DIGITS, mixed, npz, pngs, source, zipped
+
+BASELINES = {
+    "log-likelihood-low",
+    "log-likelihood-two-sided",
+    "png-size",
+    "intensity-moments",
+    "pca-mahalanobis",
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Scorer:
+    """The shipped model of digits."""
+    return Scorer.load(Registry(Path("no-such-folder")).resolve("mnist-snf-glow").path)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
+    """Datasets of a user: digits, their negatives, digits of all sizes and colours."""
+    folder = tmp_path_factory.mktemp("home")
+    store = DatasetStore(folder / "datasets", reserve=0)
+    negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(60)}
+    for name, files in (("digits", pngs(100, 4)), ("negatives", negatives), ("mixed", mixed()), ("few", pngs(12))):
+        store.create(name, [source(folder / "uploads", zipped(files))])
+    return store
+
+
+def subject(scorer: Scorer, store: DatasetStore, dataset: str, resamples: int = 50, **parameters: object) -> Subject:
+    chosen = EvaluationParameters.model_validate(parameters)
+    return Subject(scorer, "digits:1", dataset, chosen, None, store, resamples)
+
+
+@pytest.fixture(scope="module")
+def report(digits: Scorer, store: DatasetStore) -> EvaluationReport:
+    """Against their negatives and the grossest grade of every fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.evaluation.evaluate.corruptions", lambda *size: corruptions(*size)[4::5])
+        return evaluate(subject(digits, store, "digits", against=["negatives"], corruptions=True))
+
+
+def test_negatives_are_told_from_digits_and_baselines_stand_beside(report: EvaluationReport) -> None:
+    (against, *faults) = report.sets
+    assert (against.name, against.kind, against.images.images) == ("negatives", "dataset", 60)
+    results = {one.score: one for one in against.results}
+    assert results["combined"].auroc > 0.99
+    assert list(results) == [one.name for one in report.columns]
+    assert {one.name for one in report.columns if one.family == "baseline"} == BASELINES
+    assert {"whole-family", "local-family", "complexity", "volume-1", "square-2-likely", "line-unlikely"} <= set(
+        results
+    )
+    assert against.best_baseline in BASELINES
+    assert against.auroc_over_baseline == pytest.approx(
+        results["combined"].auroc - results[against.best_baseline].auroc
+    )
+    for one in against.results:
+        for value, (low, high) in ((one.auroc, one.auroc_interval), (one.aupr, one.aupr_interval)):
+            assert low - 0.02 <= value <= high + 0.02
+    assert len(faults) == 8
+    assert {one.kind for one in faults} == {"corruption"}
+    noise = next(one for one in faults if one.name == "noise-12")
+    assert noise.results[0].auroc > 0.99
+
+
+def test_the_parts_of_a_users_normal_images_are_disjoint_and_faulty_ones_do_not_count(report: EvaluationReport) -> None:
+    normal = report.normal
+    assert (normal.fit_images, normal.thresholds.images, normal.test.images) == (25, 25, 50)
+    fault = report.sets[-1]
+    assert (fault.images.images, fault.normal_images) == (25, 25)
+
+
+def test_false_alarms_of_every_score_come_with_an_interval(report: EvaluationReport) -> None:
+    for column in report.columns:
+        first, second = column.false_alarms
+        assert (first.alpha, second.alpha) == (0.01, 0.05)
+        assert first.calibration_images == (5000 if column.name == "combined" else 25)
+        if column.name == "combined":
+            assert first.share is not None
+        else:
+            assert (first.share, first.inside) == (None, None), "25 images allow no threshold at 1 %"
+    strange = report.sets[0].results[0].detected[0]
+    assert strange.share == pytest.approx(1, abs=0.05)
+
+
+def test_the_gallery_shows_the_ends_of_the_order(report: EvaluationReport) -> None:
+    gallery = report.sets[0].gallery
+    most, least = ([one.statistic for one in end] for end in (gallery.most, gallery.least))
+    assert len(most) == len(least) == 16
+    assert most == sorted(most, reverse=True)
+    assert least == sorted(least)
+    assert least[-1] <= most[-1]
+    assert all(one.name.endswith(".png") and one.png for one in gallery.most)
+
+
+def test_the_report_is_the_same_after_a_round_trip_through_json(report: EvaluationReport) -> None:
+    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
+
+
+class StopNow(Exception):
+    """Raised by an observer."""
+
+
+def test_finished_sets_are_not_scored_again(
+    digits: Scorer, store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = subject(digits, store, "digits", against=["negatives", "few"])
+    told: list[str] = []
+
+    def stop_late(label: str, _done: int, _total: int) -> None:
+        if label == "few":
+            raise StopNow
+
+    with pytest.raises(StopNow):
+        evaluate(wanted, stop_late, tmp_path / "sets", told.append)
+    assert told == ["digits (thresholds)", "digits", "negatives"]
+    again: list[str] = []
+    resumed = evaluate(wanted, folder=tmp_path / "sets", finished=again.append)
+    assert again == ["few"]
+    whole = evaluate(wanted)
+    same = {"created"}
+    assert resumed.model_dump(exclude=same) == whole.model_dump(exclude=same)
+    (tmp_path / "sets" / "against-few.npz").write_bytes(b"damaged")
+    more: list[str] = []
+    evaluate(wanted, folder=tmp_path / "sets", finished=more.append)
+    assert more == ["few"]
+    other = subject(digits, store, "digits", against=["negatives", "few"], images=60)
+    all_again: list[str] = []
+    evaluate(other, folder=tmp_path / "sets", finished=all_again.append)
+    assert len(all_again) == 4, "what was kept belongs to another plan"
+    assert whole.columns[0].name == scores_module.COMBINED
+
+
+def test_progress_counts_every_image_once(digits: Scorer, store: DatasetStore) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(subject(digits, store, "digits", against=["few"]), lambda _label, done, total: seen.append((done, total)))
+    assert seen[0] == (0, 112)
+    assert seen[-1] == (112, 112)
+    assert seen == sorted(seen)
+
+
+def test_what_makes_no_sense_is_refused(digits: Scorer, store: DatasetStore) -> None:
+    manifest = digits.manifest
+    for name, error in (("nothing", DatasetNotFound), ("few", DatasetUnfit), ("mixed", DatasetUnfit)):
+        with pytest.raises(error):
+            check_normals(name, manifest, False, None, store)
+    with pytest.raises(DatasetUnfit, match="normal images"):
+        check_anomalous("digits", "digits", manifest, False, None, store)
+    with pytest.raises(DatasetNotFound):
+        check_anomalous("nothing", "digits", manifest, False, None, store)
+    own = manifest.model_copy(update={"training": manifest.training.model_copy(update={"dataset": "digits"})})
+    with pytest.raises(DatasetUnfit, match="upload held-out images"):
+        check_normals("digits", own, False, None, store)
+    with pytest.raises(AlphaUnattainable):
+        evaluate(subject(digits, store, "digits", against=["few"], alpha=1e-5))
+    for wrong in ({}, {"against": ["a", "a"]}, {"against": ["../a"]}, {"against": ["a"], "images": 3}, {"beside": 1}):
+        with pytest.raises(ValueError, match="1 validation error"):
+            EvaluationParameters.model_validate(wrong)
+
+
+def test_other_sizes_and_colours_are_converted_only_when_asked(digits: Scorer, store: DatasetStore) -> None:
+    with pytest.raises(DatasetUnfit, match="adapt=true"):
+        check_shape("mixed", digits.preprocessing, None, store)
+    with pytest.raises(DatasetUnfit, match="adapt=true"):
+        evaluate(subject(digits, store, "digits", against=["mixed"]))
+    found = evaluate(subject(digits, store, "digits", against=["mixed"], adapt=True))
+    assert found.sets[0].images.adapted
+    assert not found.normal.test.adapted
+    assert any("mixed were converted" in note for note in found.notes)
+    colour = Preprocessing(channels=3, height=32, width=32)
+    assert adapted(colour, True) == Preprocessing(channels=3, height=32, width=32, fit="stretch", colour="rgb")
+    assert adapted(colour, False) is colour
+
+
+def test_built_in_parts_are_used_as_they_are_shared_out(digits: Scorer) -> None:
+    chosen = EvaluationParameters(corruptions=True, images=40)
+    normals = Datasets(digits.manifest, chosen, None, None).normals("mnist-mini")
+    mini = load_dataset("mnist-mini", None)
+    for found, part in (
+        (normals.fit, mini.statistics),
+        (normals.thresholds, mini.calibration),
+        (normals.test, mini.test),
+    ):
+        wanted = part[evenly(len(part), 40)]
+        assert (np.concatenate(list(found.batches())) == wanted).all()
+        assert len(found.names) == len(found) == 40
+
+
+def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None:
+    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store.create("arrays", [source(tmp_path / "uploads", npz(images=DIGITS[:50, 0]), "a.npz")])
+    chosen = EvaluationParameters(against=["arrays"])
+    images = Datasets(digits.manifest, chosen, None, store).anomalous("arrays", "mnist-mini")
+    assert sorted(map(bytes, np.concatenate(list(images.batches())))) == sorted(map(bytes, DIGITS[:50]))

@@ -1,0 +1,41 @@
+"""The shipped models told from each other's images, both ways."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from models.evaluation.assemble import Subject
+from models.evaluation.evaluate import evaluate
+from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationReport
+from models.registry import Registry
+from models.scoring.scorer import Scorer
+
+DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not (DATA_DIR / "fashion_mnist.npz").is_file(), reason="SNF_DATA_DIR has no fashion_mnist.npz"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "normal", "against"),
+    [("mnist-snf-glow", "mnist", "fashion-mnist"), ("fashion-snf-glow", "fashion-mnist", "mnist")],
+)
+def test_either_way_the_combined_score_is_good(model: str, normal: str, against: str) -> None:
+    scorer = Scorer.load(Registry(Path("no-such-folder")).resolve(model).path)
+    parameters = EvaluationParameters(against=[against], images=200)
+    report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None, resamples=100))
+    (found,) = report.sets
+    assert (found.images.images, found.normal_images) == (200, 200)
+    results = {one.score: one for one in found.results}
+    assert results["combined"].auroc > 0.95
+    if model == "fashion-snf-glow":
+        assert results["log-likelihood-low"].auroc < 0.2, "digits are likelier than clothes"
+        alarms = report.columns[0].false_alarms[0]
+        assert alarms.inside
+    assert any("other writers" in note for note in report.notes) == (normal == "mnist")
+    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
