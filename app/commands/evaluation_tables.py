@@ -10,7 +10,7 @@ from rich.table import Table
 from models.evaluation.report import HEADLINE, percent, result_of, summary
 from models.evaluation.schema import EvaluationReport, SetReport
 
-NARROWEST = 106
+NARROWEST = 120
 """Columns that the tables take: in a narrower terminal lines break, but no number is cut."""
 SHORT = {
     "whole-family": "whole",
@@ -52,9 +52,9 @@ def _against(report: EvaluationReport, one: SetReport) -> Table:
             "{:.4f}-{:.4f}".format(*result.auroc_interval),
             f"{result.aupr:.4f}",
             percent(result.fpr95),
-            percent(found.share),
-            percent(alarms.share),
-            "{}-{}".format(*map(percent, alarms.interval)),
+            "-" if found.share is None else percent(found.share),
+            "-" if alarms.share is None else percent(alarms.share),
+            "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
             style="bold" if column.family == "combined" else None,
         )
     return table

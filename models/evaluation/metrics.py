@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 Array: TypeAlias = NDArray[np.float64]
-Counts: TypeAlias = NDArray[np.int64]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -32,7 +32,7 @@ class Separation:
 class Resamples:
     """The same resamples of two sets for all scores: what differs between scores is then the scores alone.
 
-    ``normal``, ``strange``: how often each image was drawn, uint8, ``(resamples, images)``.
+    ``normal``, ``strange``: how often each image was drawn, uint8, ``(images, resamples)``.
     """
 
     normal: NDArray[np.uint8]
@@ -69,20 +69,15 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
     Exact, and all resamples at once: a resample only changes how often an image counts, never the order of values.
     O(resamples (n + m)) after one sort.
     """
-    order = np.argsort(-np.concatenate([normal, strange]), kind="stable")
-    values = np.concatenate([normal, strange])[order]
-    new = np.concatenate([[True], values[1:] != values[:-1]])
-    starts = np.flatnonzero(_merged(new, order >= len(normal)))
-    step = max(1, AT_ONCE // len(order))
+    group = _groups(np.concatenate([normal, strange]), len(normal))
+    normal_sums, strange_sums = _sums(group[: len(normal)], group), _sums(group[len(normal) :], group)
+    step = max(1, AT_ONCE // len(group))
     parts = []
-    for start in range(0, len(resamples.normal), step):
+    for start in range(0, resamples.normal.shape[1], step):
         chosen = slice(start, start + step)
-        drawn = np.zeros((len(resamples.normal[chosen]), len(order)), dtype=np.uint8)
-        drawn[:, : len(normal)] = resamples.normal[chosen]
-        negatives = np.add.reduceat(drawn[:, order], starts, axis=1, dtype=np.int64)
-        drawn[:, : len(normal)], drawn[:, len(normal) :] = 0, resamples.strange[chosen]
-        positives = np.add.reduceat(drawn[:, order], starts, axis=1, dtype=np.int64)
-        parts.append(_of_counts(negatives, positives))
+        negatives = normal_sums @ resamples.normal[:, chosen].astype(np.float32)
+        positives = strange_sums @ resamples.strange[:, chosen].astype(np.float32)
+        parts.append(_of_counts(negatives.astype(np.float64), positives.astype(np.float64)))
     return np.concatenate(parts)
 
 
@@ -93,28 +88,36 @@ def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
 
 
 def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.uint8]:
-    found = np.empty((resamples, size), dtype=np.uint8)
-    for row in found:
+    found = np.empty((size, resamples), dtype=np.uint8)
+    for column in range(resamples):
         # More than 255 of one image happen in sets of any size with a probability below 1e-200.
-        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+        found[:, column] = np.bincount(rng.integers(size, size=size), minlength=size)
     return found
 
 
-def _merged(new: NDArray[np.bool_], strange: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where groups begin: equal values together, and neighbours without a strange image, which tell nothing."""
-    group = np.cumsum(new) - 1
-    has_strange = np.bincount(group, weights=strange) > 0
-    starts = np.concatenate([[True], has_strange[1:] | has_strange[:-1]])
-    found: NDArray[np.bool_] = new & starts[group]
+def _groups(values: Array, normal: int) -> NDArray[np.intp]:
+    """Return the group of each image, 0 the strangest; the first ``normal`` images are normal, the others strange.
+
+    Equal values are one group, and so are neighbours without a strange image: no metric changes within them.
+    """
+    _, falling = np.unique(-values, return_inverse=True)
+    has_strange = np.bincount(falling, weights=np.arange(len(values)) >= normal) > 0
+    begins = np.append(True, has_strange[1:] | has_strange[:-1])
+    found: NDArray[np.intp] = (np.cumsum(begins) - 1)[falling]
     return found
 
 
-def _of_counts(negatives: Counts, positives: Counts) -> Array:
-    """Return AUROC, AUPR, FPR from counts in groups of falling value, ``(resamples, groups)`` -> ``(resamples, 3)``."""
-    true, false = positives.cumsum(1), negatives.cumsum(1)
-    total, rest = true[:, -1], false[:, -1]
-    auroc = (negatives * (true - positives / 2)).sum(1) / (total * rest)
-    precision = true / np.maximum(true + false, 1)
-    aupr = (positives * precision).sum(1) / total
-    reached = (true >= TPR * total[:, None] - 1e-9).argmax(1)
-    return np.stack([auroc, aupr, false[np.arange(len(false)), reached] / rest], 1)
+def _sums(group: NDArray[np.intp], all_groups: NDArray[np.intp]) -> sparse.csr_array:
+    """Return what sums counts of images over each group, ``(groups, images)``; float32 is exact to 16 million."""
+    ones, shape = np.ones(len(group), dtype=np.float32), (int(all_groups.max()) + 1, len(group))
+    return sparse.csr_array((ones, (group, np.arange(len(group)))), shape=shape)
+
+
+def _of_counts(negatives: Array, positives: Array) -> Array:
+    """Return AUROC, AUPR, FPR from counts in groups of falling value, ``(groups, resamples)`` -> ``(resamples, 3)``."""
+    true, false = positives.cumsum(0), negatives.cumsum(0)
+    total, rest = true[-1], false[-1]
+    auroc = np.einsum("gr,gr->r", negatives, true - positives / 2) / (total * rest)
+    aupr = np.einsum("gr,gr->r", positives, true / np.maximum(true + false, 1)) / total
+    reached = (true >= TPR * total - 1e-9).argmax(0)
+    return np.stack([auroc, aupr, false[reached, np.arange(len(total))] / rest], 1)

@@ -44,15 +44,15 @@ def test_metrics_are_those_of_brute_force(seed: int, tied: bool) -> None:
 def test_a_resample_is_what_repeating_images_gives(seed: int, tied: bool) -> None:
     normal, strange = some(seed, tied)
     drawn = Resamples.draw(len(normal), len(strange), 20, seed)
-    assert (drawn.normal.sum(1) == len(normal)).all()
+    assert (drawn.normal.sum(0) == len(normal)).all()
     found = bootstrap(normal, strange, drawn)
-    for row, n, s in zip(found, drawn.normal, drawn.strange, strict=True):
+    for row, n, s in zip(found, drawn.normal.T, drawn.strange.T, strict=True):
         assert tuple(row) == pytest.approx(brute_force(np.repeat(normal, n), np.repeat(strange, s)))
 
 
 def test_every_image_once_gives_the_metrics_themselves() -> None:
     normal, strange = some(0, tied=True)
-    once = Resamples(np.ones((1, len(normal)), np.uint8), np.ones((1, len(strange)), np.uint8))
+    once = Resamples(np.ones((len(normal), 1), np.uint8), np.ones((len(strange), 1), np.uint8))
     found = separation(normal, strange)
     assert tuple(bootstrap(normal, strange, once)[0]) == pytest.approx((found.auroc, found.aupr, found.fpr95))
 

@@ -1,0 +1,149 @@
+"""Evaluating a model as a job and on the command line, through a real broker, worker and process."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from models.evaluation.schema import EvaluationReport
+from models.images import encode_png
+from tests.end_to_end.service import await_job
+from tests.end_to_end.test_command_line import snf
+from tests.end_to_end.uploads import upload
+from tests.models.dataset_files import DIGITS, mixed, pngs, zipped
+
+BODY: dict[str, Any] = {"type": "evaluate", "model": "mnist-snf-glow", "dataset": "mnist-mini"}
+
+
+@pytest.fixture(scope="module")
+def negatives(house: httpx.Client) -> str:
+    """A dataset of negatives of digits on the service."""
+    files = {f"{index:02d}.png": encode_png(255 - DIGITS[index]) for index in range(20)}
+    made = upload(house, "negatives", ("negatives.zip", zipped(files)))
+    assert made.status_code == 201, made.text
+    return "negatives"
+
+
+def test_a_job_leaves_a_report_in_two_forms(house: httpx.Client, negatives: str) -> None:
+    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"against": [negatives], "images": 40}})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["type"], job["queue"], job["model"]) == ("evaluate", "score", "mnist-snf-glow:1")
+    used = house.delete(f"/v1/datasets/{negatives}")
+    assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use")
+    done = await_job(house, job["id"], "succeeded")
+    assert done["progress"]["step"] == done["progress"]["steps"] == 3 * 40 + 20
+    assert done["result"]["auroc"][negatives] > 0.99
+    assert done["result"]["false_alarms"][0]["alpha"] == 0.01
+
+    result = house.get(done["links"]["result"])
+    assert result.headers["content-type"] == "application/json"
+    report = EvaluationReport.model_validate_json(result.content)
+    assert report.sets[0].results[0].auroc == done["result"]["auroc"][negatives]
+    for page in (
+        house.get(done["links"]["result"], headers={"Accept": "text/html,application/xhtml+xml;q=0.9"}),
+        house.get(done["links"]["result"], params={"format": "html"}),
+    ):
+        assert page.headers["content-type"].startswith("text/html")
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        assert page.headers["content-security-policy"] == policy
+        assert page.text.startswith("<!DOCTYPE html>")
+    strange = house.get(done["links"]["result"], params={"format": "pdf"})
+    assert strange.status_code == 422
+    events = house.get(f"/v1/jobs/{job['id']}/events").text
+    assert "event: evaluated" in events
+
+
+def test_a_cancelled_job_is_gone_on_with_by_its_retry(house: httpx.Client) -> None:
+    job = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True}}).json()
+    deadline = time.monotonic() + 120
+    while not (standing := house.get(f"/v1/jobs/{job['id']}").json())["checkpoint_step"]:
+        assert time.monotonic() < deadline, standing
+        time.sleep(0.2)
+    assert house.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    cancelled = await_job(house, job["id"], "cancelled")
+    assert house.get(f"/v1/jobs/{job['id']}/result").status_code == 409
+    again = house.post(f"/v1/jobs/{job['id']}/retry").json()
+    done = await_job(house, again["id"], "succeeded")
+    assert f"goes on from the scores of job {cancelled['id']}" in house.get(f"/v1/jobs/{again['id']}/log").text + (
+        house.get(f"/v1/jobs/{again['id']}/events").text
+    )
+    assert len(done["result"]["auroc"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"preset": "snf-glow-tiny"}, "/body/preset"),
+        ({"model": "nobody"}, "/body/model"),
+        ({"dataset": "nothing"}, "/body/dataset"),
+        ({"parameters": {}}, "/body/parameters"),
+        ({"parameters": {"against": ["nothing"]}}, "/body/parameters/against/0"),
+        ({"parameters": {"against": ["mnist-mini"]}}, "/body/parameters/against/0"),
+        ({"parameters": {"corruptions": True, "images": 1}}, "/body/parameters/images"),
+        ({"parameters": {"corruptions": True, "max_steps": 1}}, "/body/parameters/max_steps"),
+    ],
+)
+def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
+    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True}} | changes)
+    assert answer.status_code == 422
+    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
+
+
+def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(house: httpx.Client) -> None:
+    assert upload(house, "all-sizes", ("a.zip", zipped(mixed()))).status_code == 201
+    against = {"against": ["all-sizes"]}
+    refused = house.post("/v1/jobs", json=BODY | {"parameters": against})
+    assert refused.status_code == 422
+    assert "adapt=true" in refused.json()["detail"]
+    asked = house.post("/v1/jobs/estimate", json=BODY | {"parameters": against | {"adapt": True}})
+    assert asked.status_code == 200, asked.text
+
+    assert upload(house, "own-lots", ("a.zip", zipped(pngs(60)))).status_code == 201
+    few = {"max_steps": 2, "validations": 1, "batch_size": 16, "validation_images": 10}
+    training = {"type": "train", "dataset": "own-lots", "preset": "snf-glow-tiny", "model": "own", "parameters": few}
+    await_job(house, house.post("/v1/jobs", json=training).json()["id"], "succeeded")
+    own = house.post(
+        "/v1/jobs", json=BODY | {"model": "own", "dataset": "own-lots", "parameters": {"corruptions": True}}
+    )
+    assert own.status_code == 422
+    assert "upload held-out images" in own.json()["detail"]
+
+
+def test_the_command_line_answers_the_same_here_and_there(home: Path, house: httpx.Client, negatives: str) -> None:
+    zipfile = home / "negatives.zip"
+    zipfile.write_bytes(zipped({f"{index:02d}.png": encode_png(255 - DIGITS[index]) for index in range(20)}))
+    assert snf(home, "datasets", "upload", negatives, str(zipfile)).returncode == 0
+    page = home / "report.html"
+    arguments = ["evaluate", "-m", "mnist-snf-glow", "--normal", "mnist-mini", "--against", negatives, "--images", "40"]
+    here = snf(home, *arguments, "--json", "--out", str(page))
+    assert here.returncode == 0, here.stderr
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    there = snf(home, *arguments, "--json", "--url", str(house.base_url))
+    assert there.returncode == 0, there.stderr
+    local, remote = (json.loads(one.stdout) for one in (here, there))
+    for one in (local, remote):
+        del one["created"]
+    assert local == remote
+
+    table = snf(home, *arguments)
+    assert table.returncode == 0, table.stderr
+    for baseline in (
+        "log-likelihood-low",
+        "log-likelihood-two-sided",
+        "png-size",
+        "intensity-moments",
+        "pca-mahalanobis",
+    ):
+        assert baseline in table.stdout
+    for wrong in (
+        ["--against", "nothing"],
+        ["--images", "1"],
+        ["--out", str(home / "no" / "r.html")],
+        ["-m", "nobody"],
+    ):
+        assert snf(home, *arguments, *wrong).returncode == 2
+    assert snf(home, "evaluate", "-m", "mnist-snf-glow", "--normal", "mnist-mini").returncode == 2
