@@ -80,6 +80,22 @@ class ItemError(Answer):
     detail: str
 
 
+class HeatMap(Answer):
+    """Where the log-likelihood comes from, and where that is unusual."""
+
+    png: str = Field(
+        description="The image in grey under its map, PNG, base64: red is less likely than usual, blue more."
+    )
+    npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw; `z`: the same in "
+        "deviations from the reference images at that pixel; `gradients`, with `detail=full`: norm of the gradient "
+        "with respect to the transformed pixels."
+    )
+    lowest_z: float
+    highest_z: float
+
+
 class ScoredImage(Answer):
     """One image's score. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
 
@@ -93,6 +109,7 @@ class ScoredImage(Answer):
     terms: list[Term] | None = None
     anomaly: Anomaly
     preprocessing: PreprocessingNote | None = None
+    heat_map: HeatMap | None = Field(None, description="With `explain=true`.")
 
 
 class FailedImage(Answer):

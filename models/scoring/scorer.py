@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.calibration import Anomaly, Calibration
+from models.anomaly.calibration import Anomaly, Calibration, MapReference
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_looks import GradientLooks
 from models.anomaly.gradients import GradientProbe
@@ -167,14 +167,18 @@ class Scorer:
     def _fisher(self) -> list[Tensor]:
         return self._looks.split(np.zeros(0, np.float32) if (f := self.calibration.fisher) is None else f)
 
+    def require_places(self) -> MapReference:
+        """Return what heat maps are drawn against. Raises ``NoPlaces``."""
+        if self.calibration.pixels is None:
+            raise NoPlaces("its layers mix all pixels of the image at once, so that nothing belongs to a place")
+        return self.calibration.pixels
+
     def heat_maps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> list[HeatMap]:
         """Return where each image's log-likelihood comes from, and with ``gradients`` how it would change.
 
         Raises ``NoPlaces`` where every value of the flow depends on all pixels.
         """
-        reference = self.calibration.pixels
-        if reference is None:
-            raise NoPlaces("its layers mix all pixels of the image at once, so that nothing belongs to a place")
+        reference = self.require_places()
         found = passes(self._engine, self._frozen, self.log_det_digest, images)
         nats = np.concatenate([one.additive_map().numpy() for _, one in found])
         z = standardise(nats, reference)
