@@ -21,7 +21,7 @@ WORDS = {
     "vertical": ("repeats along columns at scale {scale}", "alternates along columns at scale {scale}"),
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
-REGION = {True: "far plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
+REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ class Scorer:
         self.calibration: Calibration = artifact.calibration
         self.calibration_summary: CalibrationSummary = artifact.manifest.calibration
         self.pinned = artifact.pinned
-        self._frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
-        self._engine: Engine = TorchEngine(self._frozen)
+        self.frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
+        self._engine: Engine = TorchEngine(self.frozen)
         self._flow = artifact.flow
-        self._names = statistic_names(self._frozen)
+        self._names = statistic_names(self.frozen)
 
     @classmethod
     def load(cls, path: Path) -> Scorer:
@@ -116,12 +116,12 @@ class Scorer:
     @property
     def has_learned_inverse(self) -> bool:
         """Whether samples can be drawn by the learned inverse."""
-        return self._frozen.has_learned_inverse
+        return self.frozen.has_learned_inverse
 
     @property
     def log_det_total(self) -> float:
         """The cached sum of data-independent log-dets, in nats."""
-        return sum(level.constant_log_det for level in self._frozen.levels)
+        return sum(level.constant_log_det for level in self.frozen.levels)
 
     @property
     def log_det_digest(self) -> str:
@@ -133,7 +133,7 @@ class Scorer:
 
         Raises ``ScoreNotFinite``.
         """
-        return score_images(self._engine, self._frozen, self.log_det_digest, images, draws)
+        return score_images(self._engine, self.frozen, self.log_det_digest, images, draws)
 
     def score_each(
         self, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False
@@ -144,7 +144,7 @@ class Scorer:
         """
         if thorough:
             self.calibration.check_alpha(None, thorough=True)
-        found = score_each(self._engine, self._frozen, self.log_det_digest, images, draws)
+        found = score_each(self._engine, self.frozen, self.log_det_digest, images, draws)
         return self._with_gradients(images, found) if thorough else found
 
     def _with_gradients(
@@ -179,7 +179,7 @@ class Scorer:
         Raises ``NoPlaces`` where every value of the flow depends on all pixels.
         """
         reference = self.require_places()
-        found = passes(self._engine, self._frozen, self.log_det_digest, images)
+        found = passes(self._engine, self.frozen, self.log_det_digest, images)
         nats = np.concatenate([one.additive_map().numpy() for _, one in found])
         z = standardise(nats, reference)
         slopes = self._looks.maps(images) if gradients else None
@@ -214,7 +214,7 @@ class Scorer:
         """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``; what :meth:`sample` rounds down."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
-        return sample_frozen(self._engine, self._frozen, n, temperature, seed, inverse, first)
+        return sample_frozen(self._engine, self.frozen, n, temperature, seed, inverse, first)
 
     @property
     def dimensions(self) -> int:
