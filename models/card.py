@@ -85,4 +85,4 @@ def _split(manifest: Manifest) -> str:
     if split is None:
         return "not recorded"
     seed = "" if split.seed is None else f", seed {split.seed}"
-    return f"{split.train}/{split.statistics}/{split.calibration} {split.rule}{seed}: {split.reason}"
+    return f"{split.parts} {split.rule}{seed}: {split.reason}"

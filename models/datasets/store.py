@@ -107,7 +107,8 @@ class DatasetStore:
         """Return what training would get, without decoding. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         report = self.report(name)
         shape = choose_preprocessing(config, report.facts, name).shape
-        return DatasetSummary(shape, report.split.train, report.split.statistics, report.split.calibration, 0)
+        split = report.split
+        return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
     def load(self, name: str, config: TrainingConfig, progress: Progress = nobody) -> Dataset:
         """Return a dataset as ``config`` asks for it, its pixels mapped from a file that is made at the first time.
