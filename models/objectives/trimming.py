@@ -58,8 +58,9 @@ class Suspects(nn.Module):
         deviations = log_likelihoods - median
         floor = median.new_tensor(-torch.inf)
         if active:
-            # The batch itself belongs to the window, which begins empty.
-            floor = median + self._window(deviations).nanquantile(self.share, interpolation="lower").clamp(max=0)
+            # The batch itself belongs to the window, which begins empty: NaN, sorted to its end.
+            window = self._window(deviations).sort().values
+            floor = median + window[int(self.share * int((~window.isnan()).sum()))].clamp(max=0)
         kept = ~(log_likelihoods < floor)
         weight = len(kept) / kept.sum().to(log_likelihoods)
         return Trimmed(deviations, floor, weight, log_likelihoods[kept].mean())
