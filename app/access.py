@@ -55,3 +55,5 @@ def _refused(detail: str) -> Problem:
 
 MayScore = Depends(needs("score"))
 MayTrain = Depends(needs("train"))
+MayLook = MayScore
+"""A key of any role: every key carries every role."""

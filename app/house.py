@@ -13,9 +13,13 @@ from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
 from app.dataset_uploads import DatasetUploads
+from app.drift_monitor import DriftMonitor
 from app.event_streams import EventStreams
 from app.job_store_watch import JobStoreWatch
 from app.lane import Lane
+from app.loop_lag import watching_lag
+from app.metrics import Metrics
+from app.metrics_state import StateCollector
 from app.serving import Serving
 from models.datasets import DatasetStore
 from worker.broker import redis_client
@@ -45,6 +49,8 @@ class House:
     celery: Celery
     datasets: DatasetStore
     dataset_uploads: DatasetUploads
+    drift: DriftMonitor
+    metrics: Metrics
     draining: threading.Event
 
 
@@ -74,20 +80,26 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         celery=make_celery(settings),
         datasets=datasets,
         dataset_uploads=DatasetUploads(settings, datasets, draining),
+        drift=DriftMonitor(settings),
+        metrics=Metrics(),
         draining=draining,
     )
     house.lane.start()
     house.serving.start()
     house.jobs_watch.start()
     house.dataset_uploads.start()
+    house.drift.start()
+    house.metrics.registry.register(StateCollector(house.lane, house.serving, jobs_watch, house.drift))
     try:
-        yield house
+        async with watching_lag(house.metrics):
+            yield house
     finally:
         draining.set()
         house.dataset_uploads.stop()
         house.jobs_watch.stop()
         house.decoders.shutdown(cancel_futures=True)
         house.lane.close()
+        house.drift.close()
         house.serving.close()
         await house.event_streams.close()
         client.close()

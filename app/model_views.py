@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app import schemas
+from app.drift_windows import Seen
 from app.serving import Listed, ModelState, Slot
 from models.registry import ModelVersion
 
@@ -26,7 +29,7 @@ def summary(one: Listed) -> schemas.ModelSummary:
     )
 
 
-def detail(version: ModelVersion, slot: Slot | None) -> schemas.ModelDetail:
+def detail(version: ModelVersion, slot: Slot | None, drift: Sequence[Seen] = ()) -> schemas.ModelDetail:
     """One version in full; blocks on the disk."""
     serving = None
     if slot is not None and slot.state is ModelState.READY:
@@ -49,6 +52,20 @@ def detail(version: ModelVersion, slot: Slot | None) -> schemas.ModelDetail:
         size_bytes=folder_size(version.path),
         manifest=version.manifest.model_dump(mode="json"),
         serving=serving,
+        drift=[_drift(one) for one in drift],
+    )
+
+
+def _drift(seen: Seen) -> schemas.Drift:
+    return schemas.Drift(
+        source=seen.source,
+        images=seen.images,
+        statistic=seen.statistic,
+        p_value=seen.p_value,
+        low_share=seen.low_share,
+        alarm=seen.alarm,
+        since=datetime.fromtimestamp(seen.since, UTC),
+        alarm_since=None if seen.alarm_since is None else datetime.fromtimestamp(seen.alarm_since, UTC),
     )
 
 

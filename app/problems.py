@@ -22,6 +22,9 @@ MEDIA_TYPE = "application/problem+json"
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """RFC 9110's words where the standard library of some Python versions has older ones: slugs must not change."""
 
+ERROR = "snf.error"
+"""Where in a request's scope its error stands once it was answered, for those who count errors."""
+
 log = logging.getLogger(__name__)
 
 
@@ -169,6 +172,7 @@ def pointer_of(location: Sequence[str | int]) -> str:
 
 async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    request.scope[ERROR] = error
     if problem.status in (404, 405) and problem.detail == problem.title:
         problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
     if problem.status >= 500:

@@ -37,13 +37,13 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """A statistic that speaks for or against the image."""
+    """What speaks for an anomaly, the strongest first."""
 
-    feature: str
-    z: float = Field(
-        description="Distance from the reference images' median, in robust standard deviations (1.4826 times their "
-        "median absolute deviation)."
-    )
+    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`.")
+    z: float = Field(description="Standard deviations from what is expected given the image's complexity.")
+    share: float = Field(description="Its part of the evidence, between 0 and 1.")
+    text: str = Field(description="The same in words.")
+    box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
 
 
 class Anomaly(Answer):
@@ -53,7 +53,8 @@ class Anomaly(Answer):
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
     is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
     alpha: float = Field(description="False-alarm rate of this verdict.")
-    statistic: float
+    statistic: float = Field(description="Evidence in nats, larger is stranger; orders images where p-values end.")
+    extrapolated: bool = Field(description="Whether no calibration image was as strange.")
     smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
     reasons: list[Reason] | None = None
 
@@ -218,6 +219,24 @@ class Serving(Answer):
     default_alpha: float
 
 
+class Drift(Answer):
+    """Whether recent images of a model look like its calibration images, by their p-values."""
+
+    source: str | None = Field(description="The source that the images were sent with; null for all images together.")
+    images: int = Field(description="Images in the window: the newest that were scored.")
+    statistic: float | None = Field(
+        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
+        "while there are too few images."
+    )
+    p_value: float | None = Field(description="How rare a distance this large is without drift; null with `statistic`.")
+    low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
+    alarm: bool = Field(
+        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that."
+    )
+    since: datetime = Field(description="When the oldest image of the window was scored.")
+    alarm_since: datetime | None = Field(description="When the alarm was first seen, while it lasts.")
+
+
 class ModelDetail(Answer):
     """One version of a model: its manifest, and how it is served."""
 
@@ -229,6 +248,7 @@ class ModelDetail(Answer):
     size_bytes: int
     manifest: dict[str, Any] = Field(description="The artifact's manifest as it stands on disk.")
     serving: Serving | None = Field(description="Absent until the version is loaded.")
+    drift: list[Drift] = Field(description="All images together first, then by source; empty until images were scored.")
 
 
 class JobRequest(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from app import schemas
@@ -15,7 +16,7 @@ from models.problems import ImageError, ModelsError, ScoreNotFinite
 from models.provenance import provenance_warning
 
 if TYPE_CHECKING:
-    from models.scoring.calibration import Anomaly
+    from models.anomaly.calibration import Anomaly
     from models.scoring.likelihood import Likelihood
     from models.scoring.scorer import Scorer
 
@@ -26,8 +27,10 @@ def outcomes(
     scorer: Scorer, indices: Sequence[int], found: Sequence[Likelihood | ScoreNotFinite], alpha: float | None
 ) -> dict[int, Outcome]:
     """Likelihoods and verdicts by the index of their image; an image without a likelihood has its error."""
+    good = [one for one in found if not isinstance(one, ScoreNotFinite)]
+    verdicts = iter(scorer.anomalies(good, alpha))
     return {
-        index: one if isinstance(one, ScoreNotFinite) else (one, scorer.anomaly(one, alpha))
+        index: one if isinstance(one, ScoreNotFinite) else (one, next(verdicts))
         for index, one in zip(indices, found, strict=True)
     }
 
@@ -87,6 +90,7 @@ def _scored(
         "is_anomaly": verdict.is_anomaly,
         "alpha": verdict.alpha,
         "statistic": verdict.statistic,
+        "extrapolated": verdict.extrapolated,
         "smallest_p": verdict.smallest_p,
     }
     if likelihood.draws is not None:
@@ -96,7 +100,7 @@ def _scored(
         content["terms"] = [
             schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms
         ]
-        anomaly["reasons"] = [schemas.Reason(feature=r.feature, z=r.z) for r in verdict.reasons]
+        anomaly["reasons"] = [schemas.Reason.model_validate(asdict(reason)) for reason in verdict.reasons]
         content["preprocessing"] = schemas.PreprocessingNote(
             id=loaded.scorer.preprocessing.id,
             resized=image.resized,

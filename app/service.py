@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from app import problems, schemas
 from app.body_limit import BodyLimit
 from app.house import State, open_house
+from app.request_metrics import RequestMetrics
 from app.routers import datasets, job_events, job_files, jobs, models, operations, samples, scores
 from worker.settings import Settings
 
@@ -64,6 +65,8 @@ def create_app(settings: Settings) -> Service:
         in_flight=settings.max_bytes_in_flight,
         streamed=frozenset({("POST", datasets.PATH)}),
     )
+    # Added last and so the outermost: what the other one refuses counts too.
+    app.add_middleware(RequestMetrics)
     problems.install(app)
     for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)

@@ -129,6 +129,10 @@ class Serving:
         """Every model name with its state; blocks on the disk."""
         return [self._listed(name) for name in sorted(self.registry.names())]
 
+    def registered(self) -> set[tuple[str, int]]:
+        """Name and version of all that the registry holds; blocks on the disk."""
+        return {(name, version) for name in self.registry.names() for version in self.registry.versions(name)}
+
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
         """State and, for a failed one, reason of every version that has been asked for."""
         with self._lock:

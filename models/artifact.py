@@ -13,16 +13,18 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_file import load_calibration
 from models.build import build_flow
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError
-from models.scoring.calibration import Calibration
 from models.scoring.frozen import layers_with_log_det
 
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.safetensors"
+PINNED = "pinned.safetensors"
 CARD = "card.md"
 SAMPLES = "samples.png"
 
@@ -49,7 +51,7 @@ def load_artifact(folder: Path) -> Artifact:
             raise ArtifactError(f"{file_label(path)} is missing")
         if sha256_file(path) != digest:
             raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
-    for required in (WEIGHTS, CALIBRATION):
+    for required in (WEIGHTS, CALIBRATION, PINNED):
         if required not in manifest.files:
             raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
     if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
@@ -63,9 +65,14 @@ def load_artifact(folder: Path) -> Artifact:
     if layers != manifest.log_dets.layers.keys():
         odd = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {odd}")
-    arrays = _read_arrays(folder / CALIBRATION)
-    calibration = Calibration(arrays["statistics"].astype(np.float64), arrays["calibration"].astype(np.float64))
-    return Artifact(manifest, flow.eval(), calibration, arrays["pinned"])
+    calibration = load_calibration(folder / CALIBRATION)
+    return Artifact(manifest, flow.eval(), calibration, _read_pinned(folder / PINNED, architecture.image_shape))
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of an artifact whose other files lie in ``folder``, with their digests."""
+    files = {name: sha256_file(folder / name) for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)}
+    (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
@@ -80,15 +87,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[np.uint8]]:
+def _read_pinned(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     try:
-        arrays: dict[str, NDArray[np.uint8]] = load_arrays(path)
-    except (SafetensorError, OSError) as error:
+        pinned: NDArray[np.uint8] = load_arrays(path)["images"]
+    except (SafetensorError, OSError, KeyError) as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
-    missing = {"statistics", "calibration", "pinned"} - arrays.keys()
-    if missing:
-        raise ArtifactError(f"{file_label(path)} lacks {', '.join(sorted(missing))}")
-    return arrays
+    if pinned.dtype != np.uint8 or pinned.shape[1:] != shape or not len(pinned):
+        raise ArtifactError(f"{file_label(path)}: expected images of {shape}, got {pinned.dtype} {pinned.shape}")
+    return pinned
 
 
 def _fill(flow: Flow, tensors: dict[str, Tensor], path: Path) -> None:

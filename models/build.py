@@ -12,7 +12,7 @@ from models.architecture import (
     PixelTransform,
 )
 from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection
+from models.bijections.base import Bijection, Elementwise
 from models.bijections.conv import ExactConv, SelfNormalizingConv
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.bijections.coupling import AffineCoupling
@@ -27,7 +27,7 @@ from models.bijections.spline import SplineActivation
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.flow import Flow, Level
 
-PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Bijection]] = {
+PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
     "affine": AffinePixels,
     "logit": LogitPixels,
     "marginal": MarginalPixels,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection, Shape, sum_samples
+from models.bijections.base import Bijection, Elementwise, Shape, sum_samples
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
 
@@ -71,7 +71,7 @@ class Flow(nn.Module):
     (change of variables; Keller et al. 2021, eq. 2).
     """
 
-    def __init__(self, pixels: Bijection, levels: list[Level]) -> None:
+    def __init__(self, pixels: Elementwise, levels: list[Level]) -> None:
         super().__init__()
         self.pixels = pixels
         self.levels = nn.ModuleList(levels)

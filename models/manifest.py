@@ -60,12 +60,33 @@ class LogDets(_Part):
 
 
 class CalibrationSummary(_Part):
-    """Sizes of the disjoint reference parts and the smallest p-value they allow."""
+    """What a calibration was fitted to, by which arithmetic, and the smallest p-value it allows.
 
+    With more than one fold the images of both parts are the same: each fold is calibrated by the fit to the others.
+    """
+
+    dataset: str
+    dataset_digest: str
     statistics_images: int = Field(ge=1)
     calibration_images: int = Field(ge=1)
+    folds: int = Field(1, ge=1)
     smallest_p: float
-    mean_log_likelihood: float
+    statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
+    mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")
+    engine: str = Field(description="The engine whose numbers these are; another one needs its own calibration.")
+    precision: str
+    weights_sha256: str
+    pinned_statistic: float = Field(description="T of the pinned image; loading computes it again.")
+
+
+class CalibrationRecord(_Part):
+    """``calibration.json`` beside a calibration that was made after its model."""
+
+    format_version: Literal[1] = 1
+    created: datetime
+    job: str | None = None
+    summary: CalibrationSummary
+    sha256: str = Field(description="SHA-256 of the arrays.")
 
 
 class PinnedSample(_Part):
@@ -78,7 +99,7 @@ class PinnedSample(_Part):
 class Manifest(_Part):
     """``manifest.json``: what the model is, where it comes from, how good it is, and what proves its files."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     created: datetime
     architecture: Architecture
     preprocessing: Preprocessing

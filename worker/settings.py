@@ -101,6 +101,28 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
     )
+    drift_images: int = Field(
+        default=500,
+        ge=10,
+        le=10_000,
+        description="Newest images of a model, and of each source, that are compared with its calibration images.",
+    )
+    drift_min_images: int = Field(
+        default=50, ge=10, description="Images that a window must have before drift is judged at all."
+    )
+    drift_alarm: float = Field(
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="Drift is an alarm where its p-value is at most this. Small, because the window is looked at again "
+        "and again: without drift, 1e-4 raises up to about four alarms in a million images, 1e-3 seventeen.",
+    )
+    drift_sources: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Sources of a model that are watched on their own; the least recently used one is forgotten first.",
+    )
     max_event_streams: int = Field(
         default=256, ge=1, description="Most event streams of jobs that are open at once; more are refused with 429."
     )
@@ -201,6 +223,11 @@ class Settings(BaseSettings):
                 f"the bodies in flight must hold the largest one: {self.max_bytes_in_flight} bytes, "
                 f"largest body {self.max_upload_bytes} bytes"
             )
+        if self.drift_min_images > self.drift_images:
+            raise ValueError(
+                f"the window of drift must hold the images that a verdict needs: {self.drift_images} images, "
+                f"needed {self.drift_min_images}"
+            )
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError(
                 f"a lease must outlive two heartbeats: lease {self.lease_seconds} s, "
@@ -247,6 +274,11 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Folder of datasets that are still arriving: beside the datasets, so that their quota does not count it."""
         return self.home / "uploads"
+
+    @property
+    def drift_file(self) -> Path:
+        """File of the recent p-values of every model, so that a restart does not begin anew."""
+        return self.home / "drift" / "windows.json"
 
     @property
     def logs_dir(self) -> Path:

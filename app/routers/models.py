@@ -41,5 +41,9 @@ async def get_model(ref: str, house: InHouse) -> schemas.ModelDetail:
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
-    version, slot = await asyncio.to_thread(house.serving.find, ref)
-    return await asyncio.to_thread(detail, version, slot)
+
+    def read() -> schemas.ModelDetail:
+        version, slot = house.serving.find(ref)
+        return detail(version, slot, house.drift.of(version))
+
+    return await asyncio.to_thread(read)

@@ -7,10 +7,13 @@ import html
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import HTMLResponse
 
 from app import schemas
+from app.access import MayLook
 from app.house import House, InHouse
+from app.problems import responses
 from app.serving import Listed, ModelState
 
 router = APIRouter(tags=["operations"])
@@ -46,6 +49,20 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
         jobs="ok" if house.jobs_watch.answers else "degraded",
         queue={"images": house.lane.images, "capacity": house.lane.capacity},
     )
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    dependencies=[MayLook],
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
+)
+async def metrics(house: InHouse) -> Response:
+    """Requests, images, queues, models and drift in Prometheus' text format; never waits for the job store."""
+    text = await asyncio.to_thread(house.metrics.render, house.serving.registered)
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", "draining", "failed"]:

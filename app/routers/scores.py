@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import schemas
 from app.access import MayScore
 from app.deadline import TimeoutMs, deadline
+from app.drift_monitor import SOURCE
 from app.house import House, InHouse
 from app.intake import (
     FIELD,
@@ -25,6 +26,7 @@ from app.intake import (
 from app.lane import Ticket
 from app.problems import Problem, invalid, responses
 from app.score_answers import Outcome, answer, outcomes
+from app.score_notes import note_scores
 from app.serving import Loaded
 from app.slices import score_in_slices
 from models.problems import AlphaUnattainable, ScoreNotFinite
@@ -66,6 +68,9 @@ class ScoreQuery(BaseModel):
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
     detail: Literal["basic", "full"] = Field("full", description="`basic` leaves out terms, reasons and preprocessing.")
     explain: bool = Field(False, description="Heat maps. No model of this service has them yet: `true` is a 422.")
+    source: str | None = Field(
+        None, pattern=SOURCE, description="Where the images come from, a camera or a lot: drift is watched by source."
+    )
 
 
 @router.post(
@@ -114,6 +119,7 @@ async def score_images(
             scored = await _score(house, loaded, indices, pixels, query)
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
+    note_scores(house, loaded, query.source, items, scored)
     return answer(loaded, items, scored, fdr=query.fdr, full=query.detail == "full")
 
 

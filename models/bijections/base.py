@@ -56,10 +56,15 @@ class Bijection(nn.Module):
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable copy for inputs of ``shape`` in float64, without the data-independent log-det."""
+        """Return an immutable copy for inputs of ``shape`` in float64, without the data-independent log-det.
+
+        Raises ``TypeError`` where the log-det depends on the data and the bijection does not say where in the image.
+        """
+        if not self.constant_log_det:
+            raise TypeError(f"{type(self).__name__} must say how it is frozen")
         module = copy.deepcopy(self).double().eval()
         learned = module.approximate_inverse if self.learned_inverse else None
-        return FrozenMap(module.forward, lambda z: module.inverse(z)[0], learned)
+        return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
         """Map ``z`` to x by the learned inverse where there is one, by the exact inverse elsewhere."""
@@ -157,6 +162,29 @@ class SelfNormalizing(Bijection):
         if error is None:
             raise RuntimeError("no training forward has run since the reconstruction error was last taken")
         return error
+
+
+class Elementwise(Bijection):
+    """A bijection that maps every value on its own: log|det| is the sum of log slopes, and has a place in the image."""
+
+    @abstractmethod
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and log|dz/dx| of every value, each of the shape of ``x``."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x``, shape ``(N, ...)``."""
+        z, log_slope = self.map_with_slope(x)
+        return z, sum_samples(log_slope)
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable copy in float64."""
+        module = copy.deepcopy(self).double().eval()
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            z, log_slope = module.map_with_slope(x)
+            return z, log_slope.sum(1)
+
+        return FrozenMap(forward, lambda z: module.inverse(z)[0])
 
 
 def check_images(x: Tensor, channels: int) -> None:

@@ -102,10 +102,10 @@ class FrozenCoupling:
     last: tuple[Tensor, Tensor]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and its log-det."""
+        """Return z and its log-det, ``(N, H, W)``."""
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
-        return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), sum_samples(log_scale)
+        return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
         """Undo :meth:`forward`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -21,7 +22,7 @@ class FrozenStep(Protocol):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map ``x`` to z and its data-dependent log-det ``(N,)`` in nats, None where there is none."""
+        """Map ``x`` to z and its data-dependent log-det in nats where it belongs, ``(N, H, W)``; None without any."""
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
@@ -49,6 +50,29 @@ class FrozenAffine:
         """Undo :meth:`forward` by a stored inverse. Cost: one product."""
         learned = self.learned_map if inverse == "learned" else None
         return self._apply(learned or self.inverse_map, z)
+
+    @cached_property
+    def reconstruction_map(self) -> AffineMap | None:
+        """The map x -> R W x - x of the learned inverse R, None where none was learned."""
+        if self.learned_map is None:
+            return None
+        matrix, offset = _after(self.forward_map, self.learned_map)
+        return matrix - torch.eye(len(matrix), dtype=matrix.dtype), offset
+
+    @property
+    def tells_reconstruction(self) -> bool:
+        """Whether :meth:`reconstruction_error` has one."""
+        return self.learned_map is not None and not self.flat
+
+    def reconstruction_error(self, x: Tensor) -> Tensor | None:
+        """Return ||R W x - x||² / ||x||² of each sample, ``(N,)``; None without a learned inverse. Cost: one product.
+
+        None also with ``flat``: there, that product would double the cost of the layer.
+        """
+        if not self.tells_reconstruction or self.reconstruction_map is None:
+            return None
+        error = self._apply(self.reconstruction_map, x)
+        return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
         """Return the one map that does this and then ``following``."""
@@ -82,7 +106,7 @@ class FrozenMap:
     learned_map: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and its data-dependent log-det."""
+        """Return z and its data-dependent log-det, ``(N, H, W)``."""
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:

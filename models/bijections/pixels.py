@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from models.bijections.base import Bijection, sum_samples
+from models.bijections.base import Elementwise, sum_samples
 
 PIXEL_RANGE = 256.0
 
@@ -21,21 +21,21 @@ COUNTED_AT_ONCE = 1024
 """Images."""
 
 
-class AffinePixels(Bijection):
+class AffinePixels(Elementwise):
     """y = x/256 - 1/2, log-det -D·log 256. Cost: O(D)."""
 
     constant_log_det = True
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels in [0, 256) to [-1/2, 1/2)."""
-        return x / PIXEL_RANGE - 0.5, _constant(x, -math.log(PIXEL_RANGE))
+        return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward`; does not clamp."""
-        return (z + 0.5) * PIXEL_RANGE, _constant(z, math.log(PIXEL_RANGE))
+        return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
-class LogitPixels(Bijection):
+class LogitPixels(Elementwise):
     """v = (x/256 + a)(1 - 2a), y = log v - log(1 - v), with a = 1e-6 (Keller et al. 2021, published settings).
 
     log-det: Σ log(1 - 2a) - log 256 - log v - log(1 - v). Cost: O(D).
@@ -47,23 +47,23 @@ class LogitPixels(Bijection):
             raise ValueError(f"alpha must lie in (0, 0.5), got {alpha}")
         self.alpha = alpha
 
-    def _log_det(self, y: Tensor) -> Tensor:
+    def _log_slope(self, y: Tensor) -> Tensor:
         # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
-        log_slope = torch.nn.functional.logsigmoid(y) + torch.nn.functional.logsigmoid(-y)
-        return sum_samples(math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - log_slope)
+        flatness = torch.nn.functional.logsigmoid(y) + torch.nn.functional.logsigmoid(-y)
+        return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels in [0, 256) to about [-13.8, 13.8]."""
         y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
-        return y, self._log_det(y)
+        return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward`; values outside its range land outside [0, 256)."""
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
-        return x, -self._log_det(z)
+        return x, -sum_samples(self._log_slope(z))
 
 
-class MarginalPixels(Bijection):
+class MarginalPixels(Elementwise):
     """y = G⁻¹(F(x)): F the distribution of one pixel of the training images, G a mixture of three normals.
 
     F is piecewise linear over the 256 bins, squashed into [e, 1 - e]; its bin masses are the histogram of the training
@@ -99,13 +99,13 @@ class MarginalPixels(Bijection):
         masses = torch.from_numpy(counts) + self.FLOOR
         self.masses.copy_(masses / masses.sum())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map pixels in [0, 256) to about [-9.3, 9.3]."""
         edges = self._edges()
         bins = x.detach().floor().long().clamp(0, 255)
         share = edges[bins] + edges.diff()[bins] * (x.to(edges.dtype) - bins)
         y = self._quantile(share)
-        return y.to(x.dtype), self._log_det(y, bins).to(x.dtype)
+        return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward`; values outside its range land at the ends of [0, 256)."""
@@ -114,7 +114,7 @@ class MarginalPixels(Bijection):
         share = self._mixture(y)[0].clamp(edges[0], edges[-1])
         bins = (torch.searchsorted(edges, share.detach().contiguous(), right=True) - 1).clamp(0, 255)
         x = bins + (share - edges[bins]) / edges.diff()[bins]
-        return x.to(z.dtype), -self._log_det(y, bins).to(z.dtype)
+        return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def _edges(self) -> Tensor:
         edges = torch.cat([self.masses.new_zeros(1), self.masses.cumsum(0)])
@@ -142,10 +142,5 @@ class MarginalPixels(Bijection):
             y = torch.clamp(y - (distribution - share) / slope, low, high)
         return y
 
-    def _log_det(self, y: Tensor, bins: Tensor) -> Tensor:
-        return sum_samples(torch.log(self._edges().diff())[bins] - torch.log(self._mixture(y)[1]))
-
-
-def _constant(x: Tensor, log_slope: float) -> Tensor:
-    dimensions = x[0].numel() if x.shape[0] else 0
-    return x.new_full((x.shape[0],), dimensions * log_slope)
+    def _log_slope(self, y: Tensor, bins: Tensor) -> Tensor:
+        return torch.log(self._edges().diff())[bins] - torch.log(self._mixture(y)[1])

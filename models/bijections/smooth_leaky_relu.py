@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.base import Bijection, sum_samples
+from models.bijections.base import Elementwise, sum_samples
 
 
-class SmoothLeakyReLU(Bijection):
+class SmoothLeakyReLU(Elementwise):
     """z = αx + (1 - α)·log(1 + e^x), log-det Σ log(α + (1 - α)σ(x)) (Gresele et al. 2020; Keller et al. 2021, 5.1).
 
     Cost: O(N·D), the inverse ``NEWTON_STEPS`` times that.
@@ -25,9 +25,9 @@ class SmoothLeakyReLU(Bijection):
             raise ValueError(f"alpha must lie in [{self.MIN_ALPHA}, 1), got {alpha}")
         self.alpha = alpha
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x``, shape ``(N, ...)``."""
-        return self._value(x), sum_samples(torch.log(self._slope(x)))
+        return self._value(x), torch.log(self._slope(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward` by Newton's method.

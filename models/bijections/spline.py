@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.base import Bijection, Shape
+from models.bijections.base import Elementwise, Shape, sum_samples
 from models.bijections.frozen import FrozenMap
 
 MIN_SHARE = 1e-3
@@ -18,7 +18,7 @@ MIN_SHARE = 1e-3
 MIN_SLOPE = 1e-3
 
 
-class SplineActivation(Bijection):
+class SplineActivation(Elementwise):
     """z_i = spline_i(x_i), monotone and rational-quadratic on [-bound, bound], for every element (Durkan et al. 2019).
 
     Outside, a spline is the identity, with log-det 0; the slopes at both ends are 1. Widths, heights and inner slopes
@@ -37,10 +37,10 @@ class SplineActivation(Bijection):
         self.heights = nn.Parameter(0.01 * torch.randn(*shape, bins))
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x``, shape ``(N, C, H, W)``. Raises ``ValueError`` for images of another shape."""
         self._check(x)
-        return self.knots().forward(x)
+        return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward`, by the root of a quadratic equation."""
@@ -61,7 +61,12 @@ class SplineActivation(Bijection):
     def freeze(self, shape: Shape) -> FrozenMap:
         """Return the splines with their knots stored."""
         knots = copy.deepcopy(self).double().knots()
-        return FrozenMap(knots.forward, lambda z: knots.inverse(z)[0])
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            z, log_slope = knots.map_with_slope(x)
+            return z, log_slope.sum(1)
+
+        return FrozenMap(forward, lambda z: knots.inverse(z)[0])
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
@@ -84,13 +89,13 @@ class Knots:
     slope: Tensor
     bound: float
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, and return the log-det ``(N,)`` with them."""
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images ``x``, ``(N, C, H, W)``, and return the log slope of every element with them."""
         values, inside, clamped = self._by_element(x)
         piece = self._piece(self.x, clamped)
         theta = (clamped - piece.x) / piece.width
         y = piece.y + piece.height * piece.rise(theta)
-        return _images(torch.where(inside, y, values), x), _log_det(inside, piece.log_slope(theta))
+        return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, piece, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward` by that root of the quadratic which does not cancel (Durkan et al. 2019, eq. 6-8)."""
@@ -98,7 +103,8 @@ class Knots:
         piece = self._piece(self.y, clamped)
         theta = piece.solve((clamped - piece.y) / piece.height)
         x = piece.x + piece.width * theta
-        return _images(torch.where(inside, x, values), z), -_log_det(inside, piece.log_slope(theta))
+        log_slope = _images(_log_slope(inside, piece, theta), z)
+        return _images(torch.where(inside, x, values), z), -sum_samples(log_slope)
 
     def _by_element(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``x`` as ``(D, N)``, whether it lies inside, and the same with what lies outside moved to the ends."""
@@ -163,5 +169,5 @@ def _images(values: Tensor, like: Tensor) -> Tensor:
     return values.T.reshape(like.shape)
 
 
-def _log_det(inside: Tensor, log_slope: Tensor) -> Tensor:
-    return torch.where(inside, log_slope, 0).sum(0)
+def _log_slope(inside: Tensor, piece: Piece, theta: Tensor) -> Tensor:
+    return torch.where(inside, piece.log_slope(theta), 0)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.anomaly.calibration import Anomaly
 from models.bulk.sources import Found, ImageSource
 from models.bulk.table import PartSummary, Row, write_part
 from models.images import DecodedImage
-from models.problems import ModelsError, ScoreNotFinite
+from models.problems import ImageError, ModelsError, ScoreNotFinite
 from models.provenance import provenance_warning
 
 if TYPE_CHECKING:
@@ -81,19 +82,21 @@ def _ahead(batches: Generator[list[Found]]) -> Generator[list[Found]]:
 
 def _score(scorer: Scorer, batch: list[Found], alpha: float | None) -> list[Row]:
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    scored = iter(scorer.score_each(np.stack(good)) if good else [])
-    return [
-        _row(scorer, path, image, next(scored), alpha) if isinstance(image, DecodedImage) else _failed(path, image)
-        for path, image in batch
-    ]
+    scored = scorer.score_each(np.stack(good)) if good else []
+    verdicts = iter(scorer.anomalies([one for one in scored if not isinstance(one, ScoreNotFinite)], alpha))
+    likelihoods = iter(scored)
+    rows = []
+    for path, image in batch:
+        found = image if isinstance(image, ImageError) else next(likelihoods)
+        if isinstance(found, ImageError | ScoreNotFinite):
+            rows.append(_failed(path, found))
+        else:
+            assert isinstance(image, DecodedImage)
+            rows.append(_row(scorer, path, image, found, next(verdicts)))
+    return rows
 
 
-def _row(
-    scorer: Scorer, path: str, image: DecodedImage, found: Likelihood | ScoreNotFinite, alpha: float | None
-) -> Row:
-    if isinstance(found, ScoreNotFinite):
-        return _failed(path, found)
-    verdict = scorer.anomaly(found, alpha)
+def _row(scorer: Scorer, path: str, image: DecodedImage, found: Likelihood, verdict: Anomaly) -> Row:
     return {
         "path": path,
         "log_likelihood": found.log_likelihood,

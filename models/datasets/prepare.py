@@ -72,7 +72,9 @@ def prepare(
     parts = dict(zip(PARTS, np.split(pixels, ends[:-1]), strict=True))
     return Dataset(
         report.name,
-        **parts,
+        parts["train"],
+        parts["statistics"],
+        parts["calibration"],
         test=pixels[:0],
         digest=record.digest,
         preprocessing=preprocessing,

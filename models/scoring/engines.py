@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models.bijections.frozen import Inverse
+from models.bijections.frozen import FrozenAffine, Inverse
 from models.scoring.frozen import FrozenFlow
 
 TILE = 4
@@ -19,13 +19,16 @@ TILE = 4
 class Latents:
     """What an engine returns for a batch, all float64.
 
-    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_det`` and
-    ``prior_log_det``: the data-dependent log-dets of each scale's steps and of its prior, ``(N, L)`` in nats.
+    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_dets`` and
+    ``prior_log_dets``: the data-dependent log-dets of each level's steps and of its prior, where in the image they
+    belong, ``(N, H, W)`` a level, in nats. ``reconstruction_errors``: ||R W x - x||² / ||x||² of the learned inverses
+    of 1x1 convolutions, ``(N, layers)`` a level, which may have none.
     """
 
     scales: list[Tensor]
-    log_det: Tensor
-    prior_log_det: Tensor
+    log_dets: list[Tensor]
+    prior_log_dets: list[Tensor]
+    reconstruction_errors: list[Tensor]
 
 
 class Engine(Protocol):
@@ -62,11 +65,7 @@ class TorchEngine:
     def forward(self, y: Tensor) -> Latents:
         """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
         tiles = [self._forward_tile(tile) for tile in torch.split(self._filled(y), self.tile)]
-        return Latents(
-            [torch.cat(scale)[: len(y)] for scale in zip(*(tile.scales for tile in tiles), strict=True)],
-            torch.cat([tile.log_det for tile in tiles])[: len(y)],
-            torch.cat([tile.prior_log_det for tile in tiles])[: len(y)],
-        )
+        return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
@@ -79,23 +78,28 @@ class TorchEngine:
         return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
     def _forward_tile(self, y: Tensor) -> Latents:
-        scales, log_dets, prior_log_dets = [], [], []
+        scales, log_dets, prior_log_dets, reconstruction_errors = [], [], [], []
         for level in self.frozen.levels:
-            log_det = y.new_zeros(len(y))
+            log_det = None
+            errors = [y.new_zeros(len(y), 0)]
             for step in level.steps:
-                y, step_log_det = step.forward(y)
-                if step_log_det is not None:
-                    log_det = log_det + step_log_det
-            prior_log_det = torch.zeros_like(log_det)
+                error = step.reconstruction_error(y) if isinstance(step, FrozenAffine) else None
+                if error is not None:
+                    errors.append(error[:, None])
+                y, found = step.forward(y)
+                if found is not None:
+                    log_det = found if log_det is None else log_det + found
+            prior_log_det = None
             if level.prior is not None:
-                y, whitening_log_det = level.prior.forward(y)
-                prior_log_det = prior_log_det if whitening_log_det is None else whitening_log_det
+                y, prior_log_det = level.prior.forward(y)
+            nothing = y.new_zeros(len(y), *y.shape[2:])
             if level.latent_shape is not None:
                 y, latent = y[:, : level.kept], y[:, level.kept :]
                 scales.append(latent)
-            log_dets.append(log_det)
-            prior_log_dets.append(prior_log_det)
-        return Latents(scales, torch.stack(log_dets, 1), torch.stack(prior_log_dets, 1))
+            log_dets.append(nothing if log_det is None else log_det)
+            prior_log_dets.append(nothing if prior_log_det is None else prior_log_det)
+            reconstruction_errors.append(torch.cat(errors, 1))
+        return Latents(scales, log_dets, prior_log_dets, reconstruction_errors)
 
     def _inverse_tile(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         *remaining, y = scales
@@ -105,3 +109,7 @@ class TorchEngine:
             for step in reversed(level.steps):
                 y = step.inverse(y, inverse)
         return y
+
+
+def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:
+    return [torch.cat(parts)[:count] for parts in zip(*tiles, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.bijections.base import Bijection, Shape
+from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
 from models.flow import Flow, walk
 
@@ -25,19 +25,29 @@ class FrozenLevel:
     latent_shape: Shape | None
     constant_log_det: float
 
+    @property
+    def has_reconstruction(self) -> bool:
+        """Whether steps of this level tell how well a learned inverse reconstructs their input."""
+        return any(isinstance(step, FrozenAffine) and step.tells_reconstruction for step in self.steps)
+
 
 @dataclass(frozen=True)
 class FrozenFlow:
     """A flow ready to score images of one shape. Holds copies: later training does not touch it."""
 
     image_shape: Shape
-    pixels: Bijection
+    pixels: Elementwise
     levels: tuple[FrozenLevel, ...]
 
     @property
     def has_learned_inverse(self) -> bool:
         """Whether samples can be drawn through the learned inverses."""
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether what it computes belongs to places in the image, as it does not with fully connected layers."""
+        return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
         """Return (C, H, W) of the latents, finest scale first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anomaly.evidence import Evidence, gather
 from models.dequantisation import content_stream
-from models.flow import standard_normal_log_prob
 from models.problems import ScoreNotFinite
 from models.scoring.engines import Engine
+from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow
 
 CHUNK = 64
@@ -43,31 +44,18 @@ class Draws:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The exact log-density of one image at its dequantised point, in nats over [0, 256)^D; never a probability."""
+    """The exact log-density of one image at its dequantised point, in nats over [0, 256)^D; never a probability.
+
+    ``evidence``: what the pass of the first draw says of the image besides, one row; a verdict is made of it, and so
+    does not depend on the number of draws.
+    """
 
     log_likelihood: float
     bits_per_dim: float
     terms: tuple[Term, ...]
     draws: Draws | None = None
     kind: str = "density"
-
-
-def log_likelihood_terms(engine: Engine, frozen: FrozenFlow, x: Tensor) -> Tensor:
-    """Return log-prior and log-det of every scale for dequantised ``x``, float64 ``(N, C, H, W)`` in [0, 256).
-
-    Shape ``(N, L + 1, 2)``, float64, nats; the sum of the last two axes is the log-likelihood.
-    """
-    y, pixel_log_det = frozen.pixels(x)
-    latents = engine.forward(y)
-    terms = torch.zeros(len(x), len(frozen.levels) + 1, 2, dtype=torch.float64)
-    terms[:, 0, 1] = pixel_log_det
-    scales = iter(latents.scales)
-    for index, level in enumerate(frozen.levels, start=1):
-        terms[:, index, 0] = latents.prior_log_det[:, index - 1]
-        terms[:, index, 1] = latents.log_det[:, index - 1] + level.constant_log_det
-        if level.latent_shape is not None:
-            terms[:, index, 0] += standard_normal_log_prob(next(scales))
-    return terms
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
 
 def score_images(
@@ -90,14 +78,33 @@ def score_each(
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
-    points = _dequantised_points(images, weights_digest, draws)
-    terms = [
-        log_likelihood_terms(engine, frozen, torch.from_numpy(np.stack(chunk))) for chunk in _chunks(points, CHUNK)
-    ]
+    terms, evidence = [], []
+    for start, found in passes(engine, frozen, weights_digest, images, draws):
+        terms.append(found.terms())
+        # The first draw of an image comes every so many points.
+        first = slice(-start % draws, None, draws)
+        count = len(range(len(found))[first])
+        if count:
+            image = -(-start // draws)
+            evidence.append(gather(images[image : image + count], found if draws == 1 else found.rows(first)))
     if not terms:
         return []
     by_image = torch.cat(terms).view(len(images), draws, -1, 2)
-    return [_summarise(part, images[0].size) for part in by_image]
+    together = Evidence.join(evidence)
+    return [_summarise(part, images[0].size, together[i : i + 1]) for i, part in enumerate(by_image)]
+
+
+def passes(
+    engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
+) -> Iterator[tuple[int, FlowPass]]:
+    """Yield the passes of all draws of all images, image after image, each with the number of its first point.
+
+    Memory does not grow with the number of images.
+    """
+    start = 0
+    for chunk in _chunks(_dequantised_points(images, weights_digest, draws), CHUNK):
+        yield start, run_flow(engine, frozen, torch.from_numpy(np.stack(chunk)))
+        start += len(chunk)
 
 
 def require_finite(found: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
@@ -122,7 +129,7 @@ def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[N
         yield chunk
 
 
-def _summarise(terms: Tensor, dimensions: int) -> Likelihood | ScoreNotFinite:
+def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> Likelihood | ScoreNotFinite:
     values = terms.sum((1, 2))
     mean = terms.mean(0)
     log_likelihood = float(mean.sum())
@@ -134,7 +141,7 @@ def _summarise(terms: Tensor, dimensions: int) -> Likelihood | ScoreNotFinite:
         error = float(values.std() / math.sqrt(k))
         draws = Draws(k, log_likelihood, error, float(torch.logsumexp(values, 0) - math.log(k)))
     parts = tuple(Term(scale, float(prior), float(log_det)) for scale, (prior, log_det) in enumerate(mean.tolist()))
-    return Likelihood(log_likelihood, bits_per_dim(log_likelihood, dimensions), parts, draws)
+    return Likelihood(log_likelihood, bits_per_dim(log_likelihood, dimensions), parts, draws, evidence=evidence)
 
 
 def bits_per_dim(log_likelihood: float, dimensions: int) -> float:

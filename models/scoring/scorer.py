@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import WEIGHTS, Artifact, image_digest, load_artifact
+from models.anomaly.calibration import Anomaly, Calibration
+from models.anomaly.evidence import Evidence
+from models.anomaly.whole_image import statistic_names
+from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
 from models.bijections.frozen import Inverse
 from models.images import Preprocessing
-from models.manifest import Manifest, file_label
+from models.manifest import CalibrationSummary, Manifest, file_label
 from models.problems import ArtifactError, NoLearnedInverse, ScoreNotFinite, UninitializedModel
-from models.scoring.calibration import Anomaly
 from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import Likelihood, score_each, score_images
 from models.scoring.sampling import sample_frozen, to_pixels
 
+STATISTIC_TOLERANCE = 0.05
+"""Nats between a stored statistic T and the same on another machine: tails stretch what rounding leaves."""
 PINNED_TOLERANCE = 1e-3
 """Nats up to 28x28 between a stored score and the same score on another machine; 1e-5 a dimension beyond."""
 
@@ -31,10 +36,12 @@ class Scorer:
     def __init__(self, artifact: Artifact) -> None:
         self.manifest: Manifest = artifact.manifest
         self.preprocessing: Preprocessing = artifact.manifest.preprocessing
-        self.calibration = artifact.calibration
+        self.calibration: Calibration = artifact.calibration
+        self.calibration_summary: CalibrationSummary = artifact.manifest.calibration
         self.pinned = artifact.pinned
         self._frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
         self._engine: Engine = TorchEngine(self._frozen)
+        self._names = statistic_names(self._frozen)
 
     @classmethod
     def load(cls, path: Path) -> Scorer:
@@ -48,15 +55,34 @@ class Scorer:
             raise ArtifactError(f"{file_label(path)}: the pinned image is not the one that the manifest names")
         try:
             scorer = cls(artifact)
-            got = scorer.score(artifact.pinned[:1])[0].log_likelihood
+            pinned_score = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
         tolerance = PINNED_TOLERANCE if scorer.dimensions <= 784 else 1e-5 * scorer.dimensions
+        got = pinned_score.log_likelihood
         if abs(got - pinned.log_likelihood) > tolerance:
             raise ArtifactError(
                 f"{file_label(path)}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
             )
+        scorer._check_calibration(pinned_score, path / CALIBRATION)
         return scorer
+
+    def _check_calibration(self, pinned: Likelihood, path: Path) -> None:
+        summary = self.calibration_summary
+        if (summary.engine, summary.precision) != (self.engine_name, self.precision):
+            raise ArtifactError(
+                f"{file_label(path)} is for {summary.engine} in {summary.precision}, the engine in use is "
+                f"{self.engine_name} in {self.precision}: calibrate it for that"
+            )
+        try:
+            got = self.anomaly(pinned).statistic
+        except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
+            raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
+        if not abs(got - summary.pinned_statistic) <= STATISTIC_TOLERANCE:
+            raise ArtifactError(
+                f"{file_label(path)}: the statistic of the pinned image is {got:.4f}, stored is "
+                f"{summary.pinned_statistic:.4f}"
+            )
 
     @property
     def engine_name(self) -> str:
@@ -105,8 +131,17 @@ class Scorer:
         return score_each(self._engine, self._frozen, self.log_det_digest, images, draws)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
-        """Return the verdict for a likelihood. Raises ``AlphaUnattainable``."""
-        return self.calibration.judge(likelihood.log_likelihood, alpha)
+        """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""
+        return self.anomalies([likelihood], alpha)[0]
+
+    def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Anomaly]:
+        """Return the verdicts on scored images; many cost little more than one. Raises ``AlphaUnattainable``."""
+        evidence = [one.evidence for one in likelihoods if one.evidence is not None]
+        if len(evidence) < len(likelihoods):
+            raise ValueError("these likelihoods do not come from this scorer: they carry no evidence")
+        if not evidence:
+            return []
+        return self.calibration.judge(Evidence.join(evidence), self._names, self.preprocessing.shape[1:], alpha)
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, Artifact, image_digest
+from models.anomaly.calibrate import ReferenceImages, calibrate
+from models.anomaly.calibration_file import save_calibration
+from models.artifact import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, Artifact, image_digest, seal
 from models.card import model_card
 from models.datasets import Dataset, Images
 from models.files import new_folder, sha256_file
 from models.images import encode_png, image_grid
 from models.manifest import (
     FILE,
-    CalibrationSummary,
     Evaluation,
     LogDets,
     Manifest,
@@ -33,7 +34,6 @@ from models.objectives.self_normalizing import inverse_quality
 from models.preprocessing import Preprocessing
 from models.presets import find_preset
 from models.problems import FolderTaken
-from models.scoring.calibration import Calibration
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim, score_images
@@ -112,24 +112,25 @@ def _write_artifact(
     as_they_are = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
+    engine = TorchEngine(frozen)
+
+    def tell(part: str, done: int, images: int) -> None:
+        observe({"event": "scoring", "part": part, "done": done, "images": images})
+
     with new_folder(path) as folder:
         weights = folder / WEIGHTS
         save_tensors({name: value.contiguous() for name, value in trained.flow.state_dict().items()}, weights)
         digest = sha256_file(weights)
-        log_likelihoods = {
-            part: _log_likelihoods(frozen, digest, getattr(dataset, part), part, observe)
-            for part in ("statistics", "calibration", "test")
-        }
-        calibration = Calibration(log_likelihoods["statistics"], log_likelihoods["calibration"])
-        pinned = (dataset.test if len(dataset.test) else dataset.calibration)[:PINNED_COUNT]
-        arrays = {
-            "statistics": calibration.statistics,
-            "calibration": calibration.calibration,
-            "pinned": pinned,
-        }
-        save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / CALIBRATION)
-        pinned_score = score_images(TorchEngine(frozen), frozen, digest, pinned[:1])[0]
-        test = log_likelihoods["test"]
+        candidates = (dataset.test, dataset.calibration, dataset.statistics)
+        pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
+        (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
+        reference = ReferenceImages(
+            dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds
+        )
+        calibration, summary = calibrate(engine, frozen, digest, reference, pinned[0], tell)
+        save_calibration(calibration, folder / CALIBRATION)
+        test = _log_likelihoods(engine, frozen, digest, dataset.test, tell)
+        pinned_score = score_images(engine, frozen, digest, pinned[:1])[0]
         dimensions = int(np.prod(shape))
         manifest = Manifest(
             created=datetime.now(UTC).replace(microsecond=0),
@@ -152,7 +153,7 @@ def _write_artifact(
                 job=job,
             ),
             evaluation=Evaluation(
-                validation_bits_per_dim=bits_per_dim(float(calibration.statistics.mean()), dimensions),
+                validation_bits_per_dim=bits_per_dim(summary.statistics_log_likelihood, dimensions),
                 test_bits_per_dim=bits_per_dim(float(test.mean()), dimensions) if len(test) else None,
                 test_images=len(test),
                 test_nats=-float(test.mean()) if len(test) else None,
@@ -161,33 +162,25 @@ def _write_artifact(
                 ),
             ),
             log_dets=LogDets(layers=log_dets, total=sum(log_dets.values()), weights_sha256=digest),
-            calibration=CalibrationSummary(
-                statistics_images=len(calibration.statistics),
-                calibration_images=len(calibration.calibration),
-                smallest_p=calibration.smallest_p,
-                mean_log_likelihood=float(calibration.calibration.mean()),
-            ),
+            calibration=summary,
             pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
             files={},
         )
         samples = Scorer(Artifact(manifest, trained.flow, calibration, pinned)).sample(SAMPLE_COUNT, seed=SAMPLE_SEED)
         (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
         (folder / CARD).write_text(model_card(manifest))
-        files = {file: sha256_file(folder / file) for file in (WEIGHTS, CALIBRATION, CARD, SAMPLES)}
-        manifest = manifest.model_copy(update={"files": files})
-        (folder / FILE).write_text(manifest.model_dump_json(indent=1))
+        seal(folder, manifest)
     observe({"event": "evaluation", **manifest.evaluation.model_dump()})
 
 
 def _log_likelihoods(
-    frozen: FrozenFlow, digest: str, images: Images, part: str, observe: Observer
+    engine: TorchEngine, frozen: FrozenFlow, digest: str, images: Images, tell: Callable[[str, int, int], None]
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    engine = TorchEngine(frozen)
     values: list[float] = []
     for start in range(0, len(images), REPORT_EVERY):
         batch = images[start : start + REPORT_EVERY]
         values += [result.log_likelihood for result in score_images(engine, frozen, digest, batch)]
-        observe({"event": "scoring", "part": part, "done": len(values), "images": len(images)})
+        tell("test", len(values), len(images))
     return np.array(values, dtype=np.float64)
 
 

@@ -24,8 +24,9 @@ from models.datasets import load_dataset
 from models.dequantisation import content_noise
 from models.flow import Flow, standard_normal_log_prob
 from models.scoring.engines import TILE, TorchEngine
+from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from models.scoring.likelihood import Likelihood, log_likelihood_terms, score_images
+from models.scoring.likelihood import Likelihood, score_images
 from models.scoring.scorer import Scorer
 from tests.models.helpers import (
     dequantised,
@@ -64,7 +65,7 @@ def frozen_glow(side: int, channels: int, pixels: PixelTransform) -> tuple[Flow,
 def test_engine_agrees_with_the_jacobian_of_the_unfrozen_flow(side: int, channels: int, pixels: PixelTransform) -> None:
     flow, frozen, engine = frozen_glow(side, channels, pixels)
     x = dequantised(real_images(2, side, channels))
-    got = log_likelihood_terms(engine, frozen, x).sum((1, 2))
+    got = run_flow(engine, frozen, x).terms().sum((1, 2))
     flow.double().requires_grad_(False)
     latents = flat_latents(flow, x)
     base = -0.5 * latents.square().sum(1) - 0.5 * x[0].numel() * math.log(2 * math.pi)
@@ -82,7 +83,7 @@ def test_freezing_changes_nothing(side: int, channels: int, pixels: PixelTransfo
     flow, frozen, engine = frozen_glow(side, channels, pixels)
     x = dequantised(real_images(6, side, channels))
     latents = engine.forward(frozen.pixels(x)[0])
-    terms = log_likelihood_terms(engine, frozen, x)
+    terms = run_flow(engine, frozen, x).terms()
     expected = flow.double()(x)
     for got, want in zip(latents.scales, expected.latents, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
@@ -148,13 +149,13 @@ def test_log_dets_are_those_of_these_weights() -> None:
 def test_a_frozen_flow_does_not_follow_later_training() -> None:
     flow, frozen, engine = frozen_glow(8, 1, "marginal")
     x = dequantised(real_images(2, 8))
-    before = log_likelihood_terms(engine, frozen, x)
+    before = run_flow(engine, frozen, x).terms()
     randomise(flow, 0.3, seed=9)
     with torch.no_grad():
         for buffer in flow.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(torch.ones_like(buffer) / buffer.numel())
-    assert torch.equal(log_likelihood_terms(engine, frozen, x), before)
+    assert torch.equal(run_flow(engine, frozen, x).terms(), before)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +280,7 @@ class TestLikelihood:
         noise = content_noise(images[0], scorer.log_det_digest, 4)
         assert np.array_equal(noise[:2], content_noise(images[0], scorer.log_det_digest, 2))
         x = torch.from_numpy(images[0] + noise)
-        values = log_likelihood_terms(scorer._engine, scorer._frozen, x).sum((1, 2)).numpy()
+        values = run_flow(scorer._engine, scorer._frozen, x).terms().sum((1, 2)).numpy()
         draws = scorer.score(images[:1], draws=4)[0].draws
         assert draws is not None
         assert draws.mean == pytest.approx(values.mean(), abs=ELSEWHERE)
@@ -364,7 +365,7 @@ class TestChangeOfVariables:
             ]
 
         x = frozen.pixels.inverse(engine.inverse(latents(1), "exact"))[0]
-        scores = log_likelihood_terms(engine, frozen, x).sum((1, 2))
+        scores = run_flow(engine, frozen, x).terms().sum((1, 2))
 
         # Independently: other latents, the unfrozen flow, the log-dets of the inverse direction.
         scales = latents(2)

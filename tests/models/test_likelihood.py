@@ -18,9 +18,10 @@ class Overflowing(TorchEngine):
 
     def forward(self, y: Tensor) -> Latents:
         latents = super().forward(y)
-        log_det = latents.log_det.clone()
-        log_det[1::3] = np.inf
-        return replace(latents, log_det=log_det)
+        first, *rest = latents.log_dets
+        first = first.clone()
+        first[1::3, 0, 0] = np.inf
+        return replace(latents, log_dets=[first, *rest])
 
 
 def test_an_overflow_stays_with_its_image(artifact: Path) -> None:

@@ -1,0 +1,24 @@
+"""What is remembered of a scoring request once its images are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from app.house import House
+from app.intake import Item
+from app.score_answers import Outcome
+from app.serving import Loaded
+from models.problems import ImageError, ScoreNotFinite
+
+
+def note_scores(
+    house: House, loaded: Loaded, source: str | None, items: Sequence[Item], scored: Mapping[int, Outcome]
+) -> None:
+    """Counts the images and takes the p-values of those that were scored into the windows of drift."""
+    verdicts = [one[1] for one in scored.values() if not isinstance(one, ScoreNotFinite)]
+    errors = [one.slug for one in scored.values() if isinstance(one, ScoreNotFinite)]
+    errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
+    flagged = sum(verdict.is_anomaly for verdict in verdicts)
+    house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
+    house.metrics.count_image_errors(errors)
+    house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])

@@ -1,0 +1,1 @@
+"""From one forward pass to a calibrated, explained anomaly score."""

@@ -1,0 +1,82 @@
+"""Calibrating a frozen flow on reference images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.cells import grid_shape
+from models.anomaly.fit import Reference, fit_cross, fit_split
+from models.anomaly.reference import look_at
+from models.anomaly.whole_image import statistic_names
+from models.datasets import Images
+from models.manifest import CalibrationSummary
+from models.scoring.engines import Engine
+from models.scoring.frozen import FrozenFlow
+from models.scoring.likelihood import score_images
+
+Progress = Callable[[str, int, int], None]
+"""Is told of work: the part, images done, images in it."""
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
+
+    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty.
+    """
+
+    dataset: str
+    digest: str
+    statistics: Images
+    calibration: Images
+    folds: NDArray[np.int8] | None = None
+
+
+def calibrate(
+    engine: Engine,
+    frozen: FrozenFlow,
+    weights_digest: str,
+    reference: ReferenceImages,
+    pinned: NDArray[np.uint8],
+    progress: Progress,
+) -> tuple[Calibration, CalibrationSummary]:
+    """Return a calibration and what is to be said of it; ``pinned``: the image that loading scores again.
+
+    Raises ``ScoreNotFinite``, and what ``progress`` raises.
+    """
+    names = statistic_names(frozen)
+    grid = grid_shape(*frozen.image_shape[1:]) if frozen.has_places else None
+
+    def look(part: str, images: Images) -> Reference:
+        return look_at(engine, frozen, weights_digest, images, lambda done: progress(part, done, len(images)))
+
+    statistics = look("statistics", reference.statistics)
+    if reference.folds is not None:
+        calibration = fit_cross(statistics, reference.folds, names, grid)
+        mean = statistics.log_likelihoods.mean()
+    else:
+        held_out = look("calibration", reference.calibration)
+        calibration = fit_split(statistics, held_out, names, grid)
+        mean = held_out.log_likelihoods.mean()
+    evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
+    assert evidence is not None
+    summary = CalibrationSummary(
+        dataset=reference.dataset,
+        dataset_digest=reference.digest,
+        statistics_images=len(reference.statistics),
+        calibration_images=calibration.images,
+        folds=len(calibration.folds),
+        smallest_p=calibration.smallest_p,
+        statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
+        mean_log_likelihood=float(mean),
+        engine=engine.name,
+        precision=engine.precision,
+        weights_sha256=weights_digest,
+        pinned_statistic=float(calibration.typical_statistics(evidence)[0]),
+    )
+    return calibration, summary

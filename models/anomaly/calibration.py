@@ -1,0 +1,165 @@
+"""A calibration: how strange images of a reference set are, so that a new one gets a p-value and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.cells import cell_side
+from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
+from models.anomaly.evidence import Evidence
+from models.anomaly.reasons import Reason, region_reason, statistic_reason
+from models.anomaly.statistic import SHARPNESS, Statistic
+from models.anomaly.whole_image import COMPLEXITY
+from models.problems import AlphaUnattainable
+
+Array: TypeAlias = NDArray[np.float64]
+
+MOST_REASONS = 3
+STRANGEST = 1e6
+"""T of an image on which the arithmetic of the statistics overflows, nats."""
+LEAST_SHARE = 0.05
+"""A reason with less of the evidence than this is not worth a person's time."""
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """A verdict: flagged when ``p_value <= alpha``.
+
+    ``score`` is -log10 p; ``statistic`` is T in nats, larger = stranger, which goes on where p-values end:
+    ``extrapolated`` says that no calibration image was as strange.
+    """
+
+    p_value: float
+    score: float
+    is_anomaly: bool
+    alpha: float
+    statistic: float
+    extrapolated: bool
+    smallest_p: float
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fitted statistic, and its sorted values T of calibration images that it was not fitted to."""
+
+    statistic: Statistic
+    ordered: Array
+
+
+@dataclass(frozen=True)
+class MapReference:
+    """Mean and deviation of the additive map at each pixel over the reference images, ``(H, W)`` in nats."""
+
+    mean: Array
+    deviation: Array
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The folds, one where the calibration images are a part of their own; and what pictures are drawn against.
+
+    ``log_likelihoods``: of the reference images, sorted, in nats. ``pixels``: absent where a flow knows no places.
+    """
+
+    folds: tuple[Fold, ...]
+    log_likelihoods: Array
+    pixels: MapReference | None
+
+    @cached_property
+    def images(self) -> int:
+        """The number of calibration images."""
+        return sum(len(fold.ordered) for fold in self.folds)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value this calibration can give: 1 / (n + 1)."""
+        return smallest_p(self.images)
+
+    @property
+    def default_alpha(self) -> float:
+        """The false-alarm rate used when none is asked: 0.01, or the smallest attainable."""
+        return max(DEFAULT_ALPHA, self.smallest_p)
+
+    def check_alpha(self, alpha: float | None) -> float:
+        """Return the false-alarm rate to use. Raises ``AlphaUnattainable`` where nothing could ever be flagged."""
+        if alpha is not None and alpha < self.smallest_p:
+            raise AlphaUnattainable(alpha, self.smallest_p)
+        return self.default_alpha if alpha is None else alpha
+
+    def statistics(self, evidence: Evidence) -> list[Array]:
+        """Return T of each image by the fit of each fold; overflow is as strange as can be."""
+        found = [fold.statistic(evidence) for fold in self.folds]
+        return [np.nan_to_num(one, nan=STRANGEST, posinf=STRANGEST) for one in found]
+
+    def typical_statistics(self, evidence: Evidence) -> Array:
+        """Return T of each image, the mean over the folds, ``(N,)`` in nats."""
+        typical: Array = np.mean(self.statistics(evidence), axis=0)
+        return typical
+
+    def p_values(self, evidence: Evidence) -> Array:
+        """Return the p-value of each image, ``(N,)``."""
+        return p_values([fold.ordered for fold in self.folds], self.statistics(evidence))
+
+    def judge(
+        self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
+    ) -> list[Anomaly]:
+        """Return the verdict on each image at false-alarm rate ``alpha`` (None: the default).
+
+        ``names``: of the whole-image statistics; ``image``: height and width in pixels. Raises ``AlphaUnattainable``.
+        """
+        used = self.check_alpha(alpha)
+        if not len(evidence):
+            return []
+        statistics = self.statistics(evidence)
+        p = p_values([fold.ordered for fold in self.folds], statistics)
+        typical = np.mean(statistics, axis=0)
+        reasons = explain(self.folds[0].statistic, evidence, names, image)
+        return [
+            Anomaly(
+                float(p[i]),
+                -math.log10(p[i]),
+                bool(p[i] <= used),
+                used,
+                float(typical[i]),
+                bool(p[i] <= self.smallest_p),
+                self.smallest_p,
+                reasons[i],
+            )
+            for i in range(len(p))
+        ]
+
+
+def explain(
+    statistic: Statistic, evidence: Evidence, names: Sequence[str], image: tuple[int, int]
+) -> list[tuple[Reason, ...]]:
+    """Return what speaks loudest in each image, at most three reasons, the strongest first."""
+    weights = np.exp(SHARPNESS * np.minimum(statistic.families(evidence), 1000.0))
+    weights = weights / weights.sum(1, keepdims=True)
+    squares = np.square(statistic.whole.components(evidence.whole))
+    shares = weights[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
+    z = statistic.whole.standardised(evidence.whole)
+    labels = [*(names[i] for i in statistic.whole.used), COMPLEXITY]
+    found: list[list[Reason]] = [
+        [
+            statistic_reason(labels[k], float(z[i, k]), float(shares[i, k]))
+            for k in np.argsort(-shares[i])[:MOST_REASONS]
+        ]
+        for i in range(len(evidence))
+    ]
+    if statistic.local is not None:
+        side = cell_side(*image)
+        regions = statistic.local.strangest(evidence.cells, evidence.whole[:, 0])
+        for i, (region, deviation) in enumerate(regions):
+            found[i].append(region_reason(region, deviation, float(weights[i, 1]), side, image))
+    return [
+        tuple(sorted((r for r in some if r.share >= LEAST_SHARE), key=lambda r: -r.share)[:MOST_REASONS])
+        for some in found
+    ]

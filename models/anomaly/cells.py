@@ -1,0 +1,70 @@
+"""The coarse grid that local statistics look at, and the regions on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_CELLS = 16
+"""Cells along the longer side, at most: a covariance of all of them is to be estimated."""
+SQUARES = (2, 4, 6)
+"""Sides of square regions, in cells."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of cells: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def cell_side(height: int, width: int) -> int:
+    """Return the side of a cell in pixels.
+
+    >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
+    (2, 2, 4)
+    """
+    return math.ceil(max(height, width) / MOST_CELLS)
+
+
+def grid_shape(height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns of cells; those at the lower and right edge may be smaller."""
+    side = cell_side(height, width)
+    return math.ceil(height / side), math.ceil(width / side)
+
+
+def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum over each cell, ``(N, H, W)`` -> ``(N, cells)``."""
+    height, width = maps.shape[1:]
+    side = cell_side(height, width)
+    rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
+    cells: NDArray[np.float64] = np.add.reduceat(rows, np.arange(0, width, side), axis=2)
+    return cells.reshape(len(maps), -1)
+
+
+def regions(rows: int, columns: int) -> list[list[Region]]:
+    """Return the regions of a grid by shape: squares of each size that is smaller than the grid, then whole lines."""
+    shapes = [
+        [
+            Region(top, top + side, left, left + side)
+            for top in range(rows - side + 1)
+            for left in range(columns - side + 1)
+        ]
+        for side in SQUARES
+        if side < min(rows, columns)
+    ]
+    lines = [Region(row, row + 1, 0, columns) for row in range(rows)]
+    lines += [Region(0, rows, column, column + 1) for column in range(columns)]
+    return [*shapes, lines] if min(rows, columns) > 1 else shapes
+
+
+def members(region: Region, columns: int) -> NDArray[np.intp]:
+    """Return the places of a region's cells in the flat grid."""
+    rows = np.arange(region.top, region.bottom)[:, None]
+    return (rows * columns + np.arange(region.left, region.right)).ravel()

@@ -1,0 +1,84 @@
+"""Standardising statistics given complexity: what flows get wrong follows it, and images differ in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+Array = NDArray[np.float64]
+
+ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE = 200, 40
+"""Images from which on mean and spread may bend with complexity, and depend on it at all."""
+KNOTS = 4
+FLOOR = 1e-3
+"""Residuals below this share of their deviation count as that much: the logarithm of a spread must stay finite."""
+SMALLEST = 1e-9
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """z = (s - m(c)) / σ(c), m and log σ natural cubic splines of complexity c, straight outside the reference's range.
+
+    ``knots``: of c, ``(k,)``; a single one stands for a constant. ``mean`` and ``log_spread``: values at the knots,
+    ``(k, K)``. ``lowest`` and ``highest``: bounds of log σ over the reference images, ``(K,)``; σ is not extrapolated.
+    """
+
+    knots: Array
+    mean: Array
+    log_spread: Array
+    lowest: Array
+    highest: Array
+
+    @classmethod
+    def fit(cls, statistics: Array, complexity: Array) -> Self:
+        """Fit to reference images by least squares, the mean first, then the log of what is left.
+
+        ``statistics``: ``(n, K)``; ``complexity``: ``(n,)``.
+        """
+        knots = _knots(complexity)
+        basis = _basis(complexity, knots)
+        mean = _solve(basis, statistics)
+        rest = np.abs(statistics - basis @ mean)
+        floor = np.maximum(FLOOR * np.sqrt(np.square(rest).mean(0)), SMALLEST)
+        log_spread = _solve(basis, np.log(np.maximum(rest, floor)))
+        # The mean of the log is not the log of the deviation: made up for by one factor a statistic.
+        z = rest / np.exp(basis @ log_spread)
+        log_spread = log_spread + np.log(np.maximum(np.sqrt(np.square(z).mean(0)), SMALLEST))
+        found = basis @ log_spread
+        return cls(knots, mean, log_spread, np.maximum(found.min(0), np.log(SMALLEST)), found.max(0))
+
+    def __call__(self, statistics: Array, complexity: Array) -> Array:
+        """Return z, ``(N, K)``, of statistics ``(N, K)`` at complexities ``(N,)``."""
+        basis = _basis(complexity, self.knots)
+        spread = np.exp(np.clip(basis @ self.log_spread, self.lowest, np.maximum(self.lowest, self.highest)))
+        return (statistics - basis @ self.mean) / spread
+
+
+def _knots(complexity: Array) -> Array:
+    count = len(complexity)
+    wanted = KNOTS if count >= ENOUGH_FOR_A_CURVE else 2 if count >= ENOUGH_FOR_A_LINE else 1
+    knots = np.unique(np.quantile(complexity, np.linspace(0, 1, wanted)))
+    # Where most images are equally complex, knots fall together, and a curve would swing between them.
+    return knots if len(knots) == wanted else knots[:1]
+
+
+def _basis(complexity: Array, knots: Array) -> Array:
+    """Return the functions that are 1 at one knot and 0 at the others, ``(N, k)``."""
+    if len(knots) == 1:
+        return np.ones((len(complexity), 1))
+    if len(knots) == 2:
+        share = (complexity - knots[0]) / (knots[1] - knots[0])
+        return np.stack([1 - share, share], 1)
+    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    inside = np.clip(complexity, knots[0], knots[-1])
+    beyond = (complexity - inside)[:, None]
+    basis: Array = spline(inside) + beyond * spline(inside, 1)
+    return basis
+
+
+def _solve(basis: Array, values: Array) -> Array:
+    return np.linalg.lstsq(basis, values, rcond=None)[0].astype(np.float64)

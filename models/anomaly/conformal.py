@@ -1,0 +1,78 @@
+"""Conformal p-values: the share of calibration images that are at least as strange."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta, betabinom
+
+Array = NDArray[np.float64]
+
+DEFAULT_ALPHA = 0.01
+ADVICE_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+CONFIDENCE = 0.95
+
+
+def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
+    """Return p = (1 + #{calibration images at least as strange}) / (n + 1) of each image, ``(N,)``.
+
+    ``reference``: the sorted statistics of the calibration images of each fold, one fold in a split calibration.
+    ``statistics``: those of the images by the fit of each fold, ``(N,)`` each. With one fold, images exchangeable with
+    the calibration images get p <= alpha with probability at most alpha (Vovk et al. 2005, ch. 2); with several this is
+    cross-conformal prediction (Vovk 2015), close to exact, and at most 2 alpha in the worst case.
+    """
+    at_least = [
+        len(ordered) - np.searchsorted(ordered, values, side="left")
+        for ordered, values in zip(reference, statistics, strict=True)
+    ]
+    total = sum(len(ordered) for ordered in reference)
+    result: Array = (1 + np.sum(at_least, axis=0)) / (total + 1)
+    return result
+
+
+def smallest_p(images: int) -> float:
+    """Return the smallest p-value that ``images`` calibration images can give."""
+    return 1 / (images + 1)
+
+
+def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
+    """Return the interval that the share of flagged exchangeable images lies in with probability ``level``.
+
+    Given n calibration images, the test at ``alpha`` flags a new image with probability Beta(k, n + 1 - k), where k =
+    floor(alpha (n + 1)) ranks are flagged; the count in ``tests`` images is Beta-binomial (Bates et al. 2023).
+    """
+    ranks = flagged_ranks(calibration, alpha)
+    if ranks == 0:
+        return 0.0, 0.0
+    low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
+    return float(low) / tests, float(high) / tests
+
+
+def flagged_ranks(calibration: int, alpha: float) -> int:
+    """Return k, the number of ranks with p <= ``alpha`` among ``calibration`` images."""
+    # p is a ratio of integers: the comparison must not hang on the rounding of alpha * (n + 1).
+    return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
+
+
+def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
+    """Return the largest p threshold whose false-alarm rate is at most ``alpha`` with this confidence; None without.
+
+    The rate at threshold k / (n + 1) is Beta(k, n + 1 - k), whatever the images (Vovk 2012; Bates et al. 2023).
+
+    >>> safe_threshold(100, 0.01) is None, safe_threshold(1000, 0.01) < 0.01
+    (True, True)
+    """
+    best = None
+    for ranks in range(1, flagged_ranks(calibration, alpha) + 1):
+        if beta.cdf(alpha, ranks, calibration + 1 - ranks) < confidence:
+            break
+        best = ranks / (calibration + 1)
+    return best
+
+
+def _around(value: float) -> tuple[int, ...]:
+    middle = math.floor(value)
+    return tuple(k for k in (middle - 1, middle, middle + 1) if k >= 0)

@@ -1,0 +1,41 @@
+"""What one forward pass says of images besides their likelihood: the raw material of every anomaly score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.cells import pool
+from models.anomaly.whole_image import whole_image_statistics
+from models.scoring.flow_pass import FlowPass
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Raw statistics of N images, float64.
+
+    ``whole``: of the whole image, ``(N, K)``. ``cells``: the additive map in nats, summed over the cells of a coarse
+    grid, ``(N, cells)``.
+    """
+
+    whole: NDArray[np.float64]
+    cells: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
+        return Evidence(self.whole[rows], self.cells[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Return the evidence of all parts as one."""
+        return cls(np.concatenate([part.whole for part in parts]), np.concatenate([part.cells for part in parts]))
+
+
+def gather(images: NDArray[np.uint8], found: FlowPass) -> Evidence:
+    """Return the evidence of ``images``, ``(N, C, H, W)``, from their pass through the flow."""
+    return Evidence(whole_image_statistics(images, found), pool(found.additive_map().numpy()))

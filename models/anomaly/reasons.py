@@ -1,0 +1,56 @@
+"""Why an image is called strange, in words that a person can act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.anomaly.cells import Region
+
+WORDS = {
+    # statistic: what it means when it is higher than usual, and when it is lower
+    "complexity": ("more complex than usual: more edges, texture or noise", "simpler than usual: smoother or emptier"),
+    "pixel-term": (
+        "unusual brightness or contrast: rarer grey values than usual",
+        "unusual brightness or contrast: commoner grey values than usual",
+    ),
+    "volume": ("finer structure than usual at scale {scale}", "less structure than usual at scale {scale}"),
+    "spread": ("details at scale {scale} are harder to predict", "details at scale {scale} are easier to predict"),
+    "radius": ("stronger surprises at scale {scale}: noise or foreign texture", "too smooth at scale {scale}: blur"),
+    "kurtosis": ("isolated outliers at scale {scale}", "unusually even residuals at scale {scale}"),
+    "horizontal": ("repeats along rows at scale {scale}", "alternates along rows at scale {scale}"),
+    "vertical": ("repeats along columns at scale {scale}", "alternates along columns at scale {scale}"),
+    "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
+}
+REGION = {True: "far plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What speaks for an anomaly.
+
+    ``feature``: the name of a statistic, or ``region``. ``z``: standard deviations from what is expected given the
+    image's complexity. ``share``: its part of the evidence, between 0 and 1. ``text``: the same in words.
+    ``box``: left, top, right, bottom in pixels, of a region.
+    """
+
+    feature: str
+    z: float
+    share: float
+    text: str
+    box: tuple[int, int, int, int] | None = None
+
+
+def statistic_reason(name: str, z: float, share: float) -> Reason:
+    """Return the reason that a statistic of the whole image gives."""
+    kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
+    higher, lower = WORDS[kind]
+    return Reason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
+
+
+def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> Reason:
+    """Return the reason that a region gives; ``side``: of a cell in pixels, ``image``: height and width."""
+    height, width = image
+    left, top = region.left * side, region.top * side
+    right, bottom = min(region.right * side, width), min(region.bottom * side, height)
+    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
+    return Reason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))

@@ -1,0 +1,54 @@
+"""Fitted parts as named arrays and back: what a calibration file holds is numbers, never code."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+Part = TypeVar("Part")
+
+
+def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """Return the arrays of a dataclass of arrays, of other such dataclasses, and of tuples of them, by dotted name."""
+    if isinstance(part, np.ndarray):
+        return {prefix: np.ascontiguousarray(part)}
+    if isinstance(part, tuple):
+        named: dict[str, object] = {str(index): one for index, one in enumerate(part)}
+    elif is_dataclass(part):
+        named = {field.name: getattr(part, field.name) for field in fields(part)}
+    else:
+        raise TypeError(f"{prefix or 'it'} is neither an array nor a dataclass: {type(part).__name__}")
+    found: dict[str, NDArray[Any]] = {}
+    for name, value in named.items():
+        if value is not None:
+            found |= to_arrays(value, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
+    """Return the part that :func:`to_arrays` took apart. Raises ``KeyError`` that names an array that is missing."""
+    hints = get_type_hints(kind)
+    values = {
+        field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)
+        for field in fields(kind)  # type: ignore[arg-type]  # a dataclass, as every hint below it
+    }
+    return kind(**values)
+
+
+def _value(hint: Any, arrays: Arrays, name: str) -> Any:
+    options = get_args(hint)
+    if get_origin(hint) in (types.UnionType,):
+        there = any(key.startswith(f"{name}.") for key in arrays)
+        return _value(options[0], arrays, name) if there else None
+    if get_origin(hint) is tuple:
+        count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
+        return tuple(_value(options[0], arrays, f"{name}.{index}") for index in range(count))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_arrays(hint, arrays, name)
+    return arrays[name]
