@@ -4,8 +4,8 @@
 
 Fashion-MNIST in which 5 % of the images of every part, statistics and calibration too, are replaced: by MNIST digits,
 or by Fashion images in which a square of 8x8 pixels is noise. Of each model, on images that no part has seen: mean
-log-likelihood of clean images and of replacements, AUROC of the raw log-likelihood (low = strange) and of the p-value,
-and shares flagged. A run that is cut off goes on from its checkpoints in ``--folder``.
+log-likelihood of clean images and of replacements, AUROC of the raw log-likelihood (low = strange), of the combined
+statistic and its p-value, and shares flagged. A run that is cut off goes on from its checkpoints in ``--folder``.
 """
 
 from __future__ import annotations
@@ -79,12 +79,15 @@ class Material:
 
 
 def scores(scorer: Scorer, images: Images) -> dict[str, NDArray[np.float64]]:
-    """Return log-likelihoods and p-values."""
-    found = [one for start in range(0, len(images), BATCH) for one in scorer.score(images[start : start + BATCH])]
-    return {
-        "log_likelihood": np.array([one.log_likelihood for one in found]),
-        "p_value": np.array([scorer.anomaly(one).p_value for one in found]),
-    }
+    """Return log-likelihoods, p-values, and the statistics that these come from."""
+    found: dict[str, list[float]] = {"log_likelihood": [], "p_value": [], "statistic": []}
+    for start in range(0, len(images), BATCH):
+        likelihoods = scorer.score(images[start : start + BATCH])
+        verdicts = scorer.anomalies(likelihoods)
+        found["log_likelihood"] += [one.log_likelihood for one in likelihoods]
+        found["p_value"] += [one.p_value for one in verdicts]
+        found["statistic"] += [one.statistic for one in verdicts]
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def measure(material: Material, kind: str, share: float, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -122,6 +125,7 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
             "mean_log_likelihood": float(dirty["log_likelihood"].mean()),
             "auroc_low_likelihood": auroc(-clean["log_likelihood"], -dirty["log_likelihood"]),
             "auroc_p_value": auroc(-clean["p_value"], -dirty["p_value"]),
+            "auroc_statistic": auroc(clean["statistic"], dirty["statistic"]),
             "flagged": float((dirty["p_value"] <= ALPHA).mean()),
         }
     return row
@@ -135,7 +139,7 @@ def as_markdown(summary: dict[str, Any]) -> str:
         f"Fashion-MNIST, {DIRT:.0%} of the images of every part replaced by MNIST digits (`digits`) or given a square "
         f"of {PATCH}x{PATCH} pixels of noise (`patch`); {summary['preset']}, {summary['steps']} steps, "
         f"{PARTS['train']} training images. Measured on {HELD_OUT} held-out images of each kind. AUROC: clean against "
-        f"strange, by low raw log-likelihood / by p-value; flagged at alpha = {ALPHA:g}.",
+        f"strange, by low raw log-likelihood / by the combined statistic; flagged at alpha = {ALPHA:g}.",
         "",
         "| dirt | suspect_share | clean nats | bits/dim | digits nats | patch nats | AUROC digits | AUROC patch "
         "| flagged clean | digits | patch |",
@@ -149,7 +153,7 @@ def as_markdown(summary: dict[str, Any]) -> str:
             f"{clean['mean_log_likelihood']:.1f}",
             f"{clean['bits_per_dim']:.4f}",
             *(f"{one['mean_log_likelihood']:.1f}" for one in (digits, patch)),
-            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_p_value']:.3f}" for one in (digits, patch)),
+            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in (digits, patch)),
             *(f"{one['flagged']:.2%}" for one in (clean, digits, patch)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
