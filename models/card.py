@@ -53,9 +53,7 @@ Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the
 
 ## Calibration
 
-p-values are two-sided and conformal over {manifest.calibration.calibration_images} held-out images
-(smallest attainable {manifest.calibration.smallest_p:.2g}); {manifest.calibration.statistics_images} others give
-location and spread.
+{_calibration(manifest)}
 
 ## Limits
 
@@ -77,6 +75,20 @@ def _images(manifest: Manifest) -> str:
     return (
         f"{formats}; {' to '.join(dict.fromkeys(sizes))} (width x height); {provenance.resized} resized; "
         f"converted: {converted or 'none'}; {policy}"
+    )
+
+
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.calibration
+    smallest = f"smallest attainable {found.smallest_p:.2g}"
+    if found.folds > 1:
+        return (
+            f"p-values are cross-conformal over {found.calibration_images} reference images that trained nothing\n"
+            f"({smallest}): each of {found.folds} folds is judged by what the others give."
+        )
+    return (
+        f"p-values are conformal over {found.calibration_images} held-out images\n"
+        f"({smallest}); {found.statistics_images} others give\nwhat they are compared by."
     )
 
 

@@ -137,7 +137,7 @@ def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> l
     if split.folds:
         notes.append(
             f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "
-            f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g} a tail"
+            f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}"
         )
     if facts.smallest != facts.largest:
         notes.append("sizes differ: unless training is told otherwise, images are resized and their middle is cut out")
