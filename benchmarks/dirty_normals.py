@@ -3,9 +3,10 @@
 ``SNF_DATA_DIR=... python -m benchmarks.dirty_normals [--steps 1500] [--preset snf-glow-tiny] [--folder FOLDER]``
 
 Fashion-MNIST in which 5 % of the images of every part, statistics and calibration too, are replaced: by MNIST digits,
-or by Fashion images in which a square of 8x8 pixels is noise. Of each model, on images that no part has seen: mean
-log-likelihood of clean images and of replacements, AUROC of the raw log-likelihood (low = strange), of the combined
-statistic and its p-value, and shares flagged. A run that is cut off goes on from its checkpoints in ``--folder``.
+or by Fashion images in which a square of 8x8 pixels is noise, or every pixel is noisy. Of each model, on images that no
+part has seen: mean log-likelihood of clean images and of replacements, AUROC of the raw log-likelihood (low = strange),
+of the combined statistic and its p-value, and shares flagged. A run that is cut off goes on from its checkpoints in
+``--folder``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from models.training.run import train
 DIRT = 0.05
 SHARES = (0.0, 0.05, 0.1)
 PATCH = 8
+NOISE = 60.0
 PARTS = {"train": 20_000, "statistics": 2_000, "calibration": 2_000}
 HELD_OUT = 2_000
 BATCH = 250
@@ -47,6 +49,12 @@ def with_patch(images: Images, seed: int) -> Images:
     return dirty
 
 
+def with_noise(images: Images, seed: int) -> Images:
+    """Return copies of ``images`` under normal noise of deviation 60 in every pixel."""
+    noise = np.random.default_rng(seed).normal(0, NOISE, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
 class Material:
     """Clean images by part, replacements for them, and both held out."""
 
@@ -58,6 +66,7 @@ class Material:
             "clean": fashion.test[:HELD_OUT],
             "digits": digits.test[:HELD_OUT],
             "patch": with_patch(fashion.test[HELD_OUT : 2 * HELD_OUT], 1),
+            "noise": with_noise(fashion.test[2 * HELD_OUT : 3 * HELD_OUT], 1),
         }
 
     def dataset(self, kind: str) -> Dataset:
@@ -70,8 +79,8 @@ class Material:
             chosen = generator.choice(len(images), round(DIRT * len(images)), replace=False)
             if kind == "digits":
                 parts[part][chosen] = self.digits[used : used + len(chosen)]
-            elif kind == "patch":
-                parts[part][chosen] = with_patch(images[chosen], 2 + used)
+            elif kind != "clean":
+                parts[part][chosen] = (with_patch if kind == "patch" else with_noise)(images[chosen], 2 + used)
             used += len(chosen)
         name = f"fashion-mnist, {kind}"
         return Dataset(name, **parts, test=self.held_out["clean"][:1], digest=digest_of(*parts.values()))
@@ -134,25 +143,26 @@ def as_markdown(summary: dict[str, Any]) -> str:
     lines = [
         "# Dirty normals",
         "",
-        f"Fashion-MNIST, {DIRT:.0%} of the images of every part replaced by MNIST digits (`digits`) or given a square "
-        f"of {PATCH}x{PATCH} pixels of noise (`patch`); {summary['preset']}, {summary['steps']} steps, "
-        f"{PARTS['train']} training images. Measured on {HELD_OUT} held-out images of each kind. AUROC: clean against "
-        f"strange, by low raw log-likelihood / by the combined statistic; flagged at alpha = {ALPHA:g}.",
+        f"Fashion-MNIST, {DIRT:.0%} of the images of every part replaced by MNIST digits (`digits`), or given a square "
+        f"of {PATCH}x{PATCH} pixels of noise (`patch`), or normal noise of deviation {NOISE:g} everywhere (`noise`); "
+        f"{summary['preset']}, {summary['steps']} steps, {PARTS['train']} training images. Measured on {HELD_OUT} "
+        "held-out images of each kind. AUROC: clean against strange, by low raw log-likelihood / by the combined "
+        f"statistic; flagged at alpha = {ALPHA:g}.",
         "",
-        "| dirt | suspect_share | clean nats | bits/dim | digits nats | patch nats | AUROC digits | AUROC patch "
-        "| flagged clean | digits | patch |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| dirt | suspect_share | clean nats | bits/dim | digits nats | patch nats | noise nats "
+        "| AUROC digits | AUROC patch | AUROC noise | flagged clean | digits | patch | noise |",
+        "|" + "---|" * 14,
     ]
     for row in summary["rows"]:
-        clean, digits, patch = row["clean"], row["digits"], row["patch"]
+        clean, strange = row["clean"], [row[name] for name in ("digits", "patch", "noise")]
         cells = [
             row["dirt"],
             f"{row['suspect_share']:g}",
             f"{clean['mean_log_likelihood']:.1f}",
             f"{clean['bits_per_dim']:.4f}",
-            *(f"{one['mean_log_likelihood']:.1f}" for one in (digits, patch)),
-            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in (digits, patch)),
-            *(f"{one['flagged']:.2%}" for one in (clean, digits, patch)),
+            *(f"{one['mean_log_likelihood']:.1f}" for one in strange),
+            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in strange),
+            *(f"{one['flagged']:.2%}" for one in (clean, *strange)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -170,7 +180,7 @@ def main() -> None:
         parser.error("SNF_DATA_DIR must name a folder with mnist.npz and fashion_mnist.npz")
     material = Material(Path(os.environ["SNF_DATA_DIR"]))
     summary: dict[str, Any] = {"machine": machine(), "preset": arguments.preset, "steps": arguments.steps, "rows": []}
-    for kind in ("clean", "digits", "patch"):
+    for kind in ("clean", "digits", "patch", "noise"):
         for share in SHARES:
             row = measure(material, kind, share, arguments)
             summary["rows"].append(row)
