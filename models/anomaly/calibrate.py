@@ -35,7 +35,8 @@ Progress = Callable[[str, int, int], None]
 class ReferenceImages:
     """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
 
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty.
+    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
+    the share of them that may be no normals at all (:func:`fit_split`).
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class ReferenceImages:
     statistics: Images
     calibration: Images
     folds: NDArray[np.int8] | None = None
+    suspect_share: float = 0.0
 
 
 def calibrate(
@@ -73,12 +75,12 @@ def calibrate(
     fisher = looks.fisher(reference.statistics[:FISHER_IMAGES])
     statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
     if reference.folds is not None:
-        calibration = fit_cross(statistics, reference.folds, names, grid)
+        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = look("calibration", reference.calibration)
         held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
-        calibration = fit_split(statistics, held_out, names, grid)
+        calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
     calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
@@ -89,6 +91,7 @@ def calibrate(
         statistics_images=len(reference.statistics),
         calibration_images=calibration.images,
         folds=len(calibration.folds),
+        suspect_share=reference.suspect_share,
         smallest_p=calibration.smallest_p,
         statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
         mean_log_likelihood=float(mean),
