@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from models.anomaly.calibration import Calibration
 from models.anomaly.cells import grid_shape
 from models.anomaly.fit import Reference, fit_cross, fit_split
+from models.anomaly.gradient_looks import GradientLooks
+from models.anomaly.gradients import GradientProbe
 from models.anomaly.reference import look_at
 from models.anomaly.whole_image import statistic_names
 from models.datasets import Images
+from models.flow import Flow
 from models.manifest import CalibrationSummary
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.likelihood import score_images
+
+FISHER_IMAGES = 500
+THOROUGH_IMAGES = 2000
+"""A backward pass costs several forward ones: so many images of each part are enough for verdicts with gradients."""
+NONE = np.zeros(0, dtype=np.float32)
 
 Progress = Callable[[str, int, int], None]
 """Is told of work: the part, images done, images in it."""
@@ -27,7 +35,8 @@ Progress = Callable[[str, int, int], None]
 class ReferenceImages:
     """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
 
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty.
+    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
+    the share of them that may be no normals at all (:func:`fit_split`).
     """
 
     dataset: str
@@ -35,12 +44,14 @@ class ReferenceImages:
     statistics: Images
     calibration: Images
     folds: NDArray[np.int8] | None = None
+    suspect_share: float = 0.0
 
 
 def calibrate(
     engine: Engine,
     frozen: FrozenFlow,
     weights_digest: str,
+    flow: Flow,
     reference: ReferenceImages,
     pinned: NDArray[np.uint8],
     progress: Progress,
@@ -55,14 +66,23 @@ def calibrate(
     def look(part: str, images: Images) -> Reference:
         return look_at(engine, frozen, weights_digest, images, lambda done: progress(part, done, len(images)))
 
+    def backwards(part: str, images: Images) -> NDArray[np.float64]:
+        few = images[:THOROUGH_IMAGES]
+        return looks.features(few, fisher, lambda done: progress(f"{part}, gradients", done, len(few)))
+
+    looks = GradientLooks(GradientProbe(flow), weights_digest)
     statistics = look("statistics", reference.statistics)
+    fisher = looks.fisher(reference.statistics[:FISHER_IMAGES])
+    statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
     if reference.folds is not None:
-        calibration = fit_cross(statistics, reference.folds, names, grid)
+        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = look("calibration", reference.calibration)
-        calibration = fit_split(statistics, held_out, names, grid)
+        held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
+        calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
+    calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
     summary = CalibrationSummary(
@@ -71,6 +91,7 @@ def calibrate(
         statistics_images=len(reference.statistics),
         calibration_images=calibration.images,
         folds=len(calibration.folds),
+        suspect_share=reference.suspect_share,
         smallest_p=calibration.smallest_p,
         statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
         mean_log_likelihood=float(mean),

@@ -125,9 +125,14 @@ def _write_artifact(
         pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
         reference = ReferenceImages(
-            dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds
+            dataset.name,
+            dataset.digest,
+            dataset.statistics,
+            dataset.calibration,
+            dataset.folds,
+            config.suspect_share,
         )
-        calibration, summary = calibrate(engine, frozen, digest, reference, pinned[0], tell)
+        calibration, summary = calibrate(engine, frozen, digest, trained.flow, reference, pinned[0], tell)
         save_calibration(calibration, folder / CALIBRATION)
         test = _log_likelihoods(engine, frozen, digest, dataset.test, tell)
         pinned_score = score_images(engine, frozen, digest, pinned[:1])[0]
