@@ -332,7 +332,7 @@ class JobRequest(BaseModel):
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
         "score: `alpha`, `images_per_part`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded "
-        "faults), `images` (most of a set), `alpha`, `adapt` (convert size and colour).",
+        "faults), `images` (most of a set), `alpha`, `thorough`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
         False, description="train: move the alias `live` to the new version; the first version gets it anyway."

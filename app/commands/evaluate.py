@@ -34,6 +34,9 @@ def evaluate(
     alpha: Annotated[
         float | None, typer.Option(help="A false-alarm rate beside 0.01 and 0.05.", show_default=False)
     ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also the combined score with gradients; takes far longer.")
+    ] = False,
     adapt: Annotated[
         bool, typer.Option("--adapt", help="Convert size and colour where the model would refuse an image.")
     ] = False,
@@ -57,6 +60,7 @@ def evaluate(
             "corruptions": corruptions,
             "images": images,
             "alpha": alpha,
+            "thorough": thorough,
             "adapt": adapt,
         }
     )

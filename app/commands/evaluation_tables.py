@@ -13,6 +13,7 @@ from models.evaluation.schema import EvaluationReport, SetReport
 NARROWEST = 120
 """Columns that the tables take: in a narrower terminal lines break, but no number is cut."""
 SHORT = {
+    "gradient-family": "gradients",
     "whole-family": "whole",
     "local-family": "local",
     "log-likelihood-low": "-log p",

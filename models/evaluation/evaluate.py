@@ -43,12 +43,13 @@ def evaluate(
     """Score all sets and return the report.
 
     ``folder`` keeps the raw scores of every finished set, and another run with the same ``folder`` goes on after them;
-    ``finished`` is told of each set. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``AlphaUnattainable``, and what
-    ``progress`` raises.
+    ``finished`` is told of each set. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``AlphaUnattainable``,
+    ``NotThorough``, and what ``progress`` raises.
     """
     chosen, scorer = subject.parameters, subject.scorer
     if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
         raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
+    scorer.calibration.check_alpha(None, chosen.thorough)
     datasets = Datasets(scorer.manifest, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)
     tasks = [Task(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
@@ -58,7 +59,7 @@ def evaluate(
         tasks += [Task(str(one), None, CorruptedImages(normals.test, faulty, one)) for one in table]
     meter = _Meter(progress, [normals.fit, normals.thresholds, normals.test, *(task.images for task in tasks)])
 
-    scores = Scores(scorer, _fit(subject, normals, meter))
+    scores = Scores(scorer, _fit(subject, normals, meter), chosen.thorough)
     shelf = Shelf(folder, _plan(subject, datasets, scores))
     sets: list[tuple[str, str, ImageSet, int]] = [
         (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),

@@ -12,6 +12,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 class EvaluationParameters(BaseModel):
     """The anomalous sets that normal images are told from, and how many images count.
 
+    ``thorough`` also compares the combined score that takes a backward pass into account: several times the work.
     ``alpha`` is a false-alarm rate to report beside 0.01 and 0.05. ``adapt``: images whose size or colour a model
     refuses are converted, and the report says so.
     """
@@ -22,6 +23,7 @@ class EvaluationParameters(BaseModel):
     corruptions: bool = Field(False, description="Also against the normal images with graded faults.")
     images: int = Field(10_000, ge=40, le=100_000, description="Most images of a set, evenly spread over it.")
     alpha: float | None = Field(None, gt=0, lt=1, description="A false-alarm rate to report beside 0.01 and 0.05.")
+    thorough: bool = Field(False, description="Also the combined score with gradients, which takes far longer.")
     adapt: bool = Field(False, description="Convert size and colour where the model would refuse an image.")
 
     @model_validator(mode="after")

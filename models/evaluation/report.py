@@ -13,7 +13,7 @@ from models.evaluation.svg import histogram_chart, legend, roc_chart
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What a browser may do with the report, whatever a name in it tries."""
-HEADLINE = ("combined", "family", "baseline")
+HEADLINE = ("combined", "thorough", "family", "baseline")
 """Families of scores that stand in the tables that are always open."""
 PERCENT = 100
 

@@ -36,7 +36,7 @@ class Column(_Part):
 
     name: str
     label: str
-    family: Literal["combined", "family", "whole-image", "local", "baseline"]
+    family: Literal["combined", "thorough", "family", "whole-image", "local", "baseline"]
     false_alarms: list[FalseAlarms]
 
 

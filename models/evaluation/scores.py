@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from models.scoring.scorer import Scorer
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
-Family = Literal["combined", "family", "whole-image", "local", "baseline"]
+Family = Literal["combined", "thorough", "family", "whole-image", "local", "baseline"]
 
 COMBINED = "combined"
 
@@ -37,11 +37,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave."""
+    """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave.
+
+    ``with_gradients``: the same evidence with what a backward pass adds, where one was made.
+    """
 
     images: Images
     likelihoods: Sequence[Likelihood]
     evidence: Evidence
+    with_gradients: Evidence | None = None
 
     @property
     def log_likelihoods(self) -> Array:
@@ -89,14 +93,20 @@ class Scored:
 
 
 class Scores:
-    """Computes all scores of images by one pass of a model. Not thread-safe, as its scorer."""
+    """Computes all scores of images by one pass of a model, two with ``thorough``. Not thread-safe, as its scorer.
 
-    def __init__(self, scorer: Scorer, baselines: Baselines) -> None:
+    Raises ``NotThorough`` where the calibration has no gradients.
+    """
+
+    def __init__(self, scorer: Scorer, baselines: Baselines, thorough: bool = False) -> None:
         calibration = scorer.calibration
+        calibration.check_alpha(None, thorough)
         self._scorer = scorer
+        self._thorough = thorough
         # Another score of the service, when it has one, is another group here.
         self._groups = (
             combined(calibration),
+            *([with_gradients(calibration)] if thorough else []),
             families(calibration),
             whole_image(calibration, scorer.statistics),
             local(calibration),
@@ -110,7 +120,7 @@ class Scores:
 
     def __call__(self, images: Images) -> Scored:
         """Return the scores of images ``(N, C, H, W)``."""
-        kept, batch = look_at(self._scorer, images)
+        kept, batch = look_at(self._scorer, images, self._thorough)
         if batch is None:
             return Scored(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
         values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
@@ -118,20 +128,41 @@ class Scores:
         return Scored(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
 
 
-def look_at(scorer: Scorer, images: Images) -> tuple[NDArray[np.int64], Batch | None]:
+def look_at(scorer: Scorer, images: Images, thorough: bool = False) -> tuple[NDArray[np.int64], Batch | None]:
     """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
-    found = scorer.score_each(images)
+    found = scorer.score_each(images, thorough=thorough)
     good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
     likelihoods = [one for _, one in good]
     evidence = [one.evidence for one in likelihoods if one.evidence is not None]
-    return kept, Batch(images[kept], likelihoods, Evidence.join(evidence)) if evidence else None
+    if not evidence:
+        return kept, None
+    together = Evidence.join(evidence)
+    plain = replace(together, gradients=None)
+    return kept, Batch(images[kept], likelihoods, plain, together if thorough else None)
 
 
 def combined(calibration: Calibration) -> Group:
     """Return T, the one number that verdicts are made of."""
     column = Column(COMBINED, "combined score T", "combined")
     return Group((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
+
+
+def with_gradients(calibration: Calibration) -> Group:
+    """Return T of all families and gradients together, and the surprise of the gradients, both in nats."""
+    columns = (
+        Column("thorough", "combined score with gradients", "thorough"),
+        Column("gradient-family", "family of gradients", "family"),
+    )
+
+    def compute(batch: Batch) -> Array:
+        if batch.with_gradients is None:
+            raise ValueError("these images were scored without a backward pass")
+        evidence = batch.with_gradients
+        gradients = _mean([fold.families(evidence)[:, -1] for fold in calibration.folds])
+        return np.stack([calibration.typical_statistics(evidence), gradients], 1)
+
+    return Group(columns, compute)
 
 
 def families(calibration: Calibration) -> Group:

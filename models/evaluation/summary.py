@@ -17,7 +17,7 @@ from models.evaluation.scores import COMBINED, Column, Scored
 
 Array: TypeAlias = NDArray[np.float64]
 
-DRAWN = ("combined", "family", "baseline")
+DRAWN = ("combined", "thorough", "family", "baseline")
 """Families of scores whose ROC curves are drawn."""
 
 

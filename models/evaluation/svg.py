@@ -10,7 +10,7 @@ from models.evaluation.schema import Curve, Histograms
 
 SIDE, WIDTH, HEIGHT = 320, 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 40
-DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2")
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 2", "3 1 1 1")
 """A line is told by its dashes as well as by its colour."""
 
 

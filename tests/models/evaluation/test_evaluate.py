@@ -161,6 +161,16 @@ def test_progress_counts_every_image_once(digits: Scorer, store: DatasetStore) -
     assert seen == sorted(seen)
 
 
+def test_gradients_are_compared_when_asked_and_change_nothing_else(digits: Scorer, store: DatasetStore) -> None:
+    found = evaluate(subject(digits, store, "digits", against=["few"], thorough=True))
+    plain = evaluate(subject(digits, store, "digits", against=["few"]))
+    names = [one.name for one in found.columns]
+    assert names[:3] == ["combined", "thorough", "gradient-family"]
+    results = {one.score: one for one in found.sets[0].results}
+    for one in plain.sets[0].results:
+        assert results[one.score] == one
+
+
 def test_what_makes_no_sense_is_refused(digits: Scorer, store: DatasetStore) -> None:
     manifest = digits.manifest
     for name, error in (("nothing", DatasetNotFound), ("few", DatasetUnfit), ("mixed", DatasetUnfit)):
