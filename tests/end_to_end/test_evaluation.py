@@ -93,7 +93,9 @@ def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[st
     assert pointer in [one["pointer"] for one in answer.json()["errors"]]
 
 
-def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(house: httpx.Client) -> None:
+def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(
+    house: httpx.Client, negatives: str
+) -> None:
     assert upload(house, "all-sizes", ("a.zip", zipped(mixed()))).status_code == 201
     against = {"against": ["all-sizes"]}
     refused = house.post("/v1/jobs", json=BODY | {"parameters": against})
@@ -111,6 +113,11 @@ def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(h
     )
     assert own.status_code == 422
     assert "upload held-out images" in own.json()["detail"]
+    # So few images are calibrated in folds.
+    body = BODY | {"model": "own", "parameters": {"against": [negatives], "images": 40}}
+    done = await_job(house, house.post("/v1/jobs", json=body).json()["id"], "succeeded")
+    report = EvaluationReport.model_validate_json(house.get(done["links"]["result"]).content)
+    assert any("cross-conformal" in note for note in report.notes)
 
 
 def test_the_command_line_answers_the_same_here_and_there(home: Path, house: httpx.Client, negatives: str) -> None:
