@@ -35,6 +35,14 @@ class ModelNotFound(ModelsError):
     status = 404
 
 
+class CalibrationNotFound(ModelsError):
+    """No calibration of this number of a model version."""
+
+    slug = "calibration-not-found"
+    title = "No such calibration"
+    status = 404
+
+
 class InvalidName(ModelsError):
     """A name that is not ``[a-z0-9][a-z0-9._-]{0,63}``."""
 

@@ -31,7 +31,7 @@ class StopReason(StrEnum):
     PREEMPT = "p"
 
 
-MODULES: dict[JobType, str] = {"train": "worker.train", "score": "worker.score"}
+MODULES: dict[JobType, str] = {"train": "worker.train", "score": "worker.score", "calibrate": "worker.calibrate"}
 
 Command = Callable[[Path, JobType], list[str]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,8 @@ from models.anomaly.calibration import Calibration
 from models.anomaly.cells import grid_shape
 from models.anomaly.fit import Reference, fit_cross, fit_split
 from models.anomaly.reference import look_at
+from models.anomaly.reference_images import ImageRows, ReferenceImages
 from models.anomaly.whole_image import statistic_names
-from models.datasets import Images
 from models.manifest import CalibrationSummary
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
@@ -21,20 +20,6 @@ from models.scoring.likelihood import score_images
 
 Progress = Callable[[str, int, int], None]
 """Is told of work: the part, images done, images in it."""
-
-
-@dataclass(frozen=True)
-class ReferenceImages:
-    """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
-
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty.
-    """
-
-    dataset: str
-    digest: str
-    statistics: Images
-    calibration: Images
-    folds: NDArray[np.int8] | None = None
 
 
 def calibrate(
@@ -52,7 +37,7 @@ def calibrate(
     names = statistic_names(frozen)
     grid = grid_shape(*frozen.image_shape[1:]) if frozen.has_places else None
 
-    def look(part: str, images: Images) -> Reference:
+    def look(part: str, images: ImageRows) -> Reference:
         return look_at(engine, frozen, weights_digest, images, lambda done: progress(part, done, len(images)))
 
     statistics = look("statistics", reference.statistics)
