@@ -10,7 +10,7 @@ import typer
 from app.commands.common import USAGE, fail, settings
 from app.commands.datasets import datasets
 from app.commands.jobs import jobs
-from app.commands.listings import models
+from app.commands.models import models
 from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
@@ -81,7 +81,7 @@ def _set(**options: str | int | None) -> None:
 cli.command()(train)
 cli.command()(score)
 cli.command()(sample)
-cli.command()(models)
+cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
 

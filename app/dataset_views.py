@@ -65,7 +65,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raises a 409 problem while a job that is not over trains on a dataset; `BrokerDown` where nobody can tell."""
+    """Raises a 409 problem while a job that is not over uses a dataset; `BrokerDown` where nobody can tell."""
     for status in Status:
         if status in TERMINAL:
             continue
@@ -78,7 +78,7 @@ def refuse_used(name: str, jobs: JobStore) -> None:
                         409,
                         "dataset-in-use",
                         "The dataset is in use",
-                        f"job {job.id} is {status.value} and trains on {name}; cancel it first or wait for its end",
+                        f"job {job.id} is {status.value} and uses {name}; cancel it first or wait for its end",
                         extensions={"job": job.id},
                     )
             cursor = page.next

@@ -22,7 +22,7 @@ PREPARING_S = 5.0
 """Time between two words on the preparation of a dataset's images."""
 
 
-def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Calibrates and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     import torch
 

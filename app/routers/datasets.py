@@ -123,7 +123,7 @@ def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_dataset(name: DatasetName, house: InHouse) -> None:
-    """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over trains on it.
+    """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over uses it.
 
     Models that were trained on it stay.
     """
