@@ -215,8 +215,8 @@ class JobRequest(BaseModel):
     model: str = Field(
         pattern=REF,
         description="train: name that the model is registered under, a new version if it exists. "
-        "score, calibrate: the model, `name`, `name:3` or `name@champion`; version and, to score, calibration are fixed "
-        "when the job is queued.",
+        "score, calibrate: the model, `name`, `name:3` or `name@champion`; version (score: and calibration) are "
+        "fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the architecture.")
     parameters: dict[str, Any] = Field(

@@ -7,7 +7,6 @@ from typing import Any
 
 from app.commands.common import Json, Key, Url, errors_for_people, print_json, settings
 
-
 SHOWN_ALPHA = 0.01
 """The false-alarm rate that tables give advice for; JSON has several."""
 
