@@ -49,5 +49,7 @@ def check_calibration(request: JobRequest, house: House) -> str:
         known = ", ".join(dataset_names(house.settings.data_dir, house.datasets))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     except DatasetUnfit as error:
-        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {error.detail}") from error
+        # What a training is advised to choose instead, a model that is trained cannot.
+        reason = error.detail.partition("; set ")[0]
+        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {reason}") from error
     return f"{model}:{version}"

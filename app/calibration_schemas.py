@@ -23,9 +23,9 @@ LINE: dict[str, Any] = {
         {"alpha": 0.001, "threshold": None, "images_needed": 2995},
         {"alpha": 0.005, "threshold": None, "images_needed": 598},
         {"alpha": 0.01, "threshold": 0.0024937655860349127, "images_needed": 299},
-        {"alpha": 0.02, "threshold": 0.0074812967581047385, "images_needed": 149},
-        {"alpha": 0.05, "threshold": 0.03241895261845387, "images_needed": 59},
-        {"alpha": 0.1, "threshold": 0.0773067331670823, "images_needed": 29},
+        {"alpha": 0.02, "threshold": 0.00997506234413965, "images_needed": 149},
+        {"alpha": 0.05, "threshold": 0.032418952618453865, "images_needed": 59},
+        {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
     ],
     "problem": None,
 }

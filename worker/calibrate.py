@@ -38,10 +38,17 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
     fence.require()
 
-    def go_on() -> None:
-        fence.check_now_and_then()
+    def check_stop() -> None:
         if stop.is_set():
             raise Interrupted("asked to stop while calibrating; another attempt starts again")
+
+    def go_on() -> None:
+        fence.check_now_and_then()
+        check_stop()
+
+    def admit() -> None:
+        check_stop()
+        fence.require()
 
     registry = Registry(settings.registry_dir)
     name, version = registry.locate(parse_ref(spec.model))
@@ -62,7 +69,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             summary,
             job=spec.id,
             activate=spec.parameters.get("activate", True),
-            admit=fence.require,
+            admit=admit,
         )
     smallest = calibrations.record(number).summary.smallest_p
     made = {"model": name, "version": version, "ref": f"{name}:{version}"}
