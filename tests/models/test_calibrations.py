@@ -15,10 +15,11 @@ import pytest
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.reference_images import EvenlySpaced, as_seen, check_summary, reference_of
+from models.bulk.plan import BulkPlan, join_plan, open_plan
 from models.calibrations import ARRAYS, CHOICE, RECORD, Calibrations
 from models.datasets import Dataset, load_dataset, summarize
 from models.manifest import CalibrationSummary
-from models.problems import ArtifactError, CalibrationNotFound, DatasetUnfit
+from models.problems import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
 from models.registry import Registry
 from models.scoring.scorer import Scorer
 from tests.models.helpers import real_images
@@ -284,6 +285,17 @@ def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
     evidence = scorer.score(255 - real_images(40))[-1].evidence
     assert evidence is not None
     assert 0 < calibration.p_values(evidence)[0] <= 1
+
+
+def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
+    plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4, calibration=1)
+    open_plan(tmp_path, plan).part_path(0).write_bytes(b"scored")
+    assert open_plan(tmp_path, plan).missing() == []
+    other = plan.model_copy(update={"calibration": 2})
+    with pytest.raises(PlanDiffers):
+        join_plan(tmp_path, other)
+    assert open_plan(tmp_path, other).missing() == [0]
+    assert other.metadata["snf.calibration"] == "2"
 
 
 @pytest.mark.parametrize("alpha", ADVICE_ALPHAS)
