@@ -19,6 +19,7 @@ EXAMPLE: dict[str, Any] = {
     "statistics": 120,
     "calibration": 120,
     "test": 0,
+    "folds": 0,
     "smallest": [640, 480],
     "largest": [4032, 3024],
     "bytes": 731906048,
@@ -37,9 +38,16 @@ class DatasetEntry(Answer):
         description="Channels, height, width of what a model is trained on, unless its parameters say otherwise."
     )
     train: int = Field(description="Images that fit the flow.")
-    statistics: int = Field(description="Images that select the model and fit the anomaly statistics.")
-    calibration: int = Field(description="Images that give p-values.")
+    statistics: int = Field(
+        description="Images that select the model and fit the anomaly statistics; where there are folds, the reference "
+        "images that give p-values, too."
+    )
+    calibration: int = Field(description="Images that give p-values alone; 0 where there are folds.")
     test: int = Field(description="Images that only evaluation sees.")
+    folds: int = Field(
+        description="Fewer than 400 uploaded images have no calibration part: so many folds of `statistics` serve both "
+        "by cross-conformal prediction. Else 0."
+    )
     smallest: list[int] = Field(description="Smallest width and smallest height of the images as they came.")
     largest: list[int] = Field(description="Largest width and largest height of the images as they came.")
     bytes: int = Field(description="Size of the originals.")
@@ -89,6 +97,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
         "statistics": 120,
         "calibration": 120,
         "groups": {},
+        "folds": [],
     },
     "notes": ["1 files were left out"],
 }

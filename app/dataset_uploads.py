@@ -18,11 +18,10 @@ from app.dataset_form import DatasetForm
 from app.problems import Problem, draining
 from app.upload_folders import UploadFolders, note_target
 from models.datasets import DatasetStore
-from models.datasets.builtin import NAMES
 from models.datasets.limits import Room
 from models.datasets.report import DatasetReport
 from models.datasets.store import RESERVE
-from models.problems import DatasetTaken, StorageFull
+from models.problems import StorageFull
 from worker.settings import Settings
 
 PIECE = 2**20
@@ -80,7 +79,8 @@ class DatasetUploads:
                 self._check_size(declared)
                 room.require(declared)
                 kind = request.headers.get("content-type")
-                with closing(DatasetForm(kind, folder, self._check_name, room.take)) as form:
+                # The name is looked at again when all has arrived; here it spares a long upload in vain.
+                with closing(DatasetForm(kind, folder, self._store.check_free, room.take)) as form:
                     for piece in self._pieces(request):
                         form.write(piece)
                     name, sources = form.finish()
@@ -94,11 +94,6 @@ class DatasetUploads:
     def _check_size(self, size: int) -> None:
         if size > self._settings.max_dataset_bytes:
             raise BodyTooLarge(self._settings.max_dataset_bytes)
-
-    def _check_name(self, name: str) -> None:
-        # Looked at again when all has arrived; here it spares a long upload in vain.
-        if name in NAMES or name in self._store.names():
-            raise DatasetTaken(f"there is a dataset {name!r} already; choose another name or delete it first")
 
     def _pieces(self, request: Request) -> Iterator[bytes]:
         body = _Body(request, self._draining)

@@ -89,12 +89,19 @@ def refuse_used(name: str, jobs: JobStore) -> None:
 def _entry(name: str, summary: DatasetSummary, **more: object) -> DatasetEntry:
     parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
     return DatasetEntry.model_validate(
-        {"name": name, "images": sum(parts.values()), "image_shape": list(summary.image_shape), **parts, **more}
+        {
+            "name": name,
+            "images": sum(parts.values()),
+            "image_shape": list(summary.image_shape),
+            **parts,
+            "folds": summary.folds,
+            **more,
+        }
     )
 
 
 def _unusable(name: str, reason: str) -> DatasetEntry:
-    counts = dict.fromkeys(("images", "train", "statistics", "calibration", "test", "bytes"), 0)
+    counts = dict.fromkeys(("images", "train", "statistics", "calibration", "test", "folds", "bytes"), 0)
     return DatasetEntry(
         name=name,
         origin="built-in" if name in NAMES else "stored",

@@ -80,6 +80,22 @@ class ItemError(Answer):
     detail: str
 
 
+class HeatMap(Answer):
+    """Where the log-likelihood comes from, and where that is unusual."""
+
+    png: str = Field(
+        description="The image in grey under its map, PNG, base64: red is less likely than usual, blue more."
+    )
+    npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw; `z`: the same in "
+        "deviations from the reference images at that pixel; `gradients`, with `detail=full`: norm of the gradient "
+        "with respect to the transformed pixels."
+    )
+    lowest_z: float
+    highest_z: float
+
+
 class ScoredImage(Answer):
     """One image's score. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
 
@@ -93,6 +109,7 @@ class ScoredImage(Answer):
     terms: list[Term] | None = None
     anomaly: Anomaly
     preprocessing: PreprocessingNote | None = None
+    heat_map: HeatMap | None = Field(None, description="With `explain=true`.")
 
 
 class FailedImage(Answer):
@@ -131,13 +148,36 @@ SCORED_DIGIT: dict[str, Any] = {
                 {"scale": 2, "log_prior": -564.8021776041618, "log_det": 501.9943987747183},
             ],
             "anomaly": {
-                "p_value": 0.4963007398520296,
-                "score": 0.3042550773849567,
+                "p_value": 0.9696060787842431,
+                "score": 0.01340467043214341,
                 "is_anomaly": False,
                 "alpha": 0.01,
-                "statistic": 0.6289753523437229,
-                "smallest_p": 0.0003999200159968006,
-                "reasons": [{"feature": "log_likelihood", "z": 0.6289753523437229}],
+                "statistic": 0.15128549366396826,
+                "extrapolated": False,
+                "smallest_p": 0.0001999600079984003,
+                "reasons": [
+                    {
+                        "feature": "region",
+                        "z": 2.272150855854165,
+                        "share": 0.5088546893267173,
+                        "text": "rows 18-25, columns 8-15: plainer than its surroundings suggest",
+                        "box": [8, 18, 16, 26],
+                    },
+                    {
+                        "feature": "reconstruction-2",
+                        "z": 1.2610127191879008,
+                        "share": 0.14606497058337667,
+                        "text": "channels combine unusually at scale 2",
+                        "box": None,
+                    },
+                    {
+                        "feature": "vertical-1",
+                        "z": -1.393819336959264,
+                        "share": 0.1355158407195017,
+                        "text": "alternates along columns at scale 1",
+                        "box": None,
+                    },
+                ],
             },
             "preprocessing": {
                 "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",

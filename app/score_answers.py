@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from app import schemas
 from app.fdr import q_values
+from app.heat_map_answer import heat_map_answer
 from app.intake import FIELD, Item
 from app.problems import FieldProblem, Problem
 from app.serving import Loaded
@@ -17,21 +18,36 @@ from models.provenance import provenance_warning
 
 if TYPE_CHECKING:
     from models.anomaly.calibration import Anomaly
+    from models.anomaly.heat_map import HeatMap
     from models.scoring.likelihood import Likelihood
     from models.scoring.scorer import Scorer
 
-Outcome: TypeAlias = "tuple[Likelihood, Anomaly] | ScoreNotFinite"
+
+class Scored(NamedTuple):
+    """What is known of one image that was scored."""
+
+    likelihood: Likelihood
+    verdict: Anomaly
+    heat_map: HeatMap | None = None
+
+
+Outcome: TypeAlias = Scored | ScoreNotFinite
 
 
 def outcomes(
-    scorer: Scorer, indices: Sequence[int], found: Sequence[Likelihood | ScoreNotFinite], alpha: float | None
+    scorer: Scorer,
+    indices: Sequence[int],
+    found: Sequence[Likelihood | ScoreNotFinite],
+    alpha: float | None,
+    heat_maps: Sequence[HeatMap] | None = None,
 ) -> dict[int, Outcome]:
-    """Likelihoods and verdicts by the index of their image; an image without a likelihood has its error."""
+    """What is known of each image by its index; an image without a likelihood has its error."""
+    maps: Sequence[HeatMap | None] = heat_maps or [None] * len(found)
     good = [one for one in found if not isinstance(one, ScoreNotFinite)]
     verdicts = iter(scorer.anomalies(good, alpha))
     return {
-        index: one if isinstance(one, ScoreNotFinite) else (one, next(verdicts))
-        for index, one in zip(indices, found, strict=True)
+        index: one if isinstance(one, ScoreNotFinite) else Scored(one, next(verdicts), heat_map)
+        for index, one, heat_map in zip(indices, found, maps, strict=True)
     }
 
 
@@ -41,11 +57,10 @@ def answer(
     scored: dict[int, Outcome],
     *,
     fdr: bool,
-    full: bool,
 ) -> schemas.Scores:
     """The answer to a scoring request; raises a 422 problem when no image was scored."""
-    results = [one_result(index, item, scored.get(index), loaded, full=full) for index, item in enumerate(items)]
-    verdicts = {index: one[1] for index, one in scored.items() if not isinstance(one, ScoreNotFinite)}
+    results = [one_result(index, item, scored.get(index), loaded) for index, item in enumerate(items)]
+    verdicts = {index: one.verdict for index, one in scored.items() if not isinstance(one, ScoreNotFinite)}
     if not verdicts:
         raise _none_scored(results)
     content: dict[str, Any] = {
@@ -63,7 +78,7 @@ def answer(
 
 
 def one_result(
-    index: int, item: Item, found: Outcome | None, loaded: Loaded, *, full: bool
+    index: int, item: Item, found: Outcome | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
     """One image's place in `results`; `found` is absent for an image that could not be decoded."""
     if isinstance(item.image, ImageError):
@@ -71,12 +86,11 @@ def one_result(
     assert found is not None
     if isinstance(found, ScoreNotFinite):
         return _failed(index, item, found)
-    return _scored(index, item, item.image, *found, loaded, full)
+    return _scored(index, item, item.image, found, loaded)
 
 
-def _scored(
-    index: int, item: Item, image: DecodedImage, likelihood: Likelihood, verdict: Anomaly, loaded: Loaded, full: bool
-) -> schemas.ScoredImage:
+def _scored(index: int, item: Item, image: DecodedImage, found: Scored, loaded: Loaded) -> schemas.ScoredImage:
+    likelihood, verdict, heat_map = found
     content: dict[str, Any] = {
         "index": index,
         "filename": item.filename,
@@ -93,21 +107,20 @@ def _scored(
         "statistic": verdict.statistic,
         "extrapolated": verdict.extrapolated,
         "smallest_p": verdict.smallest_p,
+        "reasons": [schemas.Reason.model_validate(asdict(reason)) for reason in verdict.reasons],
     }
     if likelihood.draws is not None:
         d = likelihood.draws
         content["draws"] = schemas.Draws(k=d.k, mean=d.mean, standard_error=d.standard_error, iw_bound=d.iw_bound)
-    if full:
-        content["terms"] = [
-            schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms
-        ]
-        anomaly["reasons"] = [schemas.Reason.model_validate(asdict(reason)) for reason in verdict.reasons]
-        content["preprocessing"] = schemas.PreprocessingNote(
-            id=loaded.scorer.preprocessing.id,
-            resized=image.resized,
-            converted=image.converted,
-            warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
-        )
+    if heat_map is not None:
+        content["heat_map"] = heat_map_answer(image.pixels, heat_map)
+    content["terms"] = [schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms]
+    content["preprocessing"] = schemas.PreprocessingNote(
+        id=loaded.scorer.preprocessing.id,
+        resized=image.resized,
+        converted=image.converted,
+        warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
+    )
     return schemas.ScoredImage(**content, anomaly=schemas.Anomaly(**anomaly))
 
 

@@ -15,10 +15,12 @@ def note_scores(
     house: House, loaded: Loaded, source: str | None, items: Sequence[Item], scored: Mapping[int, Outcome]
 ) -> None:
     """Counts the images and takes the p-values of those that were scored into the windows of drift."""
-    verdicts = [one[1] for one in scored.values() if not isinstance(one, ScoreNotFinite)]
+    verdicts = [one.verdict for one in scored.values() if not isinstance(one, ScoreNotFinite)]
     errors = [one.slug for one in scored.values() if isinstance(one, ScoreNotFinite)]
     errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
     flagged = sum(verdict.is_anomaly for verdict in verdicts)
     house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
     house.metrics.count_image_errors(errors)
-    house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])
+    # Thorough verdicts rest on fewer calibration images, and would look like drift among the others.
+    usual = [verdict.p_value for verdict in verdicts if verdict.smallest_p == loaded.scorer.smallest_p]
+    house.drift.record(loaded, source, usual)

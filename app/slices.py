@@ -9,6 +9,7 @@ from app.lane import Ticket
 from models.problems import ScoreNotFinite
 
 if TYPE_CHECKING:
+    from models.anomaly.heat_map import HeatMap
     from models.scoring.likelihood import Likelihood
     from models.scoring.scorer import Scorer
 
@@ -16,11 +17,22 @@ SLICE = 64
 """Draws computed between two looks at the deadline, unless one image has more; results do not depend on it."""
 
 
-def score_in_slices(scorer: Scorer, pixels: Pixels, draws: int, ticket: Ticket) -> list[Likelihood | ScoreNotFinite]:
+def score_in_slices(
+    scorer: Scorer, pixels: Pixels, draws: int, ticket: Ticket, *, thorough: bool = False
+) -> list[Likelihood | ScoreNotFinite]:
     """The likelihoods of images (N, C, H, W); raises `Abandoned` between two slices when nobody waits."""
     found: list[Likelihood | ScoreNotFinite] = []
     step = max(1, SLICE // draws)
     for start in range(0, len(pixels), step):
         ticket.check()
-        found += scorer.score_each(pixels[start : start + step], draws=draws)
+        found += scorer.score_each(pixels[start : start + step], draws=draws, thorough=thorough)
+    return found
+
+
+def explain_in_slices(scorer: Scorer, pixels: Pixels, ticket: Ticket, *, gradients: bool) -> list[HeatMap]:
+    """The heat maps of images (N, C, H, W); raises `Abandoned` between two slices, and `NoPlaces`."""
+    found: list[HeatMap] = []
+    for start in range(0, len(pixels), SLICE):
+        ticket.check()
+        found += scorer.heat_maps(pixels[start : start + SLICE], gradients=gradients)
     return found

@@ -19,9 +19,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 
 from app.drift_windows import CALM
+from models.anomaly.conformal import p_values as conformal_p_values
+from models.anomaly.conformal import smallest_p
 from models.anomaly.drift import drift_test
 from models.files import write_atomically
-from models.scoring.calibration import Calibration
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (1e-3, 1e-4, 1e-5)
@@ -31,9 +32,9 @@ EVERY = 25
 
 def starts(generator: np.random.Generator, calibration_images: int, window: int) -> Counter[float]:
     """Alarms that start in one stream, by threshold."""
-    calibration = Calibration(np.zeros(1), generator.normal(size=calibration_images))
-    p_values = np.array([calibration.p_value(float(value)) for value in generator.normal(size=STREAM + window)])
-    smallest = calibration.smallest_p
+    reference = np.sort(generator.normal(size=calibration_images))
+    p_values = conformal_p_values([reference], [generator.normal(size=STREAM + window)])
+    smallest = smallest_p(calibration_images)
     found: Counter[float] = Counter()
     lasting: set[float] = set()
     for recent in sliding_window_view(p_values, window)[::EVERY]:

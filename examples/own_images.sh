@@ -58,7 +58,7 @@ echo "1. Upload $folder as dataset $name"
 # COPYFILE_DISABLE: without it, tar on macOS adds a file of its own to each.
 COPYFILE_DISABLE=1 tar -C "$folder" -cf "$work/images.tar" .
 call --form "name=$name" --form "file=@$work/images.tar" "$url/v1/datasets"
-echo "   $(value images) images ($(value train) train, $(value statistics) statistics, $(value calibration) calibration)"
+echo "   $(value images) images ($(value train) train, $(value statistics) statistics, $(value calibration) calibration, $(value folds) folds)"
 echo "   a model gets $(value image_shape) (channels, height, width)"
 echo "   rejected: $(value rejected) $(value rejected_by), formats: $(value formats)"
 echo "   notes: $(value notes)"

@@ -53,17 +53,33 @@ Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the
 
 ## Calibration
 
-p-values are two-sided and conformal over {manifest.calibration.calibration_images} held-out images
-(smallest attainable {manifest.calibration.smallest_p:.2g}); {manifest.calibration.statistics_images} others give
-location and spread.
+{_calibration(manifest)}
 
 ## Limits
 
-- The p-value holds for images drawn like the calibration images. It tells how unusual the log-likelihood is, in either
-  direction; a strange image can still have a usual log-likelihood.
+- The p-value holds for images drawn like the calibration images: other cameras, lighting or preprocessing want a
+  calibration of their own.
+- It sees what differs in statistics of the whole image and in regions against their surroundings: wrong parts, light,
+  focus, noise, missing or foreign patches. Finer faults and other objects of the same kind of texture are hard for a
+  density of pixels.
 - Small models on small data: for deciding on pixels like these, not on meaning.
 - The log-likelihood is a density over [0, 256)^D, not a probability, and compares only between images of one size.
 """
+
+
+def _calibration(manifest: Manifest) -> str:
+    calibration = manifest.calibration
+    how = f"for the {calibration.engine} engine in {calibration.precision}, on {calibration.dataset}"
+    smallest = f"smallest attainable {calibration.smallest_p:.2g}"
+    if calibration.folds > 1:
+        return (
+            f"p-values are cross-conformal over {calibration.calibration_images} held-out images ({smallest}) in\n"
+            f"{calibration.folds} folds, each judged by statistics fitted to the other folds; {how}."
+        )
+    return (
+        f"p-values are conformal over {calibration.calibration_images} held-out images ({smallest});\n"
+        f"the statistics were fitted to {calibration.statistics_images} others; {how}."
+    )
 
 
 def _images(manifest: Manifest) -> str:
@@ -80,9 +96,23 @@ def _images(manifest: Manifest) -> str:
     )
 
 
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.calibration
+    smallest = f"smallest attainable {found.smallest_p:.2g}"
+    if found.folds > 1:
+        return (
+            f"p-values are cross-conformal over {found.calibration_images} reference images that trained nothing\n"
+            f"({smallest}): each of {found.folds} folds is judged by what the others give."
+        )
+    return (
+        f"p-values are conformal over {found.calibration_images} held-out images\n"
+        f"({smallest}); {found.statistics_images} others give\nwhat they are compared by."
+    )
+
+
 def _split(manifest: Manifest) -> str:
     split = manifest.training.split
     if split is None:
         return "not recorded"
     seed = "" if split.seed is None else f", seed {split.seed}"
-    return f"{split.train}/{split.statistics}/{split.calibration} {split.rule}{seed}: {split.reason}"
+    return f"{split.parts} {split.rule}{seed}: {split.reason}"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -24,12 +25,23 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: temporary file beside it, fsync, rename, fsync of the folder."""
+    """Write ``content`` to ``path``, whole or not at all (:func:`new_file`)."""
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file, open for writing, that becomes ``path`` when the block ends well.
+
+    It lies beside ``path``, replaces what is there, and is durable then: fsync, rename, fsync of the folder. A block
+    that raises leaves ``path`` as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -178,6 +178,22 @@ class NoLearnedInverse(ModelsError):
     status = 422
 
 
+class NotThorough(ModelsError):
+    """A verdict with gradients was asked of a calibration that has none."""
+
+    slug = "detail-unsupported"
+    title = "This model has no thorough verdict"
+    status = 422
+
+
+class NoPlaces(ModelsError):
+    """A heat map was asked of a flow that mixes all pixels at once."""
+
+    slug = "explain-unsupported"
+    title = "This model has no heat map"
+    status = 422
+
+
 class ScoreNotFinite(ModelsError):
     """The flow gave a likelihood that is not a finite number."""
 

@@ -46,7 +46,10 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """How a dataset's images were shared out: by which rule and why, how many each part has, whose groups."""
+    """How a dataset's images were shared out: by which rule and why, how many each part has, whose groups.
+
+    Where there are ``folds``, there is no calibration part: ``statistics`` is the reference part that serves both.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +60,20 @@ class Split(BaseModel):
     statistics: int
     calibration: int
     groups: dict[str, list[str]] = Field({}, description="Groups of a part, the first 100 by name.")
+    folds: list[int] = Field(
+        [], description="Images of each fold of `statistics` where there are too few for a calibration part, else none."
+    )
+
+    @property
+    def parts(self) -> str:
+        """The sizes of the parts in words.
+
+        >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
+        '60 training/40 reference in 5 folds'
+        """
+        if self.folds:
+            return f"{self.train} training/{self.statistics} reference in {len(self.folds)} folds"
+        return f"{self.train} training/{self.statistics} statistics/{self.calibration} calibration"
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:

@@ -26,6 +26,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     """Calibrates and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     import torch
 
+    from models.anomaly.calibrate import looks_at_images
     from models.anomaly.calibration_file import calibration_bytes
     from models.anomaly.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
@@ -63,7 +64,8 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             spec.dataset, settings.data_dir, datasets, as_seen(scorer.preprocessing), prepared.progress
         )
         reference = reference_of(dataset, scorer.manifest)
-        calibration, summary = scorer.calibrate(reference, _Reports(len(reference), events, go_on).progress)
+        reports = _Reports(looks_at_images(reference), events, go_on)
+        calibration, summary = scorer.calibrate(reference, reports.progress)
         number = calibrations.publish(
             calibration_bytes(calibration),
             summary,
@@ -93,7 +95,7 @@ class _Preparation:
 
 
 class _Reports:
-    """Says how many images are scored, at most twice a second and at the end."""
+    """Says how many looks at images are done, forwards and backwards, at most twice a second and at the end."""
 
     def __init__(self, total: int, events: EventLog, go_on: Callable[[], None]) -> None:
         self._total = total

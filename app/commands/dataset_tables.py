@@ -22,12 +22,12 @@ def print_datasets(found: list[dict[str, Any]]) -> None:
             one["origin"],
             _shape(one["image_shape"]),
             str(one["images"]),
-            "/".join(str(one[part]) for part in PARTS),
+            _parts(one),
             _bytes(one["bytes"]),
         )
         for one in good
     ]
-    _table(None, ("name", "origin", "image", "images", "train/stat./cal./test", "size"), rows)
+    _table(None, ("name", "origin", "image", "images", "shared out", "size"), rows)
     for one in found:
         if one["problem"] is not None:
             typer.echo(f"snf: {one['name']} cannot be used: {one['problem']}", err=True)
@@ -38,7 +38,7 @@ def print_report(found: dict[str, Any]) -> None:
     report = found["report"]
     rows = [
         ("images", str(found["images"])),
-        ("shared out", " / ".join(f"{found[part]} {part}" for part in PARTS if found[part])),
+        ("shared out", _parts(found)),
         ("sizes", _range(found["smallest"], found["largest"])),
         ("a model gets", f"{_shape(found['image_shape'])} (channels, height, width), unless told otherwise"),
         ("originals", _bytes(found["bytes"])),
@@ -71,6 +71,13 @@ def _some(first: str, second: str, rows: list[tuple[str, str]], total: int | Non
     more = (total or len(rows)) - SHOWN
     if more > 0:
         _print(f"  and {more} more; --json has them, up to 100")
+
+
+def _parts(one: dict[str, Any]) -> str:
+    counts = {part: one[part] for part in PARTS if one[part]}
+    if one["folds"]:
+        counts[f"reference in {one['folds']} folds"] = counts.pop("statistics")
+    return " / ".join(f"{count} {part}" for part, count in counts.items())
 
 
 def _range(smallest: list[int], largest: list[int]) -> str:

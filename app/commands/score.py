@@ -152,7 +152,7 @@ def _score_batch(loaded: Loaded, batch: list[Path], alpha: float | None, draws: 
     if pixels is not None:
         scored = outcomes(loaded.scorer, indices, loaded.scorer.score_each(pixels, draws=draws), alpha)
     return [
-        one_result(index, item, scored.get(index), loaded, full=True).model_dump(exclude_unset=True)
+        one_result(index, item, scored.get(index), loaded).model_dump(exclude_unset=True)
         for index, item in enumerate(items)
     ]
 

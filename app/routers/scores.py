@@ -24,12 +24,12 @@ from app.intake import (
     too_many,
 )
 from app.lane import Ticket
-from app.problems import Problem, invalid, responses
+from app.problems import invalid, responses
 from app.score_answers import Outcome, answer, outcomes
 from app.score_notes import note_scores
 from app.serving import Loaded
-from app.slices import score_in_slices
-from models.problems import AlphaUnattainable, ScoreNotFinite
+from app.slices import explain_in_slices, score_in_slices
+from models.problems import ScoreNotFinite
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -56,6 +56,12 @@ _BODY = {
 }
 
 
+BACKWARD_PASSES = 3
+"""What a backward pass costs, in forward ones."""
+MAX_EXPLAINED = 64
+"""Images of a request that wants heat maps: each is an array and a picture in the answer."""
+
+
 class ScoreQuery(BaseModel):
     """The query of a scoring request; unknown parameters are refused."""
 
@@ -66,11 +72,20 @@ class ScoreQuery(BaseModel):
     )
     draws: int = Field(1, ge=1, le=256, description="Dequantisation draws an image to average over.")
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
-    detail: Literal["basic", "full"] = Field("full", description="`basic` leaves out terms, reasons and preprocessing.")
-    explain: bool = Field(False, description="Heat maps. No model of this service has them yet: `true` is a 422.")
+    detail: Literal["basic", "full"] = Field(
+        "basic",
+        description="`full`: verdicts that also look at the gradients of the model's weights, several times slower.",
+    )
+    explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
         None, pattern=SOURCE, description="Where the images come from, a camera or a lot: drift is watched by source."
     )
+
+    @property
+    def passes(self) -> int:
+        """What an image costs, in forward passes."""
+        backward = BACKWARD_PASSES if self.detail == "full" else 0
+        return self.draws + backward + (1 + backward if self.explain else 0)
 
 
 @router.post(
@@ -94,21 +109,18 @@ async def score_images(
     The same image gives the same number alone, in any batch and in any order. One bad file never fails the
     others: the answer is 200 while at least one image was scored, and 422 when none was.
     """
+    # Every draw is a pass through the flow, so it is passes that the queue holds and that a request is limited in.
+    limit = min(house.settings.max_images_per_request, house.settings.queue_images // query.passes)
     if query.explain:
-        raise Problem(
-            422,
-            "explain-unsupported",
-            "Not supported by this model",
-            "the model has no heat map; reasons of a verdict are in `anomaly.reasons` without `explain`",
-        )
-    # Every draw is a pass through the flow, so it is draws that the queue holds and that a request is limited in.
-    limit = min(house.settings.max_images_per_request, house.settings.queue_images // query.draws)
+        limit = min(limit, MAX_EXPLAINED)
     if limit == 0:
         raise invalid("/query/draws", f"this service takes at most {house.settings.queue_images} draws at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
-        if query.alpha is not None:
-            _check_alpha(loaded, query.alpha)
+        # Before the work, so that what cannot be answered costs nothing.
+        loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
+        if query.explain:
+            loaded.scorer.require_places()
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
         items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
         if len(items) > limit:
@@ -120,20 +132,16 @@ async def score_images(
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
     note_scores(house, loaded, query.source, items, scored)
-    return answer(loaded, items, scored, fdr=query.fdr, full=query.detail == "full")
-
-
-def _check_alpha(loaded: Loaded, alpha: float) -> None:
-    # Before the work, so that a rate that cannot be attained costs nothing.
-    if alpha < loaded.scorer.smallest_p:
-        raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
+    return answer(loaded, items, scored, fdr=query.fdr)
 
 
 async def _score(
     house: House, loaded: Loaded, indices: list[int], pixels: Pixels, query: ScoreQuery
 ) -> dict[int, Outcome]:
     def work(ticket: Ticket) -> dict[int, Outcome]:
-        found = score_in_slices(loaded.scorer, pixels, query.draws, ticket)
-        return outcomes(loaded.scorer, indices, found, query.alpha)
+        full = query.detail == "full"
+        found = score_in_slices(loaded.scorer, pixels, query.draws, ticket, thorough=full)
+        maps = explain_in_slices(loaded.scorer, pixels, ticket, gradients=full) if query.explain else None
+        return outcomes(loaded.scorer, indices, found, query.alpha, maps)
 
-    return await house.lane.run(work, len(pixels) * query.draws)
+    return await house.lane.run(work, len(pixels) * query.passes)

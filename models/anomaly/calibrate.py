@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +11,38 @@ from numpy.typing import NDArray
 from models.anomaly.calibration import Calibration
 from models.anomaly.cells import grid_shape
 from models.anomaly.fit import Reference, fit_cross, fit_split
+from models.anomaly.gradient_looks import GradientLooks
+from models.anomaly.gradients import GradientProbe
 from models.anomaly.reference import look_at
 from models.anomaly.reference_images import ImageRows, ReferenceImages
 from models.anomaly.whole_image import statistic_names
+from models.flow import Flow
 from models.manifest import CalibrationSummary
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.likelihood import score_images
 
+FISHER_IMAGES = 500
+THOROUGH_IMAGES = 2000
+"""A backward pass costs several forward ones: so many images of each part are enough for verdicts with gradients."""
+NONE = np.zeros(0, dtype=np.float32)
+
 Progress = Callable[[str, int, int], None]
 """Is told of work: the part, images done, images in it."""
+
+
+def looks_at_images(reference: ReferenceImages) -> int:
+    """Return how many looks at images calibrating takes: what the parts that ``progress`` is told of add up to."""
+    statistics, calibration = len(reference.statistics), len(reference.calibration)
+    backwards = min(statistics, FISHER_IMAGES) + min(statistics, THOROUGH_IMAGES) + min(calibration, THOROUGH_IMAGES)
+    return statistics + calibration + backwards
 
 
 def calibrate(
     engine: Engine,
     frozen: FrozenFlow,
     weights_digest: str,
+    flow: Flow,
     reference: ReferenceImages,
     pinned: NDArray[np.uint8],
     progress: Progress,
@@ -38,16 +55,29 @@ def calibrate(
     grid = grid_shape(*frozen.image_shape[1:]) if frozen.has_places else None
 
     def look(part: str, images: ImageRows) -> Reference:
-        return look_at(engine, frozen, weights_digest, images, lambda done: progress(part, done, len(images)))
+        return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
 
+    def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
+        few = images[:THOROUGH_IMAGES]
+        return looks.features(few, fisher, told(f"{part}, gradients", len(few)))
+
+    def told(part: str, images: int) -> Callable[[int], None]:
+        return lambda done: progress(part, done, images)
+
+    looks = GradientLooks(GradientProbe(flow), weights_digest)
     statistics = look("statistics", reference.statistics)
+    few = reference.statistics[:FISHER_IMAGES]
+    fisher = looks.fisher(few, told("squared gradients", len(few)))
+    statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
     if reference.folds is not None:
         calibration = fit_cross(statistics, reference.folds, names, grid)
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = look("calibration", reference.calibration)
+        held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
         calibration = fit_split(statistics, held_out, names, grid)
         mean = held_out.log_likelihoods.mean()
+    calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
     summary = CalibrationSummary(

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from models.anomaly.cells import cell_side
 from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
 from models.anomaly.evidence import Evidence
-from models.anomaly.reasons import Reason, region_reason, statistic_reason
-from models.anomaly.statistic import SHARPNESS, Statistic
+from models.anomaly.gradient_family import GradientFamily
+from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.statistic import SHARPNESS, Statistic, merge
 from models.anomaly.whole_image import COMPLEXITY
-from models.problems import AlphaUnattainable
+from models.problems import AlphaUnattainable, NotThorough
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -47,11 +48,35 @@ class Anomaly:
 
 
 @dataclass(frozen=True)
+class Thorough:
+    """The family of gradients, and the sorted values T of all families together of the calibration images."""
+
+    gradients: GradientFamily
+    ordered: Array
+
+
+@dataclass(frozen=True)
 class Fold:
-    """A fitted statistic, and its sorted values T of calibration images that it was not fitted to."""
+    """A fitted statistic, and its sorted values T of calibration images that it was not fitted to.
+
+    ``thorough``: the same for evidence that has gradients; absent where a calibration does not offer it.
+    """
 
     statistic: Statistic
     ordered: Array
+    thorough: Thorough | None = None
+
+    def families(self, evidence: Evidence) -> Array:
+        """Return the surprise of each family, ``(N, families)``, that of gradients last where the evidence has them."""
+        found = self.statistic.families(evidence)
+        if evidence.gradients is None or self.thorough is None:
+            return found
+        gradients = self.thorough.gradients.surprise(evidence.gradients, evidence.whole[:, 0])
+        return np.concatenate([found, gradients[:, None]], axis=1)
+
+    def values(self, evidence: Evidence) -> Array:
+        """Return T of each image, ``(N,)`` in nats."""
+        return merge(self.families(evidence))
 
 
 @dataclass(frozen=True)
@@ -67,20 +92,36 @@ class Calibration:
     """The folds, one where the calibration images are a part of their own; and what pictures are drawn against.
 
     ``log_likelihoods``: of the reference images, sorted, in nats. ``pixels``: absent where a flow knows no places.
+    ``fisher``: the mean squared gradients of reference images, group after group, ``(P,)``.
     """
 
     folds: tuple[Fold, ...]
     log_likelihoods: Array
     pixels: MapReference | None
+    fisher: NDArray[np.float32] | None = None
+
+    def ordered(self, thorough: bool = False) -> list[Array]:
+        """Return the sorted T of the calibration images of each fold. Raises ``NotThorough``."""
+        if not thorough:
+            return [fold.ordered for fold in self.folds]
+        found = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
+        if not found:
+            raise NotThorough("its calibration was made without gradients; calibrate the model again for them")
+        return found
 
     @cached_property
     def images(self) -> int:
         """The number of calibration images."""
-        return sum(len(fold.ordered) for fold in self.folds)
+        return sum(map(len, self.ordered()))
+
+    @property
+    def is_thorough(self) -> bool:
+        """Whether verdicts may take gradients into account."""
+        return all(fold.thorough is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value this calibration can give: 1 / (n + 1)."""
+        """The smallest p-value this calibration can give without gradients: 1 / (n + 1)."""
         return smallest_p(self.images)
 
     @property
@@ -88,15 +129,19 @@ class Calibration:
         """The false-alarm rate used when none is asked: 0.01, or the smallest attainable."""
         return max(DEFAULT_ALPHA, self.smallest_p)
 
-    def check_alpha(self, alpha: float | None) -> float:
-        """Return the false-alarm rate to use. Raises ``AlphaUnattainable`` where nothing could ever be flagged."""
-        if alpha is not None and alpha < self.smallest_p:
-            raise AlphaUnattainable(alpha, self.smallest_p)
-        return self.default_alpha if alpha is None else alpha
+    def check_alpha(self, alpha: float | None, thorough: bool = False) -> float:
+        """Return the false-alarm rate to use, 0.01 or the smallest attainable where none is asked.
+
+        Raises ``AlphaUnattainable`` where nothing could ever be flagged, ``NotThorough``.
+        """
+        smallest = smallest_p(sum(map(len, self.ordered(thorough))))
+        if alpha is not None and alpha < smallest:
+            raise AlphaUnattainable(alpha, smallest)
+        return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
         """Return T of each image by the fit of each fold; overflow is as strange as can be."""
-        found = [fold.statistic(evidence) for fold in self.folds]
+        found = [fold.values(evidence) for fold in self.folds]
         return [np.nan_to_num(one, nan=STRANGEST, posinf=STRANGEST) for one in found]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
@@ -106,22 +151,26 @@ class Calibration:
 
     def p_values(self, evidence: Evidence) -> Array:
         """Return the p-value of each image, ``(N,)``."""
-        return p_values([fold.ordered for fold in self.folds], self.statistics(evidence))
+        return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Anomaly]:
         """Return the verdict on each image at false-alarm rate ``alpha`` (None: the default).
 
-        ``names``: of the whole-image statistics; ``image``: height and width in pixels. Raises ``AlphaUnattainable``.
+        ``names``: of the whole-image statistics; ``image``: height and width in pixels. Evidence with gradients is
+        judged with them. Raises ``AlphaUnattainable``, ``NotThorough``.
         """
-        used = self.check_alpha(alpha)
+        thorough = evidence.gradients is not None
+        used = self.check_alpha(alpha, thorough)
+        reference = self.ordered(thorough)
+        smallest = smallest_p(sum(map(len, reference)))
         if not len(evidence):
             return []
         statistics = self.statistics(evidence)
-        p = p_values([fold.ordered for fold in self.folds], statistics)
+        p = p_values(reference, statistics)
         typical = np.mean(statistics, axis=0)
-        reasons = explain(self.folds[0].statistic, evidence, names, image)
+        reasons = explain(self.folds[0], evidence, names, image)
         return [
             Anomaly(
                 float(p[i]),
@@ -129,19 +178,19 @@ class Calibration:
                 bool(p[i] <= used),
                 used,
                 float(typical[i]),
-                bool(p[i] <= self.smallest_p),
-                self.smallest_p,
+                bool(p[i] <= smallest),
+                smallest,
                 reasons[i],
             )
             for i in range(len(p))
         ]
 
 
-def explain(
-    statistic: Statistic, evidence: Evidence, names: Sequence[str], image: tuple[int, int]
-) -> list[tuple[Reason, ...]]:
+def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[int, int]) -> list[tuple[Reason, ...]]:
     """Return what speaks loudest in each image, at most three reasons, the strongest first."""
-    weights = np.exp(SHARPNESS * np.minimum(statistic.families(evidence), 1000.0))
+    statistic = fold.statistic
+    surprises = fold.families(evidence)
+    weights = np.exp(SHARPNESS * (surprises - surprises.max(1, keepdims=True)))
     weights = weights / weights.sum(1, keepdims=True)
     squares = np.square(statistic.whole.components(evidence.whole))
     shares = weights[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
@@ -159,6 +208,9 @@ def explain(
         regions = statistic.local.strangest(evidence.cells, evidence.whole[:, 0])
         for i, (region, deviation) in enumerate(regions):
             found[i].append(region_reason(region, deviation, float(weights[i, 1]), side, image))
+    if evidence.gradients is not None:
+        for i, reasons in enumerate(found):
+            reasons.append(gradient_reason(float(surprises[i, -1]), float(weights[i, -1])))
     return [
         tuple(sorted((r for r in some if r.share >= LEAST_SHARE), key=lambda r: -r.share)[:MOST_REASONS])
         for some in found

@@ -21,7 +21,7 @@ WORDS = {
     "vertical": ("repeats along columns at scale {scale}", "alternates along columns at scale {scale}"),
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
-REGION = {True: "far plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
+REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,8 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
     return Reason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+
+
+def gradient_reason(surprise: float, share: float) -> Reason:
+    """Return the reason that gradients give; in place of z stands the surprise -ln P, in nats."""
+    return Reason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")

@@ -17,6 +17,7 @@ from models.problems import DatasetUnfit
 from models.training.config import TrainingConfig
 
 MIN_REFERENCE = 20
+SEED = 0
 MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 """Images of each part that are used at most, evenly spaced: more change the last digit of a p-value alone."""
 
@@ -47,24 +48,28 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """At most ``most`` images of several arrays one after the other, read when asked for: they may be mapped files."""
+    """At most ``most`` evenly spaced images of several arrays, read when asked for: they may be mapped files.
+
+    In a seeded random order, so that the first of them are of all lots, too.
+    """
 
     def __init__(self, parts: Sequence[Images], most: int) -> None:
         self._parts = parts
         self._ends = list(accumulate(map(len, parts)))
         total = self._ends[-1]
-        self._places = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
+        places = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
+        self._places = np.random.default_rng(SEED).permutation(places)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, rows: slice, /) -> Images:
         places = self._places[rows]
-        found = []
+        found = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
         for part, end in zip(self._parts, self._ends, strict=True):
-            inside = places[(places >= end - len(part)) & (places < end)]
-            found.append(part[inside - (end - len(part))])
-        return np.concatenate(found)
+            inside = (places >= end - len(part)) & (places < end)
+            found[inside] = part[places[inside] - (end - len(part))]
+        return found
 
 
 def as_seen(preprocessing: Preprocessing) -> TrainingConfig:

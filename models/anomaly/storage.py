@@ -44,7 +44,7 @@ def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
 def _value(hint: Any, arrays: Arrays, name: str) -> Any:
     options = get_args(hint)
     if get_origin(hint) in (types.UnionType,):
-        there = any(key.startswith(f"{name}.") for key in arrays)
+        there = any(key == name or key.startswith(f"{name}.") for key in arrays)
         return _value(options[0], arrays, name) if there else None
     if get_origin(hint) is tuple:
         count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from models.files import sync_folder, write_atomically
+from models.files import new_file, write_atomically
 
 SCHEMA = pa.schema(
     [
@@ -72,7 +69,7 @@ def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) 
     """
     schema = SCHEMA.with_metadata(dict(metadata))
     images = errors = anomalies = 0
-    with _new_file(path) as file, parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+    with new_file(path) as file, parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
         for table in _row_groups(parts):
             writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
             found = _summary(table)
@@ -95,19 +92,3 @@ def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
 def _summary(table: Any) -> PartSummary:
     errors = table.num_rows - table["error"].null_count
     return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file that becomes ``path`` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)

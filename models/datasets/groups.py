@@ -11,16 +11,19 @@ from models.provenance import Split
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Fill the columns ``group`` and ``part`` of a dataset's table and return how it was shared out."""
+    """Fill the columns ``group``, ``part`` and ``fold`` of a dataset's table and return how it was shared out."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
-    parts, split = split_images(groups, [digest for *_, digest in rows])
-    ids = (row[0] for row in rows)
-    index.executemany(
-        'UPDATE images SET "group" = ?, part = ? WHERE id = ?', zip(groups, parts.tolist(), ids, strict=True)
+    shares = split_images(groups, [digest for *_, digest in rows])
+    folds = (
+        [None] * len(rows) if shares.fold is None else [fold if fold >= 0 else None for fold in shares.fold.tolist()]
     )
-    return split
+    index.executemany(
+        'UPDATE images SET "group" = ?, part = ?, fold = ? WHERE id = ?',
+        zip(groups, shares.part.tolist(), folds, (row[0] for row in rows), strict=True),
+    )
+    return shares.split
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A dataset as training sees it: images of one shape in four disjoint parts."""
+"""A dataset as training sees it: images of one shape in disjoint parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in four disjoint parts.
+    """Images in four disjoint parts, or three.
 
     ``train`` fits the flow, ``statistics`` selects the model and fits the anomaly statistics, ``calibration`` gives
-    p-values and nothing else, ``test`` is touched by evaluation alone and may be empty. ``preprocessing``: what was
-    done to the images; None where they are as they came.
+    p-values and nothing else, ``test`` is touched by evaluation alone and may be empty. ``folds``: where images are too
+    few for a calibration part, which then is empty, the fold 0 ... 4 of every image of ``statistics``, which serves
+    both; else None. ``preprocessing``: what was done to the images; None where they are as they came.
     """
 
     name: str
@@ -48,13 +49,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The shape ``(C, H, W)`` of a dataset's images and how many each of its parts has."""
+    """The shape ``(C, H, W)`` of a dataset's images and how many each of its parts has.
+
+    ``folds``: how many the reference part ``statistics`` has where it serves calibration, too; else 0.
+    """
 
     image_shape: tuple[int, int, int]
     train: int
     statistics: int
     calibration: int
     test: int
+    folds: int = 0
 
 
 def digest_of(*arrays: Images) -> str:

@@ -19,7 +19,7 @@ from models.datasets.storage import Storage
 from models.files import new_folder, remove_leftovers
 from models.preprocessing import Preprocessing, conform
 from models.problems import DatasetUnfit, ImageError
-from models.provenance import Provenance
+from models.provenance import Provenance, Split
 
 PREPARED = "prepared"
 PIXELS = "pixels.npy"
@@ -42,6 +42,7 @@ class Prepared(BaseModel):
 
     digest: str
     provenance: Provenance
+    folds: list[int] = []
 
 
 def prepare(
@@ -56,7 +57,7 @@ def prepare(
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
     shape = (int(ends[-1]), *preprocessing.shape)
-    found = _read(cache, shape)
+    found = _read(cache, shape, split)
     if found is None:
         room.require(math.prod(shape))
         remove_leftovers(cache.parent, LEFTOVER_SECONDS)
@@ -64,7 +65,7 @@ def prepare(
         # Another process may have made the same meanwhile.
         with suppress(FileExistsError), new_folder(cache) as temporary:
             _write(temporary, folder, report, preprocessing, progress)
-        found = _read(cache, shape)
+        found = _read(cache, shape, split)
     if found is None:
         raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
     pixels, record = found
@@ -79,6 +80,7 @@ def prepare(
         preprocessing=preprocessing,
         provenance=record.provenance,
         split=split,
+        folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
     )
 
 
@@ -87,6 +89,9 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
     content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
     provenance = Provenance()
     with Storage.open(folder) as storage, (target / PIXELS).open("wb") as file:
+        folds = storage.folds() if report.split.folds else []
+        if folds:  # the same pixels in other folds make another model
+            content.update(bytes(folds))
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for done, stored in enumerate(storage.images("part, path"), start=1):
@@ -99,12 +104,12 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
             file.write(data)
             provenance = provenance.with_image(image)
             progress(done, report.images)
-    record = Prepared(digest=content.hexdigest(), provenance=provenance)
+    record = Prepared(digest=content.hexdigest(), provenance=provenance, folds=folds)
     (target / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
 
 
 def _read(
-    cache: Path, shape: tuple[int, ...]
+    cache: Path, shape: tuple[int, ...], split: Split
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
     """Return what a cache holds, None where there is none or it is not what it should be."""
     try:
@@ -112,4 +117,6 @@ def _read(
         pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, ValidationError):
         return None
-    return (pixels, record) if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    sizes = [record.folds.count(fold) for fold in range(len(split.folds))]
+    sound = pixels.shape == shape and pixels.dtype == np.uint8 and sizes == split.folds
+    return (pixels, record) if sound and len(record.folds) == sum(sizes) else None

@@ -16,7 +16,6 @@ from models.provenance import Split
 
 LISTED = 100
 EXAMPLES = 20
-SMALL = 400
 
 
 class _Part(BaseModel):
@@ -134,11 +133,11 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
 
 
 def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> list[str]:
-    notes = [f"shared out {split.rule} as {split.train}/{split.statistics}/{split.calibration}: {split.reason}"]
-    if count < SMALL:
+    notes = [f"shared out {split.rule} as {split.parts}: {split.reason}"]
+    if split.folds:
         notes.append(
-            f"{count} images are few: at 80/10/10, p-values rest on {split.calibration} of them, "
-            f"and none is below {1 / (split.calibration + 1):.2g} a tail"
+            f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "
+            f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}"
         )
     if facts.smallest != facts.largest:
         notes.append("sizes differ: unless training is told otherwise, images are resized and their middle is cut out")

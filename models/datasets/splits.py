@@ -1,47 +1,108 @@
-"""Sharing a dataset out: 80 % training, 10 % statistics, 10 % calibration, lots and duplicates kept together."""
+"""Sharing a dataset out, lots and duplicates kept together: 80 % training, 10 % statistics, 10 % calibration.
+
+Few images go 60 % to training and 40 % to a reference part in folds, which serves statistics and calibration together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets.folds import fold_units
 from models.datasets.parts import HELD_OUT_SHARE, PARTS
 from models.provenance import Split
 
 SEED = 0
 MIN_GROUPS = 5
 MAX_LISTED = 100
+SMALL = 400
+"""Fewer images than this have no calibration part of their own: a tenth of them would give coarse p-values."""
+REFERENCE_PERCENT = 40
+"""Share of a small dataset that trains nothing."""
 
 
-def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> tuple[NDArray[np.int8], Split]:
-    """Return the part of every image, 0 to 2 in the order of ``PARTS``, and how it was chosen.
+@dataclass(frozen=True)
+class Shares:
+    """Where every image goes, ``(N,)`` each, and how that was chosen.
+
+    ``part``: 0 to 2 in the order of ``PARTS``. ``fold``: that of an image of the reference part, else -1; None where
+    there are no folds.
+    """
+
+    part: NDArray[np.int8]
+    fold: NDArray[np.int8] | None
+    split: Split
+
+
+def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> Shares:
+    """Return the part of every image, and below 400 images the folds of the reference part.
 
     ``groups``: the group of every image. ``digests``: equal for equal pixels. By group where there are at least
-    five and the parts then come out usable: at least 5 % each for statistics and calibration, half for training.
-    Else by image. Equal images go where the first of them goes, whatever their group: no pixels are in two parts.
-    The same images give the same split, in whatever order they were uploaded, as long as they are given sorted. At
-    least 10 images must differ.
+    five and the parts then come out usable: half of the images for training, and half of the share that each other part
+    is to have. Else by image. Folds are made by the same rule from the groups of the reference part. Equal images go
+    where the first of them goes, whatever their group: no pixels are in two parts, nor in two folds. The same images
+    give the same split, in whatever order they were uploaded, as long as they are given sorted. At least 10 images must
+    differ.
     """
     first_of = _first_places(digests)
     names = sorted(set(groups))
     number = {name: index for index, name in enumerate(names)}
     by_group = np.array([number[group] for group in groups])[first_of]
     total = len(groups)
-    different = len(np.unique(by_group))
-    if different < MIN_GROUPS:
-        reason = f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
+    share = _share_few if total < SMALL else _share
+    part, reason = _whole_groups(by_group, share)
+    whose: dict[str, list[str]] = {}
+    if part is None:
+        part = share(first_of)
     else:
-        part = _share(by_group)
-        sizes = np.bincount(part, minlength=3)
-        if sizes[0] * 2 >= total and sizes[1:].min() * 20 >= total:
-            owner = dict(zip(by_group.tolist(), part.tolist(), strict=True))
-            whose = {PARTS[of]: [name for name in names if owner.get(number[name]) == of][:MAX_LISTED] for of in (1, 2)}
-            return part, _record("by-group", f"{different} groups, none in two parts", sizes, whose)
-        reason = f"whole groups would share out as {'/'.join(map(str, sizes))}"
-    part = _share(first_of)
-    return part, _record("by-image", reason, np.bincount(part, minlength=3), {})
+        owner = dict(zip(by_group.tolist(), part.tolist(), strict=True))
+        whose = {PARTS[of]: [name for name in names if owner.get(number[name]) == of][:MAX_LISTED] for of in (1, 2)}
+    fold, fold_sizes = None, list[int]()
+    if total < SMALL:
+        reference = part == 1
+        folds, folded = fold_units(by_group[reference], first_of[reference], np.random.default_rng(SEED))
+        fold = np.full(total, -1, dtype=np.int8)
+        fold[reference] = folds
+        fold_sizes = np.bincount(folds).tolist()
+        reason += (
+            f"; fewer than {SMALL} images: no calibration part, but {len(fold_sizes)} folds of statistics {folded}"
+        )
+    split = Split.model_validate(
+        {
+            "rule": "by-group" if whose else "by-image",
+            "reason": reason,
+            "seed": SEED,
+            "groups": {name: found for name, found in whose.items() if found},
+            "folds": fold_sizes,
+            **dict(zip(PARTS, np.bincount(part, minlength=3).tolist(), strict=True)),
+        }
+    )
+    return Shares(part, fold, split)
+
+
+def _whole_groups(
+    group: NDArray[np.int64], share: Callable[[NDArray[np.int64]], NDArray[np.int8]]
+) -> tuple[NDArray[np.int8] | None, str]:
+    """Share whole groups out and say so; None where that cannot be, and why."""
+    different = len(np.unique(group))
+    if different < MIN_GROUPS:
+        return None, f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
+    part = share(group)
+    sizes = np.bincount(part, minlength=3)
+    if not _usable(sizes, len(group)):
+        return None, f"whole groups would share out as {'/'.join(map(str, sizes))}"
+    return part, f"{different} groups, none in two parts"
+
+
+def _usable(sizes: NDArray[np.int64], total: int) -> bool:
+    """Whether training has half of the images, and the other parts half of their share."""
+    train, statistics, calibration = sizes.tolist()
+    if total < SMALL:
+        return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
+    return bool(train * 2 >= total and min(statistics, calibration) * 2 * HELD_OUT_SHARE >= total)
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -51,26 +112,53 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
     target = max(1, len(unit) // HELD_OUT_SHARE)
     part = np.zeros(len(sizes), dtype=np.int8)
     for held_out in (1, 2):
-        taken = 0
-        for candidate in order:
-            # A unit is taken where it brings the part nearer to its size.
-            if part[candidate] == 0 and abs(taken + sizes[candidate] - target) < abs(taken - target):
-                part[candidate] = held_out
-                taken += int(sizes[candidate])
-            if taken >= target:
-                break
-        if taken == 0:
-            free = np.flatnonzero(part == 0)
-            part[free[np.argmin(sizes[free])]] = held_out
+        _take(part, held_out, order, sizes, target)
     return part[unit]
+
+
+def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Share whole units out to training and reference; ``unit`` is that of every image.
+
+    Training keeps half of the units, and those of more than three quarters of the reference part; the latter gets two
+    at least. So neither is one image, or one lot, many times.
+    """
+    _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
+    target = len(unit) * REFERENCE_PERCENT // 100
+    order = [
+        one for one in np.random.default_rng(SEED).permutation(len(sizes)).tolist() if 4 * sizes[one] <= 3 * target
+    ]
+    part = np.zeros(len(sizes), dtype=np.int8)
+    _take(part, 1, order, sizes, target, most=len(sizes) // 2)
+    if part.sum() < 2:
+        free = [one for one in order if not part[one]]
+        part[min(free, key=lambda one: (sizes[one], one))] = 1
+    return part[unit]
+
+
+def _take(
+    part: NDArray[np.int8],
+    held_out: int,
+    order: Sequence[int],
+    sizes: NDArray[np.int64],
+    target: int,
+    most: int | None = None,
+) -> None:
+    """Give the part ``held_out`` about ``target`` images: free units in their order, ``most`` at most, one at least."""
+    taken = count = 0
+    for candidate in order:
+        if taken >= target or count == most:
+            break
+        # A unit is taken where it brings the part nearer to its size.
+        if part[candidate] == 0 and abs(taken + sizes[candidate] - target) < abs(taken - target):
+            part[candidate] = held_out
+            taken += int(sizes[candidate])
+            count += 1
+    if taken == 0:
+        free = np.flatnonzero(part == 0)
+        part[free[np.argmin(sizes[free])]] = held_out
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
     """Return for every image the place of the first one with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
-
-
-def _record(rule: str, reason: str, sizes: NDArray[np.int64], groups: dict[str, list[str]]) -> Split:
-    counts = dict(zip(PARTS, map(int, sizes), strict=True))
-    return Split.model_validate({"rule": rule, "reason": reason, "seed": SEED, "groups": groups, **counts})

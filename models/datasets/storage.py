@@ -35,7 +35,8 @@ CREATE TABLE images (
     dhash INTEGER NOT NULL,  -- signed, as SQLite's integers are
     start INTEGER NOT NULL,  -- where the original begins in originals.bin
     bytes INTEGER NOT NULL,
-    part INTEGER             -- 0 train, 1 statistics, 2 calibration
+    part INTEGER,            -- 0 train, 1 statistics, 2 calibration
+    fold INTEGER             -- of part 1 where it serves calibration, too
 )
 """
 ROW_BYTES = 256
@@ -127,6 +128,10 @@ class Storage:
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
+
+    def folds(self) -> list[int]:
+        """Return the fold of every image of the reference part, by path; only where the split has folds."""
+        return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> Image.Image:
         """Decode an original as it came. Raises ``ImageError``."""

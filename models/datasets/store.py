@@ -64,6 +64,13 @@ class DatasetStore:
         """Return the PNG file with up to 100 of a dataset's images. Raises ``DatasetNotFound``."""
         return self._folder(name) / SHEET
 
+    def check_free(self, name: str) -> None:
+        """Raise ``InvalidName`` where no dataset may have this name, ``DatasetTaken`` where one has it already."""
+        if NAME.fullmatch(name) is None:
+            raise InvalidName(f"{name!r}: expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")
+        if name in NAMES or (self.root / name).exists():
+            raise _taken(name)
+
     def create(
         self,
         name: str,
@@ -78,7 +85,7 @@ class DatasetStore:
         ``DatasetRefused`` for an archive or array that is unsafe, damaged or too large, and for fewer than 10 good
         images.
         """
-        self._check_free(name)
+        self.check_free(name)
         self.root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
         packed = sum(source.path.stat().st_size for source in sources)
@@ -107,7 +114,8 @@ class DatasetStore:
         """Return what training would get, without decoding. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         report = self.report(name)
         shape = choose_preprocessing(config, report.facts, name).shape
-        return DatasetSummary(shape, report.split.train, report.split.statistics, report.split.calibration, 0)
+        split = report.split
+        return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
     def load(self, name: str, config: TrainingConfig, progress: Progress = nobody) -> Dataset:
         """Return a dataset as ``config`` asks for it, its pixels mapped from a file that is made at the first time.
@@ -127,12 +135,6 @@ class DatasetStore:
 
     def _not_found(self, name: str) -> DatasetNotFound:
         return DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(self.names()) or 'none'}")
-
-    def _check_free(self, name: str) -> None:
-        if NAME.fullmatch(name) is None:
-            raise InvalidName(f"{name!r}: expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")
-        if name in NAMES or (self.root / name).exists():
-            raise _taken(name)
 
 
 def _fill(

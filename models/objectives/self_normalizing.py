@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.bijections.base import SelfNormalizing, Shape
 from models.flow import Flow, walk
 from models.objectives.multipliers import Multiplier, make_multiplier
+from models.objectives.trimming import Suspects, Trimmed
 from models.training.config import TrainingConfig
 
 
@@ -20,11 +21,13 @@ class Loss:
 
     ``log_likelihood``: mean of the batch in nats, *without* the log-dets that the self normalizing layers leave out.
     ``reconstruction_errors``: of each self normalizing layer, mean ||R W x - x||² / D, empty where there is none.
+    ``trimmed``: what was left out of ``value`` and of the errors, None where suspects are not looked for.
     """
 
     value: Tensor
     log_likelihood: Tensor
     reconstruction_errors: Tensor
+    trimmed: Trimmed | None = None
 
     @property
     def reconstruction_error(self) -> Tensor:
@@ -33,8 +36,9 @@ class Loss:
 
 
 class SelfNormalizingObjective(nn.Module):
-    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9); its state is the
-    multipliers'.
+    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9).
+
+    Its state is that of the multipliers, and of what is known of suspects where they are looked for.
 
     The gradients of self normalizing layers stand in for the exact ones. For a flow of exact layers this is the
     negative log-likelihood. ``noise_weight`` adds to each layer's error that of white noise, E ||e - R W e||² = ||I -
@@ -58,6 +62,8 @@ class SelfNormalizingObjective(nn.Module):
         self.noise_weight = config.noise_reconstruction
         self.refresh_every = config.refresh_inverse_every
         self.seed = config.seed
+        self.suspects = Suspects(config.suspect_share) if config.suspect_share else None
+        self.warmup_steps = config.warmup_steps
 
     def loss(
         self,
@@ -66,29 +72,43 @@ class SelfNormalizingObjective(nn.Module):
         pixel_log_det: Tensor,
         step: int,
         of_batch: Callable[[Tensor], Tensor] | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> Loss:
         """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``.
 
-        Where ``y`` is but a slice of the batch, ``of_batch`` makes the errors of the batch from those of the slice; the
-        mean over the slices of the losses' gradients is the gradient of the batch.
+        Where ``y`` is but a slice of the batch, ``of_batch`` makes the errors of the batch from those of the slice, and
+        ``gather`` the log-likelihoods of all images from those of the slice; the mean over the slices of the losses'
+        gradients is the gradient of the batch. Suspects are left out of the penalty, too: its squares would let one
+        image of noise outweigh the batch, and no score depends on what R makes of it.
         """
         dimensions = y[0].numel()
-        log_likelihood = flow.forward_pixels(y, pixel_log_det).log_likelihood.mean()
-        value = -log_likelihood / dimensions
+        log_likelihoods = flow.forward_pixels(y, pixel_log_det).log_likelihood
+        trimmed, weights = None, None
+        if self.suspects is not None:
+            known = log_likelihoods.detach() if gather is None else gather(log_likelihoods.detach())
+            trimmed = self.suspects.trim(known, active=step >= self.warmup_steps)
+            weights = trimmed.weights(log_likelihoods)
+
+        def mean(images: Tensor) -> Tensor:
+            return images.mean() if weights is None else (weights * images).mean()
+
+        value = -mean(log_likelihoods) / dimensions
         errors = y.new_zeros(0)
         if self.layers:
-            errors = torch.stack([layer.pop_reconstruction_error().mean() for layer, _ in self.layers]) / dimensions
+            errors = torch.stack([mean(layer.pop_reconstruction_error()) for layer, _ in self.layers]) / dimensions
             if self.noise_weight:
                 errors = errors + self.noise_weight * self._noise_errors(step) / dimensions
             if of_batch is not None and not self.multiplier.linear:
                 # The slope of the penalty is that at the batch's error; what it multiplies is the slice's gradient.
                 errors = errors + (of_batch(errors.detach()) - errors.detach())
             value = value + self.multiplier.penalty(errors)
-        return Loss(value, log_likelihood.detach(), errors.detach())
+        return Loss(value, log_likelihoods.detach().mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int) -> None:
-        """Follow the optimiser's step ``step``: move the multipliers, and at times refresh the learned inverses."""
+        """Follow the optimiser's step ``step``: move the multipliers, refresh inverses at times."""
         self.multiplier.update(loss.reconstruction_errors)
+        if self.suspects is not None and loss.trimmed is not None:
+            self.suspects.update(loss.trimmed)
         if self.refresh_every and (step + 1) % self.refresh_every == 0:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)

@@ -124,6 +124,11 @@ def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: i
             yield image + stream.random(image.shape)
 
 
+def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
+    """Return the points that images, ``(N, C, H, W)``, are scored at: pixels plus their first draw, in [0, 256)."""
+    return np.stack(list(_dequantised_points(images, weights_digest, 1)))
+
+
 def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[NDArray[np.float64]]]:
     while chunk := list(islice(points, size)):
         yield chunk

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.anomaly.calibrate import Progress, calibrate
-from models.anomaly.calibration import Anomaly, Calibration
+from models.anomaly.calibration import Anomaly, Calibration, MapReference
 from models.anomaly.calibration_file import load_later
 from models.anomaly.evidence import Evidence
+from models.anomaly.gradient_looks import GradientLooks
+from models.anomaly.gradients import GradientProbe
+from models.anomaly.heat_map import HeatMap, standardise
 from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
 from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
@@ -20,10 +25,10 @@ from models.bijections.frozen import Inverse
 from models.calibrations import ARRAYS
 from models.images import Preprocessing
 from models.manifest import CalibrationSummary, Manifest, file_label
-from models.problems import ArtifactError, NoLearnedInverse, ScoreNotFinite, UninitializedModel
+from models.problems import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
 from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import Likelihood, score_each, score_images
+from models.scoring.likelihood import Likelihood, passes, score_each, score_images
 from models.scoring.sampling import sample_frozen, to_pixels
 
 STATISTIC_TOLERANCE = 0.05
@@ -45,9 +50,10 @@ class Scorer:
         self.calibration: Calibration = artifact.calibration
         self.calibration_summary: CalibrationSummary = summary or artifact.manifest.calibration
         self.pinned = artifact.pinned
-        self._frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
-        self._engine: Engine = TorchEngine(self._frozen)
-        self._names = statistic_names(self._frozen)
+        self.frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
+        self._engine: Engine = TorchEngine(self.frozen)
+        self._flow = artifact.flow
+        self._names = statistic_names(self.frozen)
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None) -> Scorer:
@@ -88,6 +94,8 @@ class Scorer:
             )
         try:
             got = self.anomaly(pinned).statistic
+            if self.calibration.is_thorough:
+                _ = self._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
         if not abs(got - summary.pinned_statistic) <= STATISTIC_TOLERANCE:
@@ -119,12 +127,12 @@ class Scorer:
     @property
     def has_learned_inverse(self) -> bool:
         """Whether samples can be drawn by the learned inverse."""
-        return self._frozen.has_learned_inverse
+        return self.frozen.has_learned_inverse
 
     @property
     def log_det_total(self) -> float:
         """The cached sum of data-independent log-dets, in nats."""
-        return sum(level.constant_log_det for level in self._frozen.levels)
+        return sum(level.constant_log_det for level in self.frozen.levels)
 
     @property
     def log_det_digest(self) -> str:
@@ -136,11 +144,57 @@ class Scorer:
 
         Raises ``ScoreNotFinite``.
         """
-        return score_images(self._engine, self._frozen, self.log_det_digest, images, draws)
+        return score_images(self._engine, self.frozen, self.log_det_digest, images, draws)
 
-    def score_each(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
-        """Return what :meth:`score` does, with the error of an image without a finite likelihood in its place."""
-        return score_each(self._engine, self._frozen, self.log_det_digest, images, draws)
+    def score_each(
+        self, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False
+    ) -> list[Likelihood | ScoreNotFinite]:
+        """Return what :meth:`score` does, with the error of an image without a finite likelihood in its place.
+
+        With ``thorough`` a backward pass is made too, and verdicts take it into account. Raises ``NotThorough``.
+        """
+        if thorough:
+            self.calibration.check_alpha(None, thorough=True)
+        found = score_each(self._engine, self.frozen, self.log_det_digest, images, draws)
+        return self._with_gradients(images, found) if thorough else found
+
+    def _with_gradients(
+        self, images: NDArray[np.uint8], found: list[Likelihood | ScoreNotFinite]
+    ) -> list[Likelihood | ScoreNotFinite]:
+        features = self._looks.features(images, self._fisher)
+
+        def add(one: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
+            if isinstance(one, ScoreNotFinite) or one.evidence is None:
+                return one
+            return replace(one, evidence=replace(one.evidence, gradients=row[None]))
+
+        return [add(one, row) for one, row in zip(found, features, strict=True)]
+
+    @cached_property
+    def _looks(self) -> GradientLooks:
+        return GradientLooks(GradientProbe(self._flow), self.log_det_digest)
+
+    @cached_property
+    def _fisher(self) -> list[Tensor]:
+        return self._looks.split(np.zeros(0, np.float32) if (f := self.calibration.fisher) is None else f)
+
+    def require_places(self) -> MapReference:
+        """Return what heat maps are drawn against. Raises ``NoPlaces``."""
+        if self.calibration.pixels is None:
+            raise NoPlaces("its layers mix all pixels of the image at once, so that nothing belongs to a place")
+        return self.calibration.pixels
+
+    def heat_maps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> list[HeatMap]:
+        """Return where each image's log-likelihood comes from, and with ``gradients`` how it would change.
+
+        Raises ``NoPlaces`` where every value of the flow depends on all pixels.
+        """
+        reference = self.require_places()
+        found = passes(self._engine, self.frozen, self.log_det_digest, images)
+        nats = np.concatenate([one.additive_map().numpy() for _, one in found])
+        z = standardise(nats, reference)
+        slopes = self._looks.maps(images) if gradients else None
+        return [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(images))]
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
         """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""
@@ -160,7 +214,9 @@ class Scorer:
 
         Raises ``ScoreNotFinite``, and what ``progress`` raises.
         """
-        return calibrate(self._engine, self._frozen, self.log_det_digest, reference, self.pinned[0], progress)
+        return calibrate(
+            self._engine, self.frozen, self.log_det_digest, self._flow, reference, self.pinned[0], progress
+        )
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
@@ -178,7 +234,7 @@ class Scorer:
         """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``; what :meth:`sample` rounds down."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
-        return sample_frozen(self._engine, self._frozen, n, temperature, seed, inverse, first)
+        return sample_frozen(self._engine, self.frozen, n, temperature, seed, inverse, first)
 
     @property
     def dimensions(self) -> int:

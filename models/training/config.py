@@ -84,6 +84,14 @@ class TrainingConfig(BaseModel):
     refresh_inverse_every: int = Field(
         0, ge=0, description="Steps between projections of the exact inverses on the learned ones; 0: never."
     )
+    suspect_share: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of the training images that may be dirty: after the warm-up so many, those whose "
+        "log-likelihood falls furthest below that of their batch, are not learned from; nor do they count where "
+        "validation chooses the weights. Rare but normal images are left out as well. 0: all count.",
+    )
     gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="Decay of the averaged weights that are validated and kept."

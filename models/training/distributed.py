@@ -56,6 +56,13 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def gather(self, values: Tensor, share: float) -> Tensor:
+        """Return the values of all images of the batch, in its order, from the ``values`` ``(N,)`` of this slice."""
+        total = values.new_zeros(round(len(values) / share))
+        total.tensor_split(self.size)[self.rank].copy_(values)
+        dist.all_reduce(total)
+        return total
+
     def average(
         self, gradients: Sequence[Tensor], means: Tensor, counts: Tensor, share: float
     ) -> tuple[Tensor, Tensor]:

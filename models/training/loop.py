@@ -31,7 +31,7 @@ from models.training.device import find_device, training_precision
 from models.training.distributed import Ranks
 from models.training.divergence import name_the_cause
 from models.training.previews import write_preview
-from models.training.validation import omitted_log_det, validation_bits_per_dim
+from models.training.validation import omitted_log_det, trimmed_bits_per_dim
 
 REPORT_SECONDS = 0.5
 DIVERGED_BITS = 10.0
@@ -47,7 +47,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A flow with the averaged weights of its best validation, and how it came to be."""
+    """A flow with the averaged weights of its best validation, and how it came to be; bits/dim leave suspects out."""
 
     flow: Flow
     steps: int
@@ -198,8 +198,10 @@ class Trainer:
         """Take a step; return its loss, the time elapsed since ``started``, and whether any rank wishes to stop."""
         images, share = self.ranks.share(self.batches.batch(step))
         y, log_det = self._pixels(images)
-        of_batch = None if self.ranks.alone else partial(self.ranks.mean, share=share)
-        loss = self.objective.loss(self.flow, y, log_det, step, of_batch)
+        of_batch = gather = None
+        if not self.ranks.alone:
+            of_batch, gather = partial(self.ranks.mean, share=share), partial(self.ranks.gather, share=share)
+        loss = self.objective.loss(self.flow, y, log_det, step, of_batch, gather)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         elapsed = time.monotonic() - started
@@ -227,7 +229,7 @@ class Trainer:
         means = torch.cat([torch.stack([loss.value.detach(), loss.log_likelihood]), loss.reconstruction_errors])
         counts = means.new_tensor([elapsed if self.ranks.first else 0.0, float(wish)])
         means, counts = self.ranks.average(gradients, means, counts, share)
-        return Loss(means[0], means[1], means[2:]), float(counts[0]), bool(counts[1] > 0)
+        return Loss(means[0], means[1], means[2:], loss.trimmed), float(counts[0]), bool(counts[1] > 0)
 
     def learning_rate(self, step: int, progress: float) -> float:
         """Linear warm-up, then a cosine from the full step size to its final share over the budget."""
@@ -249,11 +251,17 @@ class Trainer:
     def _report(self, loss: Loss, reports: Reports) -> None:
         """Tell the observer of the last step. Raises ``TrainingDiverged`` where bits/dim have risen beyond hope."""
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
-        bits = bits_per_dim(float(loss.log_likelihood) + omitted, math.prod(self.dataset.image_shape))
-        rate = reports.note(self.state.step, bits, self.state.elapsed_seconds)
+        # Suspects may become as unlikely as they like, that is no divergence.
+        learned = loss.log_likelihood if loss.trimmed is None else loss.trimmed.log_likelihood
+        bits, learned_bits = (
+            bits_per_dim(float(mean) + omitted, math.prod(self.dataset.image_shape))
+            for mean in (loss.log_likelihood, learned)
+        )
+        rate = reports.note(self.state.step, learned_bits, self.state.elapsed_seconds)
         if reports.bad_in_a_row >= DIVERGED_REPORTS:
             raise TrainingDiverged(
-                f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {bits:.2f}; {self._advice()}"
+                f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {learned_bits:.2f}; "
+                f"{self._advice()}"
             )
         progress, elapsed = self._progress(), self.state.elapsed_seconds
         self.observe(
@@ -274,11 +282,13 @@ class Trainer:
     def _validate(self) -> None:
         if not self.ranks.first:
             return
-        bits = validation_bits_per_dim(self.averaged, self.dataset.statistics[: self.config.validation_images])
+        images, share = self.dataset.statistics[: self.config.validation_images], self.config.suspect_share
+        bits, kept = trimmed_bits_per_dim(self.averaged, images, share)
         state = self.state
-        if math.isfinite(bits) and (state.best_bits_per_dim is None or bits < state.best_bits_per_dim):
-            self.state = TrainingState(state.step, state.elapsed_seconds, state.step, bits, state.config_digest)
-        self.observe({"event": "validation", "step": state.step, "bits_per_dim": bits, **self._inverse_quality()})
+        if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
+            self.state = TrainingState(state.step, state.elapsed_seconds, state.step, kept, state.config_digest)
+        found = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
+        self.observe({"event": "validation", "step": state.step, **found})
         self._save()
         self._preview()
 

@@ -128,7 +128,7 @@ def _write_artifact(
         reference = ReferenceImages(
             dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds
         )
-        calibration, summary = calibrate(engine, frozen, digest, reference, pinned[0], tell)
+        calibration, summary = calibrate(engine, frozen, digest, trained.flow, reference, pinned[0], tell)
         save_calibration(calibration, folder / CALIBRATION)
         test = _log_likelihoods(engine, frozen, digest, dataset.test, tell)
         pinned_score = score_images(engine, frozen, digest, pinned[:1])[0]

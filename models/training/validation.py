@@ -25,14 +25,30 @@ def omitted_log_det(flow: Flow, shape: Shape) -> float:
     )
 
 
-@torch.no_grad()
 def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
     """Return the mean bits/dim of ``images`` under ``flow`` in evaluation mode, with noise keyed by the image."""
-    total = 0.0
+    return trimmed_bits_per_dim(flow, images, 0.0)[0]
+
+
+@torch.no_grad()
+def trimmed_bits_per_dim(
+    flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]], suspect_share: float
+) -> tuple[float, float]:
+    """Return the mean bits/dim of ``images``, and of those left without the least likely ``suspect_share``.
+
+    Dirty images that a flow does not learn get ever less likely; their mean would choose the weights that learned
+    least.
+    """
+    found = []
     device = next(flow.parameters()).device
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
         y, log_det = flow.pixels(torch.from_numpy(x).to(device))
-        total += float(flow.forward_pixels(y.float(), log_det.float()).log_likelihood.double().sum())
-    return bits_per_dim(total / len(images), images[0].size)
+        found.append(flow.forward_pixels(y.float(), log_det.float()).log_likelihood.double())
+    bits = bits_per_dim(sum(float(part.sum()) for part in found) / len(images), images[0].size)
+    left_out = int(suspect_share * len(images))
+    if not left_out:
+        return bits, bits
+    kept = torch.cat(found).sort().values[left_out:]
+    return bits, bits_per_dim(float(kept.mean()), images[0].size)

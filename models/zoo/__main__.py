@@ -1,6 +1,7 @@
 """Trains a shipped model again: ``SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo``.
 
-Goes on from the checkpoints in the work folder; at the end the artifact replaces the shipped one.
+Goes on from the checkpoints in the work folder; at the end the artifact replaces the shipped one. With ``--calibrate``
+the weights stay, and the shipped model gets a new calibration and card.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.datasets import load_dataset
+from models.anomaly.calibrate import calibrate
+from models.anomaly.calibration_file import save_calibration
+from models.anomaly.reference_images import ReferenceImages
+from models.artifact import CALIBRATION, CARD, load_artifact, seal
+from models.card import model_card
+from models.datasets import Dataset, load_dataset
 from models.registry import ZOO
+from models.scoring.engines import TorchEngine
+from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
 from models.training.loop import Interrupted
 from models.training.run import train
@@ -36,6 +44,7 @@ class Recipe:
 RECIPES = {
     "mnist-snf-glow": Recipe("mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
     "fashion-snf-glow": Recipe("fashion-mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
+    "cifar10-snf-glow": Recipe("cifar10", "snf-glow-small", TrainingConfig(max_steps=30_000, max_minutes=85)),
 }
 
 
@@ -45,10 +54,14 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--calibrate", action="store_true", help="calibrate the shipped weights again")
     arguments = parser.parse_args()
     data_dir = os.environ.get("SNF_DATA_DIR")
     recipe = RECIPES[arguments.name]
     dataset = load_dataset(recipe.dataset, Path(data_dir) if data_dir else None)
+    if arguments.calibrate:
+        calibrate_again(ZOO / arguments.name / "1", dataset)
+        return 0
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopped.append(received))
@@ -71,6 +84,34 @@ def main() -> int:
     shutil.copytree(artifact, target)
     print(f"{arguments.name} is now {artifact}")
     return 0
+
+
+def calibrate_again(folder: Path, dataset: Dataset) -> None:
+    """Replace calibration and card of the artifact in ``folder``; ``dataset`` is the one that it was trained on."""
+    artifact = load_artifact(folder)
+    manifest = artifact.manifest
+    if dataset.digest != manifest.training.dataset_digest:
+        raise SystemExit(f"{manifest.training.dataset} is not what it was when the model was trained")
+    frozen = freeze(artifact.flow, manifest.preprocessing.shape, manifest.log_dets.layers)
+    reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
+    calibration, summary = calibrate(
+        TorchEngine(frozen),
+        frozen,
+        manifest.log_dets.weights_sha256,
+        artifact.flow,
+        reference,
+        artifact.pinned[0],
+        _tell,
+    )
+    manifest = manifest.model_copy(update={"calibration": summary})
+    save_calibration(calibration, folder / CALIBRATION)
+    (folder / CARD).write_text(model_card(manifest))
+    seal(folder, manifest)
+    print(f"\n{folder.parent.name}: {summary.calibration_images} images, smallest p {summary.smallest_p:.2g}")
+
+
+def _tell(part: str, done: int, images: int) -> None:
+    print(f"\r{part}: {done} of {images}", end="", flush=True)
 
 
 class _Printer:

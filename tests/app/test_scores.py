@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from torch import Tensor
 
 from app.service import create_app
-from models.scoring import likelihood
+from models.scoring.flow_pass import FlowPass
 from tests.end_to_end.service import DIGITS, files
 from worker.settings import Settings
 
@@ -25,14 +25,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 def overflowing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arithmetic that overflows on the first image of a request."""
     client.post(SCORE, files=files(DIGITS[0])).raise_for_status()
-    exact = likelihood.log_likelihood_terms
+    exact = FlowPass.terms
 
-    def overflow(*arguments: object) -> Tensor:
-        terms = exact(*arguments)  # type: ignore[arg-type]
+    def overflow(found: FlowPass) -> Tensor:
+        terms = exact(found)
         terms[0] = float("inf")
         return terms
 
-    monkeypatch.setattr(likelihood, "log_likelihood_terms", overflow)
+    monkeypatch.setattr(FlowPass, "terms", overflow)
 
 
 @pytest.mark.usefixtures("overflowing")

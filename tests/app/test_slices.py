@@ -17,7 +17,7 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def score_each(self, pixels: Any, draws: int = 1) -> list[Any]:
+    def score_each(self, pixels: Any, draws: int = 1, *, thorough: bool = False) -> list[Any]:
         self.asked.append(len(pixels) * draws)
         return [int(one.flat[0]) for one in pixels]
 
@@ -43,7 +43,7 @@ def test_a_slice_has_64_draws_or_one_image(ticket: Ticket, draws: int, largest: 
 
 def test_the_rest_is_not_done_when_nobody_waits(ticket: Ticket) -> None:
     class Leaving(Counting):
-        def score_each(self, pixels: Any, draws: int = 1) -> list[Any]:
+        def score_each(self, pixels: Any, draws: int = 1, *, thorough: bool = False) -> list[Any]:
             ticket.abandoned.set()
             return super().score_each(pixels, draws)
 

@@ -148,7 +148,7 @@ def test_a_full_queue_and_too_many_images(home: Path) -> None:
         assert (drawn.status_code, drawn.json()["type"]) == (413, "too-many-images"), "an image counts once a draw"
 
         def ask(_: int) -> httpx.Response:
-            query: dict[str, str | int] = {"draws": 256, "detail": "basic"}
+            query: dict[str, str | int] = {"draws": 256}
             return client.post("/v1/models/digits/score", params=query, files=files(*DIGITS[:4]))
 
         with ThreadPoolExecutor(12) as pool:

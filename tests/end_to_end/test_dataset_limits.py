@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.service import running
 from tests.end_to_end.test_admission import half_a_post
-from tests.end_to_end.uploads import FORM, GOOD, big_tar, form_of, left, part, upload
+from tests.end_to_end.uploads import FORM, GOOD, begun, big_tar, form_of, left, upload
 from tests.models.dataset_files import mixed, pngs, tarred, zipped
 from tests.worker.helpers import until
 
@@ -28,7 +28,7 @@ def service(home: Path) -> Iterator[httpx.Client]:
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(service: httpx.Client, home: Path) -> None:
-    body = part("name") + b"cut\r\n" + part("file", "a.tar") + tarred(pngs(60))
+    body = begun("cut") + tarred(pngs(60))
     with half_a_post(service, "/v1/datasets", body, FORM):
         until(lambda: left(home))
     until(lambda: not left(home))
@@ -102,7 +102,7 @@ def test_limits(tmp_path: Path) -> None:
         streamed = {"headers": {"content-type": FORM}}
         refused(client.post("/v1/datasets", content=form_of("full", iter([content])), **streamed), 507, "storage-full")
         refused(upload(client, "large", ("a.tar", bytes(300_000))), 413, "content-too-large")
-        with half_a_post(client, "/v1/datasets", part("name") + b"first\r\n" + part("file", "a.tar"), FORM):
+        with half_a_post(client, "/v1/datasets", begun("first"), FORM):
             until(lambda: left(tmp_path))
             second = upload(client, "second", GOOD)
             assert (second.status_code, second.json()["type"]) == (429, "too-many-uploads")
@@ -116,7 +116,7 @@ def test_limits(tmp_path: Path) -> None:
 
 
 def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
-    body = part("name") + b"first\r\n" + part("file", "a.tar") + tarred(pngs(20))
+    body = begun("first") + tarred(pngs(20))
     with ExitStack() as connections:
         with running("app.serve", home=tmp_path) as client:
             connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))

@@ -44,7 +44,12 @@ def member(name: str, size: int) -> bytes:
     return info.tobuf()
 
 
+def begun(name: str) -> bytes:
+    """A form up to where the content of its file begins."""
+    return part("name") + name.encode() + b"\r\n" + part("file", "a.tar")
+
+
 def form_of(name: str, content: Iterator[bytes]) -> Iterator[bytes]:
-    yield part("name") + name.encode() + b"\r\n" + part("file", "a.tar")
+    yield begun(name)
     yield from content
     yield f"\r\n--{BOUNDARY}--\r\n".encode()

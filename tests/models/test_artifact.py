@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from models.artifact import CALIBRATION, CARD, SAMPLES, WEIGHTS, image_digest, load_artifact
+from models.artifact import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, image_digest, load_artifact
 from models.datasets import load_dataset
 from models.files import sha256_file
 from models.manifest import FILE, read_manifest
@@ -24,11 +24,13 @@ from models.problems import ArtifactError
 from models.scoring.scorer import Scorer
 from tests.models.helpers import edit_manifest, sign_again
 
+FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
+
 
 def test_what_an_artifact_holds(artifact: Path) -> None:
     assert {path.name for path in artifact.iterdir()} == {FILE, WEIGHTS, CALIBRATION, CARD, SAMPLES}
     manifest = read_manifest(artifact)
-    assert manifest.files == {name: sha256_file(artifact / name) for name in (WEIGHTS, CALIBRATION, CARD, SAMPLES)}
+    assert manifest.files == {name: sha256_file(artifact / name) for name in FILES}
     assert manifest.log_dets.weights_sha256 == manifest.files[WEIGHTS]
     assert manifest.log_dets.total == pytest.approx(sum(manifest.log_dets.layers.values()))
     assert manifest.evaluation.test_images == 100
@@ -56,10 +58,12 @@ def test_the_card_has_the_numbers_that_scoring_gives(scorer: Scorer) -> None:
     bits = [result.bits_per_dim for result in scorer.score(digits.test)]
     assert evaluation.test_bits_per_dim == pytest.approx(np.mean(bits), abs=1e-5)
     held_out = [result.log_likelihood for result in scorer.score(digits.calibration)]
-    np.testing.assert_allclose(scorer.calibration.calibration, held_out, rtol=0, atol=1e-3)
+    assert scorer.manifest.calibration.mean_log_likelihood == pytest.approx(np.mean(held_out), abs=1e-3)
+    others = [result.log_likelihood for result in scorer.score(digits.statistics)]
+    np.testing.assert_allclose(scorer.calibration.log_likelihoods, sorted(held_out + others), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CALIBRATION, CARD, SAMPLES])
+@pytest.mark.parametrize("name", FILES)
 class TestFiles:
     """Damage that a disk, a copy or a hand does to one file."""
 
@@ -110,11 +114,12 @@ def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
         (b"", "not a valid manifest"),
         (b"\xff\xfe\x00", "not a valid manifest"),
         (b"[]", "not a valid manifest"),
-        (b'{"format_version": 1}', "not a valid manifest: created"),
+        (b'{"format_version": 2}', "not a valid manifest: created"),
+        (b'{"format_version": 1}', "not a valid manifest: format_version"),
         (json.dumps({"modelspec": "v2", "weights": "model.bin"}).encode(), "not a valid manifest"),
         (pickle.dumps({"format_version": 1}), "not a valid manifest"),
     ],
-    ids=["empty", "binary", "list", "bare", "foreign", "pickle"],
+    ids=["empty", "binary", "list", "bare", "earlier", "foreign", "pickle"],
 )
 def test_a_foreign_manifest(copy: Path, content: bytes, text: str) -> None:
     (copy / FILE).write_bytes(content)
@@ -144,7 +149,7 @@ def _set(*path: str, value: object) -> Change:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (_set("format_version", value=2), "format_version"),
+        (_set("format_version", value=3), "format_version"),
         (_set("surprise", value=1), "surprise"),
         (_set("architecture", "family", value="maf"), "architecture: Input tag 'maf'"),
         (_set("architecture", "steps", value=3), "which the architecture does not know"),
@@ -227,7 +232,7 @@ def test_weights_that_are_not_finite(copy: Path) -> None:
         Scorer.load(copy)
 
 
-@pytest.mark.parametrize("name", ["statistics", "calibration", "pinned"])
+@pytest.mark.parametrize("name", ["log_likelihoods", "folds.0.ordered", "folds.0.statistic.whole.kind.means"])
 def test_calibration_that_lacks_a_part(copy: Path, name: str) -> None:
     arrays = load_arrays(copy / CALIBRATION)
     del arrays[name]
@@ -238,9 +243,9 @@ def test_calibration_that_lacks_a_part(copy: Path, name: str) -> None:
 
 
 def test_another_pinned_image(copy: Path) -> None:
-    arrays = load_arrays(copy / CALIBRATION)
-    arrays["pinned"] = np.ascontiguousarray(arrays["pinned"][::-1])
-    save_arrays(arrays, copy / CALIBRATION)
+    arrays = load_arrays(copy / PINNED)
+    arrays["images"] = np.ascontiguousarray(arrays["images"][::-1])
+    save_arrays(arrays, copy / PINNED)
     sign_again(copy)
     with pytest.raises(ArtifactError, match="the pinned image is not the one"):
         Scorer.load(copy)

@@ -170,7 +170,7 @@ class Overflowing:
     """A scorer whose arithmetic overflows on one image of a batch."""
 
     def __init__(self, scorer: Scorer, index: int) -> None:
-        self.manifest, self.anomaly = scorer.manifest, scorer.anomaly
+        self.manifest, self.anomalies = scorer.manifest, scorer.anomalies
         self._scorer, self._index = scorer, index
 
     def score_each(self, images: np.ndarray) -> list[Likelihood | ScoreNotFinite]:  # type: ignore[type-arg]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from models.artifact import load_artifact
 from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
 from models.datasets.choice import ImageFacts, choose_preprocessing
 from models.datasets.duplicates import near_pairs
-from models.datasets.splits import split_images
 from models.images import decode_image
 from models.preprocessing import Preprocessing
 from models.presets import PRESETS
@@ -155,6 +153,46 @@ def test_pixels_are_prepared_once(store: DatasetStore, tmp_path: Path) -> None:
         load_dataset("photos", None, DatasetStore(other.root, quota=1000, reserve=0), TrainingConfig(image_size=24))
 
 
+def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> None:
+    """They belong to the images whatever the order of the upload; a cache that lost them is made anew."""
+    config = TrainingConfig(image_size=12)
+    dataset = load_dataset("photos", None, store, config)
+    split = store.report("photos").split
+    assert dataset.folds is not None
+    assert np.bincount(dataset.folds).tolist() == split.folds == [4, 4, 4, 4, 4]
+    summary = summarize("photos", None, store, config)
+    assert (summary.statistics, summary.calibration, summary.folds) == (20, 0, 5)
+
+    record = Path(dataset.train.filename).parent / "record.json"  # type: ignore[attr-defined]
+    kept = json.loads(record.read_text())
+    assert kept["folds"] == dataset.folds.tolist()
+    for folds in ([], kept["folds"][1:], [0] * 20):
+        record.write_text(json.dumps(kept | {"folds": folds}))
+        again = load_dataset("photos", None, store, config)
+        assert again.folds is not None
+        assert again.folds.tolist() == kept["folds"]
+        assert again.digest == dataset.digest
+
+    other = DatasetStore(tmp_path / "datasets", reserve=0)
+    other.create("photos", [source(tmp_path / "uploads", zipped(dict(reversed(PHOTOS.items()))))])
+    reversed_upload = load_dataset("photos", None, other, config)
+    assert reversed_upload.folds is not None
+    assert np.array_equal(reversed_upload.folds, dataset.folds)
+    assert np.array_equal(reversed_upload.statistics, dataset.statistics)
+
+
+def test_many_images_have_a_calibration_part_and_no_folds(tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
+    for count, expected in ((399, (240, 159, 0, 5)), (400, (320, 40, 40, 0))):
+        report = store.create("noise", [source(tmp_path / "uploads", npz(images=images[:count]))])
+        summary = summarize("noise", None, store)
+        assert (summary.train, summary.statistics, summary.calibration, summary.folds) == expected
+        assert (load_dataset("noise", None, store).folds is None) == (expected[3] == 0)
+        assert any("few" in note for note in report.notes) == (count < 400)
+        store.delete("noise")
+
+
 def test_a_built_in_set_can_be_resized() -> None:
     config = TrainingConfig(image_size=16)
     dataset = load_dataset("mnist-mini", None, None, config)
@@ -166,56 +204,17 @@ def test_a_built_in_set_can_be_resized() -> None:
 def test_lots_do_not_leak(store: DatasetStore) -> None:
     split = store.report("photos").split
     assert (split.rule, split.seed) == ("by-group", 0)
-    assert len(split.groups["statistics"]) == len(split.groups["calibration"]) == 1
+    lots = tuple(f"{lot}/" for lot in split.groups["statistics"])
+    assert len(lots) == 2
     dataset = load_dataset("photos", None, store, NOTHING)
     assert dataset.preprocessing is not None
-    for part in ("statistics", "calibration"):
-        lot = split.groups[part][0]
-        of_lot = [data for path, data in PHOTOS.items() if path.startswith(f"{lot}/")]
-        expected = {decode_image(data, dataset.preprocessing).pixels.tobytes() for data in of_lot}
-        assert {image.tobytes() for image in getattr(dataset, part)} == expected
-
-
-def digests(count: int) -> list[bytes]:
-    return [b"%d" % index for index in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("groups", "rule", "reason"),
-    [
-        (["a"] * 100, "by-image", r"1 group\(s\), at least 5"),
-        ([f"{n % 4}" for n in range(100)], "by-image", "at least 5"),
-        ([f"{n % 5}" for n in range(100)], "by-group", "5 groups, none in two parts"),
-        ([f"{n % 50}" for n in range(1000)], "by-group", "50 groups"),
-        (["big"] * 96 + list("abcd"), "by-image", "whole groups would share out as"),
-    ],
-)
-def test_rules_of_splitting(groups: list[str], rule: str, reason: str) -> None:
-    part, split = split_images(groups, digests(len(groups)))
-    assert split.rule == rule
-    assert re.search(reason, split.reason)
-    assert np.bincount(part).tolist() == [split.train, split.statistics, split.calibration]
-    if rule == "by-image":
-        assert [split.train, split.statistics, split.calibration] == [80, 10, 10]
-    else:
-        whose = {group: set(part[[one == group for one in groups]]) for group in set(groups)}
-        assert all(len(parts) == 1 for parts in whose.values())
-
-
-def test_equal_images_go_together() -> None:
-    generator = np.random.default_rng(0)
-    for groups in (["a"] * 300, [f"{n % 20}" for n in range(300)]):
-        same = [b"%d" % number for number in generator.integers(0, 150, 300)]
-        part, _ = split_images(groups, same)
-        assert all(len({part[i] for i in range(300) if same[i] == one}) == 1 for one in set(same))
-        assert np.bincount(part, minlength=3).min() > 0
-
-
-def test_groups_of_copies_are_no_groups() -> None:
-    """Six folders with the same twenty images are one lot."""
-    part, split = split_images([f"{n // 20}" for n in range(120)], [b"%d" % (n % 20) for n in range(120)])
-    assert (split.rule, split.reason[:10]) == ("by-image", "1 group(s)")
-    assert np.bincount(part).tolist() == [96, 12, 12]
+    expected = {
+        decode_image(data, dataset.preprocessing).pixels.tobytes()
+        for path, data in PHOTOS.items()
+        if path.startswith(lots)
+    }
+    assert {image.tobytes() for image in dataset.statistics} == expected
+    assert dataset.calibration.shape == (0, *dataset.image_shape)
 
 
 def test_groups_of_an_array(tmp_path: Path) -> None:
@@ -225,7 +224,7 @@ def test_groups_of_an_array(tmp_path: Path) -> None:
         report = store.create("digits", [source(tmp_path / "uploads", data)])
         assert report.different_groups == 10
         assert report.split.rule == "by-group"
-        assert (report.split.train, report.split.statistics, report.split.calibration) == (80, 10, 10)
+        assert (report.split.train, report.split.statistics, report.split.calibration) == (60, 40, 0)
         store.delete("digits")
 
 
@@ -255,7 +254,8 @@ def test_a_model_of_mixed_photos(store: DatasetStore, tmp_path: Path) -> None:
     assert sum(provenance.converted.values()) > 20
     assert json.loads((path / "manifest.json").read_text())["training"]["config"]["image_size"] == [16, 16]
     card = (path / "card.md").read_text()
-    assert "by-group, seed 0" in card
+    assert "40 training/20 reference in 5 folds by-group, seed 0" in card
+    assert "cross-conformal over 20 reference images" in card
     assert "15 PNG" in card
     # A finished run is known again, though JSON made a list of the size.
     assert train(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False) == path

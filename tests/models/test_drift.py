@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from models.scoring.calibration import Calibration
 from numpy.typing import NDArray
 from scipy.stats import binom, kstwobign
 
 from models.anomaly.drift import Drift, drift_test, low_share
-from models.scoring.calibration import Calibration
 
 LEVEL = 1e-4
 

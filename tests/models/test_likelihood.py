@@ -29,9 +29,9 @@ def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
     images = np.repeat(scorer.pinned[:1], 5, axis=0)
     images[:, 0, 0] = np.arange(5)[:, None]
     wanted = scorer.score(images)
-    engine = Overflowing(scorer._frozen)
-    found = score_each(engine, scorer._frozen, scorer.log_det_digest, images)
+    engine = Overflowing(scorer.frozen)
+    found = score_each(engine, scorer.frozen, scorer.log_det_digest, images)
     assert [isinstance(one, ScoreNotFinite) for one in found] == [False, True, False, False, True]
     assert [found[i] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]
     with pytest.raises(ScoreNotFinite):
-        score_images(engine, scorer._frozen, scorer.log_det_digest, images)
+        score_images(engine, scorer.frozen, scorer.log_det_digest, images)

@@ -1,0 +1,196 @@
+"""What dirty normals do to a model of them, and what leaving suspects out of training (``suspect_share``) mends.
+
+``SNF_DATA_DIR=... python -m benchmarks.dirty_normals [--steps 1500] [--preset snf-glow-tiny] [--folder FOLDER]``
+
+Fashion-MNIST in which 5 % of the images of every part, statistics and calibration too, are replaced: by MNIST digits,
+or by Fashion images in which a square of 8x8 pixels is noise, or every pixel is noisy. Of each model, on images that no
+part has seen: mean log-likelihood of clean images and of replacements, AUROC of the raw log-likelihood (low = strange),
+of the combined statistic and its p-value, and shares flagged. A run that is cut off goes on from its checkpoints in
+``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.anomaly import auroc
+from benchmarks.step_time import RESULTS, machine
+from models.datasets import Dataset, Images, load_dataset
+from models.datasets.parts import digest_of
+from models.presets import find_preset
+from models.scoring.likelihood import bits_per_dim
+from models.scoring.scorer import Scorer
+from models.training.run import train
+
+DIRT = 0.05
+SHARES = (0.0, 0.05, 0.1)
+PATCH = 8
+NOISE = 60.0
+PARTS = {"train": 20_000, "statistics": 2_000, "calibration": 2_000}
+HELD_OUT = 2_000
+BATCH = 250
+ALPHA = 0.01
+
+
+def with_patch(images: Images, seed: int) -> Images:
+    """Return copies of ``images`` ``(N, 1, H, W)``, a square of uniform noise somewhere in each."""
+    generator = np.random.default_rng(seed)
+    dirty = images.copy()
+    for image in dirty:
+        top, left = (int(generator.integers(0, side - PATCH + 1)) for side in image.shape[1:])
+        image[:, top : top + PATCH, left : left + PATCH] = generator.integers(0, 256, (PATCH, PATCH))
+    return dirty
+
+
+def with_noise(images: Images, seed: int) -> Images:
+    """Return copies of ``images`` under normal noise of deviation 60 in every pixel."""
+    noise = np.random.default_rng(seed).normal(0, NOISE, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
+class Material:
+    """Clean images by part, replacements for them, and both held out."""
+
+    def __init__(self, data_dir: Path) -> None:
+        fashion, digits = load_dataset("fashion-mnist", data_dir), load_dataset("mnist", data_dir)
+        self.parts = {part: np.array(getattr(fashion, part)[:count]) for part, count in PARTS.items()}
+        self.digits = digits.train
+        self.held_out = {
+            "clean": fashion.test[:HELD_OUT],
+            "digits": digits.test[:HELD_OUT],
+            "patch": with_patch(fashion.test[HELD_OUT : 2 * HELD_OUT], 1),
+            "noise": with_noise(fashion.test[2 * HELD_OUT : 3 * HELD_OUT], 1),
+        }
+
+    def dataset(self, kind: str) -> Dataset:
+        """Return the dataset with replacements of this kind, "clean" has none; the same ones at every call."""
+        generator = np.random.default_rng(0)
+        parts = {}
+        used = 0
+        for part, images in self.parts.items():
+            parts[part] = images.copy()
+            chosen = generator.choice(len(images), round(DIRT * len(images)), replace=False)
+            if kind == "digits":
+                parts[part][chosen] = self.digits[used : used + len(chosen)]
+            elif kind != "clean":
+                parts[part][chosen] = (with_patch if kind == "patch" else with_noise)(images[chosen], 2 + used)
+            used += len(chosen)
+        name = f"fashion-mnist, {kind}"
+        return Dataset(name, **parts, test=self.held_out["clean"][:1], digest=digest_of(*parts.values()))
+
+
+def scores(scorer: Scorer, images: Images) -> dict[str, NDArray[np.float64]]:
+    """Return log-likelihoods, p-values, and the statistics that these come from."""
+    found: dict[str, list[float]] = {"log_likelihood": [], "p_value": [], "statistic": []}
+    for start in range(0, len(images), BATCH):
+        likelihoods = scorer.score(images[start : start + BATCH])
+        verdicts = scorer.anomalies(likelihoods)
+        found["log_likelihood"] += [one.log_likelihood for one in likelihoods]
+        found["p_value"] += [one.p_value for one in verdicts]
+        found["statistic"] += [one.statistic for one in verdicts]
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def measure(material: Material, kind: str, share: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train one model, or find it trained, and return its row."""
+    config = find_preset(arguments.preset).config(
+        {"max_steps": arguments.steps, "suspect_share": share, "validations": 10, "precision": "float32"}
+    )
+    folder = arguments.folder / f"{kind}-{share:g}"
+    path = train(
+        material.dataset(kind),
+        arguments.preset,
+        config,
+        folder,
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        threads=1,
+    )
+    scorer = Scorer.load(path)
+    found = {name: scores(scorer, images) for name, images in material.held_out.items()}
+    clean = found.pop("clean")
+    row: dict[str, Any] = {
+        "dirt": kind,
+        "suspect_share": share,
+        "best_step": scorer.manifest.training.best_step,
+        "training_seconds": scorer.manifest.training.seconds,
+        "clean": {
+            "mean_log_likelihood": float(clean["log_likelihood"].mean()),
+            "bits_per_dim": bits_per_dim(float(clean["log_likelihood"].mean()), scorer.dimensions),
+            "flagged": float((clean["p_value"] <= ALPHA).mean()),
+        },
+    }
+    for name, dirty in found.items():
+        row[name] = {
+            "mean_log_likelihood": float(dirty["log_likelihood"].mean()),
+            "auroc_low_likelihood": auroc(-clean["log_likelihood"], -dirty["log_likelihood"]),
+            "auroc_p_value": auroc(-clean["p_value"], -dirty["p_value"]),
+            "auroc_statistic": auroc(clean["statistic"], dirty["statistic"]),
+            "flagged": float((dirty["p_value"] <= ALPHA).mean()),
+        }
+    return row
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """Return the table for people."""
+    lines = [
+        "# Dirty normals",
+        "",
+        f"Fashion-MNIST, {DIRT:.0%} of the images of every part replaced by MNIST digits (`digits`), or given a square "
+        f"of {PATCH}x{PATCH} pixels of noise (`patch`), or normal noise of deviation {NOISE:g} everywhere (`noise`); "
+        f"{summary['preset']}, {summary['steps']} steps, {PARTS['train']} training images. Measured on {HELD_OUT} "
+        "held-out images of each kind. AUROC: clean against strange, by low raw log-likelihood / by the combined "
+        f"statistic; flagged at alpha = {ALPHA:g}.",
+        "",
+        "| dirt | suspect_share | clean nats | bits/dim | digits nats | patch nats | noise nats "
+        "| AUROC digits | AUROC patch | AUROC noise | flagged clean | digits | patch | noise |",
+        "|" + "---|" * 14,
+    ]
+    for row in summary["rows"]:
+        clean, strange = row["clean"], [row[name] for name in ("digits", "patch", "noise")]
+        cells = [
+            row["dirt"],
+            f"{row['suspect_share']:g}",
+            f"{clean['mean_log_likelihood']:.1f}",
+            f"{clean['bits_per_dim']:.4f}",
+            *(f"{one['mean_log_likelihood']:.1f}" for one in strange),
+            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in strange),
+            *(f"{one['flagged']:.2%}" for one in (clean, *strange)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dirty_normals", description=__doc__)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--preset", default="snf-glow-tiny")
+    parser.add_argument("--folder", type=Path, default=Path("var/dirty_normals"), help="checkpoints and models")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of dirty_normals.json and .md")
+    arguments = parser.parse_args()
+    if "SNF_DATA_DIR" not in os.environ:
+        parser.error("SNF_DATA_DIR must name a folder with mnist.npz and fashion_mnist.npz")
+    material = Material(Path(os.environ["SNF_DATA_DIR"]))
+    summary: dict[str, Any] = {"machine": machine(), "preset": arguments.preset, "steps": arguments.steps, "rows": []}
+    for kind in ("clean", "digits", "patch", "noise"):
+        for share in SHARES:
+            row = measure(material, kind, share, arguments)
+            summary["rows"].append(row)
+            print(json.dumps(row), flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "dirty_normals.json").write_text(json.dumps(summary, indent=1) + "\n")
+    text = as_markdown(summary)
+    (arguments.out / "dirty_normals.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

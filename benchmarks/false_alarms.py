@@ -1,0 +1,119 @@
+"""Whether false alarms are as many as promised: random resplits of images that the flow was not trained on.
+
+    SNF_DATA_DIR=... python -m benchmarks.false_alarms [--resplits 200] [MODEL ...]
+
+Statistics, calibration and test images are drawn anew each time, everything is fitted anew, and the share of flagged
+test images is compared with the 99 % Beta-binomial interval. Of exchangeable images 1 % of the runs leave it. Beside
+it: the official split, for which MNIST's test digits are not exchangeable with its training digits, as they were
+written by other people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from models.anomaly.cells import grid_shape
+from models.anomaly.conformal import false_alarm_interval, p_values
+from models.anomaly.evidence import Evidence
+from models.anomaly.statistic import Statistic
+from models.anomaly.whole_image import statistic_names
+from models.datasets import Images, load_dataset
+from models.files import write_atomically
+from models.registry import Registry
+from models.scoring.scorer import Scorer
+
+RESULTS = Path(__file__).parent / "results"
+ALPHAS = (0.01, 0.05)
+BATCH = 250
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.false_alarms")
+    parser.add_argument("models", nargs="*", default=["fashion-snf-glow", "cifar10-snf-glow", "mnist-snf-glow"])
+    parser.add_argument("--resplits", type=int, default=200)
+    arguments = parser.parse_args()
+    if "SNF_DATA_DIR" not in os.environ:
+        parser.error("SNF_DATA_DIR must name a folder with the data")
+    rows = [measure(name, arguments.resplits, Path(os.environ["SNF_DATA_DIR"])) for name in arguments.models]
+    write_atomically(RESULTS / "false_alarms.json", json.dumps(rows, indent=1).encode())
+    write_atomically(RESULTS / "false_alarms.md", report(rows).encode())
+    print(report(rows))
+    return 0
+
+
+def measure(name: str, resplits: int, data_dir: Path) -> dict[str, Any]:
+    """Return what one model's held-out images give."""
+    scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
+    dataset = load_dataset(scorer.manifest.training.dataset, data_dir)
+    parts = [evidence_of(scorer, part, name) for part in (dataset.statistics, dataset.calibration, dataset.test)]
+    together, sizes = Evidence.join(parts), [len(part) for part in parts]
+    official = judged(scorer, parts)
+    random = np.random.default_rng(0)
+    runs = []
+    for _ in track(range(resplits), f"{name}: resplits", console=Console(stderr=True)):
+        order = random.permutation(len(together))
+        runs.append(judged(scorer, [together[rows] for rows in np.split(order, np.cumsum(sizes)[:-1])]))
+    return {
+        "model": name,
+        "images": dict(zip(("statistics", "calibration", "test"), sizes, strict=True)),
+        "resplits": resplits,
+        "intervals_99": {str(alpha): false_alarm_interval(sizes[1], sizes[2], alpha) for alpha in ALPHAS},
+        "official_split": {str(alpha): float((official <= alpha).mean()) for alpha in ALPHAS},
+        "mean_false_alarms": {str(a): float(np.mean([(p <= a).mean() for p in runs])) for a in ALPHAS},
+        "outside_share": {str(a): float(np.mean([outside(p, sizes, a) for p in runs])) for a in ALPHAS},
+    }
+
+
+def evidence_of(scorer: Scorer, images: Images, label: str) -> Evidence:
+    """Return the evidence of ``images``, with a progress bar."""
+    starts = track(range(0, len(images), BATCH), label, console=Console(stderr=True))
+    found = [scorer.score(np.ascontiguousarray(images[start : start + BATCH])) for start in starts]
+    return Evidence.join([one.evidence for batch in found for one in batch if one.evidence is not None])
+
+
+def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
+    """Fit to the first part, calibrate on the second, return the p-values of the third."""
+    statistics, calibration, test = parts
+    shape = scorer.preprocessing.shape
+    fitted = Statistic.fit(statistics, statistic_names(scorer.frozen), grid_shape(*shape[1:]))
+    return p_values([np.sort(fitted(calibration))], [fitted(test)])
+
+
+def outside(p: NDArray[np.float64], sizes: list[int], alpha: float) -> bool:
+    """Whether the share of flagged test images leaves the interval."""
+    low, high = false_alarm_interval(sizes[1], sizes[2], alpha)
+    return not low <= float((p <= alpha).mean()) <= high
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "# False alarms over random resplits of held-out images",
+        "",
+        "| model | alpha | 99 % interval | mean of all runs | runs outside | official split |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for alpha in ALPHAS:
+            low, high = row["intervals_99"][str(alpha)]
+            lines.append(
+                f"| {row['model']} | {alpha:.0%} | {low:.2%} - {high:.2%} | {row['mean_false_alarms'][str(alpha)]:.2%} "
+                f"| {row['outside_share'][str(alpha)]:.1%} of {row['resplits']} "
+                f"| {row['official_split'][str(alpha)]:.2%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
