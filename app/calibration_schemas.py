@@ -79,7 +79,8 @@ class CalibrationView(Answer):
     )
     thresholds: list[Threshold] = Field(
         description="With p <= `threshold` the false-alarm rate is at most `alpha` with 95 % confidence, for images "
-        "like those of the calibration. Empty with several folds, for which that is not known."
+        "like those of the calibration. "
+        "Empty where that is not known: with several folds, and where suspect images were left out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
 

@@ -67,6 +67,8 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
 def _whole(
     number: int, active: bool, created: datetime, job: str | None, summary: CalibrationSummary
 ) -> CalibrationView:
+    # The bound knows neither several folds nor images that were left out for being strange.
+    exact = summary.folds == 1 and summary.suspect_share == 0
     return CalibrationView(
         number=number,
         active=active,
@@ -77,7 +79,7 @@ def _whole(
         calibration_images=summary.calibration_images,
         folds=summary.folds,
         smallest_p=summary.smallest_p,
-        thresholds=list(advice(summary.calibration_images)) if summary.folds == 1 else [],
+        thresholds=list(advice(summary.calibration_images)) if exact else [],
         problem=None,
     )
 

@@ -96,20 +96,6 @@ def _images(manifest: Manifest) -> str:
     )
 
 
-def _calibration(manifest: Manifest) -> str:
-    found = manifest.calibration
-    smallest = f"smallest attainable {found.smallest_p:.2g}"
-    if found.folds > 1:
-        return (
-            f"p-values are cross-conformal over {found.calibration_images} reference images that trained nothing\n"
-            f"({smallest}): each of {found.folds} folds is judged by what the others give."
-        )
-    return (
-        f"p-values are conformal over {found.calibration_images} held-out images\n"
-        f"({smallest}); {found.statistics_images} others give\nwhat they are compared by."
-    )
-
-
 def _split(manifest: Manifest) -> str:
     split = manifest.training.split
     if split is None:

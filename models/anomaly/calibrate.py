@@ -70,12 +70,12 @@ def calibrate(
     fisher = looks.fisher(few, told("squared gradients", len(few)))
     statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
     if reference.folds is not None:
-        calibration = fit_cross(statistics, reference.folds, names, grid)
+        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = look("calibration", reference.calibration)
         held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
-        calibration = fit_split(statistics, held_out, names, grid)
+        calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
     calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
@@ -86,6 +86,7 @@ def calibrate(
         statistics_images=len(reference.statistics),
         calibration_images=calibration.images,
         folds=len(calibration.folds),
+        suspect_share=reference.suspect_share,
         smallest_p=calibration.smallest_p,
         statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
         mean_log_likelihood=float(mean),

@@ -55,20 +55,31 @@ class Reference:
 
 
 def fit_split(
-    statistics: Reference, calibration: Reference, names: Sequence[str], grid: tuple[int, int] | None
+    statistics: Reference,
+    calibration: Reference,
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float = 0.0,
 ) -> Calibration:
     """Fit to ``statistics``, and take p-values from ``calibration``, which no fit has seen.
 
     ``names``: of the whole-image statistics; ``grid``: rows and columns of cells, None without a notion of place.
+    ``suspect_share``: the share of both parts that is expected to be no normals at all: so many of the strangest are
+    left out, of the fit (which is then made again) and of the calibration. Where they were normals after all, false
+    alarms are more frequent than asked, by up to that share.
     """
-    fold = _fold(statistics.evidence, calibration.evidence, names, grid)
-    fold = _thorough(fold, statistics.thorough(), calibration.thorough())
+    fold = _fold(statistics.evidence, calibration.evidence, names, grid, suspect_share)
+    fold = _thorough(fold, statistics.thorough(), calibration.thorough(), suspect_share)
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     return Calibration((fold,), np.sort(together), statistics.pixels())
 
 
 def fit_cross(
-    reference: Reference, folds: NDArray[np.integer], names: Sequence[str], grid: tuple[int, int] | None
+    reference: Reference,
+    folds: NDArray[np.integer],
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float = 0.0,
 ) -> Calibration:
     """Fit to all folds but one in turn, and take that one's values: 5-fold cross-conformal for few images (Vovk 2015).
 
@@ -78,21 +89,44 @@ def fit_cross(
     fitted = []
     for fold in np.unique(folds):
         inside = np.asarray(folds == fold)
-        fold_of = _fold(evidence[~inside], evidence[inside], names, grid)
+        fold_of = _fold(evidence[~inside], evidence[inside], names, grid, suspect_share)
         thorough, here = reference.thorough(), inside[: len(reference.thorough())]
-        fitted.append(_thorough(fold_of, thorough[~here], thorough[here]))
+        fitted.append(_thorough(fold_of, thorough[~here], thorough[here], suspect_share))
     return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels())
 
 
-def _fold(fitted_to: Evidence, held_out: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Fold:
+def _fold(
+    fitted_to: Evidence,
+    held_out: Evidence,
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float,
+) -> Fold:
     statistic = Statistic.fit(fitted_to, names, grid)
-    return Fold(statistic, np.sort(statistic(held_out)))
+    if suspect_share:
+        statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
+    return Fold(statistic, _kept(statistic(held_out), suspect_share))
 
 
-def _thorough(fold: Fold, fitted_to: Evidence, held_out: Evidence) -> Fold:
+def _thorough(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
     """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
     if fitted_to.gradients is None or len(fitted_to) < FEWEST or not len(held_out):
         return fold
-    family = GradientFamily.fit(fitted_to.gradients, fitted_to.whole[:, 0])
+    usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
+    assert usual.gradients is not None
+    family = GradientFamily.fit(usual.gradients, usual.whole[:, 0])
     found = replace(fold, thorough=Thorough(family, np.zeros(0)))
-    return replace(fold, thorough=Thorough(family, np.sort(found.values(held_out))))
+    return replace(fold, thorough=Thorough(family, _kept(found.values(held_out), suspect_share)))
+
+
+def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
+    """Return the places of all but the strangest, in their order."""
+    return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
+
+
+def _kept(values: Array, suspect_share: float) -> Array:
+    return np.sort(values)[: _count(values, suspect_share)]
+
+
+def _count(values: Array, suspect_share: float) -> int:
+    return max(1, len(values) - round(suspect_share * len(values)))

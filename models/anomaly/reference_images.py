@@ -34,7 +34,8 @@ class ImageRows(Protocol):
 class ReferenceImages:
     """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
 
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty.
+    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
+    the share of them that may be no normals at all.
     """
 
     dataset: str
@@ -42,6 +43,7 @@ class ReferenceImages:
     statistics: ImageRows
     calibration: ImageRows
     folds: NDArray[np.int8] | None = None
+    suspect_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.statistics) + len(self.calibration)
@@ -81,9 +83,9 @@ def as_seen(preprocessing: Preprocessing) -> TrainingConfig:
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
     """Return which images of ``dataset``, loaded :func:`as_seen`, a model may be calibrated on again.
 
-    Of the model's own training data what training left out, never its training part. Of any other: its training part
-    for the statistics and the rest but its test part for the p-values; the parts tear no group apart. Raises
-    ``DatasetUnfit`` for images of another shape, and for fewer than 20.
+    Of the model's own training data what training held out, never its training part, as suspect as it was then. Of any
+    other: its training part for the statistics and the rest but its test part for the p-values; the parts tear no group
+    apart. Raises ``DatasetUnfit`` for images of another shape, and for fewer than 20.
     """
     check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
     own = dataset.digest == manifest.training.dataset_digest
@@ -93,7 +95,13 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
         parts = _parts([dataset.statistics], [dataset.calibration])
     else:
         parts = _parts([dataset.train], [dataset.statistics, dataset.calibration])
-    reference = ReferenceImages(dataset.name, dataset.digest, *parts, folds=dataset.folds if own else None)
+    reference = ReferenceImages(
+        dataset.name,
+        dataset.digest,
+        *parts,
+        folds=dataset.folds if own else None,
+        suspect_share=manifest.calibration.suspect_share if own else 0.0,
+    )
     check_count(dataset.name, len(reference), own=own)
     return reference
 

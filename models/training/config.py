@@ -90,7 +90,8 @@ class TrainingConfig(BaseModel):
         lt=0.5,
         description="Share of the training images that may be dirty: after the warm-up so many, those whose "
         "log-likelihood falls furthest below that of their batch, are not learned from; nor do they count where "
-        "validation chooses the weights. Rare but normal images are left out as well. 0: all count.",
+        "validation chooses the weights. So many of the strangest statistics and calibration images are left out too, "
+        "which costs false alarms where they were normal. Rare but normal images are left out as well. 0: all count.",
     )
     gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
     ema_decay: float = Field(

@@ -126,7 +126,12 @@ def _write_artifact(
         pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
         reference = ReferenceImages(
-            dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds
+            dataset.name,
+            dataset.digest,
+            dataset.statistics,
+            dataset.calibration,
+            dataset.folds,
+            config.suspect_share,
         )
         calibration, summary = calibrate(engine, frozen, digest, trained.flow, reference, pinned[0], tell)
         save_calibration(calibration, folder / CALIBRATION)

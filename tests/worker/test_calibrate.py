@@ -76,7 +76,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     done = store.get(job.id)
     made = {"model": "mnist-snf-glow", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 101}
     assert (done.result, done.attempts) == (made, 2)
-    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (500, 500, 1)
+    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (1400, 1400, 1)
     record = calibrations.record(1)
     assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 400)
     assert calibrations.active() == 1
