@@ -65,17 +65,17 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     used = client.delete("/v1/datasets/own")
     assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use"), used.text
     done = await_job(client, job["id"], "succeeded")
-    assert (done["result"]["calibration"], done["result"]["smallest_p"]) == (1, 1 / 25)
+    assert (done["result"]["calibration"], done["result"]["smallest_p"]) == (1, 1 / 21)
     result = client.get(done["links"]["result"]).json()
     assert result["links"]["calibration"] == done["links"]["calibration"] == f"{MODEL}:1/calibrations/1"
 
     after = await_calibration(client, 1)
     old, new = before["results"][0], after["results"][0]
     assert new["log_likelihood"] == old["log_likelihood"]
-    assert (old["anomaly"]["smallest_p"], new["anomaly"]["smallest_p"]) == (1 / 5001, 1 / 25)
+    assert (old["anomaly"]["smallest_p"], new["anomaly"]["smallest_p"]) == (1 / 5001, 1 / 21)
     refused = score(client, alpha=0.01)
     assert (refused.status_code, refused.json()["type"]) == (422, "alpha-unattainable")
-    assert "the smallest attainable is 0.04" in refused.json()["detail"]
+    assert "the smallest attainable is 0.047619" in refused.json()["detail"]
 
     listed = client.get(PATH).json()
     assert (listed["active"], [one["number"] for one in listed["calibrations"]]) == (1, [0, 1])
@@ -83,8 +83,8 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     assert client.get(f"{PATH}/1").json() == mine
     model = client.get(MODEL).json()
     assert model["calibration"] == mine
-    assert model["serving"]["smallest_p"] == 1 / 25
-    assert (mine["dataset"], mine["statistics_images"], mine["calibration_images"]) == ("own", 36, 24)
+    assert model["serving"]["smallest_p"] == 1 / 21
+    assert (mine["dataset"], mine["statistics_images"], mine["calibration_images"]) == ("own", 40, 20)
     assert mine["thresholds"][2] == {"alpha": 0.01, "threshold": None, "images_needed": 299}
     assert listed["calibrations"][0]["thresholds"][2]["threshold"] < 0.01
 
@@ -98,7 +98,7 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     scored = await_job(client, queued["id"], "succeeded")
     table = parquet.read_table(io.BytesIO(client.get(scored["links"]["result"]).content))
     assert table.schema.metadata[b"snf.calibration"] == b"1", "it goes by what was active when it was queued"
-    assert min(table["p_value"].to_pylist()) >= 1 / 25
+    assert min(table["p_value"].to_pylist()) >= 1 / 21
     windows = client.get("/metrics").text
     assert 'calibration="1"' in windows
     # Only the one in use is in memory, beside the other shipped model.
@@ -112,7 +112,7 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     remote = ["--url", str(client.base_url)]
     done = snf(home, "models", "calibrate", "mnist-snf-glow", "-d", "own", "--keep", "--follow", *remote)
     assert done.returncode == 0, done.stderr
-    assert "of mnist-snf-glow:1, smallest alpha 0.04" in done.stdout
+    assert "of mnist-snf-glow:1, smallest alpha 0.04762" in done.stdout
     listed = json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json", *remote).stdout)
     assert listed == json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json").stdout)
     newest = listed["calibrations"][-1]["number"]
