@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architecture import GlowArchitecture, PixelTransform, depth
-from models.artifact import CALIBRATION, WEIGHTS
+from models.artifact import CALIBRATION, PINNED, WEIGHTS
 from models.bijections.actnorm import ActNorm
 from models.bijections.pixels import MarginalPixels
 from models.build import build_flow
@@ -126,7 +126,7 @@ def sign_again(folder: Path) -> None:
     """Give the manifest the digests of the files as they are now, as someone who knows the format would."""
 
     def change(document: dict[str, Any]) -> None:
-        for name in (WEIGHTS, CALIBRATION):
+        for name in (WEIGHTS, CALIBRATION, PINNED):
             document["files"][name] = sha256_file(folder / name)
         document["log_dets"]["weights_sha256"] = document["files"][WEIGHTS]
 

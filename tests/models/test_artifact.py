@@ -28,7 +28,7 @@ FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 
 
 def test_what_an_artifact_holds(artifact: Path) -> None:
-    assert {path.name for path in artifact.iterdir()} == {FILE, WEIGHTS, CALIBRATION, CARD, SAMPLES}
+    assert {path.name for path in artifact.iterdir()} == {FILE, *FILES}
     manifest = read_manifest(artifact)
     assert manifest.files == {name: sha256_file(artifact / name) for name in FILES}
     assert manifest.log_dets.weights_sha256 == manifest.files[WEIGHTS]
