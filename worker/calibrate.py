@@ -1,6 +1,6 @@
 """Calibrating a registered model on other images: `python -m worker.calibrate JOB_DIR`.
 
-An attempt that was interrupted starts again: it is a minute's work. A job publishes once, however often it is tried:
+An attempt that was interrupted starts again: it is minutes of work. A job publishes once, however often it is tried:
 the record of a calibration carries the job's id, and whether the fencing token is still the newest one is asked under
 the registry's lock, right before the calibration appears.
 """
