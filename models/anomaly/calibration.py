@@ -174,7 +174,7 @@ class Calibration:
         return [
             Anomaly(
                 float(p[i]),
-                -math.log10(p[i]),
+                abs(math.log10(p[i])),
                 bool(p[i] <= used),
                 used,
                 float(typical[i]),
