@@ -105,8 +105,8 @@ class Calibration:
         if not thorough:
             return [fold.ordered for fold in self.folds]
         found = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
-        if not found:
-            raise NotThorough("its calibration was made without gradients; calibrate the model again for them")
+        if not found or len(found) < len(self.folds):
+            raise NotThorough("its calibration was made without gradients, or of too few images for them")
         return found
 
     @cached_property
