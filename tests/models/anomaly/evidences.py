@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from models.anomaly.calibration import Calibration
 from models.anomaly.evidence import Evidence
-from models.anomaly.fit import Reference
+from models.anomaly.fit import Reference, fit_split
 
 NAMES = ("complexity", "pixel-term", "volume-1", "spread-1", "radius-1", "kurtosis-1", "reconstruction-1")
 GRID = (6, 6)
@@ -34,3 +37,15 @@ def reference(count: int, seed: int = 0, *, gradients: bool = True) -> Reference
     maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
     plain = Evidence(found.whole, found.cells)
     return Reference(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
+
+
+def split(fitted: int = 300, held_out: int = 99, *, gradients: bool = True) -> Calibration:
+    """Fitted to so many images, with p-values from so many others."""
+    return fit_split(
+        reference(fitted, 1, gradients=gradients), reference(held_out, 2, gradients=gradients), NAMES, GRID
+    )
+
+
+def without_gradients(some: Evidence) -> Evidence:
+    """The same, as a single forward pass gives it."""
+    return replace(some, gradients=None)

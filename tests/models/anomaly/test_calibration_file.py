@@ -117,6 +117,7 @@ def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
         assert "does not fit the model" in caught.value.detail, kind
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a mean over no folds
 def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer) -> None:
     whole = scorer.calibration
     fold = whole.folds[0]

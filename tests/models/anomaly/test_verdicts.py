@@ -41,8 +41,9 @@ def refuse(*_arguments, **_options):
 for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
     setattr(zlib, name, refuse)
 PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
-found = scorer.anomalies(scorer.score_each(images, thorough=sys.argv[3] == "thorough"))
-print(json.dumps([[one.p_value, one.statistic, [reason.text for reason in one.reasons]] for one in found]))
+for thorough in (False, True):
+    found = scorer.anomalies(scorer.score_each(images, thorough=thorough))
+    print(json.dumps([[one.p_value, one.statistic, [reason.text for reason in one.reasons]] for one in found]))
 """
 
 
@@ -98,21 +99,21 @@ def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np
             np.testing.assert_allclose(alone.gradients[0], together.gradients[i], rtol=STATISTICS, atol=STATISTICS)
 
 
-@pytest.mark.parametrize("depth", ["basic", "thorough"])
 def test_in_another_process_without_any_compressor(
-    scorer: Scorer, artifact: Path, images: NDArray[np.uint8], tmp_path: Path, depth: str
+    scorer: Scorer, artifact: Path, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", images[:10])
-    command = [sys.executable, "-c", WITHOUT_COMPRESSION, str(artifact), str(tmp_path / "images.npy"), depth]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=240)
-    here = judged(scorer, images[:10], thorough=depth == "thorough")
-    for (p_value, statistic, texts), one in zip(json.loads(answer.stdout), here, strict=True):
-        assert p_value == one.p_value
-        assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
-        assert texts == [reason.text for reason in one.reasons]
+    command = [sys.executable, "-c", WITHOUT_COMPRESSION, str(artifact), str(tmp_path / "images.npy")]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=240, text=True)
+    for thorough, line in zip((False, True), answer.stdout.splitlines(), strict=True):
+        here = judged(scorer, images[:10], thorough=thorough)
+        for (p_value, statistic, texts), one in zip(json.loads(line), here, strict=True):
+            assert p_value == one.p_value
+            assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
+            assert texts == [reason.text for reason in one.reasons]
 
 
-@pytest.mark.parametrize("draws", [2, 3, 64, 65, 100])
+@pytest.mark.parametrize("draws", [2, 3, 65])
 def test_draws_do_not_change_the_verdict(scorer: Scorer, images: NDArray[np.uint8], draws: int) -> None:
     few = images[:5]
     assert scorer.score(few, draws)[0].log_likelihood != scorer.score(few)[0].log_likelihood
