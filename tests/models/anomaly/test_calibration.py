@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from models.anomaly.calibration import LEAST_SHARE, MOST_REASONS, STRANGEST, Calibration
-from models.anomaly.fit import fit_cross, fit_split
+from models.anomaly.fit import Reference, fit_cross, fit_split
 from models.anomaly.statistic import SHARPNESS, merge
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
@@ -65,16 +66,15 @@ def test_cross_conformal_p_values_by_hand() -> None:
             of_fold = fold.values(own[folds == number])
             at_least += (of_fold[:, None] >= fold.values(others)[None]).sum(0)
             # It was fitted to the other images and to nothing else.
-            alone = fit_split(*(_part(1, folds, number, inside) for inside in (False, True)), NAMES, GRID)
+            alone = fit_split(part(folds != number), part(folds == number), NAMES, GRID)
             np.testing.assert_allclose(alone.folds[0].values(others), fold.values(others), rtol=1e-9)
         assert calibration.p_values(others).tolist() == ((1 + at_least) / 84).tolist()
     assert calibration.images == 83
     assert calibration.is_thorough
 
 
-def _part(seed, folds, number, inside):  # type: ignore[no-untyped-def]
-    whole = reference(len(folds), seed)
-    chosen = (folds == number) == inside
+def part(chosen: NDArray[np.bool_]) -> Reference:
+    whole = reference(len(chosen), 1)
     assert whole.gradients is not None
     return replace(
         whole,

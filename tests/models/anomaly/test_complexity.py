@@ -95,7 +95,8 @@ def test_neither_input_nor_type_is_touched() -> None:
     before = images.copy()
     found = residual_entropy(images)
     assert np.array_equal(images, before)
-    assert (found.dtype, found.shape) == (np.float64, (3,))
+    assert found.dtype == np.float64
+    assert found.shape == (3,)
 
 
 def test_noise_is_more_complex_than_a_photo_and_that_than_a_plane() -> None:

@@ -209,4 +209,5 @@ def test_dense_layers_leave_the_gradient_of_the_pixels() -> None:
 def by_autograd_pixels(flow: Flow, x: Tensor) -> Tensor:
     double = copy.deepcopy(flow).double().eval()
     y = double.pixels(x)[0].detach().requires_grad_(True)
-    return torch.autograd.grad(double.forward_pixels(y, y.new_zeros(len(y))).log_likelihood.sum(), y)[0]
+    found: Tensor = torch.autograd.grad(double.forward_pixels(y, y.new_zeros(len(y))).log_likelihood.sum(), y)[0]
+    return found

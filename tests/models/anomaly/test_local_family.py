@@ -26,7 +26,8 @@ def smooth_cells(count: int, rows: int, columns: int, seed: int) -> Array:
     distance = np.hypot(i[:, None] - i, j[:, None] - j)
     covariance = np.exp(-distance / 2) + 0.2 * np.eye(rows * columns)
     normal = generator.standard_normal((count, rows * columns)) @ np.linalg.cholesky(covariance).T
-    return normal * (1 + i) * 3 - 5 * j
+    cells: Array = normal * (1 + i) * 3 - 5 * j
+    return cells
 
 
 def flat_cells(region: Region, columns: int) -> list[int]:
