@@ -166,7 +166,8 @@ class AlphaUnattainable(ModelsError):
     status = 422
 
     def __init__(self, alpha: float, smallest: float) -> None:
-        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest:g}")
+        # In full: rounded down, the rate that is named here would be refused again.
+        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest}")
         self.smallest = smallest
 
 

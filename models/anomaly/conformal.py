@@ -47,6 +47,8 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
     ranks = flagged_ranks(calibration, alpha)
     if ranks == 0:
         return 0.0, 0.0
+    if ranks > calibration:
+        return 1.0, 1.0
     low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
     return float(low) / tests, float(high) / tests
 
