@@ -11,7 +11,7 @@ from app.commands.common import USAGE, fail, settings
 from app.commands.datasets import datasets
 from app.commands.evaluate import evaluate
 from app.commands.jobs import jobs
-from app.commands.listings import models
+from app.commands.models import models
 from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
@@ -83,7 +83,7 @@ cli.command()(train)
 cli.command()(score)
 cli.command()(evaluate)
 cli.command()(sample)
-cli.command()(models)
+cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
 

@@ -56,7 +56,7 @@ class DriftMonitor:
 
     def record(self, loaded: Loaded, source: str | None, p_values: Sequence[float]) -> None:
         """Takes in the p-values of the images of a request that were scored; never blocks for long."""
-        summary = loaded.scorer.manifest.calibration
+        summary = loaded.scorer.calibration_summary
         reference = Reference(loaded.scorer.log_det_digest, summary.calibration_images, loaded.scorer.smallest_p)
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time())
 
@@ -94,5 +94,4 @@ class DriftMonitor:
 
 def key_of(version: ModelVersion) -> Key:
     """Whose p-values a version's images have."""
-    # A version has one calibration until it can be calibrated again.
-    return Key(version.name, version.version, getattr(version, "calibration", 0))
+    return Key(version.name, version.version, version.calibration)

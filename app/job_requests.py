@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.calibration_requests import check_calibration
 from app.evaluation_requests import check_evaluation
 from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
@@ -25,25 +26,30 @@ from worker.submit import training_queue
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Where a job would run, with which model, and what it is expected to take."""
+    """Where a job would run, with which model and calibration, and what it is expected to take."""
 
     model: str
     queue: Queue
     workers: int
     estimate: Estimate | None
+    calibration: int | None = None
 
 
 def plan_job(request: JobRequest, house: House) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
     if request.type == "score":
-        model = check_scoring(request, house)
-        serving = [worker for worker in house.presence.workers() if Queue.SCORE in worker.queues]
-        return JobPlan(model, Queue.SCORE, len(serving), None)
+        model, calibration = check_scoring(request, house)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
+    if request.type == "calibrate":
+        return JobPlan(check_calibration(request, house), Queue.SCORE, _scoring_workers(house), None)
     if request.type == "evaluate":
-        model = check_evaluation(request, house)
-        serving = [worker for worker in house.presence.workers() if Queue.SCORE in worker.queues]
-        return JobPlan(model, Queue.SCORE, len(serving), None)
+        model, calibration = check_evaluation(request, house)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
     return _plan_training(request, house)
+
+
+def _scoring_workers(house: House) -> int:
+    return sum(Queue.SCORE in worker.queues for worker in house.presence.workers())
 
 
 def _plan_training(request: JobRequest, house: House) -> JobPlan:

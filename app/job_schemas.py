@@ -82,9 +82,16 @@ class Previews(Answer):
 
 
 class JobResult(Answer):
-    """The model version that a job registered."""
+    """The model version that a job registered or calibrated."""
 
     model: str
     version: int
     ref: str = Field(examples=["my-digits:1"])
     links: dict[str, str]
+
+
+class CalibrationResult(JobResult):
+    """The calibration that a job made."""
+
+    calibration: int = Field(description="Its number.")
+    smallest_p: float = Field(description="Smallest p-value that it can give.")

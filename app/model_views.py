@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app import schemas
+from app import model_schemas as schemas
+from app.calibration_schemas import CalibrationView
 from app.drift_windows import Seen
 from app.serving import Listed, ModelState, Slot
 from models.registry import ModelVersion
@@ -29,7 +30,9 @@ def summary(one: Listed) -> schemas.ModelSummary:
     )
 
 
-def detail(version: ModelVersion, slot: Slot | None, drift: Sequence[Seen] = ()) -> schemas.ModelDetail:
+def detail(
+    version: ModelVersion, calibration: CalibrationView, slot: Slot | None, drift: Sequence[Seen] = ()
+) -> schemas.ModelDetail:
     """One version in full; blocks on the disk."""
     serving = None
     if slot is not None and slot.state is ModelState.READY:
@@ -51,6 +54,7 @@ def detail(version: ModelVersion, slot: Slot | None, drift: Sequence[Seen] = ())
         reason=slot.reason if slot else None,
         size_bytes=folder_size(version.path),
         manifest=version.manifest.model_dump(mode="json"),
+        calibration=calibration,
         serving=serving,
         drift=[_drift(one) for one in drift],
     )

@@ -132,6 +132,7 @@ class Fdr(Answer):
 SCORED_DIGIT: dict[str, Any] = {
     "model": "mnist-snf-glow",
     "version": 1,
+    "calibration": 0,
     "count": 1,
     "results": [
         {
@@ -197,6 +198,7 @@ class Scores(Answer):
 
     model: str
     version: int
+    calibration: int = Field(description="Number of the calibration that the verdicts are by.")
     count: int = Field(description="Number of results.")
     results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
     fdr: Fdr | None = None
@@ -224,73 +226,6 @@ class Samples(Answer):
     samples: list[Sample]
 
 
-class ModelSummary(Answer):
-    """One model name."""
-
-    name: str
-    versions: list[int]
-    aliases: dict[str, int]
-    state: Literal["idle", "loading", "ready", "failed"] = Field(
-        description="State of the live version; `idle` is loaded when it is first asked for."
-    )
-    reason: str | None = Field(description="Why it failed, if it did.")
-    read_only: bool | None = Field(description="Whether the model ships with the product.")
-    architecture: str | None = Field(description="The preset that the model was made from.")
-    image_shape: list[int] | None = Field(description="Channels, height, width.")
-    test_bits_per_dim: float | None
-    size_bytes: int | None = Field(description="Size of the live version's files.")
-
-
-class ModelPage(Answer):
-    """All models."""
-
-    models: list[ModelSummary]
-
-
-class Serving(Answer):
-    """How a loaded version computes."""
-
-    engine: str
-    precision: str
-    log_det_total: float = Field(description="Sum of the cached data-independent log-determinants, nats.")
-    log_det_digest: str = Field(description="Digest of the weights that they belong to.")
-    has_learned_inverse: bool
-    smallest_p: float
-    default_alpha: float
-
-
-class Drift(Answer):
-    """Whether recent images of a model look like its calibration images, by their p-values."""
-
-    source: str | None = Field(description="The source that the images were sent with; null for all images together.")
-    images: int = Field(description="Images in the window: the newest that were scored.")
-    statistic: float | None = Field(
-        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
-        "while there are too few images."
-    )
-    p_value: float | None = Field(description="How rare a distance this large is without drift; null with `statistic`.")
-    low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
-    alarm: bool = Field(
-        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that."
-    )
-    since: datetime = Field(description="When the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(description="When the alarm was first seen, while it lasts.")
-
-
-class ModelDetail(Answer):
-    """One version of a model: its manifest, and how it is served."""
-
-    name: str
-    version: int
-    read_only: bool
-    state: Literal["idle", "loading", "ready", "failed"]
-    reason: str | None
-    size_bytes: int
-    manifest: dict[str, Any] = Field(description="The artifact's manifest as it stands on disk.")
-    serving: Serving | None = Field(description="Absent until the version is loaded.")
-    drift: list[Drift] = Field(description="All images together first, then by source; empty until images were scored.")
-
-
 class JobRequest(BaseModel):
     """A job to do."""
 
@@ -307,6 +242,7 @@ class JobRequest(BaseModel):
                     "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
                 },
                 {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
+                {"type": "calibrate", "dataset": "mnist-mini", "model": "mnist-snf-glow"},
                 {
                     "type": "evaluate",
                     "dataset": "fashion-mnist",
@@ -317,22 +253,26 @@ class JobRequest(BaseModel):
         },
     )
 
-    type: Literal["train", "score", "evaluate"] = Field(
-        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, or `evaluate` "
-        "how well a model tells a dataset's images from others."
+    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
+        "model on a dataset without training, or `evaluate` how well it tells a dataset's images from others."
     )
-    dataset: Name = Field(description="The dataset to train on, to score, or whose images are the normal ones.")
+    dataset: Name = Field(
+        description="The dataset to train on, to score, to calibrate on, or whose images are the normal ones."
+    )
     model: str = Field(
         pattern=REF,
-        description="train: name that the model is registered under, a new version if it exists. "
-        "score, evaluate: the model, `name`, `name:3` or `name@champion`; the version is fixed when the job is queued.",
+        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
+        "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
+        "queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the architecture.")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
-        "score: `alpha`, `images_per_part`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded "
-        "faults), `images` (most of a set), `alpha`, `thorough`, `adapt` (convert size and colour).",
+        "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
+        "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
+        "`thorough`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
         False, description="train: move the alias `live` to the new version; the first version gets it anyway."
@@ -361,7 +301,7 @@ class EstimatedJob(Answer):
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
     workers: int = Field(description="Running workers that serve that queue.")
-    estimate: Estimate | None = Field(description="Null for what is not known beforehand, the time of a score job.")
+    estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
 
 
 class WorkerView(Answer):
@@ -385,7 +325,7 @@ class JobView(Answer):
     """A job as it stands."""
 
     id: str
-    type: Literal["train", "score", "evaluate"]
+    type: Literal["train", "score", "calibrate", "evaluate"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
     queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
     place_in_line: int | None = Field(
@@ -411,7 +351,9 @@ class JobView(Answer):
         description="Latest value of each metric of the training; under `evaluation` those of the finished model."
     )
     error: dict[str, Any] | None
-    result: dict[str, Any] | None = Field(description="The registered model version and its links.")
+    result: dict[str, Any] | None = Field(
+        description="The registered model version, what a scoring counted, or the number of the new calibration."
+    )
     links: dict[str, str]
 
 

@@ -66,6 +66,7 @@ def answer(
     content: dict[str, Any] = {
         "model": loaded.version.name,
         "version": loaded.version.version,
+        "calibration": loaded.version.calibration,
         "count": len(results),
         "results": results,
     }

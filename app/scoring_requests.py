@@ -12,7 +12,7 @@ from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import JobRequest
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.problems import AlphaUnattainable, ArtifactError, ModelNotFound
-from models.registry import Registry
+from models.registry import Registry, parse_ref
 
 MAX_PARTS = 10_000
 TRAINING_ONLY = ("preset", "promote", "device")
@@ -25,10 +25,14 @@ class ScoringParameters(BaseModel):
 
     alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
     images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
 
 
-def check_scoring(request: JobRequest, house: House) -> str:
-    """The name:version that scores; raises a 422 problem for a job that cannot succeed. Blocks on the disk."""
+def check_scoring(request: JobRequest, house: House) -> tuple[str, int]:
+    """The name:version that scores and its calibration; raises a 422 problem for a job that cannot succeed.
+
+    Blocks on the disk.
+    """
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a score job has no {name}")
@@ -41,8 +45,15 @@ def check_scoring(request: JobRequest, house: House) -> str:
         ]
         raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
     try:
-        version = Registry(house.settings.registry_dir).resolve(request.model)
-        smallest = version.manifest.calibration.smallest_p
+        registry = Registry(house.settings.registry_dir)
+        name, number = registry.locate(parse_ref(request.model))
+        calibrations = registry.calibrations(name, number)
+        calibration = calibrations.active() if parameters.calibration is None else parameters.calibration
+        if parameters.calibration is not None and calibration not in calibrations.numbers():
+            there = ", ".join(map(str, calibrations.numbers()))
+            raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {there}")
+        version = registry.with_calibration(name, number, calibration)
+        smallest = version.calibration_summary.smallest_p
     except (ModelNotFound, ArtifactError) as error:
         raise invalid("/body/model", error.detail) from error
     if parameters.alpha is not None and parameters.alpha < smallest:
@@ -53,7 +64,7 @@ def check_scoring(request: JobRequest, house: House) -> str:
         raise invalid(
             "/body/parameters/images_per_part", f"{count} images would be {parts} parts, at most {MAX_PARTS} are made"
         )
-    return f"{version.name}:{version.version}"
+    return f"{name}:{number}", calibration
 
 
 def _count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import problems, schemas
+from app import calibration_schemas, problems, schemas
 from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
-from app.routers import datasets, job_events, job_files, jobs, models, operations, samples, scores
+from app.routers import calibrations, datasets, job_events, job_files, jobs, models, operations, samples, scores
 from worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -22,6 +22,15 @@ calibrated anomaly verdict, draws samples and trains new models.
 
 A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
 RFC 9457 (`application/problem+json`)."""
+
+
+_OF_NO_PARAMETER = (
+    schemas.Samples,
+    schemas.JobRequest,
+    calibration_schemas.CalibrationRequest,
+    calibration_schemas.CalibrationChoice,
+)
+"""Bodies that OpenAPI knows by name alone: they are no parameter of a route."""
 
 
 class Service(FastAPI):
@@ -34,7 +43,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             problems.add_schema(document)
-            for model in (schemas.Samples, schemas.JobRequest):
+            for model in _OF_NO_PARAMETER:
                 found = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
         assert self.openapi_schema is not None
@@ -70,7 +79,7 @@ def create_app(settings: Settings) -> Service:
     problems.install(app)
     for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)
-    for router in (job_events.router, job_files.router, datasets.router):
+    for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
         app.include_router(router)
     return app
 

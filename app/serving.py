@@ -171,6 +171,8 @@ class Serving:
 
     def _load(self, version: ModelVersion, slot: Slot) -> None:
         name = f"{version.name}:{version.version}"
+        if version.calibration:
+            name += f" with calibration {version.calibration}"
         began = time.monotonic()
         try:
             import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
@@ -179,7 +181,7 @@ class Serving:
 
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
-            loaded = Loaded(version, Scorer.load(version.path))
+            loaded = Loaded(version, Scorer.load(version.path, version.calibration_path))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:
             slot.reason = reason_of(error)
@@ -231,14 +233,19 @@ class Serving:
                 self._refs.pop(ref, None)
             elif new != version and self._slot(new).future.exception() is None:
                 self._refs[ref] = new
-                log.info("%s is now version %d", new.name, new.version)
+                log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
         with self._lock:
             versions = list(self._slots)
+        # What a reference still means stays: its successor in the same place cannot be loaded.
+        used = set(self._refs.values())
         for version in versions:
-            if self._now(ModelRef(version.name, version.version), version) != version:
+            if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:
                     self._slots.pop(version, None)
-                log.info("model %s:%d is not in the registry any more", version.name, version.version)
+                log.info(
+                    "model %s:%d with calibration %d is not in use any more",
+                    version.name, version.version, version.calibration,
+                )  # fmt: skip
 
     def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
         """What a reference means now; what it meant before where the registry is damaged there."""

@@ -128,4 +128,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def file_label(path: Path) -> str:
     """Return a file's name for messages: model, version, file; where it lies is nobody else's business."""
-    return "/".join(path.parts[-3:])
+    of_calibration = "calibrations" in path.parts[-4:-2]
+    return "/".join(path.parts[-5 if of_calibration else -3 :])

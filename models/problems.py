@@ -35,6 +35,14 @@ class ModelNotFound(ModelsError):
     status = 404
 
 
+class CalibrationNotFound(ModelsError):
+    """No calibration of this number of a model version."""
+
+    slug = "calibration-not-found"
+    title = "No such calibration"
+    status = 404
+
+
 class InvalidName(ModelsError):
     """A name that is not ``[a-z0-9][a-z0-9._-]{0,63}``."""
 
@@ -158,7 +166,8 @@ class AlphaUnattainable(ModelsError):
     status = 422
 
     def __init__(self, alpha: float, smallest: float) -> None:
-        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest:g}")
+        # In full: rounded down, the rate that is named here would be refused again.
+        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest}")
         self.smallest = smallest
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from models.files import new_folder, write_atomically
-from models.manifest import FILE, Manifest, file_label, read_manifest
+from models.calibrations import FOLDER as CALIBRATIONS
+from models.calibrations import OWN, RECORD, Calibrations, read_record
+from models.files import locked, new_folder, write_atomically
+from models.manifest import FILE, CalibrationRecord, CalibrationSummary, Manifest, file_label, read_manifest
 from models.problems import ArtifactError, InvalidName, ModelNotFound
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,11 @@ def parse_ref(ref: str) -> ModelRef:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model and where it lies.
+    """One version of a model with one of its calibrations, and where both lie.
 
     ``stamp`` tells the manifest file from any other that lies or lay at its path: a model whose folder was moved away
-    and trained again is another one, though name and version are the same.
+    and trained again is another one, though name and version are the same. So does ``calibration_stamp`` of a
+    calibration's record. ``calibration_path`` is absent for number 0, which is part of the artifact.
     """
 
     name: str
@@ -59,16 +60,31 @@ class ModelVersion:
     path: Path
     read_only: bool
     stamp: Stamp | None
+    calibration: int = OWN
+    calibration_path: Path | None = None
+    calibration_stamp: Stamp | None = None
 
     @property
     def manifest(self) -> Manifest:
         """The manifest, read once a file. Raises ``ArtifactError``."""
         return _cached_manifest(self.path, self.stamp)
 
+    @property
+    def calibration_summary(self) -> CalibrationSummary:
+        """What is known of its calibration, read once a file. Raises ``ArtifactError``."""
+        if self.calibration_path is None:
+            return self.manifest.calibration
+        return _cached_record(self.calibration_path, self.calibration_stamp).summary
+
 
 @lru_cache(maxsize=1024)
 def _cached_manifest(path: Path, _stamp: Stamp | None) -> Manifest:
     return read_manifest(path)  # an artifact is immutable once written
+
+
+@lru_cache(maxsize=1024)
+def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
+    return read_record(path)  # as immutable
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -82,7 +98,8 @@ def _stamp(path: Path) -> Stamp | None:
 class Registry:
     """``root/<name>/<version>/`` holds an artifact, ``root/<name>/aliases.json`` the movable names of versions.
 
-    The shipped models of ``zoo`` are version 1 of their names; they lie where they are and nothing here writes there.
+    ``root/<name>/calibrations/<version>/`` holds the calibrations that were made of a version later. The shipped models
+    of ``zoo`` are version 1 of their names; they lie where they are and nothing here writes there.
     Versions appear whole or not at all, so readers need no lock; writers of one name take a lock on its folder.
     """
 
@@ -119,7 +136,12 @@ class Registry:
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Find what a reference means now. Raises ``ModelNotFound``."""
+        """Find what a reference means now, with its active calibration. Raises ``ModelNotFound``, ``ArtifactError``."""
+        name, version = self.locate(ref)
+        return self.with_calibration(name, version, self.calibrations(name, version).active())
+
+    def locate(self, ref: ModelRef) -> tuple[str, int]:
+        """Find name and version of a reference, whatever its calibrations. Raises ``ModelNotFound``."""
         name, version = ref.name, ref.selector
         if isinstance(version, str):
             aliases = self.aliases(name)
@@ -129,9 +151,19 @@ class Registry:
         versions = self._known_versions(name)
         if version not in versions:
             raise ModelNotFound(f"{name} has no version {version}; it has: {versions}")
+        return name, version
+
+    def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
+        """Return a version that is there with one of its calibrations; loading it says whether that is there."""
         shipped = self._is_shipped(name, version)
         path = (self.zoo if shipped else self.root) / name / str(version)
-        return ModelVersion(name, version, path, shipped, _stamp(path / FILE))
+        calibration = self.calibrations(name, version).path(number)
+        stamp = None if calibration is None else _stamp(calibration / RECORD)
+        return ModelVersion(name, version, path, shipped, _stamp(path / FILE), number, calibration, stamp)
+
+    def calibrations(self, name: str, version: int) -> Calibrations:
+        """Return the calibrations of a version."""
+        return Calibrations(self.root, name, version)
 
     def publish(
         self,
@@ -149,7 +181,7 @@ class Registry:
         """
         job = read_manifest(artifact).training.job
         check_name(name)
-        with self._lock(name):
+        with locked(self.root / name):
             known = None if job is None else self.of_job(name, job)
             if known is not None:
                 if promote:
@@ -157,6 +189,8 @@ class Registry:
                 return known
             versions = self.versions(name)
             version = versions[-1] + 1 if versions else 1
+            # Of a version of this number that somebody took away.
+            shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
                 admit()
@@ -167,27 +201,26 @@ class Registry:
     def of_job(self, name: str, job: str) -> ModelVersion | None:
         """Return the version of ``name`` that this job made, if any."""
         for number in reversed(self.versions(name)):
-            version = self.resolve(f"{name}:{number}")
             try:
-                owner = version.manifest.training.job
+                owner = self.with_calibration(name, number, OWN).manifest.training.job
             except ArtifactError as problem:
                 # Somebody else's damaged version is no reason to lose this job's.
                 log.warning("skipping %s:%d: %s", name, number, problem.detail)
                 continue
             if owner == job:
-                return version
+                return self.resolve(f"{name}:{number}")
         return None
 
     def promote(self, version: ModelVersion) -> None:
         """Make a version the live one of its name, unless a later one is."""
-        with self._lock(version.name):
+        with locked(self.root / version.name):
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
         check_name(alias)
-        self.resolve(f"{name}:{version}")
-        with self._lock(name):
+        self.locate(parse_ref(f"{name}:{version}"))
+        with locked(self.root / name):
             self._write_alias(name, alias, version)
 
     def _go_live(self, version: ModelVersion) -> None:
@@ -210,14 +243,6 @@ class Registry:
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def check_name(name: str) -> None:

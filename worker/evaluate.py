@@ -37,7 +37,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.evaluation.report import render_html
     from models.evaluation.schema import EvaluationReport
     from models.files import write_atomically
-    from models.registry import Registry
+    from models.registry import Registry, parse_ref
     from models.scoring.scorer import Scorer
     from models.training.loop import Interrupted
 
@@ -60,13 +60,20 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             raise Interrupted("asked to stop")
         progress.tell(label, done, total)
 
+    registry = Registry(settings.registry_dir)
+    name, number = registry.locate(parse_ref(spec.model))
+    parameters = EvaluationParameters.model_validate(spec.parameters)
+    # That of the time when it was queued, whatever becomes active since.
+    calibration = registry.calibrations(name, number).active() if (n := parameters.calibration) is None else n
+    found = registry.with_calibration(name, number, calibration)
     subject = Subject(
-        scorer=Scorer.load(Registry(settings.registry_dir).resolve(spec.model).path),
+        scorer=Scorer.load(found.path, found.calibration_path),
         model=spec.model,
         dataset=spec.dataset,
-        parameters=EvaluationParameters.model_validate(spec.parameters),
+        parameters=parameters,
         data_dir=settings.data_dir,
         store=DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
+        calibration=calibration,
     )
     report = evaluate(subject, observe, folder / SETS, progress.finished)
     fence.require()

@@ -82,6 +82,8 @@ class Digest:
             self.result = {key: event[key] for key in ("model", "version", "ref")}
         elif kind == "scored":
             self.result = {key: event[key] for key in ("model", "images", "anomalies", "errors")}
+        elif kind == "calibrated":
+            self.result = {key: event[key] for key in ("model", "version", "ref", "calibration", "smallest_p")}
         elif kind == "evaluated":
             self.result = {key: event[key] for key in ("model", "auroc", "auroc_over_baseline", "false_alarms")}
         elif kind == "error":

@@ -25,7 +25,7 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
-JobType = Literal["train", "score", "evaluate"]
+JobType = Literal["train", "score", "calibrate", "evaluate"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
@@ -54,9 +54,9 @@ class Job(BaseModel):
     type: JobType = "train"
     queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; decides on the device")
     status: Status = Status.QUEUED
-    model: str = Field(description="Name that a trained model is registered under; name:version of one that scores")
+    model: str = Field(description="Name that a trained model is registered under; name:version of one that is used")
     device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU where a worker has one")
-    dataset: str = Field(description="Name of the dataset to train on or to score")
+    dataset: str = Field(description="Name of the dataset to train on, to score, or to calibrate on")
     preset: str = Field(default="", description="Name of the architecture preset; empty where nothing is trained")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
     promote: bool = Field(default=False, description="Whether the new version becomes the live one")

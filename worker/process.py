@@ -31,7 +31,12 @@ class StopReason(StrEnum):
     PREEMPT = "p"
 
 
-MODULES: dict[JobType, str] = {"train": "worker.train", "score": "worker.score", "evaluate": "worker.evaluate"}
+MODULES: dict[JobType, str] = {
+    "train": "worker.train",
+    "score": "worker.score",
+    "calibrate": "worker.calibrate",
+    "evaluate": "worker.evaluate",
+}
 
 Command = Callable[[Path, JobType], list[str]]
 

@@ -11,7 +11,7 @@ from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, OpenPlan
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore
-from models.registry import Registry
+from models.registry import Registry, parse_ref
 from models.scoring.scorer import Scorer
 from worker.attempt import JobSpec
 from worker.broker import redis_client
@@ -36,7 +36,13 @@ class ShardWork:
         if settings.train_threads is not None:
             torch.set_num_threads(settings.train_threads)
         self._settings = settings
-        self._scorer = Scorer.load(Registry(settings.registry_dir).resolve(spec.model).path)
+        registry = Registry(settings.registry_dir)
+        name, version = registry.locate(parse_ref(spec.model))
+        # That of the time when it was queued: another that becomes active since must not mix with it.
+        number = spec.parameters.get("calibration")
+        number = registry.calibrations(name, version).active() if number is None else number
+        found = registry.with_calibration(name, version, number)
+        self._scorer = Scorer.load(found.path, found.calibration_path)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
         plan = BulkPlan(
@@ -45,7 +51,7 @@ class ShardWork:
             dataset=spec.dataset,
             source_digest=self._source.digest,
             count=self._source.count,
-            **({"alpha": self._scorer.default_alpha} | spec.parameters),
+            **({"alpha": self._scorer.default_alpha} | spec.parameters | {"calibration": number}),
         )
         self.plan = take_plan(folder, plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)

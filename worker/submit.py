@@ -82,6 +82,26 @@ def submit_scoring(
     return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
 
 
+def submit_calibration(
+    store: JobStore,
+    celery: Celery,
+    *,
+    model: str,
+    dataset: str,
+    parameters: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    fingerprint: str | None = None,
+) -> Job:
+    """Queues the calibration of `model`, a name:version, on a dataset; as `submit_training`."""
+    request: dict[str, Any] = {
+        "type": "calibrate",
+        "model": model,
+        "dataset": dataset,
+        "parameters": dict(parameters or {}),
+    }
+    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
+
+
 def submit_evaluation(
     store: JobStore,
     celery: Celery,

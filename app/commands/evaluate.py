@@ -107,12 +107,13 @@ def _local(model: str, normal: str, parameters: EvaluationParameters, *, quiet: 
         torch.set_num_threads(found.threads)
     version = Registry(found.registry_dir).resolve(model)
     subject = Subject(
-        scorer=Scorer.load(version.path),
+        scorer=Scorer.load(version.path, version.calibration_path),
         model=f"{version.name}:{version.version}",
         dataset=normal,
         parameters=parameters,
         data_dir=found.data_dir,
         store=DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes),
+        calibration=version.calibration,
     )
     with stop_on_signals() as stop, _bar(quiet) as observe:
 

@@ -73,7 +73,7 @@ def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
     job = remote.call("GET", f"/v1/jobs/{job_id}").json()
     if end != "succeeded":
         raise fail(f"job {job_id} {end}{': ' + job['error']['detail'] if job['error'] else ''}", SERVICE)
-    typer.echo(f"registered {job['result']['ref']}")
+    typer.echo(outcome(job["result"]))
 
 
 @jobs.command()
@@ -134,6 +134,15 @@ def _ask(what: str, job_id: str, url: str | None, key: str | None, as_json: bool
         return
     asked = job["status"] in {"starting", "running"} and (job["cancel_requested"] or job["pause_requested"])
     typer.echo(f"{job['id']} is {job['status']}{', asked to stop' if asked else ''}")
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """What a job that succeeded has made, in one line."""
+    if "calibration" in result:
+        return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
+    if "ref" in result:
+        return f"registered {result['ref']}"
+    return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
 
 
 def _percent(job: dict[str, Any]) -> str:

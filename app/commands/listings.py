@@ -1,12 +1,17 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf models`: what there is."""
+"""Lists of models and of their calibrations, as tables or JSON."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.commands.common import Json, Key, Url, errors_for_people, print_json, settings
 
+SHOWN_ALPHA = 0.01
+"""The false-alarm rate that tables give advice for; JSON has several."""
 
-def models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
+
+def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the models."""
     with errors_for_people():
         if url:
@@ -37,6 +42,31 @@ def models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
             for one in found
         ],
     )
+
+
+def print_calibrations(found: dict[str, Any]) -> None:
+    """Prints the calibrations of a version as a table."""
+    _table(
+        ("calibration", "dataset", "images", "smallest alpha", "p that keeps 1 % (95 % sure)", "in use"),
+        [
+            (
+                str(one["number"]),
+                one["problem"] or one["dataset"],
+                "" if one["problem"] else f"{one['statistics_images']} + {one['calibration_images']}",
+                "" if one["problem"] else f"{one['smallest_p']:.4g}",
+                _advice(one["thresholds"]),
+                "yes" if one["active"] else "",
+            )
+            for one in found["calibrations"]
+        ],
+    )
+
+
+def _advice(thresholds: list[dict[str, Any]]) -> str:
+    one = next((one for one in thresholds if one["alpha"] == SHOWN_ALPHA), None)
+    if one is None:
+        return ""
+    return f"needs {one['images_needed']} images" if one["threshold"] is None else f"{one['threshold']:.4g}"
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

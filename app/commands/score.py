@@ -120,7 +120,7 @@ def _remote(
         body: Result = answer.json()
         if answer.is_error and "results" not in body:
             raise fail(describe(answer), USAGE)
-        yield {k: body[k] for k in ("model", "version", "results") if k in body}
+        yield {k: body[k] for k in ("model", "version", "calibration", "results") if k in body}
 
 
 def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> Iterator[Result]:
@@ -130,13 +130,14 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
     from models.scoring.scorer import Scorer
 
     version = Registry(settings().registry_dir).resolve(model)
-    loaded = Loaded(version, Scorer.load(version.path))
+    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path))
     if alpha is not None and alpha < loaded.scorer.smallest_p:
         raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
     for batch in _batches(files, draws):
         yield {
             "model": version.name,
             "version": version.version,
+            "calibration": version.calibration,
             "results": _score_batch(loaded, batch, alpha, draws),
         }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
     from models.bulk.sources import ImageSource
     from models.bulk.table import PartSummary
+    from models.registry import ModelVersion
     from models.scoring.scorer import Scorer
 
 
@@ -45,9 +46,10 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
     if out.is_dir():
         raise fail(f"{out} is a folder, --out wants a file", USAGE)
     with stop_on_signals() as stop:
-        scorer, reference = _load(model)
+        scorer, version = _load(model)
+        reference = f"{version.name}:{version.version}"
         source = ImageFiles(paths, scorer.preprocessing)
-        plan = _plan(scorer, reference, source, alpha)
+        plan = _plan(scorer, version, source, alpha)
         work = open_plan(out.absolute().parent / f".{out.name}.parts", plan)
         try:
             pace = _score_missing(scorer, source, work, stop.is_set, quiet=as_json)
@@ -64,23 +66,24 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
     return found
 
 
-def _load(model: str) -> tuple[Scorer, str]:
+def _load(model: str) -> tuple[Scorer, ModelVersion]:
     from models.registry import Registry
     from models.scoring.scorer import Scorer
 
     version = Registry(settings().registry_dir).resolve(model)
-    return Scorer.load(version.path), f"{version.name}:{version.version}"
+    return Scorer.load(version.path, version.calibration_path), version
 
 
-def _plan(scorer: Scorer, reference: str, source: ImageSource, alpha: float | None) -> BulkPlan:
+def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: float | None) -> BulkPlan:
     from models.bulk.plan import BulkPlan
     from models.problems import AlphaUnattainable
 
     if alpha is not None and alpha < scorer.smallest_p:
         raise AlphaUnattainable(alpha, scorer.smallest_p)
     return BulkPlan(
-        model=reference,
+        model=f"{version.name}:{version.version}",
         weights_sha256=scorer.log_det_digest,
+        calibration=version.calibration,
         dataset="files",
         source_digest=source.digest,
         alpha=scorer.default_alpha if alpha is None else alpha,

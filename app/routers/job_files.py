@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, PlainTextResponse
 from app.access import MayTrain
 from app.house import House, InHouse
 from app.job_lookup import ExistingJob, folder_of
-from app.job_schemas import CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
+from app.job_schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
 from app.problems import Problem, responses
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
@@ -157,7 +157,7 @@ def get_job_sample(
     "/{job_id}/result",
     operation_id="get_job_result",
     summary="Show the result of a job",
-    response_model=JobResult | EvaluationReport,
+    response_model=CalibrationResult | JobResult | EvaluationReport,
     responses={
         200: {
             "description": "What the job made.",
@@ -172,9 +172,9 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, house: InHouse, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Answers the model version that a training registered, or the Parquet file of a scoring: a row an image with
-    `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`, `error`, `error_detail`; or
-    the report of an evaluation, as JSON or as a page (`Accept: text/html` or `format=html`).
+    """Answers the model version that a training registered, the calibration that was made, or the Parquet file of a
+    scoring: a row an image with `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
+    `error`, `error_detail`; or the report of an evaluation, as JSON or as a page (`Accept: text/html`, `format=html`).
 
     409 says how a job stands that has not succeeded.
     """
@@ -195,7 +195,14 @@ def get_job_result(
         return _report(job.id, house, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
-    return JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
+    result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
+    if job.type != "calibrate":
+        return result
+    number, smallest = job.result["calibration"], job.result["smallest_p"]
+    links |= {"calibration": f"{model}/calibrations/{number}", "active": f"{model}/calibrations/active"}
+    return CalibrationResult(
+        **result.model_dump(exclude={"links"}), links=links, calibration=number, smallest_p=smallest
+    )
 
 
 def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileResponse:

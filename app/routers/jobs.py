@@ -14,7 +14,15 @@ from app.job_requests import plan_job
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
-from worker.submit import fingerprint_of, resume, retry, submit_evaluation, submit_scoring, submit_training
+from worker.submit import (
+    fingerprint_of,
+    resume,
+    retry,
+    submit_calibration,
+    submit_evaluation,
+    submit_scoring,
+    submit_training,
+)
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -23,6 +31,15 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
 workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayTrain])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Repeating a request with the same key answers the job that was made first.",
+    ),
+]
 
 
 class JobQuery(BaseModel):
@@ -54,21 +71,13 @@ def submit_job(
     job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
     house: InHouse,
     response: Response,
-    key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="Repeating a request with the same key answers the job that was made first.",
-        ),
-    ] = None,
+    key: IdempotencyKey = None,
 ) -> schemas.JobView:
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
     version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
-    one that evaluates a report as JSON and HTML.
+    one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
     """
     fingerprint = fingerprint_of(job.model_dump(mode="json"))
     known = None if key is None else house.jobs.known(key, fingerprint)
@@ -78,6 +87,16 @@ def submit_job(
     plan = plan_job(job, house)
     if job.type == "score":
         made = submit_scoring(
+            house.jobs,
+            house.celery,
+            model=plan.model,
+            dataset=job.dataset,
+            parameters=job.parameters | {"calibration": plan.calibration},
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+    elif job.type == "calibrate":
+        made = submit_calibration(
             house.jobs,
             house.celery,
             model=plan.model,
@@ -92,7 +111,7 @@ def submit_job(
             house.celery,
             model=plan.model,
             dataset=job.dataset,
-            parameters=job.parameters,
+            parameters=job.parameters | {"calibration": plan.calibration},
             idempotency_key=key,
             fingerprint=fingerprint,
         )
@@ -227,6 +246,8 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
     if job.result is not None and "ref" in job.result:
         links["model"] = f"/v1/models/{job.result['ref']}"
         links["score"] = f"/v1/models/{job.result['ref']}/score"
+    if job.result is not None and "calibration" in job.result:
+        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
     return schemas.JobView(
         **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),
         status=job.status.value,

@@ -6,8 +6,9 @@ import asyncio
 
 from fastapi import APIRouter
 
-from app import schemas
+from app import model_schemas as schemas
 from app.access import MayScore
+from app.calibration_views import view_of
 from app.house import InHouse
 from app.model_views import detail, summary
 from app.problems import responses
@@ -37,13 +38,14 @@ async def list_models(house: InHouse) -> schemas.ModelPage:
     responses=responses(401, 404, 422, 500),
 )
 async def get_model(ref: str, house: InHouse) -> schemas.ModelDetail:
-    """Shows a version's manifest and, once it is loaded, how it is served.
+    """Shows a version's manifest, its calibration in use and, once it is loaded, how it is served.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
 
     def read() -> schemas.ModelDetail:
         version, slot = house.serving.find(ref)
-        return detail(version, slot, house.drift.of(version))
+        calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
+        return detail(version, calibration, slot, house.drift.of(version))
 
     return await asyncio.to_thread(read)

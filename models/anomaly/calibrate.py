@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from models.anomaly.fit import Reference, fit_cross, fit_split
 from models.anomaly.gradient_looks import GradientLooks
 from models.anomaly.gradients import GradientProbe
 from models.anomaly.reference import look_at
+from models.anomaly.reference_images import ImageRows, ReferenceImages
 from models.anomaly.whole_image import statistic_names
-from models.datasets import Images
 from models.flow import Flow
 from models.manifest import CalibrationSummary
 from models.scoring.engines import Engine
@@ -31,20 +31,11 @@ Progress = Callable[[str, int, int], None]
 """Is told of work: the part, images done, images in it."""
 
 
-@dataclass(frozen=True)
-class ReferenceImages:
-    """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
-
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
-    the share of them that may be no normals at all (:func:`fit_split`).
-    """
-
-    dataset: str
-    digest: str
-    statistics: Images
-    calibration: Images
-    folds: NDArray[np.int8] | None = None
-    suspect_share: float = 0.0
+def looks_at_images(reference: ReferenceImages) -> int:
+    """Return how many looks at images calibrating takes: what the parts that ``progress`` is told of add up to."""
+    statistics, calibration = len(reference.statistics), len(reference.calibration)
+    backwards = min(statistics, FISHER_IMAGES) + min(statistics, THOROUGH_IMAGES) + min(calibration, THOROUGH_IMAGES)
+    return statistics + calibration + backwards
 
 
 def calibrate(
@@ -63,16 +54,20 @@ def calibrate(
     names = statistic_names(frozen)
     grid = grid_shape(*frozen.image_shape[1:]) if frozen.has_places else None
 
-    def look(part: str, images: Images) -> Reference:
-        return look_at(engine, frozen, weights_digest, images, lambda done: progress(part, done, len(images)))
+    def look(part: str, images: ImageRows) -> Reference:
+        return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
 
-    def backwards(part: str, images: Images) -> NDArray[np.float64]:
+    def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
         few = images[:THOROUGH_IMAGES]
-        return looks.features(few, fisher, lambda done: progress(f"{part}, gradients", done, len(few)))
+        return looks.features(few, fisher, told(f"{part}, gradients", len(few)))
+
+    def told(part: str, images: int) -> Callable[[int], None]:
+        return lambda done: progress(part, done, images)
 
     looks = GradientLooks(GradientProbe(flow), weights_digest)
     statistics = look("statistics", reference.statistics)
-    fisher = looks.fisher(reference.statistics[:FISHER_IMAGES])
+    few = reference.statistics[:FISHER_IMAGES]
+    fisher = looks.fisher(few, told("squared gradients", len(few)))
     statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
     if reference.folds is not None:
         calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)

@@ -24,7 +24,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 MOST_REASONS = 3
 STRANGEST = 1e6
-"""T of an image on which the arithmetic of the statistics overflows, nats."""
+"""T is told up to here, nats: on some images the arithmetic of the statistics overflows."""
 LEAST_SHARE = 0.05
 """A reason with less of the evidence than this is not worth a person's time."""
 
@@ -105,8 +105,8 @@ class Calibration:
         if not thorough:
             return [fold.ordered for fold in self.folds]
         found = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
-        if not found:
-            raise NotThorough("its calibration was made without gradients; calibrate the model again for them")
+        if not found or len(found) < len(self.folds):
+            raise NotThorough("its calibration was made without gradients, or of too few images for them")
         return found
 
     @cached_property
@@ -140,14 +140,14 @@ class Calibration:
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return T of each image by the fit of each fold; overflow is as strange as can be."""
-        found = [fold.values(evidence) for fold in self.folds]
-        return [np.nan_to_num(one, nan=STRANGEST, posinf=STRANGEST) for one in found]
+        """Return T of each image by the fit of each fold; infinite where arithmetic overflows: as strange as can be."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = [fold.values(evidence) for fold in self.folds]
+        return [np.where(np.isnan(one), np.inf, one) for one in found]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return T of each image, the mean over the folds, ``(N,)`` in nats."""
-        typical: Array = np.mean(self.statistics(evidence), axis=0)
-        return typical
+        """Return T of each image, the mean over the folds, ``(N,)`` in nats, at most a million."""
+        return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
         """Return the p-value of each image, ``(N,)``."""
@@ -169,12 +169,13 @@ class Calibration:
             return []
         statistics = self.statistics(evidence)
         p = p_values(reference, statistics)
-        typical = np.mean(statistics, axis=0)
-        reasons = explain(self.folds[0], evidence, names, image)
+        typical = _typical(statistics)
+        with np.errstate(over="ignore", invalid="ignore"):
+            reasons = explain(self.folds[0], evidence, names, image)
         return [
             Anomaly(
                 float(p[i]),
-                -math.log10(p[i]),
+                abs(math.log10(p[i])),
                 bool(p[i] <= used),
                 used,
                 float(typical[i]),
@@ -184,6 +185,11 @@ class Calibration:
             )
             for i in range(len(p))
         ]
+
+
+def _typical(statistics: list[Array]) -> Array:
+    typical: Array = np.minimum(np.mean(statistics, axis=0), STRANGEST)
+    return typical
 
 
 def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[int, int]) -> list[tuple[Reason, ...]]:

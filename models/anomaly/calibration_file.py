@@ -9,14 +9,20 @@ from safetensors.numpy import load_file, save
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.storage import from_arrays, to_arrays
+from models.calibrations import ARRAYS, check_files, read_record
 from models.files import write_atomically
-from models.manifest import file_label
+from models.manifest import CalibrationSummary, file_label
 from models.problems import ArtifactError
+
+
+def calibration_bytes(calibration: Calibration) -> bytes:
+    """Return the content of the file of a calibration."""
+    return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration, whole or not at all."""
-    write_atomically(path, save(to_arrays(calibration)))
+    write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -27,3 +33,17 @@ def load_calibration(path: Path) -> Calibration:
         raise ArtifactError(f"{file_label(path)} lacks {error.args[0]}") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
+
+
+def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
+    """Read and verify a calibration that was made after its model: arrays and what is known of them.
+
+    Raises ``ArtifactError`` for one that is missing, damaged, or of other weights than those with this digest.
+    """
+    record = read_record(folder)
+    check_files(folder, record, weights_sha256)
+    calibration = load_calibration(folder / ARRAYS)
+    if calibration.images != record.summary.calibration_images:
+        expected = record.summary.calibration_images
+        raise ArtifactError(f"{file_label(folder / ARRAYS)}: expected {expected} images, got {calibration.images}")
+    return calibration, record.summary

@@ -49,7 +49,10 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return the regions of a grid by shape: squares of each size that is smaller than the grid, then whole lines."""
+    """Return the regions of a grid by shape: squares of each size that is smaller than the grid, then whole lines.
+
+    Never none: a very long image has a single row or column of cells, whose lines across are single cells.
+    """
     shapes = [
         [
             Region(top, top + side, left, left + side)
@@ -61,7 +64,7 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
     ]
     lines = [Region(row, row + 1, 0, columns) for row in range(rows)]
     lines += [Region(0, rows, column, column + 1) for column in range(columns)]
-    return [*shapes, lines] if min(rows, columns) > 1 else shapes
+    return [*shapes, lines]
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:

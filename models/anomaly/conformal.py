@@ -47,6 +47,8 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
     ranks = flagged_ranks(calibration, alpha)
     if ranks == 0:
         return 0.0, 0.0
+    if ranks > calibration:
+        return 1.0, 1.0
     low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
     return float(low) / tests, float(high) / tests
 
@@ -65,12 +67,24 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     >>> safe_threshold(100, 0.01) is None, safe_threshold(1000, 0.01) < 0.01
     (True, True)
     """
-    best = None
-    for ranks in range(1, flagged_ranks(calibration, alpha) + 1):
-        if beta.cdf(alpha, ranks, calibration + 1 - ranks) < confidence:
-            break
-        best = ranks / (calibration + 1)
-    return best
+    ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
+    # The more ranks are flagged, the less sure it is.
+    safe = int(np.sum(beta.cdf(alpha, ranks, calibration + 1 - ranks) >= confidence))
+    return safe / (calibration + 1) if safe else None
+
+
+def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
+    """Return the fewest calibration images for which :func:`safe_threshold` is not None.
+
+    One flagged rank of n + 1 is safe where 1 - (1 - alpha)^n is at least the confidence.
+
+    >>> images_needed(0.01), safe_threshold(298, 0.01), safe_threshold(299, 0.01) == 1 / 300
+    (299, None, True)
+    """
+    images = max(1, math.floor(math.log1p(-confidence) / math.log1p(-alpha)) - 1)
+    while safe_threshold(images, alpha, confidence) is None:
+        images += 1
+    return images
 
 
 def _around(value: float) -> tuple[int, ...]:

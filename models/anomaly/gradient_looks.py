@@ -25,9 +25,9 @@ class GradientLooks:
     probe: GradientProbe
     weights_digest: str
 
-    def fisher(self, images: Images) -> list[Tensor]:
+    def fisher(self, images: Images, progress: Callable[[int], None] = lambda _done: None) -> list[Tensor]:
         """Return the mean squared gradients of the weights, ``(P_group,)`` for each group of layers."""
-        return fisher_information(self._batches(images))
+        return fisher_information(self._told(images, progress))
 
     def features(
         self, images: Images, fisher: list[Tensor], progress: Callable[[int], None] = lambda _done: None
@@ -51,6 +51,11 @@ class GradientLooks:
         if sum(sizes) != len(fisher):
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
         return list(torch.split(torch.from_numpy(fisher), sizes))
+
+    def _told(self, images: Images, progress: Callable[[int], None]) -> Iterator[Gradients]:
+        for start, gradients in zip(range(0, len(images), AT_ONCE), self._batches(images), strict=True):
+            yield gradients
+            progress(min(start + AT_ONCE, len(images)))
 
     def _batches(self, images: Images) -> Iterator[Gradients]:
         for start in range(0, len(images), AT_ONCE):

@@ -105,12 +105,17 @@ def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> 
 
 
 def _extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the logs of the largest deviations of each shape up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``."""
+    """Return the logs of the largest deviations of each shape up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+
+    Raises ``ValueError`` for deviations of other regions than those of ``grid``.
+    """
     columns, start = [], 0
     for shape in regions(*grid):
         part = z[:, start : start + len(shape)]
         columns += [part.max(1), -part.min(1)]
         start += len(shape)
+    if start != z.shape[1]:
+        raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
     extremes: Array = np.log(np.maximum(np.stack(columns, 1), SMALLEST_EXTREME))
     return extremes
 

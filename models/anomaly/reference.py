@@ -9,22 +9,22 @@ import numpy as np
 from models.anomaly.cells import grid_shape
 from models.anomaly.evidence import Evidence, gather
 from models.anomaly.fit import Reference
+from models.anomaly.reference_images import ImageRows
 from models.anomaly.whole_image import statistic_names
-from models.datasets import Images
 from models.problems import ScoreNotFinite
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.likelihood import passes
 
-AT_ONCE = 512
-"""Images read at once: a dataset may be larger than the memory."""
+AT_ONCE, PIXELS_AT_ONCE = 512, 2**21
+"""Images and pixels read at once: a dataset may be larger than the memory, and who asks to stop is heard between."""
 
 
 def look_at(
     engine: Engine,
     frozen: FrozenFlow,
     weights_digest: str,
-    images: Images,
+    images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Reference:
     """Return what one pass over ``images``, ``(n, C, H, W)``, gives; ``progress`` is told images done, and may raise.
@@ -35,8 +35,9 @@ def look_at(
     log_likelihoods: list[float] = []
     height, width = frozen.image_shape[1:]
     total, squares = np.zeros((height, width)), np.zeros((height, width))
-    for begin in range(0, len(images), AT_ONCE):
-        batch = np.ascontiguousarray(images[begin : begin + AT_ONCE])
+    at_once = max(1, min(AT_ONCE, PIXELS_AT_ONCE // (height * width)))
+    for begin in range(0, len(images), at_once):
+        batch = np.ascontiguousarray(images[begin : begin + at_once])
         for start, found in passes(engine, frozen, weights_digest, batch):
             maps = found.additive_map().numpy()
             total += maps.sum(0)

@@ -17,7 +17,7 @@ Part = TypeVar("Part")
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
     """Return the arrays of a dataclass of arrays, of other such dataclasses, and of tuples of them, by dotted name."""
     if isinstance(part, np.ndarray):
-        return {prefix: np.ascontiguousarray(part)}
+        return {prefix: np.asarray(part, order="C")}
     if isinstance(part, tuple):
         named: dict[str, object] = {str(index): one for index, one in enumerate(part)}
     elif is_dataclass(part):

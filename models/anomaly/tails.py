@@ -47,7 +47,8 @@ class Tail:
 
     def surprise(self, t: Array) -> Array:
         """Return -ln P(T >= t) of each value, in nats."""
-        inside = np.interp(t, self.values, self.surprises)
+        # T >= t takes in all that equals t: of tied points the first one counts, which interpolation finds just below.
+        inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)
         found: Array = inside + self.slope * beyond
         return found

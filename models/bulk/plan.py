@@ -23,6 +23,7 @@ class BulkPlan(BaseModel):
 
     model: str = Field(description="Name and version.")
     weights_sha256: str
+    calibration: int = Field(0, ge=0, description="Number of the calibration that gives the p-values.")
     dataset: str = Field(description="What the images are called; no more than a label.")
     source_digest: str
     alpha: float = Field(gt=0, le=1)
@@ -48,6 +49,7 @@ class BulkPlan(BaseModel):
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
+            "snf.calibration": str(self.calibration),
             "snf.dataset": self.dataset,
             "snf.dataset_digest": self.source_digest,
             "snf.alpha": repr(self.alpha),

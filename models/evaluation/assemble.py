@@ -39,7 +39,8 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 class Subject:
     """What is evaluated: a model and its reference for people, the normal dataset, and against what.
 
-    ``resamples``: of each bootstrap interval.
+    ``calibration``: the number of the one that ``scorer`` has, 0 for the model's own. ``resamples``: of each bootstrap
+    interval.
     """
 
     scorer: Scorer
@@ -49,6 +50,7 @@ class Subject:
     data_dir: Path | None
     store: DatasetStore | None
     resamples: int = RESAMPLES
+    calibration: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> Eva
         created=datetime.now(UTC),
         model=subject.model,
         weights_sha256=scorer.log_det_digest,
+        calibration=subject.calibration,
         calibration_dataset=scorer.calibration_summary.dataset,
         calibration_images=scorer.calibration.images,
         alphas=alphas,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.datasets.builtin import builtin_file, summarize_builtin
 from models.datasets.catalogue import dataset_names
 from models.datasets.choice import ImageFacts
 from models.datasets.store import DatasetStore
-from models.manifest import Manifest
 from models.preprocessing import Preprocessing
 from models.problems import DatasetNotFound, DatasetUnfit
 from models.training.config import TrainingConfig
@@ -18,14 +18,20 @@ FEWEST_STRANGE = 2
 
 
 def check_normals(
-    name: str, manifest: Manifest, adapt: bool, data_dir: Path | None, store: DatasetStore | None
+    name: str,
+    used: Sequence[str],
+    preprocessing: Preprocessing,
+    adapt: bool,
+    data_dir: Path | None,
+    store: DatasetStore | None,
 ) -> None:
     """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where false alarms on these images would mean nothing.
 
-    ``adapt``: sizes and colours that the model refuses are converted.
+    ``used``: the datasets that the model was trained and calibrated on, of which a user's has no test part; ``adapt``:
+    sizes and colours that the model refuses are converted.
     """
     if not adapt:
-        check_shape(name, manifest.preprocessing, data_dir, store)
+        check_shape(name, preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
         if not summarize_builtin(name, path, TrainingConfig()).test:
@@ -33,10 +39,10 @@ def check_normals(
         return
     if store is None or name not in store.names():
         raise not_found(name, data_dir, store)
-    if name in (manifest.training.dataset, manifest.calibration.dataset):
+    if name in used:
         raise DatasetUnfit(
-            f"the model was trained on {name} and its p-values come from these images, so false alarms on them would "
-            "mean nothing; upload held-out images as a dataset of their own"
+            f"the model was trained or calibrated on {name}: its p-values come from these images, so false alarms on "
+            "them would mean nothing; upload held-out images as a dataset of their own"
         )
     images = store.report(name).images
     if images < FEWEST_NORMALS:
@@ -44,13 +50,18 @@ def check_normals(
 
 
 def check_anomalous(
-    name: str, normal: str, manifest: Manifest, adapt: bool, data_dir: Path | None, store: DatasetStore | None
+    name: str,
+    normal: str,
+    preprocessing: Preprocessing,
+    adapt: bool,
+    data_dir: Path | None,
+    store: DatasetStore | None,
 ) -> None:
     """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where there is nothing to tell from the images of ``normal``."""
     if name == normal:
         raise DatasetUnfit(f"{name} is the dataset of normal images")
     if not adapt:
-        check_shape(name, manifest.preprocessing, data_dir, store)
+        check_shape(name, preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
         if summarize_builtin(name, path, TrainingConfig()).test < FEWEST_STRANGE:

@@ -50,7 +50,8 @@ def evaluate(
     if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
         raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
     scorer.calibration.check_alpha(None, chosen.thorough)
-    datasets = Datasets(scorer.manifest, chosen, subject.data_dir, subject.store)
+    used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
+    datasets = Datasets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)
     tasks = [Task(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
     faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)

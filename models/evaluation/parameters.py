@@ -24,6 +24,7 @@ class EvaluationParameters(BaseModel):
     images: int = Field(10_000, ge=40, le=100_000, description="Most images of a set, evenly spread over it.")
     alpha: float | None = Field(None, gt=0, lt=1, description="A false-alarm rate to report beside 0.01 and 0.05.")
     thorough: bool = Field(False, description="Also the combined score with gradients, which takes far longer.")
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
     adapt: bool = Field(False, description="Convert size and colour where the model would refuse an image.")
 
     @model_validator(mode="after")

@@ -140,6 +140,7 @@ class EvaluationReport(_Part):
     created: datetime
     model: str
     weights_sha256: str
+    calibration: int = Field(description="Number of the model's calibration; 0 is the one that it came with.")
     calibration_dataset: str = Field(description="Where the model's own p-values come from.")
     calibration_images: int
     alphas: list[float]

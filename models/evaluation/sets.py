@@ -17,7 +17,6 @@ from models.datasets.store import DatasetStore
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
 from models.evaluation.parameters import EvaluationParameters
-from models.manifest import Manifest
 from models.preprocessing import Preprocessing, conform, conform_pixels
 from models.problems import DatasetNotFound, DatasetUnfit, ImageError
 from models.training.config import TrainingConfig
@@ -162,9 +161,13 @@ class Normals:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Where datasets are looked for, and how their images are brought to the model's shape."""
+    """Where datasets are looked for, and how their images are brought to the model's shape.
 
-    manifest: Manifest
+    ``used``: the datasets that the model was trained and calibrated on; ``own``: the model's preprocessing.
+    """
+
+    used: tuple[str, ...]
+    own: Preprocessing
     parameters: EvaluationParameters
     data_dir: Path | None
     store: DatasetStore | None
@@ -177,11 +180,11 @@ class Datasets:
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to images."""
-        return adapted(self.manifest.preprocessing, self.parameters.adapt)
+        return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
         """Return the normal images of a dataset. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
-        check_normals(name, self.manifest, self.parameters.adapt, self.data_dir, self.store)
+        check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
             found = load_builtin(name, path, TrainingConfig())
@@ -208,7 +211,7 @@ class Datasets:
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
         """Return the test part of a built-in dataset, all images of a user's. Raises what :meth:`normals` does."""
-        check_anomalous(name, normal, self.manifest, self.parameters.adapt, self.data_dir, self.store)
+        check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
             test = load_builtin(name, path, TrainingConfig()).test

@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anomaly.calibrate import Progress, calibrate
 from models.anomaly.calibration import Anomaly, Calibration, MapReference
+from models.anomaly.calibration_file import load_later
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_looks import GradientLooks
 from models.anomaly.gradients import GradientProbe
 from models.anomaly.heat_map import HeatMap, standardise
+from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
 from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
 from models.bijections.frozen import Inverse
+from models.calibrations import ARRAYS
 from models.images import Preprocessing
 from models.manifest import CalibrationSummary, Manifest, file_label
 from models.problems import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
@@ -28,7 +32,7 @@ from models.scoring.likelihood import Likelihood, passes, score_each, score_imag
 from models.scoring.sampling import sample_frozen, to_pixels
 
 STATISTIC_TOLERANCE = 0.05
-"""Nats between a stored statistic T and the same on another machine: tails stretch what rounding leaves."""
+"""Between a stored statistic T and the same on another machine, in nats or as a share of it: tails stretch rounding."""
 PINNED_TOLERANCE = 1e-3
 """Nats up to 28x28 between a stored score and the same score on another machine; 1e-5 a dimension beyond."""
 
@@ -39,11 +43,12 @@ class Scorer:
     ``manifest``, ``preprocessing``, ``engine_name``, ``precision`` describe it; nothing in it changes after loading.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, summary: CalibrationSummary | None = None) -> None:
+        """``summary`` is that of the artifact's calibration where it is not the manifest's."""
         self.manifest: Manifest = artifact.manifest
         self.preprocessing: Preprocessing = artifact.manifest.preprocessing
         self.calibration: Calibration = artifact.calibration
-        self.calibration_summary: CalibrationSummary = artifact.manifest.calibration
+        self.calibration_summary: CalibrationSummary = summary or artifact.manifest.calibration
         self.pinned = artifact.pinned
         self.frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
         self._engine: Engine = TorchEngine(self.frozen)
@@ -51,17 +56,23 @@ class Scorer:
         self._names = statistic_names(self.frozen)
 
     @classmethod
-    def load(cls, path: Path) -> Scorer:
+    def load(cls, path: Path, calibration: Path | None = None) -> Scorer:
         """Load, verify and freeze the artifact at ``path`` and rescore its pinned image.
 
-        Raises ``ArtifactError`` where a file is damaged or the pinned image does not get its stored score again.
+        ``calibration``: the folder of one that was made after the model; None: the artifact's own. Raises
+        ``ArtifactError`` where a file is damaged, the calibration is not this model's, or the pinned image does not get
+        its stored score and statistic again.
         """
         artifact = load_artifact(path)
+        summary = None
+        if calibration is not None:
+            arrays, summary = load_later(calibration, artifact.manifest.log_dets.weights_sha256)
+            artifact = replace(artifact, calibration=arrays)
         pinned = artifact.manifest.pinned
         if image_digest(artifact.pinned[0]) != pinned.image_sha256:
             raise ArtifactError(f"{file_label(path)}: the pinned image is not the one that the manifest names")
         try:
-            scorer = cls(artifact)
+            scorer = cls(artifact, summary)
             pinned_score = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
@@ -71,7 +82,7 @@ class Scorer:
             raise ArtifactError(
                 f"{file_label(path)}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
             )
-        scorer._check_calibration(pinned_score, path / CALIBRATION)
+        scorer._check_calibration(pinned_score, path / CALIBRATION if calibration is None else calibration / ARRAYS)
         return scorer
 
     def _check_calibration(self, pinned: Likelihood, path: Path) -> None:
@@ -87,7 +98,7 @@ class Scorer:
                 _ = self._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
-        if not abs(got - summary.pinned_statistic) <= STATISTIC_TOLERANCE:
+        if not abs(got - summary.pinned_statistic) <= STATISTIC_TOLERANCE * max(1, abs(summary.pinned_statistic)):
             raise ArtifactError(
                 f"{file_label(path)}: the statistic of the pinned image is {got:.4f}, stored is "
                 f"{summary.pinned_statistic:.4f}"
@@ -202,6 +213,15 @@ class Scorer:
         if not evidence:
             return []
         return self.calibration.judge(Evidence.join(evidence), self._names, self.preprocessing.shape[1:], alpha)
+
+    def calibrate(self, reference: ReferenceImages, progress: Progress) -> tuple[Calibration, CalibrationSummary]:
+        """Return another calibration of this model, and what is to be said of it; nothing in the scorer changes.
+
+        Raises ``ScoreNotFinite``, and what ``progress`` raises.
+        """
+        return calibrate(
+            self._engine, self.frozen, self.log_det_digest, self._flow, reference, self.pinned[0], progress
+        )
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0

@@ -14,8 +14,9 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from models.anomaly.calibrate import ReferenceImages, calibrate
+from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
+from models.anomaly.reference_images import ReferenceImages
 from models.artifact import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, Artifact, image_digest, seal
 from models.card import model_card
 from models.datasets import Dataset, Images

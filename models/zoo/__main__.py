@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.anomaly.calibrate import ReferenceImages, calibrate
+from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
+from models.anomaly.reference_images import ReferenceImages
 from models.artifact import CALIBRATION, CARD, load_artifact, seal
 from models.card import model_card
 from models.datasets import Dataset, load_dataset

@@ -172,17 +172,16 @@ def test_gradients_are_compared_when_asked_and_change_nothing_else(digits: Score
 
 
 def test_what_makes_no_sense_is_refused(digits: Scorer, store: DatasetStore) -> None:
-    manifest = digits.manifest
+    exact = digits.preprocessing
     for name, error in (("nothing", DatasetNotFound), ("few", DatasetUnfit), ("mixed", DatasetUnfit)):
         with pytest.raises(error):
-            check_normals(name, manifest, False, None, store)
+            check_normals(name, (), exact, False, None, store)
     with pytest.raises(DatasetUnfit, match="normal images"):
-        check_anomalous("digits", "digits", manifest, False, None, store)
+        check_anomalous("digits", "digits", exact, False, None, store)
     with pytest.raises(DatasetNotFound):
-        check_anomalous("nothing", "digits", manifest, False, None, store)
-    own = manifest.model_copy(update={"training": manifest.training.model_copy(update={"dataset": "digits"})})
+        check_anomalous("nothing", "digits", exact, False, None, store)
     with pytest.raises(DatasetUnfit, match="upload held-out images"):
-        check_normals("digits", own, False, None, store)
+        check_normals("digits", ("mnist", "digits"), exact, False, None, store)
     with pytest.raises(AlphaUnattainable):
         evaluate(subject(digits, store, "digits", against=["few"], alpha=1e-5))
     for wrong in ({}, {"against": ["a", "a"]}, {"against": ["../a"]}, {"against": ["a"], "images": 3}, {"beside": 1}):
@@ -206,7 +205,7 @@ def test_other_sizes_and_colours_are_converted_only_when_asked(digits: Scorer, s
 
 def test_built_in_parts_are_used_as_they_are_shared_out(digits: Scorer) -> None:
     chosen = EvaluationParameters(corruptions=True, images=40)
-    normals = Datasets(digits.manifest, chosen, None, None).normals("mnist-mini")
+    normals = Datasets((), digits.preprocessing, chosen, None, None).normals("mnist-mini")
     mini = load_dataset("mnist-mini", None)
     for found, part in (
         (normals.fit, mini.statistics),
@@ -222,5 +221,5 @@ def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None
     store = DatasetStore(tmp_path / "datasets", reserve=0)
     store.create("arrays", [source(tmp_path / "uploads", npz(images=DIGITS[:50, 0]), "a.npz")])
     chosen = EvaluationParameters(against=["arrays"])
-    images = Datasets(digits.manifest, chosen, None, store).anomalous("arrays", "mnist-mini")
+    images = Datasets((), digits.preprocessing, chosen, None, store).anomalous("arrays", "mnist-mini")
     assert sorted(map(bytes, np.concatenate(list(images.batches())))) == sorted(map(bytes, DIGITS[:50]))

@@ -57,6 +57,7 @@ def made(inside: bool | None = True, gain: tuple[float, float, float] = (0.1, 0.
         created=datetime(2026, 1, 2, tzinfo=UTC),
         model="digits:1",
         weights_sha256="0" * 64,
+        calibration=0,
         calibration_dataset=EVIL,
         calibration_images=500,
         alphas=[0.01, 0.05],

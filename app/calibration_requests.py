@@ -1,0 +1,55 @@
+"""Checks of a job that calibrates a model again before it is queued."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.house import House
+from app.problems import FieldProblem, Problem, invalid, pointer_of
+from app.schemas import JobRequest
+from app.scoring_requests import TRAINING_ONLY
+from models.anomaly.reference_images import as_seen, check_summary
+from models.calibrations import OWN
+from models.datasets import dataset_names, summarize
+from models.problems import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.registry import Registry, parse_ref
+
+
+class CalibrationParameters(BaseModel):
+    """What a job that calibrates may be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+
+
+def check_calibration(request: JobRequest, house: House) -> str:
+    """The name:version that is calibrated; raises a 422 problem for a job that cannot succeed. Blocks on the disk."""
+    for name in TRAINING_ONLY:
+        if name in request.model_fields_set:
+            raise invalid(f"/body/{name}", f"a calibrate job has no {name}")
+    try:
+        CalibrationParameters.model_validate(request.parameters)
+    except ValidationError as error:
+        found = [
+            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
+            for item in error.errors()
+        ]
+        raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
+    registry = Registry(house.settings.registry_dir)
+    try:
+        model, version = registry.locate(parse_ref(request.model))
+        manifest = registry.with_calibration(model, version, OWN).manifest
+    except (ModelNotFound, ArtifactError) as error:
+        raise invalid("/body/model", error.detail) from error
+    try:
+        summary = summarize(request.dataset, house.settings.data_dir, house.datasets, as_seen(manifest.preprocessing))
+        check_summary(request.dataset, summary, manifest)
+    except DatasetNotFound as error:
+        known = ", ".join(dataset_names(house.settings.data_dir, house.datasets))
+        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+    except DatasetUnfit as error:
+        # What a training is advised to choose instead, a model that is trained cannot.
+        reason = error.detail.partition("; set ")[0]
+        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {reason}") from error
+    return f"{model}:{version}"

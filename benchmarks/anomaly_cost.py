@@ -1,0 +1,121 @@
+"""What the anomaly score costs beside the likelihood, paired in one run.
+
+    python -m benchmarks.anomaly_cost [--preset snf-glow-2l-16k] [--side 28] [--channels 1] [--rounds 7]
+
+A flow of the preset's shape with random weights, calibrated on random images: time does not depend on either. Three
+things take turns on the same images: the likelihood alone, likelihood with statistics and verdict, and thorough verdict
+(a backward pass besides). Reported are ratios, median and spread over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.anomaly.calibrate import ReferenceImages, calibrate
+from models.anomaly.evidence import Evidence
+from models.anomaly.gradient_looks import GradientLooks
+from models.anomaly.gradients import GradientProbe
+from models.anomaly.whole_image import statistic_names
+from models.build import build_flow
+from models.files import write_atomically
+from models.presets import find_preset
+from models.scoring.engines import TorchEngine
+from models.scoring.frozen import freeze
+from models.scoring.likelihood import passes, score_images
+
+RESULT = Path(__file__).parent / "results" / "anomaly_cost.json"
+REFERENCE = 40
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly_cost")
+    parser.add_argument("--preset", default="snf-glow-2l-16k")
+    parser.add_argument("--side", type=int, default=28)
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    row = measure(arguments)
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    same = (row["preset"], row["shape"])
+    rows = [one for one in known if (one["preset"], one["shape"]) != same] + [row]
+    write_atomically(RESULT, json.dumps(rows, indent=1).encode())
+    print(json.dumps(row, indent=1))
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the ratios for one model."""
+    shape = (arguments.channels, arguments.side, arguments.side)
+    preset = find_preset(arguments.preset)
+    torch.manual_seed(0)
+    flow = build_flow(preset.architecture(shape, "logit"))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (max(arguments.images, 2 * REFERENCE), *shape), dtype=np.uint8)
+    flow.initialize(torch.from_numpy(images.astype(np.float64)))
+    flow.eval()
+    frozen = freeze(flow, shape)
+    engine = TorchEngine(frozen)
+    parts = ReferenceImages("random", "", images[:REFERENCE], images[REFERENCE : 2 * REFERENCE])
+    calibration, _ = calibrate(engine, frozen, "digest", flow, parts, images[0], lambda *_: None)
+    looks = GradientLooks(GradientProbe(flow), "digest")
+    fisher = looks.split(calibration.fisher if calibration.fisher is not None else np.zeros(0, np.float32))
+    names, work = statistic_names(frozen), images[: arguments.images]
+
+    def likelihood() -> None:
+        for _, found in passes(engine, frozen, "digest", work):
+            found.terms()
+
+    def basic() -> None:
+        scored = score_images(engine, frozen, "digest", work)
+        calibration.judge(Evidence.join([one.evidence for one in scored if one.evidence is not None]), names, shape[1:])
+
+    def thorough() -> None:
+        basic()
+        looks.features(work, fisher)
+
+    times = in_turns({"likelihood": likelihood, "basic": basic, "thorough": thorough}, arguments.rounds)
+    return {
+        "preset": arguments.preset,
+        "shape": list(shape),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "images": arguments.images,
+        "images_per_second": arguments.images / float(np.median(times["likelihood"])),
+        "basic_over_likelihood": spread(times["basic"], times["likelihood"]),
+        "thorough_over_likelihood": spread(times["thorough"], times["likelihood"]),
+    }
+
+
+def in_turns(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Do each once to warm up, then in turns; return the seconds of each round."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for one in work.values():
+        one()
+    for _ in range(rounds):
+        for name, one in work.items():
+            began = time.perf_counter()
+            one()
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
+def spread(times: list[float], reference: list[float]) -> dict[str, float]:
+    """Return median, least and greatest ratio of paired rounds."""
+    ratios = np.array(times) / np.array(reference)
+    return {"median": float(np.median(ratios)), "least": float(ratios.min()), "greatest": float(ratios.max())}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

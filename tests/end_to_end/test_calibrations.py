@@ -1,0 +1,186 @@
+"""A shipped model calibrated on images of one's own: new p-values without a restart, and the way back."""
+
+import io
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pyarrow import parquet
+
+from app.calibration_schemas import LINE
+from app.calibration_views import advice
+from tests.end_to_end.service import DIGITS, await_job, files, running
+from tests.end_to_end.test_command_line import snf
+from tests.end_to_end.uploads import upload
+from tests.models.dataset_files import DIGITS as PIXELS
+from tests.models.dataset_files import npz, pngs, zipped
+from tests.worker.helpers import until
+
+MODEL = "/v1/models/mnist-snf-glow"
+PATH = f"{MODEL}/calibrations"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="snf-home-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[httpx.Client]:
+    with running("app.cli", "up", home=home) as client:
+        upload(client, "own", ("own.zip", zipped(pngs(60, 6)))).raise_for_status()
+        yield client
+
+
+def score(client: httpx.Client, **query: Any) -> httpx.Response:
+    return client.post(f"{MODEL}/score", files=files(DIGITS[0]), params=query)
+
+
+def await_calibration(client: httpx.Client, number: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        body: dict[str, Any] = score(client).raise_for_status().json()
+        if body["calibration"] == number:
+            return body
+        time.sleep(0.1)
+    raise AssertionError(f"scores are by calibration {body['calibration']}, expected {number}")
+
+
+def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home: Path) -> None:
+    before = await_calibration(client, 0)
+    asked = client.post(PATH, json={"dataset": "own"}, headers={"Idempotency-Key": "once"})
+    assert asked.status_code == 202, asked.text
+    job = asked.json()
+    assert asked.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["type"], job["queue"], job["model"]) == ("calibrate", "score", "mnist-snf-glow:1")
+    assert client.post(PATH, json={"dataset": "own"}, headers={"Idempotency-Key": "once"}).json()["id"] == job["id"]
+    used = client.delete("/v1/datasets/own")
+    assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use"), used.text
+    done = await_job(client, job["id"], "succeeded")
+    assert (done["result"]["calibration"], done["result"]["smallest_p"]) == (1, 1 / 21)
+    result = client.get(done["links"]["result"]).json()
+    assert result["links"]["calibration"] == done["links"]["calibration"] == f"{MODEL}:1/calibrations/1"
+
+    after = await_calibration(client, 1)
+    old, new = before["results"][0], after["results"][0]
+    assert new["log_likelihood"] == old["log_likelihood"]
+    assert (old["anomaly"]["smallest_p"], new["anomaly"]["smallest_p"]) == (1 / 5001, 1 / 21)
+    refused = score(client, alpha=0.01)
+    assert (refused.status_code, refused.json()["type"]) == (422, "alpha-unattainable")
+    assert "the smallest attainable is 0.047619" in refused.json()["detail"]
+
+    listed = client.get(PATH).json()
+    assert (listed["active"], [one["number"] for one in listed["calibrations"]]) == (1, [0, 1])
+    mine = listed["calibrations"][1]
+    assert client.get(f"{PATH}/1").json() == mine
+    model = client.get(MODEL).json()
+    assert model["calibration"] == mine
+    assert model["serving"]["smallest_p"] == 1 / 21
+    assert (mine["dataset"], mine["statistics_images"], mine["calibration_images"]) == ("own", 40, 20)
+    assert mine["thresholds"][2] == {"alpha": 0.01, "threshold": None, "images_needed": 299}
+    assert listed["calibrations"][0]["thresholds"][2]["threshold"] < 0.01
+
+    bulk = {"type": "score", "dataset": "own", "model": "mnist-snf-glow"}
+    queued = client.post("/v1/jobs", json=bulk).json()
+    assert queued["parameters"] == {"calibration": 1}
+    back = client.put(f"{PATH}/active", json={"calibration": 0})
+    assert (back.status_code, back.json()["active"]) == (200, 0)
+    again = await_calibration(client, 0)
+    assert again["results"][0]["anomaly"] == old["anomaly"]
+    scored = await_job(client, queued["id"], "succeeded")
+    table = parquet.read_table(io.BytesIO(client.get(scored["links"]["result"]).content))
+    assert table.schema.metadata[b"snf.calibration"] == b"1", "it goes by what was active when it was queued"
+    assert min(table["p_value"].to_pylist()) >= 1 / 21
+    windows = client.get("/metrics").text
+    assert 'calibration="1"' in windows
+    # Only the one in use is in memory, beside the other shipped model.
+    assert 'snf_models{state="ready"} 2.0' in windows
+    chosen = snf(home, "models", "use-calibration", "mnist-snf-glow", "1", "--json")
+    assert json.loads(chosen.stdout)["active"] == 1, chosen.stderr
+    await_calibration(client, 1)
+
+
+def test_the_command_line(client: httpx.Client, home: Path) -> None:
+    remote = ["--url", str(client.base_url)]
+    done = snf(home, "models", "calibrate", "mnist-snf-glow", "-d", "own", "--keep", "--follow", *remote)
+    assert done.returncode == 0, done.stderr
+    assert "of mnist-snf-glow:1, smallest alpha 0.04762" in done.stdout
+    listed = json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json", *remote).stdout)
+    assert listed == json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json").stdout)
+    newest = listed["calibrations"][-1]["number"]
+    assert listed["active"] == newest - 1
+    table = snf(home, "models", "calibrations", "mnist-snf-glow").stdout
+    assert "own" in table
+    assert "1.1042" in snf(home, "models", *remote).stdout
+    assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99", *remote).returncode == 2
+    assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "slug", "says"),
+    [
+        (PATH, {"dataset": "nothing"}, 422, "invalid-request", "'nothing' does not exist"),
+        (PATH, {"dataset": "few"}, 422, "invalid-request", "few has 12 images to calibrate on, at least 20"),
+        (PATH, {"dataset": "small"}, 422, "invalid-request", "(width x height), fit exact takes 28x28 alone"),
+        (PATH, {"dataset": "own", "alpha": 0.1}, 422, "invalid-request", "/body/alpha"),
+        ("/v1/models/nobody/calibrations", {"dataset": "own"}, 404, "model-not-found", "nobody"),
+        ("/v1/models/mnist-snf-glow:9/calibrations", {"dataset": "own"}, 404, "model-not-found", "version 9"),
+    ],
+)
+def test_what_cannot_succeed_is_not_queued(
+    client: httpx.Client, path: str, body: dict[str, Any], status: int, slug: str, says: str
+) -> None:
+    upload(client, "few", ("few.zip", zipped(pngs(12))))
+    upload(client, "small", ("small.npz", npz(images=PIXELS[:40, 0, 2:26, 2:26].copy())))
+    answer = client.post(path, json=body)
+    assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
+    assert says in answer.json()["detail"]
+
+
+def test_the_other_way_to_submit_and_what_there_is_not(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"type": "calibrate", "dataset": "own", "model": "mnist-snf-glow"}
+    estimate = client.post("/v1/jobs/estimate", json=body)
+    assert (estimate.status_code, estimate.json()["estimate"], estimate.json()["queue"]) == (200, None, "score")
+    for wrong in ({"promote": True}, {"parameters": {"activate": "perhaps"}}, {"parameters": {"alpha": 0.1}}):
+        assert client.post("/v1/jobs", json=body | wrong).status_code == 422
+    for answer in (
+        client.get(f"{PATH}/99"),
+        client.put(f"{PATH}/active", json={"calibration": 99}),
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (404, "calibration-not-found")
+    score_job: dict[str, Any] = {"type": "score", "dataset": "own", "model": "mnist-snf-glow"}
+    refused = client.post("/v1/jobs", json=score_job | {"parameters": {"calibration": 99}})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/body/parameters/calibration")
+
+
+def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> None:
+    active = client.get(PATH).json()["active"]
+    await_calibration(client, active)
+    folder = home / "registry" / "mnist-snf-glow" / "calibrations" / "1" / "50"
+    folder.mkdir()
+    (folder / "calibration.json").write_text("{}")
+    until(lambda: client.get(MODEL).json()["state"] == "failed", 30)
+    model = client.get(MODEL).json()
+    assert (model["calibration"]["number"], model["calibration"]["dataset"]) == (50, None)
+    assert "calibrations/1/50/calibration.json is not a valid record" in model["calibration"]["problem"]
+    assert "calibration.json" in model["reason"]
+    assert score(client).json()["calibration"] == active
+    assert client.put(f"{PATH}/active", json={"calibration": 50}).json()["type"] == "damaged-artifact"
+    assert client.put(f"{PATH}/active", json={"calibration": 0}).status_code == 200
+    await_calibration(client, 0)
+    assert client.get(MODEL).json()["state"] == "ready"
+
+
+def test_the_documented_example_is_true(client: httpx.Client) -> None:
+    assert [one.model_dump() for one in advice(LINE["calibration_images"])] == LINE["thresholds"]
+    assert LINE["smallest_p"] == 1 / (LINE["calibration_images"] + 1)
+    shown = client.get(f"{PATH}/0").json()
+    assert shown.keys() == LINE.keys()

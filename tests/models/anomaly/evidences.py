@@ -1,0 +1,51 @@
+"""Evidence of no image at all: random statistics and smooth random cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.evidence import Evidence
+from models.anomaly.fit import Reference, fit_split
+
+NAMES = ("complexity", "pixel-term", "volume-1", "spread-1", "radius-1", "kurtosis-1", "reconstruction-1")
+GRID = (6, 6)
+IMAGE = (12, 12)
+
+
+def evidence(count: int, seed: int = 0, *, gradients: bool = True) -> Evidence:
+    """Statistics that follow complexity, cells that follow their neighbours, and features of gradients."""
+    generator = np.random.default_rng(seed)
+    complexity = generator.uniform(1, 3, count)
+    whole = generator.standard_normal((count, len(NAMES))) @ generator_matrix(len(NAMES)) + 2 * complexity[:, None]
+    whole[:, 0] = complexity
+    cells = generator.standard_normal((count, 36)) @ generator_matrix(36) - 5
+    features = generator.standard_normal((count, 5)) @ generator_matrix(5) + complexity[:, None]
+    return Evidence(whole, cells, features if gradients else None)
+
+
+def generator_matrix(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """The same mixing for every draw."""
+    return np.eye(size) + 0.2 * np.random.default_rng(99).standard_normal((size, size))
+
+
+def reference(count: int, seed: int = 0, *, gradients: bool = True) -> Reference:
+    """What a pass over so many reference images might have given."""
+    found = evidence(count, seed, gradients=gradients)
+    maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
+    plain = Evidence(found.whole, found.cells)
+    return Reference(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
+
+
+def split(fitted: int = 300, held_out: int = 99, *, gradients: bool = True) -> Calibration:
+    """Fitted to so many images, with p-values from so many others."""
+    return fit_split(
+        reference(fitted, 1, gradients=gradients), reference(held_out, 2, gradients=gradients), NAMES, GRID
+    )
+
+
+def without_gradients(some: Evidence) -> Evidence:
+    """The same, as a single forward pass gives it."""
+    return replace(some, gradients=None)

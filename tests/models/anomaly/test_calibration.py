@@ -1,0 +1,219 @@
+"""From evidence to verdicts: joining, split and cross-conformal p-values, alphas, reasons, overflow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+
+from models.anomaly.calibration import LEAST_SHARE, MOST_REASONS, STRANGEST, Calibration
+from models.anomaly.fit import Reference, fit_cross, fit_split
+from models.anomaly.statistic import SHARPNESS, merge
+from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
+
+
+@pytest.mark.parametrize("families", [1, 2, 3])
+def test_merging_lies_between_the_mean_and_the_strongest(families: int) -> None:
+    surprises = np.random.default_rng(0).gamma(1, 5, (200, families))
+    merged = merge(surprises)
+    # Jensen: M_-r of p-values is at most their geometric mean, and not less than the smallest.
+    assert (merged >= surprises.mean(1) - 1e-12).all()
+    assert (merged <= surprises.max(1) + 1e-12).all()
+    p = np.exp(-surprises)
+    expected = -np.log(np.mean(p**-SHARPNESS, axis=1) ** (-1 / SHARPNESS))
+    np.testing.assert_allclose(merged, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(merge(surprises[:, ::-1]), merged, rtol=1e-12)
+    more = surprises.copy()
+    more[:, 0] += 1
+    assert (merge(more) > merged).all()
+
+
+def test_strong_evidence_of_one_family_is_not_drowned() -> None:
+    assert merge(np.array([[20.0, 0.0]]))[0] > 18
+    assert merge(np.array([[2000.0, 0.0, 0.0]]))[0] == pytest.approx(2000 - 2 * math.log(3))
+
+
+def test_split_p_values_by_hand() -> None:
+    calibration = split()
+    fold = calibration.folds[0]
+    new, held_out = evidence(40, 7, gradients=False), evidence(99, 2, gradients=False)
+    families = fold.statistic.families(new)
+    assert families.shape == (40, 2)
+    np.testing.assert_allclose(families[:, 0], fold.statistic.whole.surprise(new.whole))
+    assert fold.statistic.local is not None
+    np.testing.assert_allclose(families[:, 1], fold.statistic.local.surprise(new.cells, new.whole[:, 0]))
+    t, calibrated = merge(families), merge(fold.statistic.families(held_out))
+    np.testing.assert_allclose(fold.ordered, np.sort(calibrated), rtol=1e-9)
+    expected = [(1 + sum(c >= one for c in calibrated)) / 100 for one in t]
+    assert calibration.p_values(new).tolist() == expected
+    assert calibration.images == 99
+    assert calibration.smallest_p == 1 / 100
+
+
+def test_cross_conformal_p_values_by_hand() -> None:
+    """Fold by fold: each image of a fold and the new one by the fit to the other folds."""
+    folds = np.random.default_rng(0).permutation(np.arange(83) % 5).astype(np.int8)
+    calibration = fit_cross(reference(83, 1), folds, NAMES, GRID)
+    everything, new = evidence(83, 1), evidence(30, 5)
+    for thorough in (False, True):
+        own, others = (everything, new) if thorough else (without_gradients(everything), without_gradients(new))
+        at_least = np.zeros(30, dtype=int)
+        for number, fold in enumerate(calibration.folds):
+            of_fold = fold.values(own[folds == number])
+            at_least += (of_fold[:, None] >= fold.values(others)[None]).sum(0)
+            # It was fitted to the other images and to nothing else.
+            alone = fit_split(part(folds != number), part(folds == number), NAMES, GRID)
+            np.testing.assert_allclose(alone.folds[0].values(others), fold.values(others), rtol=1e-9)
+        assert calibration.p_values(others).tolist() == ((1 + at_least) / 84).tolist()
+    assert calibration.images == 83
+    assert calibration.is_thorough
+
+
+def part(chosen: NDArray[np.bool_]) -> Reference:
+    whole = reference(len(chosen), 1)
+    assert whole.gradients is not None
+    return replace(
+        whole,
+        evidence=whole.evidence[chosen],
+        log_likelihoods=whole.log_likelihoods[chosen],
+        gradients=whole.gradients[chosen],
+    )
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_false_alarms_are_those_of_the_interval(seed: int, thorough: bool) -> None:
+    n, tests = 499, 1000
+    fitted, held_out = reference(300, 10 + seed), reference(n, 20 + seed)
+    calibration = fit_split(fitted, held_out, NAMES, GRID)
+    p = calibration.p_values(evidence(tests, 30 + seed, gradients=thorough))
+    for alpha in (0.01, 0.05, 0.2):
+        ranks = round(alpha * (n + 1))
+        low, high = betabinom(tests, ranks, n + 1 - ranks).interval(0.9999)
+        assert low <= (p <= alpha).sum() <= high
+
+
+def test_strange_evidence_of_every_family_is_found() -> None:
+    calibration = split()
+    usual = evidence(20, 5)
+    for change in ("whole", "cells", "gradients"):
+        strange = replace(usual, **{change: getattr(usual, change).copy()})
+        values = getattr(strange, change)
+        values[:, 4 if change == "whole" else 1] += 25
+        assert (calibration.p_values(strange) == 1 / 100).all(), change
+        plain = calibration.p_values(without_gradients(strange))
+        if change == "gradients":
+            assert plain.tolist() == calibration.p_values(without_gradients(usual)).tolist()
+        else:
+            assert (plain == 1 / 100).all()
+
+
+def test_verdicts_say_what_they_are() -> None:
+    calibration = split()
+    some = evidence(60, 5)
+    some.whole[:30, 5] += np.linspace(0, 12, 30)
+    p, t = calibration.p_values(some), calibration.typical_statistics(some)
+    found = calibration.judge(some, NAMES, IMAGE, alpha=0.05)
+    for one, p_value, statistic in zip(found, p.tolist(), t.tolist(), strict=True):
+        assert one.p_value == p_value
+        assert one.score == pytest.approx(-math.log10(p_value))
+        assert one.is_anomaly == (p_value <= 0.05)
+        assert one.alpha == 0.05
+        assert one.statistic == statistic
+        assert one.extrapolated == (statistic > calibration.ordered(thorough=True)[0][-1])
+        assert one.smallest_p == 1 / 100
+    assert {one.is_anomaly for one in found} == {True, False}
+    assert calibration.judge(some[:0], NAMES, IMAGE) == []
+
+
+def test_an_image_less_strange_than_all_has_score_zero() -> None:
+    calibration = split(gradients=False)
+    usual = evidence(200, 5, gradients=False)
+    most_usual = usual[np.argmin(calibration.typical_statistics(usual), keepdims=True)]
+    found = calibration.judge(most_usual, NAMES, IMAGE)[0]
+    assert found.p_value == 1
+    assert str(found.score) == "0.0", "not minus zero"
+
+
+@pytest.mark.parametrize("grid", [GRID, None])
+@pytest.mark.parametrize("thorough", [False, True])
+def test_reasons(grid: tuple[int, int] | None, thorough: bool) -> None:
+    calibration = fit_split(reference(300, 1), reference(99, 2), NAMES, grid)
+    some = evidence(50, 5, gradients=thorough)
+    some.whole[:10, 4] -= 20
+    some.cells[10:20, 14:16] += 30
+    if some.gradients is not None:
+        some.gradients[20:30] += 40
+    found = calibration.judge(some, NAMES, IMAGE)
+    for one in found:
+        shares = [reason.share for reason in one.reasons]
+        assert 1 <= len(shares) <= MOST_REASONS
+        assert shares == sorted(shares, reverse=True)
+        assert all(LEAST_SHARE <= share <= 1 for share in shares)
+        assert sum(shares) <= 1 + 1e-9
+        assert all(reason.text and reason.feature for reason in one.reasons)
+        assert all((reason.box is not None) == (reason.feature == "region") for reason in one.reasons)
+    for one in found[:10]:
+        assert one.reasons[0].feature == "radius-1"
+        assert one.reasons[0].z < -3
+        assert "too smooth at scale 1" in one.reasons[0].text
+    if grid:
+        for one in found[10:20]:
+            assert one.reasons[0].feature == "region"
+            assert one.reasons[0].z > 3
+            # Cells 14 and 15 of 6 by 6 are row 2, columns 2 and 3; the image has 12 by 12 pixels, of a side of 1.
+            left, top, right, bottom = one.reasons[0].box or (0, 0, 0, 0)
+            assert left < 4
+            assert right > 2
+            assert top < 3
+            assert bottom > 2
+    if thorough:
+        assert all(one.reasons[0].feature == "gradients" for one in found[20:30])
+
+
+def test_arithmetic_that_overflows_is_as_strange_as_can_be() -> None:
+    """Also where calibration images were so strange that their own T is beyond any number of nats."""
+    for calibration in (split(), _with_last(split(), 1e30)):
+        broken = evidence(4, 5)
+        broken.whole[0, 4], broken.whole[1, 5], broken.cells[2, 3], broken.whole[3, 2] = np.nan, np.inf, np.nan, -np.inf
+        for some in (broken, without_gradients(broken)):
+            assert calibration.p_values(some).tolist() == [1 / 100] * 4
+            found = calibration.judge(some, NAMES, IMAGE)
+            assert all(one.is_anomaly and one.statistic == STRANGEST for one in found)
+            assert all(math.isfinite(reason.share) for one in found for reason in one.reasons)
+
+
+def _with_last(calibration: Calibration, value: float) -> Calibration:
+    fold = calibration.folds[0]
+    assert fold.thorough is not None
+    ordered, thorough = fold.ordered.copy(), fold.thorough.ordered.copy()
+    ordered[-1] = thorough[-1] = value
+    return replace(
+        calibration, folds=(replace(fold, ordered=ordered, thorough=replace(fold.thorough, ordered=thorough)),)
+    )
+
+
+def test_company_and_order_do_not_matter() -> None:
+    calibration = split()
+    some = evidence(50, 5)
+    together = calibration.judge(some, NAMES, IMAGE)
+    order = np.random.default_rng(0).permutation(50)
+    shuffled = calibration.judge(some[order], NAMES, IMAGE)
+    for place, number in enumerate(order.tolist()):
+        for other in (shuffled[place], calibration.judge(some[number : number + 1], NAMES, IMAGE)[0]):
+            assert other.p_value == together[number].p_value
+            assert other.statistic == pytest.approx(together[number].statistic, rel=1e-9)
+            assert [reason.text for reason in other.reasons] == [reason.text for reason in together[number].reasons]
+
+
+def test_map_reference_is_mean_and_deviation_of_the_maps() -> None:
+    maps = np.random.default_rng(1).normal(size=(40, *IMAGE))
+    pixels = reference(40, 1).pixels()
+    assert pixels is not None
+    np.testing.assert_allclose(pixels.mean, maps.mean(0), atol=1e-12)
+    deviation = maps.std(0)
+    np.testing.assert_allclose(pixels.deviation, np.maximum(deviation, 0.1 * np.median(deviation)), rtol=1e-9)

@@ -1,0 +1,162 @@
+"""A calibration on disk comes back to the bit, and a damaged or foreign one is refused with the file's name."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_file import load_calibration, save_calibration
+from models.anomaly.fit import fit_cross, fit_split
+from models.anomaly.storage import from_arrays, to_arrays
+from models.artifact import CALIBRATION
+from models.problems import ArtifactError
+from models.scoring.scorer import Scorer
+from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
+from tests.models.helpers import edit_manifest, sign_again
+
+
+def kinds() -> dict[str, Calibration]:
+    fisher = np.random.default_rng(0).random(7, dtype=np.float32)
+    folds = (np.arange(60) % 5).astype(np.int8)
+    return {
+        "split": replace(fit_split(reference(260, 1), reference(50, 2), NAMES, GRID), fisher=fisher),
+        "cross": replace(fit_cross(reference(60, 1), folds, NAMES, GRID), fisher=fisher),
+        "without gradients": fit_split(
+            reference(60, 1, gradients=False), reference(9, 2, gradients=False), NAMES, GRID
+        ),
+        "without places": replace(
+            fit_split(reference(60, 1), reference(50, 2), NAMES, None), pixels=None, fisher=fisher[:0]
+        ),
+    }
+
+
+def same(left: object, right: object, name: str = "") -> int:
+    """Check that two parts are of equal types and bits; return the number of arrays compared."""
+    assert type(left) is type(right), name
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        assert (left.dtype, left.shape) == (right.dtype, right.shape), name
+        assert left.tobytes() == right.tobytes(), name
+        return 1
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return sum(same(a, b, f"{name}.{i}") for i, (a, b) in enumerate(zip(left, right, strict=True)))
+    if is_dataclass(left):
+        return sum(same(getattr(left, f.name), getattr(right, f.name), f"{name}.{f.name}") for f in fields(left))
+    assert left is right is None, name
+    return 0
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_round_trip_is_bit_identical(kind: str, tmp_path: Path) -> None:
+    calibration = kinds()[kind]
+    path = tmp_path / CALIBRATION
+    save_calibration(calibration, path)
+    back = load_calibration(path)
+    assert same(calibration, back) == len(load_file(path)) > 20
+    some = evidence(20, 5, gradients=calibration.is_thorough)
+    assert np.array_equal(back.p_values(some), calibration.p_values(some))
+    assert back.judge(some, NAMES, IMAGE) == calibration.judge(some, NAMES, IMAGE)
+    save_calibration(back, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_trained_calibration_comes_back_too(scorer: Scorer, artifact: Path, tmp_path: Path) -> None:
+    save_calibration(scorer.calibration, tmp_path / CALIBRATION)
+    assert (tmp_path / CALIBRATION).read_bytes() == (artifact / CALIBRATION).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["split", "without gradients"])
+def test_every_missing_array_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / CALIBRATION
+    save_calibration(kinds()[kind], path)
+    arrays = load_file(path)
+    assert any(name.startswith("folds.0.statistic.local.tails.5") for name in arrays)
+    # A calibration may be without Fisher information.
+    for name in sorted(arrays.keys() - {"fisher"}):
+        save_file({other: value for other, value in arrays.items() if other != name}, path)
+        with pytest.raises(ArtifactError, match=f"lacks {name}$") as caught:
+            load_calibration(path)
+        assert CALIBRATION in caught.value.detail
+        assert str(tmp_path) not in caught.value.detail
+
+
+def test_what_is_no_calibration_at_all(tmp_path: Path) -> None:
+    path = tmp_path / CALIBRATION
+    for content in (b"", b"no safetensors", b"\xff" * 200):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            load_calibration(path)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_calibration(path)
+
+
+def test_only_arrays_are_stored() -> None:
+    calibration = kinds()["cross"]
+    arrays = to_arrays(calibration)
+    assert all(isinstance(value, np.ndarray) and value.dtype.kind in "fi" for value in arrays.values())
+    assert same(from_arrays(Calibration, arrays), calibration) == len(arrays)
+    with pytest.raises(TypeError, match="neither an array nor a dataclass: str"):
+        to_arrays({"a": 1}.__class__.__name__)
+
+
+def rewrite(copy: Path, calibration: Calibration) -> None:
+    save_calibration(calibration, copy / CALIBRATION)
+    sign_again(copy)
+
+
+def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
+    for kind, calibration in kinds().items():
+        rewrite(copy, calibration)
+        with pytest.raises(ArtifactError, match=r"calibration\.safetensors") as caught:
+            Scorer.load(copy)
+        assert "does not fit the model" in caught.value.detail, kind
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a mean over no folds
+def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer) -> None:
+    whole = scorer.calibration
+    fold = whole.folds[0]
+    local, thorough = fold.statistic.local, fold.thorough
+    assert local is not None
+    assert thorough is not None
+    assert whole.fisher is not None
+    short_tails = replace(local, tails=local.tails[:-1])
+    few_weights = replace(local, weights=local.weights[:, :-1])
+    few_columns = replace(fold.statistic.whole, used=fold.statistic.whole.used + 50)
+    for name, damaged in {
+        "tails": replace(whole, folds=(replace(fold, statistic=replace(fold.statistic, local=short_tails)),)),
+        "weights": replace(whole, folds=(replace(fold, statistic=replace(fold.statistic, local=few_weights)),)),
+        "columns": replace(whole, folds=(replace(fold, statistic=replace(fold.statistic, whole=few_columns)),)),
+        "fisher": replace(whole, fisher=whole.fisher[1:]),
+        "no fisher": replace(whole, fisher=None),
+        "no folds": replace(whole, folds=()),
+    }.items():
+        rewrite(copy, damaged)
+        try:
+            Scorer.load(copy)
+        except ArtifactError as error:
+            assert CALIBRATION in error.detail, name  # noqa: PT017
+        else:
+            pytest.fail(f"{name}: it was loaded")
+
+
+def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer) -> None:
+    fold = scorer.calibration.folds[0]
+    whole = fold.statistic.whole
+    shifted = replace(whole, conditioning=replace(whole.conditioning, mean=whole.conditioning.mean + 1))
+    changed = replace(fold, statistic=replace(fold.statistic, whole=shifted))
+    rewrite(copy, replace(scorer.calibration, folds=(changed,)))
+    with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
+        Scorer.load(copy)
+
+
+@pytest.mark.parametrize(("field", "value"), [("precision", "bfloat16"), ("engine", "onnx")])
+def test_a_calibration_for_other_arithmetic_is_refused(copy: Path, field: str, value: str) -> None:
+    edit_manifest(copy, lambda document: document["calibration"].update({field: value}))
+    with pytest.raises(ArtifactError, match=f"is for .*{value}.*the engine in use is torch in float32"):
+        Scorer.load(copy)

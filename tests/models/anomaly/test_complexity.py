@@ -1,0 +1,146 @@
+"""Complexity against the predictor written out pixel by pixel, and its independence from any compressor."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.datasets import load_sample_image
+
+import models.anomaly
+from models.anomaly.complexity import residual_entropy
+from models.datasets import load_dataset
+from tests.models.helpers import real_images
+
+PACKAGE = Path(next(iter(models.anomaly.__path__)))
+
+
+def photo_crops(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Crops of a photograph, ``(count, 3, height, width)``."""
+    photo = np.asarray(load_sample_image("china.jpg")).transpose(2, 0, 1)
+    return np.stack([photo[:, 60 * i : 60 * i + height, 90 * i : 90 * i + width] for i in range(count)])
+
+
+def prediction(left: int | None, upper: int | None, corner: int | None) -> int:
+    """The MED predictor by its three cases, as LOCO-I words it; at the edges the one neighbour there is."""
+    if left is None or upper is None or corner is None:
+        return left if left is not None else upper if upper is not None else 0
+    if corner >= max(left, upper):
+        return min(left, upper)
+    if corner <= min(left, upper):
+        return max(left, upper)
+    return left + upper - corner
+
+
+def entropy_by_hand(image: NDArray[np.uint8]) -> float:
+    residuals: Counter[int] = Counter()
+    for channel in image.tolist():
+        for i, row in enumerate(channel):
+            for j, value in enumerate(row):
+                left = row[j - 1] if j else None
+                upper = channel[i - 1][j] if i else None
+                corner = channel[i - 1][j - 1] if i and j else None
+                residuals[(value - prediction(left, upper, corner)) % 256] += 1
+    total = sum(residuals.values())
+    return -sum(count / total * math.log2(count / total) for count in residuals.values())
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        real_images(12),
+        real_images(4, 20, 3),
+        load_dataset("mnist-mini", None).test[:8, :, 3:20, 5:24],
+        photo_crops(4, 24, 31),
+        photo_crops(2, 1, 17),
+        photo_crops(2, 17, 1),
+        np.random.default_rng(0).integers(0, 256, (3, 4, 9, 8)).astype(np.uint8),
+        np.stack([np.zeros((1, 8, 8), np.uint8), np.full((1, 8, 8), 255, np.uint8)]),
+    ],
+    ids=["digits", "digits-3", "sliced", "photo", "row", "column", "noise", "constant"],
+)
+def test_every_pixel_by_hand(images: NDArray[np.uint8]) -> None:
+    expected = [entropy_by_hand(image) for image in images]
+    np.testing.assert_allclose(residual_entropy(images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layout_in_memory_and_company_do_not_matter() -> None:
+    images = np.concatenate([photo_crops(5, 28, 28), real_images(4, 28, 3)])
+    together = residual_entropy(images)
+    larger = np.zeros((18, 3, 28, 56), np.uint8)
+    larger[::2, :, :, ::2] = images
+    others = {
+        "fortran": np.asfortranarray(images),
+        "slices": larger[::2, :, :, ::2],
+        "channels last": np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        "read-only": np.frombuffer(images.tobytes(), np.uint8).reshape(images.shape),
+    }
+    for name, other in others.items():
+        assert np.array_equal(residual_entropy(other), together), name
+    alone = np.concatenate([residual_entropy(image[None]) for image in images])
+    assert np.array_equal(alone, together)
+    assert np.array_equal(residual_entropy(images[::-1])[::-1], together)
+
+
+def test_neither_input_nor_type_is_touched() -> None:
+    images = real_images(3)
+    before = images.copy()
+    found = residual_entropy(images)
+    assert np.array_equal(images, before)
+    assert found.dtype == np.float64
+    assert found.shape == (3,)
+
+
+def test_noise_is_more_complex_than_a_photo_and_that_than_a_plane() -> None:
+    ramp = np.add.outer(np.arange(28), np.arange(28)).astype(np.uint8)[None, None]
+    noise = np.random.default_rng(1).integers(0, 256, (1, 3, 64, 64)).astype(np.uint8)
+    plane, photo, chaos = (float(residual_entropy(x)[0]) for x in (ramp, photo_crops(1, 64, 64), noise))
+    assert plane < 0.5 < photo < 7.5 < chaos <= 8
+
+
+def test_no_compressor_is_needed() -> None:
+    """A fresh interpreter that has no zlib and no Pillow for our code finds the same numbers to the bit."""
+    code = (
+        "import json, sys, numpy, scipy.special\n"
+        "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
+        "sys.modules.update(zlib=None, PIL=None)\n"
+        "from models.anomaly.complexity import residual_entropy\n"
+        "images = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8).reshape(-1, 3, 24, 24)\n"
+        "print(json.dumps([v.hex() for v in residual_entropy(images).tolist()]))\n"
+    )
+    images = photo_crops(3, 24, 24)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], input=images.tobytes(), capture_output=True, check=True, timeout=120
+    )
+    assert json.loads(answer.stdout) == [value.hex() for value in residual_entropy(images).tolist()]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def test_only_pictures_know_of_png() -> None:
+    compressors = ("zlib", "gzip", "bz2", "lzma", "zipfile", "PIL", "models.images")
+    guilty = {
+        path.name
+        for path in PACKAGE.glob("*.py")
+        if any(name == c or name.startswith(f"{c}.") for name in imported(path) for c in compressors)
+    }
+    assert guilty == {"heat_map.py"}
+    drawing = {path.name for path in PACKAGE.glob("*.py") if "models.anomaly.heat_map" in imported(path)}
+    assert drawing == set(), "no statistic is made of a picture"

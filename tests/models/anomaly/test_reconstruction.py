@@ -1,0 +1,133 @@
+"""The reconstruction error of folded affine steps against R W x - x by the layers they were folded from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.anomaly.whole_image import reconstruction, statistic_names, whole_image_statistics
+from models.architecture import PixelTransform
+from models.bijections.actnorm import ActNorm
+from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.frozen import FrozenAffine
+from models.flow import Flow
+from models.scoring.frozen import freeze
+from tests.models.anomaly.flows import fully_connected, glow_and_frozen, images_of, off_inverse, one_pass
+from tests.models.helpers import glow, mark_initialized, randomise
+
+
+def layers(channels: int, seed: int) -> tuple[ActNorm, SelfNormalizingConv1x1]:
+    scale, mixing = ActNorm(channels), SelfNormalizingConv1x1(channels)
+    mark_initialized(scale)
+    for number, layer in enumerate((scale, mixing)):
+        randomise(layer.double().eval(), 0.2, seed=10 * seed + number)
+    return scale, mixing
+
+
+def relative(back: Tensor, x: Tensor) -> Tensor:
+    return (back - x).square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 12])
+@torch.no_grad()
+def test_one_layer(channels: int) -> None:
+    _, mixing = layers(channels, 1)
+    x = torch.randn(5, channels, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    # The offset cancels in R (W x + b - b).
+    expected = relative(mixing.apply_inverse_weight(mixing.apply_weight(x)), x)
+    got = mixing.freeze((channels, 6, 3)).reconstruction_error(x)
+    assert got is not None
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
+    assert (got > 1e-4).all()
+
+
+@torch.no_grad()
+def test_folded_layers() -> None:
+    channels = 4
+    chain = [*layers(channels, 1), *layers(channels, 2)]
+    x = torch.randn(5, channels, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    folded = chain[0].freeze((channels, 6, 3))
+    for layer in chain[1:]:
+        folded = folded.then(layer.freeze((channels, 6, 3)))
+    back = x
+    for layer in chain:
+        back = layer(back)[0]
+    for layer in reversed(chain):
+        back = layer.approximate_inverse(back)
+    got = folded.reconstruction_error(x)
+    assert got is not None
+    torch.testing.assert_close(got, relative(back, x), rtol=1e-9, atol=0)
+
+
+@torch.no_grad()
+def test_what_has_none() -> None:
+    scale = layers(4, 1)[0].freeze((4, 6, 3))
+    exact = ExactConv1x1(4).freeze((4, 6, 3))
+    x = torch.randn(2, 4, 6, 3, dtype=torch.float64)
+    for step in (scale, exact, scale.then(exact)):
+        assert step.reconstruction_error(x) is None
+        assert not step.tells_reconstruction
+    dense = [step for step in freeze(fully_connected(), (1, 6, 6)).levels[0].steps if isinstance(step, FrozenAffine)]
+    assert dense
+    assert all(step.learned_map is not None and step.reconstruction_error(x) is None for step in dense)
+    assert not any("reconstruction" in name for name in statistic_names(freeze(glow(16, linear="exact"), (1, 16, 16))))
+
+
+@torch.no_grad()
+def errors_of_levels(flow: Flow, x: Tensor) -> list[Tensor]:
+    """||R W x - x||² / ||x||² of every actnorm and convolution together, ``(N, layers)`` a level."""
+    found = []
+    y = flow.pixels(x)[0]
+    for level in flow.level_list():
+        before, errors = y, []
+        for step in level.bijections():
+            if isinstance(step, ActNorm):
+                before, scale = y, step
+            y = step(y)[0]
+            if isinstance(step, SelfNormalizingConv1x1):
+                errors.append(relative(scale.inverse(step.approximate_inverse(y))[0], before))
+        if level.prior is not None:
+            y = level.prior(y)[0][:, : level.prior.kept]
+        found.append(torch.stack(errors, 1))
+    return found
+
+
+@pytest.mark.parametrize(("side", "channels", "pixels"), [(8, 1, "affine"), (16, 1, "logit"), (16, 3, "marginal")])
+def test_layers_of_a_flow(side: int, channels: int, pixels: PixelTransform) -> None:
+    flow, frozen = glow_and_frozen(side, channels, pixels)
+    images = images_of(frozen, 5)
+    x, found = one_pass(frozen, images)
+    expected = errors_of_levels(flow.double(), x)
+    names, values = statistic_names(frozen), whole_image_statistics(images, found)
+    for number, errors in enumerate(expected, start=1):
+        torch.testing.assert_close(found.latents.reconstruction_errors[number - 1], errors, rtol=1e-4, atol=0)
+        column = values[:, names.index(f"reconstruction-{number}")]
+        np.testing.assert_allclose(column, np.log(errors.numpy()).mean(1), atol=1e-4, rtol=0)
+
+
+def test_an_image_unlike_those_that_r_was_fitted_to_is_reconstructed_worse() -> None:
+    """R that is right in one direction only: what lies along another is told apart."""
+    mixing = SelfNormalizingConv1x1(2).double().eval()
+    with torch.no_grad():
+        mixing.inverse_weight.copy_(torch.linalg.inv(mixing.weight) + 0.1 * torch.ones(2, 2))
+        along = torch.linalg.inv(mixing.weight) @ torch.tensor([1.0, -1.0], dtype=torch.float64)
+        across = torch.linalg.inv(mixing.weight) @ torch.tensor([1.0, 1.0], dtype=torch.float64)
+    x = torch.stack([along, across]).view(2, 2, 1, 1).expand(2, 2, 3, 3)
+    errors = mixing.freeze((2, 3, 3)).reconstruction_error(x)
+    assert errors is not None
+    assert errors[0] < 1e-20
+    assert errors[1] > 1e-3
+    assert reconstruction(errors[:, None]).isfinite().all()
+
+
+def test_an_exact_inverse_leaves_rounding_alone() -> None:
+    flow = off_inverse(glow(8))
+    with torch.no_grad():
+        for layer in flow.modules():
+            if isinstance(layer, SelfNormalizingConv1x1):
+                layer.refresh_inverse((4, 4, 4))
+    frozen = freeze(flow, (1, 8, 8))
+    errors = one_pass(frozen, images_of(frozen, 4))[1].latents.reconstruction_errors[0]
+    assert (errors < 1e-10).all()

@@ -1,0 +1,191 @@
+"""Verdicts of a loaded model: the same for the same image wherever, and thorough ones differ by gradients alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.anomaly.calibration import Anomaly
+from models.anomaly.evidence import Evidence
+from models.anomaly.gradient_looks import GradientLooks
+from models.anomaly.gradients import GradientProbe
+from models.anomaly.statistic import merge
+from models.artifact import load_artifact
+from models.datasets import load_dataset
+from models.problems import NotThorough, ScoreNotFinite
+from models.scoring.likelihood import Likelihood
+from models.scoring.scorer import Scorer
+
+STATISTICS = 1e-9
+"""Relative, between the same statistic in one company and in another."""
+
+WITHOUT_COMPRESSION = """
+import json, pathlib, sys, zlib
+import numpy, torch
+import PIL.Image, PIL.PngImagePlugin
+from models.scoring.scorer import Scorer
+torch.set_num_threads(1)
+scorer = Scorer.load(pathlib.Path(sys.argv[1]))
+images = numpy.load(sys.argv[2])
+
+def refuse(*_arguments, **_options):
+    raise AssertionError("a compressor was asked")
+
+for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
+    setattr(zlib, name, refuse)
+PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
+for thorough in (False, True):
+    found = scorer.anomalies(scorer.score_each(images, thorough=thorough))
+    print(json.dumps([[one.p_value, one.statistic, [reason.text for reason in one.reasons]] for one in found]))
+"""
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    """Digits, half of them with something that is not of a digit."""
+    found = load_dataset("mnist-mini", None).test[:24].copy()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 1, 9, 9)).astype(np.uint8)
+    for number in range(12):
+        found[number, :, number : number + 9, 5:14] = noise[number] // (number % 4 + 1)
+    return found
+
+
+def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False) -> list[Anomaly]:
+    found = scorer.score_each(images, draws, thorough=thorough)
+    return scorer.anomalies([one for one in found if not isinstance(one, ScoreNotFinite)])
+
+
+def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False) -> Evidence:
+    found = scorer.score_each(images, draws, thorough=thorough)
+    return Evidence.join([one.evidence for one in found if isinstance(one, Likelihood) and one.evidence is not None])
+
+
+def same_verdicts(left: list[Anomaly], right: list[Anomaly]) -> None:
+    for one, other in zip(left, right, strict=True):
+        assert (one.p_value, one.score, one.is_anomaly) == (other.p_value, other.score, other.is_anomaly)
+        assert one.statistic == pytest.approx(other.statistic, rel=STATISTICS)
+        assert [reason.text for reason in one.reasons] == [reason.text for reason in other.reasons]
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_alone_in_a_batch_and_in_any_order(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
+    together = judged(scorer, images, thorough=thorough)
+    assert len({one.p_value for one in together}) > 3
+    order = np.random.default_rng(1).permutation(len(images))
+    same_verdicts(judged(scorer, images[order], thorough=thorough), [together[i] for i in order])
+    for i in (0, 5, 23):
+        same_verdicts(judged(scorer, images[i : i + 1], thorough=thorough), [together[i]])
+    company = np.concatenate([np.zeros_like(images[:2]), np.full_like(images[:1], 255), images[7:8]])
+    same_verdicts(judged(scorer, company, thorough=thorough)[3:], [together[7]])
+    same_verdicts(judged(scorer, np.asfortranarray(images), thorough=thorough), together)
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
+    together = evidence_of(scorer, images, thorough=thorough)
+    assert (together.gradients is not None) == thorough
+    for i in (0, 11, 23):
+        alone = evidence_of(scorer, images[i : i + 1], thorough=thorough)
+        np.testing.assert_allclose(alone.whole[0], together.whole[i], rtol=STATISTICS, atol=STATISTICS)
+        np.testing.assert_allclose(alone.cells[0], together.cells[i], rtol=STATISTICS, atol=STATISTICS)
+        if alone.gradients is not None and together.gradients is not None:
+            np.testing.assert_allclose(alone.gradients[0], together.gradients[i], rtol=STATISTICS, atol=STATISTICS)
+
+
+def test_in_another_process_without_any_compressor(
+    scorer: Scorer, artifact: Path, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "images.npy", images[:10])
+    command = [sys.executable, "-c", WITHOUT_COMPRESSION, str(artifact), str(tmp_path / "images.npy")]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=240, text=True)
+    for thorough, line in zip((False, True), answer.stdout.splitlines(), strict=True):
+        here = judged(scorer, images[:10], thorough=thorough)
+        for (p_value, statistic, texts), one in zip(json.loads(line), here, strict=True):
+            assert p_value == one.p_value
+            assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
+            assert texts == [reason.text for reason in one.reasons]
+
+
+@pytest.mark.parametrize("draws", [2, 3, 65])
+def test_draws_do_not_change_the_verdict(scorer: Scorer, images: NDArray[np.uint8], draws: int) -> None:
+    few = images[:5]
+    assert scorer.score(few, draws)[0].log_likelihood != scorer.score(few)[0].log_likelihood
+    same_verdicts(judged(scorer, few, draws), judged(scorer, few))
+    got, expected = evidence_of(scorer, few, draws), evidence_of(scorer, few)
+    np.testing.assert_allclose(got.whole, expected.whole, rtol=STATISTICS, atol=STATISTICS)
+    np.testing.assert_allclose(got.cells, expected.cells, rtol=STATISTICS, atol=STATISTICS)
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
+    for one in judged(scorer, images, thorough=thorough):
+        shares = [reason.share for reason in one.reasons]
+        assert len(shares) <= 3
+        assert shares == sorted(shares, reverse=True)
+        assert all(0 < share <= 1 for share in shares)
+        for reason in one.reasons:
+            assert reason.text
+            assert "{" not in reason.text
+            assert reason.feature in (*scorer._names, "region", "gradients")
+            if reason.box is not None:
+                left, top, right, bottom = reason.box
+                assert 0 <= left < right <= 28
+                assert 0 <= top < bottom <= 28
+
+
+def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
+    """From the calibration images themselves, scored again."""
+    calibration = load_dataset("mnist-mini", None).calibration
+    fold = scorer.calibration.folds[0]
+    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)))
+    np.testing.assert_allclose(np.sort(reference), fold.ordered, rtol=1e-9)
+    values = merge(fold.statistic.families(evidence_of(scorer, images)))
+    expected = [(1 + int((reference >= value).sum())) / (len(calibration) + 1) for value in values]
+    assert [one.p_value for one in judged(scorer, images)] == expected
+
+
+def test_thorough_differs_by_the_family_of_gradients_alone(scorer: Scorer, images: NDArray[np.uint8]) -> None:
+    fold = scorer.calibration.folds[0]
+    assert fold.thorough is not None
+    basic, thorough = evidence_of(scorer, images), evidence_of(scorer, images, thorough=True)
+    assert thorough.gradients is not None
+    assert np.array_equal(basic.whole, thorough.whole)
+    assert np.array_equal(basic.cells, thorough.cells)
+    families = fold.families(thorough)
+    assert families.shape == (len(images), 3)
+    assert np.array_equal(families[:, :2], fold.families(basic))
+    np.testing.assert_allclose(
+        families[:, 2], fold.thorough.gradients.surprise(thorough.gradients, basic.whole[:, 0]), rtol=1e-9
+    )
+    np.testing.assert_allclose([one.statistic for one in judged(scorer, images, thorough=True)], merge(families))
+    # Likelihoods are the same: a backward pass adds to evidence, not to scores.
+    assert scorer.score_each(images, thorough=True) == scorer.score_each(images)
+    looks = GradientLooks(GradientProbe(scorer._flow), scorer.log_det_digest)
+    assert scorer.calibration.fisher is not None
+    expected = looks.features(images, looks.split(scorer.calibration.fisher))
+    np.testing.assert_allclose(thorough.gradients, expected, rtol=1e-9)
+
+
+def test_not_thorough_where_the_calibration_has_no_gradients(artifact: Path, images: NDArray[np.uint8]) -> None:
+    whole = load_artifact(artifact)
+    plain = replace(whole.calibration, folds=tuple(replace(fold, thorough=None) for fold in whole.calibration.folds))
+    scorer = Scorer(replace(whole, calibration=plain))
+    with pytest.raises(NotThorough):
+        scorer.score_each(images[:2], thorough=True)
+    assert len(judged(scorer, images[:2])) == 2
+    assert scorer.score_each(images[:0]) == []
+
+
+def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[np.uint8]) -> None:
+    bare = replace(scorer.score(images[:1])[0], evidence=None)
+    with pytest.raises(ValueError, match="carry no evidence"):
+        scorer.anomalies([bare])
+    assert scorer.anomalies([]) == []
+    assert judged(scorer, images[:0], thorough=True) == []

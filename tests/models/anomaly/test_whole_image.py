@@ -1,0 +1,182 @@
+"""Statistics of the whole image against numpy on the unfrozen flow in double precision, and their distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.anomaly.complexity import residual_entropy
+from models.anomaly.whole_image import (
+    horizontal,
+    kurtosis,
+    radius,
+    statistic_names,
+    vertical,
+    whole_image_statistics,
+)
+from models.architecture import PixelTransform
+from models.bijections.coupling import AffineCoupling
+from models.bijections.spline import SplineActivation
+from models.datasets import load_dataset
+from models.flow import Flow
+from models.scoring.engines import TorchEngine
+from models.scoring.flow_pass import run_flow
+from models.scoring.frozen import freeze
+from models.scoring.scorer import Scorer
+from tests.models.anomaly.flows import GLOW_IDS, GLOWS, convolutional, glow_and_frozen, images_of, one_pass
+
+Array = NDArray[np.float64]
+LOG2 = math.log(2)
+
+
+def latent_statistics(e: Array) -> dict[str, Array]:
+    """Of whitened latents ``(N, C, H, W)``, image by image."""
+    found: dict[str, list[float]] = {"radius": [], "kurtosis": [], "horizontal": [], "vertical": []}
+    for one in e:
+        energy = float((one**2).mean())
+        found["radius"].append(math.log(energy))
+        found["kurtosis"].append(float((one**4).mean()) / energy**2 - 3)
+        found["horizontal"].append(float((one[:, :, 1:] * one[:, :, :-1]).sum()) / (energy * one.size))
+        found["vertical"].append(float((one[:, 1:] * one[:, :-1]).sum()) / (energy * one.size))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@torch.no_grad()
+def by_hand(flow: Flow, x: Tensor, images: NDArray[np.uint8]) -> dict[str, Array]:
+    """Every statistic but reconstruction, from the layers of ``flow``, which is in double precision."""
+    found: dict[str, Array] = {"complexity": residual_entropy(images)}
+    size = images[0].size
+    y, log_det = flow.pixels(x)
+    found["pixel-term"] = -log_det.numpy() / (size * LOG2)
+    for number, level in enumerate(flow.level_list(), start=1):
+        volume = np.zeros(len(x))
+        dimensions = y[0].numel()
+        for step in level.bijections():
+            y, step_log_det = step(y)
+            if isinstance(step, AffineCoupling | SplineActivation):
+                volume += step_log_det.numpy()
+        found[f"volume-{number}"] = -volume / (dimensions * LOG2)
+        latent = y
+        if level.prior is not None:
+            whitened, prior_log_det = level.prior(y)
+            y, latent = whitened[:, : level.prior.kept], whitened[:, level.prior.kept :]
+            found[f"spread-{number}"] = -prior_log_det.numpy() / (latent[0].numel() * LOG2)
+        if level.prior is not None or level is flow.level_list()[-1]:
+            found |= {f"{name}-{number}": value for name, value in latent_statistics(latent.numpy()).items()}
+    return found
+
+
+def check(flow: Flow, shape: tuple[int, int, int]) -> None:
+    frozen = freeze(flow, shape)
+    images = images_of(frozen, 7)
+    x, found = one_pass(frozen, images)
+    got = whole_image_statistics(images, found)
+    expected = by_hand(flow.double(), x, images)
+    names = statistic_names(frozen)
+    assert got.shape == (7, len(names))
+    assert set(names) - set(expected) == {name for name in names if name.startswith("reconstruction-")}
+    assert set(expected) <= set(names)
+    for column, name in enumerate(names):
+        if name in expected:
+            np.testing.assert_allclose(got[:, column], expected[name], rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)
+def test_statistics_of_a_glow(side: int, channels: int, pixels: PixelTransform) -> None:
+    check(glow_and_frozen(side, channels, pixels)[0], (channels, side, side))
+
+
+@pytest.mark.parametrize(("side", "channels"), [(12, 1), (8, 3)])
+def test_statistics_of_convolutions_and_splines(side: int, channels: int) -> None:
+    check(convolutional(side, channels), (channels, side, side))
+
+
+@pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)
+def test_with_the_constants_they_make_up_the_log_likelihood(side: int, channels: int, pixels: PixelTransform) -> None:
+    """Volume, spread and radius of all levels are the data's part of bits/dim: nothing is counted twice or left out."""
+    _, frozen = glow_and_frozen(side, channels, pixels)
+    images = images_of(frozen, 5)
+    _, found = one_pass(frozen, images)
+    values = dict(zip(statistic_names(frozen), whole_image_statistics(images, found).T, strict=True))
+    size = images[0].size
+    nats = -values["pixel-term"] * size * LOG2
+    remaining = size
+    for number, level in enumerate(frozen.levels, start=1):
+        assert level.latent_shape is not None
+        leaving = int(np.prod(level.latent_shape))
+        nats += level.constant_log_det - values[f"volume-{number}"] * remaining * LOG2
+        nats -= values.get(f"spread-{number}", 0) * leaving * LOG2
+        nats -= 0.5 * leaving * (np.exp(values[f"radius-{number}"]) + math.log(2 * math.pi))
+        remaining -= leaving
+    assert remaining == 0
+    np.testing.assert_allclose(nats, found.terms().sum((1, 2)).numpy(), rtol=1e-9)
+
+
+def promised(statistic: Callable[[Tensor], Tensor], d: int, height: int, width: int) -> tuple[float, float]:
+    """Mean and variance that the docstrings give, with the means of order 1/d that they leave out."""
+    table: dict[Callable[[Tensor], Tensor], tuple[float, float]] = {
+        radius: (-1 / d, 2 / d),
+        kurtosis: (-6 / d, 24 / d),
+        horizontal: (0.0, (width - 1) / (width * d)),
+        vertical: (0.0, (height - 1) / (height * d)),
+    }
+    return table[statistic]
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 14), (8, 7, 7), (3, 4, 16)])
+@pytest.mark.parametrize("statistic", [radius, kurtosis, horizontal, vertical])
+def test_distribution_on_latents_that_are_normal(
+    statistic: Callable[[Tensor], Tensor], shape: tuple[int, int, int]
+) -> None:
+    draws = 4000
+    d = int(np.prod(shape))
+    generator = torch.Generator().manual_seed(d)
+    values = statistic(torch.randn(draws, *shape, generator=generator, dtype=torch.float64)).numpy()
+    mean, variance = promised(statistic, d, *shape[1:])
+    assert abs(values.mean() - mean) < 4.5 * math.sqrt(variance / draws)
+    # The next order of the variance: kurtosis has 24/d (1 - 15/d + ...).
+    assert values.var() == pytest.approx(variance, rel=4.5 * math.sqrt(2 / draws) + 20 / d)
+
+
+def rank(values: Array) -> int:
+    centred = values - values.mean(0)
+    return int(np.linalg.matrix_rank(centred / centred.std(0), tol=1e-7 * math.sqrt(len(values))))
+
+
+def test_no_statistic_is_a_linear_combination_of_others(scorer: Scorer) -> None:
+    digits = load_dataset("mnist-mini", None)
+    scored = scorer.score(np.concatenate([digits.statistics, digits.test]))
+    whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
+    assert len(whole) == 150
+    assert rank(whole) == whole.shape[1] == len(statistic_names(scorer._frozen))
+    # The check sees one that is: bits/dim of the first level added as a column.
+    assert rank(np.column_stack([whole, whole[:, 2] + 0.5 * whole[:, 3] - 2 * whole[:, 0]])) == whole.shape[1]
+
+
+@pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)
+def test_rank_for_other_flows(side: int, channels: int, pixels: PixelTransform) -> None:
+    _, frozen = glow_and_frozen(side, channels, pixels)
+    images = images_of(frozen, 60)
+    values = whole_image_statistics(images, one_pass(frozen, images)[1])
+    # An affine pixel transform has the same log-det everywhere: that column says nothing, and no more than it.
+    informs = np.ptp(values, axis=0) > 1e-9
+    assert [name for name, good in zip(statistic_names(frozen), informs, strict=True) if not good] == (
+        ["pixel-term"] if pixels == "affine" else []
+    )
+    assert rank(values[:, informs]) == informs.sum()
+
+
+def test_company_does_not_matter() -> None:
+    _, frozen = glow_and_frozen(16, 1, "logit")
+    images = images_of(frozen, 9)
+    x, found = one_pass(frozen, images)
+    together = whole_image_statistics(images, found)
+    for i in (0, 4, 8):
+        alone = run_flow(TorchEngine(frozen), frozen, x[i : i + 1])
+        np.testing.assert_allclose(whole_image_statistics(images[i : i + 1], alone)[0], together[i], rtol=1e-10)

@@ -1,0 +1,319 @@
+"""Calibrations made after a model: numbers, the choice among them, and what may never be loaded."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.anomaly.calibrate import looks_at_images
+from models.anomaly.calibration_file import calibration_bytes
+from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
+from models.bulk.plan import BulkPlan, join_plan, open_plan
+from models.calibrations import ARRAYS, CHOICE, RECORD, Calibrations
+from models.datasets import Dataset, load_dataset, summarize
+from models.manifest import CalibrationSummary
+from models.problems import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
+from models.registry import Registry
+from models.scoring.scorer import Scorer
+from tests.models.helpers import real_images
+
+Made = tuple[bytes, CalibrationSummary]
+
+
+def own_images(count: int) -> Dataset:
+    """Other images than those of training, shared out as an upload is."""
+    images = 255 - real_images(count)
+    held_out = max(1, count // 10)
+    train, statistics, calibration = np.split(images, [count - 2 * held_out, count - held_out])
+    return Dataset("own", train, statistics, calibration, test=images[:0], digest="another")
+
+
+@pytest.fixture(scope="session")
+def made(scorer: Scorer) -> Made:
+    """A calibration on other images."""
+    calibration, summary = scorer.calibrate(
+        reference_of(own_images(60), scorer.manifest), lambda _part, _done, _images: None
+    )
+    return calibration_bytes(calibration), summary
+
+
+@pytest.fixture
+def registry(artifact: Path, tmp_path: Path) -> Registry:
+    registry = Registry(tmp_path / "registry", zoo=tmp_path / "zoo")
+    registry.publish(artifact, "digits")
+    return registry
+
+
+@pytest.fixture
+def calibrations(registry: Registry) -> Calibrations:
+    return registry.calibrations("digits", 1)
+
+
+def test_the_newest_is_active_and_another_scores(
+    registry: Registry, calibrations: Calibrations, made: Made, scorer: Scorer
+) -> None:
+    before = registry.resolve("digits")
+    assert (before.calibration, before.calibration_summary) == (0, before.manifest.calibration)
+    assert [calibrations.publish(*made), calibrations.publish(*made, job="b")] == [1, 2]
+    now = registry.resolve("digits")
+    assert (now.calibration, calibrations.numbers(), now == before) == (2, [0, 1, 2], False)
+    assert now.calibration_summary == made[1] == calibrations.record(1).summary
+    assert registry.names() == ["digits"]
+    assert registry.versions("digits") == [1]
+    again = Scorer.load(now.path, now.calibration_path)
+    assert again.smallest_p == made[1].smallest_p == 1 / 13
+    assert again.calibration_summary == made[1]
+    pinned = scorer.pinned[:1]
+    assert again.score(pinned)[0].log_likelihood == scorer.score(pinned)[0].log_likelihood
+    assert again.anomaly(again.score(pinned)[0]).statistic != scorer.anomaly(scorer.score(pinned)[0]).statistic
+
+
+def test_a_job_publishes_once(calibrations: Calibrations, made: Made) -> None:
+    assert calibrations.publish(*made, job="a") == 1
+    assert calibrations.publish(*made, job="b") == 2
+    assert calibrations.publish(*made, job="a") == 1
+    assert (calibrations.of_job("b"), calibrations.of_job("c"), calibrations.active()) == (2, None, 2)
+
+
+def test_one_that_lost_its_lease_publishes_nothing(calibrations: Calibrations, made: Made) -> None:
+    def lost() -> None:
+        raise RuntimeError("lost")
+
+    for activate in (True, False):
+        with pytest.raises(RuntimeError, match="lost"):
+            calibrations.publish(*made, job="a", activate=activate, admit=lost)
+    assert (calibrations.numbers(), calibrations.active()) == ([0], 0)
+
+
+def test_a_choice_lasts_until_something_newer_comes(calibrations: Calibrations, made: Made) -> None:
+    weights = made[1].weights_sha256
+    calibrations.publish(*made)
+    calibrations.choose(0, weights)
+    assert calibrations.active() == 0
+    assert calibrations.publish(*made, activate=False) == 2
+    assert calibrations.active() == 0
+    calibrations.choose(1, weights)
+    assert calibrations.publish(*made, activate=False) == 3
+    assert calibrations.active() == 1
+    assert calibrations.publish(*made) == 4
+    assert calibrations.active() == 4
+    with pytest.raises(CalibrationNotFound, match=r"digits:1 has no calibration 9; it has: 0, 1, 2, 3, 4"):
+        calibrations.choose(9, weights)
+    assert calibrations.active() == 4
+
+
+def test_one_that_is_deleted_is_an_error_and_its_number_is_not_given_again(
+    registry: Registry, calibrations: Calibrations, made: Made
+) -> None:
+    calibrations.publish(*made)
+    shutil.rmtree(calibrations.folder / "1")
+    gone = registry.resolve("digits")
+    assert gone.calibration == 1
+    with pytest.raises(ArtifactError, match=r"digits/calibrations/1/1/calibration.json cannot be read"):
+        Scorer.load(gone.path, gone.calibration_path)
+    assert calibrations.publish(*made) == 2
+    calibrations.choose(0, made[1].weights_sha256)
+    assert registry.resolve("digits").calibration == 0
+
+
+def wrong_digest(folder: Path) -> None:
+    arrays = bytearray((folder / ARRAYS).read_bytes())
+    arrays[-1] ^= 1
+    (folder / ARRAYS).write_bytes(arrays)
+
+
+def no_arrays(folder: Path) -> None:
+    (folder / ARRAYS).unlink()
+
+
+def no_json(folder: Path) -> None:
+    (folder / RECORD).write_text("{")
+
+
+def foreign_weights(folder: Path) -> None:
+    edit(folder, weights_sha256="0" * 64)
+
+
+def other_engine(folder: Path) -> None:
+    edit(folder, precision="bfloat16")
+
+
+def other_statistic(folder: Path) -> None:
+    edit(folder, pinned_statistic=1e3)
+
+
+def other_count(folder: Path) -> None:
+    edit(folder, calibration_images=13)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    record = json.loads((folder / RECORD).read_text())
+    record["summary"] |= changes
+    (folder / RECORD).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "may_be_chosen"),
+    [
+        (wrong_digest, r"calibration\.safetensors does not have the SHA-256", False),
+        (no_arrays, r"1/1/calibration\.safetensors is missing", False),
+        (no_json, r"calibration\.json is not a valid record", False),
+        (foreign_weights, "belongs to other weights", False),
+        # Found by loading alone.
+        (other_engine, "is for torch in bfloat16, the engine in use is torch in float32", True),
+        (other_statistic, "the statistic of the pinned image is", True),
+        (other_count, "expected 13 images, got 12", True),
+    ],
+)
+def test_damage_is_named(
+    registry: Registry,
+    calibrations: Calibrations,
+    made: Made,
+    damage: Callable[[Path], None],
+    message: str,
+    may_be_chosen: bool,
+) -> None:
+    calibrations.publish(*made)
+    damage(calibrations.folder / "1")
+    version = registry.resolve("digits")
+    with pytest.raises(ArtifactError, match=message):
+        Scorer.load(version.path, version.calibration_path)
+    if not may_be_chosen:
+        with pytest.raises(ArtifactError, match=message):
+            calibrations.choose(1, made[1].weights_sha256)
+    # What another job made is found past it, and the way back is open.
+    assert calibrations.publish(*made, job="a") == 2
+    assert calibrations.publish(*made, job="a") == 2
+    calibrations.choose(0, made[1].weights_sha256)
+    assert Scorer.load(version.path, registry.resolve("digits").calibration_path).smallest_p == 1 / 51
+
+
+def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: Calibrations, made: Made) -> None:
+    calibrations.publish(*made)
+    (calibrations.folder / CHOICE).write_text("1")
+    with pytest.raises(ArtifactError, match=r"digits/calibrations/1/active\.json does not say"):
+        registry.resolve("digits")
+    assert registry.names() == ["digits"]
+    calibrations.choose(1, made[1].weights_sha256)
+    assert registry.resolve("digits").calibration == 1
+
+
+def test_shipped_models_are_calibrated_beside_them(artifact: Path, tmp_path: Path, made: Made) -> None:
+    shutil.copytree(artifact, tmp_path / "zoo" / "shipped" / "1")
+    registry = Registry(tmp_path / "registry", zoo=tmp_path / "zoo")
+    registry.calibrations("shipped", 1).publish(*made)
+    registry.calibrations("nobody", 1).publish(*made)
+    assert registry.names() == ["shipped"]
+    found = registry.resolve("shipped")
+    assert (found.version, found.read_only, found.calibration) == (1, True, 1)
+    mine = registry.publish(artifact, "shipped")
+    assert (mine.version, mine.calibration) == (2, 0)
+
+
+def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, artifact: Path, made: Made) -> None:
+    registry.publish(artifact, "digits")
+    registry.calibrations("digits", 2).publish(*made)
+    shutil.rmtree(registry.root / "digits" / "2")
+    assert registry.publish(artifact, "digits").calibration == 0
+
+
+def _publish(root: Path, made: Made, answers: multiprocessing.Queue[int]) -> None:
+    for _ in range(4):
+        answers.put(Calibrations(root, "digits", 1).publish(*made))
+
+
+def test_several_processes_publish_at_once(registry: Registry, calibrations: Calibrations, made: Made) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=_publish, args=(registry.root, made, answers)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    numbers = sorted(answers.get(timeout=120) for _ in range(8))
+    for worker in workers:
+        worker.join(timeout=60)
+    assert numbers == list(range(1, 9)) == calibrations.numbers()[1:]
+    assert calibrations.active() == 8
+
+
+def rows(images: ImageRows) -> list[bytes]:
+    return sorted(image.tobytes() for image in images[0 : len(images)])
+
+
+def test_which_images_serve(scorer: Scorer) -> None:
+    mini = load_dataset("mnist-mini", None, config=as_seen(scorer.preprocessing))
+    own = reference_of(mini, scorer.manifest)
+    assert (len(own.statistics), len(own.calibration)) == (50, 50)
+    assert rows(own.statistics) == rows(mini.statistics)
+    other = reference_of(replace(mini, digest="another"), scorer.manifest)
+    assert (len(other.statistics), len(other.calibration)) == (400, 100)
+    assert rows(other.calibration) == rows(np.concatenate([mini.statistics, mini.calibration]))
+    folds = (np.arange(50) % 5).astype(np.int8)
+    folded = replace(mini, calibration=mini.calibration[:0], folds=folds)
+    assert reference_of(folded, scorer.manifest).folds is folds
+    assert reference_of(replace(folded, digest="another"), scorer.manifest).folds is None
+
+
+def test_many_are_spaced_evenly_and_few_are_refused(scorer: Scorer) -> None:
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None]
+    spaced = EvenlySpaced([images[:30], images[30:]], 12)
+    order = spaced[0:12].ravel().tolist()
+    assert sorted(order) == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99] != order
+    assert spaced[3:5].ravel().tolist() == order[3:5]
+    assert len(EvenlySpaced([images], 200)) == 100
+    assert len(reference_of(own_images(20), scorer.manifest)) == 20
+    with pytest.raises(DatasetUnfit, match="own has 19 images to calibrate on, at least 20 are needed"):
+        reference_of(own_images(19), scorer.manifest)
+    small = own_images(60)
+    small = replace(small, digest=scorer.manifest.training.dataset_digest)
+    with pytest.raises(DatasetUnfit, match="own has 12 images that training left out"):
+        reference_of(small, scorer.manifest)
+    wide = replace(own_images(60), train=np.zeros((60, 3, 28, 28), np.uint8))
+    with pytest.raises(DatasetUnfit, match=r"3x28x28, this model takes 1x28x28 \(channels x height x width\)"):
+        reference_of(wide, scorer.manifest)
+    check_summary("mnist-mini", summarize("mnist-mini", None), scorer.manifest)
+
+
+def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
+    told: list[tuple[str, int, int]] = []
+    reference = reference_of(own_images(20), scorer.manifest)
+    calibration, summary = scorer.calibrate(reference, lambda *one: told.append(one))
+    assert (summary.statistics_images, summary.calibration_images) == (16, 4)
+    assert summary.smallest_p == calibration.smallest_p == 1 / 5
+    done = {part: (done, images) for part, done, images in told}
+    assert done == {
+        "statistics": (16, 16),
+        "squared gradients": (16, 16),
+        "statistics, gradients": (16, 16),
+        "calibration": (4, 4),
+        "calibration, gradients": (4, 4),
+    }
+    assert looks_at_images(reference) == sum(images for _, images in done.values())
+    evidence = scorer.score(255 - real_images(40))[-1].evidence
+    assert evidence is not None
+    assert 0 < calibration.p_values(evidence)[0] <= 1
+
+
+def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
+    plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4, calibration=1)
+    open_plan(tmp_path, plan).part_path(0).write_bytes(b"scored")
+    assert open_plan(tmp_path, plan).missing() == []
+    other = plan.model_copy(update={"calibration": 2})
+    with pytest.raises(PlanDiffers):
+        join_plan(tmp_path, other)
+    assert open_plan(tmp_path, other).missing() == [0]
+    assert other.metadata["snf.calibration"] == "2"
+
+
+@pytest.mark.parametrize("alpha", ADVICE_ALPHAS)
+def test_advice_needs_so_many_images_and_not_one_less(alpha: float) -> None:
+    needed = images_needed(alpha)
+    assert safe_threshold(needed - 1, alpha) is None
+    assert safe_threshold(needed, alpha) == 1 / (needed + 1)
