@@ -148,7 +148,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
 def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer) -> None:
     fold = scorer.calibration.folds[0]
     whole = fold.statistic.whole
-    shifted = replace(whole, conditioning=replace(whole.conditioning, mean=whole.conditioning.mean + 1))
+    shifted = replace(whole, overall=replace(whole.overall, means=whole.overall.means + 5))
     changed = replace(fold, statistic=replace(fold.statistic, whole=shifted))
     rewrite(copy, replace(scorer.calibration, folds=(changed,)))
     with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
