@@ -1,14 +1,15 @@
-"""How often the shipped models flag images of their own and of another data set.
+"""How well the anomaly score tells images apart, beside trivial baselines; the tables of the README.
 
-    SNF_DATA_DIR=... python -m benchmarks.anomaly [--images 10000] [--alpha 0.01]
+    SNF_DATA_DIR=... python -m benchmarks.anomaly [--images 10000] [--thorough-images 1500] [MODEL ...]
 
-For each shipped model: the share of flagged images of its own test set, with the 99 % interval that its calibration
-allows, and of the other set; the AUROC of the two-sided p-value and of the raw log-likelihood.
+Each shipped model against another dataset and against graded faults of its own test images (``models.evaluation``, as
+``snf evaluate`` does it), and with gradients on fewer images.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -16,100 +17,131 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from scipy.stats import betabinom, rankdata
+from rich.progress import Progress
 
-from models.datasets import load_dataset
+from models.datasets.sources import Source
+from models.datasets.store import DatasetStore
+from models.evaluation.assemble import Subject
+from models.evaluation.evaluate import evaluate
+from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationReport
+from models.files import write_atomically
 from models.registry import Registry
 from models.scoring.scorer import Scorer
 
-MODELS = {"mnist-snf-glow": "mnist", "fashion-snf-glow": "fashion-mnist"}
-RESULT = Path(__file__).parent / "results" / "anomaly.json"
-BATCH = 250
-
-
-def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval that the share of flagged exchangeable images lies in with probability ``level``.
-
-    Given n calibration images, the conformal test at ``alpha`` flags each image with probability Beta(k, n + 1 - k),
-    k the number of ranks that it flags; the count in ``tests`` images is Beta-binomial (Bates et al. 2023).
-    """
-    ranks = 2 * int(alpha * (calibration + 1) / 2)
-    low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
-    return float(low) / tests, float(high) / tests
-
-
-def auroc(normal: NDArray[np.float64], strange: NDArray[np.float64]) -> float:
-    """Return the probability that a strange image has the larger statistic than a normal one, ties counting half."""
-    ranks = rankdata(np.concatenate([strange, normal]))
-    wins = ranks[: len(strange)].sum() - len(strange) * (len(strange) + 1) / 2
-    return float(wins / (len(strange) * len(normal)))
-
-
-def log_likelihoods(scorer: Scorer, images: NDArray[np.uint8], label: str) -> NDArray[np.float64]:
-    """Score ``images``, with a progress bar."""
-    starts = track(range(0, len(images), BATCH), label, console=Console(stderr=True))
-    batches = [scorer.score(images[start : start + BATCH]) for start in starts]
-    return np.array([one.log_likelihood for batch in batches for one in batch])
-
-
-def measure(name: str, own: str, other: str, images: int, alpha: float, data_dir: Path) -> dict[str, Any]:
-    """Return the row of one model."""
-    scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
-    log_p = {
-        d: log_likelihoods(scorer, load_dataset(d, data_dir).test[:images], f"{name} on {d}") for d in (own, other)
-    }
-    p_values = {d: np.array([scorer.calibration.p_value(value) for value in values]) for d, values in log_p.items()}
-    calibration = len(scorer.calibration.calibration)
-    low, high = false_alarm_interval(calibration, len(log_p[own]), alpha)
-    flagged = {d: float((values <= alpha).mean()) for d, values in p_values.items()}
-    return {
-        "model": name,
-        "alpha": alpha,
-        "images": {d: len(values) for d, values in log_p.items()},
-        "mean_log_likelihood": {d: float(values.mean()) for d, values in log_p.items()},
-        "flagged_own": flagged[own],
-        "interval_99": [low, high],
-        "inside": low <= flagged[own] <= high,
-        "flagged_other": flagged[other],
-        "auroc_two_sided": auroc(-p_values[own], -p_values[other]),
-        "auroc_low_likelihood": auroc(-log_p[own], -log_p[other]),
-    }
+RESULTS = Path(__file__).parent / "results"
+AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}
+WORK = Path("var/anomaly")
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print, write; a model's row replaces its earlier one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly")
+    parser.add_argument("models", nargs="*", default=list(AGAINST))
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--alpha", type=float, default=0.01)
+    parser.add_argument("--thorough-images", type=int, default=1500)
     arguments = parser.parse_args()
     if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with mnist.npz and fashion_mnist.npz")
+        parser.error("SNF_DATA_DIR must name a folder with the data")
     data_dir = Path(os.environ["SNF_DATA_DIR"])
-    rows = [
-        measure(name, own, other, arguments.images, arguments.alpha, data_dir)
-        for (name, own), other in zip(MODELS.items(), reversed(MODELS.values()), strict=True)
-    ]
-    table = Table(title=f"share flagged at alpha = {arguments.alpha:g}")
-    for column in ("model", "own test set", "99 % interval", "other set", "AUROC two-sided", "AUROC -log p"):
-        table.add_column(column)
-    for row in rows:
-        low, high = row["interval_99"]
-        table.add_row(
-            row["model"],
-            f"{row['flagged_own']:.2%}",
-            f"{low:.2%} to {high:.2%}",
-            f"{row['flagged_other']:.2%}",
-            f"{row['auroc_two_sided']:.4f}",
-            f"{row['auroc_low_likelihood']:.4f}",
-        )
-    Console().print(table)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n")
+    store = with_svhn(data_dir)
+    path = RESULTS / "anomaly.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    rows = {name: row for name, row in known.items() if isinstance(row, dict) and "sets" in row}
+    for name in arguments.models:
+        scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
+        other, own = AGAINST[name], scorer.manifest.training.dataset
+        plain = EvaluationParameters(against=[other], corruptions=True, images=arguments.images)
+        few = EvaluationParameters(against=[other], images=arguments.thorough_images, thorough=True)
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(name)
+
+            def tell(what: str, done: int, total: int) -> None:
+                progress.update(task, description=f"{name}: {what}", completed=done, total=total)  # noqa: B023
+
+            rows[name] = compact(evaluate(Subject(scorer, name, own, plain, data_dir, store), tell))
+            rows[name]["thorough"] = compact(evaluate(Subject(scorer, name, own, few, data_dir, store), tell))
+        write_atomically(path, json.dumps(rows, indent=1).encode())
+        write_atomically(RESULTS / "anomaly.md", report(rows).encode())
+    print(report(rows))
     return 0
+
+
+def with_svhn(data_dir: Path) -> DatasetStore:
+    """Return a store that has the street numbers, where their file is there."""
+    store = DatasetStore(WORK / "datasets")
+    source = data_dir / "svhn_test10k.npz"
+    if source.exists() and "svhn" not in store.names():
+        with np.load(source, allow_pickle=False) as arrays:
+            buffer = io.BytesIO()
+            np.save(buffer, arrays["x_test"])
+        path = WORK / "svhn.npy"
+        write_atomically(path, buffer.getvalue())
+        store.create("svhn", [Source(path, path.name)])
+    return store
+
+
+def compact(report: EvaluationReport) -> dict[str, Any]:
+    """Return the figures of a report without its pictures and curves."""
+    columns = {one.name: one for one in report.columns}
+    main = [name for name, one in columns.items() if one.family in ("combined", "thorough", "family", "baseline")]
+    return {
+        "model": report.model,
+        "normal": {"name": report.normal.name, "test": report.normal.test.images},
+        "false_alarms": {name: [one.model_dump() for one in columns[name].false_alarms] for name in main},
+        "sets": {
+            one.name: {
+                "images": one.images.images,
+                "best_baseline": one.best_baseline,
+                "over_baseline": one.auroc_over_baseline,
+                "scores": {
+                    found.score: found.model_dump(exclude={"score"}) for found in one.results if found.score in main
+                },
+                "best_statistics": {
+                    found.score: found.auroc
+                    for found in sorted(one.results, key=lambda result: -result.auroc)[:5]
+                    if found.score not in main
+                },
+            }
+            for one in report.sets
+        },
+    }
+
+
+def table(row: dict[str, Any]) -> str:
+    """Return one model's sets as a Markdown table: AUROC with intervals, detection, the best baseline."""
+    columns = list(next(iter(row["sets"].values()))["scores"])
+    combined = columns[0]
+    alarms = ", ".join(
+        f"{one['share']:.2%} at alpha {one['alpha']:.0%} (99 % interval {one['interval'][0]:.2%} - "
+        f"{one['interval'][1]:.2%})"
+        for one in row["false_alarms"][combined]
+        if one["share"] is not None
+    )
+    lines = [
+        f"False alarms on {row['normal']['test']} images of {row['normal']['name']}: {alarms}.",
+        "",
+        "| set | AUROC | 95 % interval | found at 1 % | found at 5 % | " + " | ".join(columns[1:]) + " |",
+        "|---" * (5 + len(columns[1:])) + "|",
+    ]
+    for name, one in row["sets"].items():
+        first = one["scores"][combined]
+        low, high = first["auroc_interval"]
+        found = [f"{rate['share']:.1%}" if rate["share"] is not None else "-" for rate in first["detected"][:2]]
+        rest = " | ".join(f"{one['scores'][column]['auroc']:.3f}" for column in columns[1:])
+        lines.append(f"| {name} | {first['auroc']:.4f} | {low:.4f} - {high:.4f} | {' | '.join(found)} | {rest} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(rows: dict[str, Any]) -> str:
+    """Return all rows as Markdown."""
+    parts = ["# The anomaly score: AUROC, detection, false alarms\n"]
+    for name, row in rows.items():
+        parts += [f"## {name}\n", table(row)]
+        if "thorough" in row:
+            parts += ["With gradients (`detail=full`), fewer images:\n", table(row["thorough"])]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
