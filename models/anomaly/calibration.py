@@ -16,7 +16,7 @@ from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_family import GradientFamily
 from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
-from models.anomaly.statistic import SHARPNESS, Statistic, merge
+from models.anomaly.statistic import Statistic, merge, weights
 from models.anomaly.whole_image import COMPLEXITY
 from models.problems import AlphaUnattainable, NotThorough
 
@@ -196,12 +196,17 @@ def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[i
     """Return what speaks loudest in each image, at most three reasons, the strongest first."""
     statistic = fold.statistic
     surprises = fold.families(evidence)
-    weights = np.exp(SHARPNESS * (surprises - surprises.max(1, keepdims=True)))
-    weights = weights / weights.sum(1, keepdims=True)
-    squares = np.square(statistic.whole.components(evidence.whole))
-    shares = weights[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
-    z = statistic.whole.standardised(evidence.whole)
-    labels = [*(names[i] for i in statistic.whole.used), COMPLEXITY]
+    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(surprises.shape[1])
+    parts = parts / parts.sum(1, keepdims=True)
+    found_statistics = statistic.statistics(evidence)
+    squares = np.square(statistic.whole.components(found_statistics))
+    shares = parts[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
+    z = statistic.whole.standardised(found_statistics)
+    labels = [*(statistic.names(names)[i] for i in statistic.whole.used), COMPLEXITY]
+    # Where the map is uneven there is a region that makes it so: that is what to look at.
+    uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
+    regional = np.where(uneven, shares, 0).sum(1)
+    shares = np.where(uneven, 0, shares)
     found: list[list[Reason]] = [
         [
             statistic_reason(labels[k], float(z[i, k]), float(shares[i, k]))
@@ -213,10 +218,10 @@ def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[i
         side = cell_side(*image)
         regions = statistic.local.strangest(evidence.cells, evidence.whole[:, 0])
         for i, (region, deviation) in enumerate(regions):
-            found[i].append(region_reason(region, deviation, float(weights[i, 1]), side, image))
+            found[i].append(region_reason(region, deviation, float(parts[i, 1] + regional[i]), side, image))
     if evidence.gradients is not None:
         for i, reasons in enumerate(found):
-            reasons.append(gradient_reason(float(surprises[i, -1]), float(weights[i, -1])))
+            reasons.append(gradient_reason(float(surprises[i, -1]), float(parts[i, -1])))
     return [
         tuple(sorted((r for r in some if r.share >= LEAST_SHARE), key=lambda r: -r.share)[:MOST_REASONS])
         for some in found

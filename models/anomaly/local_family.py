@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Self
 
@@ -69,6 +70,17 @@ class LocalFamily:
     def deviations(self, cells: Array) -> Array:
         """Return z of every region, ``(N, cells)`` -> ``(N, regions)``; positive: more likely than predicted."""
         return ((cells - self.location) / self.scale) @ self.weights.astype(np.float64)
+
+    def unevenness(self, cells: Array) -> Array:
+        """Return log of the mean z² over the regions of each shape, ``(N, cells)`` -> ``(N, shapes)``.
+
+        About 0 for reference images; a statistic of the whole image: some are calmer throughout, some wilder.
+        """
+        squares = np.square(self.deviations(cells))
+        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
+        means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
+        found: Array = np.log(np.stack(means, 1) + SMALLEST)
+        return found
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
         """Return -ln P of each extreme, ``(N, 2 * shapes)``: largest and smallest z of the first shape, and so on."""

@@ -19,6 +19,10 @@ WORDS = {
     "kurtosis": ("isolated outliers at scale {scale}", "unusually even residuals at scale {scale}"),
     "horizontal": ("repeats along rows at scale {scale}", "alternates along rows at scale {scale}"),
     "vertical": ("repeats along columns at scale {scale}", "alternates along columns at scale {scale}"),
+    "unevenness": (
+        "log-density varies more from place to place than usual",
+        "log-density varies less from place to place than usual",
+    ),
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}

@@ -26,12 +26,12 @@ SMALLEST_SPREAD = 1e-12
 class WholeFamily:
     """Two views of the whole-image statistics, added up as evidence (Fisher's combination).
 
-    One is the density of all statistics, each standardised given complexity, with complexity itself. The other is the
-    density of the few that say what kind of image this is: complexity, the pixel transform's term, the volume of the
-    last scale. Each becomes a surprise -ln P(T >= t) by its tail; the sum is made one again by ``joint``.
+    One is the density of all statistics. The other is the density of the few that say what kind of image this is:
+    complexity, the pixel transform's term, the volumes of all scales. Both are mixtures, so that what is usual depends
+    on complexity. Each becomes a surprise -ln P(T >= t) by its tail; the sum is made one again by ``joint``.
 
-    ``used``: the columns that carry information, ``(k,)``; ``kind_columns``: those of the second view. ``gaussian`` is
-    for explanations: it shares the distance out among the statistics.
+    ``used``: the columns that carry information besides complexity, ``(k,)``; ``kind_columns``: those of the second
+    view. For explanations each statistic is standardised given complexity, and ``gaussian`` shares the distance out.
     """
 
     used: NDArray[np.int64]
@@ -54,11 +54,11 @@ class WholeFamily:
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
         conditioning = Conditioning.fit(statistics[:, used], complexity)
         standardised = _standardise(statistics, used, location, scale, conditioning)
-        last_volume = max(i for i, name in enumerate(names) if name.startswith("volume-"))
-        columns = np.array([names.index(COMPLEXITY), names.index(PIXEL_TERM), last_volume], dtype=np.int64)
-        overall = Mixture.fit(standardised, images_a_component=1000, regularisation=1e-2)
+        volumes = [i for i, name in enumerate(names) if name.startswith("volume-")]
+        columns = np.array([names.index(COMPLEXITY), names.index(PIXEL_TERM), *volumes], dtype=np.int64)
+        overall = Mixture.fit(statistics[:, [0, *used]], images_a_component=500, regularisation=1e-2)
         kind = Mixture.fit(statistics[:, columns], images_a_component=200, regularisation=1e-3)
-        found = overall.surprisal(standardised), kind.surprisal(statistics[:, columns])
+        found = overall.surprisal(statistics[:, [0, *used]]), kind.surprisal(statistics[:, columns])
         tails = Tail.fit(found[0]), Tail.fit(found[1])
         return cls(
             used,
@@ -84,7 +84,7 @@ class WholeFamily:
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln P of evidence as strong as this, ``(N, K)`` -> ``(N,)``, in nats."""
-        overall = self.overall.surprisal(self.standardised(statistics))
+        overall = self.overall.surprisal(statistics[:, [0, *self.used]])
         kind = self.kind.surprisal(statistics[:, self.kind_columns])
         return self.joint.surprise(self.overall_tail.surprise(overall) + self.kind_tail.surprise(kind))
 

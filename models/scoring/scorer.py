@@ -32,7 +32,7 @@ from models.scoring.likelihood import Likelihood, passes, score_each, score_imag
 from models.scoring.sampling import sample_frozen, to_pixels
 
 STATISTIC_TOLERANCE = 0.05
-"""Between a stored statistic T and the same on another machine, in nats or as a share of it: tails stretch rounding."""
+"""Nats between a stored statistic T and the same on another machine, up to T = 1000 and in proportion beyond."""
 PINNED_TOLERANCE = 1e-3
 """Nats up to 28x28 between a stored score and the same score on another machine; 1e-5 a dimension beyond."""
 
@@ -98,7 +98,8 @@ class Scorer:
                 _ = self._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
-        if not abs(got - summary.pinned_statistic) <= STATISTIC_TOLERANCE * max(1, abs(summary.pinned_statistic)):
+        tolerance = STATISTIC_TOLERANCE * max(1, abs(summary.pinned_statistic) / 1000)
+        if not abs(got - summary.pinned_statistic) <= tolerance:
             raise ArtifactError(
                 f"{file_label(path)}: the statistic of the pinned image is {got:.4f}, stored is "
                 f"{summary.pinned_statistic:.4f}"

@@ -147,9 +147,10 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
 
 def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer) -> None:
     fold = scorer.calibration.folds[0]
-    whole = fold.statistic.whole
-    shifted = replace(whole, conditioning=replace(whole.conditioning, mean=whole.conditioning.mean + 1))
-    changed = replace(fold, statistic=replace(fold.statistic, whole=shifted))
+    whole, local = fold.statistic.whole, fold.statistic.local
+    assert local is not None
+    more = [replace(one, joint=replace(one.joint, surprises=one.joint.surprises + 5)) for one in (whole, local)]
+    changed = replace(fold, statistic=replace(fold.statistic, whole=more[0], local=more[1]))
     rewrite(copy, replace(scorer.calibration, folds=(changed,)))
     with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
         Scorer.load(copy)
