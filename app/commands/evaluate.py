@@ -70,14 +70,14 @@ def evaluate(
             if url
             else _local(model, normal, parameters, quiet=as_json)
         )
-        if out is not None:
-            write_atomically(out.absolute(), render_html(report).encode())
+    # Printed first: what took long is not lost with a file that cannot be written.
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         print_report(report)
-        if out is not None:
-            typer.echo(f"the report is in {out}")
+    if out is not None:
+        write_atomically(out.absolute(), render_html(report).encode())
+        typer.echo(f"the report is in {out}", err=as_json)
 
 
 def _parameters(given: dict[str, object]) -> EvaluationParameters:

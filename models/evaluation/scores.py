@@ -174,19 +174,22 @@ def families(calibration: Calibration) -> Group:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
-    """Return |z| of every whole-image statistic given complexity, and of complexity itself."""
-    common = [
-        place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in _fits(calibration))
-    ]
+    """Return |z| of every statistic of the whole image given complexity, and of complexity itself.
+
+    ``names``: of the whole-image statistics of the evidence.
+    """
+    fits = _fits(calibration)
+    names = fits[0].names(names)
+    common = [place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in fits)]
     labels = [*(names[place] for place in common), COMPLEXITY]
     columns = tuple(Column(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
 
     def compute(batch: Batch) -> Array:
         found = []
-        for one in _fits(calibration):
+        for one in fits:
             used = one.whole.used.tolist()
             chosen = [*(used.index(place) for place in common), len(used)]
-            found.append(np.abs(one.whole.standardised(batch.evidence.whole)[:, chosen]))
+            found.append(np.abs(one.whole.standardised(one.statistics(batch.evidence))[:, chosen]))
         return _mean(found)
 
     return Group(columns, compute)
