@@ -48,7 +48,7 @@ def main() -> int:
     store = with_svhn(data_dir)
     path = RESULTS / "anomaly.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    rows = {name: row for name, row in known.items() if isinstance(row, dict) and "sets" in row}
+    rows = known if isinstance(known, dict) else {}
     for name in arguments.models:
         scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
         other, own = AGAINST[name], scorer.manifest.training.dataset
