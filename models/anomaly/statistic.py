@@ -17,7 +17,7 @@ from models.anomaly.whole_family import WholeFamily
 
 Array = NDArray[np.float64]
 
-OTHERS_WEIGHT = 0.5
+OTHERS_WEIGHT = 0.25
 """What the local and the gradient family count, against 1 of the whole image: they see less of what is seen at all."""
 
 

@@ -13,7 +13,7 @@ from models.anomaly.conditioning import Conditioning
 from models.anomaly.gaussian import Gaussian
 from models.anomaly.mixture import Mixture
 from models.anomaly.tails import Tail
-from models.anomaly.whole_image import COMPLEXITY, PIXEL_TERM
+from models.anomaly.whole_image import PIXEL_TERM
 
 Array = NDArray[np.float64]
 
@@ -23,27 +23,44 @@ SMALLEST_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
+class View:
+    """The density of some of the statistics; ``columns``: which, ``(k,)``."""
+
+    columns: NDArray[np.int64]
+    density: Mixture
+    tail: Tail
+
+    @classmethod
+    def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
+        """Fit to the statistics ``(n, K)`` of reference images."""
+        chosen = np.array(columns, dtype=np.int64)
+        density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
+        return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
+
+    def surprise(self, statistics: Array) -> Array:
+        """Return -ln P of a density as small as this, ``(N, K)`` -> ``(N,)``, in nats."""
+        return self.tail.surprise(self.density.surprisal(statistics[:, self.columns]))
+
+
+@dataclass(frozen=True)
 class WholeFamily:
-    """Two views of the whole-image statistics, added up as evidence (Fisher's combination).
+    """Three views of the whole-image statistics, added up as evidence (Fisher's combination).
 
-    One is the density of all statistics. The other is the density of the few that say what kind of image this is:
-    complexity, the pixel transform's term, the volumes of all scales. Both are mixtures, so that what is usual depends
-    on complexity. Each becomes a surprise -ln P(T >= t) by its tail; the sum is made one again by ``joint``.
+    The density of the few that say what kind of image this is: complexity, the pixel transform's term, the volumes of
+    all scales; that of these with the unevenness of regions; that of all statistics. All are mixtures, so that what is
+    usual depends on complexity. Each becomes a surprise -ln P(T >= t) by its tail; the sum is made one again by
+    ``joint``.
 
-    ``used``: the columns that carry information besides complexity, ``(k,)``; ``kind_columns``: those of the second
-    view. For explanations each statistic is standardised given complexity, and ``gaussian`` shares the distance out.
+    ``used``: the columns that carry information besides complexity, ``(k,)``. For explanations each of them is
+    standardised given complexity, and ``gaussian`` shares the distance out.
     """
 
     used: NDArray[np.int64]
-    kind_columns: NDArray[np.int64]
     location: Array
     scale: Array
     conditioning: Conditioning
     gaussian: Gaussian
-    overall: Mixture
-    overall_tail: Tail
-    kind: Mixture
-    kind_tail: Tail
+    views: tuple[View, ...]
     joint: Tail
 
     @classmethod
@@ -54,25 +71,16 @@ class WholeFamily:
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
         conditioning = Conditioning.fit(statistics[:, used], complexity)
         standardised = _standardise(statistics, used, location, scale, conditioning)
-        volumes = [i for i, name in enumerate(names) if name.startswith("volume-")]
-        columns = np.array([names.index(COMPLEXITY), names.index(PIXEL_TERM), *volumes], dtype=np.int64)
-        overall = Mixture.fit(statistics[:, [0, *used]], images_a_component=500, regularisation=1e-2)
-        kind = Mixture.fit(statistics[:, columns], images_a_component=200, regularisation=1e-3)
-        found = overall.surprisal(statistics[:, [0, *used]]), kind.surprisal(statistics[:, columns])
-        tails = Tail.fit(found[0]), Tail.fit(found[1])
-        return cls(
-            used,
-            columns,
-            location,
-            scale,
-            conditioning,
-            Gaussian.fit(standardised),
-            overall,
-            tails[0],
-            kind,
-            tails[1],
-            Tail.fit(tails[0].surprise(found[0]) + tails[1].surprise(found[1])),
+        kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
+        layout = [*kind, *_named(names, "unevenness-")]
+        views = (
+            View.fit(statistics, kind, images_a_component=200, regularisation=1e-3),
+            View.fit(statistics, layout, images_a_component=500, regularisation=1e-2),
+            View.fit(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
         )
+        total = np.sum([view.surprise(statistics) for view in views], axis=0)
+        gaussian = Gaussian.fit(standardised)
+        return cls(used, location, scale, conditioning, gaussian, views, Tail.fit(total))
 
     def standardised(self, statistics: Array) -> Array:
         """Return the statistics that are used given complexity, and complexity itself, ``(N, k + 1)``."""
@@ -84,9 +92,11 @@ class WholeFamily:
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln P of evidence as strong as this, ``(N, K)`` -> ``(N,)``, in nats."""
-        overall = self.overall.surprisal(statistics[:, [0, *self.used]])
-        kind = self.kind.surprisal(statistics[:, self.kind_columns])
-        return self.joint.surprise(self.overall_tail.surprise(overall) + self.kind_tail.surprise(kind))
+        return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
+
+
+def _named(names: Sequence[str], start: str) -> list[int]:
+    return [index for index, name in enumerate(names) if name.startswith(start)]
 
 
 def _informs(name: str, values: Array) -> bool:

@@ -32,7 +32,7 @@ def test_merging_is_the_weighted_harmonic_mean_of_p_values(families: int) -> Non
 
 def test_strong_evidence_of_one_family_is_not_drowned() -> None:
     assert merge(np.array([[20.0, 0.0]]))[0] > 18
-    assert merge(np.array([[2000.0, 0.0, 0.0]]))[0] == pytest.approx(2000 - math.log(2))
+    assert merge(np.array([[2000.0, 0.0, 0.0]]))[0] == pytest.approx(2000 - math.log(1 + 2 * OTHERS_WEIGHT))
 
 
 def test_split_p_values_by_hand() -> None:
