@@ -232,7 +232,7 @@ def test_weights_that_are_not_finite(copy: Path) -> None:
         Scorer.load(copy)
 
 
-@pytest.mark.parametrize("name", ["log_likelihoods", "folds.0.ordered", "folds.0.statistic.whole.kind.means"])
+@pytest.mark.parametrize("name", ["log_likelihoods", "folds.0.ordered", "folds.0.statistic.whole.views.0.density.means"])
 def test_calibration_that_lacks_a_part(copy: Path, name: str) -> None:
     arrays = load_arrays(copy / CALIBRATION)
     del arrays[name]
