@@ -47,8 +47,11 @@ def _value(hint: Any, arrays: Arrays, name: str) -> Any:
         there = any(key == name or key.startswith(f"{name}.") for key in arrays)
         return _value(options[0], arrays, name) if there else None
     if get_origin(hint) is tuple:
-        count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
-        return tuple(_value(options[0], arrays, f"{name}.{index}") for index in range(count))
+        kinds = options
+        if options[-1] is Ellipsis:  # as many as there are
+            count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
+            kinds = options[:1] * count
+        return tuple(_value(kind, arrays, f"{name}.{index}") for index, kind in enumerate(kinds))
     if isinstance(hint, type) and is_dataclass(hint):
         return from_arrays(hint, arrays, name)
     return arrays[name]

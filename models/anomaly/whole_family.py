@@ -60,7 +60,7 @@ class WholeFamily:
     scale: Array
     conditioning: Conditioning
     gaussian: Gaussian
-    views: tuple[View, ...]
+    views: tuple[View, View, View]
     joint: Tail
 
     @classmethod

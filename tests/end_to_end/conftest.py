@@ -17,11 +17,11 @@ from tests.end_to_end.service import running
 MODEL = "digits"
 
 
-def barely_trained(folder: Path, seed: int) -> Path:
+def barely_trained(folder: Path, seed: int, preset: str = "snf-glow-tiny") -> Path:
     config = TrainingConfig(max_steps=4, validations=1, batch_size=32, validation_images=20, warmup_steps=0, seed=seed)
     return train(
         load_dataset("mnist-mini", None),
-        "snf-glow-tiny",
+        preset,
         config,
         folder,
         observe=lambda _event: None,

@@ -89,7 +89,8 @@ def test_none_scored(house: httpx.Client) -> None:
         ({"alpha": "nan"}, "invalid-request"),
         ({"draws": 0}, "invalid-request"),
         ({"colour": "red"}, "invalid-request"),
-        ({"explain": "true"}, "explain-unsupported"),
+        ({"explain": "perhaps"}, "invalid-request"),
+        ({"detail": "some"}, "invalid-request"),
     ],
 )
 def test_bad_queries(house: httpx.Client, query: dict[str, str], slug: str) -> None:

@@ -101,8 +101,8 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     assert min(table["p_value"].to_pylist()) >= 1 / 21
     windows = client.get("/metrics").text
     assert 'calibration="1"' in windows
-    # Only the one in use is in memory, beside the other shipped model.
-    assert 'snf_models{state="ready"} 2.0' in windows
+    # Only the one in use is in memory, beside the other shipped models.
+    assert 'snf_models{state="ready"} 3.0' in windows
     chosen = snf(home, "models", "use-calibration", "mnist-snf-glow", "1", "--json")
     assert json.loads(chosen.stdout)["active"] == 1, chosen.stderr
     await_calibration(client, 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models.scoring.calibration import Calibration
 from numpy.typing import NDArray
 from scipy.stats import binom, kstwobign
 
+from models.anomaly import conformal
 from models.anomaly.drift import Drift, drift_test, low_share
 
 LEVEL = 1e-4
@@ -46,9 +46,8 @@ def test_every_attainable_p_value_once_is_no_distance() -> None:
         assert drift_test((1 + np.arange(n + 1)) / (n + 1), n, 1 / (n + 1), LEVEL).statistic == pytest.approx(
             0, abs=1e-12
         )
-    calibration = Calibration(np.arange(3.0), np.arange(999.0))
-    each = [calibration.p_value(value - 0.5) for value in range(1000)]
-    assert drift_test(each, 999, calibration.smallest_p, LEVEL).statistic == pytest.approx(0, abs=1e-12)
+    each = conformal.p_values([np.arange(999.0)], [np.arange(1000) - 0.5])
+    assert drift_test(each, 999, conformal.smallest_p(999), LEVEL).statistic == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
