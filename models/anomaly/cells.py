@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     return cells.reshape(len(maps), -1)
 
 
+@lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
     """Return the regions of a grid by shape: squares of each size that is smaller than the grid, then whole lines.
 

@@ -19,7 +19,7 @@ from models.bijections.base import ChannelAffine
 from models.bijections.coupling import AffineCoupling
 from models.flow import Flow
 
-TILE = 4
+TILE = 16
 """Images at once, always as many: no kernel is chosen by the size of a batch."""
 GROUPS = 8
 """Layers of one kind and level are taken together in so many groups of neighbours, at most."""

@@ -139,7 +139,7 @@ def test_a_step_along_the_gradient_raises_the_likelihood_as_much_as_its_square()
 @pytest.mark.parametrize("count", [1, TILE - 1, TILE, TILE + 1, 9])
 def test_company_does_not_matter(count: int) -> None:
     flow = glow(16, pixels="logit")
-    x = dequantised(real_images(9, 16))
+    x = dequantised(real_images(20, 16))
     probe = GradientProbe(flow)
     together, some = probe(x), probe(x.flip(0)[:count])
     assert len(some.image) == count
