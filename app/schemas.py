@@ -39,8 +39,11 @@ class Draws(Answer):
 class Reason(Answer):
     """What speaks for an anomaly, the strongest first."""
 
-    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`.")
-    z: float = Field(description="Standard deviations from what is expected given the image's complexity.")
+    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`, or `gradients`.")
+    z: float = Field(
+        description="Standard deviations from what is expected given the image's complexity; of `gradients` the "
+        "surprise in nats."
+    )
     share: float = Field(description="Its part of the evidence, between 0 and 1.")
     text: str = Field(description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
@@ -242,7 +245,7 @@ class JobRequest(BaseModel):
                     "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
                 },
                 {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
-                {"type": "calibrate", "dataset": "mnist-mini", "model": "mnist-snf-glow"},
+                {"type": "calibrate", "dataset": "line-1", "model": "my-parts"},
                 {
                     "type": "evaluate",
                     "dataset": "fashion-mnist",

@@ -12,9 +12,15 @@ from models.problems import ImageError, ScoreNotFinite
 
 
 def note_scores(
-    house: House, loaded: Loaded, source: str | None, items: Sequence[Item], scored: Mapping[int, Outcome]
+    house: House,
+    loaded: Loaded,
+    source: str | None,
+    items: Sequence[Item],
+    scored: Mapping[int, Outcome],
+    *,
+    drifts: bool,
 ) -> None:
-    """Counts the images and takes the p-values of those that were scored into the windows of drift."""
+    """Counts the images; with `drifts` takes the p-values of those that were scored into the windows of drift."""
     verdicts = [one.verdict for one in scored.values() if not isinstance(one, ScoreNotFinite)]
     errors = [one.slug for one in scored.values() if isinstance(one, ScoreNotFinite)]
     errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
@@ -22,5 +28,5 @@ def note_scores(
     house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
     house.metrics.count_image_errors(errors)
     # Thorough verdicts rest on fewer calibration images, and would look like drift among the others.
-    usual = [verdict.p_value for verdict in verdicts if verdict.smallest_p == loaded.scorer.smallest_p]
-    house.drift.record(loaded, source, usual)
+    if drifts:
+        house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])

@@ -57,7 +57,9 @@ class Calibrations:
 
     def active(self) -> int:
         """Return the number in use; it may have been deleted since. Raises ``ArtifactError`` for a damaged choice."""
-        choice, newest = self._choice(), self.numbers()[-1]
+        # In this order: a calibration that is published without becoming active makes its choice known first.
+        newest = self.numbers()[-1]
+        choice = self._choice()
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
@@ -99,9 +101,15 @@ class Calibrations:
             known = None if job is None else self.of_job(job)
             if known is not None:
                 return known
-            before = self.active()
+            newest = self.numbers()[-1]
+            try:
+                before, newest = self.active(), max(newest, self._choice().newest)
+            except ArtifactError as problem:
+                # Minutes of work are not lost for a choice that can be made again.
+                log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
+                before = newest
             # A number that was given once never means another calibration, also where its folder was deleted.
-            number = max(self.numbers()[-1], self._choice().newest) + 1
+            number = newest + 1
             record = CalibrationRecord(
                 created=datetime.now(UTC).replace(microsecond=0),
                 job=job,

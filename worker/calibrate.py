@@ -56,7 +56,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     calibrations = registry.calibrations(name, version)
     number = calibrations.of_job(spec.id)
     if number is None:
-        # With the artifact's own calibration, so that a damaged one can be replaced by another.
+        # With the artifact's own calibration, so that a damaged later one can be replaced by another.
         scorer = Scorer.load(registry.with_calibration(name, version, 0).path)
         prepared = _Preparation(events, go_on)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -56,10 +58,11 @@ _BODY = {
 }
 
 
-BACKWARD_PASSES = 3
+BACKWARD_PASSES = 5
 """What a backward pass costs, in forward ones."""
 MAX_EXPLAINED = 64
-"""Images of a request that wants heat maps: each is an array and a picture in the answer."""
+MAX_EXPLAINED_PIXELS = 2**20
+"""Images, and their pixels, of a request that wants heat maps: each is an array and a picture in the answer."""
 
 
 class ScoreQuery(BaseModel):
@@ -74,7 +77,8 @@ class ScoreQuery(BaseModel):
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
     detail: Literal["basic", "full"] = Field(
         "basic",
-        description="`full`: verdicts that also look at the gradients of the model's weights, several times slower.",
+        description="`full`: verdicts that also look at gradients, of the model's weights and of the pixels, several "
+        "times slower; not with cross-conformal calibrations, which are those of fewer than 400 images.",
     )
     explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
@@ -111,8 +115,6 @@ async def score_images(
     """
     # Every draw is a pass through the flow, so it is passes that the queue holds and that a request is limited in.
     limit = min(house.settings.max_images_per_request, house.settings.queue_images // query.passes)
-    if query.explain:
-        limit = min(limit, MAX_EXPLAINED)
     if limit == 0:
         raise invalid("/query/draws", f"this service takes at most {house.settings.queue_images} draws at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
@@ -121,6 +123,8 @@ async def score_images(
         loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
         if query.explain:
             loaded.scorer.require_places()
+            area = math.prod(loaded.scorer.preprocessing.shape[1:])
+            limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
         items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
         if len(items) > limit:
@@ -131,8 +135,9 @@ async def score_images(
             scored = await _score(house, loaded, indices, pixels, query)
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
-    note_scores(house, loaded, query.source, items, scored)
-    return answer(loaded, items, scored, fdr=query.fdr)
+    note_scores(house, loaded, query.source, items, scored, drifts=query.detail == "basic")
+    # Heat maps are drawn here, which takes time.
+    return await asyncio.to_thread(answer, loaded, items, scored, fdr=query.fdr)
 
 
 async def _score(

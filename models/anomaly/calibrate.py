@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.cells import grid_shape
@@ -58,26 +59,29 @@ def calibrate(
         return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
 
     def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
-        few = images[:THOROUGH_IMAGES]
-        return looks.features(few, fisher, told(f"{part}, gradients", len(few)))
+        few = min(len(images), THOROUGH_IMAGES)
+        return looks.features(images, fisher, told(f"{part}, gradients", few), few)
 
     def told(part: str, images: int) -> Callable[[int], None]:
         return lambda done: progress(part, done, images)
 
     looks = GradientLooks(GradientProbe(flow), weights_digest)
     statistics = look("statistics", reference.statistics)
-    few = reference.statistics[:FISHER_IMAGES]
-    fisher = looks.fisher(few, told("squared gradients", len(few)))
-    statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
+    fisher: list[Tensor] = []
     if reference.folds is not None:
+        # No gradients: their Fisher information would hold the very images that are to be ranked against it.
         calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
+        few = min(len(reference.statistics), FISHER_IMAGES)
+        fisher = looks.fisher(reference.statistics, told("squared gradients", few), few)
+        statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
         held_out = look("calibration", reference.calibration)
         held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
-    calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
+    if calibration.is_thorough:
+        calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
     summary = CalibrationSummary(

@@ -202,7 +202,8 @@ def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[i
     squares = np.square(statistic.whole.components(found_statistics))
     shares = parts[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
     z = statistic.whole.standardised(found_statistics)
-    labels = [*(statistic.names(names)[i] for i in statistic.whole.used), COMPLEXITY]
+    all_names = statistic.names(names)
+    labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
     # Where the map is uneven there is a region that makes it so: that is what to look at.
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.gradients import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
+from models.anomaly.reference_images import ImageRows
 from models.datasets import Images
 from models.scoring.likelihood import dequantise
 
@@ -25,17 +26,26 @@ class GradientLooks:
     probe: GradientProbe
     weights_digest: str
 
-    def fisher(self, images: Images, progress: Callable[[int], None] = lambda _done: None) -> list[Tensor]:
-        """Return the mean squared gradients of the weights, ``(P_group,)`` for each group of layers."""
-        return fisher_information(self._told(images, progress))
+    def fisher(
+        self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
+    ) -> list[Tensor]:
+        """Return the mean squared gradients of the weights, ``(P_group,)`` for each group of layers.
+
+        Of the first ``most`` images, as in :meth:`features`, which are read a few at a time.
+        """
+        return fisher_information(self._told(images, progress, most))
 
     def features(
-        self, images: Images, fisher: list[Tensor], progress: Callable[[int], None] = lambda _done: None
+        self,
+        images: ImageRows,
+        fisher: list[Tensor],
+        progress: Callable[[int], None] = lambda _done: None,
+        most: int | None = None,
     ) -> NDArray[np.float64]:
         """Return what :func:`layer_features` does, ``(N, K)``; ``progress`` is told images done, and may raise."""
         rows = []
         done = 0
-        for gradients in self._batches(images):
+        for gradients in self._batches(images, most):
             rows.append(layer_features(gradients, fisher))
             done += len(rows[-1])
             progress(done)
@@ -52,11 +62,15 @@ class GradientLooks:
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
         return list(torch.split(torch.from_numpy(fisher), sizes))
 
-    def _told(self, images: Images, progress: Callable[[int], None]) -> Iterator[Gradients]:
-        for start, gradients in zip(range(0, len(images), AT_ONCE), self._batches(images), strict=True):
+    def _told(self, images: ImageRows, progress: Callable[[int], None], most: int | None) -> Iterator[Gradients]:
+        done = 0
+        for gradients in self._batches(images, most):
             yield gradients
-            progress(min(start + AT_ONCE, len(images)))
+            done += len(gradients.image)
+            progress(done)
 
-    def _batches(self, images: Images) -> Iterator[Gradients]:
-        for start in range(0, len(images), AT_ONCE):
-            yield self.probe(torch.from_numpy(dequantise(images[start : start + AT_ONCE], self.weights_digest)))
+    def _batches(self, images: ImageRows, most: int | None = None) -> Iterator[Gradients]:
+        count = len(images) if most is None else min(most, len(images))
+        for start in range(0, count, AT_ONCE):
+            rows = images[start : min(start + AT_ONCE, count)]
+            yield self.probe(torch.from_numpy(dequantise(rows, self.weights_digest)))

@@ -20,7 +20,9 @@ from models.bijections.coupling import AffineCoupling
 from models.flow import Flow
 
 TILE = 16
-"""Images at once, always as many: no kernel is chosen by the size of a batch."""
+"""Images at once, at most."""
+TILE_PIXELS = TILE * 32 * 32
+"""Pixels at once: a backward pass keeps all activations."""
 GROUPS = 8
 """Layers of one kind and level are taken together in so many groups of neighbours, at most."""
 FLOOR = 1e-8
@@ -62,9 +64,11 @@ class GradientProbe:
 
     def __call__(self, x: Tensor) -> Gradients:
         """Return the gradients of dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256)."""
-        missing = -len(x) % TILE
+        # By the size of the image alone: no kernel is chosen by the size of a batch.
+        tile_size = max(1, min(TILE, TILE_PIXELS // (x.shape[2] * x.shape[3])))
+        missing = -len(x) % tile_size
         filled = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
-        tiles = [self._tile(tile) for tile in torch.split(filled, TILE)]
+        tiles = [self._tile(tile) for tile in torch.split(filled, tile_size)]
         layers = [torch.cat(parts)[: len(x)] for parts in zip(*(tile.layers for tile in tiles), strict=True)]
         return Gradients(layers, torch.cat([tile.image for tile in tiles])[: len(x)])
 

@@ -19,8 +19,8 @@ from models.scoring.engines import Engine
 from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow
 
-CHUNK = 64
-"""Dequantised images held in float64 at once."""
+CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
+"""Dequantised images held in float64 at once, and their pixels."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def passes(
     Memory does not grow with the number of images.
     """
     start = 0
-    for chunk in _chunks(_dequantised_points(images, weights_digest, draws), CHUNK):
+    size = max(1, min(CHUNK, CHUNK_PIXELS // math.prod(frozen.image_shape[1:])))
+    for chunk in _chunks(_dequantised_points(images, weights_digest, draws), size):
         yield start, run_flow(engine, frozen, torch.from_numpy(np.stack(chunk)))
         start += len(chunk)
 

@@ -88,7 +88,7 @@ def test_a_cancelled_job_is_gone_on_with_by_its_retry(house: httpx.Client) -> No
     ],
 )
 def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
-    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True}} | changes)
+    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True, "images": 40}} | changes)
     assert answer.status_code == 422
     assert pointer in [one["pointer"] for one in answer.json()["errors"]]
 

@@ -16,6 +16,7 @@ from models.anomaly.calibration import Anomaly
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_looks import GradientLooks
 from models.anomaly.gradients import GradientProbe
+from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.statistic import merge
 from models.artifact import load_artifact
 from models.datasets import load_dataset
@@ -189,3 +190,26 @@ def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[
         scorer.anomalies([bare])
     assert scorer.anomalies([]) == []
     assert judged(scorer, images[:0], thorough=True) == []
+
+
+def test_calibration_images_tie_with_themselves_in_any_company(scorer: Scorer) -> None:
+    digits = load_dataset("mnist-mini", None)
+    scored = scorer.score(digits.calibration)
+    together = [one.p_value for one in scorer.anomalies(scored)]
+    assert [scorer.anomaly(one).p_value for one in scored] == together
+    sevens = [one.p_value for start in range(0, len(scored), 7) for one in scorer.anomalies(scored[start : start + 7])]
+    assert sevens == together
+    # Each has itself and all stranger ones at least as strange: the p-values are all ranks from 2 on.
+    count = len(scored) + 1
+    assert sorted(together) == pytest.approx([rank / count for rank in range(2, count + 1)])
+
+
+def test_cross_conformal_calibrations_offer_no_gradients(scorer: Scorer) -> None:
+    digits = load_dataset("mnist-mini", None)
+    images = digits.calibration[:40]
+    reference = ReferenceImages("few", "", images, images[:0], np.arange(40, dtype=np.int8) % 5)
+    calibration, summary = scorer.calibrate(reference, lambda *_: None)
+    assert summary.folds == 5
+    assert not calibration.is_thorough
+    with pytest.raises(NotThorough):
+        calibration.check_alpha(None, thorough=True)
