@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.anomaly import auroc
 from benchmarks.step_time import RESULTS, machine
 from models.datasets import Dataset, Images, load_dataset
 from models.datasets.parts import digest_of
+from models.evaluation.metrics import separation
 from models.presets import find_preset
 from models.scoring.likelihood import bits_per_dim
 from models.scoring.scorer import Scorer
@@ -130,9 +130,9 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
     for name, dirty in found.items():
         row[name] = {
             "mean_log_likelihood": float(dirty["log_likelihood"].mean()),
-            "auroc_low_likelihood": auroc(-clean["log_likelihood"], -dirty["log_likelihood"]),
-            "auroc_p_value": auroc(-clean["p_value"], -dirty["p_value"]),
-            "auroc_statistic": auroc(clean["statistic"], dirty["statistic"]),
+            "auroc_low_likelihood": separation(-clean["log_likelihood"], -dirty["log_likelihood"]).auroc,
+            "auroc_p_value": separation(-clean["p_value"], -dirty["p_value"]).auroc,
+            "auroc_statistic": separation(clean["statistic"], dirty["statistic"]).auroc,
             "flagged": float((dirty["p_value"] <= ALPHA).mean()),
         }
     return row
