@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.anomaly.calibrate import ReferenceImages, calibrate
+from models.anomaly.calibrate import calibrate
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_looks import GradientLooks
 from models.anomaly.gradients import GradientProbe
+from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
 from models.build import build_flow
 from models.files import write_atomically
