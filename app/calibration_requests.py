@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.house import House
-from app.problems import FieldProblem, Problem, invalid, pointer_of
+from app.job_parameters import read_parameters
+from app.problems import invalid
 from app.schemas import JobRequest
-from app.scoring_requests import TRAINING_ONLY
 from models.anomaly.reference_images import as_seen, check_summary
 from models.calibrations import OWN
 from models.datasets import dataset_names, summarize
@@ -25,17 +25,7 @@ class CalibrationParameters(BaseModel):
 
 def check_calibration(request: JobRequest, house: House) -> str:
     """The name:version that is calibrated; raises a 422 problem for a job that cannot succeed. Blocks on the disk."""
-    for name in TRAINING_ONLY:
-        if name in request.model_fields_set:
-            raise invalid(f"/body/{name}", f"a calibrate job has no {name}")
-    try:
-        CalibrationParameters.model_validate(request.parameters)
-    except ValidationError as error:
-        found = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
-        raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
+    read_parameters(CalibrationParameters, request)
     registry = Registry(house.settings.registry_dir)
     try:
         model, version = registry.locate(parse_ref(request.model))

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.house import House
-from app.problems import FieldProblem, Problem, invalid, pointer_of
+from app.job_parameters import find_calibrated, read_parameters
+from app.problems import invalid
 from app.schemas import JobRequest
 from models.datasets import DatasetStore, dataset_names, summarize
-from models.problems import AlphaUnattainable, ArtifactError, ModelNotFound
-from models.registry import Registry, parse_ref
+from models.problems import AlphaUnattainable
 
 MAX_PARTS = 10_000
-TRAINING_ONLY = ("preset", "promote", "device")
 
 
 class ScoringParameters(BaseModel):
@@ -33,29 +32,9 @@ def check_scoring(request: JobRequest, house: House) -> tuple[str, int]:
 
     Blocks on the disk.
     """
-    for name in TRAINING_ONLY:
-        if name in request.model_fields_set:
-            raise invalid(f"/body/{name}", f"a score job has no {name}")
-    try:
-        parameters = ScoringParameters.model_validate(request.parameters)
-    except ValidationError as error:
-        found = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
-        raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
-    try:
-        registry = Registry(house.settings.registry_dir)
-        name, number = registry.locate(parse_ref(request.model))
-        calibrations = registry.calibrations(name, number)
-        calibration = calibrations.active() if parameters.calibration is None else parameters.calibration
-        if parameters.calibration is not None and calibration not in calibrations.numbers():
-            there = ", ".join(map(str, calibrations.numbers()))
-            raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {there}")
-        version = registry.with_calibration(name, number, calibration)
-        smallest = version.calibration_summary.smallest_p
-    except (ModelNotFound, ArtifactError) as error:
-        raise invalid("/body/model", error.detail) from error
+    parameters = read_parameters(ScoringParameters, request)
+    version = find_calibrated(house, request.model, parameters.calibration)
+    smallest = version.calibration_summary.smallest_p
     if parameters.alpha is not None and parameters.alpha < smallest:
         raise AlphaUnattainable(parameters.alpha, smallest)
     count = _count_images(request.dataset, house.settings.data_dir, house.datasets)
@@ -64,7 +43,7 @@ def check_scoring(request: JobRequest, house: House) -> tuple[str, int]:
         raise invalid(
             "/body/parameters/images_per_part", f"{count} images would be {parts} parts, at most {MAX_PARTS} are made"
         )
-    return f"{name}:{number}", calibration
+    return f"{version.name}:{version.version}", version.calibration
 
 
 def _count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:

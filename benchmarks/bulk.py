@@ -39,7 +39,7 @@ from worker.jobs import Job, Status
 from worker.presence import Presence
 from worker.settings import Settings
 from worker.store import JobStore
-from worker.submit import submit_scoring
+from worker.submit import submit_on_model
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow:1"
@@ -105,7 +105,7 @@ class Workplace:
 
     def submit(self, dataset: str) -> Job:
         """Queue the scoring of a dataset."""
-        return submit_scoring(self.store, self._celery, model=MODEL, dataset=dataset, parameters={})
+        return submit_on_model(self.store, self._celery, "score", model=MODEL, dataset=dataset, parameters={})
 
     def finish(self, job: Job) -> Job:
         """Wait for the end of a job; raises ``RuntimeError`` where it did not succeed."""

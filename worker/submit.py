@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from celery import Celery  # type: ignore[import-untyped]
@@ -62,9 +62,10 @@ def submit_training(
     return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate)
 
 
-def submit_scoring(
+def submit_on_model(
     store: JobStore,
     celery: Celery,
+    kind: Literal["score", "calibrate", "evaluate"],
     *,
     model: str,
     dataset: str,
@@ -72,49 +73,12 @@ def submit_scoring(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Queues the scoring of every image of a dataset by `model`, a name:version; as `submit_training`."""
+    """Queues work with `model`, a name:version, on a dataset; as `submit_training`.
+
+    It scores every image of the dataset, calibrates the model on it, or evaluates the model with it as normal images.
+    """
     request: dict[str, Any] = {
-        "type": "score",
-        "model": model,
-        "dataset": dataset,
-        "parameters": dict(parameters or {}),
-    }
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
-
-
-def submit_calibration(
-    store: JobStore,
-    celery: Celery,
-    *,
-    model: str,
-    dataset: str,
-    parameters: Mapping[str, Any] | None = None,
-    idempotency_key: str | None = None,
-    fingerprint: str | None = None,
-) -> Job:
-    """Queues the calibration of `model`, a name:version, on a dataset; as `submit_training`."""
-    request: dict[str, Any] = {
-        "type": "calibrate",
-        "model": model,
-        "dataset": dataset,
-        "parameters": dict(parameters or {}),
-    }
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
-
-
-def submit_evaluation(
-    store: JobStore,
-    celery: Celery,
-    *,
-    model: str,
-    dataset: str,
-    parameters: Mapping[str, Any] | None = None,
-    idempotency_key: str | None = None,
-    fingerprint: str | None = None,
-) -> Job:
-    """Queues the evaluation of `model`, a name:version, with `dataset` as its normal images; as `submit_training`."""
-    request: dict[str, Any] = {
-        "type": "evaluate",
+        "type": kind,
         "model": model,
         "dataset": dataset,
         "parameters": dict(parameters or {}),

@@ -18,9 +18,7 @@ from worker.submit import (
     fingerprint_of,
     resume,
     retry,
-    submit_calibration,
-    submit_evaluation,
-    submit_scoring,
+    submit_on_model,
     submit_training,
 )
 
@@ -85,33 +83,15 @@ def submit_job(
         response.headers["Location"] = f"/v1/jobs/{known.id}"
         return _view(known)
     plan = plan_job(job, house)
-    if job.type == "score":
-        made = submit_scoring(
+    if job.type != "train":
+        pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
+        made = submit_on_model(
             house.jobs,
             house.celery,
+            job.type,
             model=plan.model,
             dataset=job.dataset,
-            parameters=job.parameters | {"calibration": plan.calibration},
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-    elif job.type == "calibrate":
-        made = submit_calibration(
-            house.jobs,
-            house.celery,
-            model=plan.model,
-            dataset=job.dataset,
-            parameters=job.parameters,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-    elif job.type == "evaluate":
-        made = submit_evaluation(
-            house.jobs,
-            house.celery,
-            model=plan.model,
-            dataset=job.dataset,
-            parameters=job.parameters | {"calibration": plan.calibration},
+            parameters=job.parameters | pinned,
             idempotency_key=key,
             fingerprint=fingerprint,
         )

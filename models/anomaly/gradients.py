@@ -162,7 +162,7 @@ def _weights(layer: nn.Module) -> int:
 def _squared(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
     """Return the squared gradient of the layer's weight for each image, ``(N, P)``."""
     if isinstance(layer, nn.Conv2d):
-        patches = F.unfold(x, layer.kernel_size, padding=layer.padding)  # type: ignore[arg-type]
+        patches = F.unfold(x, layer.kernel_size, padding=tuple(map(int, layer.padding)))
         return torch.bmm(patches, delta.flatten(2).transpose(1, 2)).flatten(1).square()
     assert isinstance(layer, ChannelAffine)
     locations = x.shape[2] * x.shape[3]

@@ -22,6 +22,8 @@ from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE
 from models.objectives.self_normalizing import Loss, SelfNormalizingObjective
+from models.scoring.engines import TorchEngine
+from models.scoring.frozen import FrozenFlow, freeze
 from models.training.config import TrainingConfig
 
 torch.set_num_threads(1)
@@ -138,3 +140,10 @@ def training_loss(flow: Flow, y: Tensor, log_det: Tensor, reconstruction_weight:
     channels, height, width = y.shape[1:]
     config = TrainingConfig(reconstruction_weight=reconstruction_weight)
     return SelfNormalizingObjective(flow, (channels, height, width), config).loss(flow, y, log_det, step=0)
+
+
+def frozen_glow(side: int, channels: int, pixels: PixelTransform) -> tuple[Flow, FrozenFlow, TorchEngine]:
+    """A random Glow, the same frozen, and an engine that runs it."""
+    flow = glow(side, channels, pixels=pixels)
+    frozen = freeze(flow, (channels, side, side))
+    return flow, frozen, TorchEngine(frozen)

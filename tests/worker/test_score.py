@@ -24,7 +24,7 @@ from worker.presence import Presence
 from worker.process import assistant_command
 from worker.settings import Settings
 from worker.store import JobStore
-from worker.submit import submit_scoring
+from worker.submit import submit_on_model
 from worker.supervisor import Outcome, Supervisor
 
 MODEL = "mnist-snf-glow:1"
@@ -149,8 +149,8 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
     presence = Presence(redis_client(settings), settings.key_prefix)
     try:
         until(lambda: len(presence.workers()) == 2, 60)
-        job = submit_scoring(
-            store, make_celery(settings), model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
+        job = submit_on_model(
+            store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
         )
         # Both have it in hand: one as its attempt, the other to help.
         until(lambda: [worker.job for worker in presence.workers()] == [job.id, job.id], 60)
