@@ -59,6 +59,13 @@ class FrozenAffine:
         matrix, offset = _after(self.forward_map, self.learned_map)
         return matrix - torch.eye(len(matrix), dtype=matrix.dtype), offset
 
+    @cached_property
+    def reconstruction_size(self) -> float:
+        """The largest entry of :attr:`reconstruction_map`, 1 where all are 0: what float32 is to be scaled by."""
+        if self.reconstruction_map is None:
+            return 1.0
+        return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
+
     @property
     def tells_reconstruction(self) -> bool:
         """Whether :meth:`reconstruction_error` has one."""

@@ -19,7 +19,8 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
 from models.dequantisation import content_noise
-from models.scoring.engines import TILE, TorchEngine
+from models.scoring.engines import TorchEngine
+from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.likelihood import Likelihood, score_images
@@ -187,7 +188,7 @@ class TestSameImageSameNumber:
         order = np.random.default_rng(5).permutation(len(images))
         assert largest_difference(scorer.score(images[order]), [together[i] for i in order]) <= ELSEWHERE
 
-    @pytest.mark.parametrize("size", [1, TILE - 1, TILE + 1, 63])
+    @pytest.mark.parametrize("size", [1, DEFAULT_TILE - 1, DEFAULT_TILE + 1, 63])
     def test_in_requests_of_another_size(
         self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], size: int
     ) -> None:

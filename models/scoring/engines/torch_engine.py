@@ -1,49 +1,17 @@
-"""Engines run a frozen flow; this one is torch, on a CPU."""
+"""The engine of torch: on every CPU, and on CUDA."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from models.bijections.frozen import FrozenAffine, Inverse
+from models.manifest import Precision
+from models.scoring.engines.base import Latents
+from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow
-
-TILE = 4
-"""Images at once. On a CPU the hidden activations of a coupling net stay in cache; larger batches are slower."""
-
-
-@dataclass(frozen=True)
-class Latents:
-    """What an engine returns for a batch, all float64.
-
-    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_dets`` and
-    ``prior_log_dets``: the data-dependent log-dets of each level's steps and of its prior, where in the image they
-    belong, ``(N, H, W)`` a level, in nats. ``reconstruction_errors``: ||R W x - x||² / ||x||² of the learned inverses
-    of 1x1 convolutions, ``(N, layers)`` a level, which may have none.
-    """
-
-    scales: list[Tensor]
-    log_dets: list[Tensor]
-    prior_log_dets: list[Tensor]
-    reconstruction_errors: list[Tensor]
-
-
-class Engine(Protocol):
-    """Maps images after the pixel transform to latents and back."""
-
-    name: str
-    precision: str
-
-    def forward(self, y: Tensor) -> Latents:
-        """Map ``y``, float64 ``(N, C, H, W)``, to its latents."""
-        ...
-
-    def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map whitened latents to images before the inverse of the pixel transform, float64 ``(N, C, H, W)``."""
-        ...
 
 
 class TorchEngine:
@@ -55,11 +23,15 @@ class TorchEngine:
     """
 
     name = "torch"
-    precision = "float32"
 
-    def __init__(self, frozen: FrozenFlow, tile: int = TILE) -> None:
+    def __init__(self, frozen: FrozenFlow, tile: int = DEFAULT_TILE) -> None:
         self.frozen = frozen
         self.tile = tile
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of the middle convolutions of the coupling networks."""
+        return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
