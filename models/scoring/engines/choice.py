@@ -21,7 +21,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Eng
     if options.name == "torch" or options.device != "cpu":
         if options.name == "openvino":
             raise EngineUnavailable(f"OpenVINO runs on the CPU here, not on {options.device}")
-        return TorchEngine(frozen)
+        return TorchEngine(frozen, threads=options.threads)
     reason = why_not_openvino(frozen)
     if reason is None:
         # The extra may be missing.
@@ -31,7 +31,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Eng
     if options.name == "openvino":
         raise EngineUnavailable(reason)
     log.info("torch scores: %s", reason)
-    return TorchEngine(frozen)
+    return TorchEngine(frozen, threads=options.threads)
 
 
 def why_not_openvino(frozen: FrozenFlow) -> str | None:

@@ -12,6 +12,7 @@ from models.manifest import Precision
 from models.scoring.engines.base import Latents
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow
+from models.scoring.threads import torch_threads
 
 
 class TorchEngine:
@@ -24,9 +25,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, frozen: FrozenFlow, tile: int = DEFAULT_TILE) -> None:
+    def __init__(self, frozen: FrozenFlow, tile: int = DEFAULT_TILE, threads: int | None = None) -> None:
         self.frozen = frozen
         self.tile = tile
+        self._threads = threads or torch.get_num_threads()
 
     @property
     def precision(self) -> Precision:
@@ -36,14 +38,16 @@ class TorchEngine:
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
         """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
-        tiles = [self._forward_tile(tile) for tile in torch.split(self._filled(y), self.tile)]
+        with torch_threads(self._threads):
+            tiles = [self._forward_tile(tile) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         """Map whitened latents to images before the inverse of the pixel transform."""
         tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
-        return torch.cat([self._inverse_tile(list(tile), inverse) for tile in tiles])[: len(scales[0])]
+        with torch_threads(self._threads):
+            return torch.cat([self._inverse_tile(list(tile), inverse) for tile in tiles])[: len(scales[0])]
 
     def _filled(self, x: Tensor) -> Tensor:
         missing = -len(x) % self.tile
