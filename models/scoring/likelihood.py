@@ -153,7 +153,7 @@ def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likel
 
 
 def _draws(values: Tensor, means: list[float]) -> list[Draws]:
-    """Return the spread of each image's draws from their log-likelihoods, ``(images, draws)``, and the mean of these."""
+    """Return the spread of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
     k = values.shape[1]
     columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
     rows = zip(means, *(column.tolist() for column in columns), strict=True)
