@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,25 @@ def core() -> ov.Core:
     return ov.Core()
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled graph; ``path``: the file that it is not in yet."""
+
+    model: ov.CompiledModel
+    path: Path | None = None
+
+    def keep(self) -> None:
+        """Write it to its file, where it has one that it does not come from."""
+        if self.path is None:
+            return
+        exported = self.model.export_model().getvalue()
+        try:
+            write_atomically(self.path, hashlib.sha256(exported).digest() + exported)
+            _prune(self.path.parent)
+        except OSError as error:
+            log.warning("the compiled flow cannot be kept: %s", error.strerror)
+
+
 class CompiledCache:
     """Compiles graphs, and keeps them in ``folder`` where there is one.
 
@@ -40,18 +60,13 @@ class CompiledCache:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def compile(self, model: ov.Model, settings: dict[str, Any], *, keep: bool = True) -> ov.CompiledModel:
+    def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
         """Return ``model`` compiled with these settings of the CPU, from the folder where it is there."""
-        if self._folder is None:
-            return core().compile_model(model, "CPU", settings)
-        path = self._folder / f"{_key(model, settings)}.blob"
-        found = self._load(path, settings)
+        path = None if self._folder is None else self._folder / f"{_key(model, settings)}.blob"
+        found = None if path is None else self._load(path, settings)
         if found is not None:
-            return found
-        compiled = core().compile_model(model, "CPU", settings)
-        if keep:
-            self._store(path, compiled)
-        return compiled
+            return Compiled(found)
+        return Compiled(core().compile_model(model, "CPU", settings), path)
 
     def _load(self, path: Path, settings: dict[str, Any]) -> ov.CompiledModel | None:
         try:
@@ -72,14 +87,6 @@ class CompiledCache:
             log.warning("the compiled flow %s cannot be used and is made again: %s", path.name, error)
             return None
         return found
-
-    def _store(self, path: Path, compiled: ov.CompiledModel) -> None:
-        exported = compiled.export_model().getvalue()
-        try:
-            write_atomically(path, hashlib.sha256(exported).digest() + exported)
-            _prune(path.parent)
-        except OSError as error:
-            log.warning("the compiled flow cannot be kept: %s", error.strerror)
 
 
 def graph_digest(model: ov.Model) -> str:

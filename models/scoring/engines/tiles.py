@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_TILE = 4
 """Where nothing was measured. On a CPU the hidden activations of a coupling net of width 512 then stay in cache."""
-CANDIDATES = (1, 2, 4, 8, 16)
+CANDIDATES = (1, 4, 16)
+"""Few, because each is compiled at the first load: for large images, for large nets, and for small ones."""
 GAIN = 1.03
 """A larger tile must be faster by this factor: it costs more memory, and more where it is not filled."""
 SLOWER = 0.8
