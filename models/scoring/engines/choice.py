@@ -21,7 +21,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Eng
     if options.name == "torch" or options.device != "cpu":
         if options.name == "openvino":
             raise EngineUnavailable(f"OpenVINO runs on the CPU here, not on {options.device}")
-        return TorchEngine(frozen, threads=options.threads)
+        return TorchEngine(frozen, threads=options.threads, device=options.device)
     reason = why_not_openvino(frozen)
     if reason is None:
         # The extra may be missing.
