@@ -136,6 +136,11 @@ class Scorer:
         return self._engine.precision
 
     @property
+    def tile(self) -> int:
+        """Images that the engine computes at once."""
+        return self._engine.tile
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """The names of the whole-image statistics of its evidence, in order."""
         return self._names
