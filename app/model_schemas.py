@@ -40,7 +40,7 @@ class Serving(Answer):
 
     engine: str = Field(description="The library that computes: openvino or torch.")
     precision: Precision = Field(
-        description="Arithmetic of the middle convolutions of the coupling networks, that of the calibration in use; all "
+        description="Arithmetic of the middle convolutions of coupling networks, that of the calibration in use; all "
         "else is float32 or better."
     )
     tile: int = Field(description="Images that are computed at once: measured when the model was first loaded here.")

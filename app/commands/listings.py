@@ -47,12 +47,13 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
 def print_calibrations(found: dict[str, Any]) -> None:
     """Prints the calibrations of a version as a table."""
     _table(
-        ("calibration", "dataset", "images", "smallest alpha", "p that keeps 1 % (95 % sure)", "in use"),
+        ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "in use"),
         [
             (
                 str(one["number"]),
                 one["problem"] or one["dataset"],
                 "" if one["problem"] else f"{one['statistics_images']} + {one['calibration_images']}",
+                "" if one["problem"] else _precision(one),
                 "" if one["problem"] else f"{one['smallest_p']:.4g}",
                 _advice(one["thresholds"]),
                 "yes" if one["active"] else "",
@@ -60,6 +61,12 @@ def print_calibrations(found: dict[str, Any]) -> None:
             for one in found["calibrations"]
         ],
     )
+
+
+def _precision(one: dict[str, Any]) -> str:
+    if one["deviation"] is None:
+        return str(one["precision"])
+    return f"{one['precision']} ± {one['deviation']['median']:.2g} nats"
 
 
 def _advice(thresholds: list[dict[str, Any]]) -> str:

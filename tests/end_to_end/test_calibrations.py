@@ -120,6 +120,15 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     table = snf(home, "models", "calibrations", "mnist-snf-glow").stdout
     assert "own" in table
     assert "1.1042" in snf(home, "models", *remote).stdout
+    rounded = ["-d", "own", "--precision", "bfloat16", "--follow", *remote]
+    assert snf(home, "models", "calibrate", "mnist-snf-glow", *rounded).returncode == 0
+    await_calibration(client, newest + 1)
+    serving = client.get(MODEL).json()
+    assert serving["serving"]["precision"] == serving["calibration"]["precision"] == "bfloat16"
+    assert 0 < serving["calibration"]["deviation"]["median"] < serving["calibration"]["deviation"]["worst"]
+    assert "bfloat16 ±" in snf(home, "models", "calibrations", "mnist-snf-glow").stdout
+    assert snf(home, "models", "use-calibration", "mnist-snf-glow", str(newest - 1), *remote).returncode == 0
+    await_calibration(client, newest - 1)
     assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99", *remote).returncode == 2
     assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99").returncode == 2
 

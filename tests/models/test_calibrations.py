@@ -301,6 +301,40 @@ def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
     assert 0 < calibration.p_values(evidence)[0] <= 1
 
 
+def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
+    registry: Registry, calibrations: Calibrations, scorer: Scorer
+) -> None:
+    told: dict[str, int] = {}
+    reference = reference_of(own_images(60), scorer.manifest)
+    calibration, summary = scorer.calibrate(
+        reference, lambda part, _done, images: told.update({part: images}), "bfloat16"
+    )
+    assert told["comparison with float32"] == 12
+    assert sum(told.values()) == looks_at_images(reference, "bfloat16")
+    deviation = summary.deviation
+    assert summary.precision == "bfloat16"
+    assert deviation is not None
+    assert deviation.images == 12
+    assert 0 < deviation.median <= deviation.quantile_999 <= deviation.worst < 10
+    assert deviation.worst_statistic > 0
+    calibrations.publish(calibration_bytes(calibration), summary)
+    images = reference.calibration[0:12]
+    exact = [one.log_likelihood for one in scorer.score(images)]
+    now = registry.resolve("digits")
+    rounded = Scorer.load(now.path, now.calibration_path)
+    assert (rounded.precision, scorer.precision) == ("bfloat16", "float32")
+    distances = [abs(one.log_likelihood - other) for one, other in zip(rounded.score(images), exact, strict=True)]
+    assert max(distances) == pytest.approx(deviation.worst, abs=1e-6)
+    # From one that scores in bfloat16 back to one that does not, and the same comparison from there.
+    _, back = rounded.calibrate(reference, lambda *_: None)
+    assert (back.precision, back.deviation) == ("float32", None)
+    assert rounded.calibrate(reference, lambda *_: None, "bfloat16")[1].deviation == deviation
+    calibrations.choose(0, scorer.log_det_digest)
+    first = registry.resolve("digits")
+    again = Scorer.load(first.path, first.calibration_path)
+    assert [one.log_likelihood for one in again.score(images)] == exact
+
+
 def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
     plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4, calibration=1)
     open_plan(tmp_path, plan).part_path(0).write_bytes(b"scored")
