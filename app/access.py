@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 from fastapi import Depends, Security
@@ -18,13 +18,13 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key")
 
 
-def needs(role: Role) -> Callable[..., None]:
+def needs(role: Role) -> Callable[..., Awaitable[None]]:
     """A dependency that lets callers of this role through and answers others with a 401 problem.
 
     Every configured key carries every role.
     """
 
-    def check(
+    async def check(
         house: InHouse,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],

@@ -131,9 +131,6 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
         return Item(upload.filename, error)
 
 
-def stack_pixels(items: Sequence[Item]) -> tuple[list[int], Pixels | None]:
-    """The indices of the decoded items and their pixels, shape (N, C, H, W); no array when there is none."""
-    good = [(i, item.image.pixels) for i, item in enumerate(items) if isinstance(item.image, DecodedImage)]
-    if not good:
-        return [], None
-    return [i for i, _ in good], np.stack([pixels for _, pixels in good])
+def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
+    """The pixels, shape (C, H, W), of the items that could be decoded, by their index."""
+    return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

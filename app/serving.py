@@ -117,6 +117,8 @@ class Serving:
         if slot is None or slot.state is ModelState.FAILED:
             slot = await asyncio.to_thread(self._open, parsed)
         slot.used = time.monotonic()
+        if slot.future.done():
+            return slot.future.result()
         # Shielded: a caller's deadline must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(slot.future))
 
@@ -176,11 +178,14 @@ class Serving:
         began = time.monotonic()
         try:
             import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
+            from threadpoolctl import threadpool_limits  # noqa: PLC0415 - of use where NumPy and SciPy are loaded
 
             from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
 
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
+            # Of NumPy and SciPy: the products of a verdict are small, and more threads only spin, in everybody's way.
+            threadpool_limits(1, user_api="blas")
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:
