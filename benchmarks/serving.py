@@ -144,8 +144,6 @@ def main() -> None:
         server = serve(settings)
         scorer = Scorer.load(Path(__file__).resolve().parents[1] / "models" / "zoo" / arguments.model / "1")
         in_process(scorer, 10)
-        alone = statistics.median(in_process(scorer, arguments.requests // 4))
-        print(f"in process, one image: p50 {1000 * alone:.2f} ms")
         for clients in (1, *arguments.clients):
             for kind in ("raw", "form"):
                 elsewhere(port, kind, arguments.model, clients, 2 * clients)
