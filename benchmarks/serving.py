@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 import uvicorn
 
+from app.serve import SWITCH_S
 from app.service import create_app
 from models.images import open_image
 from models.scoring.scorer import Scorer
@@ -99,6 +100,7 @@ def elsewhere(port: int, kind: str, model: str, clients: int, requests: int) -> 
 
 def serve(settings: Settings) -> uvicorn.Server:
     """A service in a thread of its own, ready to score."""
+    sys.setswitchinterval(SWITCH_S)
     server = uvicorn.Server(
         uvicorn.Config(create_app(settings), port=settings.port, log_level="error", access_log=False)
     )
