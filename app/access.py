@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.house import InHouse
+from app.house import the_house
 from app.problems import Problem
 
 Role = Literal["score", "train", "admin"]
@@ -18,18 +18,19 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key")
 
 
-def needs(role: Role) -> Callable[..., None]:
+def needs(role: Role) -> Callable[..., Awaitable[None]]:
     """A dependency that lets callers of this role through and answers others with a 401 problem.
 
     Every configured key carries every role.
     """
 
-    def check(
-        house: InHouse,
+    async def check(
+        request: Request,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],
     ) -> None:
-        keys = house.settings.api_keys
+        # Called and not depended on: FastAPI would find its way to the house twice for every request.
+        keys = (await the_house(request)).settings.api_keys
         if not keys:
             return
         given = bearer.credentials if bearer else header

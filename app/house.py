@@ -67,9 +67,10 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     jobs = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     jobs_watch = JobStoreWatch(jobs)
     datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    metrics = Metrics()
     house = House(
         settings=settings,
-        lane=Lane(settings.queue_images),
+        lane=Lane(settings.queue_images, metrics),
         serving=Serving(settings.registry_dir, settings.engine_options),
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
         jobs=jobs,
@@ -81,7 +82,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         datasets=datasets,
         dataset_uploads=DatasetUploads(settings, datasets, draining),
         drift=DriftMonitor(settings),
-        metrics=Metrics(),
+        metrics=metrics,
         draining=draining,
     )
     house.lane.start()
@@ -105,7 +106,8 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         client.close()
 
 
-def the_house(request: Request) -> House:
+# FastAPI runs a dependency that is no coroutine in a thread, which costs more than what such a one does.
+async def the_house(request: Request) -> House:
     """The running service's parts."""
     house = request.state.house
     assert isinstance(house, House)

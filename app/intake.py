@@ -1,4 +1,4 @@
-"""From a request's body to images: reads it within its limits and decodes it in a small thread pool."""
+"""From a request's body to images: reads it within its limits, and decodes it in a small thread pool unless tiny."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ FIELD = "images"
 MAX_FIELD_BYTES = 4096
 NPY_HEADER_BYTES = 10_012
 """Longest header of a `.npy` file that NumPy reads, with what stands before it."""
+
+TINY = 4096
+"""Bytes of a file, and values of its image, that are decoded in less time than it takes to hand them to a thread."""
+AT_ONCE = 8
+"""Images that a thread decodes before it goes on with another request's: handing over costs more than a small one."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -110,17 +115,40 @@ def too_many(limit: int) -> Problem:
 
 
 async def decode_batch(batch: Batch, preprocessing: Preprocessing, pool: Executor, max_images: int) -> list[Item]:
-    """Decodes every image in `pool`; raises `ImageError` where no image of the body can fail alone."""
-    loop = asyncio.get_running_loop()
+    """Decodes every image, in `pool` unless it is tiny; raises `ImageError` where no image can fail alone."""
     if batch.array:
+        loop = asyncio.get_running_loop()
         stack = await loop.run_in_executor(pool, decode_npy, batch.uploads[0].data, preprocessing, max_images)
         return [Item(None, DecodedImage(pixels=one, converted=None, resized=False)) for one in stack]
-    items = await asyncio.gather(
-        *(loop.run_in_executor(pool, decode_upload, upload, preprocessing) for upload in batch.uploads)
-    )
+    if _is_tiny(batch.uploads, preprocessing):
+        items = decode_uploads(batch.uploads, preprocessing)
+    else:
+        items = await _decode_in(pool, batch.uploads, preprocessing)
     if not batch.many and isinstance(items[0].image, ImageError):
         raise items[0].image
-    return list(items)
+    return items
+
+
+def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
+    # Where no other size is accepted, the header of a file of another one is all that is read of it.
+    return (
+        len(uploads) == 1
+        and len(uploads[0].data) <= TINY
+        and preprocessing.fit == "exact"
+        and math.prod(preprocessing.shape) <= TINY
+    )
+
+
+async def _decode_in(pool: Executor, uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:
+    loop = asyncio.get_running_loop()
+    parts = [uploads[start : start + AT_ONCE] for start in range(0, len(uploads), AT_ONCE)]
+    found = await asyncio.gather(*(loop.run_in_executor(pool, decode_uploads, part, preprocessing) for part in parts))
+    return [item for part in found for item in part]
+
+
+def decode_uploads(uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:
+    """Decodes several images."""
+    return [decode_upload(upload, preprocessing) for upload in uploads]
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
@@ -131,9 +159,6 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
         return Item(upload.filename, error)
 
 
-def stack_pixels(items: Sequence[Item]) -> tuple[list[int], Pixels | None]:
-    """The indices of the decoded items and their pixels, shape (N, C, H, W); no array when there is none."""
-    good = [(i, item.image.pixels) for i, item in enumerate(items) if isinstance(item.image, DecodedImage)]
-    if not good:
-        return [], None
-    return [i for i, _ in good], np.stack([pixels for _, pixels in good])
+def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
+    """The pixels, shape (C, H, W), of the items that could be decoded, by their index."""
+    return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAGS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
@@ -52,6 +54,18 @@ class Metrics:
             buckets=LAGS,
             registry=self.registry,
         )
+        self._batches = Histogram(
+            "snf_batch_images",
+            "Images, each counted once a draw, that the scoring thread took at once.",
+            buckets=BATCHES,
+            registry=self.registry,
+        )
+        self._waits = Histogram(
+            "snf_queue_wait_seconds",
+            "Time from a request's place in the scoring queue to the batch that it begins in.",
+            buckets=WAITS,
+            registry=self.registry,
+        )
         self._models: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
@@ -63,6 +77,15 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         """Takes in one measurement of the event loop's lag."""
         self._lag.observe(seconds)
+
+    def observe_batch(self, images: int) -> None:
+        """Takes in one batch that was scored."""
+        self._batches.observe(images)
+
+    def observe_waits(self, seconds: Iterable[float]) -> None:
+        """Takes in how long the requests that a batch begins with have waited."""
+        for one in seconds:
+            self._waits.observe(one)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
         """Counts the scored images of a request to a version that was served, so that is in the registry."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from app import schemas
@@ -36,29 +35,35 @@ Outcome: TypeAlias = Scored | ScoreNotFinite
 
 def outcomes(
     scorer: Scorer,
-    indices: Sequence[int],
     found: Sequence[Likelihood | ScoreNotFinite],
-    alpha: float | None,
+    alphas: Sequence[float | None],
     heat_maps: Sequence[HeatMap] | None = None,
-) -> dict[int, Outcome]:
-    """What is known of each image by its index; an image without a likelihood has its error."""
+) -> list[Outcome]:
+    """What is known of each image, judged at its own alpha; an image without a likelihood has its error."""
+    verdicts: dict[int, Anomaly] = {}
+    # Many verdicts at one alpha cost little more than one.
+    for alpha in dict.fromkeys(alphas):
+        good = {
+            place: one
+            for place, (one, asked) in enumerate(zip(found, alphas, strict=True))
+            if asked == alpha and not isinstance(one, ScoreNotFinite)
+        }
+        verdicts.update(zip(good, scorer.anomalies(list(good.values()), alpha), strict=True))
     maps: Sequence[HeatMap | None] = heat_maps or [None] * len(found)
-    good = [one for one in found if not isinstance(one, ScoreNotFinite)]
-    verdicts = iter(scorer.anomalies(good, alpha))
-    return {
-        index: one if isinstance(one, ScoreNotFinite) else Scored(one, next(verdicts), heat_map)
-        for index, one, heat_map in zip(indices, found, maps, strict=True)
-    }
+    return [
+        one if isinstance(one, ScoreNotFinite) else Scored(one, verdicts[place], maps[place])
+        for place, one in enumerate(found)
+    ]
 
 
-def answer(
+def answer_json(
     loaded: Loaded,
     items: Sequence[Item],
-    scored: dict[int, Outcome],
+    scored: Mapping[int, Outcome],
     *,
     fdr: bool,
-) -> schemas.Scores:
-    """The answer to a scoring request; raises a 422 problem when no image was scored."""
+) -> bytes:
+    """The answer to a scoring request, `schemas.Scores` as JSON; raises a 422 problem when no image was scored."""
     results = [one_result(index, item, scored.get(index), loaded) for index, item in enumerate(items)]
     verdicts = {index: one.verdict for index, one in scored.items() if not isinstance(one, ScoreNotFinite)}
     if not verdicts:
@@ -74,7 +79,7 @@ def answer(
         found = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, found, strict=True))
         content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
-    return schemas.Scores(**content)
+    return schemas.Scores(**content).model_dump_json(exclude_unset=True).encode()
 
 
 def one_result(
@@ -107,7 +112,9 @@ def _scored(index: int, item: Item, image: DecodedImage, found: Scored, loaded: 
         "statistic": verdict.statistic,
         "extrapolated": verdict.extrapolated,
         "smallest_p": verdict.smallest_p,
-        "reasons": [schemas.Reason.model_validate(asdict(reason)) for reason in verdict.reasons],
+        "reasons": [
+            schemas.Reason(feature=r.feature, z=r.z, share=r.share, text=r.text, box=r.box) for r in verdict.reasons
+        ],
     }
     if likelihood.draws is not None:
         d = likelihood.draws

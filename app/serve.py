@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,10 @@ from app.service import Service, create_app
 from worker.keys import with_keys
 from worker.logs import configure_logging
 from worker.settings import Settings, load_settings
+
+SWITCH_S = 0.001
+"""How long a thread of Python may keep another one waiting. The scoring thread comes back from every operation of the
+flow to ask for its turn; with Python's own 5 ms a busy event loop made it wait longer than it computed."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serves until TERM or INT; answers 0 after a clean stop, 3 where the service could not start."""
+    sys.setswitchinterval(SWITCH_S)
     settings = with_keys(settings, log.warning)
     app = create_app(settings)
     config = uvicorn.Config(

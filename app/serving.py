@@ -118,6 +118,8 @@ class Serving:
         if slot is None or slot.state is ModelState.FAILED:
             slot = await asyncio.to_thread(self._open, parsed)
         slot.used = time.monotonic()
+        if slot.future.done():
+            return slot.future.result()
         # Shielded: a caller's deadline must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(slot.future))
 
@@ -179,9 +181,11 @@ class Serving:
             import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
 
             from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
+            from models.scoring.threads import one_blas_thread  # noqa: PLC0415 - as torch
 
             if self._options.threads is not None:
                 torch.set_num_threads(self._options.threads)
+            one_blas_thread()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:

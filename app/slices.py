@@ -1,11 +1,11 @@
-"""Scoring in slices, so that work whose deadline has passed stops soon."""
+"""Work that is not shared, done in slices, so that it stops soon after its deadline has passed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from app.intake import Pixels
-from app.lane import Ticket
+from app.lane import BATCH, Ticket
 from models.problems import ScoreNotFinite
 
 if TYPE_CHECKING:
@@ -13,16 +13,13 @@ if TYPE_CHECKING:
     from models.scoring.likelihood import Likelihood
     from models.scoring.scorer import Scorer
 
-SLICE = 64
-"""Draws computed between two looks at the deadline, unless one image has more; results do not depend on it."""
-
 
 def score_in_slices(
     scorer: Scorer, pixels: Pixels, draws: int, ticket: Ticket, *, thorough: bool = False
 ) -> list[Likelihood | ScoreNotFinite]:
     """The likelihoods of images (N, C, H, W); raises `Abandoned` between two slices when nobody waits."""
     found: list[Likelihood | ScoreNotFinite] = []
-    step = max(1, SLICE // draws)
+    step = max(1, BATCH // draws)
     for start in range(0, len(pixels), step):
         ticket.check()
         found += scorer.score_each(pixels[start : start + step], draws=draws, thorough=thorough)
@@ -32,7 +29,7 @@ def score_in_slices(
 def explain_in_slices(scorer: Scorer, pixels: Pixels, ticket: Ticket, *, gradients: bool) -> list[HeatMap]:
     """The heat maps of images (N, C, H, W); raises `Abandoned` between two slices, and `NoPlaces`."""
     found: list[HeatMap] = []
-    for start in range(0, len(pixels), SLICE):
+    for start in range(0, len(pixels), BATCH):
         ticket.check()
-        found += scorer.heat_maps(pixels[start : start + SLICE], gradients=gradients)
+        found += scorer.heat_maps(pixels[start : start + BATCH], gradients=gradients)
     return found

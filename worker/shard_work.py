@@ -13,6 +13,7 @@ from models.bulk.sources import open_source
 from models.datasets import DatasetStore
 from models.registry import Registry, parse_ref
 from models.scoring.scorer import Scorer
+from models.scoring.threads import one_blas_thread
 from worker.attempt import JobSpec
 from worker.broker import redis_client
 from worker.events import EventLog
@@ -35,6 +36,7 @@ class ShardWork:
     ) -> None:
         if settings.train_threads is not None:
             torch.set_num_threads(settings.train_threads)
+        one_blas_thread()
         self._settings = settings
         registry = Registry(settings.registry_dir)
         name, version = registry.locate(parse_ref(spec.model))

@@ -128,7 +128,9 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
     from models.problems import AlphaUnattainable
     from models.registry import Registry
     from models.scoring.scorer import Scorer
+    from models.scoring.threads import one_blas_thread
 
+    one_blas_thread()
     found = settings()
     version = Registry(found.registry_dir).resolve(model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, found.engine_options))
@@ -144,14 +146,14 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
 
 
 def _score_batch(loaded: Loaded, batch: list[Path], alpha: float | None, draws: int) -> list[Result]:
-    from app.intake import Upload, decode_upload, stack_pixels
-    from app.score_answers import one_result, outcomes
+    from app.intake import Upload, decode_upload, decoded
+    from app.plain_scores import Asked, PlainScores
+    from app.score_answers import one_result
 
     items = [decode_upload(Upload(str(path), path.read_bytes()), loaded.scorer.preprocessing) for path in batch]
-    indices, pixels = stack_pixels(items)
-    scored = {}
-    if pixels is not None:
-        scored = outcomes(loaded.scorer, indices, loaded.scorer.score_each(pixels, draws=draws), alpha)
+    images = decoded(items)
+    asked = [Asked(pixels, alpha) for pixels in images.values()]
+    scored = dict(zip(images, PlainScores(loaded.scorer, draws)(asked) if asked else [], strict=True))
     return [
         one_result(index, item, scored.get(index), loaded).model_dump(exclude_unset=True)
         for index, item in enumerate(items)

@@ -69,7 +69,9 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
 def _load(model: str) -> tuple[Scorer, ModelVersion]:
     from models.registry import Registry
     from models.scoring.scorer import Scorer
+    from models.scoring.threads import one_blas_thread
 
+    one_blas_thread()
     found = settings()
     version = Registry(found.registry_dir).resolve(model)
     return Scorer.load(version.path, version.calibration_path, found.engine_options), version

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from app import schemas
 from app.access import MayScore
@@ -21,13 +24,14 @@ from app.intake import (
     NPY,
     Pixels,
     decode_batch,
+    decoded,
     read_batch,
-    stack_pixels,
     too_many,
 )
 from app.lane import Ticket
+from app.plain_scores import Asked, PlainScores
 from app.problems import invalid, responses
-from app.score_answers import Outcome, answer, outcomes
+from app.score_answers import Outcome, answer_json, outcomes
 from app.score_notes import note_scores
 from app.serving import Loaded
 from app.slices import explain_in_slices, score_in_slices
@@ -60,6 +64,8 @@ _BODY = {
 
 BACKWARD_PASSES = 5
 """What a backward pass costs, in forward ones."""
+MAX_ANSWERED = 16
+"""Images whose answer is written on the event loop; that of more, or of heat maps, takes time."""
 MAX_EXPLAINED = 64
 MAX_EXPLAINED_PIXELS = 2**20
 """Images, and their pixels, of a request that wants heat maps: each is an array and a picture in the answer."""
@@ -97,7 +103,6 @@ class ScoreQuery(BaseModel):
     operation_id="score_images",
     summary="Score images",
     response_model=schemas.Scores,
-    response_model_exclude_unset=True,
     responses=responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
@@ -107,7 +112,7 @@ async def score_images(
     house: InHouse,
     query: Annotated[ScoreQuery, Query()],
     timeout_ms: TimeoutMs = None,
-) -> schemas.Scores:
+) -> Response:
     """Scores one or many images.
 
     The same image gives the same number alone, in any batch and in any order. One bad file never fails the
@@ -129,24 +134,29 @@ async def score_images(
         items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
         if len(items) > limit:
             raise too_many(limit)
-        indices, pixels = stack_pixels(items)
-        scored: dict[int, Outcome] = {}
-        if pixels is not None:
-            scored = await _score(house, loaded, indices, pixels, query)
+        images = decoded(items)
+        found = await _score(house, loaded, list(images.values()), query) if images else []
+    scored = dict(zip(images, found, strict=True))
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
     note_scores(house, loaded, query.source, items, scored, drifts=query.detail == "basic")
-    # Heat maps are drawn here, which takes time.
-    return await asyncio.to_thread(answer, loaded, items, scored, fdr=query.fdr)
+    if query.explain or len(items) > MAX_ANSWERED:
+        content = await asyncio.to_thread(answer_json, loaded, items, scored, fdr=query.fdr)
+    else:
+        content = answer_json(loaded, items, scored, fdr=query.fdr)
+    return Response(content, media_type="application/json")
 
 
-async def _score(
-    house: House, loaded: Loaded, indices: list[int], pixels: Pixels, query: ScoreQuery
-) -> dict[int, Outcome]:
-    def work(ticket: Ticket) -> dict[int, Outcome]:
+async def _score(house: House, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery) -> list[Outcome]:
+    if query.detail == "basic" and not query.explain:
+        asked = [Asked(pixels, query.alpha) for pixels in images]
+        return await house.lane.run_each(PlainScores(loaded.scorer, query.draws), asked, query.draws)
+
+    def work(ticket: Ticket) -> list[Outcome]:
         full = query.detail == "full"
+        pixels = np.stack(images)
         found = score_in_slices(loaded.scorer, pixels, query.draws, ticket, thorough=full)
         maps = explain_in_slices(loaded.scorer, pixels, ticket, gradients=full) if query.explain else None
-        return outcomes(loaded.scorer, indices, found, query.alpha, maps)
+        return outcomes(loaded.scorer, found, [query.alpha] * len(found), maps)
 
-    return await house.lane.run(work, len(pixels) * query.passes)
+    return await house.lane.run(work, len(images) * query.passes)

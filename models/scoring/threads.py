@@ -1,4 +1,4 @@
-"""How many threads torch uses for a piece of work."""
+"""How many threads the libraries use for a piece of work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
@@ -24,3 +25,11 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_blas_thread() -> None:
+    """Give NumPy and SciPy one thread in this process from here on.
+
+    The products of a verdict are small: more threads only spin, in the way of those that run the flow.
+    """
+    threadpool_limits(1, user_api="blas")

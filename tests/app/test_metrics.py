@@ -87,6 +87,8 @@ def test_images_are_counted_by_model_and_error(client: TestClient) -> None:
         return value(after, name, **labels) - value(before, name, **labels)
 
     assert more("snf_images_scored_total", **MODEL) == 6
+    assert (more("snf_batch_images_count"), more("snf_batch_images_sum")) == (2, 6)
+    assert more("snf_queue_wait_seconds_count") == 2
     assert flagged >= 4
     assert more("snf_images_flagged_total", **MODEL) in (flagged, flagged + 1)
     assert more("snf_image_errors_total", type="undecodable-image") == 4

@@ -1,14 +1,19 @@
-"""What cannot be scored, and what differs from training, is said for the image that it is about."""
+"""Every image is answered by itself, whatever is scored with it: its numbers, its failure."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from torch import Tensor
 
+from app.house import House
 from app.service import create_app
 from models.scoring.flow_pass import FlowPass
 from tests.end_to_end.service import DIGITS, files
+from tests.worker.helpers import until
 from worker.settings import Settings
 
 SCORE = "/v1/models/mnist-snf-glow/score"
@@ -52,3 +57,50 @@ def test_an_overflow_of_the_only_image_is_the_problem(client: TestClient) -> Non
     assert (raw.status_code, raw.json()["type"]) == (422, "score-not-finite")
     form = client.post(SCORE, files=files(DIGITS[0]))
     assert (form.status_code, form.json()["type"]) == (422, "no-image-scored")
+
+
+def post(client: TestClient, number: int) -> dict[str, Any]:
+    """One digit, as a form and raw by turns, at one of three alphas."""
+    digit = DIGITS[number % len(DIGITS)]
+    query = {} if number % 3 == 0 else {"alpha": 0.1 * (number % 3)}
+    if number % 2:
+        answer = client.post(SCORE, params=query, files=files(digit))
+    else:
+        answer = client.post(SCORE, params=query, content=digit.read_bytes(), headers={"content-type": "image/png"})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def rounded(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer whose evidence is rounded: its last digits depend on how many verdicts were made at once."""
+    [result] = answer["results"]
+    anomaly = result["anomaly"]
+    reasons = [{**one, "z": round(one["z"], 8), "share": round(one["share"], 8)} for one in anomaly["reasons"]]
+    anomaly = {**anomaly, "statistic": round(anomaly["statistic"], 8), "reasons": reasons}
+    return {**answer, "results": [{**result, "anomaly": anomaly}]}
+
+
+def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [post(client, number) for number in range(32)]
+    house = client.app_state["house"]
+    assert isinstance(house, House)
+    assert client.portal is not None
+    batches: list[int] = []
+    monkeypatch.setattr(house.metrics, "observe_batch", batches.append)
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        begun.set()
+        assert gate.wait(60)
+
+    with ThreadPoolExecutor(32) as clients:
+        held = client.portal.start_task_soon(house.lane.run, hold, 1)
+        assert begun.wait(60)
+        answers = [clients.submit(post, client, number) for number in range(32)]
+        until(lambda: house.lane.images == 33)
+        gate.set()
+        held.result(60)
+        together = [answer.result(60) for answer in answers]
+    assert batches == [1, 32]
+    assert [rounded(one) for one in together] == [rounded(one) for one in alone]

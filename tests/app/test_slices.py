@@ -25,7 +25,7 @@ class Counting:
 @pytest.fixture
 def ticket() -> Ticket:
     loop = asyncio.new_event_loop()
-    made = Ticket(lambda _: None, 1, loop, loop.create_future())
+    made = Ticket(list, [None], 1, loop.create_future())
     loop.close()
     return made
 
@@ -44,7 +44,7 @@ def test_a_slice_has_64_draws_or_one_image(ticket: Ticket, draws: int, largest: 
 def test_the_rest_is_not_done_when_nobody_waits(ticket: Ticket) -> None:
     class Leaving(Counting):
         def score_each(self, pixels: Any, draws: int = 1, *, thorough: bool = False) -> list[Any]:
-            ticket.abandoned.set()
+            ticket.future.cancel()
             return super().score_each(pixels, draws)
 
     scorer = Leaving()
