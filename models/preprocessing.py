@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Self
 
 import numpy as np
@@ -54,7 +55,7 @@ class Preprocessing(BaseModel):
     @property
     def id(self) -> str:
         """``sha256:`` and the digest of the canonical JSON form, which leaves out what is "exact"."""
-        return "sha256:" + hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        return _id(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -174,3 +175,8 @@ def _to_size(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     canvas = Image.new(image.mode, size)
     canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
     return canvas
+
+
+@lru_cache(maxsize=256)
+def _id(preprocessing: Preprocessing) -> str:
+    return "sha256:" + hashlib.sha256(preprocessing.model_dump_json(exclude_defaults=True).encode()).hexdigest()
