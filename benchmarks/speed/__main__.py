@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.speed.context import Context
 from benchmarks.speed.machine import cores
+from benchmarks.speed.peers import ROOT
 from benchmarks.speed.results import RESULTS, Results
 
 WHAT = ("score", "sample", "http", "startup", "memory", "growth")
@@ -31,17 +32,26 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=cores(), help="threads of every side")
     parser.add_argument("--images", type=int, default=64, help="images a turn")
     parser.add_argument("--seconds", type=float, default=6.0, help="of load on a server a turn")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark out with tiny models; no result")
+    parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no server may be left behind
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    out = arguments.out or (ROOT / "var" / "speed" / "quick" if arguments.quick else RESULTS)
     bad = 0
     for what in WHAT if "all" in arguments.what else dict.fromkeys(arguments.what):
         subject = importlib.import_module(f"benchmarks.speed.{what}")
-        results = Results(what, subject.TITLE, arguments.threads, arguments.out)
-        rows = tuple(arguments.rows)
+        results = Results(what, subject.TITLE, arguments.threads, out)
         subject.measure(
-            Context(results, arguments.rounds, arguments.threads, arguments.images, arguments.seconds, rows)
+            Context(
+                results,
+                arguments.rounds,
+                arguments.threads,
+                arguments.images,
+                arguments.seconds,
+                tuple(arguments.rows),
+                arguments.quick,
+            )
         )
         bad += sum(row["met"] is False or row["problem"] is not None for row in results.rows)
     return int(bad > 0)

@@ -19,6 +19,12 @@ class Context:
     images: int
     seconds: float
     rows: tuple[str, ...] = ()
+    quick: bool = False
+
+    @property
+    def glow(self) -> str:
+        """The preset of the Glow, a tiny one where the benchmark itself is only tried out."""
+        return "snf-glow-tiny" if self.quick else "snf-glow-2l-16k"
 
     def wants(self, *keys: str) -> bool:
         """Whether any of these rows is to be measured."""

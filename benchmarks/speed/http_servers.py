@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.speed.peers import QUIET, ROOT, SIDE, PeerUnavailable, environments, peer_environment
-from tests.end_to_end.service import environment, free_port
+from tests.end_to_end.service import environment
 
 READY_S = 180
 STOP_S = 30
@@ -111,7 +113,9 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S)
-        self._signal(signal.SIGKILL)
+        while self.pids():
+            self._signal(signal.SIGKILL)
+            time.sleep(0.05)
         self.process.wait()
 
 
@@ -141,6 +145,15 @@ def our_service(home: Path, model: str, threads: int) -> Server:
     variables = environment(home) | QUIET | {"SNF_PORT": "{port}", "SNF_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     variables |= {"SNF_RUNTIME_DIR": str(home / "run")}
     return start("service", [sys.executable, "-m", "app.serve"], variables, home, f"/v1/models/{model}/score")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, not of those that the system gives to connections by itself."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 FORMS = {"litserve": "image", "bentoml": "images"}

@@ -62,8 +62,10 @@ class Driver:
             ramp=ramp,
         )
         used = server.cpu_seconds() - before
-        if found["errors"] or not found["completed"]:
+        if found["errors"]:
             raise PeerUnavailable(f"{server.name}: {found['errors']} requests failed: {found['first_errors']}")
+        if not found["completed"]:
+            raise PeerUnavailable(f"{server.name} answered nothing in {seconds:g} s")
         return Found(found["completed"], found["seconds"], found["latencies"], found["client_cpu"], used)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.speed.pairing import Turn, timed
+from models.architecture import Architecture
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import Inverse
 from models.build import build_flow
@@ -105,14 +106,19 @@ class Ours:
 
 def random_flow(preset: str, shape: tuple[int, int, int]) -> Flow:
     """Return a flow of the preset whose couplings do something, in evaluation mode."""
+    return flow_of(find_preset(preset).architecture(shape, "logit"))
+
+
+def flow_of(architecture: Architecture) -> Flow:
+    """Return a flow of this architecture, the same way."""
     torch.manual_seed(0)
-    flow = build_flow(find_preset(preset).architecture(shape, "logit"))
+    flow = build_flow(architecture)
     with torch.no_grad():
         for net in flow.modules():
             if isinstance(net, CouplingNet):
                 nn.init.normal_(net.last.weight, std=0.1 / (9 * net.last.in_channels) ** 0.5)
     flow.eval()
-    flow.initialize(dequantised(random_images(INITIALISED_ON, shape)).float())
+    flow.initialize(dequantised(random_images(INITIALISED_ON, architecture.image_shape)).float())
     return flow
 
 

@@ -2,6 +2,7 @@
 
 import behind
 import litserve
+from fastapi import Request
 from PIL import Image
 
 
@@ -12,7 +13,7 @@ class GlowAPI(litserve.LitAPI):
         """Load the model."""
         self.score = behind.load()
 
-    def decode_request(self, request: dict) -> Image.Image:
+    def decode_request(self, request: Request) -> Image.Image:
         """Return the image of a form."""
         return behind.opened(request["image"].file.read())
 
