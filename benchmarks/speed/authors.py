@@ -80,7 +80,7 @@ class PlainConvolution(nn.Module):
 
     def inverse(self, z: Tensor) -> Tensor:
         """Undo it by the inverse of the whole matrix."""
-        matrix = materialise(self.weight, (z.shape[2], z.shape[3]))
+        matrix = materialise(self.weight, (z.shape[2], z.shape[3])).to(z.dtype)
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(1)
         return (centred @ torch.linalg.inv(matrix).T).view_as(z)
 

@@ -19,13 +19,14 @@ from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.likelihood import passes
 
 TITLE = "How time and memory grow"
-PRESET = "snf-glow-tiny"
+PRESET, LARGER = "snf-glow-tiny", "snf-glow-small"
+"""For many images, and for sides and steps, where what a call costs whatever its size should not count."""
 SHAPE = (1, 28, 28)
 COUNTS = (100, 1_000, 10_000, 100_000)
 QUICK_COUNTS = (100, 300, 1_000, 3_000)
 SIDES = (16, 32, 64, 128)
 STEPS = (4, 8, 16, 32)
-IMAGES = 64
+IMAGES = 16
 MOST_ROUNDS = 3
 """Of the row that scores a hundred thousand images a round."""
 
@@ -58,9 +59,9 @@ def scoring(engine: Engine, frozen: FrozenFlow, count: int) -> Callable[[], None
     return work
 
 
-def architecture_of(shape: tuple[int, int, int]) -> GlowArchitecture:
-    """Return the tiny preset's architecture for such images."""
-    found = find_preset(PRESET).architecture(shape, "logit")
+def architecture_of(preset: str, shape: tuple[int, int, int]) -> GlowArchitecture:
+    """Return the preset's architecture for such images."""
+    found = find_preset(preset).architecture(shape, "logit")
     assert isinstance(found, GlowArchitecture)
     return found
 
@@ -81,7 +82,7 @@ def in_images(context: Context) -> None:
     if not context.wants("growth/images", "growth/images-memory"):
         return
     counts = QUICK_COUNTS if context.quick else COUNTS
-    engine, frozen = opened(architecture_of(SHAPE), context.threads)
+    engine, frozen = opened(architecture_of(PRESET, SHAPE), context.threads)
     peaks: dict[int, list[float]] = {count: [] for count in counts}
 
     def turn(count: int) -> Turn:
@@ -118,14 +119,14 @@ def in_sides(context: Context) -> None:
     """Measure time in the side of an image; levels follow the side."""
     if not context.wants("growth/side"):
         return
-    sides = {}
+    preset, sides = PRESET if context.quick else LARGER, {}
     for side in SIDES:
-        engine, frozen = opened(architecture_of((1, side, side)), context.threads)
+        engine, frozen = opened(architecture_of(preset, (1, side, side)), context.threads)
         sides[str(side)] = timed(scoring(engine, frozen, IMAGES))
     seconds = in_turns(sides, context.rounds)
     context.record(
         "growth/side",
-        f"exponent of time in the image's side, {PRESET}, {IMAGES} images of {SIDES[0]} to {SIDES[-1]} pixels a side",
+        f"exponent of time in the image's side, {preset}, {IMAGES} images of {SIDES[0]} to {SIDES[-1]} pixels a side",
         exponents(SIDES, seconds),
         **{"ms, median": milliseconds(seconds), "note": "2 is linear in pixels; a larger image has more levels"},
     )
@@ -135,14 +136,15 @@ def in_steps(context: Context) -> None:
     """Measure time in the steps a level."""
     if not context.wants("growth/steps"):
         return
-    sides = {}
+    preset, sides = PRESET if context.quick else LARGER, {}
     for steps in STEPS:
-        engine, frozen = opened(architecture_of(SHAPE).model_copy(update={"steps": steps}), context.threads)
+        architecture = architecture_of(preset, SHAPE).model_copy(update={"steps": steps})
+        engine, frozen = opened(architecture, context.threads)
         sides[str(steps)] = timed(scoring(engine, frozen, IMAGES))
     seconds = in_turns(sides, context.rounds)
     context.record(
         "growth/steps",
-        f"exponent of time in the steps a level, otherwise {PRESET}, {IMAGES} images, {STEPS[0]} to {STEPS[-1]} steps",
+        f"exponent of time in the steps a level, otherwise {preset}, {IMAGES} images, {STEPS[0]} to {STEPS[-1]} steps",
         exponents(STEPS, seconds),
         **{"ms, median": milliseconds(seconds)},
     )
