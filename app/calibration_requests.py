@@ -11,6 +11,7 @@ from app.schemas import JobRequest
 from models.anomaly.reference_images import as_seen, check_summary
 from models.calibrations import OWN
 from models.datasets import dataset_names, summarize
+from models.manifest import Precision
 from models.problems import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.registry import Registry, parse_ref
 
@@ -21,6 +22,7 @@ class CalibrationParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    precision: Precision = Field("float32", description="Arithmetic of the scores that it is for.")
 
 
 def check_calibration(request: JobRequest, house: House) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas import Answer, Name
+from models.manifest import Deviation, Precision
 
 LINE: dict[str, Any] = {
     "number": 1,
@@ -18,6 +19,8 @@ LINE: dict[str, Any] = {
     "statistics_images": 1600,
     "calibration_images": 400,
     "folds": 1,
+    "precision": "float32",
+    "deviation": None,
     "smallest_p": 0.0024937655860349127,
     "thresholds": [
         {"alpha": 0.001, "threshold": None, "images_needed": 2995},
@@ -41,6 +44,12 @@ class CalibrationRequest(BaseModel):
 
     dataset: Name = Field(description="Images like those to be scored, none of which shall be flagged.")
     activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    precision: Precision = Field(
+        "float32",
+        description="Arithmetic that scores have while this calibration is in use. `bfloat16`: that of the middle "
+        "convolutions of the coupling networks, faster where the CPU has it; how far scores are from float32 is "
+        "measured and told in `deviation`.",
+    )
 
 
 class CalibrationChoice(BaseModel):
@@ -73,6 +82,10 @@ class CalibrationView(Answer):
     calibration_images: int | None = Field(description="Images that p-values are ranks among.")
     folds: int | None = Field(
         description="More than 1: both kinds are the same images, each fold judged by the others."
+    )
+    precision: Precision | None = Field(description="Arithmetic that scores have while it is in use.")
+    deviation: Deviation | None = Field(
+        description="How far scores of its calibration images are from float32, nats; null where it is that."
     )
     smallest_p: float | None = Field(
         description="Smallest p-value it can give: the smallest `alpha` that can be asked."

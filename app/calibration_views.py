@@ -56,7 +56,17 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
             number=number,
             active=active,
             **dict.fromkeys(
-                ("created", "job", "dataset", "statistics_images", "calibration_images", "folds", "smallest_p")
+                (
+                    "created",
+                    "job",
+                    "dataset",
+                    "statistics_images",
+                    "calibration_images",
+                    "folds",
+                    "precision",
+                    "deviation",
+                    "smallest_p",
+                )
             ),
             thresholds=[],
             problem=error.detail,
@@ -78,6 +88,8 @@ def _whole(
         statistics_images=summary.statistics_images,
         calibration_images=summary.calibration_images,
         folds=summary.folds,
+        precision=summary.precision,
+        deviation=summary.deviation,
         smallest_p=summary.smallest_p,
         thresholds=list(advice(summary.calibration_images)) if exact else [],
         problem=None,

@@ -70,7 +70,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     house = House(
         settings=settings,
         lane=Lane(settings.queue_images),
-        serving=Serving(settings.registry_dir, threads=settings.threads),
+        serving=Serving(settings.registry_dir, settings.engine_options),
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
         jobs=jobs,
         presence=Presence(client, settings.key_prefix),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from app.calibration_schemas import CalibrationView
 from app.schemas import Answer
+from models.manifest import Precision
 
 
 class ModelSummary(Answer):
@@ -37,8 +38,12 @@ class ModelPage(Answer):
 class Serving(Answer):
     """How a loaded version computes."""
 
-    engine: str
-    precision: str
+    engine: str = Field(description="The library that computes: openvino or torch.")
+    precision: Precision = Field(
+        description="Arithmetic of the middle convolutions of the coupling networks, that of the calibration in use; all "
+        "else is float32 or better."
+    )
+    tile: int = Field(description="Images that are computed at once: measured when the model was first loaded here.")
     log_det_total: float = Field(description="Sum of the cached data-independent log-determinants, nats.")
     log_det_digest: str = Field(description="Digest of the weights that they belong to.")
     has_learned_inverse: bool

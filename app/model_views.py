@@ -40,6 +40,7 @@ def detail(
         serving = schemas.Serving(
             engine=scorer.engine_name,
             precision=scorer.precision,
+            tile=scorer.tile,
             log_det_total=scorer.log_det_total,
             log_det_digest=scorer.log_det_digest,
             has_learned_inverse=scorer.has_learned_inverse,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.problems import Problem, draining
+from models.engine_options import EngineOptions
 from models.problems import ModelNotFound, ModelsError
 from models.registry import ModelRef, ModelVersion, Registry, parse_ref
 
@@ -78,9 +79,9 @@ class Listed:
 class Serving:
     """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
 
-    def __init__(self, root: Path, *, threads: int | None = None) -> None:
+    def __init__(self, root: Path, options: EngineOptions) -> None:
         self.registry = Registry(root)
-        self._threads = threads
+        self._options = options
         self._lock = threading.Lock()
         self._slots: dict[ModelVersion, Slot] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
@@ -179,9 +180,9 @@ class Serving:
 
             from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
 
-            if self._threads is not None:
-                torch.set_num_threads(self._threads)
-            loaded = Loaded(version, Scorer.load(version.path, version.calibration_path))
+            if self._options.threads is not None:
+                torch.set_num_threads(self._options.threads)
+            loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:
             slot.reason = reason_of(error)

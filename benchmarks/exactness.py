@@ -27,8 +27,8 @@ from models.dequantisation import content_noise
 from models.flow import Flow
 from models.images import encode_png
 from models.registry import ZOO
-from models.scoring.engines import TorchEngine
-from models.scoring.frozen import freeze
+from models.scoring.engines import Engine, open_engine
+from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
@@ -43,6 +43,7 @@ class Exactness:
 
     model: str
     dataset: str
+    engine: str
     images: int
     mean_log_likelihood: float
     float64_max: float
@@ -87,6 +88,7 @@ def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: s
     return Exactness(
         model=name,
         dataset=dataset.name,
+        engine=scorer.engine_name,
         images=len(images),
         mean_log_likelihood=float(engine.mean()),
         float64_max=float(differences.max()),
@@ -94,7 +96,7 @@ def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: s
         jacobian_images=len(chosen),
         jacobian_max=float(np.abs(jacobian - engine[: len(chosen)]).max()) if len(chosen) else None,
         service_max=float(np.abs(jacobian - served).max()) if url and len(chosen) else None,
-        round_trip_max_bins=_round_trip(TorchEngine(frozen), scorer, images[:1000]),
+        round_trip_max_bins=_round_trip(open_engine(frozen), frozen, scorer, images[:1000]),
         batch_mates_max=float(np.abs(elsewhere).max()),
         batch_mates_bit_equal=int((elsewhere == 0).all(0).sum()),
         seconds=time.monotonic() - started,
@@ -153,12 +155,12 @@ def _key() -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _round_trip(engine: TorchEngine, scorer: Scorer, images: NDArray[np.uint8]) -> float:
+def _round_trip(engine: Engine, frozen: FrozenFlow, scorer: Scorer, images: NDArray[np.uint8]) -> float:
     largest = 0.0
     for start in range(0, len(images), CHUNK):
         x = _dequantised(scorer, images[start : start + CHUNK])
-        scales = engine.forward(engine.frozen.pixels(x)[0]).scales
-        back = engine.frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
+        scales = engine.forward(frozen.pixels(x)[0]).scales
+        back = frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
         largest = max(largest, float((back - x).abs().max()))
     return largest
 

@@ -15,6 +15,9 @@ from models.provenance import Provenance, Split
 
 FILE = "manifest.json"
 
+Precision = Literal["float32", "bfloat16"]
+"""Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -59,6 +62,16 @@ class LogDets(_Part):
     weights_sha256: str
 
 
+class Deviation(_Part):
+    """How far images are from the same in float32: of their log-likelihoods, and of their statistics T, in nats."""
+
+    images: int = Field(ge=1)
+    median: float = Field(ge=0)
+    quantile_999: float = Field(ge=0, description="99.9 % of the images deviate by less.")
+    worst: float = Field(ge=0)
+    worst_statistic: float = Field(ge=0)
+
+
 class CalibrationSummary(_Part):
     """What a calibration was fitted to, by which arithmetic, and the smallest p-value it allows.
 
@@ -74,10 +87,11 @@ class CalibrationSummary(_Part):
     smallest_p: float
     statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
     mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")
-    engine: str = Field(description="The engine whose numbers these are; another one needs its own calibration.")
-    precision: str
+    engine: str = Field(description="The engine whose numbers these are; any other of this precision may use them.")
+    precision: Precision
     weights_sha256: str
     pinned_statistic: float = Field(description="T of the pinned image; loading computes it again.")
+    deviation: Deviation | None = Field(None, description="Where the precision is not float32.")
 
 
 class CalibrationRecord(_Part):

@@ -59,6 +59,14 @@ class ArtifactError(ModelsError):
     status = 500
 
 
+class EngineUnavailable(ModelsError):
+    """The engine that was asked for cannot run here, or not this flow."""
+
+    slug = "engine-unavailable"
+    title = "The engine cannot run here"
+    status = 500
+
+
 class DatasetNotFound(ModelsError):
     """No dataset of this name on this machine."""
 

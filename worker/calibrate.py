@@ -57,15 +57,16 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     number = calibrations.of_job(spec.id)
     if number is None:
         # With the artifact's own calibration, so that a damaged later one can be replaced by another.
-        scorer = Scorer.load(registry.with_calibration(name, version, 0).path)
+        scorer = Scorer.load(registry.with_calibration(name, version, 0).path, options=settings.job_engine_options)
         prepared = _Preparation(events, go_on)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(
             spec.dataset, settings.data_dir, datasets, as_seen(scorer.preprocessing), prepared.progress
         )
         reference = reference_of(dataset, scorer.manifest)
-        reports = _Reports(looks_at_images(reference), events, go_on)
-        calibration, summary = scorer.calibrate(reference, reports.progress)
+        precision = spec.parameters.get("precision", "float32")
+        reports = _Reports(looks_at_images(reference, precision), events, go_on)
+        calibration, summary = scorer.calibrate(reference, reports.progress, precision)
         number = calibrations.publish(
             calibration_bytes(calibration),
             summary,

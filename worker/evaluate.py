@@ -67,7 +67,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     calibration = registry.calibrations(name, number).active() if (n := parameters.calibration) is None else n
     found = registry.with_calibration(name, number, calibration)
     subject = Subject(
-        scorer=Scorer.load(found.path, found.calibration_path),
+        scorer=Scorer.load(found.path, found.calibration_path, settings.job_engine_options),
         model=spec.model,
         dataset=spec.dataset,
         parameters=parameters,

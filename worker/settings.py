@@ -4,12 +4,14 @@ import hashlib
 import ipaddress
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.engine_options import EngineName, EngineOptions
 from worker.jobs import Queue
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
@@ -61,7 +63,17 @@ class Settings(BaseSettings):
         default=None, description="Folder of the broker's socket; must be short. Unset: derived from `home`."
     )
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: PyTorch decides."
+        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: every core."
+    )
+    engine: EngineName = Field(
+        default="auto",
+        description="What runs the models: openvino (CPU), torch; auto: OpenVINO where it is installed and knows all "
+        "layers of a model.",
+    )
+    scoring_device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda:[0-9]{1,2})$",
+        description="Device that scores: cpu or cuda:0, ...",
     )
     train_threads: int | None = Field(
         default=None,
@@ -264,6 +276,16 @@ class Settings(BaseSettings):
     def registry_dir(self) -> Path:
         """Folder of the registered models."""
         return self.home / "registry"
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """How models are run; compiled ones and measured tiles are kept under `home`."""
+        return EngineOptions(self.engine, device=self.scoring_device, threads=self.threads, cache=self.home / "cache")
+
+    @property
+    def job_engine_options(self) -> EngineOptions:
+        """The same in the processes of jobs."""
+        return replace(self.engine_options, threads=self.train_threads)
 
     @property
     def datasets_dir(self) -> Path:

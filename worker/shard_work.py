@@ -42,7 +42,7 @@ class ShardWork:
         number = spec.parameters.get("calibration")
         number = registry.calibrations(name, version).active() if number is None else number
         found = registry.with_calibration(name, version, number)
-        self._scorer = Scorer.load(found.path, found.calibration_path)
+        self._scorer = Scorer.load(found.path, found.calibration_path, settings.job_engine_options)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
         plan = BulkPlan(

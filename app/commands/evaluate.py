@@ -107,7 +107,7 @@ def _local(model: str, normal: str, parameters: EvaluationParameters, *, quiet: 
         torch.set_num_threads(found.threads)
     version = Registry(found.registry_dir).resolve(model)
     subject = Subject(
-        scorer=Scorer.load(version.path, version.calibration_path),
+        scorer=Scorer.load(version.path, version.calibration_path, found.engine_options),
         model=f"{version.name}:{version.version}",
         dataset=normal,
         parameters=parameters,

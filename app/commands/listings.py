@@ -22,7 +22,7 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             from app.model_views import summary
             from app.serving import Serving
 
-            listing = Serving(settings().registry_dir).listing()
+            listing = Serving(settings().registry_dir, settings().engine_options).listing()
             found = [summary(one).model_dump() for one in listing]
     if as_json:
         print_json({"models": found})

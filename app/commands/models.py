@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ models = typer.Typer(
     help="List the models, calibrate them on other images; alone it lists.", invoke_without_command=True
 )
 
+Arithmetic = Literal["float32", "bfloat16"]
 Ref = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME:VERSION or NAME@ALIAS.", show_default=False)]
 
 
@@ -52,6 +53,7 @@ def calibrate(
     model: Ref,
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="Images like those to be scored.")],
     activate: Annotated[bool, typer.Option("--activate/--keep", help="Use the new calibration from then on.")] = True,
+    precision: Annotated[Arithmetic, typer.Option(help="Arithmetic of scores while it is in use.")] = "float32",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for the end, with a progress bar.")] = False,
     url: ServiceUrl = None,
     key: Key = None,
@@ -62,7 +64,7 @@ def calibrate(
     from worker.launcher import address
 
     remote = Remote(url or address(settings()), key)
-    asked = {"dataset": dataset, "activate": activate}
+    asked = {"dataset": dataset, "activate": activate, "precision": precision}
     job = remote.call("POST", f"/v1/models/{model}/calibrations", json=asked).json()
     if follow:
         job = _followed(remote, job["id"], as_json)

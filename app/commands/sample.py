@@ -81,8 +81,9 @@ def _local(asked: Asked) -> tuple[bytes, int]:
     from models.registry import Registry
     from models.scoring.scorer import Scorer
 
-    version = Registry(settings().registry_dir).resolve(asked.model)
-    scorer = Scorer.load(version.path)
+    found = settings()
+    version = Registry(found.registry_dir).resolve(asked.model)
+    scorer = Scorer.load(version.path, version.calibration_path, found.engine_options)
     if asked.inverse == "learned" and not scorer.has_learned_inverse:
         raise NoLearnedInverse(f"{version.name} was trained without learned inverses")
     seed = draw_seed() if asked.seed is None else asked.seed

@@ -129,8 +129,9 @@ def _local(files: list[Path], model: str, alpha: float | None, draws: int) -> It
     from models.registry import Registry
     from models.scoring.scorer import Scorer
 
-    version = Registry(settings().registry_dir).resolve(model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path))
+    found = settings()
+    version = Registry(found.registry_dir).resolve(model)
+    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, found.engine_options))
     if alpha is not None and alpha < loaded.scorer.smallest_p:
         raise AlphaUnattainable(alpha, loaded.scorer.smallest_p)
     for batch in _batches(files, draws):

@@ -70,8 +70,9 @@ def _load(model: str) -> tuple[Scorer, ModelVersion]:
     from models.registry import Registry
     from models.scoring.scorer import Scorer
 
-    version = Registry(settings().registry_dir).resolve(model)
-    return Scorer.load(version.path, version.calibration_path), version
+    found = settings()
+    version = Registry(found.registry_dir).resolve(model)
+    return Scorer.load(version.path, version.calibration_path, found.engine_options), version
 
 
 def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: float | None) -> BulkPlan:

@@ -48,12 +48,11 @@ def calibrate_model(
 
     The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
     10,000, give the p-values. Of the data that the model was trained on only what training left out is used. At least
-    20 images are needed. The model's weights and likelihoods stay as they are.
+    20 images are needed. The model's weights stay as they are; scores have the precision of the calibration in use.
     """
     house.serving.registry.locate(parse_ref(ref))
-    job = schemas.JobRequest(
-        type="calibrate", model=ref, dataset=request.dataset, parameters={"activate": request.activate}
-    )
+    parameters = {"activate": request.activate, "precision": request.precision}
+    job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
     return submit_job(job, house, response, key)
 
 

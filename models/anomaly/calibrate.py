@@ -18,7 +18,7 @@ from models.anomaly.reference import look_at
 from models.anomaly.reference_images import ImageRows, ReferenceImages
 from models.anomaly.whole_image import statistic_names
 from models.flow import Flow
-from models.manifest import CalibrationSummary
+from models.manifest import CalibrationSummary, Deviation, Precision
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.likelihood import score_images
@@ -32,11 +32,12 @@ Progress = Callable[[str, int, int], None]
 """Is told of work: the part, images done, images in it."""
 
 
-def looks_at_images(reference: ReferenceImages) -> int:
+def looks_at_images(reference: ReferenceImages, precision: Precision = "float32") -> int:
     """Return how many looks at images calibrating takes: what the parts that ``progress`` is told of add up to."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
+    compared = 0 if precision == "float32" else calibration or statistics
     backwards = min(statistics, FISHER_IMAGES) + min(statistics, THOROUGH_IMAGES) + min(calibration, THOROUGH_IMAGES)
-    return statistics + calibration + backwards
+    return statistics + calibration + backwards + compared
 
 
 def calibrate(
@@ -47,8 +48,11 @@ def calibrate(
     reference: ReferenceImages,
     pinned: NDArray[np.uint8],
     progress: Progress,
+    precise: Engine | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
     """Return a calibration and what is to be said of it; ``pinned``: the image that loading scores again.
+
+    ``precise``: the engine in float32 that ``engine`` is compared with where it has another precision.
 
     Raises ``ScoreNotFinite``, and what ``progress`` raises.
     """
@@ -70,6 +74,7 @@ def calibrate(
     fisher: list[Tensor] = []
     if reference.folds is not None:
         # No gradients: their Fisher information would hold the very images that are to be ranked against it.
+        held_out = statistics
         calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
@@ -82,6 +87,11 @@ def calibrate(
         mean = held_out.log_likelihoods.mean()
     if calibration.is_thorough:
         calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
+    deviation = None
+    if precise is not None:
+        images = reference.calibration if reference.folds is None else reference.statistics
+        again = look_at(precise, frozen, weights_digest, images, told("comparison with float32", len(images)))
+        deviation = _deviation(calibration, held_out, again)
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
     summary = CalibrationSummary(
@@ -98,5 +108,18 @@ def calibrate(
         precision=engine.precision,
         weights_sha256=weights_digest,
         pinned_statistic=float(calibration.typical_statistics(evidence)[0]),
+        deviation=deviation,
     )
     return calibration, summary
+
+
+def _deviation(calibration: Calibration, found: Reference, precise: Reference) -> Deviation:
+    distances = np.abs(found.log_likelihoods - precise.log_likelihoods)
+    statistics = [calibration.typical_statistics(one.evidence) for one in (found, precise)]
+    return Deviation(
+        images=len(distances),
+        median=float(np.median(distances)),
+        quantile_999=float(np.quantile(distances, 0.999)),
+        worst=float(distances.max()),
+        worst_statistic=float(np.abs(statistics[0] - statistics[1]).max()),
+    )

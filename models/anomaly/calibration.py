@@ -141,9 +141,11 @@ class Calibration:
 
     def statistics(self, evidence: Evidence) -> list[Array]:
         """Return T of each image by the fit of each fold; infinite where arithmetic overflows: as strange as can be."""
+        return _merged(self._families(evidence))
+
+    def _families(self, evidence: Evidence) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            found = [fold.values(evidence) for fold in self.folds]
-        return [np.where(np.isnan(one), np.inf, one) for one in found]
+            return [fold.families(evidence) for fold in self.folds]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
         """Return T of each image, the mean over the folds, ``(N,)`` in nats, at most a million."""
@@ -167,11 +169,12 @@ class Calibration:
         smallest = smallest_p(sum(map(len, reference)))
         if not len(evidence):
             return []
-        statistics = self.statistics(evidence)
+        families = self._families(evidence)
+        statistics = _merged(families)
         p = p_values(reference, statistics)
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
-            reasons = explain(self.folds[0], evidence, names, image)
+            reasons = explain(self.folds[0], evidence, families[0], names, image)
         return [
             Anomaly(
                 float(p[i]),
@@ -187,15 +190,25 @@ class Calibration:
         ]
 
 
+def _merged(families: list[Array]) -> list[Array]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = [merge(one) for one in families]
+    return [np.where(np.isnan(one), np.inf, one) for one in found]
+
+
 def _typical(statistics: list[Array]) -> Array:
     typical: Array = np.minimum(np.mean(statistics, axis=0), STRANGEST)
     return typical
 
 
-def explain(fold: Fold, evidence: Evidence, names: Sequence[str], image: tuple[int, int]) -> list[tuple[Reason, ...]]:
-    """Return what speaks loudest in each image, at most three reasons, the strongest first."""
+def explain(
+    fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
+) -> list[tuple[Reason, ...]]:
+    """Return what speaks loudest in each image, at most three reasons, the strongest first.
+
+    ``surprises``: of each family, as :meth:`Fold.families` gives them for this evidence.
+    """
     statistic = fold.statistic
-    surprises = fold.families(evidence)
     parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(surprises.shape[1])
     parts = parts / parts.sum(1, keepdims=True)
     found_statistics = statistic.statistics(evidence)

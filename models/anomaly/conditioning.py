@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import CubicSpline, PPoly
 
 Array = NDArray[np.float64]
 
@@ -73,11 +74,17 @@ def _basis(complexity: Array, knots: Array) -> Array:
     if len(knots) == 2:
         share = (complexity - knots[0]) / (knots[1] - knots[0])
         return np.stack([1 - share, share], 1)
-    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    spline, slope = _splines(tuple(knots.tolist()))
     inside = np.clip(complexity, knots[0], knots[-1])
     beyond = (complexity - inside)[:, None]
-    basis: Array = spline(inside) + beyond * spline(inside, 1)
+    basis: Array = spline(inside) + beyond * slope(inside)
     return basis
+
+
+@lru_cache(maxsize=256)
+def _splines(knots: tuple[float, ...]) -> tuple[CubicSpline, PPoly]:
+    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    return spline, spline.derivative()
 
 
 def _solve(basis: Array, values: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, betabinom
+from scipy.special import betainc
 
 Array = NDArray[np.float64]
 
@@ -54,6 +54,9 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
         return 0.0, 0.0
     if ranks > calibration:
         return 1.0, 1.0
+    # Evaluations and tests ask for it, a service that starts does not; scipy.stats takes half a second to load.
+    from scipy.stats import betabinom  # noqa: PLC0415
+
     low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
     return float(low) / tests, float(high) / tests
 
@@ -74,7 +77,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     """
     ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
     # The more ranks are flagged, the less sure it is.
-    safe = int(np.sum(beta.cdf(alpha, ranks, calibration + 1 - ranks) >= confidence))
+    safe = int(np.sum(betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))
     return safe / (calibration + 1) if safe else None
 
 

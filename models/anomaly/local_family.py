@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -62,6 +63,10 @@ class LocalFamily:
         joint = Tail.fit(_surprises(z, tails).max(1))
         return cls(np.array(grid), location, scale, weights, conditioning, tails, joint)
 
+    @cached_property
+    def _weights(self) -> Array:
+        return self.weights.astype(np.float64)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of cells."""
@@ -69,7 +74,7 @@ class LocalFamily:
 
     def deviations(self, cells: Array) -> Array:
         """Return z of every region, ``(N, cells)`` -> ``(N, regions)``; positive: more likely than predicted."""
-        return ((cells - self.location) / self.scale) @ self.weights.astype(np.float64)
+        return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
         """Return log of the mean z² over the regions of each shape, ``(N, cells)`` -> ``(N, shapes)``.

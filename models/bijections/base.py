@@ -176,6 +176,10 @@ class Elementwise(Bijection):
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
+    def settled(self) -> Elementwise:
+        """Return a copy for scoring, which never changes."""
+        return copy.deepcopy(self)
+
     def freeze(self, shape: Shape) -> FrozenStep:
         """Return an immutable copy in float64."""
         module = copy.deepcopy(self).double().eval()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +22,7 @@ from models.bijections.convolution import (
     multiplicity,
     project,
 )
-from models.bijections.frozen import FrozenMap
+from models.bijections.frozen import Inverse
 
 
 class ExactConv(Bijection):
@@ -72,19 +72,9 @@ class ExactConv(Bijection):
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
-    def freeze(self, shape: Shape) -> FrozenMap:
+    def freeze(self, shape: Shape) -> FrozenConvolution:
         """Return the map in float64 with factors made at the first inverse, which then costs O(D·b) a sample."""
-        weight, offset = self.weight.double().clone(), self._offset().double().clone()
-        # Only samples need the factors: a model that scores never pays for them.
-        factors = cache(lambda: FactorisedConvolution(weight, shape[1:]))
-        return FrozenMap(
-            lambda x: (convolve(weight, x) + offset, None),
-            lambda z: factors().solve(z - offset),
-            self._frozen_learned_inverse(offset),
-        )
-
-    def _frozen_learned_inverse(self, offset: Tensor) -> Callable[[Tensor], Tensor] | None:
-        return None
+        return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
         return self.bias.view(1, -1, 1, 1)
@@ -153,9 +143,41 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         kernel = (self.weight.shape[2], self.weight.shape[3])
         self.inverse_weight.copy_(project(FactorisedConvolution(self.weight, shape[1:]).inverse_images(), kernel))
 
-    def _frozen_learned_inverse(self, offset: Tensor) -> Callable[[Tensor], Tensor]:
-        weight = self.inverse_weight.double().clone()
-        return lambda z: convolve(weight, z - offset)
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenConvolution:
+        """Return the map with the kernel of its learned inverse."""
+        return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
+
+
+@dataclass(frozen=True)
+class FrozenConvolution:
+    """z = w * x + b in float64 on images of one size.
+
+    ``offset``: b, ``(1, C, 1, 1)``. ``learned_map``: the kernels of the learned inverse, one after the other.
+    """
+
+    weight: Tensor
+    offset: Tensor
+    image: Size
+    learned_map: tuple[Tensor, ...] | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Return w * x + b."""
+        return convolve(self.weight, x) + self.offset, None
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Undo :meth:`forward` by the factors of T(w), or by the learned kernels."""
+        x = z - self.offset
+        if inverse == "learned" and self.learned_map is not None:
+            for kernel in self.learned_map:
+                x = convolve(kernel, x)
+            return x
+        return self._factors.solve(x)
+
+    @cached_property
+    def _factors(self) -> FactorisedConvolution:
+        # Only samples need the factors: a model that scores never pays for them.
+        return FactorisedConvolution(self.weight, self.image)
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):

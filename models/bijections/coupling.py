@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,10 @@ class AffineCoupling(Bijection):
 
 @dataclass(frozen=True)
 class FrozenCoupling:
-    """A frozen coupling: three convolutions (weight, bias) in float32, all else in float64."""
+    """A frozen coupling: three convolutions (weight, bias) in float32, all else in float64.
+
+    The middle one, which is nearly all of the work, may be in bfloat16, with sums in float32 (:meth:`in_bfloat16`).
+    """
 
     kept: int
     first: tuple[Tensor, Tensor]
@@ -113,10 +116,15 @@ class FrozenCoupling:
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
+    def in_bfloat16(self) -> FrozenCoupling:
+        """Return the coupling with its middle convolution in bfloat16."""
+        weight, bias = self.middle
+        return replace(self, middle=(weight.bfloat16(), bias.bfloat16()))
+
     def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         hidden = kept.float().contiguous(memory_format=torch.channels_last)
         hidden = F.relu_(F.conv2d(hidden, *self.first, padding=1))
-        hidden = F.relu_(F.conv2d(hidden, *self.middle))
+        hidden = F.relu_(F.conv2d(hidden.to(self.middle[0].dtype), *self.middle)).float()
         logits, shift = F.conv2d(hidden, *self.last, padding=1).double().chunk(2, dim=1)
         return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 

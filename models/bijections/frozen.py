@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,7 +57,14 @@ class FrozenAffine:
         if self.learned_map is None:
             return None
         matrix, offset = _after(self.forward_map, self.learned_map)
-        return matrix - torch.eye(len(matrix), dtype=matrix.dtype), offset
+        return matrix - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device), offset
+
+    @cached_property
+    def reconstruction_size(self) -> float:
+        """The largest entry of :attr:`reconstruction_map`, 1 where all are 0: what float32 is to be scaled by."""
+        if self.reconstruction_map is None:
+            return 1.0
+        return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
 
     @property
     def tells_reconstruction(self) -> bool:
@@ -95,6 +102,28 @@ class FrozenAffine:
 
 def _after(inner: AffineMap, outer: AffineMap) -> AffineMap:
     return outer[0] @ inner[0], outer[0] @ inner[1] + outer[1]
+
+
+Frozen = TypeVar("Frozen")
+
+
+def moved(frozen: Frozen, device: torch.device) -> Frozen:
+    """Return a frozen step, or what one is made of, with all its tensors on ``device``.
+
+    Raises ``TypeError`` for steps that hide their tensors in functions.
+    """
+    found: Any = frozen
+    if isinstance(frozen, FrozenMap):
+        raise TypeError("this layer computes on the CPU alone")
+    if isinstance(frozen, Tensor):
+        found = frozen.to(device)
+    elif isinstance(frozen, tuple):
+        found = tuple(moved(part, device) for part in frozen)
+    elif is_dataclass(frozen) and not isinstance(frozen, type):
+        parts = {part.name: moved(getattr(frozen, part.name), device) for part in fields(frozen)}
+        found = replace(frozen, **parts)
+    result: Frozen = found
+    return result
 
 
 @dataclass(frozen=True)

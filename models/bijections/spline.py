@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.base import Elementwise, Shape, sum_samples
-from models.bijections.frozen import FrozenMap
+from models.bijections.frozen import Inverse
 
 MIN_SHARE = 1e-3
 """No bin is narrower or lower than this share of the whole range."""
@@ -58,19 +58,29 @@ class SplineActivation(Elementwise):
         )
 
     @torch.no_grad()
-    def freeze(self, shape: Shape) -> FrozenMap:
+    def freeze(self, shape: Shape) -> FrozenSpline:
         """Return the splines with their knots stored."""
-        knots = copy.deepcopy(self).double().knots()
-
-        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-            z, log_slope = knots.map_with_slope(x)
-            return z, log_slope.sum(1)
-
-        return FrozenMap(forward, lambda z: knots.inverse(z)[0])
+        return FrozenSpline(copy.deepcopy(self).double().knots())
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(f"expected images (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+
+
+@dataclass(frozen=True)
+class FrozenSpline:
+    """Frozen splines, one for every element of an image, in float64."""
+
+    knots: Knots
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and its log-det, ``(N, H, W)``."""
+        z, log_slope = self.knots.map_with_slope(x)
+        return z, log_slope.sum(1)
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Undo :meth:`forward`."""
+        return self.knots.inverse(z)[0]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.bijections.base import Bijection, Shape
+from models.bijections.frozen import Inverse
 
 
 class Squeeze(Bijection):
@@ -38,3 +40,20 @@ class Squeeze(Bijection):
         if z.dim() != 4 or z.shape[1] % 4:
             raise ValueError(f"expected images (N, 4C, H, W), got {tuple(z.shape)}")
         return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
+
+    def freeze(self, shape: Shape) -> FrozenSqueeze:
+        """Return the squeeze: it has nothing to store."""
+        return FrozenSqueeze()
+
+
+@dataclass(frozen=True)
+class FrozenSqueeze:
+    """A frozen squeeze."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Squeeze ``x``."""
+        return F.pixel_unshuffle(x, 2), None
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Undo :meth:`forward`."""
+        return F.pixel_shuffle(z, 2)

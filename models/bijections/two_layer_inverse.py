@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape, check_images
-from models.bijections.conv import ExactConv
+from models.bijections.conv import ExactConv, FrozenConvolution
 from models.bijections.convolution import FactorisedConvolution, Size, convolve, correlate, flip, project, same_padding
 
 
@@ -75,9 +75,11 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.first_inverse_weight.copy_(project(inverse_images, kernel))
         nn.init.dirac_(self.second_inverse_weight)
 
-    def _frozen_learned_inverse(self, offset: Tensor) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenConvolution:
+        """Return the map with both kernels of its learned inverse."""
         first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
-        return lambda z: convolve(second, convolve(first, z - offset))
+        return replace(super().freeze(shape), learned_map=(first, second))
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from models.bijections.base import Bijection, Elementwise, Shape
+from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
 from models.flow import Flow, walk
+from models.manifest import Precision
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,24 @@ class FrozenFlow:
     image_shape: Shape
     pixels: Elementwise
     levels: tuple[FrozenLevel, ...]
+    precision: Precision = "float32"
+
+    def with_precision(self, precision: Precision) -> FrozenFlow:
+        """Return the flow with the middle convolutions of its coupling networks in this precision.
+
+        Raises ``ValueError`` where it is bfloat16 already and float32 is asked: what was rounded does not come back.
+        """
+        if precision == self.precision:
+            return self
+        if precision == "float32":
+            raise ValueError("this flow was rounded to bfloat16: freeze it again")
+        levels = tuple(
+            replace(
+                level, steps=tuple(_rounded(step) for step in level.steps), prior=level.prior and _rounded(level.prior)
+            )
+            for level in self.levels
+        )
+        return replace(self, levels=levels, precision=precision)
 
     @property
     def has_learned_inverse(self) -> bool:
@@ -85,12 +104,16 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
             prior, kept = None, 0 if level is flow.level_list()[-1] else shape[0]
         latent_shape = (shape[0] - kept, *shape[1:]) if kept < shape[0] else None
         levels.append(FrozenLevel(frozen, prior, kept, latent_shape, constant))
-    return FrozenFlow(image_shape, copy.deepcopy(flow.pixels), tuple(levels))
+    return FrozenFlow(image_shape, flow.pixels.settled(), tuple(levels))
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
     """Return the names of the layers whose log-dets are stored with a model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
+
+
+def _rounded(step: FrozenStep) -> FrozenStep:
+    return step.in_bfloat16() if isinstance(step, FrozenCoupling) else step
 
 
 def _is_stored(bijection: Bijection) -> bool:

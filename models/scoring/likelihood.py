@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -18,6 +18,7 @@ from models.problems import ScoreNotFinite
 from models.scoring.engines import Engine
 from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow
+from models.scoring.threads import torch_threads
 
 CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 """Dequantised images held in float64 at once, and their pixels."""
@@ -79,19 +80,18 @@ def score_each(
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    for start, found in passes(engine, frozen, weights_digest, images, draws):
-        terms.append(found.terms())
-        # The first draw of an image comes every so many points.
-        first = slice(-start % draws, None, draws)
-        count = len(range(len(found))[first])
-        if count:
-            image = -(-start // draws)
-            evidence.append(gather(images[image : image + count], found if draws == 1 else found.rows(first)))
+    with torch_threads(1):
+        for start, found in passes(engine, frozen, weights_digest, images, draws):
+            terms.append(found.terms())
+            # The first draw of an image comes every so many points.
+            first = slice(-start % draws, None, draws)
+            count = len(range(len(found))[first])
+            if count:
+                image = -(-start // draws)
+                evidence.append(gather(images[image : image + count], found if draws == 1 else found.rows(first)))
     if not terms:
         return []
-    by_image = torch.cat(terms).view(len(images), draws, -1, 2)
-    together = Evidence.join(evidence)
-    return [_summarise(part, images[0].size, together[i : i + 1]) for i, part in enumerate(by_image)]
+    return _summarise(torch.cat(terms).view(len(images), draws, -1, 2), images[0].size, Evidence.join(evidence))
 
 
 def passes(
@@ -135,19 +135,29 @@ def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[N
         yield chunk
 
 
-def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> Likelihood | ScoreNotFinite:
-    values = terms.sum((1, 2))
-    mean = terms.mean(0)
-    log_likelihood = float(mean.sum())
-    if not math.isfinite(log_likelihood):
-        return ScoreNotFinite("the flow's arithmetic overflowed on this image")
-    k = len(values)
-    draws = None
-    if k > 1:
-        error = float(values.std() / math.sqrt(k))
-        draws = Draws(k, log_likelihood, error, float(torch.logsumexp(values, 0) - math.log(k)))
-    parts = tuple(Term(scale, float(prior), float(log_det)) for scale, (prior, log_det) in enumerate(mean.tolist()))
-    return Likelihood(log_likelihood, bits_per_dim(log_likelihood, dimensions), parts, draws, evidence=evidence)
+def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
+    """Return what is told of each image, from its terms, ``(images, draws, scales, 2)``, and its evidence."""
+    k = terms.shape[1]
+    means = terms.mean(1)
+    totals: list[float] = means.sum((1, 2)).tolist()
+    spread: Sequence[Draws | None] = [None] * len(terms) if k == 1 else _draws(terms.sum((2, 3)), totals)
+    found: list[Likelihood | ScoreNotFinite] = []
+    for index, (log_likelihood, by_scale, draws) in enumerate(zip(totals, means.tolist(), spread, strict=True)):
+        if not math.isfinite(log_likelihood):
+            found.append(ScoreNotFinite("the flow's arithmetic overflowed on this image"))
+            continue
+        parts = tuple(Term(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale))
+        bits, row = bits_per_dim(log_likelihood, dimensions), evidence[index : index + 1]
+        found.append(Likelihood(log_likelihood, bits, parts, draws, evidence=row))
+    return found
+
+
+def _draws(values: Tensor, means: list[float]) -> list[Draws]:
+    """Return the spread of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
+    k = values.shape[1]
+    columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
+    rows = zip(means, *(column.tolist() for column in columns), strict=True)
+    return [Draws(k, *row) for row in rows]
 
 
 def bits_per_dim(log_likelihood: float, dimensions: int) -> float:

@@ -23,10 +23,11 @@ from models.anomaly.whole_image import statistic_names
 from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
 from models.bijections.frozen import Inverse
 from models.calibrations import ARRAYS
+from models.engine_options import EngineOptions
 from models.images import Preprocessing
-from models.manifest import CalibrationSummary, Manifest, file_label
+from models.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.problems import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
-from models.scoring.engines import Engine, TorchEngine
+from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import Likelihood, passes, score_each, score_images
 from models.scoring.sampling import sample_frozen, to_pixels
@@ -36,6 +37,9 @@ STATISTIC_TOLERANCE = 0.05
 PINNED_TOLERANCE = 1e-3
 """Nats up to 28x28 between a stored score and the same score on another machine; 1e-5 a dimension beyond."""
 
+SLACK = 2.0
+"""Where the precision is not float32 the tolerances grow by so many times the worst deviation that was measured."""
+
 
 class Scorer:
     """A model ready to score. Not thread-safe: one thread owns it.
@@ -43,25 +47,32 @@ class Scorer:
     ``manifest``, ``preprocessing``, ``engine_name``, ``precision`` describe it; nothing in it changes after loading.
     """
 
-    def __init__(self, artifact: Artifact, summary: CalibrationSummary | None = None) -> None:
-        """``summary`` is that of the artifact's calibration where it is not the manifest's."""
+    def __init__(
+        self, artifact: Artifact, summary: CalibrationSummary | None = None, options: EngineOptions | None = None
+    ) -> None:
+        """``summary`` is that of the artifact's calibration where it is not the manifest's.
+
+        The precision is that of the calibration unless ``options`` name another. Raises ``EngineUnavailable``.
+        """
         self.manifest: Manifest = artifact.manifest
         self.preprocessing: Preprocessing = artifact.manifest.preprocessing
         self.calibration: Calibration = artifact.calibration
         self.calibration_summary: CalibrationSummary = summary or artifact.manifest.calibration
         self.pinned = artifact.pinned
         self.frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
-        self._engine: Engine = TorchEngine(self.frozen)
+        options = options or EngineOptions()
+        self._options = replace(options, precision=options.precision or self.calibration_summary.precision)
+        self._engine: Engine = open_engine(self.frozen, self._options)
         self._flow = artifact.flow
         self._names = statistic_names(self.frozen)
 
     @classmethod
-    def load(cls, path: Path, calibration: Path | None = None) -> Scorer:
+    def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
         """Load, verify and freeze the artifact at ``path`` and rescore its pinned image.
 
         ``calibration``: the folder of one that was made after the model; None: the artifact's own. Raises
         ``ArtifactError`` where a file is damaged, the calibration is not this model's, or the pinned image does not get
-        its stored score and statistic again.
+        its stored score and statistic again, ``EngineUnavailable`` where the engine of ``options`` cannot run here.
         """
         artifact = load_artifact(path)
         summary = None
@@ -72,26 +83,33 @@ class Scorer:
         if image_digest(artifact.pinned[0]) != pinned.image_sha256:
             raise ArtifactError(f"{file_label(path)}: the pinned image is not the one that the manifest names")
         try:
-            scorer = cls(artifact, summary)
+            scorer = cls(artifact, summary, options)
+            arrays_path = path / CALIBRATION if calibration is None else calibration / ARRAYS
+            scorer._check_precision(arrays_path)
             pinned_score = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
         tolerance = PINNED_TOLERANCE if scorer.dimensions <= 784 else 1e-5 * scorer.dimensions
+        if scorer.calibration_summary.deviation is not None:
+            tolerance += SLACK * scorer.calibration_summary.deviation.worst
         got = pinned_score.log_likelihood
         if abs(got - pinned.log_likelihood) > tolerance:
             raise ArtifactError(
                 f"{file_label(path)}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
             )
-        scorer._check_calibration(pinned_score, path / CALIBRATION if calibration is None else calibration / ARRAYS)
+        scorer._check_calibration(pinned_score, arrays_path)
         return scorer
+
+    def _check_precision(self, path: Path) -> None:
+        expected = self.calibration_summary.precision
+        if expected != self.precision:
+            raise ArtifactError(
+                f"{file_label(path)} is for {expected}, the engine in use computes in {self.precision}: "
+                "calibrate it for that"
+            )
 
     def _check_calibration(self, pinned: Likelihood, path: Path) -> None:
         summary = self.calibration_summary
-        if (summary.engine, summary.precision) != (self.engine_name, self.precision):
-            raise ArtifactError(
-                f"{file_label(path)} is for {summary.engine} in {summary.precision}, the engine in use is "
-                f"{self.engine_name} in {self.precision}: calibrate it for that"
-            )
         try:
             got = self.anomaly(pinned).statistic
             if self.calibration.is_thorough:
@@ -99,6 +117,8 @@ class Scorer:
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
         tolerance = STATISTIC_TOLERANCE * max(1, abs(summary.pinned_statistic) / 1000)
+        if summary.deviation is not None:
+            tolerance += SLACK * summary.deviation.worst_statistic
         if not abs(got - summary.pinned_statistic) <= tolerance:
             raise ArtifactError(
                 f"{file_label(path)}: the statistic of the pinned image is {got:.4f}, stored is "
@@ -111,9 +131,14 @@ class Scorer:
         return self._engine.name
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """The arithmetic of the coupling networks."""
         return self._engine.precision
+
+    @property
+    def tile(self) -> int:
+        """Images that the engine computes at once."""
+        return self._engine.tile
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -215,14 +240,22 @@ class Scorer:
             return []
         return self.calibration.judge(Evidence.join(evidence), self._names, self.preprocessing.shape[1:], alpha)
 
-    def calibrate(self, reference: ReferenceImages, progress: Progress) -> tuple[Calibration, CalibrationSummary]:
+    def calibrate(
+        self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
+    ) -> tuple[Calibration, CalibrationSummary]:
         """Return another calibration of this model, and what is to be said of it; nothing in the scorer changes.
 
-        Raises ``ScoreNotFinite``, and what ``progress`` raises.
+        It is for scores in ``precision``. Raises ``ScoreNotFinite``, and what ``progress`` raises.
         """
-        return calibrate(
-            self._engine, self.frozen, self.log_det_digest, self._flow, reference, self.pinned[0], progress
-        )
+        engine = self._engine_in(precision)
+        precise = None if precision == "float32" else self._engine_in("float32")
+        digest, pinned = self.log_det_digest, self.pinned[0]
+        return calibrate(engine, self.frozen, digest, self._flow, reference, pinned, progress, precise)
+
+    def _engine_in(self, precision: Precision) -> Engine:
+        if precision == self.precision:
+            return self._engine
+        return open_engine(self.frozen, replace(self._options, precision=precision))
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from models.problems import DeviceNotFound
@@ -9,15 +11,17 @@ from models.training.config import TrainingConfig
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of this name, "cpu" or "cuda". Raises ``DeviceNotFound`` where it is not there.
+    """Return the device of this name, "cpu", "cuda" or "cuda:N". Raises ``DeviceNotFound`` where it is not there.
 
     On CUDA the process computes float32 as float32 from here on: TF32, cuDNN's default, keeps ten bits of each factor.
     """
-    if name not in {"cpu", "cuda"}:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise DeviceNotFound(f"expected device cpu or cuda, got {name!r}")
-    if name == "cuda":
+    if name != "cpu":
         if not torch.cuda.is_available():
-            raise DeviceNotFound("device cuda was asked for, and PyTorch finds no CUDA device here")
+            raise DeviceNotFound(f"device {name} was asked for, and PyTorch finds no CUDA device here")
+        if (torch.device(name).index or 0) >= torch.cuda.device_count():
+            raise DeviceNotFound(f"device {name} was asked for, PyTorch finds {torch.cuda.device_count()} here")
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)

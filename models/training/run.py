@@ -35,7 +35,7 @@ from models.objectives.self_normalizing import inverse_quality
 from models.preprocessing import Preprocessing
 from models.presets import find_preset
 from models.problems import FolderTaken
-from models.scoring.engines import TorchEngine
+from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.scorer import Scorer
@@ -113,7 +113,7 @@ def _write_artifact(
     as_they_are = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
-    engine = TorchEngine(frozen)
+    engine = open_engine(frozen)
 
     def tell(part: str, done: int, images: int) -> None:
         observe({"event": "scoring", "part": part, "done": done, "images": images})
@@ -180,7 +180,7 @@ def _write_artifact(
 
 
 def _log_likelihoods(
-    engine: TorchEngine, frozen: FrozenFlow, digest: str, images: Images, tell: Callable[[str, int, int], None]
+    engine: Engine, frozen: FrozenFlow, digest: str, images: Images, tell: Callable[[str, int, int], None]
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     values: list[float] = []
     for start in range(0, len(images), REPORT_EVERY):

@@ -23,7 +23,7 @@ from models.artifact import CALIBRATION, CARD, load_artifact, seal
 from models.card import model_card
 from models.datasets import Dataset, load_dataset
 from models.registry import ZOO
-from models.scoring.engines import TorchEngine
+from models.scoring.engines import open_engine
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
 from models.training.loop import Interrupted
@@ -95,7 +95,7 @@ def calibrate_again(folder: Path, dataset: Dataset) -> None:
     frozen = freeze(artifact.flow, manifest.preprocessing.shape, manifest.log_dets.layers)
     reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
     calibration, summary = calibrate(
-        TorchEngine(frozen),
+        open_engine(frozen),
         frozen,
         manifest.log_dets.weights_sha256,
         artifact.flow,

@@ -18,11 +18,12 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.pixels import MarginalPixels
 from models.build import build_flow
 from models.datasets import load_dataset
+from models.engine_options import EngineName, EngineOptions
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE
 from models.objectives.self_normalizing import Loss, SelfNormalizingObjective
-from models.scoring.engines import TorchEngine
+from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.training.config import TrainingConfig
 
@@ -142,8 +143,10 @@ def training_loss(flow: Flow, y: Tensor, log_det: Tensor, reconstruction_weight:
     return SelfNormalizingObjective(flow, (channels, height, width), config).loss(flow, y, log_det, step=0)
 
 
-def frozen_glow(side: int, channels: int, pixels: PixelTransform) -> tuple[Flow, FrozenFlow, TorchEngine]:
+def frozen_glow(
+    side: int, channels: int, pixels: PixelTransform, engine: EngineName = "torch"
+) -> tuple[Flow, FrozenFlow, Engine]:
     """A random Glow, the same frozen, and an engine that runs it."""
     flow = glow(side, channels, pixels=pixels)
     frozen = freeze(flow, (channels, side, side))
-    return flow, frozen, TorchEngine(frozen)
+    return flow, frozen, open_engine(frozen, EngineOptions(engine))

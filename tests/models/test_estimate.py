@@ -19,7 +19,7 @@ from models.datasets import DatasetSummary
 from models.estimate import TrainingEstimate, estimate_training
 from models.presets import PRESETS, find_preset
 from models.problems import DatasetUnfit
-from models.scoring import engines
+from models.scoring.engines import tiles
 from models.training import loop, previews, run, validation
 from models.training.config import TrainingConfig
 from tests.models.helpers import mark_initialized
@@ -94,7 +94,7 @@ def test_importing_does_not_load_torch() -> None:
 def test_what_is_assumed_of_training_is_so() -> None:
     assert estimate.REPORT_SECONDS == loop.REPORT_SECONDS
     assert work.VALIDATION_BATCH == validation.BATCH
-    assert work.TILE == engines.TILE
+    assert work.TILE == tiles.DEFAULT_TILE
     assert work.SAMPLES == run.SAMPLE_COUNT
     assert work.PREVIEWED == previews.COUNT
 

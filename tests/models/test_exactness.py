@@ -19,7 +19,9 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
 from models.dequantisation import content_noise
-from models.scoring.engines import TILE, TorchEngine
+from models.engine_options import EngineName, EngineOptions
+from models.scoring.engines import TorchEngine, open_engine
+from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.likelihood import Likelihood, score_images
@@ -50,10 +52,16 @@ EVERY_FLOW = pytest.mark.parametrize(
     ("side", "channels", "pixels"), SHAPES, ids=[f"{c}x{s}x{s}-{p}" for s, c, p in SHAPES]
 )
 
+EVERY_ENGINE = pytest.mark.parametrize("name", ["torch", "openvino"])
 
+
+@EVERY_ENGINE
 @EVERY_FLOW
-def test_engine_agrees_with_the_jacobian_of_the_unfrozen_flow(side: int, channels: int, pixels: PixelTransform) -> None:
-    flow, frozen, engine = frozen_glow(side, channels, pixels)
+def test_engine_agrees_with_the_jacobian_of_the_unfrozen_flow(
+    side: int, channels: int, pixels: PixelTransform, name: EngineName
+) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels, name)
+    assert engine.name == name
     x = dequantised(real_images(2, side, channels))
     got = run_flow(engine, frozen, x).terms().sum((1, 2))
     flow.double().requires_grad_(False)
@@ -67,10 +75,11 @@ def test_engine_agrees_with_the_jacobian_of_the_unfrozen_flow(side: int, channel
     torch.testing.assert_close(flow(x).log_likelihood, base + log_det, rtol=0, atol=1e-7)
 
 
+@EVERY_ENGINE
 @EVERY_FLOW
 @torch.no_grad()
-def test_freezing_changes_nothing(side: int, channels: int, pixels: PixelTransform) -> None:
-    flow, frozen, engine = frozen_glow(side, channels, pixels)
+def test_freezing_changes_nothing(side: int, channels: int, pixels: PixelTransform, name: EngineName) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels, name)
     x = dequantised(real_images(6, side, channels))
     latents = engine.forward(frozen.pixels(x)[0])
     terms = run_flow(engine, frozen, x).terms()
@@ -84,10 +93,13 @@ def test_freezing_changes_nothing(side: int, channels: int, pixels: PixelTransfo
     assert [tuple(scale.shape[1:]) for scale in latents.scales] == frozen.latent_shapes()
 
 
+@EVERY_ENGINE
 @EVERY_FLOW
 @torch.no_grad()
-def test_inverse_of_forward_is_within_a_hundredth_of_a_bin(side: int, channels: int, pixels: PixelTransform) -> None:
-    flow, frozen, engine = frozen_glow(side, channels, pixels)
+def test_inverse_of_forward_is_within_a_hundredth_of_a_bin(
+    side: int, channels: int, pixels: PixelTransform, name: EngineName
+) -> None:
+    flow, frozen, engine = frozen_glow(side, channels, pixels, name)
     x = dequantised(real_images(32, side, channels))
     scales = engine.forward(frozen.pixels(x)[0]).scales
     back = frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
@@ -97,14 +109,15 @@ def test_inverse_of_forward_is_within_a_hundredth_of_a_bin(side: int, channels: 
     assert (again - x).abs().max() < 1e-5
 
 
+@EVERY_ENGINE
 @torch.no_grad()
-def test_learned_inverse_uses_r() -> None:
+def test_learned_inverse_uses_r(name: EngineName) -> None:
     flow = glow(16)
     for module in flow.modules():
         if isinstance(module, SelfNormalizingConv1x1):
             module.inverse_weight.copy_(torch.linalg.inv(module.weight) + 1e-3)
     frozen = freeze(flow, (1, 16, 16))
-    engine = TorchEngine(frozen)
+    engine = open_engine(frozen, EngineOptions(name))
     x = dequantised(real_images(4, 16))
     scales = engine.forward(frozen.pixels(x)[0]).scales
     learned = frozen.pixels.inverse(engine.inverse(scales, "learned"))[0]
@@ -187,7 +200,7 @@ class TestSameImageSameNumber:
         order = np.random.default_rng(5).permutation(len(images))
         assert largest_difference(scorer.score(images[order]), [together[i] for i in order]) <= ELSEWHERE
 
-    @pytest.mark.parametrize("size", [1, TILE - 1, TILE + 1, 63])
+    @pytest.mark.parametrize("size", [1, DEFAULT_TILE - 1, DEFAULT_TILE + 1, 63])
     def test_in_requests_of_another_size(
         self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], size: int
     ) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from models.engine_options import EngineOptions
 from models.problems import ScoreNotFinite
 from models.scoring.engines import Latents, TorchEngine
 from models.scoring.likelihood import score_each, score_images
@@ -25,7 +26,7 @@ class Overflowing(TorchEngine):
 
 
 def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
-    scorer = Scorer.load(artifact)
+    scorer = Scorer.load(artifact, options=EngineOptions("torch"))
     images = np.repeat(scorer.pinned[:1], 5, axis=0)
     images[:, 0, 0] = np.arange(5)[:, None]
     wanted = scorer.score(images)

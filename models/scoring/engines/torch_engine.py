@@ -1,49 +1,26 @@
-"""Engines run a frozen flow; this one is torch, on a CPU."""
+"""The engine of torch: on every CPU, and on CUDA."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from models.bijections.frozen import FrozenAffine, Inverse
-from models.scoring.frozen import FrozenFlow
+from models.bijections.frozen import FrozenAffine, Inverse, moved
+from models.manifest import Precision
+from models.problems import EngineUnavailable
+from models.scoring.engines.base import Latents
+from models.scoring.engines.cuda_graph import CudaGraph
+from models.scoring.engines.tiles import DEFAULT_TILE
+from models.scoring.frozen import FrozenFlow, FrozenLevel
+from models.scoring.threads import torch_threads
+from models.training.device import find_device
 
-TILE = 4
-"""Images at once. On a CPU the hidden activations of a coupling net stay in cache; larger batches are slower."""
-
-
-@dataclass(frozen=True)
-class Latents:
-    """What an engine returns for a batch, all float64.
-
-    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_dets`` and
-    ``prior_log_dets``: the data-dependent log-dets of each level's steps and of its prior, where in the image they
-    belong, ``(N, H, W)`` a level, in nats. ``reconstruction_errors``: ||R W x - x||² / ||x||² of the learned inverses
-    of 1x1 convolutions, ``(N, layers)`` a level, which may have none.
-    """
-
-    scales: list[Tensor]
-    log_dets: list[Tensor]
-    prior_log_dets: list[Tensor]
-    reconstruction_errors: list[Tensor]
-
-
-class Engine(Protocol):
-    """Maps images after the pixel transform to latents and back."""
-
-    name: str
-    precision: str
-
-    def forward(self, y: Tensor) -> Latents:
-        """Map ``y``, float64 ``(N, C, H, W)``, to its latents."""
-        ...
-
-    def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map whitened latents to images before the inverse of the pixel transform, float64 ``(N, C, H, W)``."""
-        ...
+CUDA_TILE = 64
+"""Images at once on a CUDA device, which has no use for few."""
 
 
 class TorchEngine:
@@ -52,26 +29,54 @@ class TorchEngine:
     The networks are nearly all of the cost. The rest, done in float32, would be nearly all of the rounding: each step
     would round the state that the next one amplifies. Works in tiles of one fixed size, a short one filled up: memory
     does not grow with N, and no kernel is chosen by the size of a batch, so a score is the same to the bit in any.
+
+    On CUDA a tile is one graph, replayed; float32 is float32 there, not TF32.
     """
 
     name = "torch"
-    precision = "float32"
 
-    def __init__(self, frozen: FrozenFlow, tile: int = TILE) -> None:
+    def __init__(
+        self, frozen: FrozenFlow, tile: int | None = None, threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        """Raises ``DeviceNotFound``, ``EngineUnavailable`` where a layer cannot compute on ``device``."""
+        self._device = find_device(device)
+        on_cpu = self._device.type == "cpu"
         self.frozen = frozen
-        self.tile = tile
+        self._levels = frozen.levels if on_cpu else _moved(frozen, self._device)
+        self.tile = tile or (DEFAULT_TILE if on_cpu else CUDA_TILE)
+        self._threads = threads or torch.get_num_threads()
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of the middle convolutions of the coupling networks."""
+        return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
         """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
-        tiles = [self._forward_tile(tile) for tile in torch.split(self._filled(y), self.tile)]
+        with torch_threads(self._threads):
+            tiles = [self._brought_back(self._run(tile)) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         """Map whitened latents to images before the inverse of the pixel transform."""
         tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
-        return torch.cat([self._inverse_tile(list(tile), inverse) for tile in tiles])[: len(scales[0])]
+        with torch_threads(self._threads):
+            found = [self._inverse_tile([one.to(self._device) for one in tile], inverse).cpu() for tile in tiles]
+        return torch.cat(found)[: len(scales[0])]
+
+    @cached_property
+    def _run(self) -> Callable[[Tensor], Latents]:
+        if self._device.type != "cuda":
+            return self._forward_tile
+        shape = (self.tile, *self.frozen.image_shape)
+        return CudaGraph(self._forward_tile, torch.zeros(shape, dtype=torch.float64, device=self._device))
+
+    def _brought_back(self, found: Latents) -> Latents:
+        if self._device.type == "cpu":
+            return found
+        return Latents(*([one.cpu() for one in getattr(found, part.name)] for part in fields(Latents)))
 
     def _filled(self, x: Tensor) -> Tensor:
         missing = -len(x) % self.tile
@@ -79,7 +84,7 @@ class TorchEngine:
 
     def _forward_tile(self, y: Tensor) -> Latents:
         scales, log_dets, prior_log_dets, reconstruction_errors = [], [], [], []
-        for level in self.frozen.levels:
+        for level in self._levels:
             log_det = None
             errors = [y.new_zeros(len(y), 0)]
             for step in level.steps:
@@ -103,12 +108,19 @@ class TorchEngine:
 
     def _inverse_tile(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         *remaining, y = scales
-        for level in reversed(self.frozen.levels):
+        for level in reversed(self._levels):
             if level.prior is not None:
                 y = level.prior.inverse(torch.cat([y, remaining.pop()], dim=1), inverse)
             for step in reversed(level.steps):
                 y = step.inverse(y, inverse)
         return y
+
+
+def _moved(frozen: FrozenFlow, device: torch.device) -> tuple[FrozenLevel, ...]:
+    try:
+        return moved(frozen.levels, device)
+    except TypeError as error:
+        raise EngineUnavailable(f"the flow has a layer that cannot run on {device}: {error}") from error
 
 
 def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:

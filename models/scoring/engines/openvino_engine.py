@@ -1,0 +1,110 @@
+"""The engine of OpenVINO: the whole flow as one compiled graph, on CPUs. Needs the extra ``cpu``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.bijections.frozen import FrozenAffine, Inverse
+from models.bijections.squeeze import FrozenSqueeze
+from models.manifest import Precision
+from models.scoring.engines.base import Latents
+from models.scoring.engines.openvino_graph import forward_graph, inverse_graph, knows_inverse
+from models.scoring.engines.openvino_program import Program
+from models.scoring.engines.torch_engine import TorchEngine
+from models.scoring.frozen import FrozenFlow, FrozenLevel
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+
+class OpenVINOEngine:
+    """The flow in float32 in one graph, log-dets and priors summed in float64.
+
+    Steps that a graph cannot invert are inverted by :class:`TorchEngine`. An image has the same result to the bit
+    alone, in any batch and at any place in it; where this machine's kernels do not keep that from one size of tile to
+    another, a single size is used (:class:`~models.scoring.engines.openvino_program.Program`).
+    """
+
+    name = "openvino"
+
+    def __init__(self, frozen: FrozenFlow, threads: int | None = None, cache: Path | None = None) -> None:
+        self.frozen = frozen
+        self._threads = threads
+        self._cache = cache
+        self._forward = Program(lambda images: forward_graph(frozen, images), threads, cache)
+        self._inverses: dict[Inverse, Program] = {}
+        self._torch = TorchEngine(frozen)
+        self._locations = _locations(frozen)
+        self._sizes = [_reconstruction_sizes(level) for level in frozen.levels]
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of the middle convolutions of the coupling networks."""
+        return self.frozen.precision
+
+    @property
+    def tile(self) -> int:
+        """Images that one thread computes at once."""
+        return self._forward.tiling.tile
+
+    def forward(self, y: Tensor) -> Latents:
+        """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
+        found = self._forward([_narrow(y)])
+        parts = dict(zip(self._forward.outputs, found, strict=True))
+        scales, log_dets, prior_log_dets, errors = [], [], [], []
+        for index in range(len(self.frozen.levels)):
+            if ("latent", index) in parts:
+                latent = parts["latent", index]
+                scales.append(torch.from_numpy(latent.astype(np.float64)))
+            slopes = parts.get(("log-slopes", index))
+            prior = parts.get(("prior-log-slopes", index))
+            nothing = np.zeros((len(y), *self._locations[index]))
+            log_dets.append(torch.from_numpy(nothing if slopes is None else _channel_sum(slopes)))
+            prior_log_dets.append(torch.from_numpy(nothing if prior is None else _channel_sum(prior)))
+            ratio = parts.get(("reconstruction-errors", index), np.zeros((len(y), 0)))
+            errors.append(torch.from_numpy(ratio * self._sizes[index] ** 2))
+        return Latents(scales, log_dets, prior_log_dets, errors)
+
+    def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
+        """Map whitened latents to images before the inverse of the pixel transform."""
+        if not knows_inverse(self.frozen):
+            return self._torch.inverse(scales, inverse)
+        if inverse not in self._inverses:
+            self._inverses[inverse] = Program(
+                lambda images: inverse_graph(self.frozen, images, inverse), self._threads, self._cache
+            )
+        (images,) = self._inverses[inverse]([_narrow(scale) for scale in scales])
+        return torch.from_numpy(images.astype(np.float64))
+
+
+def _locations(frozen: FrozenFlow) -> list[tuple[int, int]]:
+    """Return the height and width that each level works at."""
+    found = []
+    _, height, width = frozen.image_shape
+    for level in frozen.levels:
+        if any(isinstance(step, FrozenSqueeze) for step in level.steps):
+            height, width = height // 2, width // 2
+        found.append((height, width))
+    return found
+
+
+def _reconstruction_sizes(level: FrozenLevel) -> Array:
+    steps = [step for step in level.steps if isinstance(step, FrozenAffine) and step.tells_reconstruction]
+    return np.array([step.reconstruction_size for step in steps], dtype=np.float64)
+
+
+def _narrow(x: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = x.float().contiguous().numpy()
+    return array
+
+
+def _channel_sum(slopes: NDArray[np.float32]) -> Array:
+    total: Array = slopes.sum(1, dtype=np.float64)
+    return total

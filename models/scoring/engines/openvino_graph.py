@@ -1,0 +1,266 @@
+"""From a frozen flow to an OpenVINO graph for a fixed number of images: every step in float32, sums left to the caller.
+
+Needs the extra ``cpu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from openvino import opset13 as op
+from torch import Tensor
+
+from models.bijections.conv import FrozenConvolution
+from models.bijections.convolution import same_padding
+from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
+from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
+from models.bijections.spline import FrozenSpline, Knots
+from models.bijections.squeeze import FrozenSqueeze
+from models.scoring.frozen import FrozenFlow
+
+Node: TypeAlias = "ov.Output"
+Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image"]
+
+VECTOR = 16
+"""Output channels that a convolution kernel computes at once: fewer cost as much."""
+
+
+@dataclass
+class Graph:
+    """A graph and what its outputs are: parts of a level, ``(images, ...)`` each, in the order of the results."""
+
+    model: ov.Model
+    outputs: list[tuple[Part, int]]
+
+
+@dataclass
+class _Outputs:
+    nodes: list[Node] = field(default_factory=list)
+    parts: list[tuple[Part, int]] = field(default_factory=list)
+
+    def add(self, part: Part, level: int, node: Node) -> None:
+        self.nodes.append(node)
+        self.parts.append((part, level))
+
+    def graph(self, inputs: list[ov.Node]) -> Graph:
+        return Graph(ov.Model([op.result(node) for node in self.nodes], inputs, "flow"), self.parts)
+
+
+def knows_forward(frozen: FrozenFlow) -> bool:
+    """Whether :func:`forward_graph` has all steps of the flow."""
+    known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
+    return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
+
+
+def knows_inverse(frozen: FrozenFlow) -> bool:
+    """Whether :func:`inverse_graph` has all steps: k x k convolutions are solved for, which a graph cannot."""
+    return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
+
+
+def _is_1x1(step: FrozenStep) -> bool:
+    return isinstance(step, FrozenAffine) and not step.flat
+
+
+def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
+    return all(known(step) for level in frozen.levels for step in level.steps)
+
+
+def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
+    """Return the graph from images after the pixel transform to latents and log slopes, which the caller sums up.
+
+    Outputs a level, where it has them: the log slopes of every value that a step scales, ``(images, K, H, W)``, those
+    of its prior, its latents, and the reconstruction errors of learned inverses, ``(images, layers)``.
+    """
+    start = op.parameter([images, *frozen.image_shape], np.float32, name="image")
+    x, outputs = start.output(0), _Outputs()
+    for index, level in enumerate(frozen.levels):
+        slopes: list[Node] = []
+        errors: list[Node] = []
+        for step in level.steps:
+            if isinstance(step, FrozenAffine) and step.tells_reconstruction:
+                errors.append(_reconstruction_error(step, x))
+            x, slope = _forward(step, x)
+            slopes += [] if slope is None else [slope]
+        if slopes:
+            outputs.add("log-slopes", index, _joined(slopes))
+        if errors:
+            outputs.add("reconstruction-errors", index, _joined(errors))
+        if level.prior is not None:
+            assert isinstance(level.prior, FrozenCoupling)
+            x, latent, slope = _couple(level.prior, x)
+            outputs.add("prior-log-slopes", index, slope)
+            outputs.add("latent", index, latent)
+        elif level.latent_shape is not None:
+            outputs.add("latent", index, x)
+    return outputs.graph([start])
+
+
+def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
+    """Return the graph from whitened latents, an input a scale, finest first, to images before the pixel transform."""
+    starts = [op.parameter([images, *shape], np.float32) for shape in frozen.latent_shapes()]
+    *remaining, x = [start.output(0) for start in starts]
+    for level in reversed(frozen.levels):
+        if level.prior is not None:
+            assert isinstance(level.prior, FrozenCoupling)
+            x = _decouple(level.prior, x, remaining.pop())
+        for step in reversed(level.steps):
+            if isinstance(step, FrozenAffine):
+                learned = step.learned_map if inverse == "learned" else None
+                x = _affine(learned or step.inverse_map, x)
+            elif isinstance(step, FrozenCoupling):
+                kept, moved = _split(x, step.kept)
+                x = _decouple(step, kept, moved)
+            else:
+                x = op.depth_to_space(x, "depth_first", 2).output(0)
+    outputs = _Outputs()
+    outputs.add("image", 0, x)
+    return outputs.graph(starts)
+
+
+def _forward(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
+    if isinstance(step, FrozenAffine):
+        return _affine(step.forward_map, x), None
+    if isinstance(step, FrozenCoupling):
+        kept, moved, log_scale = _couple(step, x)
+        return _joined([kept, moved]), log_scale
+    if isinstance(step, FrozenConvolution):
+        return _convolve(x, step.weight, step.offset.flatten()), None
+    if isinstance(step, FrozenSpline):
+        return _spline(step.knots, x)
+    return op.space_to_depth(x, "depth_first", 2).output(0), None
+
+
+def _affine(affine: AffineMap, x: Node) -> Node:
+    matrix, offset = affine
+    return _convolve(x, matrix[:, :, None, None], offset)
+
+
+def _reconstruction_error(step: FrozenAffine, x: Node) -> Node:
+    """Return ||R W x - x||² / ||x||², ``(images, 1)``, of a map scaled up so that its square does not underflow."""
+    assert step.reconstruction_map is not None
+    matrix, offset = step.reconstruction_map
+    size = step.reconstruction_size
+    error = _affine((matrix / size, offset / size), x)
+    return op.divide(_square_sum(error), _square_sum(x)).output(0)
+
+
+def _square_sum(x: Node) -> Node:
+    return op.reshape(
+        op.reduce_sum(op.multiply(x, x), op.constant([1, 2, 3]), keep_dims=False), op.constant([-1, 1]), False
+    ).output(0)
+
+
+def _couple(coupling: FrozenCoupling, x: Node) -> tuple[Node, Node, Node]:
+    """Return the kept half, the moved half, and the log scales of the latter."""
+    kept, moved = _split(x, coupling.kept)
+    log_scale, shift = _scale_and_shift(coupling, kept)
+    return kept, op.add(op.multiply(moved, op.exp(log_scale)), shift).output(0), log_scale
+
+
+def _decouple(coupling: FrozenCoupling, kept: Node, moved: Node) -> Node:
+    log_scale, shift = _scale_and_shift(coupling, kept)
+    return _joined([kept, op.multiply(op.subtract(moved, shift), op.exp(op.negative(log_scale))).output(0)])
+
+
+def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
+    hidden = op.relu(_convolve(kept, *coupling.first)).output(0)
+    hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
+    logits, shift = op.split(_convolve_to_few(hidden, *coupling.last), op.constant(1), 2).outputs()
+    bound = _constant(np.float32(LOG_SCALE_BOUND))
+    return op.multiply(op.tanh(op.divide(logits, bound)), bound).output(0), shift
+
+
+def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
+    """Convolve with padding that keeps the size, in the arithmetic of ``weight``; the bias is in the same."""
+    pads = list(same_padding(weight))
+    kind = ov.Type.bf16 if weight.dtype == torch.bfloat16 else ov.Type.f32
+    kernel, offset = _constant(_numpy(weight)), _constant(_numpy(bias).reshape(1, -1, 1, 1))
+    if x.get_element_type() != kind:
+        x = op.convert(x, kind).output(0)
+    if kind == ov.Type.bf16:
+        kernel, offset = op.convert(kernel, kind).output(0), op.convert(offset, kind).output(0)
+    return op.add(op.convolution(x, kernel, [1, 1], pads, pads, [1, 1]), offset).output(0)
+
+
+def _convolve_to_few(x: Node, weight: Tensor, bias: Tensor) -> Node:
+    """Convolve as :func:`_convolve` to float32, by a product with all taps at once where the outputs are few.
+
+    w * x = Σ_t shift_t(w_t x): one product gives w_t x for every tap t as channels, a convolution of zeros and ones
+    shifts and sums them, exactly. A kernel with fewer outputs than a vector has values wastes the rest of each; the
+    taps together fill them.
+    """
+    outputs, inputs, height, width = weight.shape
+    taps = height * width
+    if _filled(outputs * taps) >= _filled(outputs) * taps:
+        return _convolve(x, weight, bias)
+    products = weight.permute(2, 3, 0, 1).reshape(taps * outputs, inputs, 1, 1)
+    shifts = torch.eye(taps).view(taps, 1, taps).repeat(1, outputs, 1)
+    shifts = (shifts[:, :, None] * torch.eye(outputs)[None, :, :, None]).reshape(taps * outputs, outputs, height, width)
+    gathered = _convolve(x, products, torch.zeros(taps * outputs))
+    return _convolve(gathered, shifts.transpose(0, 1), bias)
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // VECTOR) * VECTOR
+
+
+def _spline(knots: Knots, x: Node) -> tuple[Node, Node]:
+    """Return z and the log slopes of :meth:`Knots.map_with_slope`; a bin is picked by comparisons, not by an index."""
+    shape = [1, *list(x.get_shape())[1:]]
+    inner = [_elements(edge, shape) for edge in knots.x[:, 1:-1].unbind(1)]
+    bound = _constant(np.float32(knots.bound))
+    clamped = op.clamp(x, -knots.bound, knots.bound).output(0)
+    after = [op.greater_equal(clamped, edge).output(0) for edge in inner]
+
+    def pick(values: Tensor) -> Node:
+        first, *others = [_elements(value, shape) for value in values.unbind(1)]
+        for passed, value in zip(after, others, strict=True):
+            first = op.select(passed, value, first).output(0)
+        return first
+
+    widths, heights = knots.x.diff(), knots.y.diff()
+    means, left, right = heights / widths, knots.slope[:, :-1], knots.slope[:, 1:]
+    mean, start, end = pick(means), pick(left), pick(right)
+    theta = op.multiply(op.subtract(clamped, pick(knots.x[:, :-1])), pick(1 / widths)).output(0)
+    rest = op.subtract(_constant(np.float32(1)), theta).output(0)
+    mixed, square = op.multiply(theta, rest).output(0), op.multiply(theta, theta).output(0)
+    denominator = op.add(mean, op.multiply(pick(left + right - 2 * means), mixed)).output(0)
+    rise = op.divide(op.add(op.multiply(mean, square), op.multiply(start, mixed)), denominator)
+    z = op.add(pick(knots.y[:, :-1]), op.multiply(pick(heights), rise)).output(0)
+    numerator = op.add(
+        op.add(op.multiply(end, square), op.multiply(start, op.multiply(rest, rest))),
+        op.multiply(mean, op.multiply(_constant(np.float32(2)), mixed)),
+    )
+    ratio = op.divide(mean, denominator)
+    log_slope = op.log(op.multiply(op.multiply(ratio, ratio), numerator)).output(0)
+    inside = op.less(op.abs(x), bound).output(0)
+    return op.select(inside, z, x).output(0), op.select(inside, log_slope, _constant(np.float32(0))).output(0)
+
+
+def _elements(values: Tensor, shape: list[int]) -> Node:
+    return _constant(_numpy(values).reshape(shape))
+
+
+def _split(x: Node, kept: int) -> tuple[Node, Node]:
+    lengths = op.constant([kept, int(x.get_shape()[1]) - kept])
+    first, second = op.variadic_split(x, op.constant(1), lengths).outputs()
+    return first, second
+
+
+def _joined(parts: list[Node]) -> Node:
+    return parts[0] if len(parts) == 1 else op.concat(parts, 1).output(0)
+
+
+def _constant(values: NDArray[np.float32] | np.float32) -> Node:
+    return op.constant(np.ascontiguousarray(values)).output(0)
+
+
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.detach().cpu().float().numpy()
+    return array

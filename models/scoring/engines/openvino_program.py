@@ -1,0 +1,135 @@
+"""A graph compiled for this machine, run over any number of images in tiles of fixed sizes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.scoring.engines.compiled_cache import Compiled, CompiledCache, graph_digest
+from models.scoring.engines.openvino_graph import Graph, Part
+from models.scoring.engines.tiles import Tiling, fastest_tile, seconds, store_tiling, stored_tiling, unmeasured
+
+log = logging.getLogger(__name__)
+
+Arrays = list[NDArray[np.float32]]
+
+NEVER = 1e6
+"""Seconds for a single image, where single images are never to be computed alone."""
+
+
+class Program:
+    """``graph(images)``, compiled twice: for one image by all threads, and for waves of tiles, one a thread.
+
+    A few images are fastest one after the other, each by all threads; many where threads never wait for each other.
+    The size of the tiles is measured where there is a ``cache`` to keep it in, and with it that both ways give the same
+    to the bit, without which only waves are used.
+    """
+
+    def __init__(self, graph: Callable[[int], Graph], threads: int | None = None, cache: Path | None = None) -> None:
+        self._graph = graph
+        self._lanes = threads or torch.get_num_threads()
+        self._cache = CompiledCache(cache)
+        one = graph(1)
+        self.outputs: list[tuple[Part, int]] = one.outputs
+        self._single = self._compile(one, lanes=1)
+        stored = None if cache is None else cache / f"{graph_digest(one.model)}-{self._lanes}.json"
+        found = None if stored is None else stored_tiling(stored, self._lanes)
+        if found is not None or stored is None:
+            self.tiling = found or unmeasured(self._lanes)
+            self._wave = self._compile(graph(self.tiling.tile), self._lanes)
+        else:
+            self.tiling, self._wave = self._measure()
+            store_tiling(stored, self.tiling)
+        for lanes in (self._single, self._wave):
+            lanes.compiled.keep()
+
+    def __call__(self, inputs: Sequence[NDArray[np.float32]]) -> Arrays:
+        """Map arrays with ``images`` first to the outputs, float32, ``images`` first."""
+        images = len(inputs[0])
+        outputs = self._single.outputs(images)
+        in_waves = min(images, self.tiling.waves(images) * self.tiling.tile * self._lanes)
+        self._wave.run(inputs, outputs, 0, in_waves)
+        self._single.run(inputs, outputs, in_waves, images)
+        return outputs
+
+    def _compile(self, graph: Graph, lanes: int) -> Lanes:
+        # Pinned threads would wait for whatever else runs on their core; the rest says what is meant.
+        settings = {
+            "NUM_STREAMS": lanes,
+            "INFERENCE_NUM_THREADS": self._lanes,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+        return Lanes(self._cache.compile(graph.model, settings), lanes)
+
+    def _measure(self) -> tuple[Tiling, Lanes]:
+        waves: dict[int, Lanes] = {}
+
+        def wave(tile: int) -> Callable[[], object]:
+            waves[tile] = self._compile(self._graph(tile), self._lanes)
+            return waves[tile].on_noise(tile * self._lanes)[0]
+
+        tile = fastest_tile(wave)
+        images = tile * self._lanes
+        work, together = waves[tile].on_noise(images)
+        one_by_one, alone = self._single.on_noise(images)
+        single = seconds(one_by_one) / images
+        tiling = Tiling(tile=tile, lanes=self._lanes, wave=seconds(work), single=single)
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True)):
+            log.warning("one image and a tile of %d differ in their last bits here: single images fill a tile", tile)
+            tiling = tiling.model_copy(update={"single": NEVER})
+        return tiling, waves[tile]
+
+
+class Lanes:
+    """A compiled graph and ``lanes`` requests of it that run side by side."""
+
+    def __init__(self, compiled: Compiled, lanes: int) -> None:
+        self.compiled = compiled
+        model = compiled.model
+        self._requests = [model.create_infer_request() for _ in range(lanes)]
+        self.tile = int(model.input(0).get_shape()[0])
+        self._input_shapes = [tuple(one.get_shape())[1:] for one in model.inputs]
+        self._output_shapes = [tuple(one.get_shape())[1:] for one in model.outputs]
+
+    def outputs(self, images: int) -> Arrays:
+        """Return room for the outputs of so many images."""
+        return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
+
+    def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
+        """Return work on so many images of noise, the same for every graph, and where its outputs go."""
+        random = np.random.default_rng(0)
+        inputs = [random.standard_normal((images, *shape), dtype=np.float32) for shape in self._input_shapes]
+        outputs = self.outputs(images)
+        return lambda: self.run(inputs, outputs, 0, images), outputs
+
+    def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Arrays, start: int, stop: int) -> None:
+        """Compute images ``start`` to ``stop - 1``; what a last tile lacks is whatever was there before."""
+        running: list[tuple[int, int] | None] = [None] * len(self._requests)
+        try:
+            for number, first in enumerate(range(start, stop, self.tile)):
+                lane = number % len(self._requests)
+                self._collect(lane, running, outputs)
+                last = min(first + self.tile, stop)
+                for index, values in enumerate(inputs):
+                    self._requests[lane].get_input_tensor(index).data[: last - first] = values[first:last]
+                self._requests[lane].start_async()
+                running[lane] = first, last
+        finally:
+            for lane in range(len(self._requests)):
+                self._collect(lane, running, outputs)
+
+    def _collect(self, lane: int, running: list[tuple[int, int] | None], outputs: Arrays) -> None:
+        place, running[lane] = running[lane], None
+        if place is None:
+            return
+        request = self._requests[lane]
+        request.wait()
+        first, last = place
+        for index, values in enumerate(outputs):
+            values[first:last] = request.get_output_tensor(index).data[: last - first]

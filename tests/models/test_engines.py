@@ -1,0 +1,385 @@
+"""Engines against flows in float64, the choice among them, their tiles, and the cache of compiled flows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.bijections.coupling import FrozenCoupling
+from models.bijections.frozen import FrozenAffine, FrozenStep, moved
+from models.engine_options import EngineName, EngineOptions
+from models.flow import Flow
+from models.problems import DeviceNotFound, EngineUnavailable
+from models.scoring.engines import Latents, TorchEngine, open_engine, openvino_program
+from models.scoring.engines.compiled_cache import graph_digest
+from models.scoring.engines.openvino_engine import OpenVINOEngine
+from models.scoring.engines.openvino_graph import forward_graph
+from models.scoring.engines.openvino_program import Lanes
+from models.scoring.engines.tiles import Tiling, fastest_tile, unmeasured
+from models.scoring.flow_pass import run_flow
+from models.scoring.frozen import FrozenFlow, freeze
+from models.scoring.threads import torch_threads
+from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
+from tests.models.helpers import dequantised, frozen_glow, glow, real_images
+
+FLOAT32 = 1e-3
+"""Nats at 28x28 or less between an engine in float32 and float64."""
+
+
+def points(frozen: FrozenFlow, count: int) -> Tensor:
+    channels, side, _ = frozen.image_shape
+    return dequantised(real_images(count, side, channels))
+
+
+def scores(engine: Any, frozen: FrozenFlow, x: Tensor) -> Tensor:
+    return run_flow(engine, frozen, x).terms().sum((1, 2))
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+@torch.no_grad()
+def test_convolutions_and_splines_agree_with_the_unfrozen_flow(name: EngineName) -> None:
+    flow = convolutional(12)
+    frozen = freeze(flow, (1, 12, 12))
+    engine = open_engine(frozen, EngineOptions(name))
+    x = points(frozen, 40)
+    # Saturated pixels lie outside the splines' range, where they are the identity.
+    x[0, 0, :2], x[1, 0, :2] = 1e-9, 256 - 1e-9
+    latents = engine.forward(frozen.pixels(x)[0])
+    expected = flow.double()(x)
+    torch.testing.assert_close(latents.scales[0], expected.latents[0], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(scores(engine, frozen, x), expected.log_likelihood, rtol=0, atol=FLOAT32)
+    back = frozen.pixels.inverse(engine.inverse(latents.scales, "exact"))[0]
+    assert (back - x)[2:].abs().max() < 0.01
+
+
+@torch.no_grad()
+def test_reconstruction_errors_are_those_of_the_learned_inverses() -> None:
+    flow = off_inverse(glow(16))
+    frozen = freeze(flow, (1, 16, 16))
+    y = frozen.pixels(points(frozen, 9))[0]
+    found, expected = (engine.forward(y).reconstruction_errors for engine in (open_engine(frozen), TorchEngine(frozen)))
+    for got, want in zip(found, expected, strict=True):
+        assert want.shape == (9, 2)
+        assert (want > 1e-6).all()
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=0)
+
+
+@torch.no_grad()
+def test_reconstruction_errors_far_below_float32_do_not_vanish() -> None:
+    """Errors of 1e-25 have squares that float32 cannot hold."""
+    frozen = freeze(off_inverse(glow(8)), (1, 8, 8))
+    (level,) = frozen.levels
+
+    def shrunk(step: FrozenStep) -> FrozenStep:
+        if not isinstance(step, FrozenAffine) or step.reconstruction_map is None:
+            return step
+        matrix, offset = step.reconstruction_map
+        copy = replace(step)
+        vars(copy)["reconstruction_map"] = (matrix * 1e-23, offset * 1e-23)
+        return copy
+
+    small = replace(frozen, levels=(replace(level, steps=tuple(map(shrunk, level.steps))),))
+    y = frozen.pixels(points(frozen, 5))[0]
+    expected = TorchEngine(frozen).forward(y).reconstruction_errors[0] * 1e-46
+    torch.testing.assert_close(open_engine(small).forward(y).reconstruction_errors[0], expected, rtol=1e-3, atol=0)
+
+
+def by_hand_in_bfloat16(coupling: FrozenCoupling, kept: Tensor) -> Tensor:
+    """The network with the middle convolution's weights, inputs and outputs rounded, and sums in float64."""
+
+    def rounded(x: Tensor) -> Tensor:
+        return x.float().bfloat16().double()
+
+    hidden = F.relu(F.conv2d(kept, coupling.first[0].double(), coupling.first[1].double(), padding=1))
+    weight, bias = coupling.middle
+    hidden = rounded(F.relu(rounded(F.conv2d(rounded(hidden), rounded(weight)) + rounded(bias).view(1, -1, 1, 1))))
+    return F.conv2d(hidden, coupling.last[0].double(), coupling.last[1].double(), padding=1)
+
+
+@pytest.mark.parametrize("name", ["torch", "auto"])
+@torch.no_grad()
+def test_bfloat16_rounds_the_middle_convolution_and_nothing_else(name: EngineName) -> None:
+    flow, frozen, _ = frozen_glow(8, 1, "logit")
+    x = points(frozen, 20)
+    y = frozen.pixels(x)[0]
+    engine = open_engine(frozen, EngineOptions(name, precision="bfloat16"))
+    assert engine.precision == "bfloat16"
+    (level,) = frozen.levels
+    z = y
+    for step in level.steps:
+        if isinstance(step, FrozenCoupling):
+            logits, shift = by_hand_in_bfloat16(step, z[:, : step.kept]).chunk(2, dim=1)
+            z = torch.cat([z[:, : step.kept], z[:, step.kept :] * torch.exp(2 * torch.tanh(logits / 2)) + shift], 1)
+        else:
+            z = step.forward(z)[0]
+    found = engine.forward(y).scales[0]
+    exact = flow.double()(x).latents[0]
+    by_rounding = (z - exact).abs()
+    assert by_rounding.max() > 1e-3
+    # Libraries round sums at other places; what is left is far below what rounding to bfloat16 does.
+    assert (found - z).abs().mean() < 0.1 * by_rounding.mean()
+    difference = (scores(engine, frozen, x) - flow(x).log_likelihood).abs()
+    assert 0 < difference.max() < 0.5
+
+
+def test_float32_does_not_come_back() -> None:
+    frozen = frozen_glow(8, 1, "logit")[1].with_precision("bfloat16")
+    with pytest.raises(ValueError, match="freeze it again"):
+        frozen.with_precision("float32")
+
+
+@pytest.mark.parametrize("images", [0, 1, 2, 7, 8, 9, 23])
+@torch.no_grad()
+def test_an_image_is_the_same_to_the_bit_in_any_batch(images: int) -> None:
+    frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
+    engine = OpenVINOEngine(frozen, threads=2)
+    y = frozen.pixels(points(frozen, 23))[0]
+    whole, part = engine.forward(y), engine.forward(y[23 - images :])
+    for name in ("scales", "log_dets", "prior_log_dets", "reconstruction_errors"):
+        for got, want in zip(getattr(part, name), getattr(whole, name), strict=True):
+            assert torch.equal(got, want[23 - images :])
+    assert torch.equal(engine.inverse(part.scales, "exact"), engine.inverse(whole.scales, "exact")[23 - images :])
+
+
+class TestChoice:
+    """Which engine runs a flow."""
+
+    def test_openvino_runs_what_it_knows(self) -> None:
+        assert open_engine(frozen_glow(8, 1, "logit")[1]).name == "openvino"
+        assert open_engine(freeze(convolutional(), (1, 12, 12))).name == "openvino"
+
+    def test_torch_runs_the_rest(self) -> None:
+        dense = freeze(fully_connected(), (1, 6, 6))
+        assert open_engine(dense).name == "torch"
+        with pytest.raises(EngineUnavailable, match="layers that OpenVINO's graphs do not have"):
+            open_engine(dense, EngineOptions("openvino"))
+
+    def test_where_it_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        frozen = frozen_glow(8, 1, "logit")[1]
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        assert open_engine(frozen).name == "torch"
+        with pytest.raises(EngineUnavailable, match="not installed"):
+            open_engine(frozen, EngineOptions("openvino"))
+
+    def test_openvino_is_for_the_cpu(self) -> None:
+        with pytest.raises(EngineUnavailable, match="not on cuda:0"):
+            open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions("openvino", device="cuda:0"))
+
+
+class TestDevices:
+    """Scoring on another device; torch's meta device, which has no values, stands for one."""
+
+    @pytest.mark.parametrize("flow", [off_inverse(glow(16)), convolutional(16)], ids=["glow", "convolutional"])
+    def test_a_tile_makes_nothing_on_another_device(self, flow: Flow) -> None:
+        frozen = freeze(flow, (1, 16, 16))
+        engine = TorchEngine(frozen)
+        y = frozen.pixels(points(frozen, 4))[0]
+        expected = engine.forward(y)
+        engine._levels = moved(frozen.levels, torch.device("meta"))
+        found = engine._forward_tile(y.to("meta"))
+        for part in fields(Latents):
+            for got, want in zip(getattr(found, part.name), getattr(expected, part.name), strict=True):
+                assert (got.device.type, got.shape, got.dtype) == ("meta", want.shape, want.dtype)
+
+    def test_a_tensor_left_behind_would_be_seen(self) -> None:
+        frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
+        with pytest.raises(RuntimeError, match="device"):
+            TorchEngine(frozen)._forward_tile(torch.empty(4, 1, 16, 16, dtype=torch.float64, device="meta"))
+
+    def test_layers_that_cannot_move_are_named(self) -> None:
+        with pytest.raises(TypeError, match="on the CPU alone"):
+            moved(freeze(fully_connected(), (1, 6, 6)).levels, torch.device("meta"))
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+    def test_a_device_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(DeviceNotFound, match="cuda:3"):
+            open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions(device="cuda:3"))
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is there")
+    @pytest.mark.parametrize("images", [1, 63, 65])
+    def test_cuda_agrees_with_the_cpu(self, images: int) -> None:
+        frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
+        x = points(frozen, images)
+        engine = open_engine(frozen, EngineOptions(device="cuda"))
+        expected = scores(TorchEngine(frozen), frozen, x)
+        torch.testing.assert_close(scores(engine, frozen, x), expected, rtol=0, atol=FLOAT32)
+        assert torch.equal(scores(engine, frozen, x[:1]), scores(engine, frozen, x)[:1])
+        scales = engine.forward(frozen.pixels(x)[0]).scales
+        assert (frozen.pixels.inverse(engine.inverse(scales, "exact"))[0] - x).abs().max() < 0.01
+
+
+class TestTiles:
+    """Images at once."""
+
+    def test_the_smallest_of_the_fastest_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        took = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.98, 16: 20.0, 32: 1e-9}
+        monkeypatch.setattr("models.scoring.engines.tiles.seconds", lambda work: work())
+        tried: list[int] = []
+
+        def run(tile: int) -> Callable[[], float]:
+            tried.append(tile)
+            return lambda: took[tile]
+
+        assert fastest_tile(run, took) == 4
+        assert tried == [1, 2, 4, 8, 16], "a tile of 16 is clearly slower: no larger one is tried"
+
+    @pytest.mark.parametrize(("images", "waves"), [(0, 0), (1, 0), (6, 0), (7, 1), (8, 1), (9, 1), (15, 2), (80, 10)])
+    def test_few_images_go_one_by_one(self, images: int, waves: int) -> None:
+        assert Tiling(tile=4, lanes=2, wave=6.5, single=1).waves(images) == waves
+
+    def test_unmeasured(self) -> None:
+        assert unmeasured(2).waves(1) == 0
+        assert unmeasured(2).waves(8) == 1
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows by one at every compilation."""
+    found: list[bool] = []
+    core = openvino_program.CompiledCache.compile.__globals__["core"]()
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def compile_model(self, *arguments: Any) -> Any:
+            found.append(True)
+            return core.compile_model(*arguments)
+
+    monkeypatch.setattr("models.scoring.engines.compiled_cache.core", Counting)
+    return found
+
+
+class TestCache:
+    """Compiled flows and measured tiles on disk."""
+
+    @pytest.fixture
+    def frozen(self) -> FrozenFlow:
+        return frozen_glow(8, 1, "logit")[1]
+
+    def test_a_second_load_compiles_and_measures_nothing(
+        self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = OpenVINOEngine(frozen, 2, tmp_path)
+        assert compiled
+        compiled.clear()
+        monkeypatch.setattr("models.scoring.engines.openvino_program.fastest_tile", None)
+        second = OpenVINOEngine(frozen, 2, tmp_path)
+        assert not compiled
+        assert second.tile == first.tile
+        x = points(frozen, 9)
+        assert torch.equal(scores(first, frozen, x), scores(second, frozen, x))
+
+    def test_other_weights_precision_or_threads_are_compiled(
+        self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
+    ) -> None:
+        OpenVINOEngine(frozen, 2, tmp_path)
+        others: list[tuple[FrozenFlow, int]] = [
+            (freeze(glow(8, pixels="logit", scale=0.06), (1, 8, 8)), 2),
+            (frozen.with_precision("bfloat16"), 2),
+            (frozen, 1),
+        ]
+        for other, threads in others:
+            compiled.clear()
+            OpenVINOEngine(other, threads, tmp_path)
+            assert compiled
+
+    def test_damaged_files_are_made_again(
+        self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        OpenVINOEngine(frozen, 2, tmp_path)
+        blobs, tilings = sorted(tmp_path.glob("*.blob")), list(tmp_path.glob("*.json"))
+        assert len(blobs) == 2
+        assert len(tilings) == 1
+        whole = [blob.read_bytes() for blob in blobs]
+        blobs[0].write_bytes(whole[0][:-1])
+        blobs[1].write_bytes(whole[1][:100] + b"x" + whole[1][101:])
+        tilings[0].write_text('{"tile": 0}')
+        compiled.clear()
+        engine = OpenVINOEngine(frozen, 2, tmp_path)
+        assert compiled
+        assert "damaged" in caplog.text
+        assert "measured again" in caplog.text
+        assert Tiling.model_validate_json(tilings[0].read_bytes()).tile == engine.tile
+
+    def test_a_folder_that_cannot_be_written_costs_time_alone(
+        self, frozen: FrozenFlow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        engine = OpenVINOEngine(frozen, 1, tmp_path / "file")
+        assert "cannot be" in caplog.text
+        assert len(engine.forward(frozen.pixels(points(frozen, 3))[0]).scales[0]) == 3
+
+    def test_where_the_bits_differ_single_images_fill_a_tile(
+        self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Lanes.run
+
+        def off_by_a_bit(self: Lanes, inputs: Any, outputs: Any, start: int, stop: int) -> None:
+            run(self, inputs, outputs, start, stop)
+            if self.tile == 1 and len(self._requests) == 1:
+                outputs[0][start:stop] = np.nextafter(outputs[0][start:stop], np.inf)
+
+        monkeypatch.setattr(Lanes, "run", off_by_a_bit)
+        engine = OpenVINOEngine(frozen, 2, tmp_path)
+        y = frozen.pixels(points(frozen, 9))[0]
+        assert torch.equal(engine.forward(y[:1]).log_dets[0], engine.forward(y).log_dets[0][:1])
+
+    def test_the_oldest_go_first(
+        self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
+    ) -> None:
+        OpenVINOEngine(frozen, 1, tmp_path)
+        monkeypatch.setattr("models.scoring.engines.compiled_cache.MOST_BYTES", 1)
+        OpenVINOEngine(frozen, 2, tmp_path)
+        assert not list(tmp_path.glob("*.blob"))
+
+    def test_a_digest_tells_graphs_apart(self, frozen: FrozenFlow) -> None:
+        digest = graph_digest(forward_graph(frozen, 4).model)
+        assert graph_digest(forward_graph(frozen, 4).model) == digest
+        assert graph_digest(forward_graph(frozen, 5).model) != digest
+        assert graph_digest(forward_graph(frozen.with_precision("bfloat16"), 4).model) != digest
+        (level,) = frozen.levels
+        nudged = list(level.steps)
+        index = next(i for i, step in enumerate(nudged) if isinstance(step, FrozenCoupling))
+        coupling = nudged[index]
+        assert isinstance(coupling, FrozenCoupling)
+        bias = coupling.last[1].clone()
+        bias[0] = torch.nextafter(bias[0], torch.tensor(torch.inf))
+        nudged[index] = replace(coupling, last=(coupling.last[0], bias))
+        other = replace(frozen, levels=(replace(level, steps=tuple(nudged)),))
+        assert graph_digest(forward_graph(other, 4).model) != digest
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    inside = []
+
+    def fail() -> None:
+        with torch_threads(before + 1):
+            inside.append(torch.get_num_threads())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert inside == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@torch.no_grad()
+def test_settled_pixels_map_as_before() -> None:
+    flow: Flow = glow(8, pixels="marginal")
+    x = dequantised(real_images(8, 8))
+    settled = flow.pixels.settled()
+    for got, want in zip(settled.map_with_slope(x), flow.pixels.map_with_slope(x), strict=True):
+        assert torch.equal(got, want)
+    flow.pixels.fit(255 - real_images(8, 8))  # type: ignore[operator]
+    assert not torch.equal(settled.map_with_slope(x)[0], flow.pixels.map_with_slope(x)[0]), "a copy, not a view"
