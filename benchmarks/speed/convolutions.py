@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from models.bijections.coupling import FrozenCoupling
 from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import FrozenFlow
 
-OPENVINO_TILE = 4
-"""Images at once where the engine does not say how many it takes."""
+if TYPE_CHECKING:
+    import openvino as ov
 
 Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
@@ -28,16 +28,10 @@ def convolutions_alone(engine: Engine, frozen: FrozenFlow, images: int, threads:
     The same shapes, weights, order, engine and number of images at once as ``engine``; each net is fed the first
     channels of what the last one gave.
     """
-    tile = images_at_once(engine)
-    said = f"{engine.name}, {engine.precision}, {tile} images at once"
+    said = f"{engine.name}, {engine.precision}, tiles of {engine.tile}"
     if isinstance(engine, TorchEngine):
-        return _by_torch(frozen, images, tile), said
-    return _by_openvino(frozen, images, tile, threads, engine.precision), said
-
-
-def images_at_once(engine: Engine) -> int:
-    """Return how many images an engine takes at once."""
-    return int(getattr(engine, "tile", None) or getattr(engine, "batch", None) or OPENVINO_TILE)
+        return _by_torch(frozen, images, engine.tile), said
+    return _by_openvino(frozen, images, engine.tile, threads), f"{said}, one a thread"
 
 
 def levels_of(frozen: FrozenFlow) -> list[Level]:
@@ -74,31 +68,22 @@ def _net(coupling: FrozenCoupling, x: Tensor) -> Tensor:
     return F.conv2d(hidden, *coupling.last, padding=1)
 
 
-def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int, precision: str) -> Turn:
-    import openvino as ov
+def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Turn:
+    from models.scoring.engines.compiled_cache import CompiledCache
+    from models.scoring.engines.openvino_program import Lanes
 
-    core = ov.Core()
+    # As the engine compiles its waves.
     settings = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "NUM_STREAMS": threads,
         "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
     }
-    requests = []
-    for model, shape in _openvino_models(frozen, tile):
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
-        request.set_input_tensor(ov.Tensor(np.zeros(shape, dtype=np.float32)))
-        requests.append(request)
-
-    def work() -> None:
-        for _ in range(-(-images // tile)):
-            for request in requests:
-                request.infer()
-
-    return timed(work)
+    lanes = Lanes(CompiledCache(None).compile(_openvino_model(frozen, tile), settings), threads)
+    return timed(lanes.on_noise(images)[0])
 
 
-def _openvino_models(frozen: FrozenFlow, tile: int) -> Iterator[tuple[object, tuple[int, ...]]]:
+def _openvino_model(frozen: FrozenFlow, tile: int) -> ov.Model:
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -112,9 +97,9 @@ def _openvino_models(frozen: FrozenFlow, tile: int) -> Iterator[tuple[object, tu
         begin, end, step, axis = (ops.constant(np.array([value])) for value in (0, count, 1, 1))
         return ops.slice(x, begin, end, step, axis)
 
+    inputs, outputs = [], []
     for height, width, couplings in levels_of(frozen):
-        shape = (tile, couplings[0].kept, height, width)
-        given = ops.parameter(shape, np.float32)
+        given = ops.parameter([tile, couplings[0].kept, height, width], np.float32)
         x: object = given
         for place, coupling in enumerate(couplings):
             # The last convolution gives as many channels as the coupling has, the next one takes half of them.
@@ -122,4 +107,6 @@ def _openvino_models(frozen: FrozenFlow, tile: int) -> Iterator[tuple[object, tu
             hidden = ops.relu(convolution(x, coupling.first))
             hidden = ops.relu(convolution(hidden, coupling.middle))
             x = convolution(hidden, coupling.last)
-        yield ov.Model([ops.result(x)], [given], "convolutions"), shape
+        inputs.append(given)
+        outputs.append(ops.result(x))
+    return ov.Model(outputs, inputs, "convolutions")

@@ -23,6 +23,7 @@ from benchmarks.speed.glow_rows import PeerGlow
 from benchmarks.speed.http_servers import Server, behind, our_service
 from benchmarks.speed.load import Driver, Found, driver
 from benchmarks.speed.machine import cores
+from benchmarks.speed.ours import options
 from benchmarks.speed.pairing import WARM_UP, Ratio, Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import PeerUnavailable, child, environments
 from benchmarks.speed.results import figure
@@ -51,7 +52,8 @@ def measure(context: Context) -> None:
         pictures = [one.read_bytes() for one in DIGITS]
         drive = stack.enter_context(driver(pictures))
         service = stack.enter_context(started(our_service(home, MODEL, context.threads), pictures[0]))
-        in_process(context, Scorer.load(path), service, drive)
+        scorer = Scorer.load(path, options=options(context.threads))
+        in_process(context, scorer, service, drive)
         batch = peer_batch(context) if context.wants(*(f"http/normflows-{one}" for one in FRAMEWORKS)) else 1
         for framework in FRAMEWORKS:
             against(context, framework, path, batch, service, drive, home)

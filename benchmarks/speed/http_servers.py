@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.speed.ours import COMPILED
 from benchmarks.speed.peers import QUIET, ROOT, SIDE, PeerUnavailable, environments, peer_environment
 from tests.end_to_end.service import environment
 
@@ -166,6 +167,7 @@ def behind(framework: str, kind: str, folder: Path, threads: int, batch: int, ar
     variables = peer_environment(folder, threads) | {
         "PYTHONPATH": os.pathsep.join([str(SIDE), str(ROOT)]),
         "SPEED_KIND": kind,
+        "SPEED_CACHE": str(COMPILED),
         "SPEED_ARTIFACT": str(artifact),
         "SPEED_GLOW": glow,
         "SPEED_THREADS": str(threads),

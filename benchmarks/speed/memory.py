@@ -70,7 +70,7 @@ def rounds(context: Context, server: Server) -> dict[str, list[float]]:
     def note(what: str, mib: float) -> None:
         found.setdefault(what, []).append(mib)
 
-    images = np.random.default_rng(0).integers(0, 256, (MANY, 1, 28, 28), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (MANY, 28, 28), dtype=np.uint8)
     archive = io.BytesIO()
     np.save(archive, images)
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=600, trust_env=False) as client:

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.speed.pairing import Turn, timed
+from benchmarks.speed.peers import ROOT
 from models.architecture import Architecture
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import Inverse
 from models.build import build_flow
 from models.dequantisation import content_stream
+from models.engine_options import EngineOptions
 from models.flow import Flow
+from models.manifest import Precision
 from models.presets import find_preset
+from models.problems import EngineUnavailable
 from models.scoring import engines
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
@@ -28,22 +32,26 @@ from models.scoring.likelihood import score_images
 from models.scoring.sampling import sample_frozen
 
 DIGEST = "speed"
+COMPILED = ROOT / "var" / "speed" / "compiled"
 INITIALISED_ON = 64
 
 
-def open_engine(frozen: FrozenFlow, threads: int, precision: str = "float32", name: str = "auto") -> Engine | None:
-    """Return the engine of this name and precision, None where this version or machine has none such."""
+def open_engine(frozen: FrozenFlow, threads: int, precision: Precision = "float32") -> Engine | None:
+    """Return the engine that the product chooses here for this precision, None where none has it.
+
+    As in the service, what was compiled and measured is kept for the next run.
+    """
     torch.set_num_threads(threads)
-    if not hasattr(engines, "open_engine"):
-        return engines.TorchEngine(frozen) if name in {"auto", "torch"} and precision == "float32" else None
     try:
-        engine: Engine = engines.open_engine(
-            frozen, engines.EngineOptions(name=name, precision=precision, threads=threads)
-        )
-    except Exception as error:  # what this machine does not have is told in the result
-        print(f"no engine {name} in {precision}: {error}", flush=True)
+        return engines.open_engine(frozen, options(threads, precision))
+    except EngineUnavailable as problem:
+        print(f"no engine in {precision}: {problem}", flush=True)
         return None
-    return engine if engine.precision == precision else None
+
+
+def options(threads: int, precision: Precision | None = None) -> EngineOptions:
+    """Return what our engines are told."""
+    return EngineOptions(precision=precision, threads=threads, cache=COMPILED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Ours:
 
     @classmethod
     def build(
-        cls, preset: str, shape: tuple[int, int, int], images: int, threads: int, precision: str = "float32"
+        cls, preset: str, shape: tuple[int, int, int], images: int, threads: int, precision: Precision = "float32"
     ) -> Ours | None:
         """Return a flow of the preset with random weights and ``images`` random images; None without an engine."""
         flow = random_flow(preset, shape)

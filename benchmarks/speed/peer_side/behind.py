@@ -38,9 +38,11 @@ def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _ours() -> Score:
+    from models.engine_options import EngineOptions
     from models.scoring.scorer import Scorer
 
-    scorer = Scorer.load(Path(os.environ["SPEED_ARTIFACT"]))
+    options = EngineOptions(threads=torch.get_num_threads(), cache=Path(os.environ["SPEED_CACHE"]))
+    scorer = Scorer.load(Path(os.environ["SPEED_ARTIFACT"]), options=options)
     return lambda images: [one.log_likelihood for one in scorer.score(_pixels(images))]
 
 
