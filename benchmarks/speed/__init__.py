@@ -1,0 +1,1 @@
+"""Our scorer and its peers side by side, paired in one run: ``python -m benchmarks.speed``."""
