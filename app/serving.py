@@ -24,6 +24,8 @@ POLL_S = 1.0
 """Time between two looks at the registry."""
 RETRY_S = 30.0
 """Time after which a model that failed to load is tried again when somebody asks for it."""
+LOADERS = 2
+"""Versions that are loaded at once: most of the work is done outside of Python."""
 MAX_LOADED = 16
 """Versions kept in memory; the least recently asked for goes first."""
 
@@ -87,7 +89,7 @@ class Serving:
         self._refs: dict[ModelRef, ModelVersion] = {}
         self._stop = threading.Event()
         self._started = threading.Event()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._loader = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
         self._watcher = threading.Thread(target=self._watch, name="registry", daemon=True)
 
     @property

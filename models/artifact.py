@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -59,7 +60,10 @@ def load_artifact(folder: Path) -> Artifact:
     architecture = manifest.architecture
     if architecture.image_shape != manifest.preprocessing.shape:
         raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
-    flow = build_flow(architecture)
+    # Random weights take longer to make than these take to read: none are made.
+    with torch.device("meta"):
+        flow = build_flow(architecture)
+    flow.to_empty(device="cpu")
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     layers = layers_with_log_det(flow, architecture.image_shape)
     if layers != manifest.log_dets.layers.keys():
