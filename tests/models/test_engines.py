@@ -24,7 +24,7 @@ from models.scoring.engines.compiled_cache import graph_digest
 from models.scoring.engines.openvino_engine import OpenVINOEngine
 from models.scoring.engines.openvino_graph import forward_graph
 from models.scoring.engines.openvino_program import Lanes
-from models.scoring.engines.tiles import Tiling, fastest_tile, unmeasured
+from models.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasured
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.threads import torch_threads
@@ -221,16 +221,31 @@ class TestTiles:
     """Images at once."""
 
     def test_the_smallest_of_the_fastest_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        took = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.98, 16: 20.0, 32: 1e-9}
-        monkeypatch.setattr("models.scoring.engines.tiles.seconds", lambda work: work())
-        tried: list[int] = []
+        took = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.98, 16: 40.0}
+        clock, turns = [0.0], dict.fromkeys(took, 0)
+        monkeypatch.setattr("models.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
 
-        def run(tile: int) -> Callable[[], float]:
-            tried.append(tile)
-            return lambda: took[tile]
+        def run(tile: int) -> Callable[[], None]:
+            def work() -> None:
+                turns[tile] += 1
+                # Other work on the machine holds up the best one in its first turns.
+                clock[0] += took[tile] * (3 if tile == 4 and turns[tile] < 4 else 1) / 1000
+
+            return work
 
         assert fastest_tile(run, took) == 4
-        assert tried == [1, 2, 4, 8, 16], "a tile of 16 is clearly slower: no larger one is tried"
+        assert turns[4] == turns[8] == 2 + ROUNDS
+        assert turns[16] == 2, "hopeless from the start"
+
+    def test_a_measurement_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [0.0]
+        monkeypatch.setattr("models.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
+
+        def run(tile: int) -> Callable[[], None]:
+            return lambda: clock.__setitem__(0, clock[0] + 10.0 * tile)
+
+        assert fastest_tile(run, (1, 4)) == 1
+        assert clock[0] == 2 * 50 + 50, "a single round: it took longer than there is time for"
 
     @pytest.mark.parametrize(("images", "waves"), [(0, 0), (1, 0), (6, 0), (7, 1), (8, 1), (9, 1), (15, 2), (80, 10)])
     def test_few_images_go_one_by_one(self, images: int, waves: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from models.artifact import load_artifact
 from models.datasets import Dataset, Images, load_dataset
 from models.dequantisation import content_noise
+from models.engine_options import EngineName, EngineOptions
 from models.presets import PRESETS, find_preset
 from models.problems import DatasetUnfit, NoLearnedInverse
 from models.scoring.scorer import Scorer
@@ -91,13 +92,16 @@ def test_scores_of_the_papers_systems_are_the_density_of_the_unfrozen_flow(name:
     dataset = cropped(8)
     config = find_preset(name).config({"max_steps": 5, "batch_size": 16, "validations": 1, "validation_images": 10})
     artifact = train(dataset, name, config, tmp_path, observe=lambda _: None, should_stop=lambda: False, threads=1)
-    scorer, flow = Scorer.load(artifact), load_artifact(artifact).flow.double()
+    engines: list[EngineName] = ["torch", "auto"]
+    precise, scorer = (Scorer.load(artifact, options=EngineOptions(engine)) for engine in engines)
+    flow = load_artifact(artifact).flow.double()
     for image in dataset.test[:2]:
         x = torch.from_numpy(image + content_noise(image, scorer.log_det_digest))
         latents = flat_latents(flow, x)
         log_det = jacobian_log_det(lambda sample: flat_latents(flow, sample), x)
         expected = float((-0.5 * latents.square() - 0.5 * math.log(2 * math.pi)).sum() + log_det.sum())
-        assert scorer.score(image[None])[0].log_likelihood == pytest.approx(expected, abs=1e-6)
+        assert precise.score(image[None])[0].log_likelihood == pytest.approx(expected, abs=1e-6)
+        assert scorer.score(image[None])[0].log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ CANDIDATES = (1, 4, 16)
 """Few, because each is compiled at the first load: for large images, for large nets, and for small ones."""
 GAIN = 1.03
 """A larger tile must be faster by this factor: it costs more memory, and more where it is not filled."""
-SLOWER = 0.8
-"""A tile of less than this share of the best rate ends the search; less clear differences may be noise."""
-ROUNDS = 3
+HOPELESS = 4.0
+"""A tile that takes this many times as long an image as the best is not tried again."""
+ROUNDS, SECONDS = 7, 2.0
+"""Candidates take so many turns, or as many as there is time for: a machine has other work, and it passes."""
 
 
 class Tiling(BaseModel):
@@ -52,27 +53,32 @@ def unmeasured(lanes: int) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Return the smallest tile that is about the fastest; ``run(tile)`` prepares, what it returns computes a wave.
-
-    Tiles are tried from small to large until one is clearly slower: what no longer fits in a cache only gets worse.
-    """
-    rates: dict[int, float] = {}
-    for tile in candidates:
-        rates[tile] = tile / seconds(run(tile))
-        if rates[tile] < SLOWER * max(rates.values()):
+    """Return the smallest tile that is about the fastest; ``run(tile)`` prepares, what it returns computes a wave."""
+    works = {tile: run(tile) for tile in candidates}
+    least: dict[int, float] = {}
+    for tile, work in works.items():
+        work()
+        least[tile] = _once(work) / tile
+    began = time.perf_counter()
+    for _ in range(ROUNDS):
+        if time.perf_counter() - began > SECONDS:
             break
-    return next(tile for tile, rate in rates.items() if rate * GAIN >= max(rates.values()))
+        for tile, work in works.items():
+            if least[tile] <= HOPELESS * min(least.values()):
+                least[tile] = min(least[tile], _once(work) / tile)
+    return next(tile for tile, found in least.items() if found <= GAIN * min(least.values()))
 
 
 def seconds(work: Callable[[], object]) -> float:
     """Return the least time of a few runs after one that warms up: what disturbs a measurement only adds to it."""
     work()
-    times = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return min(_once(work) for _ in range(ROUNDS))
+
+
+def _once(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def stored_tiling(path: Path, lanes: int) -> Tiling | None:
