@@ -27,8 +27,12 @@ T = TypeVar("T")
 
 SMOOTHING = 0.2
 """Weight of the newest measurement in the running mean of seconds an image."""
-BATCH = 64
-"""Images in a batch, each counted once a draw, unless a single one counts more."""
+BATCH = 32
+"""Images in a batch, each counted once a draw, unless a single one counts more.
+
+Several waves of an engine, and few enough that while one batch is scored the callers of the last one can come again:
+were all of many clients in one batch, the thread would have nothing to do until they were all answered.
+"""
 
 log = logging.getLogger(__name__)
 
