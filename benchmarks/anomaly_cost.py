@@ -30,7 +30,7 @@ from models.anomaly.whole_image import statistic_names
 from models.build import build_flow
 from models.files import write_atomically
 from models.presets import find_preset
-from models.scoring.engines import TorchEngine
+from models.scoring.engines import open_engine
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import passes, score_images
 
@@ -67,7 +67,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     flow.initialize(torch.from_numpy(images.astype(np.float64)))
     flow.eval()
     frozen = freeze(flow, shape)
-    engine = TorchEngine(frozen)
+    engine = open_engine(frozen)
     parts = ReferenceImages("random", "", images[:REFERENCE], images[REFERENCE : 2 * REFERENCE])
     calibration, _ = calibrate(engine, frozen, "digest", flow, parts, images[0], lambda *_: None)
     looks = GradientLooks(GradientProbe(flow), "digest")
@@ -90,6 +90,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "preset": arguments.preset,
         "shape": list(shape),
+        "engine": engine.name,
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "images": arguments.images,
