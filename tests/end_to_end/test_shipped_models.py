@@ -63,7 +63,7 @@ def test_scores_are_the_density_of_the_unfrozen_flow(house: httpx.Client, name: 
     for image, one in zip(images, answer["results"], strict=True):
         with torch.no_grad():
             expected = float(flow(torch.from_numpy(image + content_noise(image, digest))).log_likelihood)
-        assert one["log_likelihood"] == pytest.approx(expected, abs=1e-3)
+        assert one["log_likelihood"] == pytest.approx(expected, abs=1e-3 if name in GREY else 1e-5 * image.size)
 
 
 def test_digits_are_strange_to_clothes_and_not_to_digits(house: httpx.Client) -> None:

@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 7, 2.0
 class Tiling(BaseModel):
     """``wave`` seconds for ``lanes`` tiles of ``tile`` images side by side, ``single`` seconds for one image.
 
-    >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(21)
+    >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(17)
     2
