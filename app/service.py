@@ -14,7 +14,18 @@ from app import calibration_schemas, problems, schemas
 from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
-from app.routers import calibrations, datasets, job_events, job_files, jobs, models, operations, samples, scores
+from app.routers import (
+    calibrations,
+    datasets,
+    job_events,
+    job_files,
+    jobs,
+    models,
+    operations,
+    references,
+    samples,
+    scores,
+)
 from worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -80,6 +91,8 @@ def create_app(settings: Settings) -> Service:
     for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
+        app.include_router(router)
+    for router in (references.router,):
         app.include_router(router)
     return app
 
