@@ -23,6 +23,7 @@ from app.routers import (
     jobs,
     models,
     operations,
+    references,
     samples,
     scores,
 )
@@ -91,6 +92,8 @@ def create_app(settings: Settings) -> Service:
     for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router, console.router):
+        app.include_router(router)
+    for router in (references.router,):
         app.include_router(router)
     app.mount(console.PATH, console.ConsoleFiles(), name="console")
     return app

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.anomaly.cells import cell_side
 from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
+from models.anomaly.distribution import Distribution, distribution
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_family import GradientFamily
 from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
@@ -128,6 +129,10 @@ class Calibration:
     def default_alpha(self) -> float:
         """The false-alarm rate used when none is asked: 0.01, or the smallest attainable."""
         return max(DEFAULT_ALPHA, self.smallest_p)
+
+    def distribution(self, bins: int) -> Distribution:
+        """Return the histogram of T of the calibration images, and where p-values fall to the usual alphas."""
+        return distribution(self.ordered(), bins, STRANGEST)
 
     def check_alpha(self, alpha: float | None, thorough: bool = False) -> float:
         """Return the false-alarm rate to use, 0.01 or the smallest attainable where none is asked.
