@@ -5,6 +5,11 @@ import { brief } from "./format.js";
 
 const FONT = "12px system-ui, sans-serif";
 const HEIGHT = 220;
+const ROUND = [0, 1, 2, 5, ...[1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))];
+
+const ticks = (_, all) => all.map((one) => (one == null ? "" : brief(one)));
+const root = (value) => Math.sign(value) * Math.sqrt(Math.abs(value));
+const square = (value) => Math.sign(value) * value * value;
 
 class Chart extends HTMLElement {
   connectedCallback() {
@@ -53,7 +58,7 @@ class Lines extends Chart {
       ...this.size(),
       cursor: { points: { size: 6 } },
       scales: { x: { time: false }, y: this.log ? { distr: 3 } : {} },
-      axes: [this.axis({ label: this.x }), this.axis({ label: this.y, size: 64, values: (_, all) => all.map((one) => (one == null ? "" : brief(one))) })],
+      axes: [this.axis({ label: this.x }), this.axis({ label: this.y, size: 64, values: ticks })],
       series: [
         { label: this.x },
         ...this.given.map((one) => ({
@@ -91,10 +96,10 @@ class Histogram extends Chart {
       ...this.size(),
       legend: { show: false },
       cursor: { show: false },
-      // Evidence has a long tail: the axis is linear near 0 and logarithmic beyond.
-      scales: { x: { time: false, distr: 4, asinh: Math.max(edges.at(-1) / 8, 1e-6), range: [Math.min(edges[0], 0), most] } },
+      // Evidence has a long tail: its axis is that of square roots.
+      scales: { x: { time: false, distr: 100, fwd: root, bwd: square, range: [Math.min(edges[0], 0), most] } },
       axes: [
-        this.axis({ label: this.x, values: (_, all) => all.map((one) => (one == null ? "" : brief(one, 2))) }),
+        this.axis({ label: this.x, splits: () => ROUND.filter((one) => one <= most), values: ticks }),
         this.axis({ label: "images", size: 54 }),
       ],
       series: [

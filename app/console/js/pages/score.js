@@ -219,10 +219,10 @@ function row(item, model) {
   const { result } = item;
   return html`<tr class=${open ? "open" : ""}>
     <td class="thumb"><img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy"></td>
-    <td class="break">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
-    ${result ? html`<td class="num">${fixed(result.log_likelihood, 2)}</td><td class="num">${fixed(result.bits_per_dim, 4)}</td>
-        <td class="num">${brief(result.anomaly.p_value, 3)}</td><td>${verdict(result)}</td>`
-      : html`<td colspan="4" class="small">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
+    <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
+    ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td><td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>
+        <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
+      : html`<td colspan="4" class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
   </tr>
   ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: state.alpha, reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
 }

@@ -1,6 +1,5 @@
 // One image opened: where the density is unusual, why in words, and its place among the calibration images.
-import { html, nothing } from "../../vendor/lit-html/lit-html.js";
-import { styleMap } from "../../vendor/lit-html/directives/style-map.js";
+import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed, whole } from "../format.js";
 import { facts, notice, waiting } from "../parts.js";
 import "../charts.js";
@@ -22,17 +21,17 @@ export function detail(item, { alpha, reference, shape }) {
             <figcaption>Where it is unusual: red less likely than usual, blue more (${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)} deviations)</figcaption></figure>`
         : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Drawing the heat map ...")}
       <div class="stack why">
-        <h3>What speaks for an anomaly</h3>
+        <h2>What speaks for an anomaly</h2>
         ${verdict.reasons?.length ? html`<ul class="reasons">${verdict.reasons.map(reason)}</ul>` : html`<p class="faint">Nothing in particular.</p>`}
       </div>
     </div>
     <div class="columns">
       <section class="stack">
-        <h3>Its place among ${reference ? whole(reference.count) : ""} calibration images</h3>
+        <h2>Its place among ${reference ? whole(reference.count) : ""} calibration images</h2>
         ${reference ? place(verdict, reference, alpha, flagged) : waiting()}
       </section>
       <section class="stack">
-        <h3>The number</h3>
+        <h2>The number</h2>
         ${facts([
           ["log-likelihood", `${fixed(result.log_likelihood, 3)} nats${result.kind === "density" ? " (density)" : " (lower bound)"}`],
           ["bits per dimension", fixed(result.bits_per_dim, 4)],
@@ -60,19 +59,18 @@ function words(verdict, alpha, flagged) {
 function reason(one) {
   const percent = Math.round(100 * one.share);
   return html`<li><span>${one.text}</span>
-    <span class="bar" aria-hidden="true"><i style=${styleMap({ width: `${percent}%` })}></i></span>
+    <span class="bar" aria-hidden="true"><i .style=${`width: ${percent}%`}></i></span>
     <span class="faint small">${percent} % of the evidence, ${one.feature === "gradients" ? `${fixed(one.z, 1)} nats` : `${fixed(one.z, 1)} deviations`}</span></li>`;
 }
 
+// The policy of the page allows no style attributes, but properties.
 // Boxes are in pixels of what the model sees; only where that is the whole picture can they be drawn on it.
 function framed(picture, reasons, shape, caption) {
   const boxes = (reasons ?? []).map((one) => one.box).filter(Boolean);
   const [, height, width] = shape;
   const percent = (value, of) => `${(100 * value) / of}%`;
   return html`<figure class="figure"><div class="framed">${picture}
-    ${boxes.map(([left, top, right, bottom]) => html`<i style=${styleMap({
-      left: percent(left, width), top: percent(top, height), width: percent(right - left, width), height: percent(bottom - top, height),
-    })}></i>`)}</div><figcaption>${caption}</figcaption></figure>`;
+    ${boxes.map(([left, top, right, bottom]) => html`<i .style=${`left: ${percent(left, width)}; top: ${percent(top, height)}; width: ${percent(right - left, width)}; height: ${percent(bottom - top, height)}`}></i>`)}</div><figcaption>${caption}</figcaption></figure>`;
 }
 
 function place(verdict, reference, alpha, flagged) {
@@ -88,5 +86,5 @@ function terms(result) {
     <thead><tr><th>scale</th><th class="num">log prior</th><th class="num">log-determinant</th><th class="num">sum</th></tr></thead>
     <tbody>${result.terms.map((one) => html`<tr><th>${one.scale === 0 ? "0, pixels" : one.scale}</th><td class="num">${fixed(one.log_prior, 2)}</td>
       <td class="num">${fixed(one.log_det, 2)}</td><td class="num">${fixed(one.log_prior + one.log_det, 2)}</td></tr>`)}
-    <tr><th>all</th><td></td><td></td><td class="num"><strong>${fixed(result.log_likelihood, 2)}</strong></td></tr></tbody></table></div>${nothing}`;
+    <tr><th>all</th><td></td><td></td><td class="num"><strong>${fixed(result.log_likelihood, 2)}</strong></td></tr></tbody></table></div>`;
 }
