@@ -22,6 +22,7 @@ from app.routers import (
     jobs,
     models,
     operations,
+    presets,
     references,
     samples,
     scores,
@@ -92,7 +93,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
         app.include_router(router)
-    for router in (references.router,):
+    for router in (references.router, presets.router):
         app.include_router(router)
     return app
 
