@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.dataset_schemas import DatasetDetail, DatasetEntry
+from app.jobs_in_hand import refuse_in_use
 from app.problems import Problem
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.datasets.builtin import NAMES, builtin_file
 from models.problems import ModelsError
-from worker.jobs import TERMINAL, Status
 from worker.store import JobStore
 
 
@@ -66,24 +66,13 @@ def refuse_builtin(name: str) -> None:
 
 def refuse_used(name: str, jobs: JobStore) -> None:
     """Raises a 409 problem while a job that is not over uses a dataset; `BrokerDown` where nobody can tell."""
-    for status in Status:
-        if status in TERMINAL:
-            continue
-        cursor = None
-        while True:
-            page = jobs.list(cursor, 200, status)
-            for job in page.jobs:
-                if name in (job.dataset, *job.parameters.get("against", ())):
-                    raise Problem(
-                        409,
-                        "dataset-in-use",
-                        "The dataset is in use",
-                        f"job {job.id} is {status.value} and uses {name}; cancel it first or wait for its end",
-                        extensions={"job": job.id},
-                    )
-            cursor = page.next
-            if cursor is None:
-                break
+    refuse_in_use(
+        jobs,
+        lambda job: name in (job.dataset, *job.parameters.get("against", ())),
+        "dataset-in-use",
+        "The dataset is in use",
+        name,
+    )
 
 
 def _entry(name: str, summary: DatasetSummary, **more: object) -> DatasetEntry:

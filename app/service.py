@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import calibration_schemas, problems, schemas
+from app import calibration_schemas, problems, schemas, version_schemas
 from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
@@ -23,9 +23,11 @@ from app.routers import (
     jobs,
     models,
     operations,
+    presets,
     references,
     samples,
     scores,
+    versions,
 )
 from worker.settings import Settings
 
@@ -41,6 +43,7 @@ _OF_NO_PARAMETER = (
     schemas.JobRequest,
     calibration_schemas.CalibrationRequest,
     calibration_schemas.CalibrationChoice,
+    version_schemas.AliasTarget,
 )
 """Bodies that OpenAPI knows by name alone: they are no parameter of a route."""
 
@@ -93,7 +96,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router, console.router):
         app.include_router(router)
-    for router in (references.router,):
+    for router in (references.router, presets.router, versions.router):
         app.include_router(router)
     app.mount(console.PATH, console.ConsoleFiles(), name="console")
     return app

@@ -191,6 +191,8 @@ class Serving:
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
         # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
         except Exception as error:
+            # The files of a version that is being removed go one after the other.
+            error = self._removal(version) or error
             slot.reason = reason_of(error)
             known = isinstance(error, ModelsError)
             log.error("model %s cannot be loaded: %s", name, slot.reason, exc_info=not known)
@@ -199,6 +201,14 @@ class Serving:
         log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
         slot.future.set_result(loaded)
         self._forget()
+
+    def _removal(self, version: ModelVersion) -> ModelNotFound | None:
+        """Why a version cannot be loaded that is not there any more."""
+        try:
+            self.registry.locate(ModelRef(version.name, version.version))
+        except ModelNotFound as error:
+            return error
+        return None
 
     def _forget(self) -> None:
         with self._lock:

@@ -73,6 +73,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder: gone for readers at once, then from the disk; what cannot be deleted stays as a leftover."""
+    doomed = path.with_name(f".{path.name}.{uuid4().hex}")
+    path.rename(doomed)
+    sync_folder(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which is made where it is not there; waits for whoever has it."""

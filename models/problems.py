@@ -35,6 +35,30 @@ class ModelNotFound(ModelsError):
     status = 404
 
 
+class AliasRequired(ModelsError):
+    """The alias that every model has cannot be taken away."""
+
+    slug = "alias-required"
+    title = "Every model has this alias"
+    status = 409
+
+
+class VersionInUse(ModelsError):
+    """A version that an alias points at cannot be removed."""
+
+    slug = "version-in-use"
+    title = "The version is in use"
+    status = 409
+
+
+class ModelReadOnly(ModelsError):
+    """A model that ships with the product cannot be changed."""
+
+    slug = "model-read-only"
+    title = "The model cannot be changed"
+    status = 409
+
+
 class CalibrationNotFound(ModelsError):
     """No calibration of this number of a model version."""
 

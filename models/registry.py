@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from models.aliases import LIVE, read_aliases, write_aliases
 from models.calibrations import FOLDER as CALIBRATIONS
 from models.calibrations import OWN, RECORD, Calibrations, read_record
-from models.files import locked, new_folder, write_atomically
+from models.files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
 from models.manifest import FILE, CalibrationRecord, CalibrationSummary, Manifest, file_label, read_manifest
-from models.problems import ArtifactError, InvalidName, ModelNotFound
+from models.problems import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 REF = re.compile(rf"(?P<name>{NAME.pattern})(:(?P<version>{VERSION.pattern})|@(?P<alias>{NAME.pattern}))?")
-LIVE = "live"
 ZOO = Path(__file__).parent / "zoo"
-ALIASES = "aliases.json"
+REMOVED = "newest-removed"
+"""File with the largest version that was ever removed: a number that was given once never means another model."""
 
 Stamp = tuple[int, int, int]
 """Inode, time of change in ns and size of a manifest."""
@@ -121,15 +122,7 @@ class Registry:
     def aliases(self, name: str) -> dict[str, int]:
         """Return alias -> version; ``live`` is the first version until it is moved. Raises ``ModelNotFound``."""
         versions = self._known_versions(name)
-        path = self.root / name / ALIASES
-        try:
-            stored = json.loads(path.read_text()) if path.exists() else {}
-            aliases = {str(alias): int(version) for alias, version in stored.items()}
-        except OSError as error:
-            raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
-        return {LIVE: versions[0], **aliases}
+        return {LIVE: versions[0], **read_aliases(self.root / name)}
 
     def resolve(self, ref: str) -> ModelVersion:
         """Find ``name`` (its alias ``live``), ``name:3`` or ``name@champion``. Raises ``ModelNotFound``."""
@@ -142,16 +135,13 @@ class Registry:
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
         """Find name and version of a reference, whatever its calibrations. Raises ``ModelNotFound``."""
-        name, version = ref.name, ref.selector
-        if isinstance(version, str):
-            aliases = self.aliases(name)
-            if version not in aliases:
-                raise ModelNotFound(f"{name} has no alias {version!r}; it has: {', '.join(sorted(aliases))}")
-            version = aliases[version]
-        versions = self._known_versions(name)
-        if version not in versions:
-            raise ModelNotFound(f"{name} has no version {version}; it has: {versions}")
-        return name, version
+        version = self._selected(ref)
+        while version not in (versions := self._known_versions(ref.name)):
+            # Between the two looks an alias may have moved away from a version, and that have been removed.
+            before, version = version, self._selected(ref)
+            if version == before:
+                raise ModelNotFound(f"{ref.name} has no version {version}; it has: {versions}")
+        return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
         """Return a version that is there with one of its calibrations; loading it says whether that is there."""
@@ -188,8 +178,8 @@ class Registry:
                     self._go_live(known)
                 return known
             versions = self.versions(name)
-            version = versions[-1] + 1 if versions else 1
-            # Of a version of this number that somebody took away.
+            version = max([*versions, self._newest_removed(name)]) + 1
+            # Of a version of this number that somebody took away by hand.
             shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
@@ -216,12 +206,70 @@ class Registry:
         with locked(self.root / version.name):
             self._go_live(version)
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point ``alias`` of ``name`` at ``version``, atomically. Raises ``ModelNotFound``, ``InvalidName``."""
+    def set_alias(self, name: str, alias: str, version: int) -> int | None:
+        """Point ``alias`` of ``name`` at ``version``, atomically; return the version it pointed at before, if any.
+
+        Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
+        """
         check_name(alias)
-        self.locate(parse_ref(f"{name}:{version}"))
-        with locked(self.root / name):
+        with self._writing(name):
+            self.locate(ModelRef(name, version))
+            before = self.aliases(name).get(alias)
             self._write_alias(name, alias, version)
+        return before
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Take an alias away. Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``."""
+        with self._writing(name):
+            version = self._selected(ModelRef(name, alias))
+            if alias == LIVE:
+                raise AliasRequired(f"{name} is what its alias {LIVE} points at, version {version}: move it instead")
+            aliases = self.aliases(name)
+            del aliases[alias]
+            write_aliases(self.root / name, aliases)
+
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version with its calibrations: gone for readers at once; its number is never given again.
+
+        Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
+        ``ArtifactError``.
+        """
+        with self._writing(name):
+            self.locate(ModelRef(name, version))
+            if self._is_shipped(name, version):
+                raise ModelReadOnly(f"{name}:{version} ships with the product and stays")
+            aliases = sorted(alias for alias, target in self.aliases(name).items() if target == version)
+            if aliases:
+                raise VersionInUse(f"{name}:{version} is what {', '.join(aliases)} points at: move that away first")
+            remove_leftovers(self.root / name)
+            newest = max(version, self._newest_removed(name))
+            write_atomically(self.root / name / REMOVED, str(newest).encode())
+            remove_folder(self.root / name / str(version))
+            calibrations = self.calibrations(name, version).folder
+            if calibrations.exists():
+                remove_folder(calibrations)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        # A name without a version gets no folder from being asked for.
+        self._known_versions(name)
+        with locked(self.root / name):
+            yield
+
+    def _selected(self, ref: ModelRef) -> int:
+        if isinstance(ref.selector, int):
+            return ref.selector
+        aliases = self.aliases(ref.name)
+        if ref.selector not in aliases:
+            raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {', '.join(sorted(aliases))}")
+        return aliases[ref.selector]
+
+    def _newest_removed(self, name: str) -> int:
+        path = self.root / name / REMOVED
+        try:
+            return int(path.read_text()) if path.exists() else 0
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{file_label(path)} does not say which versions there were") from error
 
     def _go_live(self, version: ModelVersion) -> None:
         if self.aliases(version.name)[LIVE] < version.version:
@@ -234,8 +282,7 @@ class Registry:
         return versions
 
     def _write_alias(self, name: str, alias: str, version: int) -> None:
-        aliases = self.aliases(name) | {alias: version}
-        write_atomically(self.root / name / ALIASES, json.dumps(aliases, indent=1).encode())
+        write_aliases(self.root / name, self.aliases(name) | {alias: version})
 
     def _is_shipped(self, name: str, version: int) -> bool:
         return version == 1 and (self.zoo / name / "1" / FILE).is_file()

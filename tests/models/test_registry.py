@@ -6,13 +6,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from models.artifact import WEIGHTS
 from models.manifest import FILE
-from models.problems import ArtifactError, InvalidName, ModelNotFound
+from models.problems import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
 from models.registry import ModelRef, Registry, parse_ref
 from models.scoring.scorer import Scorer
 
@@ -77,6 +79,89 @@ def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> N
     with pytest.raises(InvalidName, match="Champion"):
         registry.set_alias("digits", "Champion", 1)
     assert registry.aliases("digits") == {"live": 1}
+
+
+def test_a_move_tells_the_way_back_and_aliases_go_again(registry: Registry, artifact: Path) -> None:
+    for _ in range(2):
+        registry.publish(artifact, "digits")
+    assert registry.set_alias("digits", "live", 2) == 1
+    assert registry.set_alias("digits", "champion", 1) is None
+    assert registry.set_alias("digits", "champion", 2) == 1
+    with pytest.raises(AliasRequired, match="version 2: move it instead"):
+        registry.remove_alias("digits", "live")
+    registry.remove_alias("digits", "champion")
+    assert registry.aliases("digits") == {"live": 2}
+    with pytest.raises(ModelNotFound, match="no alias 'champion'; it has: live"):
+        registry.remove_alias("digits", "champion")
+    with pytest.raises(ModelNotFound, match="no model 'letters'"):
+        registry.remove_alias("letters", "champion")
+    assert not (registry.root / "letters").exists()
+
+
+def test_a_removed_version_is_gone_with_its_calibrations_and_its_number(registry: Registry, artifact: Path) -> None:
+    first, second, third = (registry.publish(artifact, "digits") for _ in range(3))
+    calibrations = registry.calibrations("digits", 3)
+    calibrations.publish(b"", first.manifest.calibration)
+    registry.set_alias("digits", "champion", 3)
+    with pytest.raises(VersionInUse, match="champion points at"):
+        registry.remove("digits", 3)
+    registry.remove_alias("digits", "champion")
+    (registry.root / "digits" / f".3.{'a' * 32}").mkdir()
+    registry.remove("digits", 3)
+    assert not third.path.exists()
+    assert not calibrations.folder.exists()
+    assert registry.versions("digits") == [1, 2]
+    with pytest.raises(ModelNotFound, match=r"no version 3; it has: \[1, 2\]"):
+        registry.resolve("digits:3")
+    for missing in (3, 9):
+        with pytest.raises(ModelNotFound):
+            registry.remove("digits", missing)
+    fourth = registry.publish(artifact, "digits")
+    assert fourth.version == 4, "a number never means another model"
+    registry.remove("digits", 2)
+    assert registry.publish(artifact, "digits").version == 5
+    assert registry.resolve("digits") == first
+    rest = {path.name for path in (registry.root / "digits").iterdir()}
+    assert rest == {"1", "4", "5", "aliases.json", "calibrations", "newest-removed", ".lock"}
+    (registry.root / "digits" / "newest-removed").write_text("some")
+    with pytest.raises(ArtifactError, match="newest-removed does not say"):
+        registry.publish(artifact, "digits")
+    assert second.version == 2
+
+
+def test_shipped_models_are_not_removed(zoo: Path, artifact: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry", zoo=zoo)
+    mine = registry.publish(artifact, "shipped", promote=True)
+    with pytest.raises(ModelReadOnly, match="shipped:1 ships with the product"):
+        registry.remove("shipped", 1)
+    with pytest.raises(VersionInUse, match="live points at"):
+        registry.remove("shipped", 2)
+    registry.set_alias("shipped", "live", 1)
+    registry.remove("shipped", 2)
+    assert registry.resolve("shipped").read_only
+    assert not mine.path.exists()
+
+
+def test_a_name_is_always_found_while_its_versions_come_and_go(registry: Registry, artifact: Path) -> None:
+    for _ in range(30):
+        registry.publish(artifact, "digits")
+    done, found = threading.Event(), list[int]()
+
+    def look() -> None:
+        while not done.is_set():
+            found.append(registry.locate(parse_ref("digits"))[1])
+
+    with ThreadPoolExecutor() as pool:
+        readers = [pool.submit(look) for _ in range(3)]
+        try:
+            for version in range(2, 31):
+                registry.set_alias("digits", "live", version)
+                registry.remove("digits", version - 1)
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result()
+    assert len(set(found)) > 3
 
 
 @pytest.mark.parametrize(

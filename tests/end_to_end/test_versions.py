@@ -1,0 +1,118 @@
+"""Aliases and versions over HTTP: an alias moves and goes back without a restart, and what is used stays."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from models.registry import Registry
+from tests.end_to_end.conftest import MODEL, make_home
+from tests.end_to_end.service import DIGITS, await_job, files, running
+from tests.worker.helpers import until
+
+PATH = f"/v1/models/{MODEL}"
+
+
+@pytest.fixture(scope="module")
+def home(artifact: Path, other_artifact: Path) -> Iterator[Path]:
+    folder = make_home(artifact)
+    for _ in range(3):
+        Registry(folder / "registry").publish(other_artifact, MODEL)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[httpx.Client]:
+    with running("app.cli", "up", home=home) as client:
+        yield client
+
+
+def scored_by(client: httpx.Client, ref: str = MODEL) -> Any:
+    answer = client.post(f"/v1/models/{ref}/score", files=files(DIGITS[0]))
+    return answer.json()["version"] if answer.status_code == 200 else answer.json()["type"]
+
+
+def refused(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["type"]
+
+
+def test_an_alias_moves_and_goes_back_by_the_same_call(client: httpx.Client) -> None:
+    assert scored_by(client) == 1
+    moved = client.put(f"{PATH}/aliases/live", json={"version": 2})
+    assert moved.status_code == 200, moved.text
+    assert moved.json() == {"name": MODEL, "aliases": {"live": 2}, "previous": 1}
+    until(lambda: scored_by(client) == 2, 20)
+    back = client.put(f"{PATH}/aliases/live", json={"version": moved.json()["previous"]})
+    assert back.json()["previous"] == 2
+    until(lambda: scored_by(client) == 1, 20)
+
+    new = client.put(f"{PATH}/aliases/champion", json={"version": 2}).json()
+    assert new == {"name": MODEL, "aliases": {"live": 1, "champion": 2}, "previous": None}
+    assert scored_by(client, f"{MODEL}@champion") == 2
+    listed = client.get("/v1/models").json()["models"]
+    assert next(one["aliases"] for one in listed if one["name"] == MODEL) == new["aliases"]
+    gone = client.delete(f"{PATH}/aliases/champion")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert refused(client.delete(f"{PATH}/aliases/champion")) == (404, "model-not-found")
+    until(lambda: scored_by(client, f"{MODEL}@champion") == "model-not-found", 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "slug"),
+    [
+        (f"{PATH}/aliases/live", {"version": 9}, 404, "model-not-found"),
+        ("/v1/models/nobody/aliases/live", {"version": 1}, 404, "model-not-found"),
+        (f"{PATH}/aliases/Live", {"version": 1}, 422, "invalid-request"),
+        (f"{PATH}/aliases/-", {"version": 1}, 422, "invalid-request"),
+        (f"{PATH}/aliases/live", {"version": 0}, 422, "invalid-request"),
+        (f"{PATH}/aliases/live", {"version": 1, "force": True}, 422, "invalid-request"),
+        (f"{PATH}/aliases/live", {}, 422, "invalid-request"),
+    ],
+)
+def test_aliases_that_cannot_be(client: httpx.Client, path: str, body: dict[str, Any], status: int, slug: str) -> None:
+    before = client.get("/v1/models").json()
+    assert refused(client.put(path, json=body)) == (status, slug)
+    assert client.get("/v1/models").json() == before
+
+
+def test_live_stays_and_shipped_models_stay(client: httpx.Client) -> None:
+    assert refused(client.delete(f"{PATH}/aliases/live")) == (409, "alias-required")
+    assert refused(client.delete(f"{PATH}/versions/1")) == (409, "version-in-use")
+    assert refused(client.delete("/v1/models/mnist-snf-glow/versions/1")) == (409, "model-read-only")
+    assert refused(client.delete(f"{PATH}/versions/99")) == (404, "model-not-found")
+    assert refused(client.delete("/v1/models/nobody/versions/1")) == (404, "model-not-found")
+
+
+def test_a_deleted_version_answers_no_more(client: httpx.Client, home: Path) -> None:
+    assert scored_by(client, f"{MODEL}:3") == 3
+    deleted = client.delete(f"{PATH}/versions/3")
+    assert (deleted.status_code, deleted.content) == (204, b""), deleted.text
+    assert client.get(f"{PATH}:3").status_code == 404
+    until(lambda: scored_by(client, f"{MODEL}:3") == "model-not-found", 20)
+    assert scored_by(client) == 1
+    assert not (home / "registry" / MODEL / "3").exists()
+    assert refused(client.delete(f"{PATH}/versions/3")) == (404, "model-not-found")
+
+
+def test_a_version_stays_while_a_job_uses_it(client: httpx.Client) -> None:
+    bulk = {"type": "score", "dataset": "mnist-mini", "model": f"{MODEL}:4"}
+    queued = client.post("/v1/jobs", json=bulk).raise_for_status().json()
+    client.post(f"/v1/jobs/{queued['id']}/pause").raise_for_status()
+    answer = client.delete(f"{PATH}/versions/4")
+    assert refused(answer) == (409, "version-in-use")
+    assert answer.json()["job"] == queued["id"]
+    client.post(f"/v1/jobs/{queued['id']}/cancel").raise_for_status()
+    await_job(client, queued["id"], "cancelled")
+    assert client.delete(f"{PATH}/versions/4").status_code == 204
+
+
+def test_a_job_whose_version_was_taken_away_says_so(client: httpx.Client, home: Path) -> None:
+    Registry(home / "registry").publish(home / "registry" / MODEL / "2", MODEL)
+    queued = client.post("/v1/jobs", json={"type": "score", "dataset": "mnist-mini", "model": f"{MODEL}:5"}).json()
+    Registry(home / "registry").remove(MODEL, 5)
+    failed = await_job(client, queued["id"], "failed")
+    assert "has no version 5; it has: [1, 2]" in failed["error"]["detail"]
