@@ -151,12 +151,18 @@ function drawn() {
     ${state.open ? opened() : nothing}`;
 }
 
+function open(found) {
+  state.open = found;
+  redraw();
+  document.querySelector(".opened-sample")?.scrollIntoView({ block: "nearest" });
+}
+
 function grid(words, samples, inverse) {
   const bits = samples.reduce((sum, one) => sum + one.bits_per_dim, 0) / samples.length;
   return html`<figure class="card figure"><h2>${words}</h2>
     <div class="samples ${state.busy ? "stale" : ""}" .style=${columns(samples.length)}>
       ${samples.map((one, index) => html`<button aria-label="Sample ${index + 1}, ${fixed(one.bits_per_dim, 3)} bits per dimension"
-        @click=${() => { state.open = { sample: one, index, inverse }; redraw(); }}><img class="pixels" src=${one.src} alt=""></button>`)}</div>
+        @click=${() => open({ sample: one, index, inverse })}><img class="pixels" src=${one.src} alt=""></button>`)}</div>
     <figcaption>${fixed(bits, 3)} bits/dim on average. Choose one to see its likelihood.</figcaption></figure>`;
 }
 
