@@ -3,9 +3,16 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { shape } from "./format.js";
 import { get } from "./service.js";
 
+const FIRST = "mnist-snf-glow";
+
 /** The models that can be used, for a choice; a damaged one is left out. */
 export async function usableModels() {
   return (await get("/v1/models")).models.filter((one) => one.image_shape && one.state !== "failed");
+}
+
+/** The model of a name, or else one to begin with; none where there is none. */
+export function wantedModel(models, name) {
+  return models.find((one) => one.name === name) ?? models.find((one) => one.name === FIRST) ?? models[0];
 }
 
 /** A choice of one model. */

@@ -2,7 +2,7 @@
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, count, fixed, shape, whole } from "../format.js";
-import { modelChoice, notice, usableModels, waiting } from "../parts.js";
+import { modelChoice, notice, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
 import { dropped, named, pasted } from "../score/intake.js";
@@ -12,6 +12,7 @@ import { complain } from "../toast.js";
 
 export const title = "Score";
 
+const WANTED = "snf-model"; // left in the session by pages that lead here with a model
 const SHOWN = 100;
 const LARGEST_ALPHA = 0.2;
 const COLUMNS = [
@@ -53,11 +54,19 @@ export function mount(root) {
   };
 }
 
+/** Images from another page, to be scored by a model. */
+export function take(model, files) {
+  if (state.model !== model) choose(model);
+  queue.add(files);
+}
+
 async function start() {
   try {
     const [models, examples] = await Promise.all([usableModels(), get("/console/examples/examples.json")]);
     Object.assign(state, { models, examples, error: null });
-    const wanted = models.find((one) => one.name === state.model) ?? models.find((one) => one.name.startsWith("mnist")) ?? models[0];
+    const asked = sessionStorage.getItem(WANTED) ?? state.model;
+    sessionStorage.removeItem(WANTED);
+    const wanted = wantedModel(models, asked);
     if (wanted && wanted.name !== state.model) await choose(wanted.name);
   } catch (error) {
     state.error = error;

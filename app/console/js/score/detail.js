@@ -74,11 +74,22 @@ function framed(picture, reasons, shape, caption) {
 }
 
 function place(verdict, reference, alpha, flagged) {
-  const limit = reference.quantiles.filter((one) => one.alpha <= alpha * (1 + 1e-9)).sort((a, b) => b.alpha - a.alpha)[0];
   const marks = [{ x: verdict.statistic, label: "this image", colour: flagged ? "--bad" : "--accent" }];
-  if (limit && Math.abs(Math.log(limit.alpha / alpha)) < 0.1) marks.push({ x: limit.statistic, label: "flagged from here", colour: "--faint", dashed: true });
+  const limit = threshold(reference.quantiles, alpha);
+  if (limit !== null) marks.push({ x: limit, label: "flagged from here", colour: "--faint", dashed: true });
   const summary = `Histogram of the evidence of ${reference.count} calibration images; this image has ${brief(verdict.statistic, 3)} nats, p-value ${brief(verdict.p_value, 3)}`;
   return html`<snf-histogram aria-label=${summary} .x=${"evidence T, nats: further right is stranger"} .found=${reference} .marks=${marks}></snf-histogram>`;
+}
+
+/** The evidence from which images are flagged at `alpha`, between those that are told; for drawing alone. */
+function threshold(quantiles, alpha) {
+  const known = [...quantiles].sort((a, b) => a.alpha - b.alpha);
+  const next = known.findIndex((one) => one.alpha >= alpha * (1 - 1e-9));
+  if (next < 0) return null;
+  const [above, below] = [known[next], known[Math.max(0, next - 1)]];
+  if (above === below) return above.statistic;
+  const way = (Math.log(alpha) - Math.log(below.alpha)) / (Math.log(above.alpha) - Math.log(below.alpha));
+  return below.statistic + way * (above.statistic - below.statistic);
 }
 
 function terms(result) {
