@@ -64,9 +64,9 @@ function table(models) {
 function row(one) {
   return html`<tr>
     <th class="break" scope="row"><a href="#/models/${one.name}">${one.name}</a>${one.read_only ? html` <span class="small faint">shipped</span>` : nothing}</th>
-    <td>${stateBadge(one.state)}${one.reason ? html`<p class="small break reason">${one.reason}</p>` : nothing}</td>
+    <td data-label="state">${stateBadge(one.state)}${one.reason ? html`<p class="small break reason">${one.reason}</p>` : nothing}</td>
     <td class="num" data-label="versions">${one.versions.length}</td>
-    <td><span class="row tight">${aliasBadges(one.aliases)}</span></td>
+    <td data-label="aliases"><span class="row tight">${aliasBadges(one.aliases)}</span></td>
     <td data-label="architecture">${one.architecture ?? "–"}</td>
     <td data-label="images">${shape(one.image_shape)}</td>
     <td class="num" data-label="test bits/dim">${fixed(one.test_bits_per_dim, 4)}</td>

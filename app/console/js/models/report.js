@@ -34,7 +34,7 @@ function sets(those, found) {
       return html`<tr><th scope="row" class="break">${one.name} ${one.kind === "dataset" ? html`<span class="small faint nobreak">${whole(one.images.images)} images</span>` : nothing}</th>
         <td class="num" data-label="AUROC"><strong>${fixed(mine.auroc, 4)}</strong><br>${interval(mine.auroc_interval)}</td>
         <td class="num" data-label="best baseline">${fixed(other.auroc, 4)}<br><span class="small faint">${labelOf(found, one.best_baseline)}</span></td>
-        <td class="num" data-label="difference">${difference(one)}</td>
+        <td class="num across" data-label="difference">${difference(one)}</td>
         <td class="num" data-label="FPR at 95 %">${fixed(100 * mine.fpr95, 1)} %</td>
         <td class="num" data-label="found">${percent(mine.detected.find((rate) => rate.alpha === alpha)?.share)}</td></tr>`;
     })}</tbody></table></div>`;

@@ -54,12 +54,14 @@ export class Versions {
     this.redraw();
   }
 
-  move(alias, version) {
-    return this.change(async () => {
+  async move(alias, version) {
+    await this.change(async () => {
       const path = `/v1/models/${this.subject.name}/aliases/${encodeURIComponent(alias)}`;
       const { previous } = await get(path, { method: "PUT", json: { version } });
       this.moved = { alias, version, previous };
     });
+    // It may have been asked for far below.
+    requestAnimationFrame(() => document.getElementById("moved")?.scrollIntoView({ block: "nearest" }));
   }
 
   async removeAlias(alias) {
@@ -97,11 +99,12 @@ export class Versions {
 
   undo() {
     const { moved, subject } = this;
-    if (!moved) return html`<div role="status" class="gone"></div>`;
-    const back = moved.previous !== null && moved.previous !== moved.version && subject.entry.versions.includes(moved.previous);
-    return html`<div role="status"><div class="notice row spread"><span><strong>${moved.alias}</strong> is now version ${moved.version}${moved.previous === null ? "" : `, it was ${moved.previous}`}.
-      ${moved.alias === LIVE ? "Scores go over to it within about two seconds." : ""}</span>
-      ${back ? html`<button ?disabled=${this.busy} @click=${() => this.move(moved.alias, moved.previous)}>Roll back to ${moved.previous}</button>` : nothing}</div></div>`;
+    if (!moved) return nothing;
+    const { alias, version, previous } = moved;
+    const back = previous !== null && previous !== version && subject.entry.versions.includes(previous);
+    return html`<div class="notice row spread"><span><strong>${alias}</strong> is now version ${version}${previous === null ? "" : `, it was ${previous}`}.
+      ${alias === LIVE ? "Scores go over to it within about two seconds." : ""}</span>
+      ${back ? html`<button ?disabled=${this.busy} @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
   }
 
   aliases() {
@@ -117,7 +120,7 @@ export class Versions {
     const shipped = entry.read_only || detail?.read_only;
     return html`<section class="card"><h2>Aliases</h2>
       <p class="faint"><code>${name}</code> means its alias <code>live</code>, <code>${name}@NAME</code> any other. To move one is a release, to move it back a rollback.</p>
-      ${this.undo()}
+      <div role="status" id="moved">${this.undo()}</div>
       <ul class="aliases">${repeat(sorted, (one) => one, (alias) => html`<li>
         <span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>
         <select aria-label="Version of the alias ${alias}" ?disabled=${this.busy || entry.versions.length < 2} .value=${live(String(entry.aliases[alias]))}
