@@ -15,6 +15,7 @@ from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
+    audits,
     calibrations,
     datasets,
     job_events,
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
         app.include_router(router)
-    for router in (references.router, presets.router, versions.router):
+    for router in (references.router, presets.router, versions.router, audits.router):
         app.include_router(router)
     return app
 
