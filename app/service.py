@@ -17,6 +17,7 @@ from app.request_metrics import RequestMetrics
 from app.routers import (
     audits,
     calibrations,
+    cards,
     datasets,
     job_events,
     job_files,
@@ -96,7 +97,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
         app.include_router(router)
-    for router in (references.router, presets.router, versions.router, audits.router):
+    for router in (references.router, presets.router, versions.router, audits.router, cards.router):
         app.include_router(router)
     return app
 

@@ -20,7 +20,8 @@ from models.anomaly.gradients import GradientProbe
 from models.anomaly.heat_map import HeatMap, standardise
 from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
-from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
+from models.artifact import Artifact, image_digest, load_artifact
+from models.artifact_files import CALIBRATION, WEIGHTS
 from models.bijections.frozen import Inverse
 from models.calibrations import ARRAYS
 from models.engine_options import EngineOptions
