@@ -15,7 +15,9 @@ from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
+    audits,
     calibrations,
+    cards,
     console,
     datasets,
     job_events,
@@ -96,7 +98,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router, console.router):
         app.include_router(router)
-    for router in (references.router, presets.router, versions.router):
+    for router in (references.router, presets.router, versions.router, audits.router, cards.router):
         app.include_router(router)
     app.mount(console.PATH, console.ConsoleFiles(), name="console")
     return app
