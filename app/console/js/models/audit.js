@@ -1,6 +1,6 @@
 // Whether scores with cached log-determinants are what the flow as trained gives, every one of them computed anew.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
-import { brief, fixed } from "../format.js";
+import { count, fixed } from "../format.js";
 import { notice, segments } from "../parts.js";
 import { get } from "../service.js";
 
@@ -39,12 +39,17 @@ export class Audit {
   }
 }
 
+// Nats between two numbers that should be the same.
+function apart(value) {
+  return value === 0 ? "0" : value.toExponential(1).replace(".0e", "e");
+}
+
 function verdict(found) {
   const worst = Math.max(...found.images.map((one) => Math.abs(one.difference)));
   const how = `${found.engine}, ${found.precision}, in ${fixed(found.seconds, 1)} s`;
   return found.agrees
-    ? html`<p class="notice good"><strong>Agrees to ${brief(worst, 2)} nats</strong>, allowed ${brief(found.tolerance, 2)}. <span class="faint">${how}</span></p>`
-    : html`<p class="notice bad"><strong>Does not agree: ${brief(worst, 2)} nats apart</strong>, allowed ${brief(found.tolerance, 2)}. <span class="faint">${how}</span></p>`;
+    ? html`<p class="notice good"><strong>Agrees to ${apart(worst)} nats</strong>, allowed ${apart(found.tolerance)}. <span class="faint">${how}</span></p>`
+    : html`<p class="notice bad"><strong>Does not agree: ${apart(worst)} nats apart</strong>, allowed ${apart(found.tolerance)}. <span class="faint">${how}</span></p>`;
 }
 
 function images({ images: scored, engine, precision }) {
@@ -52,13 +57,14 @@ function images({ images: scored, engine, precision }) {
     <div class="scroll"><table class="rows"><thead><tr><th>image</th><th class="num">by ${engine}, ${precision}, cached (nats)</th><th class="num">recomputed in float64 (nats)</th><th class="num">difference</th></tr></thead>
       <tbody>${scored.map((one) => html`<tr><th scope="row">${one.index + 1} <span class="faint small">${one.source === "pinned" ? "stored with the model" : "sample of the model"}</span></th>
         <td class="num" data-label="cached">${fixed(one.log_likelihood, 6)}</td><td class="num" data-label="recomputed">${fixed(one.recomputed, 6)}</td>
-        <td class="num" data-label="difference">${brief(one.difference, 2)}</td></tr>`)}</tbody></table></div></section>`;
+        <td class="num" data-label="difference">${apart(one.difference)}</td></tr>`)}</tbody></table></div></section>`;
 }
 
 function layers({ log_dets: found, total }) {
   const line = (name, one) => html`<tr><th scope="row" class="break">${name}</th><td class="num" data-label="cached">${fixed(one.cached, 6)}</td>
-    <td class="num" data-label="recomputed">${fixed(one.recomputed, 6)}</td><td class="num" data-label="difference">${brief(one.difference, 2)}</td></tr>`;
-  return html`<section class="card"><h2>Log-determinants by layer</h2>
-    <div class="scroll"><table class="rows"><thead><tr><th>layer</th><th class="num">cached (nats)</th><th class="num">recomputed (nats)</th><th class="num">difference</th></tr></thead>
-      <tbody>${found.map((one) => line(one.layer, one))}${line(html`<strong>all layers</strong>`, total)}</tbody></table></div></section>`;
+    <td class="num" data-label="recomputed">${fixed(one.recomputed, 6)}</td><td class="num" data-label="difference">${apart(one.difference)}</td></tr>`;
+  const table = (lines) => html`<div class="scroll"><table class="rows"><thead><tr><th>layer</th><th class="num">cached (nats)</th><th class="num">recomputed (nats)</th><th class="num">difference</th></tr></thead>
+    <tbody>${lines}</tbody></table></div>`;
+  return html`<section class="card"><h2>Log-determinants</h2>${table(line("all layers", total))}
+    <details><summary>${count(found.length, "layer")}, one by one</summary>${table(found.map((one) => line(one.layer, one)))}</details></section>`;
 }

@@ -21,7 +21,9 @@ export class Card {
   }
 
   async fragment() {
-    return (await call(this.subject.path("/card"), { query: { format: "html" } })).text();
+    const text = await (await call(this.subject.path("/card"), { query: { format: "html" } })).text();
+    // The page has a first heading already.
+    return text.replace(/<(\/?)h([1-5])>/g, (_, slash, level) => `<${slash}h${Number(level) + 1}>`);
   }
 
   async download() {
