@@ -108,7 +108,7 @@ export class Versions {
   }
 
   aliases() {
-    const { entry, name, detail } = this.subject;
+    const { entry, name } = this.subject;
     const sorted = Object.keys(entry.aliases).sort((a, b) => (b === LIVE) - (a === LIVE) || a.localeCompare(b));
     const options = (chosen) => [...entry.versions].sort((a, b) => b - a).map((one) => html`<option value=${one} ?selected=${one === chosen}>version ${one}</option>`);
     const add = (event) => {
@@ -117,7 +117,6 @@ export class Versions {
       const found = new FormData(target);
       this.move(found.get("alias"), Number(found.get("version"))).then(() => target.reset());
     };
-    const shipped = entry.read_only || detail?.read_only;
     return html`<section class="card"><h2>Aliases</h2>
       <p class="faint"><code>${name}</code> means its alias <code>live</code>, <code>${name}@NAME</code> any other. To move one is a release, to move it back a rollback.</p>
       <div role="status" id="moved">${this.undo()}</div>
@@ -127,10 +126,10 @@ export class Versions {
           @change=${(event) => this.move(alias, Number(event.target.value))}>${options(entry.aliases[alias])}</select>
         ${alias === LIVE ? html`<span class="faint small">every model has it</span>` : html`<button class="quiet" ?disabled=${this.busy} @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
       </li>`)}</ul>
-      ${shipped ? html`<p class="faint small">It ships with the product: it has one version, and its aliases stay.</p>` : html`<form class="row" @submit=${add}>
+      <form class="row" @submit=${add}>
         <input class="narrow" name="alias" required pattern=${ALIAS} placeholder="champion" aria-label="Name of a new alias" title="small letters, digits, dot, dash and underscore" autocomplete="off">
         <select class="narrow" name="version" aria-label="Version of the new alias">${options(this.subject.version)}</select>
-        <button ?disabled=${this.busy}>Add alias</button></form>`}
+        <button ?disabled=${this.busy}>Add alias</button></form>
     </section>`;
   }
 
@@ -145,7 +144,7 @@ export class Versions {
       ${known instanceof Error ? html`<td colspan="5"><span class="badge bad">damaged</span> <span class="small break">${known.message}</span></td>` : this.cells(known?.manifest)}
       <td><span class="row tight end">
         ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${this.busy || known instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}
-        ${entry.read_only ? nothing : html`<button class="quiet" ?disabled=${this.busy} aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
+        ${known?.read_only ? html`<span class="small faint">shipped</span>` : html`<button class="quiet" ?disabled=${this.busy} aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
       </span></td></tr>`;
   }
 
