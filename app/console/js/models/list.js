@@ -62,14 +62,14 @@ function table(models) {
 }
 
 function row(one) {
-  return html`<tr>
+  return html`<tr class=${one.reason ? "has-why" : ""}>
     <th class="break" scope="row"><a href="#/models/${one.name}">${one.name}</a>${one.read_only ? html` <span class="small faint">shipped</span>` : nothing}</th>
-    <td data-label="state">${stateBadge(one.state)}${one.reason ? html`<p class="small break reason">${one.reason}</p>` : nothing}</td>
+    <td data-label="state">${stateBadge(one.state)}</td>
     <td class="num" data-label="versions">${one.versions.length}</td>
     <td data-label="aliases"><span class="row tight">${aliasBadges(one.aliases)}</span></td>
-    <td data-label="architecture">${one.architecture ?? "–"}</td>
-    <td data-label="images">${shape(one.image_shape)}</td>
+    <td class="nobreak" data-label="architecture">${one.architecture ?? "–"}</td>
+    <td class="nobreak" data-label="images">${shape(one.image_shape)}</td>
     <td class="num" data-label="test bits/dim">${fixed(one.test_bits_per_dim, 4)}</td>
-    <td class="num" data-label="size">${bytes(one.size_bytes)}</td>
-  </tr>`;
+    <td class="num nobreak" data-label="size">${bytes(one.size_bytes)}</td>
+  </tr>${one.reason ? html`<tr class="why"><td colspan="8" class="small break">${one.reason}</td></tr>` : nothing}`;
 }

@@ -58,28 +58,25 @@ class Page {
     this.loaded = true;
     // An alias that moved: what was known of the version before is not shown for this one.
     if (before !== null && before !== this.subject.version) for (const key of this.panels.keys()) if (key !== WITHOUT_DETAIL) this.panels.delete(key);
+    // Of a version that cannot be read there is only one tab to open.
+    if (this.subject.problem) this.tab = WITHOUT_DETAIL;
     if (this.usable) await this.panel().refresh?.();
     this.redraw();
   };
 
   get usable() {
-    return this.subject.version !== null && (this.subject.detail !== null || this.open === WITHOUT_DETAIL);
-  }
-
-  /** The open tab: of a version that cannot be read, there is only one to open. */
-  get open() {
-    return this.subject.problem ? WITHOUT_DETAIL : this.tab;
+    return this.subject.version !== null && (this.subject.detail !== null || this.tab === WITHOUT_DETAIL);
   }
 
   panel() {
-    const { open } = this;
-    if (!this.panels.has(open)) {
-      const [, , Kind] = TABS.find(([key]) => key === open);
+    const { tab } = this;
+    if (!this.panels.has(tab)) {
+      const [, , Kind] = TABS.find(([key]) => key === tab);
       const made = new Kind(this.subject, () => this.redraw(), this.look);
-      this.panels.set(open, made);
+      this.panels.set(tab, made);
       made.start?.();
     }
-    return this.panels.get(open);
+    return this.panels.get(tab);
   }
 
   choose(tab) {
@@ -103,7 +100,7 @@ class Page {
       ${notice(subject.problem && `Version ${subject.version} cannot be used: ${subject.problem.message}`, "bad")}
       ${notice(subject.detail?.reason && `Version ${subject.version} cannot be loaded: ${subject.detail.reason}`, "bad")}
       ${this.tabs()}
-      <div class="stack roomy" role="tabpanel" id="panel" aria-labelledby="tab-${this.open}" tabindex="0">
+      <div class="stack roomy" role="tabpanel" id="panel" aria-labelledby="tab-${this.tab}" tabindex="0">
         ${this.usable ? this.panel().view() : waiting()}</div>`;
   }
 
@@ -125,10 +122,10 @@ class Page {
           ${subject.detail ? stateBadge(subject.detail.state) : nothing}
           ${subject.detail?.read_only ? html`<span class="badge">shipped</span>` : nothing}
         </div></div>
-      <div class="row">
+      ${subject.problem || subject.detail?.state === "failed" ? nothing : html`<div class="row">
         <a class="button" href="#/samples/${subject.name}">Draw samples</a>
         <button class="primary" @click=${() => this.score()}>${subject.live ? "Score with it" : `Score with version ${aliases.live}, the live one`}</button>
-      </div></div>`;
+      </div>`}</div>`;
   }
 
   goTo(version) {
@@ -143,7 +140,7 @@ class Page {
   tabs() {
     const known = TABS.filter(([key]) => !this.subject.problem || key === WITHOUT_DETAIL);
     const move = (event) => {
-      const at = known.findIndex(([key]) => key === this.open);
+      const at = known.findIndex(([key]) => key === this.tab);
       const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();
@@ -152,8 +149,8 @@ class Page {
       document.getElementById(`tab-${key}`).focus();
     };
     return html`<div class="tabs" role="tablist" aria-label="About this model" @keydown=${move}>
-      ${known.map(([key, label]) => html`<button role="tab" id="tab-${key}" aria-selected=${key === this.open} aria-controls="panel"
-        tabindex=${key === this.open ? 0 : -1} @click=${() => this.choose(key)}>${label}</button>`)}</div>`;
+      ${known.map(([key, label]) => html`<button role="tab" id="tab-${key}" aria-selected=${key === this.tab} aria-controls="panel"
+        tabindex=${key === this.tab ? 0 : -1} @click=${() => this.choose(key)}>${label}</button>`)}</div>`;
   }
 }
 
