@@ -81,8 +81,9 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Exact image density scoring</title>
+<link rel="icon" href="data:,">
 <style>
-:root {{ color-scheme: light dark }}
+:root {{ color-scheme: light dark; background: Canvas }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse }} th, td {{ text-align: left; padding: .25rem 1rem .25rem 0 }}
 pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .4rem }}
@@ -96,7 +97,7 @@ pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius
 <h2>Models</h2>
 {models}
 <h2>Three calls to try</h2>
-<pre>{calls}</pre>
+<pre tabindex="0">{calls}</pre>
 </main>
 </body>
 </html>
