@@ -65,7 +65,7 @@ def page(
     page = context.new_page()
     yield page
     trace = tmp_path / "trace.zip"
-    context.tracing.stop(path=trace)
+    context.tracing.stop(path=trace)  # a round trip: what the page has complained of so far arrives before its answer
     if collector.found or FAILED in request.node.stash:
         if not page.is_closed():
             page.screenshot(path=tmp_path / "failure.png")
@@ -92,5 +92,5 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
     report = yield
     if report.failed and "page" in item.funcargs:
         item.stash[FAILED] = True
-        report.sections.append(("browser", f"trace.zip and failure.png are kept in {item.funcargs['tmp_path']}"))
+        report.sections.append(("browser", f"trace and screenshot are kept in {item.funcargs['tmp_path']}"))
     return report
