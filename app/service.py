@@ -16,7 +16,9 @@ from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
     api_pages,
+    audits,
     calibrations,
+    cards,
     console,
     datasets,
     job_events,
@@ -98,7 +100,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router, console.router):
         app.include_router(router)
-    for router in (references.router, presets.router, versions.router):
+    for router in (references.router, presets.router, versions.router, audits.router, cards.router):
         app.include_router(router)
     app.include_router(api_pages.router)
     app.mount(api_pages.PATH, api_pages.api_page_files(), name="docs-files")

@@ -83,6 +83,14 @@ class ArtifactError(ModelsError):
     status = 500
 
 
+class FileNotInArtifact(ModelsError):
+    """A file was asked for that a model does not have."""
+
+    slug = "file-not-in-model"
+    title = "The model has no such file"
+    status = 404
+
+
 class EngineUnavailable(ModelsError):
     """The engine that was asked for cannot run here, or not this flow."""
 
