@@ -22,7 +22,7 @@ from app.commands.common import (
     print_json,
     settings,
 )
-from app.commands.images import images_in
+from app.image_files import images_in
 from app.commands.score_file import score_to_file
 
 if TYPE_CHECKING:
