@@ -15,6 +15,7 @@ from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
+    api_pages,
     audits,
     calibrations,
     cards,
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> Service:
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
@@ -100,6 +102,8 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (references.router, presets.router, versions.router, audits.router, cards.router):
         app.include_router(router)
+    app.include_router(api_pages.router)
+    app.mount(api_pages.PATH, api_pages.api_page_files(), name="docs-files")
     app.mount(console.PATH, console.ConsoleFiles(), name="console")
     return app
 

@@ -12,7 +12,7 @@ import typer
 
 from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_json, settings
 from app.commands.dataset_tables import print_datasets, print_report
-from app.commands.images import TarStream, split_paths
+from app.image_files import TarStream, split_paths
 
 if TYPE_CHECKING:
     from app.commands.remote import Remote

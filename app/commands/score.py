@@ -22,8 +22,8 @@ from app.commands.common import (
     print_json,
     settings,
 )
-from app.commands.images import images_in
 from app.commands.score_file import score_to_file
+from app.image_files import images_in
 
 if TYPE_CHECKING:
     from app.serving import Loaded

@@ -36,7 +36,7 @@ class Chart extends HTMLElement {
   axis(more = {}) {
     const stroke = () => colour("--faint");
     const grid = { stroke: () => colour("--line"), width: 1 };
-    return { stroke, font: FONT, labelFont: FONT, labelSize: 18, grid, ticks: { ...grid, size: 4 }, ...more };
+    return { stroke, font: FONT, labelFont: FONT, labelSize: 20, labelGap: 0, size: 34, grid, ticks: { ...grid, size: 4 }, ...more };
   }
 }
 
@@ -99,7 +99,7 @@ class Histogram extends Chart {
       // Evidence has a long tail: its axis is that of square roots.
       scales: { x: { time: false, distr: 100, fwd: root, bwd: square, range: [Math.min(edges[0], 0), most] } },
       axes: [
-        this.axis({ label: this.x, splits: () => ROUND.filter((one) => one <= most), values: ticks }),
+        this.axis({ label: this.x, splits: () => ROUND.filter((one) => one <= most), filter: (_, all) => all, values: ticks }),
         this.axis({ label: "images", size: 54 }),
       ],
       series: [

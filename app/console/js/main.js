@@ -30,9 +30,11 @@ async function show() {
     const module = await PAGES[page]();
     if (visit !== visits) return; // another page was asked for meanwhile
     leave();
-    main.replaceChildren();
+    // A fresh element: lit-html keeps what it drew into one.
+    const root = Object.assign(document.createElement("div"), { className: "page" });
+    main.replaceChildren(root);
     document.title = `${module.title} · snf density`;
-    leave = module.mount(main, argument) ?? (() => undefined);
+    leave = module.mount(root, argument) ?? (() => undefined);
     if (visit > 1) main.focus();
     window.scrollTo(0, 0);
   } catch (error) {

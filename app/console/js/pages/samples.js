@@ -143,7 +143,7 @@ function drawn() {
     <p class="small faint" role="status">${by.model}:${by.version}, seed ${by.seed}, temperature ${fixed(by.temperature, 2)}${state.busy ? ", drawing anew ..." : ""}</p>
     <div class=${compared ? "columns three" : "stack"}>
       ${Object.entries(grids).map(([inverse, samples]) => grid(words[inverse], samples, inverse))}
-      ${compared ? html`<figure class="card figure"><h2>Their difference</h2>
+      ${compared ? html`<figure class="card figure" aria-labelledby="difference"><h2 id="difference">Their difference</h2>
         <div class="samples ${state.busy ? "stale" : ""}" .style=${columns(compared.pictures.length)}>
           ${compared.pictures.map((src) => html`<img class="pixels" src=${src} alt="">`)}</div>
         <figcaption>${compared.largest ? html`White is ${compared.largest} of 255 grey levels, the largest difference of all.` : "None: every pixel is the same."}</figcaption></figure>` : nothing}
@@ -159,7 +159,7 @@ function open(found) {
 
 function grid(words, samples, inverse) {
   const bits = samples.reduce((sum, one) => sum + one.bits_per_dim, 0) / samples.length;
-  return html`<figure class="card figure"><h2>${words}</h2>
+  return html`<figure class="card figure" aria-labelledby=${inverse}><h2 id=${inverse}>${words}</h2>
     <div class="samples ${state.busy ? "stale" : ""}" .style=${columns(samples.length)}>
       ${samples.map((one, index) => html`<button aria-label="Sample ${index + 1}, ${fixed(one.bits_per_dim, 3)} bits per dimension"
         @click=${() => open({ sample: one, index, inverse })}><img class="pixels" src=${one.src} alt=""></button>`)}</div>

@@ -227,7 +227,7 @@ function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
   const { result } = item;
   return html`<tr class=${open ? "open" : ""}>
-    <td class="thumb"><img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy"></td>
+    <td class="thumb">${item.file.type.startsWith("image/") ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
     <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
     ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td><td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`

@@ -7,10 +7,12 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.commands.common import USAGE, fail
-
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 CHUNK = 2**16
+
+
+class FilesProblem(ValueError):
+    """The files that were named cannot be taken."""
 
 
 def is_image(path: Path) -> bool:
@@ -26,7 +28,8 @@ def images_in(folder: Path) -> list[Path]:
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
     """The images among `paths` and in their folders by name, and the other files, which are archives or arrays.
 
-    An image's name is its path from the folder that all have in common, so that folders stay groups.
+    An image's name is its path from the folder that all have in common, so that folders stay groups. Raises
+    `FilesProblem`.
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -37,14 +40,14 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
             images += images_in(path)
             roots.append(path)
         elif not path.is_file():
-            raise fail(f"{given} does not exist", USAGE)
+            raise FilesProblem(f"{given} does not exist")
         elif is_image(path):
             images.append(path)
             roots.append(path.parent)
         else:
             others.append(path)
     if not images and not others:
-        raise fail("no image was found", USAGE)
+        raise FilesProblem("no image was found")
     base = os.path.commonpath(roots) if roots else ""
     return {path.relative_to(base).as_posix(): path for path in images}, others
 
@@ -73,7 +76,7 @@ def _tar_pieces(files: dict[str, Path]) -> Iterator[bytes]:
             while left:
                 piece = file.read(min(CHUNK, left))
                 if not piece:
-                    raise fail(f"{path} became shorter while it was read", USAGE)
+                    raise FilesProblem(f"{path} became shorter while it was read")
                 left -= len(piece)
                 yield piece
         yield bytes(-member.size % tarfile.BLOCKSIZE)
