@@ -30,7 +30,7 @@ export class EvaluationForm {
     try {
       const json = { type: "evaluate", model: this.subject.exact, dataset: given.get("normal"), parameters };
       this.submitted = await get("/v1/jobs", { method: "POST", json });
-      this.made();
+      this.made(this.submitted.id);
     } catch (error) {
       this.refused = error;
     }

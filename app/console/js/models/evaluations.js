@@ -16,7 +16,8 @@ export class Evaluations {
     [this.subject, this.redraw] = [subject, redraw];
     this.jobs = this.error = this.open = null;
     this.reports = new Map(); // by job: the report, or the error
-    this.form = new EvaluationForm(subject, redraw, () => this.refresh());
+    this.awaited = null; // a job whose report is shown once it is there
+    this.form = new EvaluationForm(subject, redraw, (job) => { this.awaited = job; this.refresh(); });
   }
 
   start() {
@@ -28,8 +29,10 @@ export class Evaluations {
       const first = this.jobs === null;
       this.jobs = await this.ask();
       this.error = null;
-      const newest = this.jobs.find((one) => one.status === "succeeded");
-      if (first && newest) this.show(newest.id);
+      const done = this.jobs.filter((one) => one.status === "succeeded");
+      const found = done.find((one) => one.id === this.awaited) ?? (first ? done[0] : null);
+      if (found && this.open !== found.id) this.show(found.id);
+      if (found?.id === this.awaited) this.awaited = null;
     } catch (error) {
       this.error = error;
     }
