@@ -15,11 +15,11 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import toast
-from tests.browser.looks import in_every_look
+from tests.browser.looks import HEIGHT, LOOKS, in_every_look
 from tests.end_to_end.service import DIGITS, await_job, files
 from tests.end_to_end.uploads import upload
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 SHIPPED = "mnist-snf-glow"
 TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift", "Card")
@@ -286,6 +286,8 @@ def test_an_evaluation_is_asked_for_and_read(
     expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
     panel.get_by_text(f"{negatives}: ROC curves").click()
     expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
+    fits(page)
+    page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
     fits(page)
     with page.expect_popup() as popup:
         panel.get_by_role("link", name="full report").click()

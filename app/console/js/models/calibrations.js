@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, moment, shape, whole } from "../format.js";
-import { notice, waiting } from "../parts.js";
+import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
 import { DatasetForm, refusal } from "./dataset_form.js";
@@ -83,9 +83,9 @@ export class Calibrations {
   }
 
   view() {
-    if (!this.found) return this.error ? notice(this.error.message, "bad") : waiting();
+    if (!this.found) return this.error ? failure(this.error, () => this.refresh()) : waiting();
     const active = this.found.calibrations.find((one) => one.active);
-    return html`${this.error ? notice(this.error.message, "bad") : nothing}
+    return html`${this.error ? failure(this.error, () => this.refresh()) : nothing}
       <section class="card"><h2>Calibrations</h2>
         <p class="faint">A p-value is the rank of an image among calibration images. They are numbered and never change; 0 is the one that the model came with.</p>
         ${this.table()}</section>
