@@ -166,6 +166,7 @@ def test_versions_are_released_rolled_back_and_deleted(
     line(page, "2").get_by_role("button", name="Make live").click()
     expect(panel.get_by_role("status")).to_contain_text("live is now version 2, it was 1")
     assert aliases(house, name) == {"live": 2}
+    expect(panel).to_be_focused()  # the button is gone
     expect(page.get_by_role("combobox", name="Version", exact=True)).to_have_value("2")
     axe(page)
     panel.get_by_role("button", name="Roll back to 1").click()

@@ -16,6 +16,7 @@ export class Calibrations {
     this.found = this.error = this.reference = this.referenceError = null;
     this.marks = [];
     this.busy = false;
+    this.turns = 0;
     this.form = new DatasetForm(redraw);
     this.submitted = this.refused = null;
   }
@@ -24,9 +25,15 @@ export class Calibrations {
     this.form.load();
   }
 
+  back() {
+    this.form.load();
+  }
+
   async refresh() {
+    const turn = (this.turns += 1);
     try {
-      this.take(await get(this.subject.path("/calibrations")));
+      const found = await get(this.subject.path("/calibrations"));
+      if (turn === this.turns) this.take(found);
     } catch (error) {
       this.error = error;
     }
@@ -55,14 +62,13 @@ export class Calibrations {
   }
 
   async use(calibration) {
-    this.busy = true;
-    this.redraw();
     try {
-      this.take(await get(this.subject.path("/calibrations/active"), { method: "PUT", json: { calibration } }));
+      const found = await get(this.subject.path("/calibrations/active"), { method: "PUT", json: { calibration } });
+      this.turns += 1; // what was asked for before does not know of it
+      this.take(found);
     } catch (error) {
       complain(error);
     }
-    this.busy = false;
     this.redraw();
   }
 
@@ -106,7 +112,7 @@ export class Calibrations {
         <td data-label="precision">${one.precision}${one.deviation ? html`<br><span class="small faint">median ${brief(one.deviation.median, 2)}, worst ${brief(one.deviation.worst, 2)} nats from float32</span>` : nothing}</td>
         <td class="num" data-label="smallest p">${brief(one.smallest_p, 2)}</td>
         <td class="small" data-label="created">${moment(one.created)}${one.job ? html` <a href="#/train/${one.job}">its job</a>` : nothing}</td>`}
-      <td>${one.active || one.problem ? nothing : html`<button ?disabled=${this.busy} aria-label="Use calibration ${one.number}" @click=${() => this.use(one.number)}>Use this one</button>`}</td></tr>`;
+      <td>${one.active || one.problem ? nothing : html`<button aria-label="Use calibration ${one.number}" @click=${() => this.use(one.number)}>Use this one</button>`}</td></tr>`;
     return html`<div class="scroll"><table class="rows calibrations">
       <thead><tr><th>number</th><th>dataset</th><th class="num">images for ranks</th><th class="num">for statistics</th><th>precision</th><th class="num">smallest p-value</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
       <tbody>${repeat(this.found.calibrations, (one) => one.number, line)}</tbody></table></div>`;

@@ -26,6 +26,10 @@ export class Evaluations {
     this.form.start();
   }
 
+  back() {
+    this.form.start();
+  }
+
   async refresh() {
     try {
       const first = this.jobs === null;

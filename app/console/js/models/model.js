@@ -13,7 +13,7 @@ import { Subject } from "./subject.js";
 import { Versions } from "./versions.js";
 
 const LOOK_MS = 5000;
-// A tab's panel has `view()`, and may have `start()`, `refresh()` and `end()`.
+// A tab's panel has `view()`, and may have `start()`, `refresh()`, `back()` after other pages were visited, and `end()`.
 const TABS = [
   ["overview", "Overview", Overview],
   ["versions", "Versions", Versions],
@@ -49,6 +49,7 @@ class Page {
     if (TABS.some(([key]) => key === tab)) this.tab = tab;
     document.title = `${this.subject.ref} · snf density`;
     this.redraw = painter(root, () => this.view());
+    for (const panel of this.panels.values()) panel.back?.();
     this.look();
     const end = everyNowAndThen(LOOK_MS, async () => { if (this.subject.lost?.status !== 401) await this.look(); });
     return () => { end(); this.redraw = () => undefined; };
