@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     app.include_router(api_pages.router)
     app.mount(api_pages.PATH, api_pages.api_page_files(), name="docs-files")
-    app.mount(console.PATH, console.ConsoleFiles(), name="console")
+    app.mount(console.PATH, console.files, name="console")
     return app
 
 
