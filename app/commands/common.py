@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from worker.settings import Settings
 
 OK, ANOMALY, USAGE, SERVICE = 0, 1, 2, 3
@@ -67,3 +69,8 @@ def print_json(value: Any) -> None:
     """Prints a JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_answer(answer: BaseModel) -> None:
+    """Prints an answer of the service as JSON on stdout, as the service gives it."""
+    print_json(answer.model_dump(mode="json"))
