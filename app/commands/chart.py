@@ -80,7 +80,7 @@ class Chart:
         return text
 
     def _row(self, cells: Sequence[tuple[int, str]], end: float | None) -> Text:
-        number = "" if end is None else f"{10**end if self.log else end:.3g}"
+        number = "" if end is None else f"{10**end:.1e}" if self.log else f"{end:.4g}"
         text = Text(no_wrap=True)
         text.append(f"{number:>{MARGIN - 2}} │", "dim")
         for bits, style in cells:
