@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import completion
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -27,7 +29,10 @@ Key = Annotated[
     str | None,
     typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="Key for the service.", show_default=False),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.", autocompletion=completion.models),
+]
 
 DEFAULT_MODEL = "mnist-snf-glow"
 

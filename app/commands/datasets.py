@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import completion
 from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, settings
 from app.commands.dataset_tables import print_datasets, print_report
 from app.commands.progress import bytes_bar
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 datasets = typer.Typer(help="List, show, upload and delete datasets; alone it lists.", invoke_without_command=True)
 
-Name = Annotated[str, typer.Argument(help="The dataset's name.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(help="The dataset's name.", show_default=False, autocompletion=completion.datasets)
+]
+NewName = Annotated[str, typer.Argument(help="The dataset's name.", show_default=False)]
 
 
 @datasets.callback()
@@ -64,7 +68,7 @@ def show(name: Name, url: Url = None, key: Key = None, as_json: Json = False) ->
 
 @datasets.command()
 def upload(
-    name: Name,
+    name: NewName,
     paths: Annotated[
         list[Path],
         typer.Argument(help="Folders, image files, zip, tar, npz or npy files.", show_default=False),

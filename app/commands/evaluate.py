@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import completion
 from app.commands.common import SERVICE, USAGE, Json, Key, Model, Url, errors_for_people, fail, settings
 from app.commands.progress import labelled_bar
 from app.commands.service import followed, service
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Model,
-    normal: Annotated[str, typer.Option("--normal", "-n", help="Dataset of normal images, see `snf datasets`.")],
+    normal: Annotated[
+        str,
+        typer.Option(
+            "--normal", "-n", help="Dataset of normal images, see `snf datasets`.", autocompletion=completion.datasets
+        ),
+    ],
     against: Annotated[
-        list[str] | None, typer.Option("--against", "-a", help="Dataset of anomalous images; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--against", "-a", help="Dataset of anomalous images; repeatable.", autocompletion=completion.datasets
+        ),
     ] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also against normal images with graded faults.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import completion
 from app.commands.common import Json, Key, print_answer
 from app.commands.live import live_view
 from app.commands.progress import duration
@@ -23,7 +24,7 @@ jobs = typer.Typer(help="List, follow and control the jobs of a running service.
 ServiceUrl = Annotated[
     str | None, typer.Option("--url", envvar="SNF_URL", help="The service. Default: the one on this machine.")
 ]
-JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False, autocompletion=completion.jobs)]
 
 
 @jobs.command("list")

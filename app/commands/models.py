@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.commands import completion
 from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, settings
 from app.commands.jobs import ServiceUrl, outcome
 from app.commands.listings import list_models, print_calibrations
@@ -22,8 +23,16 @@ models = typer.Typer(
 )
 
 Arithmetic = Literal["float32", "bfloat16"]
-Name = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
-Ref = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME:VERSION or NAME@ALIAS.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="The model's name.", show_default=False, autocompletion=completion.models)]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="NAME, NAME:VERSION or NAME@ALIAS.",
+        show_default=False,
+        autocompletion=completion.models,
+    ),
+]
 
 
 @models.callback()
@@ -53,7 +62,10 @@ def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = F
 @models.command()
 def calibrate(
     model: Ref,
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Images like those to be scored.")],
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Images like those to be scored.", autocompletion=completion.datasets),
+    ],
     activate: Annotated[bool, typer.Option("--activate/--keep", help="Use the new calibration from then on.")] = True,
     precision: Annotated[Arithmetic, typer.Option(help="Arithmetic of scores while it is in use.")] = "float32",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for the end, with a progress bar.")] = False,
