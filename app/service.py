@@ -15,7 +15,10 @@ from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
+    artifacts,
+    audits,
     calibrations,
+    cards,
     datasets,
     job_events,
     job_files,
@@ -86,7 +89,7 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
-        streamed=frozenset({("POST", datasets.PATH)}),
+        streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
     # Added last and so the outermost: what the other one refuses counts too.
     app.add_middleware(RequestMetrics)
@@ -95,7 +98,7 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
         app.include_router(router)
-    for router in (references.router, presets.router, versions.router):
+    for router in (references.router, presets.router, versions.router, audits.router, cards.router, artifacts.router):
         app.include_router(router)
     return app
 

@@ -16,18 +16,13 @@ from torch import Tensor
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration
+from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.build import build_flow
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE, Manifest, file_label, read_manifest
 from models.problems import ArtifactError
 from models.scoring.frozen import layers_with_log_det
-
-WEIGHTS = "weights.safetensors"
-CALIBRATION = "calibration.safetensors"
-PINNED = "pinned.safetensors"
-CARD = "card.md"
-SAMPLES = "samples.png"
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from models.anomaly.gradients import GradientProbe
 from models.anomaly.heat_map import HeatMap, standardise
 from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
-from models.artifact import CALIBRATION, WEIGHTS, Artifact, image_digest, load_artifact
+from models.artifact import Artifact, image_digest, load_artifact
+from models.artifact_files import CALIBRATION, WEIGHTS
 from models.bijections.frozen import Inverse
 from models.calibrations import ARRAYS
 from models.engine_options import EngineOptions
+from models.flow import Flow
 from models.images import Preprocessing
 from models.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.problems import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
@@ -89,11 +91,8 @@ class Scorer:
             pinned_score = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
-        tolerance = PINNED_TOLERANCE if scorer.dimensions <= 784 else 1e-5 * scorer.dimensions
-        if scorer.calibration_summary.deviation is not None:
-            tolerance += SLACK * scorer.calibration_summary.deviation.worst
         got = pinned_score.log_likelihood
-        if abs(got - pinned.log_likelihood) > tolerance:
+        if abs(got - pinned.log_likelihood) > scorer.tolerance:
             raise ArtifactError(
                 f"{file_label(path)}: the pinned image scores {got:.6f} nats, stored are {pinned.log_likelihood:.6f}"
             )
@@ -169,6 +168,22 @@ class Scorer:
     def log_det_digest(self) -> str:
         """The SHA-256 of the weights that the cached log-dets belong to."""
         return self.manifest.log_dets.weights_sha256
+
+    @property
+    def flow(self) -> Flow:
+        """The flow as it was trained, in evaluation mode; whoever changes it copies it first."""
+        return self._flow
+
+    @property
+    def exact_tolerance(self) -> float:
+        """Nats between a score in float32 and the same in float64, or on another machine."""
+        return PINNED_TOLERANCE if self.dimensions <= 784 else 1e-5 * self.dimensions
+
+    @property
+    def tolerance(self) -> float:
+        """Nats between a score and the same in float64: those of float32, and what less precise arithmetic adds."""
+        deviation = self.calibration_summary.deviation
+        return self.exact_tolerance + (0.0 if deviation is None else SLACK * deviation.worst)
 
     def score(self, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
         """Return the exact log-likelihood of each image, uint8 ``(N, C, H, W)``, averaged over ``draws`` draws.

@@ -17,7 +17,8 @@ from safetensors.torch import save_file as save_tensors
 from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
 from models.anomaly.reference_images import ReferenceImages
-from models.artifact import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, Artifact, image_digest, seal
+from models.artifact import Artifact, image_digest, seal
+from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.card import model_card
 from models.datasets import Dataset, Images
 from models.files import new_folder, sha256_file

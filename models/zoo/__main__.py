@@ -19,7 +19,8 @@ from typing import Any
 from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
 from models.anomaly.reference_images import ReferenceImages
-from models.artifact import CALIBRATION, CARD, load_artifact, seal
+from models.artifact import load_artifact, seal
+from models.artifact_files import CALIBRATION, CARD
 from models.card import model_card
 from models.datasets import Dataset, load_dataset
 from models.registry import ZOO

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architecture import GlowArchitecture, PixelTransform, depth
-from models.artifact import CALIBRATION, PINNED, WEIGHTS
+from models.artifact_files import CALIBRATION, PINNED, WEIGHTS
 from models.bijections.actnorm import ActNorm
 from models.bijections.pixels import MarginalPixels
 from models.build import build_flow

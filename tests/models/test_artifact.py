@@ -16,7 +16,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from models.artifact import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, image_digest, load_artifact
+from models.artifact import image_digest, load_artifact
+from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.datasets import load_dataset
 from models.files import sha256_file
 from models.manifest import FILE, read_manifest

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from models.artifact import WEIGHTS
+from models.artifact_files import WEIGHTS
 from models.manifest import FILE
 from models.problems import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
 from models.registry import ModelRef, Registry, parse_ref

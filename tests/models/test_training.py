@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import WEIGHTS, load_artifact
+from models.artifact import load_artifact
+from models.artifact_files import WEIGHTS
 from models.datasets import Dataset, load_dataset
 from models.files import sha256_file
 from models.objectives.self_normalizing import self_normalizing_layers

@@ -13,7 +13,7 @@ from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration, save_calibration
 from models.anomaly.fit import fit_cross, fit_split
 from models.anomaly.storage import from_arrays, to_arrays
-from models.artifact import CALIBRATION
+from models.artifact_files import CALIBRATION
 from models.engine_options import EngineOptions
 from models.problems import ArtifactError
 from models.scoring.scorer import Scorer

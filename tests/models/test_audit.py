@@ -1,0 +1,113 @@
+"""Audits agree with the Jacobian, and find a log-det, a weight or a score that is not what it should be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifact import load_artifact
+from models.datasets import load_dataset
+from models.manifest import Deviation
+from models.scoring.audit import audit, recompute
+from models.scoring.likelihood import dequantise
+from models.scoring.scorer import Scorer
+from models.training.run import train
+from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
+
+
+def test_stored_images_come_first_and_samples_fill_up(scorer: Scorer) -> None:
+    stored = len(scorer.pinned)
+    found = [audit(scorer, index) for index in range(stored + 2)]
+    assert [one.source for one in found] == ["pinned"] * stored + ["sample"] * 2
+    images = np.concatenate([scorer.pinned, scorer.sample(2, seed=0)])
+    for one, score in zip(found, scorer.score(images), strict=True):
+        assert one.log_likelihood == pytest.approx(score.log_likelihood, abs=1e-4)
+        assert 0 < abs(one.recomputed - one.log_likelihood) <= scorer.tolerance == 1e-3
+        assert one.seconds > 0
+    again = audit(scorer, stored + 1)
+    assert (again.log_likelihood, again.recomputed) == (found[-1].log_likelihood, found[-1].recomputed)
+
+
+def test_an_audit_ends_between_two_layers(scorer: Scorer) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        audit(scorer, 0, check)
+    assert calls == 5
+    assert audit(scorer, 0).log_dets.keys() == scorer.manifest.log_dets.layers.keys()
+
+
+def test_what_is_computed_anew_is_the_jacobian() -> None:
+    flow = glow(8)
+    image = real_images(1, 8)
+    before = {name: one.clone() for name, one in flow.state_dict().items()}
+    log_likelihood, log_dets = recompute(flow.eval(), "digest", image)
+    assert all(torch.equal(one, flow.state_dict()[name]) for name, one in before.items())
+    assert next(flow.parameters()).dtype == torch.float32
+
+    flow.double().requires_grad_(False)
+    x = torch.from_numpy(dequantise(image, "digest"))
+    latents = flat_latents(flow, x)
+    base = -0.5 * latents.square().sum() - 0.5 * x.numel() * np.log(2 * np.pi)
+    expected = base + jacobian_log_det(lambda sample: flat_latents(flow, sample), x)[0]
+    assert log_likelihood == pytest.approx(float(expected), abs=1e-7)
+    for name, value in log_dets.items():
+        layer, shape = flow.get_submodule(name), (4, 4, 4) if name.startswith("levels.0") else (8, 2, 2)
+        by_hand = jacobian_log_det(lambda one, layer=layer: layer(one)[0].flatten(1), torch.zeros(1, *shape).double())
+        assert value == pytest.approx(float(by_hand[0]), abs=1e-9)
+
+
+def test_a_log_det_of_other_weights_is_found(artifact: Path) -> None:
+    """The cached number of one layer is off by a nat: so is every score, and nothing that is computed anew."""
+    loaded = load_artifact(artifact)
+    log_dets = loaded.manifest.log_dets
+    layer = next(iter(log_dets.layers))
+    wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 1}})
+    manifest = loaded.manifest.model_copy(update={"log_dets": wrong})
+    right, off = (audit(Scorer(one), 0) for one in (loaded, replace(loaded, manifest=manifest)))
+    assert off.log_likelihood == pytest.approx(right.log_likelihood + 1, abs=1e-9)
+    assert off.recomputed == right.recomputed
+    assert off.log_dets == right.log_dets
+    assert log_dets.layers == pytest.approx(right.log_dets, abs=1e-9)
+
+
+def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Path) -> None:
+    loaded = load_artifact(artifact)
+    scorer = Scorer(loaded)
+    randomise(loaded.flow, 0.01, seed=3)
+    found = audit(scorer, 0)
+    assert abs(found.log_likelihood - found.recomputed) > 0.1
+
+
+def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path) -> None:
+    loaded = load_artifact(artifact)
+    deviation = Deviation(images=100, median=0.01, quantile_999=0.2, worst=0.25, worst_statistic=0.1)
+    precise = Scorer(loaded)
+    changes = {"precision": "bfloat16", "deviation": deviation}
+    scorer = Scorer(loaded, loaded.manifest.calibration.model_copy(update=changes))
+    found = [audit(scorer, index) for index in range(4)]
+    assert (scorer.precision, scorer.exact_tolerance, scorer.tolerance) == ("bfloat16", 1e-3, 1e-3 + 2 * 0.25)
+    assert 1e-3 < max(abs(one.log_likelihood - one.recomputed) for one in found) <= scorer.tolerance
+    assert [one.recomputed for one in found] == [audit(precise, index).recomputed for index in range(4)]
+
+
+@pytest.mark.parametrize("preset", ["snf-conv-9l", "exact-fc-2l", "emerging-conv-9l"])
+def test_other_layers_than_those_of_a_glow(preset: str, tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"max_steps": 2})
+    dataset = load_dataset("mnist-mini", None)
+    path = train(dataset, preset, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    scorer = Scorer.load(path)
+    found = audit(scorer, 0)
+    assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance
+    assert found.log_dets == pytest.approx(scorer.manifest.log_dets.layers, abs=1e-7)
+    assert len(found.log_dets) > 1
