@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
-from starlette.responses import FileResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -22,14 +22,6 @@ HEADERS = {
     # Asked for again at every visit, and sent only where changed: the modules of two releases never mix.
     "Cache-Control": "no-cache",
 }
-
-router = APIRouter()
-
-
-@router.get("/", include_in_schema=False)
-async def console() -> FileResponse:
-    """The page; what it shows it asks of the same calls as everybody."""
-    return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
 
 class ConsoleFiles(StaticFiles):
@@ -50,3 +42,13 @@ class ConsoleFiles(StaticFiles):
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
         return response
+
+
+files = ConsoleFiles()
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def console(request: Request) -> Response:
+    """The page; what it shows it asks of the same calls as everybody."""
+    return await files.get_response("index.html", request.scope)

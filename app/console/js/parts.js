@@ -5,9 +5,12 @@ import { get } from "./service.js";
 
 const FIRST = "mnist-snf-glow";
 
-/** The models that can be used, for a choice; a damaged one is left out. */
-export async function usableModels() {
-  return (await get("/v1/models")).models.filter((one) => one.image_shape && one.state !== "failed");
+/** The models that can be used, for a choice; a damaged one is left out, a version that was asked for is added. */
+export async function usableModels(asked = null) {
+  const found = (await get("/v1/models")).models.filter((one) => one.image_shape && one.state !== "failed");
+  if (!asked || !/[:@]/.test(asked)) return found;
+  const version = await get(`/v1/models/${asked}`);
+  return [...found, { name: asked, image_shape: version.manifest.preprocessing.shape }];
 }
 
 /** The model of a name, or else one to begin with; none where there is none. */

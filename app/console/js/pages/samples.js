@@ -31,7 +31,7 @@ export function mount(root, argument) {
 
 async function start() {
   try {
-    state.models = await usableModels();
+    state.models = await usableModels(state.model);
     const wanted = wantedModel(state.models, state.model);
     if (wanted) await choose(wanted.name);
   } catch (error) {

@@ -30,7 +30,7 @@ const state = {
   open: null, sorted: null, down: false, shown: SHOWN, over: false, error: null,
 };
 let redraw = () => undefined;
-const queue = new Queue({ changed: () => redraw(), failed: complain });
+const queue = new Queue({ changed: () => { follow(queue.by); redraw(); }, failed: complain });
 
 export function mount(root) {
   let asked = false;
@@ -62,31 +62,44 @@ export function take(model, files) {
 
 async function start() {
   try {
-    const [models, examples] = await Promise.all([usableModels(), get("/console/examples/examples.json")]);
-    Object.assign(state, { models, examples, error: null });
     const asked = sessionStorage.getItem(WANTED) ?? state.model;
     sessionStorage.removeItem(WANTED);
+    const [models, examples] = await Promise.all([usableModels(asked), get("/console/examples/examples.json")]);
+    Object.assign(state, { models, examples, error: null });
     const wanted = wantedModel(models, asked);
-    if (wanted && wanted.name !== state.model) await choose(wanted.name);
+    if (wanted && wanted.name !== state.model) choose(wanted.name);
+    else if (wanted) learn(wanted.name);
   } catch (error) {
     state.error = error;
   }
   redraw();
 }
 
-async function choose(name) {
+function choose(name) {
   Object.assign(state, { model: name, reference: null, open: null, alpha: null, smallest: null });
   queue.use(name);
+  return learn(name);
+}
+
+/** Asks for the calibration that verdicts are by. */
+async function learn(name) {
   try {
     const reference = await get(`/v1/models/${name}/reference`);
     if (state.model !== name) return;
-    state.reference = reference;
-    state.smallest = reference.smallest_p;
-    state.alpha ??= Math.max(0.01, reference.smallest_p);
+    Object.assign(state, { reference, smallest: reference.smallest_p });
+    state.alpha = Math.max(state.alpha ?? 0.01, reference.smallest_p);
   } catch (error) {
     complain(error);
   }
   redraw();
+}
+
+/** Another version or calibration may have come into use meanwhile. */
+function follow(by) {
+  const known = state.reference;
+  if (!by || !known || (by.version === known.version && by.calibration === known.calibration)) return;
+  state.reference = null;
+  learn(state.model);
 }
 
 function setOver(value) {
@@ -194,7 +207,7 @@ function alphaChoice() {
 
 function results(model) {
   const scored = queue.items.filter((one) => one.state === "ok");
-  const odd = scored.filter((one) => one.result.anomaly.p_value <= state.alpha).length;
+  const odd = scored.filter((one) => flagged(one.result)).length;
   const errors = queue.items.filter((one) => one.state === "error").length;
   const rows = sorted();
   return html`<section class="card" aria-label="Scores">
@@ -203,7 +216,7 @@ function results(model) {
         <span class="badge ${odd ? "bad" : "good"}">${count(odd, "anomaly", "anomalies")}</span>
         ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}</p>
       <div class="row">
-        <button @click=${() => save(new Blob([csv(queue.items, state.alpha, queue.by)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
+        <button @click=${() => save(new Blob([csv(queue.items, state.alpha)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
         <button @click=${() => { state.open = null; queue.clear(); }}>Clear</button>
       </div>
     </header>
@@ -233,10 +246,13 @@ function row(item, model) {
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
       : html`<td colspan="4" class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
   </tr>
-  ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: state.alpha, reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
+  ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
 }
 
+// Until the calibration is known, verdicts are those of the service.
+const alphaOf = (result) => state.alpha ?? result.anomaly.alpha;
+const flagged = (result) => result.anomaly.p_value <= alphaOf(result);
+
 function verdict(result) {
-  const flagged = result.anomaly.p_value <= state.alpha;
-  return html`<span class="badge ${flagged ? "bad" : "good"}">${flagged ? "anomaly" : "normal"}</span>`;
+  return html`<span class="badge ${flagged(result) ? "bad" : "good"}">${flagged(result) ? "anomaly" : "normal"}</span>`;
 }

@@ -6,13 +6,13 @@ const COLUMNS = [
 ];
 
 /** All images with a score or an error, judged at `alpha`, as CSV. */
-export function csv(items, alpha, by) {
+export function csv(items, alpha) {
   const rows = items.filter((one) => one.state === "ok" || one.state === "error").map((item) => {
-    const { result, error } = item;
+    const { result, error, by } = item;
     const verdict = result?.anomaly;
     return [
       text(item.name), item.state, result?.log_likelihood, result?.bits_per_dim, verdict?.p_value, verdict?.statistic,
-      verdict && verdict.p_value <= alpha, verdict && alpha, text(verdict?.reasons?.map((one) => one.text).join("; ")),
+      verdict && verdict.p_value <= (alpha ?? verdict.alpha), verdict && (alpha ?? verdict.alpha), text(verdict?.reasons?.map((one) => one.text).join("; ")),
       text(result?.preprocessing?.warning), text(error && `${error.title}: ${error.detail}`), by?.model, by?.version, by?.calibration,
     ];
   });

@@ -29,7 +29,7 @@ export class Queue {
     this.stopped = new AbortController();
     this.running = 0;
     this.made = 0;
-    this.by = null; // model, version and calibration of the answers
+    this.by = null; // model, version and calibration of the newest answer
   }
 
   add(files) {
@@ -103,8 +103,9 @@ export class Queue {
       try {
         const answer = await ask(this.model, batch, signal);
         if (signal.aborted) return;
-        this.by = answer.model ? { model: answer.model, version: answer.version, calibration: answer.calibration } : this.by;
-        for (const result of answer.results) settle(batch[result.index], result);
+        const { model, version, calibration } = answer;
+        if (model) this.by = { model, version, calibration };
+        for (const result of answer.results) settle(batch[result.index], result, model ? this.by : null);
       } catch (error) {
         if (signal.aborted || isAbort(error)) return;
         for (const item of batch) [item.state, item.error] = ["error", { title: error.title, detail: error.message }];
@@ -116,8 +117,8 @@ export class Queue {
   }
 }
 
-function settle(item, result) {
-  item.state = result.status;
+function settle(item, result, by) {
+  [item.state, item.by] = [result.status, by];
   item.result = result.status === "ok" ? result : null;
   item.error = result.error ?? null;
 }
