@@ -18,7 +18,7 @@ export class Datasets {
 
   async load() {
     try {
-      this.list = (await get("/v1/datasets")).datasets;
+      this.list = (await get("/v1/datasets")).datasets.sort(newestFirst);
       this.error = null;
       const usable = this.list.filter((one) => !one.problem);
       if (!usable.some((one) => one.name === this.chosen) && usable.length) await this.choose(usable[0].name);
@@ -30,7 +30,7 @@ export class Datasets {
 
   async uploaded(dataset) {
     toast(`${dataset.name} is uploaded: ${count(dataset.images, "image")}`);
-    this.list = [...this.list, dataset];
+    this.list = [dataset, ...this.list];
     await this.choose(dataset.name, dataset);
     this.load();
   }
@@ -100,4 +100,9 @@ export class Datasets {
         : entry.origin === "stored" ? waiting("Asking for the contact sheet ...") : nothing}
     </section>`;
   }
+}
+
+// One's own above the built-in ones, which have no time.
+function newestFirst(a, b) {
+  return (b.created ?? "").localeCompare(a.created ?? "");
 }

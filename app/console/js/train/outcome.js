@@ -40,7 +40,7 @@ function trained({ result, metrics }, aliases, changed) {
     <h2 id="outcome-title">The model <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
     ${facts([
       ["test", found.test_bits_per_dim == null ? null : html`<strong>${fixed(found.test_bits_per_dim, 4)} bits/dim</strong>${found.test_images ? ` on ${whole(found.test_images)} images` : ""}`],
-      ["test log-likelihood", found.test_nats == null ? null : `${fixed(-Math.abs(found.test_nats) * Math.sign(found.test_nats), 1)} nats an image`],
+      ["test log-likelihood", found.test_nats == null ? null : `${fixed(-found.test_nats, 1)} nats an image (density)`],
       ["validation", found.validation_bits_per_dim == null ? null : `${fixed(found.validation_bits_per_dim, 4)} bits/dim`],
       ["reconstruction error", found.reconstruction_error == null ? null : `${brief(found.reconstruction_error)}, the largest of a learned inverse`],
     ])}

@@ -63,7 +63,7 @@ export class Previews {
     const address = this.pictures.get(step) ?? this.steps.slice(0, place).reverse().map((one) => this.pictures.get(one)).find(Boolean);
     return html`<figure class="figure preview">
       ${address ? html`<img class="pixels" src=${address} alt="Samples at step ${step}">` : html`<div class="pixels blank"></div>`}
-      <figcaption role="status">Step ${whole(step)}, ${this.chosen === null ? "the newest" : `${place + 1} of ${this.steps.length}`}</figcaption></figure>
+      <figcaption>Step ${whole(step)}, ${this.chosen === null ? "the newest" : `${place + 1} of ${this.steps.length}`}</figcaption></figure>
       ${this.steps.length > 1 ? html`<label class="sr-only" for="preview-step">Step of the samples</label>
         <input id="preview-step" type="range" min="0" max=${this.steps.length - 1} step="1" aria-valuetext="step ${step}" .value=${live(String(place))}
           @input=${(event) => this.choose(this.steps[Number(event.target.value)])}>` : nothing}`;
