@@ -15,11 +15,11 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import toast
-from tests.browser.looks import in_every_look
+from tests.browser.looks import HEIGHT, LOOKS, in_every_look
 from tests.end_to_end.service import DIGITS, await_job, files
 from tests.end_to_end.uploads import upload
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 SHIPPED = "mnist-snf-glow"
 TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift", "Card")
@@ -166,6 +166,7 @@ def test_versions_are_released_rolled_back_and_deleted(
     line(page, "2").get_by_role("button", name="Make live").click()
     expect(panel.get_by_role("status")).to_contain_text("live is now version 2, it was 1")
     assert aliases(house, name) == {"live": 2}
+    expect(panel).to_be_focused()  # the button is gone
     expect(page.get_by_role("combobox", name="Version", exact=True)).to_have_value("2")
     axe(page)
     panel.get_by_role("button", name="Roll back to 1").click()
@@ -286,6 +287,8 @@ def test_an_evaluation_is_asked_for_and_read(
     expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
     panel.get_by_text(f"{negatives}: ROC curves").click()
     expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
+    fits(page)
+    page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
     fits(page)
     with page.expect_popup() as popup:
         panel.get_by_role("link", name="full report").click()

@@ -4,11 +4,17 @@ import { render } from "../vendor/lit-html/lit-html.js";
 /** Answers what asks for `view` to be drawn into `root`: once a frame at most, and not after the page was left. */
 export function painter(root, view) {
   let asked = false;
-  render(view(), root);
+  const draw = () => {
+    const held = document.activeElement;
+    render(view(), root);
+    // Whoever pressed a button that is gone now stays near it.
+    if (!held.isConnected) root.querySelector("[role=tabpanel]")?.focus({ preventScroll: true });
+  };
+  draw();
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => { asked = false; if (root.isConnected) render(view(), root); });
+    requestAnimationFrame(() => { asked = false; if (root.isConnected) draw(); });
   };
 }
 

@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, moment, shape, whole } from "../format.js";
-import { notice, waiting } from "../parts.js";
+import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
 import { DatasetForm, refusal } from "./dataset_form.js";
@@ -16,6 +16,7 @@ export class Calibrations {
     this.found = this.error = this.reference = this.referenceError = null;
     this.marks = [];
     this.busy = false;
+    this.turns = 0;
     this.form = new DatasetForm(redraw);
     this.submitted = this.refused = null;
   }
@@ -24,9 +25,15 @@ export class Calibrations {
     this.form.load();
   }
 
+  back() {
+    this.form.load();
+  }
+
   async refresh() {
+    const turn = (this.turns += 1);
     try {
-      this.take(await get(this.subject.path("/calibrations")));
+      const found = await get(this.subject.path("/calibrations"));
+      if (turn === this.turns) this.take(found);
     } catch (error) {
       this.error = error;
     }
@@ -55,14 +62,13 @@ export class Calibrations {
   }
 
   async use(calibration) {
-    this.busy = true;
-    this.redraw();
     try {
-      this.take(await get(this.subject.path("/calibrations/active"), { method: "PUT", json: { calibration } }));
+      const found = await get(this.subject.path("/calibrations/active"), { method: "PUT", json: { calibration } });
+      this.turns += 1; // what was asked for before does not know of it
+      this.take(found);
     } catch (error) {
       complain(error);
     }
-    this.busy = false;
     this.redraw();
   }
 
@@ -83,9 +89,9 @@ export class Calibrations {
   }
 
   view() {
-    if (!this.found) return this.error ? notice(this.error.message, "bad") : waiting();
+    if (!this.found) return this.error ? failure(this.error, () => this.refresh()) : waiting();
     const active = this.found.calibrations.find((one) => one.active);
-    return html`${this.error ? notice(this.error.message, "bad") : nothing}
+    return html`${this.error ? failure(this.error, () => this.refresh()) : nothing}
       <section class="card"><h2>Calibrations</h2>
         <p class="faint">A p-value is the rank of an image among calibration images. They are numbered and never change; 0 is the one that the model came with.</p>
         ${this.table()}</section>
@@ -106,7 +112,7 @@ export class Calibrations {
         <td data-label="precision">${one.precision}${one.deviation ? html`<br><span class="small faint">median ${brief(one.deviation.median, 2)}, worst ${brief(one.deviation.worst, 2)} nats from float32</span>` : nothing}</td>
         <td class="num" data-label="smallest p">${brief(one.smallest_p, 2)}</td>
         <td class="small" data-label="created">${moment(one.created)}${one.job ? html` <a href="#/train/${one.job}">its job</a>` : nothing}</td>`}
-      <td>${one.active || one.problem ? nothing : html`<button ?disabled=${this.busy} aria-label="Use calibration ${one.number}" @click=${() => this.use(one.number)}>Use this one</button>`}</td></tr>`;
+      <td>${one.active || one.problem ? nothing : html`<button aria-label="Use calibration ${one.number}" @click=${() => this.use(one.number)}>Use this one</button>`}</td></tr>`;
     return html`<div class="scroll"><table class="rows calibrations">
       <thead><tr><th>number</th><th>dataset</th><th class="num">images for ranks</th><th class="num">for statistics</th><th>precision</th><th class="num">smallest p-value</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
       <tbody>${repeat(this.found.calibrations, (one) => one.number, line)}</tbody></table></div>`;

@@ -1,7 +1,7 @@
 // The model card, which the service makes from Markdown, and the samples beside it.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { unsafeHTML } from "../../vendor/lit-html/directives/unsafe-html.js";
-import { notice, waiting } from "../parts.js";
+import { failure, notice, waiting } from "../parts.js";
 import { call, picture, save } from "../service.js";
 import { complain } from "../toast.js";
 
@@ -34,8 +34,12 @@ export class Card {
     }
   }
 
+  end() {
+    if (this.samples) URL.revokeObjectURL(this.samples);
+  }
+
   view() {
-    if (this.error) return notice(this.error.message, "bad");
+    if (this.error) return failure(this.error, () => { this.error = null; this.start(); });
     if (this.text === null) return waiting();
     return html`<div class="columns wide-first">
       <section class="card"><header><p class="faint small">Written when the model was trained.</p><button @click=${() => this.download()}>Download card.md</button></header>

@@ -1,5 +1,6 @@
 // A new evaluation: which images are normal, and what they are to be told from.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { get } from "../service.js";
 import { DatasetForm, described, refusal } from "./dataset_form.js";
 
@@ -52,7 +53,7 @@ export class EvaluationForm {
             <p class="small faint">Images that shall not be flagged, which neither training nor calibration has seen: of a built-in dataset its test part, else a dataset of their own.</p>
             <div class="field"><label for="images">Most images of a set</label><input id="images" name="images" type="number" min="40" max="100000" .defaultValue=${String(IMAGES)} required></div></div>
           <fieldset><legend>Told from</legend><div class="stack">
-            ${none ?? sorted.filter((one) => one.name !== normal).map((one) => html`<label class="check"><input type="checkbox" name="against" value=${one.name}> <span class="break">${described(one, takes)}</span></label>`)}
+            <div class="stack choices">${none ?? repeat(sorted.filter((one) => one.name !== normal), (one) => one.name, (one) => html`<label class="check"><input type="checkbox" name="against" value=${one.name}> <span class="break">${described(one, takes)}</span></label>`)}</div>
             <label class="check"><input type="checkbox" name="corruptions"> normal images with graded faults</label></div></fieldset>
           <fieldset><legend>Also</legend><div class="stack">
             <label class="check"><input type="checkbox" name="adapt"> convert other sizes and colours</label>

@@ -2,12 +2,13 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { fixed, moment, whole } from "../format.js";
-import { notice, stateBadge, waiting } from "../parts.js";
+import { failure, stateBadge, waiting } from "../parts.js";
 import { call, get, hasKey, save } from "../service.js";
 import { complain } from "../toast.js";
 import { EvaluationForm } from "./evaluation_form.js";
 import { report } from "./report.js";
 
+const SHOWN = 20;
 const PAGES = 5; // of 200 jobs: older ones are found by the API
 const OVER = new Set(["succeeded", "failed", "cancelled"]);
 
@@ -15,12 +16,17 @@ export class Evaluations {
   constructor(subject, redraw) {
     [this.subject, this.redraw] = [subject, redraw];
     this.jobs = this.error = this.open = null;
+    this.shown = SHOWN;
     this.reports = new Map(); // by job: the report, or the error
     this.awaited = null; // a job whose report is shown once it is there
     this.form = new EvaluationForm(subject, redraw, (job) => { this.awaited = job; this.refresh(); });
   }
 
   start() {
+    this.form.start();
+  }
+
+  back() {
     this.form.start();
   }
 
@@ -51,11 +57,15 @@ export class Evaluations {
     return found;
   }
 
-  async show(job) {
+  show(job) {
     this.open = this.open === job ? null : job;
     this.redraw();
-    if (this.open === null || (this.reports.has(job) && !(this.reports.get(job) instanceof Error))) return;
+    if (this.open && !this.reports.has(job)) this.read(job);
+  }
+
+  async read(job) {
     this.reports.delete(job);
+    this.redraw();
     try {
       this.reports.set(job, await get(`/v1/jobs/${job}/result`, { query: { format: "json" } }));
     } catch (error) {
@@ -74,7 +84,7 @@ export class Evaluations {
 
   view() {
     return html`<section class="card"><h2>Evaluations</h2>
-        ${this.error ? notice(this.error.message, "bad") : nothing}
+        ${this.error ? failure(this.error, () => this.refresh()) : nothing}
         ${this.jobs?.length ? this.table() : this.jobs ? html`<p class="empty">There is none yet of this model. An evaluation says how well it tells normal images from others, and whether false alarms are as many as promised.</p>`
           : this.error ? nothing : waiting()}</section>
       ${this.open ? this.opened() : nothing}
@@ -84,7 +94,8 @@ export class Evaluations {
   table() {
     return html`<div class="scroll"><table class="rows evaluations">
       <thead><tr><th>when</th><th class="num">version</th><th>normal images</th><th>told from</th><th class="num">AUROC</th><th>state</th><th><span class="sr-only">actions</span></th></tr></thead>
-      <tbody>${repeat(this.jobs, (one) => one.id, (one) => this.row(one))}</tbody></table></div>`;
+      <tbody>${repeat(this.jobs.slice(0, this.shown), (one) => one.id, (one) => this.row(one))}</tbody></table></div>
+      ${this.jobs.length > this.shown ? html`<div><button @click=${() => { this.shown += SHOWN; this.redraw(); }}>Show more of ${this.jobs.length}</button></div>` : nothing}`;
   }
 
   row(job) {
@@ -110,7 +121,7 @@ export class Evaluations {
 
   opened() {
     const found = this.reports.get(this.open);
-    if (found instanceof Error) return notice(found.message, "bad");
+    if (found instanceof Error) return failure(found, () => this.read(this.open));
     return found ? report(found) : html`<section class="card">${waiting()}</section>`;
   }
 }

@@ -3,7 +3,7 @@ import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { bytes, count, fixed, shape } from "../format.js";
 import { everyNowAndThen, painter } from "../paint.js";
-import { notice, stateBadge, waiting } from "../parts.js";
+import { failure, stateBadge, waiting } from "../parts.js";
 import { get } from "../service.js";
 
 const LOOK_MS = 5000;
@@ -38,7 +38,7 @@ function view(load, redraw) {
   return html`
     <div class="head"><div><h1>Models</h1><p>Each version with its weights, calibrations and what is known of it.</p></div>
       <a class="button" href="#/train">Train one</a></div>
-    ${error ? html`${notice(error.message, "bad")}<div><button @click=${load}>Try again</button></div>` : nothing}
+    ${error ? failure(error, load) : nothing}
     ${models ? listed(models, redraw) : error ? nothing : waiting()}`;
 }
 

@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { everyNowAndThen, painter } from "../paint.js";
-import { notice, stateBadge, waiting } from "../parts.js";
+import { failure, notice, stateBadge, waiting } from "../parts.js";
 import { Audit } from "./audit.js";
 import { Calibrations } from "./calibrations.js";
 import { Card } from "./card.js";
@@ -13,7 +13,7 @@ import { Subject } from "./subject.js";
 import { Versions } from "./versions.js";
 
 const LOOK_MS = 5000;
-// A tab's panel has `view()`, and may have `start()` and `refresh()`.
+// A tab's panel has `view()`, and may have `start()`, `refresh()`, `back()` after other pages were visited, and `end()`.
 const TABS = [
   ["overview", "Overview", Overview],
   ["versions", "Versions", Versions],
@@ -29,7 +29,10 @@ const WITHOUT_DETAIL = "versions";
 let page = null;
 
 export function showModel(root, ref, tab) {
-  if (page?.subject.ref !== ref) page = new Page(ref);
+  if (page?.subject.ref !== ref) {
+    page?.forget();
+    page = new Page(ref);
+  }
   return page.mount(root, tab);
 }
 
@@ -46,6 +49,7 @@ class Page {
     if (TABS.some(([key]) => key === tab)) this.tab = tab;
     document.title = `${this.subject.ref} · snf density`;
     this.redraw = painter(root, () => this.view());
+    for (const panel of this.panels.values()) panel.back?.();
     this.look();
     const end = everyNowAndThen(LOOK_MS, async () => { if (this.subject.lost?.status !== 401) await this.look(); });
     return () => { end(); this.redraw = () => undefined; };
@@ -57,12 +61,22 @@ class Page {
     await this.subject.load();
     this.loaded = true;
     // An alias that moved: what was known of the version before is not shown for this one.
-    if (before !== null && before !== this.subject.version) for (const key of this.panels.keys()) if (key !== WITHOUT_DETAIL) this.panels.delete(key);
+    if (before !== null && before !== this.subject.version) this.forget();
     // Of a version that cannot be read there is only one tab to open.
     if (this.subject.problem) this.tab = WITHOUT_DETAIL;
-    if (this.usable) await this.panel().refresh?.();
+    // A key that was not given is not asked for again and again.
+    if (this.usable && this.panel().error?.status !== 401) await this.panel().refresh?.();
     this.redraw();
   };
+
+  /** Drops what is known of the version; the last move of an alias can still be put back. */
+  forget() {
+    for (const [key, panel] of this.panels) {
+      if (key === WITHOUT_DETAIL) continue;
+      panel.end?.();
+      this.panels.delete(key);
+    }
+  }
 
   get usable() {
     return this.subject.version !== null && (this.subject.detail !== null || this.tab === WITHOUT_DETAIL);
@@ -90,22 +104,18 @@ class Page {
   view() {
     const { subject } = this;
     if (!this.loaded && !subject.entry) return html`${heading(subject.ref)}${waiting()}`;
-    if (!subject.entry && subject.lost) return html`${heading(subject.ref)}${this.failure(subject.lost)}`;
+    if (!subject.entry && subject.lost) return html`${heading(subject.ref)}${failure(subject.lost, this.look)}`;
     if (!subject.entry) return html`${heading(subject.ref)}<p class="empty">There is no model of this name. <a href="#/models">All models</a></p>`;
     if (subject.version === null) return html`${heading(subject.ref)}<p class="empty">${subject.name} has no such version or alias.
       <a href="#/models/${subject.name}">Go to its live version</a></p>`;
     return html`
       ${this.header()}
-      ${subject.lost ? this.failure(subject.lost) : nothing}
+      ${subject.lost ? failure(subject.lost, this.look) : nothing}
       ${notice(subject.problem && `Version ${subject.version} cannot be used: ${subject.problem.message}`, "bad")}
       ${notice(subject.detail?.reason && `Version ${subject.version} cannot be loaded: ${subject.detail.reason}`, "bad")}
       ${this.tabs()}
       <div class="stack roomy" role="tabpanel" id="panel" aria-labelledby="tab-${this.tab}" tabindex="0">
         ${this.usable ? this.panel().view() : waiting()}</div>`;
-  }
-
-  failure(error) {
-    return html`<div class="row">${notice(error.message, "bad")}<button @click=${this.look}>Try again</button></div>`;
   }
 
   header() {

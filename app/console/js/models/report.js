@@ -67,10 +67,11 @@ function closer(one, found) {
   return html`<details><summary>${one.name}: ROC curves, all scores, extreme images</summary>
     <div class="columns">
       <div class="stack"><h3>ROC</h3>${roc(curves, `ROC curves of ${one.name}`)}</div>
-      <div class="stack"><h3>Scores</h3><div class="scroll"><table><thead><tr><th>score</th><th class="num">AUROC</th><th class="num">average precision</th><th class="num">FPR at 95 %</th></tr></thead>
+      <div class="stack"><h3>Scores</h3><div class="scroll"><table class="rows"><thead><tr><th>score</th><th class="num">AUROC</th><th class="num">average precision</th><th class="num">FPR at 95 %</th></tr></thead>
         <tbody>${scores.map(({ name, label }) => {
           const result = resultOf(one, name);
-          return html`<tr><th scope="row" class="small">${label}</th><td class="num">${fixed(result.auroc, 4)}</td><td class="num">${fixed(result.aupr, 4)}</td><td class="num">${fixed(100 * result.fpr95, 1)} %</td></tr>`;
+          return html`<tr><th scope="row" class="small">${label}</th><td class="num" data-label="AUROC">${fixed(result.auroc, 4)}</td>
+            <td class="num" data-label="average precision">${fixed(result.aupr, 4)}</td><td class="num" data-label="FPR at 95 %">${fixed(100 * result.fpr95, 1)} %</td></tr>`;
         })}</tbody></table></div></div>
     </div>
     ${pictures(`Strangest of ${one.name}`, one.gallery.most)}${pictures(`Least strange of ${one.name}: missed first`, one.gallery.least)}

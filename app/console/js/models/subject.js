@@ -10,6 +10,7 @@ export class Subject {
     this.detail = null;
     this.problem = null; // why there is no detail
     this.lost = null; // why both are not of now
+    this.turns = 0;
   }
 
   /** The number of the version; null where there is no such version. */
@@ -36,8 +37,11 @@ export class Subject {
 
   /** Learns how the model stands; never raises: what went wrong is `lost` or `problem`. */
   async load() {
+    // An answer from before a change must not come after the one that knows of it.
+    const turn = (this.turns += 1);
     try {
       const { models } = await get("/v1/models");
+      if (turn !== this.turns) return;
       this.entry = models.find((one) => one.name === this.name) ?? null;
       this.lost = null;
       if (this.version === null) {
@@ -45,9 +49,11 @@ export class Subject {
         return;
       }
       const detail = await get(this.path());
+      if (turn !== this.turns) return;
       [this.detail, this.problem] = [detail, null];
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
+      if (turn !== this.turns) return;
       // A damaged version answers 500; the other versions can still be gone to.
       if (this.entry && error.status === 500) [this.detail, this.problem] = [null, error];
       else this.lost = error;

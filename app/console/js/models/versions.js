@@ -42,8 +42,8 @@ export class Versions {
 
   /** One change at a time; afterwards everything that shows versions knows of it. */
   async change(work) {
+    if (this.busy) return;
     this.busy = true;
-    this.redraw();
     try {
       await work();
       await this.look();
@@ -104,7 +104,7 @@ export class Versions {
     const back = previous !== null && previous !== version && subject.entry.versions.includes(previous);
     return html`<div class="notice row spread"><span><strong>${alias}</strong> is now version ${version}${previous === null ? "" : `, it was ${previous}`}.
       ${alias === LIVE ? "Scores go over to it within about two seconds." : ""}</span>
-      ${back ? html`<button ?disabled=${this.busy} @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
+      ${back ? html`<button @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
   }
 
   aliases() {
@@ -122,14 +122,14 @@ export class Versions {
       <div role="status" id="moved">${this.undo()}</div>
       <ul class="aliases">${repeat(sorted, (one) => one, (alias) => html`<li>
         <span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>
-        <select aria-label="Version of the alias ${alias}" ?disabled=${this.busy || entry.versions.length < 2} .value=${live(String(entry.aliases[alias]))}
+        <select aria-label="Version of the alias ${alias}" ?disabled=${entry.versions.length < 2} .value=${live(String(entry.aliases[alias]))}
           @change=${(event) => this.move(alias, Number(event.target.value))}>${options(entry.aliases[alias])}</select>
-        ${alias === LIVE ? html`<span class="faint small">every model has it</span>` : html`<button class="quiet" ?disabled=${this.busy} @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
+        ${alias === LIVE ? html`<span class="faint small">every model has it</span>` : html`<button class="quiet" @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
       </li>`)}</ul>
       <form class="row" @submit=${add}>
         <input class="narrow" name="alias" required pattern=${ALIAS} placeholder="champion" aria-label="Name of a new alias" title="small letters, digits, dot, dash and underscore" autocomplete="off">
         <select class="narrow" name="version" aria-label="Version of the new alias">${options(this.subject.version)}</select>
-        <button ?disabled=${this.busy}>Add alias</button></form>
+        <button>Add alias</button></form>
     </section>`;
   }
 
@@ -143,8 +143,8 @@ export class Versions {
       <td><span class="row tight">${aliases.map((alias) => html`<span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>`)}</span></td>
       ${known instanceof Error ? html`<td colspan="5"><span class="badge bad">damaged</span> <span class="small break">${known.message}</span></td>` : this.cells(known?.manifest)}
       <td><span class="row tight end">
-        ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${this.busy || known instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}
-        ${known?.read_only ? html`<span class="small faint">shipped</span>` : html`<button class="quiet" ?disabled=${this.busy} aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
+        ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${known instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}
+        ${known?.read_only ? html`<span class="small faint">shipped</span>` : html`<button class="quiet" aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
       </span></td></tr>`;
   }
 
