@@ -1,7 +1,7 @@
 """Files against pixels: ``python -m benchmarks.score_files --data FOLDER [--images 10000] [--rounds 3] [--quick]``.
 
-``FOLDER`` holds ``mnist.npz``; its test images become PNG files, ten folders of them, and one array. The sides take turns,
-each a process of its own with the same settings, scoring with ``mnist-snf-glow``:
+``FOLDER`` holds ``mnist.npz``; its test images become PNG files, ten folders of them, and one array. The sides take
+turns, each a process of its own with the same settings, scoring with ``mnist-snf-glow``:
 
 - the scorer alone: ``score_each`` and ``anomalies`` on the array, decoded and in memory, in batches of 32;
 - ``snf score FOLDER --json`` in process;
@@ -122,9 +122,9 @@ def text_of(found: dict[str, Any]) -> str:
     lines = [
         f"# {found['images']} PNG files, {MODEL}",
         "",
-        f"{described['cpu']}, {described['cores']} cores, load before {described['load_before']:.2f}. Median, least and "
-        f"greatest of {found['rounds']} rounds in which the sides take turns. The start of Python and the model's load are "
-        f"in no figure: a run of {FEW} images is taken away from one of all.",
+        f"{described['cpu']}, {described['cores']} cores, load before {described['load_before']:.2f}. Median, least "
+        f"and greatest of {found['rounds']} rounds in which the sides take turns. The start of Python and the model's "
+        f"load are in no figure: a run of {FEW} images is taken away from one of all.",
         "",
         "| side | images/s | of the scorer alone | least | greatest | target | met |",
         "|---|---|---|---|---|---|---|",
