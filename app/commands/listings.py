@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.commands.common import Json, Key, Url, errors_for_people, print_answer, settings
 from app.commands.service import service
 
 if TYPE_CHECKING:
+    from app.audit_schemas import Audit
     from app.calibration_schemas import CalibrationList, CalibrationView, Threshold
 
 SHOWN_ALPHA = 0.01
@@ -68,6 +70,22 @@ def print_calibrations(found: CalibrationList) -> None:
     )
 
 
+def print_audit(found: Audit) -> None:
+    """Prints both numbers of every image and of the log-determinants, and whether they agree."""
+    rows = [
+        (f"{one.source} {one.index}", f"{one.log_likelihood:.6f}", f"{one.recomputed:.6f}", f"{one.difference:+.1e}")
+        for one in found.images
+    ]
+    total = found.total
+    rows.append(("log-determinants", f"{total.cached:.6f}", f"{total.recomputed:.6f}", f"{total.difference:+.1e}"))
+    _table(("nats", "with what is cached", "computed anew", "difference"), rows)
+    verdict = "agree" if found.agrees else "do NOT agree"
+    print(
+        f"{found.model}:{found.version} on {found.engine} in {found.precision}: the numbers {verdict}; "
+        f"{found.tolerance:.1e} nats are allowed"
+    )
+
+
 def _precision(one: CalibrationView) -> str:
     if one.deviation is None:
         return str(one.precision)
@@ -81,7 +99,7 @@ def _advice(thresholds: list[Threshold]) -> str:
     return f"needs {one.images_needed} images" if one.threshold is None else f"{one.threshold:.4g}"
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

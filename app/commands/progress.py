@@ -37,8 +37,8 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 
 @contextmanager
-def bytes_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that hears of bytes: done, total; after the last ones the images are looked at."""
+def bytes_bar(label: str, then: str = "looking at the images") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that hears of bytes: done, total; `then` is what happens after the last ones."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -50,7 +50,7 @@ def bytes_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(label, total=None)
 
         def told(done: int, total: int) -> None:
-            description = label if done < total else "looking at the images"
+            description = label if done < total else then
             bar.update(task, completed=done, total=total, description=description)
 
         yield told

@@ -202,11 +202,33 @@ def test_models_their_aliases_and_calibrations(client: Client) -> None:
         client.models.delete_alias(MODEL, "live")
     with pytest.raises(Conflict):
         client.models.delete_version(MODEL, 1)
+    audit = client.models.audit(MODEL, n=2)
+    assert (audit.agrees, len(audit.images)) == (True, 2)
+    assert client.models.card(MODEL).startswith("# ")
+    assert client.models.card_html(MODEL).startswith("<h1>")
+    assert client.models.card_samples(MODEL).startswith(b"\x89PNG")
     assert client.calibrations.list(MODEL).active == client.calibrations.choose(MODEL, 0).active == 0
     assert client.calibrations.get(MODEL, 0).number == 0
     assert client.presets().default in {one.name for one in client.presets().presets}
     assert client.readiness().status == "ready"
     assert [worker.device for worker in client.workers().workers]
+
+
+def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.Client, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    tar = client.models.download(MODEL, tmp_path / "digits.tar")
+    found = client.models.upload("brought", tar, progress=lambda done, total: told.append((done, total)))
+    assert (found.name, found.version, told[-1]) == ("brought", 1, (tar.stat().st_size, tar.stat().st_size))
+    scores = client.score("brought", ARRAY[:3]).results
+    assert [one.log_likelihood for one in scores if one.status == "ok"] == pytest.approx(likelihoods(client, ARRAY[:3]))
+
+    async def again() -> int:
+        async with AsyncClient(str(house.base_url)) as other:
+            return (await other.models.upload("brought", await other.models.download(MODEL, tar), promote=True)).version
+
+    assert asyncio.run(again()) == 2
+    client.models.delete_version("brought", 1)
+    assert client.models.list().models[0].name == "brought"
 
 
 def test_a_training_from_estimate_to_result(client: Client) -> None:

@@ -7,6 +7,16 @@ const FONT = "12px system-ui, sans-serif";
 const HEIGHT = 220;
 const ROUND = [0, 1, 2, 5, ...[1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))];
 
+// On an axis of logarithms whole powers of ten alone have a line and a number, and of many every second, third ...
+const MOST_POWERS = 7;
+const power = (value) => Math.round(Math.log10(value));
+const isPower = (value) => Math.abs(Math.log10(value) - power(value)) < 1e-9;
+const powers = (_, all) => {
+  const found = all.filter((one) => one != null && isPower(one)).map(power);
+  const every = Math.ceil((Math.max(...found) - Math.min(...found) + 1) / MOST_POWERS);
+  return all.map((one) => (one != null && isPower(one) && power(one) % every === 0 ? one : null));
+};
+
 const ticks = (_, all) => all.map((one) => (one == null ? "" : brief(one)));
 const root = (value) => Math.sign(value) * Math.sqrt(Math.abs(value));
 const square = (value) => Math.sign(value) * value * value;
@@ -47,6 +57,11 @@ class Lines extends Chart {
     this.draw();
   }
 
+  powerAxis() {
+    const axis = this.axis({ label: this.y, size: 64, filter: powers, values: (_, all) => all.map((one) => (one == null ? "" : brief(one, 1))) });
+    return { ...axis, grid: { ...axis.grid, filter: powers }, ticks: { ...axis.ticks, filter: powers } };
+  }
+
   draw() {
     if (!this.isConnected || !this.given) return;
     const data = uPlot.join(this.given.map(({ x, y }) => [x, y]));
@@ -58,7 +73,7 @@ class Lines extends Chart {
       ...this.size(),
       cursor: { points: { size: 6 } },
       scales: { x: { time: false }, y: this.log ? { distr: 3 } : {} },
-      axes: [this.axis({ label: this.x }), this.axis({ label: this.y, size: 64, values: ticks })],
+      axes: [this.axis({ label: this.x }), this.log ? this.powerAxis() : this.axis({ label: this.y, size: 64, values: ticks })],
       series: [
         { label: this.x },
         ...this.given.map((one) => ({
