@@ -22,18 +22,22 @@ TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Judged:
-    """An image under the model of its label, and under the one that suits it better where its label is doubted."""
+    """An image under the model of its label, and under the one that suits it better where its label is doubted.
+
+    `strangeness` is its evidence beyond the median of its label, in units of the distance to the 9th decile.
+    """
 
     path: Path
     label: str
     own: ScoredImage
+    strangeness: float
     looks_like: str | None = None
     other: ScoredImage | None = None
 
     @property
-    def evidence(self) -> float:
-        """Evidence against the image in nats; where its label is doubted, how much less there is under the other."""
-        return self.own.anomaly.statistic - (self.other.anomaly.statistic if self.other else 0.0)
+    def doubt(self) -> float:
+        """How many times more usual the image is under the other label; 0 where its label is not doubted."""
+        return self.other.anomaly.p_value / self.own.anomaly.p_value if self.other else 0.0
 
     @property
     def reasons(self) -> list[str]:
