@@ -13,19 +13,19 @@ nothing odd comes. So that rubbish does not become normal, the --suspect-share s
 and not compared with, which flags more than alpha of the good ones. What is there many times is normal.
 
 A label is doubted where an image is likelier under another label's model, which has never seen it, and its p-value ten
-times that under its own; so it takes a few hundred images a label and minutes. Models see pixels, not meaning: the report is a list for people to look at, not for a script to delete.
+times that under its own: that takes a few hundred images a label, and minutes for each. Models see pixels, not meaning:
+the report is a list for people to look at, not for a script to delete.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from folder_models import models_of
-from odd_images_report import Judged, write_report
+from odd_images_report import write_report
+from odd_images_verdicts import Judged, Scored, judged, usual_of
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -33,12 +33,7 @@ from rich.table import Table
 
 from app.client import Client, ClientError
 from app.image_files import images_in
-from app.schemas import FailedImage, ScoredImage
-
-DOUBT = 10.0
-"""So many times smaller is the p-value under an image's own label where the label is doubted."""
-Scored = dict[Path, ScoredImage | FailedImage]
-Usual = dict[str, tuple[float, float]]
+from app.schemas import FailedImage
 
 
 def main() -> None:
@@ -97,34 +92,6 @@ def scored(client: Client, model: str, images: list[Path], alpha: float | None, 
     """The results of all images under a model."""
     results = client.score_each(model, images, alpha=alpha)
     return dict(zip(images, progress.track(results, total=len(images), description=f"score with {model}"), strict=True))
-
-
-def judged(path: Path, label: str, scores: dict[str, Scored], usual: Usual) -> Judged | None:
-    """What the scores under all labels say of an image; None where it could not be scored."""
-    own = scores[label][path]
-    if isinstance(own, FailedImage):
-        return None
-    median, spread = usual[label]
-    found = Judged(path, label, own, (own.anomaly.statistic - median) / spread)
-    others = [(name, one) for name, by in scores.items() if name != label and isinstance(one := by[path], ScoredImage)]
-    # Densities of images of one size can be compared, and so, roughly, can their bits a dimension where sizes differ.
-    better = [(name, one) for name, one in others if one.bits_per_dim < own.bits_per_dim]
-    if not better:
-        return found
-    name, other = max(better, key=lambda one: one[1].anomaly.p_value)
-    doubted = replace(found, looks_like=name, other=other)
-    return doubted if doubted.doubt >= DOUBT else found
-
-
-def usual_of(labels: dict[Path, str], scores: dict[str, Scored]) -> Usual:
-    """Median, and distance to the 9th decile, of the evidence against each label's own images."""
-    found = {}
-    for label, by in scores.items():
-        evidence = [one.anomaly.statistic for path, one in by.items() if labels[path] == label and one.status == "ok"]
-        if evidence:
-            median, decile = np.quantile(evidence, [0.5, 0.9])
-            found[label] = (float(median), max(float(decile - median), 1e-9))
-    return found
 
 
 def table(title: str, folder: Path, images: list[Judged]) -> Table:

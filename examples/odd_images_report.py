@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from odd_images_verdicts import Judged
 from PIL import Image
 
 from app.client import Client, heat_map_png
@@ -18,31 +18,6 @@ THUMBNAIL = 112
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An image under the model of its label, and under the one that suits it better where its label is doubted.
-
-    `strangeness` is its evidence beyond the median of its label, in units of the distance to the 9th decile.
-    """
-
-    path: Path
-    label: str
-    own: ScoredImage
-    strangeness: float
-    looks_like: str | None = None
-    other: ScoredImage | None = None
-
-    @property
-    def doubt(self) -> float:
-        """How many times more usual the image is under the other label; 0 where its label is not doubted."""
-        return self.other.anomaly.p_value / self.own.anomaly.p_value if self.other else 0.0
-
-    @property
-    def reasons(self) -> list[str]:
-        """What speaks against the image, in words."""
-        return [reason.text for reason in self.own.anomaly.reasons or []]
 
 
 def write_report(
