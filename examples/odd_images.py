@@ -12,9 +12,9 @@ that was learned looks more normal than a new one. So take the order, not the p-
 nothing odd comes. So that rubbish does not become normal, the --suspect-share strangest of each part are not learned
 and not compared with, which flags more than alpha of the good ones. What is there many times is normal.
 
-A label is doubted where an image is likelier under another label's model, which has never seen it, and its p-value ten
-times that under its own: that takes a few hundred images a label, and minutes for each. Models see pixels, not meaning:
-the report is a list for people to look at, not for a script to delete.
+A label is doubted where an image is likelier under another label's model, which has never seen it, and its p-value
+--doubt (10) times that under its own: that takes a few hundred images a label, and minutes for each. Models see pixels,
+not meaning: the report is a list for people to look at, not for a script to delete.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
                 label: scored(client, model, list(labels), asked.alpha, progress) for label, model in models.items()
             }
         usual = usual_of(labels, scores)
-        found = [one for path, label in labels.items() if (one := judged(path, label, scores, usual)) is not None]
+        verdicts = (judged(path, label, scores, usual, asked.doubt) for path, label in labels.items())
+        found = [one for one in verdicts if one is not None]
         found.sort(key=lambda one: (one.doubt, one.strangeness), reverse=True)
         doubted = [one for one in found if one.looks_like is not None][: asked.top]
         strangest = [one for one in found if one.looks_like is None][: asked.top]
@@ -121,6 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=5.0, help="most minutes of each training (%(default)s)")
     parser.add_argument("--max-steps", type=int, default=2000, help="most steps of each training (%(default)s)")
     parser.add_argument("--suspect-share", type=float, default=0.05, help="images that may be odd (%(default)s)")
+    parser.add_argument("--doubt", type=float, default=10.0, help="ratio of p-values that doubts a label (%(default)s)")
     parser.add_argument("--alpha", type=float, help="false-alarm rate (0.01, or the smallest that can be)")
     parser.add_argument("--top", type=int, default=50, help="images in each part of the report (%(default)s)")
     parser.add_argument("--report", type=Path, default=Path("odd.html"), help="(%(default)s)")

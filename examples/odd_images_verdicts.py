@@ -9,8 +9,6 @@ import numpy as np
 
 from app.schemas import FailedImage, ScoredImage
 
-DOUBT = 10.0
-"""So many times smaller is the p-value under an image's own label where the label is doubted."""
 Scored = dict[Path, ScoredImage | FailedImage]
 """Results of images under one model."""
 Usual = dict[str, tuple[float, float]]
@@ -42,7 +40,7 @@ class Judged:
         return [reason.text for reason in self.own.anomaly.reasons or []]
 
 
-def judged(path: Path, label: str, scores: dict[str, Scored], usual: Usual) -> Judged | None:
+def judged(path: Path, label: str, scores: dict[str, Scored], usual: Usual, least_doubt: float) -> Judged | None:
     """What the scores under all labels say of an image; None where it could not be scored."""
     own = scores[label][path]
     if isinstance(own, FailedImage):
@@ -56,7 +54,7 @@ def judged(path: Path, label: str, scores: dict[str, Scored], usual: Usual) -> J
         return found
     name, other = max(better, key=lambda one: one[1].anomaly.p_value)
     doubted = replace(found, looks_like=name, other=other)
-    return doubted if doubted.doubt >= DOUBT else found
+    return doubted if doubted.doubt >= least_doubt else found
 
 
 def usual_of(labels: dict[Path, str], scores: dict[str, Scored]) -> Usual:
