@@ -7,7 +7,7 @@
 It prints a table of the strangest and writes a report, one HTML file. SNF_URL and SNF_API_KEY name the service.
 
 How to read it: a p-value is honest for an image that the model has not seen; with --model, at most alpha of all good
-images are flagged. Without it the model learns four fifths of the very images that it is asked about, and an image
+images are flagged. Without it the model learns most of the very images that it is asked about, and an image
 that was learned looks more normal than a new one. So take the order, not the p-value, and look from the top until
 nothing odd comes. So that rubbish does not become normal, the --suspect-share strangest of each part are not learned
 and not compared with, which flags more than alpha of the good ones. What is there many times is normal.
