@@ -7,13 +7,14 @@
 It prints a table of the strangest and writes a report, one HTML file. SNF_URL and SNF_API_KEY name the service.
 
 How to read it: a p-value is honest for an image that the model has not seen; with --model, at most alpha of all good
-images are flagged. Without it the model learns four fifths of the very images that it is asked about, and an image
+images are flagged. Without it the model learns most of the very images that it is asked about, and an image
 that was learned looks more normal than a new one. So take the order, not the p-value, and look from the top until
 nothing odd comes. So that rubbish does not become normal, the --suspect-share strangest of each part are not learned
 and not compared with, which flags more than alpha of the good ones. What is there many times is normal.
 
-A label is doubted where an image is strange under its own label's model and normal under another's, which has never
-seen it. Models see pixels, not meaning: the report is a list for people to look at, not for a script to delete.
+A label is doubted where an image is likelier under another label's model, which has never seen it, and its p-value
+--doubt (10) times that under its own: that takes a few hundred images a label, and minutes for each. Models see pixels,
+not meaning: the report is a list for people to look at, not for a script to delete.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import sys
 from pathlib import Path
 
 from folder_models import models_of
-from odd_images_report import Judged, write_report
+from odd_images_report import write_report
+from odd_images_verdicts import Judged, Scored, judged, usual_of
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -31,9 +33,7 @@ from rich.table import Table
 
 from app.client import Client, ClientError
 from app.image_files import images_in
-from app.schemas import FailedImage, ScoredImage
-
-Scored = dict[Path, ScoredImage | FailedImage]
+from app.schemas import FailedImage
 
 
 def main() -> None:
@@ -46,8 +46,10 @@ def main() -> None:
             scores = {
                 label: scored(client, model, list(labels), asked.alpha, progress) for label, model in models.items()
             }
-        found = [one for path, label in labels.items() if (one := judged(path, label, scores)) is not None]
-        found.sort(key=lambda one: one.evidence, reverse=True)
+        usual = usual_of(labels, scores)
+        verdicts = (judged(path, label, scores, usual, asked.doubt) for path, label in labels.items())
+        found = [one for one in verdicts if one is not None]
+        found.sort(key=lambda one: (one.doubt, one.strangeness), reverse=True)
         doubted = [one for one in found if one.looks_like is not None][: asked.top]
         strangest = [one for one in found if one.looks_like is None][: asked.top]
         write_report(
@@ -93,19 +95,6 @@ def scored(client: Client, model: str, images: list[Path], alpha: float | None, 
     return dict(zip(images, progress.track(results, total=len(images), description=f"score with {model}"), strict=True))
 
 
-def judged(path: Path, label: str, scores: dict[str, Scored]) -> Judged | None:
-    """What the scores under all labels say of an image; None where it could not be scored."""
-    own = scores[label][path]
-    if isinstance(own, FailedImage):
-        return None
-    others = {name: one for name, by in scores.items() if name != label and isinstance(one := by[path], ScoredImage)}
-    normal = {name: one.anomaly.statistic for name, one in others.items() if not one.anomaly.is_anomaly}
-    if not own.anomaly.is_anomaly or not normal:
-        return Judged(path, label, own)
-    best = min(normal, key=lambda name: normal[name])
-    return Judged(path, label, own, best, others[best])
-
-
 def table(title: str, folder: Path, images: list[Judged]) -> Table:
     """Images for the terminal."""
     found = Table("#", "file", "looks like", "p-value", "log-likelihood", "why", title=title)
@@ -133,6 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=5.0, help="most minutes of each training (%(default)s)")
     parser.add_argument("--max-steps", type=int, default=2000, help="most steps of each training (%(default)s)")
     parser.add_argument("--suspect-share", type=float, default=0.05, help="images that may be odd (%(default)s)")
+    parser.add_argument("--doubt", type=float, default=10.0, help="ratio of p-values that doubts a label (%(default)s)")
     parser.add_argument("--alpha", type=float, help="false-alarm rate (0.01, or the smallest that can be)")
     parser.add_argument("--top", type=int, default=50, help="images in each part of the report (%(default)s)")
     parser.add_argument("--report", type=Path, default=Path("odd.html"), help="(%(default)s)")

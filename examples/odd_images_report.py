@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from odd_images_verdicts import Judged
 from PIL import Image
 
 from app.client import Client, heat_map_png
@@ -18,27 +18,6 @@ THUMBNAIL = 112
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An image under the model of its label, and under the one that suits it better where its label is doubted."""
-
-    path: Path
-    label: str
-    own: ScoredImage
-    looks_like: str | None = None
-    other: ScoredImage | None = None
-
-    @property
-    def evidence(self) -> float:
-        """Evidence against the image in nats; where its label is doubted, how much less there is under the other."""
-        return self.own.anomaly.statistic - (self.other.anomaly.statistic if self.other else 0.0)
-
-    @property
-    def reasons(self) -> list[str]:
-        """What speaks against the image, in words."""
-        return [reason.text for reason in self.own.anomaly.reasons or []]
 
 
 def write_report(
