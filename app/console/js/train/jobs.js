@@ -82,7 +82,8 @@ function row(job) {
   </tr>`;
 }
 
-function bits({ metrics }) {
+function bits({ metrics, status }) {
+  if (status === "failed") return ""; // the last ones of a training that diverged say nothing
   const found = metrics.evaluation?.test_bits_per_dim ?? metrics.validation_bits_per_dim ?? metrics.bits_per_dim;
   return found == null ? "" : fixed(found, 3);
 }

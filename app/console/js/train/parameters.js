@@ -44,6 +44,7 @@ function value({ form }, text) {
   if (form === "switch") return text === "true";
   if (form !== "sides") return text;
   const sides = text.split(/[\s,x×]+/).filter(Boolean).map(Number);
+  if (sides.some(Number.isNaN)) return text; // for the service to refuse
   return sides.length === 1 ? sides[0] : sides;
 }
 
