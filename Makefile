@@ -22,6 +22,7 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
 
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase

@@ -20,6 +20,7 @@ from app.lane import Lane
 from app.loop_lag import watching_lag
 from app.metrics import Metrics
 from app.metrics_state import StateCollector
+from app.model_uploads import ModelUploads
 from app.serving import Serving
 from models.datasets import DatasetStore
 from worker.broker import redis_client
@@ -49,6 +50,7 @@ class House:
     celery: Celery
     datasets: DatasetStore
     dataset_uploads: DatasetUploads
+    model_uploads: ModelUploads
     drift: DriftMonitor
     metrics: Metrics
     draining: threading.Event
@@ -68,10 +70,11 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     jobs_watch = JobStoreWatch(jobs)
     datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
     metrics = Metrics()
+    serving = Serving(settings.registry_dir, settings.engine_options)
     house = House(
         settings=settings,
         lane=Lane(settings.queue_images, metrics),
-        serving=Serving(settings.registry_dir, settings.engine_options),
+        serving=serving,
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
         jobs=jobs,
         presence=Presence(client, settings.key_prefix),
@@ -81,6 +84,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         celery=make_celery(settings),
         datasets=datasets,
         dataset_uploads=DatasetUploads(settings, datasets, draining),
+        model_uploads=ModelUploads(settings, serving.registry, draining),
         drift=DriftMonitor(settings),
         metrics=metrics,
         draining=draining,

@@ -83,6 +83,14 @@ class ArtifactError(ModelsError):
     status = 500
 
 
+class ArtifactRefused(ModelsError):
+    """An uploaded archive that is no model, or none that can be served."""
+
+    slug = "model-refused"
+    title = "The upload is no model that can be served"
+    status = 422
+
+
 class FileNotInArtifact(ModelsError):
     """A file was asked for that a model does not have."""
 
@@ -146,7 +154,7 @@ class StorageFull(ModelsError):
     """The disk, or the part of it that datasets may take, has no room for what is to be written."""
 
     slug = "storage-full"
-    title = "There is no room for the dataset"
+    title = "There is no room on the disk"
     status = 507
 
 

@@ -179,6 +179,7 @@ class Registry:
                 return known
             versions = self.versions(name)
             version = max([*versions, self._newest_removed(name)]) + 1
+            remove_leftovers(self.root / name)
             # Of a version of this number that somebody took away by hand.
             shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:

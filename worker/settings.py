@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(
         default=20 * 2**30, ge=1024, description="Largest upload of a dataset, in bytes; it is streamed to disk."
     )
+    max_model_bytes: int = Field(
+        default=4 * 2**30, ge=1024, description="Largest upload of a model, in bytes; it is streamed to disk."
+    )
     dataset_quota_bytes: int | None = Field(
         default=None, ge=0, description="Most bytes that all datasets under `home` may take; unset: what the disk has."
     )

@@ -13,7 +13,7 @@ import httpx
 from app.client.call import Call, model, path
 from app.client.datasets import AsyncDatasets, Datasets
 from app.client.jobs import AsyncJobs, Jobs
-from app.client.models import Calibrations, Models
+from app.client.models import AsyncModels, Calibrations, Models
 from app.client.pictures import Pictures
 from app.client.retries import Retries
 from app.client.samples import Samples
@@ -72,7 +72,7 @@ class Client(_Client[SyncSender]):
     ) -> None:
         self._http = httpx.Client(**_options(url, key, timeout))
         super().__init__(SyncSender(self._http, timeout, retries or Retries()))
-        self.models: Models[SyncSender] = Models(self._sender)
+        self.models = Models(self._sender)
         self.calibrations: Calibrations[SyncSender] = Calibrations(self._sender)
         self.samples: Samples[SyncSender] = Samples(self._sender)
         self.datasets = Datasets(self._sender)
@@ -186,7 +186,7 @@ class AsyncClient(_Client[AsyncSender]):
     ) -> None:
         self._http = httpx.AsyncClient(**_options(url, key, timeout))
         super().__init__(AsyncSender(self._http, timeout, retries or Retries()))
-        self.models: Models[AsyncSender] = Models(self._sender)
+        self.models = AsyncModels(self._sender)
         self.calibrations: Calibrations[AsyncSender] = Calibrations(self._sender)
         self.samples: Samples[AsyncSender] = Samples(self._sender)
         self.datasets = AsyncDatasets(self._sender)

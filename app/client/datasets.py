@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import TypeAlias
 
 from app.client.call import Call, Repeat, content, model, nothing, path
+from app.client.counting import Count, Counted, CountedFile, Progress
 from app.client.sending import AsyncSender, Group, S, SyncSender, operation
 from app.dataset_schemas import DatasetDetail, DatasetList
 from app.image_files import TarStream, split_paths
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Hears of bytes that were sent, and of all there are."""
 Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
@@ -71,13 +70,13 @@ class AsyncDatasets(_Datasets[AsyncSender]):
 @contextmanager
 def _upload(name: str, paths: Paths, progress: Progress | None) -> Iterator[Call[DatasetDetail]]:
     images, others = split_paths([Path(one) for one in _several(paths)])
-    count = _Count(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
+    count = Count(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
     with ExitStack() as files:
-        form: list[tuple[str, tuple[str, _Counted]]] = []
+        form: list[tuple[str, tuple[str, Counted]]] = []
         if images:
-            form.append(("file", ("images.tar", _Counted(TarStream(images), count))))
+            form.append(("file", ("images.tar", Counted(TarStream(images), count))))
         for other in others:
-            form.append(("file", (other.name, _CountedFile(files.enter_context(other.open("rb")), count))))
+            form.append(("file", (other.name, CountedFile(files.enter_context(other.open("rb")), count))))
         # The name goes first: one that is taken ends the upload. Between the last byte and the answer the service looks
         # at every image.
         body = {"data": {"name": name}, "files": form}
@@ -86,47 +85,3 @@ def _upload(name: str, paths: Paths, progress: Progress | None) -> Iterator[Call
 
 def _several(paths: Paths) -> Sequence[str | Path]:
     return [paths] if isinstance(paths, str | Path) else list(paths)
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-class _Count:
-    """Counts what several files have given."""
-
-    def __init__(self, told: Progress | None, total: int) -> None:
-        self._told = told
-        self._total = total
-        self._done = 0
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        if self._told is not None:
-            self._told(min(self._done, self._total), self._total)
-
-
-class _Counted:
-    """Something to read from, counted."""
-
-    def __init__(self, file: _Readable, count: _Count) -> None:
-        self._file = file
-        self._count = count
-
-    def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`."""
-        data = self._file.read(size)
-        self._count(len(data))
-        return data
-
-
-class _CountedFile(_Counted):
-    """A file, counted, which can tell its length."""
-
-    def __init__(self, file: BinaryIO, count: _Count) -> None:
-        super().__init__(file, count)
-        self._number = file.fileno()
-
-    def fileno(self) -> int:
-        """The file's descriptor, of which httpx asks the length."""
-        return self._number

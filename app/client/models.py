@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
 
+from app.audit_schemas import Audit
 from app.calibration_schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.client.call import Call, given, model, nothing, path
-from app.client.sending import Group, S, operation
+from app.client.call import Call, Repeat, content, given, model, nothing, path, text
+from app.client.counting import Count, Counted, Progress, size_of
+from app.client.sending import AsyncSender, Group, S, SyncSender, operation
 from app.model_schemas import ModelDetail, ModelPage
 from app.reference_schemas import Reference
 from app.schemas import JobView
 from app.version_schemas import Aliases, AliasTarget
 
+CHUNK = 2**16
 
-class Models(Group[S]):
+
+class _Models(Group[S]):
     """Models; `ref` is `name`, `name:3` or `name@champion`."""
 
     @operation
@@ -33,6 +39,26 @@ class Models(Group[S]):
         return Call("GET", path("models", ref, "reference"), model(Reference), params=given(bins=bins))
 
     @operation
+    def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
+        """Scores `n` images again in float64 with nothing cached: both numbers, and whether they agree."""
+        return Call("GET", path("models", ref, "audit"), model(Audit), params=given(n=n))
+
+    @operation
+    def card(self, ref: str) -> Call[str]:
+        """The model card, Markdown."""
+        return Call("GET", path("models", ref, "card"), text)
+
+    @operation
+    def card_html(self, ref: str) -> Call[str]:
+        """The model card as an HTML fragment without images."""
+        return Call("GET", path("models", ref, "card"), text, params={"format": "html"})
+
+    @operation
+    def card_samples(self, ref: str) -> Call[bytes]:
+        """The samples that the card shows, a PNG."""
+        return Call("GET", path("models", ref, "card", "samples"), content)
+
+    @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:
         """Moves an alias, or makes it; going back to an earlier version is the same call."""
         body = {"json": AliasTarget(version=version).model_dump()}
@@ -47,6 +73,69 @@ class Models(Group[S]):
     def delete_version(self, name: str, version: int) -> Call[None]:
         """Deletes a version with its calibrations; raises `Conflict` while an alias points at it."""
         return Call("DELETE", path("models", name, "versions", version), nothing)
+
+
+class Models(_Models[SyncSender]):
+    """Models; `ref` is `name`, `name:3` or `name@champion`."""
+
+    def download(self, ref: str, target: str | Path) -> Path:
+        """Writes a version as a tar that `upload` takes."""
+        return self._sender.download(_export(ref), Path(target))
+
+    def upload(
+        self, name: str, tar: str | Path, *, promote: bool = False, progress: Progress | None = None
+    ) -> ModelDetail:
+        """Registers the model in a tar as the next version of `name`, once the service has verified it.
+
+        The tar is streamed, and sent once: an upload that was cut off is not repeated.
+        """
+        with Path(tar).open("rb") as file:
+            return self._sender.send(_import(name, file, _pieces(file, progress), promote))
+
+
+class AsyncModels(_Models[AsyncSender]):
+    """Models; `ref` is `name`, `name:3` or `name@champion`."""
+
+    async def download(self, ref: str, target: str | Path) -> Path:
+        """Writes a version as a tar that `upload` takes."""
+        return await self._sender.download(_export(ref), Path(target))
+
+    async def upload(
+        self, name: str, tar: str | Path, *, promote: bool = False, progress: Progress | None = None
+    ) -> ModelDetail:
+        """Registers the model in a tar as the next version of `name`; see `Models.upload`."""
+        with Path(tar).open("rb") as file:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                for piece in _pieces(file, progress):
+                    yield piece
+
+            return await self._sender.send(_import(name, file, pieces(), promote))
+
+
+def _export(ref: str) -> Call[bytes]:
+    return Call("GET", path("models", ref, "artifact"), content)
+
+
+def _import(
+    name: str, file: BinaryIO, pieces: Iterator[bytes] | AsyncIterator[bytes], promote: bool
+) -> Call[ModelDetail]:
+    return Call(
+        "POST",
+        path("models"),
+        model(ModelDetail),
+        params=given(name=name, promote=promote),
+        headers={"Content-Type": "application/x-tar", "Content-Length": str(size_of(file))},
+        body={"content": pieces},
+        repeat=Repeat.UNSENT,
+        read_s=None,
+    )
+
+
+def _pieces(file: BinaryIO, progress: Progress | None) -> Iterator[bytes]:
+    counted = Counted(file, Count(progress, size_of(file)))
+    while piece := counted.read(CHUNK):
+        yield piece
 
 
 class Calibrations(Group[S]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -33,7 +34,7 @@ class Batch:
     @property
     def names(self) -> list[str | None]:
         """The path of each image that is a file."""
-        return [str(one) if isinstance(one, str | Path) else None for one in self.pictures]
+        return [_text(one) if isinstance(one, str | Path) else None for one in self.pictures]
 
     def body(self) -> dict[str, Any]:
         """Keywords of httpx for the request; reads the files."""
@@ -95,7 +96,12 @@ def _kind(picture: Picture) -> tuple[int, ...] | None:
 
 
 def _name(picture: Picture, place: int) -> str:
-    return str(picture) if isinstance(picture, str | Path) else f"image-{place}"
+    return _text(picture) if isinstance(picture, str | Path) else f"image-{place}"
+
+
+def _text(path: str | Path) -> str:
+    # Names of files need not be UTF-8, what is sent must.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _encoded(picture: Picture) -> bytes:

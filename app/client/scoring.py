@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -76,10 +76,15 @@ class Part:
     refusal: ProblemError | None = None
     """What the service said where it could score none of a request's images."""
 
+    def with_results(self, results: Iterable[Result]) -> Part:
+        """The same with other results."""
+        return replace(self, results=tuple(results))
+
     def moved(self, first: int) -> Part:
         """The same, where its images begin at `first`."""
-        moved = tuple(one.model_copy(update={"index": first + place}) for place, one in enumerate(self.results))
-        return Part(moved, self.model, self.version, self.calibration, self.refusal)
+        return self.with_results(
+            one.model_copy(update={"index": first + place}) for place, one in enumerate(self.results)
+        )
 
     def __add__(self, other: Part) -> Part:
         known = self if self.model is not None else other

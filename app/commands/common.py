@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import completion
+
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from worker.settings import Settings
 
 OK, ANOMALY, USAGE, SERVICE = 0, 1, 2, 3
@@ -25,7 +29,10 @@ Key = Annotated[
     str | None,
     typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="Key for the service.", show_default=False),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.", autocompletion=completion.models),
+]
 
 DEFAULT_MODEL = "mnist-snf-glow"
 
@@ -67,3 +74,8 @@ def print_json(value: Any) -> None:
     """Prints a JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_answer(answer: BaseModel) -> None:
+    """Prints an answer of the service as JSON on stdout, as the service gives it."""
+    print_json(answer.model_dump(mode="json"))

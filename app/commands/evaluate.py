@@ -3,29 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import completion
 from app.commands.common import SERVICE, USAGE, Json, Key, Model, Url, errors_for_people, fail, settings
-from app.commands.live import duration
+from app.commands.progress import labelled_bar
+from app.commands.service import followed, service
 from app.commands.train import INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
     from models.evaluation.parameters import EvaluationParameters
     from models.evaluation.schema import EvaluationReport
 
-Observe = Callable[[str, int, int], None]
-
 
 def evaluate(
     model: Model,
-    normal: Annotated[str, typer.Option("--normal", "-n", help="Dataset of normal images, see `snf datasets`.")],
+    normal: Annotated[
+        str,
+        typer.Option(
+            "--normal", "-n", help="Dataset of normal images, see `snf datasets`.", autocompletion=completion.datasets
+        ),
+    ],
     against: Annotated[
-        list[str] | None, typer.Option("--against", "-a", help="Dataset of anomalous images; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--against", "-a", help="Dataset of anomalous images; repeatable.", autocompletion=completion.datasets
+        ),
     ] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also against normal images with graded faults.")
@@ -64,12 +70,11 @@ def evaluate(
             "adapt": adapt,
         }
     )
-    with errors_for_people():
-        report = (
-            _remote(model, normal, parameters, url, key, quiet=as_json)
-            if url
-            else _local(model, normal, parameters, quiet=as_json)
-        )
+    if url:
+        report = _remote(model, normal, parameters, url, key, quiet=as_json)
+    else:
+        with errors_for_people():
+            report = _local(model, normal, parameters)
     # Printed first: what took long is not lost with a file that cannot be written.
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
@@ -92,7 +97,7 @@ def _parameters(given: dict[str, object]) -> EvaluationParameters:
         raise fail("; ".join(lines), USAGE) from error
 
 
-def _local(model: str, normal: str, parameters: EvaluationParameters, *, quiet: bool) -> EvaluationReport:
+def _local(model: str, normal: str, parameters: EvaluationParameters) -> EvaluationReport:
     import torch
 
     from models.bulk.part import Stopped
@@ -115,7 +120,7 @@ def _local(model: str, normal: str, parameters: EvaluationParameters, *, quiet: 
         store=DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes),
         calibration=version.calibration,
     )
-    with stop_on_signals() as stop, _bar(quiet) as observe:
+    with stop_on_signals() as stop, labelled_bar() as observe:
 
         def progress(label: str, done: int, total: int) -> None:
             if stop.is_set():
@@ -132,58 +137,24 @@ def _remote(
     model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
 ) -> EvaluationReport:
     """Submits a job, follows it to its end and fetches its report."""
-    from app.commands.follow import follow
-    from app.commands.remote import Remote
     from models.evaluation.schema import EvaluationReport
 
-    service = Remote(url, key)
-    body = {
-        "type": "evaluate",
-        "model": model,
-        "dataset": normal,
-        "parameters": parameters.model_dump(mode="json", exclude_defaults=True),
-    }
-    job = service.call("POST", "/v1/jobs", json=body).json()["id"]
-    if not quiet:
-        typer.echo(f"job {job}; Ctrl-C ends the watching alone")
-    end, label = None, ""
-    with _bar(quiet) as observe:
-        for event in follow(service, job):
+    label = ""
+    with service(url, key) as client, labelled_bar() as bar:
+
+        def observe(event: dict[str, Any]) -> None:
+            nonlocal label
             if event["event"] == "log":
                 label = event["message"]
             elif event["event"] == "metrics":
-                observe(label, event["step"], event["steps"])
-            end = event.get("status", end)
-    if end != "succeeded":
-        error = service.call("GET", f"/v1/jobs/{job}").json()["error"]
-        raise fail(f"job {job} {end}{': ' + error['detail'] if error else ''}", SERVICE)
-    answer = service.call("GET", f"/v1/jobs/{job}/result", params={"format": "json"})
-    return EvaluationReport.model_validate_json(answer.content)
+                bar(label, event["step"], event["steps"])
 
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Observe]:
-    """Shows images, what is being done, and the time left."""
-    import time
-
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.fields[label]}"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("ETA {task.fields[eta]}"),
-    )
-    with Progress(*columns, transient=True, disable=quiet) as bar:
-        task = bar.add_task("evaluating", total=None, label="", eta="-")
-        started: tuple[float, int] | None = None
-
-        def observe(label: str, done: int, total: int) -> None:
-            nonlocal started
-            started = started or (time.monotonic(), done)
-            speed = (done - started[1]) / max(time.monotonic() - started[0], 1e-3)
-            eta = duration((total - done) / speed) if speed > 0 else "-"
-            bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
-
-        yield observe
+        given = parameters.model_dump(mode="json", exclude_defaults=True)
+        job = client.jobs.evaluate(normal, model, parameters=given)
+        if not quiet:
+            typer.echo(f"job {job.id}; Ctrl-C ends the watching alone")
+        followed(client, job.id, observe)
+        report = client.jobs.result(job.id)
+    if not isinstance(report, EvaluationReport):
+        raise fail(f"the result of job {job.id} is no report", SERVICE)
+    return report

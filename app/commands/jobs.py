@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.common import OK, SERVICE, Json, Key, fail, print_json, settings
-from app.commands.live import duration, live_view
+from app.commands import completion
+from app.commands.common import Json, Key, print_answer
+from app.commands.live import live_view
+from app.commands.progress import duration
+from app.commands.service import followed, service, this_machine
 from worker.jobs import Status
 
 if TYPE_CHECKING:
-    from app.commands.remote import Remote
+    from app.schemas import JobView
+
+STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
 
 jobs = typer.Typer(help="List, follow and control the jobs of a running service.", no_args_is_help=True)
 
 ServiceUrl = Annotated[
     str | None, typer.Option("--url", envvar="SNF_URL", help="The service. Default: the one on this machine.")
 ]
-JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False, autocompletion=completion.jobs)]
 
 
 @jobs.command("list")
@@ -31,22 +36,30 @@ def list_jobs(
     as_json: Json = False,
 ) -> None:
     """List the newest jobs."""
-    query = {"limit": limit} | ({"status": status.value} if status else {})
-    page = _remote(url, key).call("GET", "/v1/jobs", params=query).json()
+    with service(this_machine(url), key) as client:
+        page = client.jobs.list(status=None if status is None else status.value, limit=limit)
     if as_json:
-        print_json(page)
+        print_answer(page)
         return
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     # A narrow terminal must not cut what other commands need.
-    table = Table(Column("id", min_width=26), "status", "model", "dataset", "done", "ETA", "bits/dim")
-    for job in page["jobs"]:
-        bits = job["metrics"].get("bits_per_dim")
-        eta = duration(job["progress"].get("eta_seconds")) if job["status"] == "running" else ""
-        done = _percent(job)
+    table = Table(Column("id", min_width=26), "type", "status", "model", "dataset", "done", "ETA", "bits/dim")
+    for job in page.jobs:
+        bits = job.metrics.get("bits_per_dim")
+        eta = duration(job.progress.get("eta_seconds")) if job.status == "running" else ""
+        status_text = Text(job.status, STYLES.get(job.status, ""))
         table.add_row(
-            job["id"], job["status"], job["model"], job["dataset"], done, eta, f"{bits:.4f}" if bits is not None else ""
+            job.id,
+            job.type,
+            status_text,
+            job.model,
+            job.dataset,
+            _percent(job),
+            eta,
+            f"{bits:.4f}" if bits is not None else "",
         )
     Console().print(table)
 
@@ -54,26 +67,18 @@ def list_jobs(
 @jobs.command()
 def show(job_id: JobId, url: ServiceUrl = None, key: Key = None) -> None:
     """Show a job as JSON."""
-    print_json(_remote(url, key).call("GET", f"/v1/jobs/{job_id}").json())
+    with service(this_machine(url), key) as client:
+        print_answer(client.jobs.get(job_id))
 
 
 @jobs.command()
 def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
     """Follow a job until it is over; exit code 0 where it succeeded, 3 where not. Ctrl-C ends the watching alone."""
-    from app.commands.follow import follow
-
-    remote = _remote(url, key)
-    end = None
-    with live_view(as_json) as observe:
-        for event in follow(remote, job_id):
-            observe(event)
-            end = event.get("status")
-    if as_json:
-        raise typer.Exit(OK if end == "succeeded" else SERVICE)
-    job = remote.call("GET", f"/v1/jobs/{job_id}").json()
-    if end != "succeeded":
-        raise fail(f"job {job_id} {end}{': ' + job['error']['detail'] if job['error'] else ''}", SERVICE)
-    typer.echo(outcome(job["result"]))
+    with service(this_machine(url), key) as client:
+        with live_view(as_json) as observe:
+            job = followed(client, job_id, observe)
+        if not as_json:
+            typer.echo(outcome(job))
 
 
 @jobs.command()
@@ -84,12 +89,11 @@ def metrics(
     key: Key = None,
 ) -> None:
     """Show the training curve of a job, as JSON or CSV."""
-    query = {"format": "csv" if as_csv else "json"}
-    answer = _remote(url, key).call("GET", f"/v1/jobs/{job_id}/metrics", params=query)
-    if as_csv:
-        typer.echo(answer.text, nl=False)
-    else:
-        print_json(answer.json())
+    with service(this_machine(url), key) as client:
+        if as_csv:
+            typer.echo(client.jobs.metrics_csv(job_id), nl=False)
+        else:
+            print_answer(client.jobs.metrics(job_id))
 
 
 @jobs.command()
@@ -100,60 +104,60 @@ def log(
     key: Key = None,
 ) -> None:
     """Show the end of what a job's training processes printed."""
-    typer.echo(_remote(url, key).call("GET", f"/v1/jobs/{job_id}/log", params={"tail": tail}).text, nl=False)
+    with service(this_machine(url), key) as client:
+        typer.echo(client.jobs.log(job_id, tail=tail), nl=False)
 
 
 @jobs.command()
 def cancel(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
     """Cancel a job."""
-    _ask("cancel", job_id, url, key, as_json)
+    with service(this_machine(url), key) as client:
+        _tell(client.jobs.cancel(job_id), as_json)
 
 
 @jobs.command()
 def pause(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
     """Pause a job; a running one writes a checkpoint first."""
-    _ask("pause", job_id, url, key, as_json)
+    with service(this_machine(url), key) as client:
+        _tell(client.jobs.pause(job_id), as_json)
 
 
 @jobs.command()
 def resume(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
     """Let a paused job go on from its checkpoint, first in line."""
-    _ask("resume", job_id, url, key, as_json)
+    with service(this_machine(url), key) as client:
+        _tell(client.jobs.resume(job_id), as_json)
 
 
 @jobs.command()
 def retry(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
     """Submit a failed or cancelled job anew; it goes on from the old one's checkpoint."""
-    _ask("retry", job_id, url, key, as_json)
+    with service(this_machine(url), key) as client:
+        _tell(client.jobs.retry(job_id), as_json)
 
 
-def _ask(what: str, job_id: str, url: str | None, key: str | None, as_json: bool) -> None:
-    job = _remote(url, key).call("POST", f"/v1/jobs/{job_id}/{what}").json()
+def _tell(job: JobView, as_json: bool) -> None:
     if as_json:
-        print_json(job)
+        print_answer(job)
         return
-    asked = job["status"] in {"starting", "running"} and (job["cancel_requested"] or job["pause_requested"])
-    typer.echo(f"{job['id']} is {job['status']}{', asked to stop' if asked else ''}")
+    asked = job.status in {"starting", "running"} and (job.cancel_requested or job.pause_requested)
+    typer.echo(f"{job.id} is {job.status}{', asked to stop' if asked else ''}")
 
 
-def outcome(result: dict[str, Any]) -> str:
+def outcome(job: JobView) -> str:
     """What a job that succeeded has made, in one line."""
+    result = job.result or {}
     if "calibration" in result:
         return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
     if "ref" in result:
         return f"registered {result['ref']}"
-    return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
+    if "anomalies" in result:
+        return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
+    return f"job {job.id} succeeded"
 
 
-def _percent(job: dict[str, Any]) -> str:
-    if job["status"] == "succeeded":
+def _percent(job: JobView) -> str:
+    if job.status == "succeeded":
         return "100 %"
-    done = job["progress"].get("fraction")
+    done = job.progress.get("fraction")
     return "" if done is None else f"{100 * done:.0f} %"
-
-
-def _remote(url: str | None, key: str | None) -> Remote:
-    from app.commands.remote import Remote
-    from worker.launcher import address
-
-    return Remote(url or address(settings()), key)

@@ -21,8 +21,12 @@ from app.commands.common import (
     print_json,
     settings,
 )
+from app.commands.progress import images_bar, waiting
+from app.commands.service import service
 
-FORMATS = (".png", ".npy")
+FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
+SLICE = 16
+"""Images drawn between two looks at the progress bar; they are the same however they are sliced."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Asked:
     """What shall be drawn."""
 
     model: str
-    form: str
+    form: Literal["png", "npy", "zip"]
     n: int
     temperature: float
     seed: int | None
@@ -38,7 +42,9 @@ class Asked:
 
 
 def sample(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .png grid or an .npy array.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .png grid, an .npy array or a .zip of PNGs.")] = Path(
+        "samples.png"
+    ),
     model: Model = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("-n", min=1, max=256, help="Number of images.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Spread of the latents.")] = 1.0,
@@ -50,10 +56,11 @@ def sample(
 ) -> None:
     """Draw images from a model."""
     if out.suffix not in FORMATS:
-        raise fail(f"--out must end in {' or '.join(FORMATS)}, got {out}", USAGE)
-    asked = Asked(model, out.suffix[1:], n, temperature, seed, "learned" if learned else "exact")
-    with errors_for_people():
-        content, seed = _remote(asked, url, key) if url else _local(asked)
+        raise fail(f"--out must end in {', '.join(FORMATS)}, got {out}", USAGE)
+    if not out.absolute().parent.is_dir():
+        raise fail(f"the folder of {out} does not exist", USAGE)
+    asked = Asked(model, FORMATS[out.suffix], n, temperature, seed, "learned" if learned else "exact")
+    content, seed = _remote(asked, url, key) if url else _local(asked)
     out.write_bytes(content)
     if as_json:
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": seed})
@@ -62,30 +69,37 @@ def sample(
 
 
 def _remote(asked: Asked, url: str, key: str | None) -> tuple[bytes, int]:
-    from app.commands.remote import Remote
-
-    query = {
-        "n": asked.n,
-        "temperature": asked.temperature,
-        "format": asked.form,
-        "inverse": asked.inverse,
-        **({} if asked.seed is None else {"seed": asked.seed}),
-    }
-    answer = Remote(url, key).call("GET", f"/v1/models/{asked.model}/samples", params=query)
-    return answer.content, int(answer.headers["X-Seed"])
+    with service(url, key) as client, waiting(f"drawing {asked.n} images"):
+        found = client.samples.file(
+            asked.model,
+            asked.n,
+            temperature=asked.temperature,
+            seed=asked.seed,
+            inverse=asked.inverse,
+            format=asked.form,
+        )
+    return found.content, found.seed
 
 
 def _local(asked: Asked) -> tuple[bytes, int]:
+    import numpy as np
+
     from app.sampling import draw_seed, encode
     from models.problems import NoLearnedInverse
     from models.registry import Registry
     from models.scoring.scorer import Scorer
 
-    found = settings()
-    version = Registry(found.registry_dir).resolve(asked.model)
-    scorer = Scorer.load(version.path, version.calibration_path, found.engine_options)
-    if asked.inverse == "learned" and not scorer.has_learned_inverse:
-        raise NoLearnedInverse(f"{version.name} was trained without learned inverses")
-    seed = draw_seed() if asked.seed is None else asked.seed
-    pixels = scorer.sample(asked.n, asked.temperature, seed, asked.inverse)
-    return encode(asked.form, pixels)[0], seed
+    with errors_for_people():
+        found = settings()
+        version = Registry(found.registry_dir).resolve(asked.model)
+        scorer = Scorer.load(version.path, version.calibration_path, found.engine_options)
+        if asked.inverse == "learned" and not scorer.has_learned_inverse:
+            raise NoLearnedInverse(f"{version.name} was trained without learned inverses")
+        seed = draw_seed() if asked.seed is None else asked.seed
+        parts = []
+        with images_bar("drawing", asked.n) as advance:
+            for first in range(0, asked.n, SLICE):
+                count = min(SLICE, asked.n - first)
+                parts.append(scorer.sample(count, asked.temperature, seed, asked.inverse, first))
+                advance(count)
+    return encode(asked.form, np.concatenate(parts))[0], seed

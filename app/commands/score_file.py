@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.commands.common import USAGE, fail, print_json, settings
-from app.commands.live import duration
+from app.commands.progress import duration, images_bar
 from app.commands.train import INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
         plan = _plan(scorer, version, source, alpha)
         work = open_plan(out.absolute().parent / f".{out.name}.parts", plan)
         try:
-            pace = _score_missing(scorer, source, work, stop.is_set, quiet=as_json)
+            pace = _score_missing(scorer, source, work, stop.is_set)
         except Stopped as error:
             raise fail("interrupted; the same command goes on from here", INTERRUPTED) from error
         found = merge_parts(work.part_paths, out, plan.metadata)
@@ -94,15 +93,13 @@ def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: flo
     )
 
 
-def _score_missing(
-    scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool], *, quiet: bool
-) -> Pace:
+def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool]) -> Pace:
     from models.bulk.part import score_part
 
     ranges, missing = work.plan.ranges, work.missing()
     images = sum(ranges[index][1] - ranges[index][0] for index in missing)
     started = time.monotonic()
-    with _bar(source.count - images, source.count, quiet) as advance:
+    with images_bar("scoring", source.count, done=source.count - images) as advance:
         for index in missing:
             score_part(
                 scorer,
@@ -114,31 +111,6 @@ def _score_missing(
                 progress=advance,
             )
     return Pace(images, time.monotonic() - started)
-
-
-@contextmanager
-def _bar(done: int, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Shows images, images/s and the time left; gives what is to be told of every batch."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("scoring"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.fields[rate]} img/s"),
-        TextColumn("ETA {task.fields[eta]}"),
-    )
-    with Progress(*columns, transient=True, disable=quiet) as bar:
-        task = bar.add_task("scoring", total=total, completed=done, rate="-", eta="-")
-        started, before = time.monotonic(), done
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            rate = Pace(done - before, time.monotonic() - started).rate
-            bar.update(task, completed=done, rate=f"{rate:.0f}", eta=duration((total - done) / rate))
-
-        yield advance
 
 
 def _table(reference: str, out: Path, found: PartSummary, pace: Pace) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import completion
 from app.commands.common import USAGE, Json, errors_for_people, fail, settings
 from app.commands.live import live_view
 
@@ -27,8 +28,12 @@ INTERRUPTED = 130
 
 
 def train(
-    data: Annotated[str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.")],
-    preset: Annotated[str, typer.Option("--preset", "-p", help="Architecture.")] = "snf-glow-small",
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)
+    ],
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="Architecture.", autocompletion=completion.presets)
+    ] = "snf-glow-small",
     name: Annotated[str | None, typer.Option("--name", help="Name in the registry. [default: DATA-PRESET]")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default=False)] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Wall-clock budget.", show_default=False)] = None,

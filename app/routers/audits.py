@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query
 
@@ -12,12 +12,16 @@ from app.audit_schemas import Audit
 from app.audit_views import audit_view
 from app.deadline import TimeoutMs, deadline
 from app.house import InHouse
-from app.problems import invalid, responses
+from app.lane import Ticket
+from app.problems import responses
+
+if TYPE_CHECKING:
+    from models.scoring.audit import Audited
 
 COST = 16
 """What an audited image counts in the queue: a pass in float64, layer by layer, takes so many times that of an engine.
 
-It is half of a batch, so that single images of others wait for two audited ones at most.
+Each waits for its own turn, so that others do not wait for more than one.
 """
 
 router = APIRouter(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
@@ -37,12 +41,13 @@ async def audit_model(ref: str, house: InHouse, n: Count = 4, timeout_ms: Timeou
     The second pass takes nothing that was cached or frozen: each layer computes its own log-determinant, determinants
     included. Where fewer images are stored with the model, samples of it follow, the same every time.
     """
-    limit = house.settings.queue_images // COST
-    if n > limit:
-        raise invalid("/query/n", f"this service audits at most {limit} images at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
         from models.scoring.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
 
-        audited = await house.lane.run_each(partial(audit, loaded.scorer), range(n), COST)
+        def work(index: int, ticket: Ticket) -> Audited:
+            return audit(loaded.scorer, index, ticket.check)
+
+        cost = min(COST, house.lane.capacity)
+        audited = [await house.lane.run(partial(work, index), cost) for index in range(n)]
         return audit_view(loaded, audited)

@@ -34,8 +34,8 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
     """Return the distribution of T, nats, told up to ``largest``; ``reference``: of the calibration images by fold.
 
     All bins but the last are equally wide, from the smallest T to the 99.9 % quantile; the last goes on to the largest
-    T, and holds at least one image. Where that is no room for it, all are equally wide. With several folds their images
-    are counted together, and the quantiles are approximate: each fold compares with a statistic of its own.
+    T, and holds at least one image. Where ties leave no room for that, all are equally wide. With several folds their
+    images are counted together, and the quantiles are approximate: each fold compares with a statistic of its own.
     """
     values = np.minimum(np.sort(np.concatenate(reference)), largest)
     edges = _edges(values, bins)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.ahead import ahead
 from models.anomaly.calibration import Anomaly
 from models.bulk.sources import Found, ImageSource
 from models.bulk.table import PartSummary, Row, write_part
@@ -49,7 +48,7 @@ def score_part(
     unless all is. Raises ``Stopped``, ``AlphaUnattainable``, and what the source raises when it goes away.
     """
     rows: list[Row] = []
-    with closing(_ahead(_batches(source.read(start, stop)))) as batches:
+    with closing(ahead(_batches(source.read(start, stop)), AHEAD)) as batches:
         while True:
             if should_stop():
                 raise Stopped("scoring was stopped")
@@ -64,20 +63,6 @@ def score_part(
 def _batches(images: Iterator[Found]) -> Generator[list[Found]]:
     while batch := list(islice(images, BATCH)):
         yield batch
-
-
-def _ahead(batches: Generator[list[Found]]) -> Generator[list[Found]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        pending = deque(pool.submit(next, batches, None) for _ in range(AHEAD))
-        try:
-            while (batch := pending.popleft().result()) is not None:
-                pending.append(pool.submit(next, batches, None))
-                yield batch
-        finally:
-            for one in pending:
-                one.cancel()
-            # Files and SQLite's connections are closed in the thread that opened them.
-            pool.submit(batches.close).result()
 
 
 def _score(scorer: Scorer, batch: list[Found], alpha: float | None) -> list[Row]:

@@ -68,16 +68,16 @@ class ImageFiles:
         self.count = len(paths)
         content = hashlib.sha256()
         for path in paths:
-            content.update(f"{_text(path)}\0{_stamp(path)}\0".encode())
+            content.update(f"{path_text(path)}\0{_stamp(path)}\0".encode())
         self.digest = content.hexdigest()
 
     def read(self, start: int, stop: int) -> Iterator[Found]:
         """Yield the files of a range; the path of one is as it was given."""
         for path in self._paths[start:stop]:
             try:
-                yield _text(path), decode_image(_read(path), self._preprocessing)
+                yield path_text(path), decode_image(read_file(path), self._preprocessing)
             except ImageError as error:
-                yield _text(path), error
+                yield path_text(path), error
 
 
 class StoredImages:
@@ -181,7 +181,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
         yield shape, file
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return what is in an image file. Raises ``ImageError``."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -201,6 +202,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _text(path: Path) -> str:
+def path_text(path: Path) -> str:
     """Return a path as UTF-8, which the names of files need not be."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

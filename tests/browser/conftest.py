@@ -24,9 +24,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `SNF_HOME` of `house`."""
+    return tmp_path_factory.mktemp("house")
+
+
+@pytest.fixture(scope="module")
+def house(browser: Browser, home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
-    with running("app.cli", "up", home=tmp_path_factory.mktemp("house")) as client:
+    with running("app.cli", "up", home=home) as client:
         yield client
 
 

@@ -61,3 +61,22 @@ def test_who_gives_no_key_is_told_and_may_try_again(page: Page, collector: Colle
         give(page, KEY)
         expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
     expect(page.get_by_role("banner").get_by_role("status")).to_have_text("ready, but no jobs")
+
+
+def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Collector) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)
+    page.clock.install()
+    with collector.expected(REFUSED):
+        page.goto("/#/models/mnist-snf-glow")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("main")).to_contain_text("a key with the role 'score' is needed")
+    before = len(asked)
+    page.clock.run_for(30_000)
+    assert len(asked) == before
+    with collector.expected(REFUSED):
+        page.get_by_role("button", name="Try again").click()
+        give(page, KEY)
+        expect(page.get_by_role("tab", name="Overview")).to_be_visible()
+    with page.expect_request("**/v1/models"):
+        page.clock.run_for(30_000)

@@ -1,11 +1,16 @@
 """Audits over HTTP: the numbers of scores beside those that take nothing from a cache."""
 
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from tests.end_to_end.service import DIGITS, files, running
+from tests.end_to_end.service import running
+from tests.worker.helpers import until
 
 PATH = "/v1/models/{}/audit"
 
@@ -41,10 +46,17 @@ def test_what_is_asked_in_vain(house: httpx.Client) -> None:
     assert (late.status_code, late.json()["type"]) == (504, "deadline-exceeded")
 
 
-def test_a_short_queue_takes_few(home: Path) -> None:
-    with running("app.cli", "serve", home=home, queue_images=40) as client:
-        answer = client.get(PATH.format("digits"), params={"n": 3})
-        assert (answer.status_code, answer.json()["type"]) == (422, "invalid-request")
-        assert "at most 2 images" in answer.json()["detail"]
-        assert len(client.get(PATH.format("digits"), params={"n": 2}).json()["images"]) == 2
-        assert client.post("/v1/models/digits/score", files=files(*DIGITS[:36])).status_code == 200
+def test_a_full_queue_refuses_an_audit(home: Path) -> None:
+    """A short queue still lets an audit in, image by image, but not beside what fills it."""
+    with running("app.cli", "serve", home=home, queue_images=1000) as client, ThreadPoolExecutor() as pool:
+        many = np.zeros((990, 28, 28), np.uint8)
+        content, kind = io.BytesIO(), {"content-type": "application/x-npy"}
+        np.save(content, many)
+        score = f"{client.base_url}/v1/models/digits/score"
+        busy = pool.submit(httpx.post, score, content=content.getvalue(), headers=kind, timeout=60, trust_env=False)
+        until(lambda: float(re.findall(r"^snf_queue_images (.+)$", client.get("/metrics").text, re.M)[0]) > 900, 30, 0)
+        answer = client.get(PATH.format("digits"), params={"n": 1})
+        assert (answer.status_code, answer.json()["type"]) == (429, "queue-full")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert busy.result().status_code == 200
+        assert client.get(PATH.format("digits"), params={"n": 16}).json()["agrees"] is True

@@ -79,6 +79,58 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"scores.parquet", "images"}
 
 
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_heat_maps_and_details(home: Path, house: httpx.Client, tmp_path: Path, where: str) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("no image")
+    maps = tmp_path / "maps"
+    remote = ["--url", str(house.base_url)] if where == "there" else []
+    arguments = ["score", str(text), *map(str, DIGITS[:3]), "-m", "mnist-snf-glow", "--json", *remote]
+    done = snf(home, *arguments, "--detail", "full", "--explain", str(maps))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert [one["status"] for one in answer["results"]] == ["error", "ok", "ok", "ok"]
+    assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
+    assert {path.name for path in maps.iterdir()} == {f"{n:05d}-{DIGITS[n - 1].stem}.png" for n in (1, 2, 3)}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in maps.iterdir())
+    assert not any("heat_map" in one for one in answer["results"])
+    plain = json.loads(snf(home, *arguments).stdout)
+    for full, basic in zip(answer["results"][1:], plain["results"][1:], strict=True):
+        assert full["log_likelihood"] == pytest.approx(basic["log_likelihood"], abs=1e-4)
+        assert full["anomaly"]["statistic"] != basic["anomaly"]["statistic"]
+
+
+def test_a_source_is_for_a_service(home: Path, house: httpx.Client) -> None:
+    digit = str(DIGITS[0])
+    assert snf(home, "score", digit, "-m", "digits", "--source", "line-1").returncode == 2
+    assert snf(home, "score", digit, "-m", "digits", "--source", "line-1", "--url", str(house.base_url)).returncode == 0
+    drift = house.get("/v1/models/digits").json()["drift"]
+    assert "line-1" in {one["source"] for one in drift}
+
+
+def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Client, tmp_path: Path) -> None:
+    remote = ["--url", str(house.base_url)]
+    for where in ([], remote):
+        moved = snf(home, "models", "alias", "digits", "champion", "1", "--json", *where)
+        assert json.loads(moved.stdout)["aliases"]["champion"] == 1
+        assert snf(home, "models", "alias", "digits", "champion", "--remove", *where).returncode == 0
+        assert snf(home, "models", "alias", "digits", "champion", *where).returncode == 2
+        assert snf(home, "models", "alias", "digits", "champion", "9", *where).returncode == 2
+        assert snf(home, "models", "delete", "digits", "1", *where).returncode == 2
+        assert snf(home, "models", "card", "digits", *where).stdout.startswith("# ")
+        audit = snf(home, "models", "audit", "digits", "-n", "2", "--json", *where)
+        assert audit.returncode == 0, audit.stderr
+        assert json.loads(audit.stdout)["agrees"]
+        assert "agree" in snf(home, "models", "audit", "digits", "-n", "1", *where).stdout
+    here, there = tmp_path / "here.tar", tmp_path / "there.tar"
+    assert snf(home, "models", "export", "digits", "-o", str(here)).returncode == 0
+    assert snf(home, "models", "export", "digits", "-o", str(there), *remote).returncode == 0
+    assert here.read_bytes() == there.read_bytes()
+    brought = snf(home, "models", "import", "moved", str(there), *remote)
+    assert brought.stdout == "registered moved:1\n"
+    assert snf(home, "models", "import", "moved", str(DIGITS[0]), *remote).returncode == 2
+
+
 def test_exit_codes(home: Path, tmp_path: Path) -> None:
     digit = str(DIGITS[0])
     text = tmp_path / "text.png"

@@ -21,15 +21,30 @@ from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, ra
 
 def test_stored_images_come_first_and_samples_fill_up(scorer: Scorer) -> None:
     stored = len(scorer.pinned)
-    found = audit(scorer, range(stored + 2))
+    found = [audit(scorer, index) for index in range(stored + 2)]
     assert [one.source for one in found] == ["pinned"] * stored + ["sample"] * 2
     images = np.concatenate([scorer.pinned, scorer.sample(2, seed=0)])
     for one, score in zip(found, scorer.score(images), strict=True):
         assert one.log_likelihood == pytest.approx(score.log_likelihood, abs=1e-4)
         assert 0 < abs(one.recomputed - one.log_likelihood) <= scorer.tolerance == 1e-3
         assert one.seconds > 0
-    again = audit(scorer, [stored + 1])[0]
+    again = audit(scorer, stored + 1)
     assert (again.log_likelihood, again.recomputed) == (found[-1].log_likelihood, found[-1].recomputed)
+
+
+def test_an_audit_ends_between_two_layers(scorer: Scorer) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        audit(scorer, 0, check)
+    assert calls == 5
+    assert audit(scorer, 0).log_dets.keys() == scorer.manifest.log_dets.layers.keys()
 
 
 def test_what_is_computed_anew_is_the_jacobian() -> None:
@@ -59,7 +74,7 @@ def test_a_log_det_of_other_weights_is_found(artifact: Path) -> None:
     layer = next(iter(log_dets.layers))
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 1}})
     manifest = loaded.manifest.model_copy(update={"log_dets": wrong})
-    right, off = (audit(Scorer(one), [0])[0] for one in (loaded, replace(loaded, manifest=manifest)))
+    right, off = (audit(Scorer(one), 0) for one in (loaded, replace(loaded, manifest=manifest)))
     assert off.log_likelihood == pytest.approx(right.log_likelihood + 1, abs=1e-9)
     assert off.recomputed == right.recomputed
     assert off.log_dets == right.log_dets
@@ -70,19 +85,20 @@ def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Pa
     loaded = load_artifact(artifact)
     scorer = Scorer(loaded)
     randomise(loaded.flow, 0.01, seed=3)
-    found = audit(scorer, [0])[0]
+    found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) > 0.1
 
 
 def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path) -> None:
     loaded = load_artifact(artifact)
     deviation = Deviation(images=100, median=0.01, quantile_999=0.2, worst=0.25, worst_statistic=0.1)
+    precise = Scorer(loaded)
     changes = {"precision": "bfloat16", "deviation": deviation}
     scorer = Scorer(loaded, loaded.manifest.calibration.model_copy(update=changes))
-    found = audit(scorer, range(4))
+    found = [audit(scorer, index) for index in range(4)]
     assert (scorer.precision, scorer.exact_tolerance, scorer.tolerance) == ("bfloat16", 1e-3, 1e-3 + 2 * 0.25)
     assert 1e-3 < max(abs(one.log_likelihood - one.recomputed) for one in found) <= scorer.tolerance
-    assert [one.recomputed for one in found] == [one.recomputed for one in audit(Scorer(loaded), range(4))]
+    assert [one.recomputed for one in found] == [audit(precise, index).recomputed for index in range(4)]
 
 
 @pytest.mark.parametrize("preset", ["snf-conv-9l", "exact-fc-2l", "emerging-conv-9l"])
@@ -91,7 +107,7 @@ def test_other_layers_than_those_of_a_glow(preset: str, tmp_path: Path) -> None:
     dataset = load_dataset("mnist-mini", None)
     path = train(dataset, preset, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
     scorer = Scorer.load(path)
-    found = audit(scorer, [0])[0]
+    found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance
     assert found.log_dets == pytest.approx(scorer.manifest.log_dets.layers, abs=1e-7)
     assert len(found.log_dets) > 1

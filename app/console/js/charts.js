@@ -146,7 +146,7 @@ class Histogram extends Chart {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const right = x < bbox.left + bbox.width / 2;
+      const right = x + 6 * ratio + ctx.measureText(mark.label).width < bbox.left + bbox.width;
       ctx.textAlign = right ? "left" : "right";
       ctx.fillText(mark.label, x + (right ? 6 : -6) * ratio, bbox.top + (2 + 16 * index) * ratio);
     });

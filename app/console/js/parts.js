@@ -51,6 +51,11 @@ export function notice(text, kind = "") {
   return text ? html`<p class="notice ${kind}">${text}</p>` : nothing;
 }
 
+/** What went wrong, and another try. */
+export function failure(error, again) {
+  return html`<div class="row">${notice(error.message, "bad")}<button type="button" @click=${again}>Try again</button></div>`;
+}
+
 /** What a page shows while its first data are on their way. */
 export function waiting(text = "Loading ...") {
   return html`<p class="empty" aria-busy="true">${text}</p>`;

@@ -1,25 +1,26 @@
-"""A body ends where its client falls silent or leaves, and where the service stops; documented examples are true."""
+"""A body ends where its client falls silent or leaves, where it is too large, and where the service stops."""
 
 import asyncio
 import threading
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app import dataset_uploads
-from app.dataset_schemas import DatasetDetail, DatasetList
-from app.dataset_uploads import PIECE, _Body
+from app import upload_body
+from app.body_limit import BodyTooLarge
 from app.problems import Problem
+from app.upload_body import PIECE, UploadBody
 
 
 class Client:
     """Sends its messages, then nothing."""
 
-    def __init__(self, messages: Iterable[Message]) -> None:
+    def __init__(self, messages: Iterable[Message], declared: int) -> None:
         self._messages = iter(messages)
+        self.headers = {"content-length": str(declared)}
 
     async def receive(self) -> Message:
         for message in self._messages:
@@ -28,11 +29,11 @@ class Client:
         raise AssertionError("it was waited for too long")
 
 
-def body(*messages: Message, stopping: bool = False) -> _Body:
+def body(*messages: Message, stopping: bool = False, declared: int = 0) -> UploadBody:
     event = threading.Event()
     if stopping:
         event.set()
-    return _Body(cast(Request, Client(messages)), event)
+    return UploadBody(cast(Request, Client(messages, declared)), 2 * PIECE, event)
 
 
 def chunk(data: bytes, more: bool = True) -> Message:
@@ -46,8 +47,8 @@ def test_a_body_comes_in_pieces() -> None:
 
 
 def test_silence_ends_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_uploads, "SILENCE_S", 0.2)
-    monkeypatch.setattr(dataset_uploads, "LOOK_S", 0.05)
+    monkeypatch.setattr(upload_body, "SILENCE_S", 0.2)
+    monkeypatch.setattr(upload_body, "LOOK_S", 0.05)
     with pytest.raises(Problem) as found:
         asyncio.run(body(chunk(b"a")).piece())
     assert (found.value.status, found.value.slug) == (408, "upload-stalled")
@@ -61,8 +62,7 @@ def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:
     assert found.value.status == 503
 
 
-@pytest.mark.parametrize("model", [DatasetDetail, DatasetList])
-def test_the_documented_examples_are_answers(model: type[DatasetDetail] | type[DatasetList]) -> None:
-    examples: Any = model.model_config["json_schema_extra"]
-    for example in examples["examples"]:
-        assert model.model_validate(example).model_dump(mode="json") == example
+def test_a_body_is_as_large_as_it_may_be() -> None:
+    assert body(declared=2 * PIECE).declared == 2 * PIECE
+    with pytest.raises(BodyTooLarge):
+        body(declared=2 * PIECE + 1)

@@ -1,0 +1,98 @@
+"""Small line charts for terminals, drawn with Braille dots: two by four of them in a character."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.text import Text
+
+ROWS = 5
+MARGIN = 9
+"""Characters of the numbers beside a chart."""
+BLANK = 0x2800
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Bit of each dot of a Braille character, by row and column (Unicode 2800 to 28FF)."""
+LOW, HIGH = 0.0, 0.9
+"""Quantiles of the values that span a chart: what a training starts with would flatten all that follows."""
+
+SMALLEST = 1e-30
+"""What has a logarithm."""
+
+
+@dataclass
+class Line:
+    """Values over steps, in one colour."""
+
+    name: str
+    style: str
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, step: float, value: float | None) -> None:
+        """Takes a value in; one that is missing or not finite leaves a gap. Earlier steps may come again."""
+        while self.steps and self.steps[-1] >= step:
+            self.steps.pop()
+            self.values.pop()
+        if value is not None and math.isfinite(value):
+            self.steps.append(step)
+            self.values.append(value)
+
+
+@dataclass
+class Chart:
+    """Lines over the same steps, all of them or with `log` their logarithms."""
+
+    title: str
+    lines: list[Line]
+    log: bool = False
+
+    def draw(self, width: int) -> list[Text]:
+        """The rows of the chart, `width` characters wide, the title first; empty before there are two values."""
+        series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
+        values = sorted(value for _, found in series for value in found)
+        columns = width - MARGIN
+        if len(values) < 2 or columns < 2:
+            return []
+        low, high = (values[round(share * (len(values) - 1))] for share in (LOW, HIGH))
+        high = high if high > low else low + 1e-9
+        last = max(line.steps[-1] for line in self.lines if line.steps)
+        cells: list[list[tuple[int, str]]] = [[(0, "")] * columns for _ in range(ROWS)]
+        for line, found in series:
+            for x, value in _columns(line.steps, found, last, 2 * columns):
+                height = (min(max(value, low), high) - low) / (high - low)
+                y = round((1 - height) * (4 * ROWS - 1))
+                bits, _ = cells[y // 4][x // 2]
+                cells[y // 4][x // 2] = (bits | DOTS[y % 4][x % 2], line.style)
+        ends = {0: high, ROWS - 1: low}
+        return [self._title(), *(self._row(cells[row], ends.get(row)) for row in range(ROWS))]
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(max(value, SMALLEST)) if self.log else value
+
+    def _title(self) -> Text:
+        text = Text(" " * MARGIN, no_wrap=True)
+        text.append(self.title, "bold")
+        for line in self.lines:
+            if line.values:
+                text.append(f"  {line.name} {line.values[-1]:.4g}", line.style)
+        return text
+
+    def _row(self, cells: Sequence[tuple[int, str]], end: float | None) -> Text:
+        number = "" if end is None else f"{10**end:.1e}" if self.log else f"{end:.4g}"
+        text = Text(no_wrap=True)
+        text.append(f"{number:>{MARGIN - 2}} │", "dim")
+        for bits, style in cells:
+            text.append(chr(BLANK + bits), style)
+        return text
+
+
+def _columns(steps: Sequence[float], values: Sequence[float], last: float, columns: int) -> list[tuple[int, float]]:
+    """The mean of the values that fall into each column that has any."""
+    sums: dict[int, tuple[float, int]] = {}
+    for step, value in zip(steps, values, strict=False):
+        x = min(columns - 1, int(step / max(last, 1) * columns))
+        total, count = sums.get(x, (0.0, 0))
+        sums[x] = (total + value, count + 1)
+    return [(x, total / count) for x, (total, count) in sums.items()]

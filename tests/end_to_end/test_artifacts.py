@@ -1,0 +1,243 @@
+"""Models out of one service and into another: the same scores; and nothing of a bad one, whatever is in it."""
+
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.artifact_files import CALIBRATION, CARD, NAMES, PINNED, SAMPLES, WEIGHTS
+from models.artifact_tar import pack
+from models.files import sha256_file
+from models.manifest import FILE
+from models.registry import Registry
+from tests.end_to_end.conftest import MODEL, make_home
+from tests.end_to_end.service import DIGITS, running, score_one
+from tests.end_to_end.test_admission import half_a_post
+from tests.models.helpers import edit_manifest
+from tests.worker.helpers import until
+
+TAR = {"content-type": "application/x-tar"}
+LARGEST = 4 * 2**20
+
+
+@pytest.fixture(scope="module")
+def home(artifact: Path) -> Iterator[Path]:
+    folder = make_home(artifact)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[httpx.Client]:
+    with running("app.serve", home=home, max_model_bytes=LARGEST) as client:
+        yield client
+
+
+def bring(client: httpx.Client, data: bytes, name: str, **query: Any) -> httpx.Response:
+    return client.post("/v1/models", params={"name": name, **query}, content=data, headers=TAR)
+
+
+def left(home: Path) -> list[str]:
+    return sorted({path.name for path in (home / "uploads").iterdir()} - {"lock"})
+
+
+def names(client: httpx.Client) -> list[str]:
+    return [one["name"] for one in client.get("/v1/models").json()["models"]]
+
+
+def test_a_model_goes_out_and_in_and_scores_the_same(client: httpx.Client, home: Path) -> None:
+    exported = client.get(f"/v1/models/{MODEL}/artifact")
+    assert (exported.status_code, exported.headers["content-type"]) == (200, "application/x-tar")
+    assert exported.headers["content-disposition"] == f'attachment; filename="{MODEL}-1.tar"'
+    assert int(exported.headers["content-length"]) == len(exported.content)
+    assert client.get(f"/v1/models/{MODEL}:1/artifact").content == exported.content
+
+    brought = bring(client, exported.content, "copy")
+    assert brought.status_code == 201, brought.text
+    assert brought.headers["location"] == "/v1/models/copy:1"
+    body = brought.json()
+    assert (body["name"], body["version"], body["read_only"]) == ("copy", 1, False)
+    assert body["manifest"] == client.get(f"/v1/models/{MODEL}").json()["manifest"]
+    image = DIGITS[0].read_bytes()
+    assert score_one(client, "copy", image) == score_one(client, MODEL, image)
+    assert client.get("/v1/models/copy/artifact").content == exported.content
+    assert left(home) == []
+
+    assert bring(client, exported.content, "copy").json()["version"] == 2
+    assert bring(client, exported.content, "copy", promote=True).headers["location"] == "/v1/models/copy:3"
+    listed = next(one for one in client.get("/v1/models").json()["models"] if one["name"] == "copy")
+    assert (listed["versions"], listed["aliases"]) == ([1, 2, 3], {"live": 3})
+    assert client.get("/v1/models/nobody/artifact").json()["type"] == "model-not-found"
+
+
+def test_a_shipped_model_fits(home: Path, client: httpx.Client) -> None:
+    data = client.get("/v1/models/mnist-snf-glow/artifact").content
+    assert bring(client, data, "mnist-snf-glow").headers["location"] == "/v1/models/mnist-snf-glow:2"
+
+
+def signed(folder: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES):
+            document["files"][name] = sha256_file(folder / name)
+        for part in ("log_dets", "calibration"):
+            document[part]["weights_sha256"] = document["files"][WEIGHTS]
+
+    edit_manifest(folder, change)
+
+
+def change_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file(
+        {name: change(one) if one.is_floating_point() else one for name, one in weights.items()}, folder / WEIGHTS
+    )
+
+
+def other_weights(folder: Path) -> None:
+    change_weights(folder, lambda one: one * 1.01)
+
+
+def other_weights_signed(folder: Path) -> None:
+    other_weights(folder)
+    signed(folder)
+
+
+def weights_that_are_no_numbers(folder: Path) -> None:
+    change_weights(folder, lambda one: one * float("nan"))
+    signed(folder)
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("/tmp/snf-exploited"),)
+
+
+def weights_that_run(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps(Exploit()))
+    signed(folder)
+
+
+def weights_with_a_huge_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    signed(folder)
+
+
+def an_enormous_architecture(folder: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for part in ("architecture", "preprocessing"):
+            document[part] |= {"height": 1024, "width": 1024}
+        document["architecture"] |= {"levels": 8, "steps": 64, "hidden": 1024}
+
+    edit_manifest(folder, change)
+
+
+def other_log_dets(folder: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        layers = document["log_dets"]["layers"]
+        layers[next(iter(layers))] += 1
+
+    edit_manifest(folder, change)
+
+
+def no_picture(folder: Path) -> None:
+    (folder / SAMPLES).write_text("<svg onload=alert(1)>")
+    signed(folder)
+
+
+def a_card_in_another_encoding(folder: Path) -> None:
+    (folder / CARD).write_bytes(b"\xff\xfe")
+    signed(folder)
+
+
+def a_file_outside(folder: Path) -> None:
+    edit_manifest(folder, lambda document: document["files"].update({"../../../../etc/passwd": "0" * 64}))
+
+
+def no_manifest(folder: Path) -> None:
+    (folder / FILE).write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (other_weights, "spoilt/upload/weights.safetensors does not have the SHA-256"),
+        (other_weights_signed, "the pinned image scores"),
+        (weights_that_are_no_numbers, "weights.safetensors gives no score"),
+        (weights_that_run, "weights.safetensors cannot be read"),
+        (weights_with_a_huge_header, "weights.safetensors cannot be read"),
+        (an_enormous_architecture, "it needs more memory than a model of its size may"),
+        (other_log_dets, "the pinned image scores"),
+        (no_picture, "it cannot be loaded: UnidentifiedImageError"),
+        (a_card_in_another_encoding, "card.md is not UTF-8"),
+        (a_file_outside, "the manifest lists ../../../../etc/passwd"),
+        (no_manifest, "manifest.json is not a valid manifest"),
+    ],
+)
+def test_nothing_is_left_of_a_bad_one(
+    client: httpx.Client,
+    home: Path,
+    artifact: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    says: str,
+) -> None:
+    folder = Path(shutil.copytree(artifact, tmp_path / "spoilt"))
+    spoil(folder)
+    answer = bring(client, b"".join(pack(folder).pieces), "spoilt")
+    assert (answer.status_code, answer.json()["type"]) == (422, "model-refused"), answer.text
+    assert says in answer.json()["detail"]
+    assert str(home) not in answer.text
+    assert "spoilt" not in names(client)
+    assert not (home / "registry" / "spoilt").exists()
+    assert left(home) == []
+    assert not Path("/tmp/snf-exploited").exists()
+    score_one(client, MODEL, DIGITS[0].read_bytes())
+
+
+def test_what_is_no_upload_of_a_model(client: httpx.Client, home: Path, artifact: Path) -> None:
+    data = b"".join(pack(artifact).pieces)
+    for answer, status, slug in (
+        (bring(client, data, "Bad"), 422, "invalid-request"),
+        (bring(client, data, ".."), 422, "invalid-request"),
+        (bring(client, data, "spoilt", version=3), 422, "invalid-request"),
+        (client.post("/v1/models", content=data, headers=TAR), 422, "invalid-request"),
+        (client.post("/v1/models?name=spoilt", content=data), 415, "unsupported-media-type"),
+        (bring(client, b"", "spoilt"), 422, "model-refused"),
+        (bring(client, data[:-20_000], "spoilt"), 422, "model-refused"),
+        (bring(client, bytes(LARGEST + 1), "spoilt"), 413, "content-too-large"),
+        (client.post("/v1/models?name=spoilt", content=iter([data] * 8), headers=TAR), 422, "model-refused"),
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
+    with half_a_post(client, "/v1/models?name=spoilt", data, TAR["content-type"]):
+        until(lambda: left(home), 30)
+    until(lambda: not left(home), 30)
+    assert "spoilt" not in names(client)
+
+
+def test_the_job_of_another_service_is_forgotten(
+    client: httpx.Client, home: Path, artifact: Path, tmp_path: Path
+) -> None:
+    """Else a job of that name would take it for its own."""
+    folder = Path(shutil.copytree(artifact, tmp_path / "made-by-a-job"))
+    edit_manifest(folder, lambda document: document["training"].update(job="06f8m2q1x3z4c5v6b7n8m9k0j1"))
+    data = b"".join(pack(folder).pieces)
+    for version in (1, 2):
+        brought = bring(client, data, "twice")
+        assert (brought.status_code, brought.json()["version"]) == (201, version)
+        assert brought.json()["manifest"]["training"]["job"] is None
+    assert Registry(home / "registry").of_job("twice", "06f8m2q1x3z4c5v6b7n8m9k0j1") is None
+    assert {path.name for path in (home / "registry" / "twice" / "1").iterdir()} == set(NAMES)
+    score_one(client, "twice:2", DIGITS[0].read_bytes())
+
+
+def test_a_key_is_asked_for_before_the_body(tmp_path: Path) -> None:
+    with (
+        running("app.serve", home=tmp_path, api_keys="sesame") as keyed,
+        half_a_post(keyed, "/v1/models?name=mine", b"", TAR["content-type"]) as connection,
+    ):
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")

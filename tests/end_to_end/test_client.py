@@ -1,0 +1,343 @@
+"""The Python client against a real service, which goes away and comes back meanwhile."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from app.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    Event,
+    InvalidRequest,
+    NotFound,
+    Retries,
+    ServiceUnavailable,
+    heat_map_array,
+)
+from app.client.events import End
+from app.client.pictures import Pictures
+from tests.end_to_end.conftest import make_home
+from tests.end_to_end.service import DIGITS, ROOT, await_ready, environment, free_port, running, score_one
+from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
+from tests.worker.helpers import until
+
+ARRAY = np.stack([np.asarray(Image.open(path)) for path in DIGITS])
+MODEL = "digits"
+
+
+@pytest.fixture(scope="module")
+def home(artifact: Path) -> Iterator[Path]:
+    folder = make_home(artifact)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def house(home: Path) -> Iterator[httpx.Client]:
+    """Everything that `snf up` starts, which the tests here may kill parts of."""
+    with running("app.cli", "up", home=home, train_threads=1) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(house: httpx.Client) -> Iterator[Client]:
+    with Client(str(house.base_url), retries=Retries(attempts=40, seconds=120, longest_pause=1.0)) as found:
+        yield found
+
+
+def likelihoods(client: Client, images: Pictures) -> list[float]:
+    return [one.log_likelihood for one in client.score(MODEL, images).results if one.status == "ok"]
+
+
+def test_images_of_every_kind_get_the_same_scores(client: Client, house: httpx.Client) -> None:
+    wanted = [score_one(house, MODEL, path.read_bytes()) for path in DIGITS]
+    kinds: list[Pictures] = [
+        DIGITS,
+        [str(path) for path in DIGITS],
+        [path.read_bytes() for path in DIGITS],
+        [Image.open(path) for path in DIGITS],
+        ARRAY,
+        ARRAY[..., None],
+        list(ARRAY),
+        [DIGITS[0], ARRAY[1], Image.open(DIGITS[2]), DIGITS[3].read_bytes(), *ARRAY[4:]],
+    ]
+    for images in kinds:
+        assert likelihoods(client, images) == pytest.approx(wanted, abs=1e-4)
+    for one in (DIGITS[0], ARRAY[0], Image.open(DIGITS[0])):
+        assert likelihoods(client, one) == pytest.approx(wanted[:1], abs=1e-4)
+
+
+def test_many_images_come_in_their_order(client: Client) -> None:
+    places = np.arange(300) % len(ARRAY)
+    wanted = np.array(likelihoods(client, ARRAY))[places]
+    found = list(client.score_each(MODEL, ARRAY[places]))
+    assert [one.index for one in found] == list(range(300))
+    assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(wanted, abs=1e-4)
+    parts = list(client.score_parts(MODEL, [DIGITS[place] for place in places[:40]]))
+    assert [len(part.results) for part in parts] == [32, 8]
+    assert [one.filename for part in parts for one in part.results] == [str(DIGITS[place]) for place in places[:40]]
+
+
+def test_bad_images_fail_alone(client: Client) -> None:
+    scores = client.score(MODEL, [DIGITS[0], b"no image", ARRAY[0], *[b"nor this"] * 40, DIGITS[1]], fdr=True)
+    assert (scores.model, scores.version, scores.count) == (MODEL, 1, 44)
+    assert [one.index for one in scores.results if one.status == "ok"] == [0, 2, 43]
+    assert scores.results[1].status == "error"
+    assert scores.fdr is not None
+    whole = client.score(MODEL, [DIGITS[0], ARRAY[0], DIGITS[1]], fdr=True)
+    assert whole.fdr is not None
+    assert [value for value in scores.fdr.q_values if value is not None] == whole.fdr.q_values
+    with pytest.raises(InvalidRequest) as raised:
+        client.score(MODEL, [b"no image"] * 3)
+    assert raised.value.type == "no-image-scored"
+    with pytest.raises(InvalidRequest, match="shape"):
+        client.score(MODEL, np.zeros((2, 7, 7), np.uint8))
+    with pytest.raises(InvalidRequest) as unattainable:
+        client.score(MODEL, ARRAY, alpha=1e-9)
+    assert unattainable.value.type == "alpha-unattainable"
+
+
+def test_heat_maps_draws_and_details(client: Client) -> None:
+    scores = client.score(
+        "mnist-snf-glow", ARRAY[:10], explain=True, detail="full", draws=2, alpha=0.05, source="line-1"
+    )
+    for one in scores.results:
+        assert one.status == "ok"
+        assert one.draws is not None
+        assert (one.draws.k, one.anomaly.alpha) == (2, 0.05)
+        assert one.heat_map is not None
+        assert heat_map_array(one.heat_map).shape == (3, 28, 28)
+    first = client.score("mnist-snf-glow", ARRAY[0], explain=True).results[0]
+    assert first.status == "ok"
+    assert first.heat_map is not None
+    assert heat_map_array(first.heat_map)[0].sum() == pytest.approx(first.log_likelihood, abs=1e-3)
+    drift = client.models.get("mnist-snf-glow").drift
+    assert "line-1" not in {one.source for one in drift}  # detail=full is not watched
+
+
+def test_a_request_that_is_too_large_is_cut(home: Path) -> None:
+    with running("app.serve", home=home, max_images_per_request=5) as http, Client(str(http.base_url)) as client:
+        for images in (ARRAY, DIGITS):
+            assert [one.index for one in client.score(MODEL, images).results] == list(range(len(DIGITS)))
+
+
+def test_an_event_loop_gets_the_same(client: Client, house: httpx.Client) -> None:
+    async def ask() -> tuple[list[float], list[int], np.ndarray[Any, Any], list[str]]:
+        async with AsyncClient(str(house.base_url)) as other:
+            scores, drawn, models = await asyncio.gather(
+                other.score(MODEL, DIGITS), other.samples.draw(MODEL, 3, seed=4), other.models.list()
+            )
+            places = [one.index async for one in other.score_each(MODEL, ARRAY[np.arange(100) % len(ARRAY)])]
+            with pytest.raises(NotFound):
+                await other.models.get("nobody")
+            values = [one.log_likelihood for one in scores.results if one.status == "ok"]
+            return values, places, drawn.pixels, [one.name for one in models.models]
+
+    values, places, pixels, names = asyncio.run(ask())
+    assert values == pytest.approx(likelihoods(client, DIGITS), abs=1e-4)
+    assert places == list(range(100))
+    assert (pixels == client.samples.draw(MODEL, 3, seed=4).pixels).all()
+    assert MODEL in names
+
+
+def test_a_stream_of_scores_that_is_left_ends_its_requests(client: Client) -> None:
+    found = client.score_each(MODEL, (ARRAY[i % 36] for i in range(10**9)))
+    assert next(found).index == 0
+    began = time.monotonic()
+    found.close()
+    assert time.monotonic() - began < 5
+
+
+def test_samples(client: Client) -> None:
+    drawn = client.samples.draw(MODEL, 5, seed=3)
+    assert (drawn.pixels.shape, drawn.pixels.dtype, drawn.seed) == ((5, 28, 28), np.uint8, 3)
+    scored = client.samples.scored(MODEL, 5, seed=3)
+    own = likelihoods(client, drawn.pixels)
+    assert [one.log_likelihood for one in scored.samples] == pytest.approx(own, abs=1e-4)
+    assert client.samples.file(MODEL, 5).content.startswith(b"\x89PNG")
+
+
+def test_datasets_from_upload_to_deletion(client: Client, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    found = client.datasets.upload("own", DIGITS, progress=lambda done, total: told.append((done, total)))
+    size = sum(path.stat().st_size for path in DIGITS)
+    assert (found.images, told[-1]) == (len(DIGITS), (size, size))
+    with pytest.raises(Conflict):
+        client.datasets.upload("own", DIGITS)
+    assert "own" in {one.name for one in client.datasets.list().datasets}
+    assert client.datasets.get("own").report == found.report
+    assert client.datasets.contact_sheet("own").startswith(b"\x89PNG")
+
+    job = client.jobs.score("own", MODEL)
+    assert client.jobs.wait(job.id, timeout=120).status == "succeeded"
+    table = parquet.read_table(client.jobs.download(job.id, tmp_path / "scores.parquet"))
+    assert table.num_rows == len(DIGITS)
+    client.datasets.delete("own")
+    with pytest.raises(NotFound):
+        client.datasets.get("own")
+
+
+def test_models_their_aliases_and_calibrations(client: Client) -> None:
+    assert client.models.get(MODEL).manifest["preset"] == "snf-glow-tiny"
+    assert sum(client.models.reference(MODEL, bins=20).counts) == client.models.reference(MODEL).count
+    assert client.models.set_alias(MODEL, "champion", 1).aliases["champion"] == 1
+    assert likelihoods(client, ARRAY[:2]) == likelihoods(client, ARRAY[:2])
+    client.models.delete_alias(MODEL, "champion")
+    with pytest.raises(Conflict):
+        client.models.delete_alias(MODEL, "live")
+    with pytest.raises(Conflict):
+        client.models.delete_version(MODEL, 1)
+    audit = client.models.audit(MODEL, n=2)
+    assert (audit.agrees, len(audit.images)) == (True, 2)
+    assert client.models.card(MODEL).startswith("# ")
+    assert client.models.card_html(MODEL).startswith("<h1>")
+    assert client.models.card_samples(MODEL).startswith(b"\x89PNG")
+    assert client.calibrations.list(MODEL).active == client.calibrations.choose(MODEL, 0).active == 0
+    assert client.calibrations.get(MODEL, 0).number == 0
+    assert client.presets().default in {one.name for one in client.presets().presets}
+    assert client.readiness().status == "ready"
+    assert [worker.device for worker in client.workers().workers]
+
+
+def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.Client, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    tar = client.models.download(MODEL, tmp_path / "digits.tar")
+    found = client.models.upload("brought", tar, progress=lambda done, total: told.append((done, total)))
+    assert (found.name, found.version, told[-1]) == ("brought", 1, (tar.stat().st_size, tar.stat().st_size))
+    scores = client.score("brought", ARRAY[:3]).results
+    assert [one.log_likelihood for one in scores if one.status == "ok"] == pytest.approx(likelihoods(client, ARRAY[:3]))
+
+    async def again() -> int:
+        async with AsyncClient(str(house.base_url)) as other:
+            return (await other.models.upload("brought", await other.models.download(MODEL, tar), promote=True)).version
+
+    assert asyncio.run(again()) == 2
+    client.models.delete_version("brought", 1)
+    assert client.models.list().models[0].name == "brought"
+
+
+def test_a_training_from_estimate_to_result(client: Client) -> None:
+    parameters = TRAINING | {"max_steps": 4, "validations": 1}
+    job = client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
+    assert (
+        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once").id == job.id
+    )
+    done = client.jobs.wait(job.id, timeout=240)
+    assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
+    result = client.jobs.result(job.id)
+    assert getattr(result, "ref", None) == "made:1"
+    assert client.jobs.metrics(job.id).points
+    assert client.jobs.metrics_csv(job.id).startswith("step,")
+    [*_, preview] = client.jobs.previews(job.id).samples
+    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
+    assert isinstance(client.jobs.log(job.id), str)
+    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
+    with pytest.raises(Conflict):
+        client.jobs.cancel(job.id)
+
+
+def test_jobs_are_steered(client: Client) -> None:
+    job = client.jobs.train("mnist-mini", "steered", preset="snf-glow-tiny", parameters=ENDLESS, device="cuda")
+    assert client.jobs.pause(job.id).status == "paused"
+    assert client.jobs.resume(job.id).status == "queued"
+    with pytest.raises(TimeoutError):
+        client.jobs.wait(job.id, timeout=0.5)
+    with pytest.raises(Conflict) as raised:
+        client.jobs.result(job.id)
+    assert raised.value.extensions["job_status"] == "queued"
+    assert client.jobs.cancel(job.id).status == "cancelled"
+    assert client.jobs.retry(job.id).retry_of == job.id
+    assert client.jobs.cancel(client.jobs.retry(job.id).id).status == "cancelled"
+
+
+def test_events_and_calls_go_on_across_restarts_of_the_service(client: Client, house: httpx.Client, home: Path) -> None:
+    parameters = TRAINING | {"max_steps": 300, "validations": 2}
+    job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
+    seen: list[Event] = []
+    async_seen: list[Event] = []
+
+    def follow() -> None:
+        seen.extend(client.jobs.events(job.id))
+
+    async def follow_async() -> None:
+        async with AsyncClient(str(house.base_url)) as other:
+            async for event in other.jobs.events(job.id):
+                async_seen.append(event)
+
+    readers = [threading.Thread(target=follow), threading.Thread(target=lambda: asyncio.run(follow_async()))]
+    for reader in readers:
+        reader.start()
+    until(lambda: any(event.event == "metrics" for event in async_seen))
+    kill(home, "app.serve")
+    # Repeated until the service is back.
+    assert client.jobs.get(job.id).id == job.id
+    assert likelihoods(client, ARRAY[:3])
+    assert client.jobs.wait(job.id, timeout=240).status == "succeeded"
+    for reader in readers:
+        reader.join(60)
+        assert not reader.is_alive()
+    until(lambda: answers(house))
+    replay = list(client.jobs.events(job.id))
+    assert seen == async_seen == replay
+    assert isinstance(replay[-1], End)
+    assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
+
+
+def test_scoring_goes_on_across_a_restart(home: Path) -> None:
+    """The service is killed while images are scored, and started again at the same address."""
+    port = free_port()
+    wanted = np.arange(3000) % len(ARRAY)
+
+    def start() -> subprocess.Popen[bytes]:
+        log = (home / "restarted.log").open("ab")
+        variables = environment(home, port=port)
+        process = subprocess.Popen([sys.executable, "-m", "app.serve"], cwd=ROOT, env=variables, stdout=log, stderr=log)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            await_ready(http, process, home / "restarted.log")
+        return process
+
+    told: list[float] = []
+    retries = Retries(attempts=60, seconds=120, longest_pause=1.0, told=lambda _error, seconds: told.append(seconds))
+    process = start()
+    try:
+        with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
+            found = []
+            for one in client.score_each(MODEL, ARRAY[wanted]):
+                found.append(one)
+                if len(found) == 64:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    process = start()
+            one_by_one = likelihoods(client, ARRAY)
+        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(
+            np.array(one_by_one)[wanted], abs=1e-4
+        )
+        assert told
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_service_that_stays_away(home: Path) -> None:
+    with running("app.serve", home=home) as http:
+        url = str(http.base_url)
+    with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
+        with pytest.raises(ServiceUnavailable):
+            client.readiness()
+        with pytest.raises(ServiceUnavailable), contextlib.closing(client.jobs.events("x")) as events:
+            next(events)
