@@ -30,7 +30,7 @@ export class Datasets {
 
   async uploaded(dataset) {
     toast(`${dataset.name} is uploaded: ${count(dataset.images, "image")}`);
-    this.list = [dataset, ...this.list];
+    this.list = [dataset, ...(this.list ?? [])];
     await this.choose(dataset.name, dataset);
     this.load();
   }
@@ -72,7 +72,7 @@ export class Datasets {
     return html`<section class="card" aria-labelledby="dataset-title">
       <h2 id="dataset-title">1. Images</h2>
       ${problem(this.error)}
-      ${this.list ? this.choice() : this.error ? html`<button @click=${() => this.load()}>Ask again</button>` : waiting("Asking for the datasets ...")}
+      ${this.list ? this.choice() : this.error ? html`<div><button @click=${() => this.load()}>Ask again</button></div>` : waiting("Asking for the datasets ...")}
       ${this.upload.view()}
       ${this.chosen && this.list ? this.chosenView() : nothing}
     </section>`;

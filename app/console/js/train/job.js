@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { follow } from "../events.js";
 import { bytes, duration, moment, whole } from "../format.js";
-import { facts, notice, stateBadge, waiting } from "../parts.js";
+import { facts, stateBadge, waiting } from "../parts.js";
 import { get, isAbort, pause } from "../service.js";
 import { complain, toast } from "../toast.js";
 import { Curve } from "./curve.js";
@@ -63,7 +63,7 @@ export class Job {
         if (!document.hidden) await Promise.all([this.load(), this.log.load(this.signal)]);
         this.silent = false;
       } catch (error) {
-        if (isAbort(error)) return;
+        if (isAbort(error) || error.status === 401) return; // without a key, asking again would only open its dialog again
         this.silent = true;
       }
       this.changed();
