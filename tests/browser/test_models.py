@@ -331,3 +331,20 @@ def test_jobs_that_cannot_be_asked_for_leave_the_rest(page: Page, collector: Col
         expect(page.get_by_role("tabpanel").get_by_text("try later")).to_be_visible()
     page.get_by_role("tab", name="Overview").click()
     expect(fact(page, "engine")).to_be_visible()
+
+
+def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Client, digits: str) -> None:
+    opened(page, digits)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == f"{digits}-1.tar"
+    page.goto("/#/models")
+    page.get_by_text("Upload a model").click()
+    axe(page)
+    page.get_by_label("File").set_input_files(download.value.path())
+    page.get_by_role("textbox", name="Name").fill("moved")
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("link", name="moved:1").click()
+    expect(page.get_by_role("heading", level=1, name="moved")).to_be_visible()
+    sums = [house.get(f"/v1/models/{name}:1").json()["manifest"]["log_dets"]["total"] for name in (digits, "moved")]
+    assert sums[0] == sums[1]

@@ -5,6 +5,7 @@ import { bytes, count, fixed, shape } from "../format.js";
 import { everyNowAndThen, painter } from "../paint.js";
 import { failure, stateBadge, waiting } from "../parts.js";
 import { get } from "../service.js";
+import { uploader } from "./upload.js";
 
 const LOOK_MS = 5000;
 const FEW = 8; // models that need no search
@@ -39,7 +40,7 @@ function view(load, redraw) {
     <div class="head"><div><h1>Models</h1><p>Each version with its weights, calibrations and what is known of it.</p></div>
       <a class="button" href="#/train">Train one</a></div>
     ${error ? failure(error, load) : nothing}
-    ${models ? listed(models, redraw) : error ? nothing : waiting()}`;
+    ${models ? html`${listed(models, redraw)}${uploader(redraw, load)}` : error ? nothing : waiting()}`;
 }
 
 function listed(models, redraw) {

@@ -3,6 +3,8 @@ import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { everyNowAndThen, painter } from "../paint.js";
 import { failure, notice, stateBadge, waiting } from "../parts.js";
+import { call, hasKey, save } from "../service.js";
+import { complain } from "../toast.js";
 import { Audit } from "./audit.js";
 import { Calibrations } from "./calibrations.js";
 import { Card } from "./card.js";
@@ -133,9 +135,24 @@ class Page {
           ${subject.detail?.read_only ? html`<span class="badge">shipped</span>` : nothing}
         </div></div>
       ${subject.problem || subject.detail?.state === "failed" ? nothing : html`<div class="row">
+        ${this.download()}
         <a class="button" href="#/samples/${subject.name}">Draw samples</a>
         <button class="primary" @click=${() => this.score()}>${subject.live ? "Score with it" : `Score with version ${aliases.live}, the live one`}</button>
       </div>`}</div>`;
+  }
+
+  /** Its files as one. A link alone carries no key. */
+  download() {
+    const path = this.subject.path("/artifact");
+    const name = `${this.subject.name}-${this.subject.version}.tar`;
+    const fetched = async () => {
+      try {
+        save(await (await call(path)).blob(), name);
+      } catch (error) {
+        complain(error);
+      }
+    };
+    return hasKey() ? html`<button @click=${fetched}>Download</button>` : html`<a class="button" href=${path} download=${name}>Download</a>`;
   }
 
   goTo(version) {
