@@ -79,7 +79,7 @@ export class Datasets {
   }
 
   choice() {
-    return html`<fieldset><legend class="sr-only">Dataset</legend><div class="choices">
+    return html`<fieldset><legend class="sr-only">Dataset</legend><div class="dataset-list">
       ${repeat(this.list, (one) => one.name, (one) => html`<label class=${one.problem ? "unusable" : ""}>
         <input type="radio" name="dataset" .checked=${one.name === this.chosen} ?disabled=${Boolean(one.problem)} @change=${() => this.choose(one.name)}>
         <span class="break">${one.name}</span>
