@@ -47,8 +47,8 @@ export class Curve {
     return !this.training.points.length && !this.validation.points.length;
   }
 
-  view() {
-    if (this.empty) return html`<p class="empty">The curves begin with the first step.</p>`;
+  view(over) {
+    if (this.empty) return html`<p class="empty">${over ? "It took no step." : "The curves begin with the first step."}</p>`;
     const bits = [
       { label: "training", colour: "--accent", ...this.training.line((one) => one.bits_per_dim) },
       { label: "validation", colour: "--bad", points: true, ...this.validation.line((one) => one.bits_per_dim) },

@@ -30,7 +30,7 @@ export class Datasets {
 
   async uploaded(dataset) {
     toast(`${dataset.name} is uploaded: ${count(dataset.images, "image")}`);
-    this.list = [dataset, ...this.list];
+    this.list = [dataset, ...(this.list ?? [])];
     await this.choose(dataset.name, dataset);
     this.load();
   }
@@ -72,14 +72,14 @@ export class Datasets {
     return html`<section class="card" aria-labelledby="dataset-title">
       <h2 id="dataset-title">1. Images</h2>
       ${problem(this.error)}
-      ${this.list ? this.choice() : this.error ? html`<button @click=${() => this.load()}>Ask again</button>` : waiting("Asking for the datasets ...")}
+      ${this.list ? this.choice() : this.error ? html`<div><button @click=${() => this.load()}>Ask again</button></div>` : waiting("Asking for the datasets ...")}
       ${this.upload.view()}
       ${this.chosen && this.list ? this.chosenView() : nothing}
     </section>`;
   }
 
   choice() {
-    return html`<fieldset><legend class="sr-only">Dataset</legend><div class="choices">
+    return html`<fieldset><legend class="sr-only">Dataset</legend><div class="dataset-list">
       ${repeat(this.list, (one) => one.name, (one) => html`<label class=${one.problem ? "unusable" : ""}>
         <input type="radio" name="dataset" .checked=${one.name === this.chosen} ?disabled=${Boolean(one.problem)} @change=${() => this.choose(one.name)}>
         <span class="break">${one.name}</span>

@@ -99,7 +99,7 @@ export class Form {
     return html`<section class="card" aria-labelledby="training-title">
       <h2 id="training-title">2. Training</h2>
       ${problem(this.error)}
-      ${this.presets ? this.fields() : this.error ? html`<button @click=${() => this.load()}>Ask again</button>` : waiting("Asking for the presets ...")}
+      ${this.presets ? this.fields() : this.error ? html`<div><button @click=${() => this.load()}>Ask again</button></div>` : waiting("Asking for the presets ...")}
     </section>`;
   }
 

@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { follow } from "../events.js";
 import { bytes, duration, moment, whole } from "../format.js";
-import { facts, notice, stateBadge, waiting } from "../parts.js";
+import { facts, stateBadge, waiting } from "../parts.js";
 import { get, isAbort, pause } from "../service.js";
 import { complain, toast } from "../toast.js";
 import { Curve } from "./curve.js";
@@ -20,7 +20,7 @@ const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"],
 
 export class Job {
   constructor(id, { changed }) {
-    Object.assign(this, { id, changed, job: null, error: null, lost: false, aliases: null, doing: "", acting: false });
+    Object.assign(this, { id, changed, job: null, error: null, lost: false, silent: false, aliases: null, doing: "", acting: false });
     this.curve = new Curve();
     this.previews = new Previews(id, { changed });
     this.log = new Log(id, { changed });
@@ -34,6 +34,7 @@ export class Job {
       await this.load();
       if (this.job.type === "train") {
         this.curve.begin(await get(`/v1/jobs/${this.id}/metrics`, { query: { points: POINTS }, signal }));
+        this.known = this.curve.validation.newest;
         await this.previews.load(signal);
       }
       this.changed();
@@ -60,11 +61,12 @@ export class Job {
     while (!this.signal.aborted && !OVER.has(this.job.status)) {
       try {
         if (!document.hidden) await Promise.all([this.load(), this.log.load(this.signal)]);
+        this.silent = false;
       } catch (error) {
-        if (isAbort(error)) return;
-        this.lost = true; // the stream tells when it is back
-        this.changed();
+        if (isAbort(error) || error.status === 401) return; // without a key, asking again would only open its dialog again
+        this.silent = true;
       }
+      this.changed();
       await pause(AGAIN_MS, this.signal).catch(() => undefined);
     }
   }
@@ -77,13 +79,18 @@ export class Job {
       this.doing = "";
       this.advance(data);
     } else if (kind === "validation") this.curve.validation.add(data);
-    else if (kind === "samples") this.previews.add(data.step, data.attempt > 1);
+    else if (kind === "samples") this.sampled(data);
     else if (kind === "scoring") this.doing = `${data.part}: ${whole(data.done)} of ${whole(data.images)} images`;
     else if (kind === "log") this.doing = data.message;
     this.changed();
   }
 
-  // Reports that are older than what is known are the past, told once more.
+  // Events begin with the first there was; what the page has asked for already is passed by.
+  sampled({ attempt, step }) {
+    const { known } = this;
+    if (attempt > known.attempt || (attempt === known.attempt && step >= known.step)) this.previews.add(step, attempt > 1);
+  }
+
   advance({ attempt, step, steps: all, progress, images_per_second: speed, eta_seconds: eta }) {
     const { job } = this;
     if (attempt !== job.attempts || step <= (job.progress.step ?? -1)) return;
@@ -92,7 +99,7 @@ export class Job {
   }
 
   async act(action) {
-    if (action === "cancel" && !confirm("Cancel this job? What it has learned since its last checkpoint is lost.")) return;
+    if (action === "cancel" && !confirm("Cancel this job? It can be tried again later, from its last checkpoint.")) return;
     this.acting = true;
     this.changed();
     try {
@@ -119,12 +126,12 @@ export class Job {
         <div class="row">${ACTIONS.filter(([action]) => this.allowed(action)).map(([action, label]) => html`<button class=${action === "cancel" ? "danger" : ""}
           ?disabled=${this.acting} @click=${() => this.act(action)}>${label}</button>`)}</div></div>
       ${problem(this.error)}
-      ${this.lost && !OVER.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job goes on without it; this page tries again.</p>` : nothing}
+      ${(this.lost || this.silent) && !OVER.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job goes on without it; this page tries again.</p>` : nothing}
       ${outcome(job, this.aliases, this.changed)}
       ${this.progressView()}
-      ${training ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view()}</section>` : nothing}
+      ${training ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(OVER.has(job.status))}</section>` : nothing}
       <div class=${training ? "columns" : ""}>
-        ${training ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples as they improve</h2>${this.previews.view()}</section>` : nothing}
+        ${training ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples as they improve</h2>${this.previews.view(OVER.has(job.status))}</section>` : nothing}
         <section class="card" aria-label="Log">${this.log.view()}</section>
       </div>`;
   }

@@ -19,10 +19,17 @@ export class Jobs {
 
   /** Asks until `signal` is aborted, while the page can be seen. */
   async watch(signal) {
+    this.signal = signal;
     while (!signal.aborted) {
       if (!document.hidden) await this.load(signal);
+      if (this.keyless) return; // or the dialog would come back every time
       await pause(AGAIN_MS, signal).catch(() => undefined);
     }
+  }
+
+  /** Whether no key was given where one is wanted. */
+  get keyless() {
+    return this.error?.status === 401;
   }
 
   async load(signal) {
@@ -54,6 +61,7 @@ export class Jobs {
     return html`<section class="card" aria-labelledby="jobs-title">
       <header><h2 id="jobs-title">Jobs</h2>${segments("job-type", html`<span class="sr-only">Type</span>`, TYPES, this.type, (type) => this.set({ type, shown: PAGE }))}</header>
       ${problem(this.error)}
+      ${this.keyless ? html`<div><button @click=${() => this.watch(this.signal)}>Ask again</button></div>` : nothing}
       ${this.jobs === null ? (this.error ? nothing : waiting("Asking for the jobs ...")) : this.jobs.length ? this.table() : html`<p class="empty">No jobs yet.</p>`}
       ${this.more ? html`<div><button @click=${() => this.set({ shown: this.shown + PAGE })}>Show more</button></div>` : nothing}
     </section>`;
@@ -82,7 +90,8 @@ function row(job) {
   </tr>`;
 }
 
-function bits({ metrics }) {
+function bits({ metrics, status }) {
+  if (status === "failed") return ""; // the last ones of a training that diverged say nothing
   const found = metrics.evaluation?.test_bits_per_dim ?? metrics.validation_bits_per_dim ?? metrics.bits_per_dim;
   return found == null ? "" : fixed(found, 3);
 }

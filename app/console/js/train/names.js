@@ -1,6 +1,6 @@
 // Names that the service takes for datasets and models.
 
-export const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 const LONGEST = 48; // leaves room for a number behind it
 
 /** A name made of any text: "Line 7, good.zip" is `line-7-good`. */

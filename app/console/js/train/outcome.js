@@ -81,17 +81,14 @@ function evaluated(job) {
   const { auroc, auroc_over_baseline: over, false_alarms: alarms } = job.result;
   const page = `/v1/jobs/${job.id}/result?format=html`;
   return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">The report is written</h2>
-    ${facts([["AUROC", plain(auroc)], ["over the best baseline", plain(over)], ["false alarms", plain(alarms)], ["took", job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null]])}
+    ${facts([["AUROC", byName(auroc)], ["over the best baseline", byName(over)], ["false alarms", alarms?.map(rate).join(", ")], ["took", job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null]])}
     <div>${hasKey() ? html`<button class="primary" @click=${() => download(job, `${job.id}.html`, "html")}>Download the report</button>`
       : html`<a class="button primary-link" href=${page} target="_blank" rel="noopener">Open the report</a>`}</div></section>`;
 }
 
-// A number, or numbers by the name of what was looked at.
-function plain(value) {
-  if (value == null) return null;
-  if (typeof value !== "object") return brief(value, 4);
-  return Object.entries(value).map(([name, one]) => `${name} ${typeof one === "number" ? brief(one, 4) : JSON.stringify(one)}`).join(", ");
-}
+// Numbers by the dataset that was to be told apart.
+const byName = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${value == null ? "–" : brief(value, 4)}`).join(", ");
+const rate = ({ alpha, share, inside }) => `${brief(100 * share)} % at ${brief(100 * alpha)} %${inside === false ? " (outside what chance allows)" : ""}`;
 
 async function download(job, name, format = null) {
   try {

@@ -44,6 +44,7 @@ function value({ form }, text) {
   if (form === "switch") return text === "true";
   if (form !== "sides") return text;
   const sides = text.split(/[\s,x×]+/).filter(Boolean).map(Number);
+  if (sides.some(Number.isNaN)) return text; // for the service to refuse
   return sides.length === 1 ? sides[0] : sides;
 }
 
@@ -58,7 +59,7 @@ function field({ name, property, standard: usual, text, wrong, change }) {
   const id = `parameter-${name}`;
   const label = name.replaceAll("_", " ");
   const input = (event) => change(name, event.target.value.trim());
-  return html`<div class="field"><div class="row tight"><label for=${id}>${label}</label>${text !== "" ? html`<span class="badge accent">changed</span>` : nothing}</div>
+  return html`<div class="field"><div class="row label-row"><label for=${id}>${label}</label>${text !== "" ? html`<span class="badge accent">changed</span>` : nothing}</div>
     ${control(kind(property), { id, text, usual, input, wrong })}
     ${wrong ? html`<small class="wrong">${wrong}</small>` : nothing}
     <small id="${id}-help">${property.description}</small></div>`;

@@ -55,9 +55,9 @@ export class Previews {
     for (const step of [...this.pictures.keys()]) this.forget(step);
   }
 
-  view() {
+  view(over) {
     const step = this.shown;
-    if (step === null) return html`<p class="empty">The first samples come with the first validation.</p>`;
+    if (step === null) return html`<p class="empty">${over ? "There are no samples." : "The first samples come with the first validation."}</p>`;
     const place = this.steps.indexOf(step);
     // Until a picture is there the one before it stays.
     const address = this.pictures.get(step) ?? this.steps.slice(0, place).reverse().map((one) => this.pictures.get(one)).find(Boolean);

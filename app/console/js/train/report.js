@@ -23,7 +23,7 @@ export function report(entry, found) {
       ["files", bytes(entry.bytes)],
       ["uploaded", entry.created ? moment(entry.created) : null],
     ])}
-    ${found?.notes.length ? html`<ul class="notes small">${found.notes.map((one) => html`<li>${one}</li>`)}</ul>` : nothing}
+    ${found?.notes.length ? html`<ul class="remarks small">${found.notes.map((one) => html`<li>${one}</li>`)}</ul>` : nothing}
     ${found?.rejected ? rejected(found) : nothing}`;
 }
 
@@ -31,7 +31,7 @@ function shares(entry) {
   const parts = PARTS.filter(([name]) => entry[name]);
   return html`<div class="stack">
     <div class="shares" aria-hidden="true">${parts.map(([name]) => html`<i class=${name} .style=${`flex-grow: ${entry[name]}`}></i>`)}</div>
-    <ul class="legend small">${parts.map(([name, purpose]) => html`<li><i class=${name} aria-hidden="true"></i>${whole(entry[name])} ${
+    <ul class="shares-legend small">${parts.map(([name, purpose]) => html`<li><i class=${name} aria-hidden="true"></i>${whole(entry[name])} ${
       name === "statistics" && entry.folds ? `say what is usual and give p-values, in ${entry.folds} folds` : purpose}</li>`)}</ul>
   </div>`;
 }
@@ -52,7 +52,7 @@ function groups(found) {
 function doubles({ images, sets, examples }) {
   if (!images) return "none";
   return html`<details><summary>${count(images, "image")} in ${count(sets, "set")}</summary>
-    <ul class="notes small">${examples.map((paths) => html`<li class="break">${paths.join(" = ")}</li>`)}</ul></details>`;
+    <ul class="remarks small">${examples.map((paths) => html`<li class="break">${paths.join(" = ")}</li>`)}</ul></details>`;
 }
 
 function rejected(found) {
