@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
 
-.PHONY: up test lint types tests install clean
+.PHONY: up test lint types tests test-browser install clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -22,11 +22,18 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
 
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase
 	# One thread a process: there are as many processes as cores, and threads that wait for each other burn time.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+
+test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
+	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  $(BIN)/python -m playwright install --no-shell chromium || \
+	  { echo "Without its libraries: sudo $(BIN)/python -m playwright install --with-deps chromium" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

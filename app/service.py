@@ -15,10 +15,12 @@ from app.body_limit import BodyLimit
 from app.house import State, open_house
 from app.request_metrics import RequestMetrics
 from app.routers import (
+    api_pages,
     artifacts,
     audits,
     calibrations,
     cards,
+    console,
     datasets,
     job_events,
     job_files,
@@ -48,6 +50,16 @@ _OF_NO_PARAMETER = (
     version_schemas.AliasTarget,
 )
 """Bodies that OpenAPI knows by name alone: they are no parameter of a route."""
+
+
+ROUTERS = (
+    *(scores.router, samples.router),
+    *(models.router, references.router, versions.router, audits.router, cards.router, artifacts.router),
+    *(calibrations.router, datasets.router, presets.router),
+    *(jobs.router, job_events.router, job_files.router, jobs.workers),
+    *(operations.router, api_pages.router, console.router),
+)
+"""In the order in which the API's pages show their calls."""
 
 
 class Service(FastAPI):
@@ -81,6 +93,7 @@ def create_app(settings: Settings) -> Service:
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
@@ -94,12 +107,10 @@ def create_app(settings: Settings) -> Service:
     # Added last and so the outermost: what the other one refuses counts too.
     app.add_middleware(RequestMetrics)
     problems.install(app)
-    for router in (models.router, scores.router, samples.router, jobs.router, jobs.workers, operations.router):
+    for router in ROUTERS:
         app.include_router(router)
-    for router in (job_events.router, job_files.router, datasets.router, calibrations.router):
-        app.include_router(router)
-    for router in (references.router, presets.router, versions.router, audits.router, cards.router, artifacts.router):
-        app.include_router(router)
+    app.mount(api_pages.PATH, api_pages.api_page_files(), name="docs-files")
+    app.mount(console.PATH, console.files, name="console")
     return app
 
 

@@ -15,8 +15,9 @@ def model_card(manifest: Manifest) -> str:
         if evaluation.test_bits_per_dim is not None and evaluation.test_nats is not None
         else "no test images"
     )
+    # No bars: they would part the table's cells.
     learned = (
-        f"largest ||I - R W|| over the layers {evaluation.reconstruction_error:.2e}"
+        f"largest norm of I - R W over the layers {evaluation.reconstruction_error:.2e}"
         if evaluation.reconstruction_error is not None
         else "none: exact gradient, exact inverse only"
     )

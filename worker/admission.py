@@ -33,10 +33,11 @@ def check(folder: Path) -> str | None:
         Scorer.load(folder)
     except ModelsError as error:
         return error.detail
-    except MemoryError:
-        return "it needs more memory than a model of its size may"
     # Of files of unknown origin anything may come, and all of it means that they are no model.
     except Exception as error:
+        # PyTorch says of the CPU's memory in words alone that it ran out.
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            return "it needs more memory than a model of its size may"
         return f"it cannot be loaded: {type(error).__name__}"
     return None
 

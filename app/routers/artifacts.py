@@ -45,7 +45,7 @@ class ImportQuery(BaseModel):
     dependencies=[MayScore],
     response_class=Response,
     responses={
-        **responses(401, 404, 500),
+        **responses(401, 404, 422, 500),
         200: {
             "description": "A tar, the same bytes every time, that `POST /v1/models` takes.",
             "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},

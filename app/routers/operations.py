@@ -1,14 +1,12 @@
-"""Health, readiness, and a plain page that says what runs here."""
+"""Health, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import html
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.responses import HTMLResponse
 
 from app import schemas
 from app.access import MayLook
@@ -73,59 +71,3 @@ def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", 
     if listing and all(one.state is ModelState.FAILED for one in listing):
         return "failed"
     return "ready"
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Exact image density scoring</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse }} th, td {{ text-align: left; padding: .25rem 1rem .25rem 0 }}
-pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .4rem }}
-</style>
-</head>
-<body>
-<main>
-<h1>Exact image density scoring</h1>
-<p>Scores images by their exact log-likelihood under Self Normalizing Flows. The calls are described in
-<a href="/docs">the documentation</a>; <a href="/readyz">/readyz</a> tells what is ready.</p>
-<h2>Models</h2>
-{models}
-<h2>Three calls to try</h2>
-<pre>{calls}</pre>
-</main>
-</body>
-</html>
-"""
-
-
-@router.get("/", include_in_schema=False)
-async def landing(request: Request, house: InHouse) -> HTMLResponse:
-    """A page for people who open the address in a browser."""
-    listing = await asyncio.to_thread(house.serving.listing)
-    base = str(request.base_url).rstrip("/")
-    usable = next((one.name for one in listing if one.live is not None), "MODEL")
-    key = " -H 'Authorization: Bearer KEY'" if house.settings.api_keys else ""
-    body = '{"type": "train", "dataset": "mnist-mini", "model": "my-digits", "preset": "snf-glow-tiny"}'
-    calls = [
-        f"curl{key} -F images=@digit.png {base}/v1/models/{usable}/score",
-        f"curl{key} -o samples.png '{base}/v1/models/{usable}/samples?n=16&seed=1'",
-        f"curl{key} -H 'Content-Type: application/json' -d '{body}' {base}/v1/jobs",
-    ]
-    return HTMLResponse(PAGE.format(models=_table(listing), calls=html.escape("\n".join(calls))))
-
-
-def _table(listing: list[Listed]) -> str:
-    if not listing:
-        return "<p>There is no model yet.</p>"
-    rows = "".join(
-        f"<tr><td>{html.escape(one.name)}</td><td>{', '.join(map(str, one.versions))}</td>"
-        f"<td>{one.state.value}{': ' + html.escape(one.reason) if one.reason else ''}</td></tr>"
-        for one in listing
-    )
-    head = "<tr><th>name</th><th>versions</th><th>state</th></tr>"
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"

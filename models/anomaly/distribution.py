@@ -12,7 +12,8 @@ from models.anomaly.conformal import DIGITS, flagged_ranks, smallest_p
 
 Array = NDArray[np.float64]
 
-ALPHAS = (0.1, 0.05, 0.01, 0.001, 0.0001)
+ALPHAS = tuple(float(f"{digits}e-{power}") for power in (1, 2, 3, 4) for digits in (3, 2.5, 2, 1.5, 1, 0.7, 0.5, 0.4))
+"""From 0.3 down to 0.00004, close enough to each other that what lies between can be interpolated."""
 TAIL = 0.999
 """Share of the images in bins of one width; T has a heavy tail, and the rest would leave them all in the first bin."""
 

@@ -170,7 +170,7 @@ def no_manifest(folder: Path) -> None:
         (weights_that_are_no_numbers, "weights.safetensors gives no score"),
         (weights_that_run, "weights.safetensors cannot be read"),
         (weights_with_a_huge_header, "weights.safetensors cannot be read"),
-        (an_enormous_architecture, ""),
+        (an_enormous_architecture, "it needs more memory than a model of its size may"),
         (other_log_dets, "the pinned image scores"),
         (no_picture, "it cannot be loaded: UnidentifiedImageError"),
         (a_card_in_another_encoding, "card.md is not UTF-8"),

@@ -51,6 +51,12 @@ def test_loading_gives_back_what_was_trained(artifact: Path) -> None:
     assert again == pytest.approx(loaded.manifest.pinned.log_likelihood, abs=1e-4)
 
 
+def test_the_cells_of_the_card_are_whole(artifact: Path) -> None:
+    rows = [line for line in (artifact / CARD).read_text().splitlines() if line.startswith("|")]
+    assert any("norm of I - R W" in row for row in rows)
+    assert [row for row in rows if row.count("|") != 3] == []
+
+
 def test_the_card_has_the_numbers_that_scoring_gives(scorer: Scorer) -> None:
     digits = load_dataset("mnist-mini", None)
     scores = [result.log_likelihood for result in scorer.score(digits.test)]

@@ -1,0 +1,24 @@
+// A question before what cannot be undone.
+
+/** Whether the reader agrees; `action` is the word on the button that does it. */
+export function confirmed(title, text, action) {
+  const dialog = document.createElement("dialog");
+  const form = Object.assign(document.createElement("form"), { method: "dialog" });
+  const heading = Object.assign(document.createElement("h2"), { textContent: title, id: "confirm-title" });
+  const words = Object.assign(document.createElement("p"), { textContent: text });
+  const buttons = Object.assign(document.createElement("div"), { className: "row reverse" });
+  const agree = Object.assign(document.createElement("button"), { value: "yes", className: "danger", textContent: action });
+  const refuse = Object.assign(document.createElement("button"), { value: "", textContent: "Cancel", autofocus: true });
+  buttons.append(agree, refuse);
+  form.append(heading, words, buttons);
+  dialog.append(form);
+  dialog.setAttribute("aria-labelledby", heading.id);
+  document.body.append(dialog);
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue === "yes");
+      dialog.remove();
+    }, { once: true });
+    dialog.showModal();
+  });
+}

@@ -1,0 +1,258 @@
+// Score: images in, likelihoods and verdicts out.
+import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
+import { repeat } from "../../vendor/lit-html/directives/repeat.js";
+import { brief, count, fixed, shape, whole } from "../format.js";
+import { modelChoice, notice, usableModels, waiting, wantedModel } from "../parts.js";
+import { csv } from "../score/csv.js";
+import { detail } from "../score/detail.js";
+import { dropped, named, pasted } from "../score/intake.js";
+import { explain, Queue } from "../score/queue.js";
+import { get, save } from "../service.js";
+import { complain } from "../toast.js";
+
+export const title = "Score";
+
+const WANTED = "snf-model"; // left in the session by pages that lead here with a model
+const SHOWN = 100;
+const LARGEST_ALPHA = 0.2;
+const COLUMNS = [
+  ["name", "image", (one) => one.name, ""],
+  ["log_likelihood", "log-likelihood (nats)", (one) => one.result?.log_likelihood, "num"],
+  ["bits_per_dim", "bits/dim", (one) => one.result?.bits_per_dim, "num"],
+  // Evidence goes on where p-values end.
+  ["p_value", "p-value", (one) => one.result && -one.result.anomaly.statistic, "num"],
+  ["verdict", "verdict", (one) => one.result && -one.result.anomaly.statistic, ""],
+];
+
+// Kept while other pages are looked at: scores are not lost by a look at a model.
+const state = {
+  models: null, model: null, alpha: null, smallest: null, reference: null, examples: [],
+  open: null, sorted: null, down: false, shown: SHOWN, over: false, error: null,
+};
+let redraw = () => undefined;
+const queue = new Queue({ changed: () => { follow(queue.by); redraw(); }, failed: complain });
+
+export function mount(root) {
+  let asked = false;
+  redraw = () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => { asked = false; if (root.isConnected) render(view(), root); });
+  };
+  const paste = (event) => { const found = pasted(event.clipboardData); if (found.length) { event.preventDefault(); queue.add(found); } };
+  // A file that misses the field must not replace the page.
+  const over = (event) => { event.preventDefault(); setOver(true); };
+  const drop = async (event) => { event.preventDefault(); setOver(false); queue.add(await dropped(event.dataTransfer)); };
+  const left = (event) => { if (!event.relatedTarget) setOver(false); };
+  const listeners = { paste, dragover: over, drop, dragleave: left };
+  for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
+  render(view(), root);
+  start();
+  return () => {
+    for (const [name, listener] of Object.entries(listeners)) document.removeEventListener(name, listener);
+    redraw = () => undefined;
+  };
+}
+
+/** Images from another page, to be scored by a model. */
+export function take(model, files) {
+  if (state.model !== model) choose(model);
+  queue.add(files);
+}
+
+async function start() {
+  try {
+    const asked = sessionStorage.getItem(WANTED) ?? state.model;
+    sessionStorage.removeItem(WANTED);
+    const [models, examples] = await Promise.all([usableModels(asked), get("/console/examples/examples.json")]);
+    Object.assign(state, { models, examples, error: null });
+    const wanted = wantedModel(models, asked);
+    if (wanted && wanted.name !== state.model) choose(wanted.name);
+    else if (wanted) learn(wanted.name);
+  } catch (error) {
+    state.error = error;
+  }
+  redraw();
+}
+
+function choose(name) {
+  Object.assign(state, { model: name, reference: null, open: null, alpha: null, smallest: null });
+  queue.use(name);
+  return learn(name);
+}
+
+/** Asks for the calibration that verdicts are by. */
+async function learn(name) {
+  try {
+    const reference = await get(`/v1/models/${name}/reference`);
+    if (state.model !== name) return;
+    Object.assign(state, { reference, smallest: reference.smallest_p });
+    state.alpha = Math.max(state.alpha ?? 0.01, reference.smallest_p);
+  } catch (error) {
+    complain(error);
+  }
+  redraw();
+}
+
+/** Another version or calibration may have come into use meanwhile. */
+function follow(by) {
+  const known = state.reference;
+  if (!by || !known || (by.version === known.version && by.calibration === known.calibration)) return;
+  state.reference = null;
+  learn(state.model);
+}
+
+function setOver(value) {
+  if (state.over !== value) { state.over = value; redraw(); }
+}
+
+async function toggle(item) {
+  state.open = state.open === item.id ? null : item.id;
+  redraw();
+  if (state.open === null || item.explained || item.explaining === true || item.state !== "ok") return;
+  item.explaining = true;
+  try {
+    item.explained = await explain(state.model, item);
+    item.explaining = false;
+  } catch (error) {
+    item.explaining = error;
+  }
+  redraw();
+}
+
+async function tryExamples(examples) {
+  try {
+    const files = await Promise.all(examples.map(async ({ file }) => {
+      const response = await fetch(`/console/examples/${file}`);
+      return { file: await response.blob(), name: file.split("/").at(-1) };
+    }));
+    queue.add(files);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function sorted() {
+  const column = COLUMNS.find(([name]) => name === state.sorted);
+  if (!column) return queue.items;
+  const [sign, value] = [state.down ? -1 : 1, column[2]];
+  const known = (one) => value(one) != null;
+  return [...queue.items].sort((a, b) => {
+    if (!known(a) || !known(b)) return known(b) - known(a);
+    const [x, y] = [value(a), value(b)];
+    return sign * (x < y ? -1 : x > y ? 1 : 0);
+  });
+}
+
+function sortBy(name) {
+  if (state.sorted !== name) [state.sorted, state.down] = [name, false];
+  else if (!state.down) state.down = true;
+  else state.sorted = null;
+  redraw();
+}
+
+function view() {
+  if (state.error) return html`<h1>Score images</h1>${notice(state.error.message, "bad")}<div><button @click=${start}>Try again</button></div>`;
+  if (!state.models) return html`<h1>Score images</h1>${waiting()}`;
+  if (!state.models.length) return html`<h1>Score images</h1><p class="empty">There is no model yet. <a href="#/train">Train one</a>.</p>`;
+  const model = state.models.find((one) => one.name === state.model);
+  const fitting = state.examples.filter((one) => String(one.shape) === String(model.image_shape));
+  return html`
+    <div class="head"><div><h1>Score images</h1><p>Exact log-likelihood and calibrated verdict of each image. Nothing leaves this service.</p></div></div>
+    <section class="card controls" aria-label="Model and false-alarm rate">
+      ${modelChoice(state.models, state.model, choose)}
+      ${alphaChoice()}
+    </section>
+    <section class="drop ${state.over ? "over" : ""}" aria-label="Images">
+      <p><strong>Drop images or folders here</strong>, paste one, or</p>
+      <div class="row">
+        <label class="button">choose files<input class="sr-only" type="file" multiple accept="image/png,image/jpeg,image/webp,image/bmp" @change=${chosen}></label>
+        <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
+      </div>
+      <p class="small faint">${name(model)} takes ${shape(model.image_shape)} images: PNG, JPEG, WebP or BMP.</p>
+      ${fitting.length ? examples(fitting) : nothing}
+    </section>
+    ${queue.items.length ? results(model) : nothing}`;
+}
+
+const name = (model) => model.name;
+
+function chosen(event) {
+  queue.add(named([...event.target.files]));
+  event.target.value = "";
+}
+
+function examples(fitting) {
+  return html`<div class="examples"><span class="small">Or try</span>
+    ${fitting.map((one) => html`<button class="example" title=${one.title} @click=${() => tryExamples([one])}>
+      <img class="pixels" src="/console/examples/${one.file}" alt=${one.title} width="40" height="40"></button>`)}
+    <button @click=${() => tryExamples(fitting)}>all ${fitting.length}</button></div>`;
+}
+
+function alphaChoice() {
+  if (state.alpha == null) return html`<div class="field"><span class="label">False-alarm rate</span>${waiting()}</div>`;
+  const [low, high] = [Math.log10(state.smallest), Math.log10(LARGEST_ALPHA)];
+  const slide = (event) => {
+    const value = 10 ** Number(event.target.value);
+    state.alpha = Math.max(state.smallest, Number(value.toPrecision(2)));
+    redraw();
+  };
+  return html`<div class="field">
+    <label for="alpha">False-alarm rate: <output for="alpha">${brief(100 * state.alpha, 2)} %</output></label>
+    <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide}
+      aria-valuetext="${brief(100 * state.alpha, 2)} percent">
+    <small>Of images like the calibration images at most this share is flagged. This model can go down to ${brief(100 * state.smallest, 2)} %.</small>
+  </div>`;
+}
+
+function results(model) {
+  const scored = queue.items.filter((one) => one.state === "ok");
+  const odd = scored.filter((one) => flagged(one.result)).length;
+  const errors = queue.items.filter((one) => one.state === "error").length;
+  const rows = sorted();
+  return html`<section class="card" aria-label="Scores">
+    <header>
+      <p role="status"><strong>${count(scored.length, "image")}</strong> scored${queue.by ? ` by ${queue.by.model}:${queue.by.version}` : ""},
+        <span class="badge ${odd ? "bad" : "good"}">${count(odd, "anomaly", "anomalies")}</span>
+        ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}</p>
+      <div class="row">
+        <button @click=${() => save(new Blob([csv(queue.items, state.alpha)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
+        <button @click=${() => { state.open = null; queue.clear(); }}>Clear</button>
+      </div>
+    </header>
+    ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
+      <span class="small faint">${whole(queue.done)} of ${whole(queue.items.length)}</span><button @click=${() => queue.drop()}>Stop</button></div>` : nothing}
+    <div class="scroll"><table class="scores">
+      <thead><tr><th><span class="sr-only">picture</span></th>${COLUMNS.map(([key, label, , kind]) => html`<th class=${kind} aria-sort=${order(key)}>
+        <button @click=${() => sortBy(key)}>${label} ${state.sorted === key ? (state.down ? "▼" : "▲") : ""}</button></th>`)}</tr></thead>
+      <tbody>${repeat(rows.slice(0, state.shown), (one) => one.id, (one) => row(one, model))}</tbody>
+    </table></div>
+    ${rows.length > state.shown ? html`<div class="row"><button @click=${() => { state.shown += SHOWN; redraw(); }}>Show ${Math.min(SHOWN, rows.length - state.shown)} more</button>
+      <span class="small faint">of ${whole(rows.length)}</span></div>` : nothing}
+  </section>`;
+}
+
+function order(key) {
+  return state.sorted !== key ? "none" : state.down ? "descending" : "ascending";
+}
+
+function row(item, model) {
+  const open = state.open === item.id && item.state === "ok";
+  const { result } = item;
+  return html`<tr class=${open ? "open" : ""}>
+    <td class="thumb">${item.file.type.startsWith("image/") ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
+    <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
+    ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td><td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>
+        <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
+      : html`<td colspan="4" class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
+  </tr>
+  ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
+}
+
+// Until the calibration is known, verdicts are those of the service.
+const alphaOf = (result) => state.alpha ?? result.anomaly.alpha;
+const flagged = (result) => result.anomaly.p_value <= alphaOf(result);
+
+function verdict(result) {
+  return html`<span class="badge ${flagged(result) ? "bad" : "good"}">${flagged(result) ? "anomaly" : "normal"}</span>`;
+}

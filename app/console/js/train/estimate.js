@@ -1,0 +1,60 @@
+// What the service expects of the training that the form describes, asked for whenever that has changed.
+import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { bytes, count, duration, whole } from "../format.js";
+import { facts, notice } from "../parts.js";
+import { get, isAbort } from "../service.js";
+import { problem } from "./messages.js";
+
+const SETTLED_MS = 350;
+
+export class Estimate {
+  constructor({ changed }) {
+    Object.assign(this, { changed, found: null, error: null, asking: false, timer: null, stopped: new AbortController() });
+  }
+
+  /** Asks about another request; null where the form knows by itself that it is wrong. */
+  about(request) {
+    clearTimeout(this.timer);
+    this.stopped.abort();
+    this.stopped = new AbortController();
+    this.asking = request !== null;
+    if (request === null) Object.assign(this, { found: null, error: null });
+    else this.timer = setTimeout(() => this.ask(request, this.stopped.signal), SETTLED_MS);
+    this.changed();
+  }
+
+  async ask(request, signal) {
+    try {
+      const found = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
+      Object.assign(this, { found, error: null, asking: false });
+    } catch (error) {
+      if (isAbort(error) || signal.aborted) return;
+      Object.assign(this, { found: null, error, asking: false });
+    }
+    this.changed();
+  }
+
+  view() {
+    return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.asking}>
+      <div class="row between"><h3>What it will take</h3><span class="small faint" role="status">${this.asking ? "estimating ..." : ""}</span></div>
+      ${problem(this.error)}
+      ${this.found ? this.numbers() : this.asking || this.error ? nothing : html`<p class="faint small">The estimate comes once the form is complete.</p>`}
+    </section>`;
+  }
+
+  numbers() {
+    const { estimate, queue, waiting, workers } = this.found;
+    return html`<div class="estimate ${this.asking ? "stale" : ""}">
+        <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
+        <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
+        <div><strong>${whole(estimate?.parameters)}</strong><span class="small faint">parameters</span></div>
+      </div>
+      ${facts([
+        ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} before it` : "nobody waits"}`],
+        ["workers", workers ? `${whole(workers)} running` : null],
+        ["time is", estimate?.measured ? "by trainings that ran here" : "a guess: no training of this preset has run here"],
+      ])}
+      ${workers ? nothing : notice(`No worker that is running serves ${queue}: the job would wait until one starts.`, "warn")}
+      ${estimate?.fits === false ? notice("No worker's machine has so much memory: a smaller batch size or preset needs less.", "warn") : nothing}`;
+  }
+}

@@ -1,0 +1,51 @@
+// What a job said: its events in words, and what its processes printed.
+import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { ref } from "../../vendor/lit-html/directives/ref.js";
+import { fixed, whole } from "../format.js";
+import { call } from "../service.js";
+
+const MOST = 1000;
+
+const WORDS = {
+  state: ({ status, attempt, worker }) => `${status}${attempt > 1 ? `, attempt ${attempt}` : ""}${worker && status === "starting" ? ` on ${worker}` : ""}`,
+  log: ({ message }) => message,
+  validation: ({ step, bits_per_dim: bits }) => `step ${whole(step)}: validation ${fixed(bits, 4)} bits/dim`,
+  error: ({ title, detail }) => `${title}: ${detail}`,
+  evaluation: ({ test_bits_per_dim: bits, test_images: images }) => (bits == null ? "evaluated" : `test ${fixed(bits, 4)} bits/dim on ${whole(images)} images`),
+  published: ({ ref: name }) => `${name} is registered`,
+  scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
+  calibrated: ({ ref: name, calibration }) => `${name} has calibration ${calibration}`,
+  evaluated: ({ auroc }) => (auroc == null ? "the report is written" : `AUROC ${fixed(auroc, 4)}`),
+};
+
+export class Log {
+  constructor(job, { changed }) {
+    Object.assign(this, { job, changed, lines: [], printed: "", following: true });
+  }
+
+  /** Takes an event in; kinds without words are no news. */
+  add({ kind, data }) {
+    const text = WORDS[kind]?.(data);
+    if (!text) return;
+    this.lines.push({ time: data.time, text, bad: kind === "error" });
+    if (this.lines.length > MOST) this.lines.shift();
+  }
+
+  async load(signal) {
+    this.printed = await (await call(`/v1/jobs/${this.job}/log`, { signal })).text();
+    this.changed();
+  }
+
+  view() {
+    // A reader who has scrolled up is left where he is.
+    const toEnd = (element) => { if (element && this.following) element.scrollTop = element.scrollHeight; };
+    return html`<header><h2>Log</h2>
+        <label class="check"><input type="checkbox" .checked=${this.following} @change=${(event) => { this.following = event.target.checked; this.changed(); }}> follow the end</label></header>
+      ${this.lines.length ? html`<div class="log" tabindex="0" role="log" aria-label="Messages" aria-live="off" ${ref((element) => toEnd(element))}>
+        ${this.lines.map(({ time, text, bad }) => html`<p class=${bad ? "bad" : ""}><time>${clock(time)}</time> <span class="break">${text}</span></p>`)}</div>`
+        : html`<p class="empty">Nothing yet.</p>`}
+      ${this.printed ? html`<details><summary>Printed by its processes</summary><pre class="log" tabindex="0" role="region" aria-label="Printed by its processes" ${ref((element) => toEnd(element))}>${this.printed}</pre></details>` : nothing}`;
+  }
+}
+
+const clock = (time) => (time ? new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" }) : "");

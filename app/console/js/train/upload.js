@@ -1,0 +1,127 @@
+// Sends images to the service as a dataset: what was chosen, its name, how far it is.
+import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { live } from "../../vendor/lit-html/directives/live.js";
+import { bytes, count, duration } from "../format.js";
+import { dropped, named } from "../score/intake.js";
+import { isAbort, upload } from "../service.js";
+import { problem } from "./messages.js";
+import { nameFrom, wrongName } from "./names.js";
+
+const SPEED_OVER_MS = 4000;
+
+export class Upload {
+  /** `taken` answers the names in use; `made` is called with the dataset that the service answers. */
+  constructor({ changed, taken, made }) {
+    Object.assign(this, { changed, taken, made, files: [], name: "", sending: null, error: null, over: false });
+  }
+
+  take(files) {
+    if (this.sending || !files.length) return;
+    const [{ name, file }] = files;
+    const folder = name.includes("/") ? name.split("/")[0] : null;
+    Object.assign(this, { files, error: null, name: nameFrom(folder ?? (files.length === 1 ? file.name : "images"), this.taken()) });
+    this.changed();
+  }
+
+  get size() {
+    return this.files.reduce((sum, { file }) => sum + file.size, 0);
+  }
+
+  clear() {
+    Object.assign(this, { files: [], error: null });
+    this.changed();
+  }
+
+  async send() {
+    if (wrongName(this.name) || this.sending) return;
+    const form = new FormData();
+    form.append("name", this.name);
+    // The folders in a file's name are its group.
+    for (const { file, name } of this.files) form.append("file", file, name);
+    const stopped = new AbortController();
+    this.error = null;
+    this.sending = { stopped, sent: 0, total: this.size, marks: [[performance.now(), 0]] };
+    this.changed();
+    try {
+      const dataset = await upload("/v1/datasets", form, { progress: (sent, total) => this.progress(sent, total), signal: stopped.signal });
+      this.files = [];
+      this.made(dataset);
+    } catch (error) {
+      if (!isAbort(error)) this.error = error;
+    }
+    this.sending = null;
+    this.changed();
+  }
+
+  progress(sent, total) {
+    if (!this.sending) return;
+    const now = performance.now();
+    const { marks } = this.sending;
+    marks.push([now, sent]);
+    while (marks.length > 2 && now - marks[0][0] > SPEED_OVER_MS) marks.shift();
+    Object.assign(this.sending, { sent, total });
+    this.changed();
+  }
+
+  /** Bytes a second of late; null before there are two moments. */
+  get speed() {
+    const [[from, first], [to, last]] = [this.sending.marks[0], this.sending.marks.at(-1)];
+    return to > from ? (1000 * (last - first)) / (to - from) : null;
+  }
+
+  view() {
+    if (this.sending) return this.progressView();
+    return this.files.length ? this.chosenView() : this.emptyView();
+  }
+
+  emptyView() {
+    const chosen = (event) => { this.take(named([...event.target.files])); event.target.value = ""; };
+    return html`<section class="drop small-drop ${this.over ? "over" : ""}" aria-label="Upload a dataset">
+      <p><strong>Drop good images here</strong>: files, a folder, a zip or tar, an .npz or .npy</p>
+      <div class="row">
+        <label class="button">choose files<input class="sr-only" type="file" multiple @change=${chosen}></label>
+        <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
+      </div>
+    </section>`;
+  }
+
+  chosenView() {
+    const wrong = wrongName(this.name);
+    return html`<section class="stack sunken" aria-label="Upload a dataset">
+      <p class="break"><strong>${this.files.length === 1 ? this.files[0].name : count(this.files.length, "file")}</strong>, ${bytes(this.size)}</p>
+      ${problem(this.error)}
+      <form class="stack" @submit=${(event) => { event.preventDefault(); this.send(); }}>
+        <div class="field"><label for="dataset-name">Name of the dataset</label>
+          <input id="dataset-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrong)} aria-describedby="dataset-name-wrong"
+            .value=${live(this.name)} @input=${(event) => { this.name = event.target.value; this.changed(); }}>
+          <small id="dataset-name-wrong" class=${wrong ? "wrong" : ""}>${wrong ?? (this.taken().includes(this.name) ? "There is one of this name: delete it first, or choose another." : "")}</small></div>
+        <div class="row"><button class="primary" ?disabled=${Boolean(wrong)}>Upload</button>
+          <button type="button" class="quiet" @click=${() => this.clear()}>Choose others</button></div>
+      </form>
+    </section>`;
+  }
+
+  progressView() {
+    const { sent, total, stopped } = this.sending;
+    const all = sent >= total;
+    const left = this.speed ? (total - sent) / this.speed : null;
+    return html`<section class="stack sunken" aria-label="Upload a dataset">
+      <div class="row between"><strong class="break" role="status">${all ? "Looking at every image ..." : `Uploading ${this.name}`}</strong>
+        <button class="danger" @click=${() => stopped.abort()}>Cancel</button></div>
+      ${all ? html`<progress aria-label="Validation"></progress>` : html`<progress aria-label="Upload" max=${total} .value=${sent}></progress>`}
+      <p class="small faint">${bytes(sent)} of ${bytes(total)}${all || !this.speed ? nothing : html`, ${bytes(Math.round(this.speed))}/s, ${duration(left)} left`}</p>
+    </section>`;
+  }
+
+  /** Drops anywhere on the page; answers what takes the listeners away again. */
+  listen() {
+    const setOver = (over) => { if (this.over !== over) { this.over = over; this.changed(); } };
+    const listeners = {
+      dragover: (event) => { event.preventDefault(); setOver(true); },
+      dragleave: (event) => { if (!event.relatedTarget) setOver(false); },
+      drop: async (event) => { event.preventDefault(); setOver(false); this.take(await dropped(event.dataTransfer)); },
+    };
+    for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
+    return () => { for (const [name, listener] of Object.entries(listeners)) document.removeEventListener(name, listener); };
+  }
+}

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The service with curl alone: score, explain, samples, dataset, job, its events. Python only picks parts out of JSON.
+#
+#   examples/curl.sh [URL] [FOLDER] [NAME] [STEPS]
+#
+#   URL      the service, default http://127.0.0.1:8000
+#   FOLDER   PNG files of 28x28 pixels, default tests/data/mnist
+#   NAME     name of the dataset and of the model that are made, default curl-tour
+#   STEPS    steps of the training, default 50
+#
+# heat_map.png and samples.png go into the current folder. SNF_API_KEY: the key of a service that asks for one.
+
+set -euo pipefail
+url=${1:-http://127.0.0.1:8000} folder=${2:-$(dirname "$0")/../tests/data/mnist} name=${3:-curl-tour} steps=${4:-50}
+model=$url/v1/models/mnist-snf-glow
+images=("$folder"/*.png)
+
+answer=$(mktemp)
+trap 'rm -f "$answer"' EXIT
+
+# Makes a call; its answer is in $answer. What the service refuses ends the script with its words.
+call() {
+  curl --silent --show-error --fail-with-body --output "$answer" \
+    ${SNF_API_KEY:+--header "X-API-Key: $SNF_API_KEY"} "$@" || {
+    cat "$answer" >&2
+    exit 1
+  }
+}
+
+# The value of $answer at a path such as results.0.anomaly.p_value.
+pick() {
+  python3 -c '
+import functools, json, sys
+step = lambda value, name: value[int(name) if isinstance(value, list) else name]
+print(functools.reduce(step, sys.argv[1].split("."), json.load(sys.stdin)))' "$1" < "$answer"
+}
+
+echo "1. Score two images in one request"
+call --form "images=@${images[0]}" --form "images=@${images[1]}" "$model/score"
+for i in 0 1; do
+  echo "   $(pick results.$i.filename): $(pick results.$i.log_likelihood) nats, p-value $(pick results.$i.anomaly.p_value)," \
+    "anomaly: $(pick results.$i.anomaly.is_anomaly), $(pick results.$i.anomaly.reasons.0.text)"
+done
+
+echo "2. Explain: where the image is unusual"
+call --header 'Content-Type: image/png' --data-binary "@${images[0]}" "$model/score?explain=true"
+pick results.0.heat_map.png | python3 -m base64 -d > heat_map.png
+echo "   heat_map.png, deviations from $(pick results.0.heat_map.lowest_z) to $(pick results.0.heat_map.highest_z)"
+
+echo "3. Samples: the same seed gives the same picture"
+call "$model/samples?n=64&seed=1"
+cp "$answer" samples.png
+echo "   samples.png"
+
+echo "4. A dataset of $folder"
+form=(--form "name=$name")
+for image in "${images[@]}"; do form+=(--form "file=@$image"); done
+call "${form[@]}" "$url/v1/datasets"
+echo "   $(pick images) images, $(pick train) to learn from"
+
+echo "5. A job that trains a model on it"
+call --header 'Content-Type: application/json' "$url/v1/jobs" --data @- << EOF
+{"type": "train", "dataset": "$name", "model": "$name", "preset": "snf-glow-tiny", "promote": true,
+ "parameters": {"max_steps": $steps}}
+EOF
+job=$(pick id)
+echo "   job $job"
+
+echo "6. Its events, as they happen, until it is over"
+curl --silent --show-error --fail --no-buffer ${SNF_API_KEY:+--header "X-API-Key: $SNF_API_KEY"} "$url/v1/jobs/$job/events" |
+  sed -n -e 's/^event: /   /p' -e 's/^data: /      /p' | cut -c 1-120
+call "$url/v1/jobs/$job"
+echo "   $(pick status)"
+
+echo "7. Score with the model that it made"
+call --form "images=@${images[0]}" "$url/v1/models/$name/score"
+echo "   p-value $(pick results.0.anomaly.p_value), $(pick count) image"

@@ -1,0 +1,135 @@
+"""A CSV file of scores in which every state of a file has one row, whatever ends the program that writes it.
+
+`watch_folder.py` writes it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from app.client.scoring import Part
+from app.image_files import images_in
+
+END = b"\r\n"
+"""What ends a row of CSV (RFC 4180); a line feed alone may be part of a name."""
+
+
+class State(NamedTuple):
+    """A file as it stands: its path from the folder, its size in bytes, its time of change in nanoseconds."""
+
+    file: str
+    bytes: int
+    modified_ns: int
+
+
+def states_in(folder: Path) -> set[State]:
+    """The images of a folder as they stand."""
+    found = set()
+    for path in images_in(folder):
+        try:
+            seen = path.stat()
+        except FileNotFoundError:
+            continue  # it was moved away meanwhile
+        found.add(State(path.relative_to(folder).as_posix(), seen.st_size, seen.st_mtime_ns))
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one state of a file; empty where it could not be scored, and `why` says the reason."""
+
+    file: str
+    bytes: int
+    modified_ns: int
+    scored_at: str
+    is_anomaly: bool | None = None
+    p_value: float | None = None
+    log_likelihood: float | None = None
+    bits_per_dim: float | None = None
+    model: str | None = None
+    version: int | None = None
+    calibration: int | None = None
+    why: str = ""
+
+    @classmethod
+    def failed(cls, state: State, why: str) -> Self:
+        """The row of a file that cannot be scored."""
+        return cls(*state, _now(), why=why)
+
+    @classmethod
+    def of(cls, state: State, part: Part) -> Self:
+        """The row of a file that was sent alone."""
+        [found] = part.results
+        if found.status == "error":
+            return cls.failed(state, f"{found.error.title}: {found.error.detail}")
+        return cls(
+            *state,
+            _now(),
+            is_anomaly=found.anomaly.is_anomaly,
+            p_value=found.anomaly.p_value,
+            log_likelihood=found.log_likelihood,
+            bits_per_dim=found.bits_per_dim,
+            model=part.model,
+            version=part.version,
+            calibration=part.calibration,
+            why="; ".join(reason.text for reason in found.anomaly.reasons or []),
+        )
+
+    @property
+    def state(self) -> State:
+        """The state of the file that was scored."""
+        return State(self.file, self.bytes, self.modified_ns)
+
+    def line(self) -> str:
+        """The row for people."""
+        if self.p_value is None:
+            return f"{self.scored_at}  not scored  {self.file}  {self.why}"
+        if not self.is_anomaly:
+            return f"{self.scored_at}  normal  p={self.p_value:.4f}  {self.file}"
+        return f"{self.scored_at}  ANOMALY  p={self.p_value:.4f}  {self.file}  {self.why}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+class ScoreTable:
+    """Rows that are on the disk once `append` returns.
+
+    Takes up a file where it ends, without a row that was written in part. Raises `ValueError` where it has other
+    columns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        with path.open("r+b") as file:
+            whole, end, _torn = file.read().rpartition(END)
+            file.truncate(len(whole) + len(end))
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames not in (None, COLUMNS):
+                raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}")
+            self.states = {State(row["file"], int(row["bytes"]), int(row["modified_ns"])) for row in rows}
+        self._file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
+        self._rows = csv.DictWriter(self._file, COLUMNS)
+        if self._file.tell() == 0:
+            self._rows.writeheader()
+
+    def append(self, row: Row) -> None:
+        """Adds a row."""
+        self._rows.writerow(asdict(row))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.states.add(row.state)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

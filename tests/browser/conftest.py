@@ -1,0 +1,102 @@
+"""A real service with worker and broker, and a page of it in a real browser that must stay clean."""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.browser.chromium import PATIENCE_MS, running_chromium
+from tests.browser.collector import Collector
+from tests.browser.looks import HEIGHT, Look
+from tests.end_to_end.service import running
+
+FAILED = pytest.StashKey[bool]()
+
+
+# Not for the session: while Playwright runs, an event loop runs in this thread, and `asyncio.run` fails in all tests.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `SNF_HOME` of `house`."""
+    return tmp_path_factory.mktemp("house")
+
+
+@pytest.fixture(scope="module")
+def house(browser: Browser, home: Path) -> Iterator[httpx.Client]:
+    """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
+    with running("app.cli", "up", home=home) as client:
+        yield client
+
+
+@pytest.fixture
+def look() -> Look:
+    """What `in_every_look` varies."""
+    return Look()
+
+
+@pytest.fixture
+def context(browser: Browser, house: httpx.Client, look: Look) -> Iterator[BrowserContext]:
+    """A fresh profile: no cookies, no storage."""
+    with browser.new_context(
+        base_url=str(house.base_url),
+        color_scheme=look.scheme,
+        viewport={"width": look.width, "height": HEIGHT},
+        reduced_motion="reduce",
+        locale="en-GB",
+        timezone_id="UTC",
+    ) as made:
+        made.set_default_timeout(PATIENCE_MS)
+        yield made
+
+
+@pytest.fixture
+def collector(context: BrowserContext, house: httpx.Client) -> Collector:
+    return Collector(context, str(house.base_url))
+
+
+@pytest.fixture
+def page(
+    request: pytest.FixtureRequest, context: BrowserContext, collector: Collector, tmp_path: Path
+) -> Iterator[Page]:
+    """A blank page; fails at the end on whatever `collector` found; a trace and a screenshot of failures are kept."""
+    context.tracing.start(snapshots=True, sources=True)
+    page = context.new_page()
+    yield page
+    trace = tmp_path / "trace.zip"
+    context.tracing.stop(path=trace)  # a round trip: what the page has complained of so far arrives before its answer
+    if collector.found or FAILED in request.node.stash:
+        if not page.is_closed():
+            page.screenshot(path=tmp_path / "failure.png")
+    else:
+        trace.unlink()
+    collector.check()
+
+
+@pytest.fixture
+def screenshot(look: Look, tmp_path: Path) -> Callable[[Page, str], Path]:
+    """`screenshot(page, name)` writes NAME-LOOK.png of the whole page into the folder `SNF_SCREENSHOTS`."""
+    folder = Path(os.environ.get("SNF_SCREENSHOTS") or tmp_path)
+
+    def take(page: Page, name: str) -> Path:
+        path = folder / f"{name}-{look}.png"
+        page.screenshot(path=path, full_page=True)
+        return path
+
+    return take
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and "page" in item.funcargs:
+        item.stash[FAILED] = True
+        report.sections.append(("browser", f"trace and screenshot are kept in {item.funcargs['tmp_path']}"))
+    return report

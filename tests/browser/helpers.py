@@ -1,0 +1,63 @@
+"""What a person does that Playwright has no call for: drop files, paste them, read a notice."""
+
+import base64
+import mimetypes
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+TRANSFER = """
+function transfer(files) {
+  const made = new DataTransfer();
+  for (const {name, type, data} of files) {
+    const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+    made.items.add(new File([bytes], name, {type}));
+  }
+  return made;
+}
+"""
+
+# As browsers do it: nothing is dropped on what let `dragover` pass.
+DROP = f"""
+(target, files) => {{
+  {TRANSFER}
+  const options = {{bubbles: true, cancelable: true, composed: true, dataTransfer: transfer(files)}};
+  const taken = kind => !target.dispatchEvent(new DragEvent(kind, options));
+  taken("dragenter");
+  return taken("dragover") && taken("drop");
+}}
+"""
+
+PASTE = f"""
+files => {{
+  {TRANSFER}
+  const options = {{bubbles: true, cancelable: true, composed: true, clipboardData: transfer(files)}};
+  document.activeElement.dispatchEvent(new ClipboardEvent("paste", options));
+}}
+"""
+
+
+def drop(target: Locator, *paths: Path) -> None:
+    """Drops files onto `target`; AssertionError where the page would not take them."""
+    assert target.evaluate(DROP, list(map(_file, paths))), f"{target} does not take a drop"
+
+
+def paste(page: Page, *paths: Path) -> None:
+    """Pastes files where the focus is."""
+    page.evaluate(PASTE, list(map(_file, paths)))
+
+
+def toast(page: Page, text: str) -> Locator:
+    """Waits for a notice, of role status or alert, that says `text`."""
+    notice = page.get_by_role("status").or_(page.get_by_role("alert")).filter(has_text=text).first
+    expect(notice).to_be_visible()
+    return notice
+
+
+def _file(path: Path) -> dict[str, str]:
+    kind, _encoding = mimetypes.guess_type(path.name)
+    return {
+        "name": path.name,
+        "type": kind or "application/octet-stream",
+        "data": base64.b64encode(path.read_bytes()).decode(),
+    }

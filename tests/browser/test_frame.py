@@ -1,0 +1,66 @@
+"""The console's frame in a real browser: pages, themes, the key, and a service that is away."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.looks import Look
+
+pytestmark = pytest.mark.timeout(120)
+
+PAGES = ("Score", "Samples", "Train", "Models")
+
+
+def test_pages_are_reached_by_keyboard_and_named(page: Page) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    for name in PAGES[1:]:
+        link = page.get_by_role("navigation").get_by_role("link", name=name)
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(link).to_have_attribute("aria-current", "page")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page).to_have_title(f"{name} · snf density")
+        # Who cannot see the page change is put where it did.
+        expect(page.get_by_role("main")).to_be_focused()
+
+
+def test_an_unknown_place_is_the_first_page(page: Page) -> None:
+    page.goto("/#/nothing/here")
+    expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
+
+
+@pytest.mark.parametrize("look", [Look("light"), Look("dark")], ids=str)
+def test_a_theme_that_was_chosen_stays(page: Page, look: Look) -> None:
+    page.goto("/")
+    background = "getComputedStyle(document.documentElement).backgroundColor"
+    before = page.evaluate(background)
+    other = "dark" if look.scheme == "light" else "light"
+    page.get_by_role("button", name=f"{other} theme").click()
+    chosen = page.evaluate(background)
+    assert chosen != before
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert page.evaluate(background) == chosen
+    axe(page)
+
+
+def test_the_state_of_the_service_is_told(page: Page, collector: Collector) -> None:
+    page.goto("/")
+    status = page.get_by_role("banner").get_by_role("status")
+    expect(status).to_have_text("ready")
+    with collector.expected("ERR_FAILED"):
+        page.route("**/readyz", lambda route: route.abort("failed"))
+        expect(status).to_have_text("not answering")
+    collector.found = [one for one in collector.found if "/readyz" not in one]
+    page.unroute("**/readyz")
+    expect(status).to_have_text("ready")
+
+
+def test_the_calls_are_described_without_another_host(page: Page) -> None:
+    page.goto("/docs")
+    expect(page.get_by_text("Score images", exact=True)).to_be_visible()
+    expect(page.get_by_text("/v1/models/{ref}/score")).to_be_visible()

@@ -1,0 +1,116 @@
+"""The harness itself: it finds what is wrong, forgives what is expected, and its gestures arrive."""
+
+import json
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.helpers import drop, paste, toast
+from tests.end_to_end.service import DIGITS
+from tests.worker.helpers import until
+
+pytestmark = pytest.mark.timeout(120)
+
+ELSEWHERE = "http://elsewhere.example/pixel.png"
+
+LISTEN = """
+() => {
+  const notice = document.body.appendChild(document.createElement("p"));
+  notice.role = "status";
+  const tell = async (kind, {files}) => {
+    const pixels = await createImageBitmap(files[0]);
+    notice.textContent = JSON.stringify([kind, files[0].name, files[0].type, files[0].size, pixels.width]);
+  };
+  const area = document.querySelector("main");
+  area.addEventListener("dragover", event => event.preventDefault());
+  area.addEventListener("drop", event => { event.preventDefault(); tell("drop", event.dataTransfer); });
+  document.addEventListener("paste", event => tell("paste", event.clipboardData));
+}
+"""
+
+
+def complaints(page: Page, collector: Collector, *says: str) -> str:
+    """Waits until the check says all of `says`, and returns what it says; nothing of it counts any more."""
+    until(lambda: page.title() and all(one in "\n".join(collector.found) for one in says))
+    with pytest.raises(AssertionError, match="not clean") as refused:
+        collector.check()
+    collector.found.clear()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("console.error('broken')", ["console error: broken"]),
+        ("console.warn('old')", ["console warning: old"]),
+        ("console.assert(false, 'odd')", ["console assert: odd"]),
+        ("setTimeout(() => { throw new Error('thrown') })", ["uncaught: Error: thrown"]),
+        ("void Promise.reject(new Error('rejected'))", ["uncaught: Error: rejected"]),
+        ("void fetch('/v1/models/nobody')", ["console error: Failed to load resource", "404", "/v1/models/nobody"]),
+        (
+            f"document.body.appendChild(new Image()).src = '{ELSEWHERE}'",
+            [f"request to another host: {ELSEWHERE}", f"failed request: GET {ELSEWHERE}", "console error"],
+        ),
+        (
+            "void new WebSocket('ws://elsewhere.example/live')",
+            ["request to another host: ws://elsewhere.example/live", "console error: WebSocket"],
+        ),
+        ("void open('about:blank').console.error('elsewhere')", ["console error: elsewhere"]),
+    ],
+)
+def test_the_collector_finds(page: Page, collector: Collector, script: str, says: list[str]) -> None:
+    page.goto("/")
+    page.evaluate(script)
+    complaints(page, collector, *says)
+
+
+def test_the_collector_forgives_what_is_expected_alone(page: Page, collector: Collector) -> None:
+    page.goto("/")
+    with collector.expected("status of 404.*/v1/models/nobody"):
+        page.evaluate("void fetch('/v1/models/nobody')")
+    collector.check()
+    with collector.expected("status of 404"):
+        page.evaluate("console.error('broken'); void fetch('/v1/models/nobody')")
+    assert complaints(page, collector, "broken").count("\n- ") == 1
+
+
+def test_what_the_page_aborts_and_has_inline_is_clean(page: Page, collector: Collector) -> None:
+    page.goto("/")
+    page.evaluate(
+        """async () => {
+          const stop = new AbortController();
+          const asked = fetch("/v1/models", {signal: stop.signal}).catch(error => error.name);
+          stop.abort();
+          await asked;
+          await fetch(URL.createObjectURL(new Blob(["inline"])));
+          await fetch("data:,inline");
+        }"""
+    )
+    collector.check()
+
+
+def test_axe_names_the_element(page: Page) -> None:
+    page.goto("/")
+    page.evaluate("document.querySelector('main').append(new Image())")
+    with pytest.raises(AssertionError, match=r"image-alt \(critical\)(?s:.*)<img>"):
+        axe(page)
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_file_arrives(page: Page, kind: str) -> None:
+    page.goto("/")
+    page.evaluate(LISTEN)
+    if kind == "drop":
+        drop(page.get_by_role("main"), DIGITS[0])
+    else:
+        paste(page, DIGITS[0])
+    told = json.loads(toast(page, kind).inner_text())
+    assert told == [kind, DIGITS[0].name, "image/png", DIGITS[0].stat().st_size, 28]
+
+
+def test_nothing_is_dropped_where_nothing_listens(page: Page) -> None:
+    page.goto("/")
+    with pytest.raises(AssertionError, match="does not take a drop"):
+        drop(page.get_by_role("main"), DIGITS[0])

@@ -1,0 +1,82 @@
+"""The console of a service that asks for a key, without a job store."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.end_to_end.service import running
+
+pytestmark = pytest.mark.timeout(120)
+
+KEY = "correct-horse"
+REFUSED = "status of 401"
+
+
+@pytest.fixture(scope="module")
+def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The service alone, with a key."""
+    with running("app.cli", "serve", home=tmp_path_factory.mktemp("locked"), api_keys=KEY) as client:
+        yield client
+
+
+def give(page: Page, key: str) -> None:
+    """Types a key into the dialog and uses it."""
+    dialog = page.get_by_role("dialog", name="This service asks for a key")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Key", exact=True).fill(key)
+    page.keyboard.press("Enter")
+
+
+def test_a_key_is_asked_for_and_kept_for_the_visit(page: Page, collector: Collector) -> None:
+    with collector.expected(REFUSED):
+        page.goto("/")
+        expect(page.get_by_role("dialog")).to_be_visible()
+    axe(page)
+    with collector.expected(REFUSED):
+        give(page, "wrong")
+        expect(page.get_by_text("the key is not known")).to_be_visible()
+    give(page, KEY)
+    page.get_by_role("button", name="a handwritten 7").click()
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
+    page.get_by_role("button", name="digit-7.png").click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    stored = "[sessionStorage.getItem('snf-key'), localStorage.getItem('snf-key')]"
+    assert page.evaluate(stored) == [KEY, None]
+
+
+def test_who_gives_no_key_is_told_and_may_try_again(page: Page, collector: Collector) -> None:
+    with collector.expected(REFUSED):
+        page.goto("/")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("main")).to_contain_text("a key with the role 'score' is needed")
+    with collector.expected(REFUSED):
+        page.get_by_role("button", name="Try again").click()
+        give(page, KEY)
+        expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+    expect(page.get_by_role("banner").get_by_role("status")).to_have_text("ready, but no jobs")
+
+
+def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Collector) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)
+    page.clock.install()
+    with collector.expected(REFUSED):
+        page.goto("/#/models/mnist-snf-glow")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("main")).to_contain_text("a key with the role 'score' is needed")
+    before = len(asked)
+    page.clock.run_for(30_000)
+    assert len(asked) == before
+    with collector.expected(REFUSED):
+        page.get_by_role("button", name="Try again").click()
+        give(page, KEY)
+        expect(page.get_by_role("tab", name="Overview")).to_be_visible()
+    with page.expect_request("**/v1/models"):
+        page.clock.run_for(30_000)

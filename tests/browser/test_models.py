@@ -1,0 +1,350 @@
+"""The Models page in a real browser: shipped models, and one that is trained here."""
+
+import io
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image, ImageOps
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.helpers import toast
+from tests.browser.looks import HEIGHT, LOOKS, in_every_look
+from tests.end_to_end.service import DIGITS, await_job, files
+from tests.end_to_end.uploads import upload
+
+pytestmark = pytest.mark.timeout(300)
+
+SHIPPED = "mnist-snf-glow"
+TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift", "Card")
+
+
+@pytest.fixture(scope="module")
+def digits(house: httpx.Client) -> str:
+    """A model of two versions, the first of them live, which no test changes."""
+    job = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "digits"}
+    for _version in range(2):
+        answer = house.post("/v1/jobs", json=job | {"parameters": {"max_steps": 30}})
+        assert answer.status_code == 202, answer.text
+        await_job(house, answer.json()["id"], "succeeded")
+    return "digits"
+
+
+@pytest.fixture(scope="module")
+def negatives(house: httpx.Client) -> str:
+    """A dataset of digits, black on white."""
+    made = []
+    for path in DIGITS:
+        data = io.BytesIO()
+        with Image.open(path) as image:
+            ImageOps.invert(image.convert("L")).save(data, "PNG")
+        made.append((path.name, data.getvalue()))
+    answer = upload(house, "negatives", *made)
+    assert answer.status_code == 201, answer.text
+    return "negatives"
+
+
+@pytest.fixture
+def another(request: pytest.FixtureRequest, house: httpx.Client, home: Path, digits: str) -> str:
+    """The same two versions under a name that is the test's own, to change as it likes."""
+    name = request.function.__name__.removeprefix("test_").replace("_", "-")
+    shutil.copytree(home / "registry" / digits, home / "registry" / name)
+    assert house.get(f"/v1/models/{name}:2").status_code == 200
+    return name
+
+
+def opened(page: Page, name: str, tab: str = "overview") -> None:
+    page.goto(f"/#/models/{name}/{tab}")
+    expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
+
+
+def line(page: Page, name: str | re.Pattern[str]) -> Locator:
+    """The row of a table that has this header."""
+    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name))
+
+
+def fact(page: Page, name: str) -> Locator:
+    """The value of a pair of name and value."""
+    return page.get_by_role("term").filter(has_text=re.compile(f"^{name}$")).locator("xpath=following-sibling::dd[1]")
+
+
+def fits(page: Page) -> None:
+    """Nothing is wider than the window, and axe finds nothing."""
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+    axe(page)
+
+
+def aliases(house: httpx.Client, name: str) -> dict[str, int]:
+    found: list[dict[str, Any]] = house.get("/v1/models").json()["models"]
+    return {str(key): int(value) for one in found if one["name"] == name for key, value in one["aliases"].items()}
+
+
+@in_every_look
+def test_all_models_are_listed(
+    page: Page, house: httpx.Client, digits: str, screenshot: Callable[[Page, str], Path]
+) -> None:
+    page.goto("/#/models")
+    for one in house.get("/v1/models").json()["models"]:
+        row = line(page, re.compile(f"^{one['name']}( shipped)?$"))
+        expect(row).to_contain_text(one["architecture"])
+        expect(row).to_contain_text(f"{one['test_bits_per_dim']:.4f}")
+        expect(row).to_contain_text(f"live → {one['aliases']['live']}")
+    fits(page)
+    assert screenshot(page, "models").stat().st_size > 0
+    page.get_by_role("link", name=digits, exact=True).click()
+    expect(page.get_by_role("heading", level=1, name=digits)).to_be_visible()
+    expect(page).to_have_title(f"{digits} · snf density")
+
+
+@in_every_look
+def test_every_tab_fits_and_is_accessible(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
+    opened(page, SHIPPED)
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
+        expect(page.get_by_text("Loading")).to_have_count(0)
+        fits(page)
+        assert screenshot(page, f"models-{tab.lower()}").stat().st_size > 0
+        expect(page).to_have_url(re.compile(f"#/models/{SHIPPED}/{tab.lower()}$"))
+
+
+def test_tabs_are_gone_through_by_keyboard(page: Page) -> None:
+    opened(page, SHIPPED)
+    page.get_by_role("tab", name="Overview").focus()
+    for tab in (*TABS[1:], TABS[0]):
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("tab", name=tab, selected=True)).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.get_by_role("tab", name=TABS[-1], selected=True)).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name=TABS[0], selected=True)).to_be_focused()
+
+
+def test_the_overview_says_what_the_service_does(page: Page, house: httpx.Client) -> None:
+    detail = house.get(f"/v1/models/{SHIPPED}").json()
+    manifest, serving = detail["manifest"], detail["serving"]
+    opened(page, SHIPPED)
+    expect(fact(page, "test bits/dim")).to_have_text(f"{manifest['evaluation']['test_bits_per_dim']:.4f}")
+    expect(fact(page, "engine")).to_have_text(serving["engine"])
+    expect(fact(page, "cached log-dets")).to_contain_text(f"{serving['log_det_total']:.3f} nats")
+    expect(fact(page, "of weights")).to_have_text(serving["log_det_digest"][:12])
+    expect(fact(page, "steps")).to_contain_text(f"{manifest['training']['steps']:,}")
+
+
+def test_it_is_scored_with(page: Page) -> None:
+    opened(page, "fashion-snf-glow")
+    page.get_by_role("button", name="Score with it").click()
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("fashion-snf-glow")
+
+
+def test_what_is_not_there_is_said(page: Page, digits: str) -> None:
+    page.goto("/#/models/nobody")
+    expect(page.get_by_text("There is no model of this name")).to_be_visible()
+    page.goto(f"/#/models/{digits}:9")
+    page.get_by_role("link", name="Go to its live version").click()
+    expect(page.get_by_role("combobox", name="Version")).to_have_value("1")
+    page.get_by_role("combobox", name="Version").select_option("2")
+    expect(page).to_have_url(re.compile(f"#/models/{digits}:2/overview$"))
+    expect(page.get_by_role("button", name="Score with version 1, the live one")).to_be_visible()
+
+
+def test_versions_are_released_rolled_back_and_deleted(
+    page: Page, house: httpx.Client, another: str, collector: Collector
+) -> None:
+    name = another
+    opened(page, name, "versions")
+    panel = page.get_by_role("tabpanel")
+    expect(line(page, "2")).to_contain_text("mnist-mini")
+
+    line(page, "2").get_by_role("button", name="Make live").click()
+    expect(panel.get_by_role("status")).to_contain_text("live is now version 2, it was 1")
+    assert aliases(house, name) == {"live": 2}
+    expect(panel).to_be_focused()  # the button is gone
+    expect(page.get_by_role("combobox", name="Version", exact=True)).to_have_value("2")
+    axe(page)
+    panel.get_by_role("button", name="Roll back to 1").click()
+    expect(panel.get_by_role("status")).to_contain_text("live is now version 1, it was 2")
+    assert aliases(house, name) == {"live": 1}
+
+    panel.get_by_role("textbox", name="Name of a new alias").fill("champion")
+    panel.get_by_role("combobox", name="Version of the new alias").select_option("2")
+    panel.get_by_role("button", name="Add alias").click()
+    expect(panel.get_by_role("status")).to_contain_text("champion is now version 2")
+    expect(panel.get_by_role("combobox", name="Version of the alias champion")).to_have_value("2")
+    assert aliases(house, name) == {"live": 1, "champion": 2}
+
+    dialog = page.get_by_role("dialog")
+    with collector.expected("status of 409"):
+        panel.get_by_role("button", name="Delete version 2").click()
+        axe(page)
+        dialog.get_by_role("button", name="Delete it").click()
+        toast(page, f"{name}:2 is what champion points at")
+    panel.get_by_role("button", name="Remove the alias champion").click()
+    dialog.get_by_role("button", name="Cancel").click()
+    assert aliases(house, name) == {"live": 1, "champion": 2}
+    panel.get_by_role("button", name="Remove the alias champion").click()
+    dialog.get_by_role("button", name="Remove it").click()
+    expect(panel.get_by_role("combobox", name="Version of the alias champion")).to_have_count(0)
+    panel.get_by_role("button", name="Delete version 2").click()
+    dialog.get_by_role("button", name="Delete it").click()
+    expect(line(page, "2")).to_have_count(0)
+    assert house.get(f"/v1/models/{name}:2").status_code == 404
+
+
+def test_a_damaged_version_is_named_and_another_made_live(
+    page: Page, house: httpx.Client, home: Path, another: str, collector: Collector
+) -> None:
+    name = another
+    assert house.put(f"/v1/models/{name}/aliases/live", json={"version": 2}).status_code == 200
+    (home / "registry" / name / "2" / "manifest.json").write_text("{")
+    page.goto("/#/models")
+    expect(line(page, name)).to_contain_text("failed")
+    with collector.expected("status of 500"):
+        page.goto(f"/#/models/{name}")
+        expect(page.get_by_text("Version 2 cannot be used")).to_be_visible()
+    axe(page)
+    line(page, "1").get_by_role("button", name="Make live").click()
+    expect(page.get_by_role("combobox", name="Version", exact=True)).to_have_value("1")
+    expect(page.get_by_role("tab", name="Overview")).to_be_visible()
+    expect(line(page, "2")).to_contain_text("damaged")
+    collector.found = [one for one in collector.found if "status of 500" not in one]
+
+
+def test_an_audit_agrees(page: Page, house: httpx.Client) -> None:
+    opened(page, SHIPPED, "audit")
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_role("button", name="Audit").click()
+    expect(panel.get_by_role("status")).to_contain_text(re.compile("Agrees to .* nats, allowed "))
+    said = house.get(f"/v1/models/{SHIPPED}/audit", params={"n": 4}).json()
+    for one in said["images"]:
+        row = line(page, re.compile(f"^{one['index'] + 1} stored with the model"))
+        expect(row).to_contain_text(f"{one['recomputed']:.6f}")
+    expect(line(page, "all layers")).to_contain_text(f"{said['total']['cached']:.6f}")
+    panel.get_by_text(f"{len(said['log_dets'])} layers, one by one").click()
+    expect(line(page, said["log_dets"][-1]["layer"])).to_contain_text(f"{said['log_dets'][-1]['recomputed']:.6f}")
+    axe(page)
+
+
+def test_the_card_is_shown_with_its_samples(page: Page, house: httpx.Client) -> None:
+    opened(page, SHIPPED, "card")
+    expect(page.get_by_role("heading", name="Limits")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    samples = page.get_by_role("img", name=f"Samples of {SHIPPED}:1")
+    expect(samples).to_be_visible()
+    assert samples.evaluate("image => image.decode().then(() => image.naturalWidth)") > 28
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download card.md").click()
+    assert download.value.suggested_filename == f"{SHIPPED}-1.md"
+    assert Path(download.value.path()).read_text() == house.get(f"/v1/models/{SHIPPED}/card").text
+
+
+def test_calibrations_are_made_and_chosen(page: Page, house: httpx.Client) -> None:
+    opened(page, SHIPPED, "calibrations")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_role("img", name="Histogram of the evidence of 5000 calibration images")).to_be_visible()
+    expect(line(page, "0 in use")).to_contain_text("5,000")
+    panel.get_by_role("combobox", name="Dataset").select_option("mnist-mini")
+    panel.get_by_role("button", name="Calibrate").click()
+    follow = panel.get_by_role("link", name="follow the job")
+    expect(follow).to_be_visible()
+    await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
+    expect(line(page, "1 in use")).to_contain_text("mnist-mini")
+    expect(panel.get_by_role("img", name="Histogram of the evidence of 100 calibration images")).to_be_visible()
+    expect(panel.get_by_text("takes 2,995 images")).to_be_visible()
+    axe(page)
+    panel.get_by_role("button", name="Use calibration 0").click()
+    expect(line(page, "0 in use")).to_be_visible()
+    assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
+
+
+def test_an_evaluation_is_asked_for_and_read(
+    page: Page, house: httpx.Client, negatives: str, collector: Collector
+) -> None:
+    opened(page, SHIPPED, "evaluations")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_text("There is none yet of this model")).to_be_visible()
+    panel.get_by_role("combobox", name="Normal images").select_option("mnist-mini")
+    panel.get_by_role("spinbutton", name="Most images of a set").fill("40")
+    with collector.expected("status of 422"):
+        panel.get_by_role("button", name="Evaluate").click()
+        expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
+    panel.get_by_role("checkbox", name=f"{negatives}, {len(DIGITS)} images").check()
+    panel.get_by_role("button", name="Evaluate").click()
+    expect(panel.get_by_role("link", name="follow the job")).to_be_visible()
+    job = house.get("/v1/jobs", params={"type": "evaluate"}).json()["jobs"][0]["id"]
+    await_job(house, job, "succeeded")
+    said = house.get(f"/v1/jobs/{job}/result", params={"format": "json"}).json()
+    expect(panel.get_by_role("heading", name=f"mnist-mini against {negatives}")).to_be_visible()
+    auroc = said["sets"][0]["results"][0]["auroc"]
+    expect(line(page, f"{negatives} {len(DIGITS)} images")).to_contain_text(f"{auroc:.4f}")
+    expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
+    panel.get_by_text(f"{negatives}: ROC curves").click()
+    expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
+    fits(page)
+    page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
+    fits(page)
+    with page.expect_popup() as popup:
+        panel.get_by_role("link", name="full report").click()
+    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -> None:
+    opened(page, digits, "drift")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_text("No image was scored by this version")).to_be_visible()
+    expect(panel.get_by_text("/score?source=camera-1")).to_be_visible()
+    strange = [DIGITS[0]] * 60
+    for source, images in (("line-1", DIGITS), ("camera-2", strange)):
+        answer = house.post(f"/v1/models/{digits}/score", params={"source": source}, files=files(*images))
+        assert answer.status_code == 200, answer.text
+    # It comes by itself, within seconds.
+    expect(line(page, "line-1")).to_contain_text("too few images")
+    expect(line(page, "camera-2")).to_contain_text("drift since")
+    expect(panel.get_by_role("status")).to_contain_text("raise an alarm")
+    fits(page)
+
+
+def test_a_service_that_is_away_is_told_and_waited_for(page: Page, collector: Collector) -> None:
+    opened(page, SHIPPED, "drift")
+    with collector.expected("ERR_FAILED"):
+        page.route("**/v1/**", lambda route: route.abort("failed"))
+        expect(page.get_by_text("Is it still running?")).to_be_visible()
+    expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
+    axe(page)
+    page.unroute("**/v1/**")
+    expect(page.get_by_text("Is it still running?")).to_have_count(0)
+    collector.found = [one for one in collector.found if "/v1/models" not in one]
+
+
+def test_jobs_that_cannot_be_asked_for_leave_the_rest(page: Page, collector: Collector) -> None:
+    problem = {"type": "broker-down", "title": "The job store does not answer", "status": 503, "detail": "try later"}
+    page.route("**/v1/jobs?*", lambda route: route.fulfill(status=503, json=problem))
+    with collector.expected("status of 503"):
+        opened(page, SHIPPED, "evaluations")
+        expect(page.get_by_role("tabpanel").get_by_text("try later")).to_be_visible()
+    page.get_by_role("tab", name="Overview").click()
+    expect(fact(page, "engine")).to_be_visible()
+
+
+def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Client, digits: str) -> None:
+    opened(page, digits)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == f"{digits}-1.tar"
+    page.goto("/#/models")
+    page.get_by_text("Upload a model").click()
+    axe(page)
+    page.get_by_label("File").set_input_files(download.value.path())
+    page.get_by_role("textbox", name="Name").fill("moved")
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("link", name="moved:1").click()
+    expect(page.get_by_role("heading", level=1, name="moved")).to_be_visible()
+    sums = [house.get(f"/v1/models/{name}:1").json()["manifest"]["log_dets"]["total"] for name in (digits, "moved")]
+    assert sums[0] == sums[1]

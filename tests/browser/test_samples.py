@@ -1,0 +1,79 @@
+"""The Samples page in a real browser, by real models."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.looks import in_every_look
+
+pytestmark = pytest.mark.timeout(120)
+
+MODEL = "mnist-snf-glow"
+
+
+def opened(page: Page) -> None:
+    page.goto("/#/samples")
+    expect(page.get_by_role("figure", name="By the exact inverse")).to_be_visible()
+
+
+@in_every_look
+def test_both_inverses_and_their_difference(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
+    opened(page)
+    page.get_by_text("both", exact=True).click()
+    difference = page.get_by_role("figure", name="Their difference")
+    expect(difference).to_be_visible()
+    expect(page.get_by_role("figure", name="By the learned inverse").get_by_role("button")).to_have_count(16)
+    expect(difference.locator("img")).to_have_count(16)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+    axe(page)
+    assert screenshot(page, "samples").stat().st_size > 0
+
+
+def test_the_difference_is_that_of_the_arrays(page: Page, house: httpx.Client) -> None:
+    def drawn(inverse: str) -> np.ndarray:
+        query = {"n": 16, "temperature": 0.8, "seed": 1, "inverse": inverse, "format": "npy"}
+        answer = house.get(f"/v1/models/{MODEL}/samples", params=query)
+        return np.load(io.BytesIO(answer.content)).astype(int)
+
+    largest = int(np.abs(drawn("exact") - drawn("learned")).max())
+    opened(page)
+    page.get_by_text("both", exact=True).click()
+    says = f"White is {largest} of 255 grey levels" if largest else "None: every pixel is the same."
+    expect(page.get_by_role("figure", name="Their difference")).to_contain_text(says)
+
+
+def test_what_the_controls_say_is_drawn(page: Page) -> None:
+    opened(page)
+    page.get_by_text("36", exact=True).click()
+    first = page.get_by_role("button", name="Sample 1,").locator("img")
+    expect(page.get_by_role("button", name="Sample 36,")).to_be_visible()
+    before = first.get_attribute("src")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Seed").press("Enter")
+    expect(page.get_by_text("seed 7, temperature 0.80")).to_be_visible()
+    assert first.get_attribute("src") != before
+    page.get_by_label("Temperature").fill("0")
+    expect(page.get_by_text("seed 7, temperature 0.00")).to_be_visible()
+    pictures = {one.get_attribute("src") for one in page.get_by_role("button", name="Sample").locator("img").all()}
+    assert len(pictures) == 1  # no noise, no difference
+    with page.expect_download() as download:
+        page.get_by_role("button", name="NumPy array").click()
+    assert np.load(download.value.path()).shape == (36, 28, 28)
+
+
+def test_a_sample_is_scored(page: Page, house: httpx.Client) -> None:
+    query = {"n": 16, "temperature": 0.8, "seed": 1, "format": "json"}
+    third = house.get(f"/v1/models/{MODEL}/samples", params=query).json()["samples"][2]
+    opened(page)
+    page.get_by_role("button", name="Sample 3,").click()
+    expect(page.get_by_label("One sample")).to_contain_text(f"{third['log_likelihood']:.3f} nats")
+    page.get_by_role("button", name="Score it").click()
+    row = page.get_by_role("row", name=f"{MODEL}-seed-1-3.png")
+    expect(row).to_contain_text(f"{third['log_likelihood']:.2f}")

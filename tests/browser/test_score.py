@@ -1,0 +1,181 @@
+"""The Score page in a real browser, by real models."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.helpers import drop, paste, toast
+from tests.browser.looks import in_every_look
+from tests.end_to_end.service import DIGITS
+
+pytestmark = pytest.mark.timeout(120)
+
+EXAMPLES = 10
+REFUSED = "status of 422.*/score"
+
+
+def row(page: Page, name: str) -> Locator:
+    """The table's row of an image."""
+    return page.get_by_role("row").filter(has=page.get_by_role("button", name=name, exact=True))
+
+
+def scored(page: Page, count: int) -> None:
+    """Waits until so many images have a score."""
+    said = page.get_by_label("Scores").get_by_role("status")
+    expect(said).to_contain_text(f"{count} image{'' if count == 1 else 's'} scored")
+
+
+def opened(page: Page) -> None:
+    page.goto("/")
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+
+
+@in_every_look
+def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
+    opened(page)
+    page.get_by_role("button", name=f"all {EXAMPLES}").click()
+    scored(page, EXAMPLES)
+    page.get_by_role("button", name="p-value").click()
+    page.get_by_role("button", name="digit-hole.png").click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    expect(page.get_by_text("plainer than its surroundings suggest")).to_be_visible()
+    histogram = page.get_by_role("img", name="Histogram of the evidence of 5000 calibration images")
+    assert histogram.locator("canvas").bounding_box() is not None
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+    axe(page)
+    assert screenshot(page, "score").stat().st_size > 0
+
+
+def test_a_dropped_image_has_the_services_own_numbers(page: Page, house: httpx.Client) -> None:
+    digit = DIGITS[0]
+    files = {"images": (digit.name, digit.read_bytes())}
+    said = house.post("/v1/models/mnist-snf-glow/score", files=files).json()["results"][0]
+    opened(page)
+    drop(page.get_by_role("main"), digit)
+    scored(page, 1)
+    cells = row(page, digit.name).get_by_role("cell")
+    expect(cells.nth(2)).to_have_text(f"{said['log_likelihood']:.2f}")
+    expect(cells.nth(3)).to_have_text(f"{said['bits_per_dim']:.4f}")
+    expect(cells.nth(5)).to_have_text("anomaly" if said["anomaly"]["is_anomaly"] else "normal")
+
+
+def test_the_false_alarm_rate_moves_verdicts_at_once(page: Page) -> None:
+    opened(page)
+    page.get_by_role("button", name="an 8 with a hole").click()
+    scored(page, 1)
+    verdict = row(page, "digit-hole.png").get_by_role("cell").last
+    expect(verdict).to_have_text("normal")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    slider = page.get_by_role("slider", name="False-alarm rate")
+    slider.fill("-1.5")
+    expect(page.get_by_text("False-alarm rate: 3.2 %")).to_be_visible()
+    expect(verdict).to_have_text("anomaly")
+    slider.press("Home")  # as far as the calibration set goes
+    expect(page.get_by_text("False-alarm rate: 0.02 %")).to_be_visible()
+    expect(verdict).to_have_text("normal")
+    assert not [url for url in asked if "/score" in url]
+
+
+def test_a_pasted_image_and_a_file_that_is_none(page: Page, collector: Collector, tmp_path: Path) -> None:
+    opened(page)
+    paste(page, DIGITS[1])
+    scored(page, 1)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no image")
+    with collector.expected(REFUSED):
+        page.get_by_label("choose files").set_input_files(notes)
+        expect(page.get_by_role("row", name="notes.txt")).to_contain_text("The file is not an image")
+    drop(page.get_by_role("main"), DIGITS[2], notes)  # a bad file does not harm a good one
+    scored(page, 2)
+    expect(page.get_by_text("2 files not scored")).to_be_visible()
+
+
+def test_markup_in_a_file_name_is_only_a_name(page: Page, tmp_path: Path) -> None:
+    opened(page)
+    name = "<img src=x onerror=alert(1)>.png"
+    (tmp_path / name).write_bytes(DIGITS[0].read_bytes())
+    drop(page.get_by_role("main"), tmp_path / name)
+    scored(page, 1)
+    expect(page.get_by_role("button", name=name)).to_be_visible()
+
+
+def test_the_table_as_a_file(page: Page, tmp_path: Path) -> None:
+    opened(page)
+    formula = tmp_path / "=1+1.png"
+    formula.write_bytes(DIGITS[0].read_bytes())
+    drop(page.get_by_role("main"), formula, *DIGITS[1:])
+    scored(page, len(DIGITS))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode())))
+    assert [one["file"] for one in rows] == ["'=1+1.png", *(one.name for one in DIGITS[1:])]
+    assert {one["model"] for one in rows} == {"mnist-snf-glow"}
+    assert all((float(one["p_value"]) <= 0.01) == (one["anomaly"] == "true") for one in rows)
+
+
+def test_many_images_are_sorted_and_shown_in_parts(page: Page) -> None:
+    opened(page)
+    count = 3 * len(DIGITS)
+    drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
+    scored(page, count)
+    heading = page.get_by_role("button", name="log-likelihood")
+    heading.click()
+    values = page.locator("tbody tr td:nth-child(3)")
+    found = [float(one) for one in values.all_inner_texts()]
+    assert len(found) == 100
+    assert found == sorted(found)
+    heading.click()
+    expect(page.get_by_role("columnheader", name="log-likelihood")).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name=f"Show {count - 100} more").click()
+    expect(values).to_have_count(count)
+
+
+def test_another_model_scores_the_same_images_anew(page: Page) -> None:
+    opened(page)
+    page.get_by_role("button", name="trousers").click()
+    scored(page, 1)
+    verdict = row(page, "trousers.png").get_by_role("cell").last
+    expect(verdict).to_have_text("anomaly")
+    page.get_by_label("Model", exact=True).select_option("fashion-snf-glow")
+    expect(page.get_by_text("scored by fashion-snf-glow:1")).to_be_visible()
+    expect(verdict).to_have_text("normal")
+    # A look at another page loses nothing.
+    page.get_by_role("link", name="Samples").click()
+    expect(page.get_by_role("heading", level=1, name="Samples")).to_be_visible()
+    page.get_by_role("link", name="Score", exact=True).click()
+    scored(page, 1)
+
+
+def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collector: Collector) -> None:
+    opened(page)
+    answers = iter([(429, {"Retry-After": "1"}), (503, {})])
+
+    def busy(route: Route) -> None:
+        found = next(answers, None)
+        if found is None:
+            route.continue_()
+        else:
+            status, headers = found
+            body = '{"type": "queue-full", "title": "Too busy", "detail": "come back"}'
+            route.fulfill(status=status, headers=headers, content_type="application/problem+json", body=body)
+
+    page.route("**/score", busy)
+    with collector.expected("status of 429"), collector.expected("status of 503"):
+        drop(page.get_by_role("main"), DIGITS[0])
+        scored(page, 1)
+    page.unroute("**/score")
+    broken = '{"type": "model-failed", "title": "The model could not be loaded", "detail": "its file is damaged"}'
+    page.route("**/score", lambda route: route.fulfill(status=500, body=broken))
+    with collector.expected("status of 500"):
+        drop(page.get_by_role("main"), DIGITS[1])
+        toast(page, "its file is damaged")
+    expect(page.get_by_role("row", name=DIGITS[1].name)).to_contain_text("The model could not be loaded")

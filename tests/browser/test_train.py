@@ -1,0 +1,249 @@
+"""The Train page in a real browser: real digits uploaded, real trainings followed to the models they make."""
+
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.helpers import drop
+from tests.browser.looks import in_every_look
+from tests.end_to_end.service import DIGITS
+
+pytestmark = pytest.mark.timeout(180)
+
+TRAINED_MS = 120_000
+SLOW_BYTES_S = 100_000
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """All digits in two folders, and among them a file that is no image."""
+    path = tmp_path / "Line 7, good.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, digit in enumerate(DIGITS):
+            archive.write(digit, f"lot-{1 + index % 2}/{digit.name}")
+        archive.writestr("lot-1/notes.txt", bytes(500_000))  # no image, and some seconds to send
+    return path
+
+
+def slow_uploads(page: Page) -> None:
+    """Sends so slowly that one sees it."""
+    page.context.new_cdp_session(page).send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": SLOW_BYTES_S},
+    )
+
+
+def opened(page: Page) -> None:
+    page.goto("/#/train")
+    expect(page.get_by_role("radio", name="mnist-mini")).to_be_enabled()
+    expect(page.get_by_label("Preset", exact=True)).to_be_visible()
+
+
+def filled(page: Page, model: str, steps: int) -> None:
+    """Describes a short training on the built-in digits and waits for its estimate."""
+    opened(page)
+    page.get_by_role("radio", name="mnist-mini").check()
+    page.get_by_label("Preset", exact=True).select_option("snf-glow-tiny")
+    page.get_by_label("Name of the model").fill(model)
+    page.get_by_text("steps", exact=True).click()
+    page.get_by_label("Steps", exact=True).fill(str(steps))
+    estimate = page.get_by_role("region", name="Estimate")
+    expect(estimate).to_contain_text(re.compile(r"\d+:\d\d.*33,144", re.DOTALL))
+    expect(estimate).to_contain_text("train-cpu")
+
+
+def started(page: Page, model: str, steps: int) -> str:
+    """Starts such a training; answers the job's id."""
+    filled(page, model, steps)
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("#/train/.+"))
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"Training of {model}")
+    return page.url.rpartition("/")[2]
+
+
+def fits(page: Page) -> None:
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+
+
+@in_every_look
+def test_an_upload_and_its_report(
+    page: Page, house: httpx.Client, digits: Path, screenshot: Callable[..., Path]
+) -> None:
+    opened(page)
+    slow_uploads(page)
+    page.get_by_label("choose files").set_input_files(digits)
+    taken = {one["name"] for one in house.get("/v1/datasets").json()["datasets"]}
+    name = page.get_by_label("Name of the dataset")
+    expect(name).to_have_value(re.compile(r"^line-7-good(-\d)?$"))
+    assert name.input_value() not in taken
+    name.fill("Not a name")
+    expect(page.get_by_role("button", name="Upload", exact=True)).to_be_disabled()
+    chosen = f"digits-{len(taken)}"
+    name.fill(chosen)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_role("progressbar", name="Upload")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"of \d+ kB, .*/s, \d+:\d\d left"))).to_be_visible()
+    report = page.get_by_role("region", name=f"The dataset {chosen}")
+    expect(report.get_by_alt_text(f"Contact sheet of {chosen}")).to_be_visible()
+    expect(report).to_contain_text(f"{len(DIGITS)} PNG")
+    expect(report).to_contain_text("lot-1 ")
+    expect(report.get_by_role("row", name="lot-1/notes.txt")).to_contain_text("expected one of PNG")
+    expect(page.get_by_role("radio", name=chosen)).to_be_checked()
+    expect(page.get_by_label("Name of the model")).to_have_value(chosen)
+    fits(page)
+    axe(page)
+    assert screenshot(page, "train").stat().st_size > 0
+    page.on("dialog", lambda dialog: dialog.accept())
+    report.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("radio", name=chosen)).to_have_count(0)
+    assert house.get(f"/v1/datasets/{chosen}").status_code == 404
+
+
+def test_an_upload_is_cancelled(page: Page, house: httpx.Client, digits: Path) -> None:
+    opened(page)
+    slow_uploads(page)
+    drop(page.get_by_role("main"), digits)
+    page.get_by_label("Name of the dataset").fill("given-up")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Upload", exact=True)).to_be_visible()
+    assert house.get("/v1/datasets/given-up").status_code == 404
+
+
+def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, house: httpx.Client) -> None:
+    files = [("file", (one.name, one.read_bytes())) for one in DIGITS]
+    assert house.post("/v1/datasets", data={"name": "taken"}, files=files).status_code == 201
+    opened(page)
+    drop(page.get_by_role("main"), *DIGITS)
+    page.get_by_label("Name of the dataset").fill("taken")
+    expect(page.get_by_text("There is one of this name")).to_be_visible()
+    with collector.expected("status of 409"):
+        page.get_by_role("button", name="Upload", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("taken")
+    page.get_by_text("More parameters").click()
+    rate = page.get_by_label("learning rate", exact=True)
+    with collector.expected("status of 422"):
+        rate.fill("5")
+        expect(page.get_by_text("Input should be less than or equal to 1").first).to_be_visible()
+    expect(rate).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("button", name="Back to the defaults").click()
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("memory")
+    # The job store goes away and comes back.
+    down = '{"type": "jobs-unavailable", "title": "The job store does not answer", "detail": "ask again later"}'
+    with collector.expected("status of 503"):
+        page.route("**/v1/jobs?*", lambda route: route.fulfill(status=503, body=down))
+        expect(page.get_by_text("The job store does not answer")).to_be_visible()
+    page.unroute("**/v1/jobs?*")
+    expect(page.get_by_text("The job store does not answer")).to_be_hidden()
+    collector.found = [one for one in collector.found if "status of 503" not in one]  # asked again meanwhile
+
+
+@in_every_look
+def test_a_training_is_followed_to_its_model(page: Page, house: httpx.Client, screenshot: Callable[..., Path]) -> None:
+    size = page.viewport_size
+    assert size is not None
+    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+    model = f"followed-{scheme}-{size['width']}"
+    job = started(page, model, 50)
+    curve = page.get_by_role("img", name=re.compile("Bits per dimension over steps: training [0-9.]+ at first"))
+    expect(curve.locator("canvas")).to_be_visible(timeout=TRAINED_MS)
+    expect(page.get_by_role("img", name="Reconstruction error over steps").locator("canvas")).to_be_visible()
+    expect(page.get_by_alt_text("Samples at step 50")).to_be_visible(timeout=TRAINED_MS)
+    ready = page.get_by_role("region", name=f"The model {model}:1 is ready")
+    expect(ready).to_be_visible(timeout=TRAINED_MS)
+    record = house.get(f"/v1/jobs/{job}").json()
+    assert record["status"] == "succeeded"
+    expect(ready).to_contain_text(f"{record['metrics']['evaluation']['test_bits_per_dim']:.4f} bits/dim")
+    expect(page.get_by_role("log")).to_contain_text(f"{model}:1 is registered")
+    slider = page.get_by_role("slider", name="Step of the samples")
+    slider.press("Home")
+    expect(page.get_by_alt_text("Samples at step 25")).to_be_visible()
+    expect(ready.get_by_role("link", name=f"{model}:1")).to_have_attribute("href", f"#/models/{model}:1")
+    fits(page)
+    axe(page)
+    assert screenshot(page, "job").stat().st_size > 0
+    ready.get_by_role("link", name="Score with it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(model)
+
+
+def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collector, house: httpx.Client) -> None:
+    page.on("dialog", lambda dialog: dialog.accept())
+    job = started(page, "halted", 5000)
+    badge = page.get_by_role("heading", level=1)
+    expect(badge).to_contain_text("running", timeout=TRAINED_MS)
+    expect(page.get_by_role("img", name="Bits per dimension")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(badge).to_contain_text("paused", timeout=TRAINED_MS)
+    step = house.get(f"/v1/jobs/{job}").json()["checkpoint_step"]
+    expect(page.get_by_text(f"step {step:,}", exact=True)).to_be_visible()
+
+    def unavailable(route: Route) -> None:
+        route.fulfill(status=503, body='{"title": "Draining", "detail": "come back"}')
+
+    page.route("**/events", unavailable)
+    with collector.expected("status of 503.*/events"):
+        page.reload()
+        expect(page.get_by_text("The connection to the service is lost")).to_be_visible()
+    page.unroute("**/events")
+    expect(page.get_by_text("The connection to the service is lost")).to_be_hidden()
+    collector.found = [one for one in collector.found if "/events" not in one]  # asked again meanwhile
+    page.get_by_role("button", name="Resume").click()
+    expect(badge).to_contain_text("running", timeout=TRAINED_MS)
+    page.get_by_role("button", name="Cancel").click()
+    expect(badge).to_contain_text("cancelled", timeout=TRAINED_MS)
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    page.get_by_role("link", name="All jobs").click()
+    expect(page.get_by_role("link", name="train halted, cancelled")).to_be_visible()
+
+
+@pytest.mark.timeout(480)
+def test_two_minutes_from_images_to_a_verdict(page: Page, house: httpx.Client) -> None:
+    """The whole way that a newcomer goes: a training of two minutes, live to its model, and an image scored by it."""
+    opened(page)
+    page.get_by_role("radio", name="mnist-mini").check()
+    page.get_by_label("Name of the model").fill("two-minutes")
+    page.get_by_label("Minutes", exact=True).fill("2")
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text(re.compile(r"[1-4]:\d\d"))
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_role("img", name="Bits per dimension").locator("canvas")).to_be_visible(timeout=TRAINED_MS)
+    ready = page.get_by_role("region", name="The model two-minutes:1 is ready")
+    expect(ready).to_be_visible(timeout=360_000)
+    ready.get_by_role("link", name="Score with it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("two-minutes")
+    drop(page.get_by_role("main"), DIGITS[0])
+    files = {"images": (DIGITS[0].name, DIGITS[0].read_bytes())}
+    said = house.post("/v1/models/two-minutes/score", files=files).json()["results"][0]
+    row = page.get_by_role("row").filter(has=page.get_by_role("button", name=DIGITS[0].name, exact=True))
+    expect(row).to_contain_text(f"{said['bits_per_dim']:.4f}")
+
+
+def test_a_refused_start_makes_no_job_and_asking_again_makes_one(
+    page: Page, collector: Collector, house: httpx.Client
+) -> None:
+    filled(page, "once", 25)
+    keys: list[str] = []
+
+    def lost(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        route.fetch()  # it arrives, but its answer does not
+        route.fulfill(status=503, body='{"title": "Gone", "detail": "no answer came"}')
+
+    page.route("**/v1/jobs", lost)
+    with collector.expected("status of 503"):
+        page.get_by_role("button", name="Start training").click()
+        expect(page.get_by_role("alert")).to_contain_text("no answer came")
+    page.unroute("**/v1/jobs")
+    with page.expect_request("**/v1/jobs") as again:
+        page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("#/train/.+"))
+    assert again.value.headers["idempotency-key"] == keys[0]
+    made = [one for one in house.get("/v1/jobs").json()["jobs"] if one["model"] == "once"]
+    assert len(made) == 1

@@ -1,0 +1,175 @@
+"""The examples as users run them: programs of their own against real services."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.datasets import load_dataset
+from tests.end_to_end import service
+from tests.end_to_end.service import DIGITS, ROOT, free_port, running
+
+EXAMPLES = ROOT / "examples"
+
+
+def command(name: str, *arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, EXAMPLES / name, *arguments]
+
+
+def around(url: str) -> dict[str, str]:
+    return os.environ | {"SNF_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def run(url: str, folder: Path, *words: str | Path) -> str:
+    done = subprocess.run(words, cwd=folder, env=around(url), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def noise(target: Path, seed: int = 0) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8)).save(target)
+
+
+def copy(target: Path, paths: list[Path]) -> Path:
+    target.mkdir(parents=True)
+    for path in paths:
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def await_true(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not true in {seconds} s"
+        time.sleep(0.1)
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path) -> None:
+    said = run(str(house.base_url), tmp_path, *command("python_client.py", "--model", "digits", "--steps", "4"))
+    assert said.count("the log-likelihood is") == 1
+    assert "scored with tour:1" in said
+    assert "  succeeded\n" in said
+    with Image.open(tmp_path / "tour" / "samples.png") as grid:
+        assert grid.size == (8 * 28, 8 * 28)
+    with Image.open(tmp_path / "tour" / "heat_map.png") as picture:
+        picture.load()
+
+
+def test_curl_alone(house: httpx.Client, tmp_path: Path) -> None:
+    words = [EXAMPLES / "curl.sh", str(house.base_url), ROOT / "tests" / "data" / "mnist"]
+    said = run(str(house.base_url), tmp_path, *words, "curl-tour", "4")
+    assert "00027-4.png: -530." in said
+    assert "   succeeded\n" in said
+    assert "p-value 0." in said.splitlines()[-1]
+    for name in ("heat_map.png", "samples.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+    refused = subprocess.run([*words, "curl-tour", "4"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "dataset-exists" in refused.stderr
+
+
+def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
+    folder = copy(tmp_path / "Digits & more", DIGITS)
+    noise(folder / "<b>.png")
+    (folder / "text.png").write_text("no image")
+    words = command("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "40")
+    said = run(str(house.base_url), tmp_path, *words)
+    assert "│ 1  │ <b>.png" in said
+    page = (tmp_path / "odd.html").read_text()
+    assert page.index("&lt;b&gt;.png") < page.index(DIGITS[0].name)
+    assert "<b>.png" not in page, "names are escaped"
+    assert page.count("data:image/png;base64,") == 2 * 37
+    assert "http" not in page.replace("http-equiv", ""), "it needs nothing else"
+    assert "text.png: The file is not an image" in page
+    assert "learned most of these very images" in page
+    jobs = house.get("/v1/jobs").json()["jobs"]
+    assert run(str(house.base_url), tmp_path, *words).endswith("report: odd.html\n")
+    assert house.get("/v1/jobs").json()["jobs"] == jobs, "its model is used again"
+
+
+def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
+    """Noise among digits and a digit among noise are strange where they lie and normal where they belong."""
+    for name in ("digits", "noise"):
+        (tmp_path / "sorted" / name).mkdir(parents=True)
+    for place, pixels in enumerate(load_dataset("mnist-mini", None).train[:60, 0]):
+        Image.fromarray(pixels).save(tmp_path / "sorted" / ("noise" if place == 7 else "digits") / f"{place}.png")
+        noise(tmp_path / "sorted" / ("digits" if place == 9 else "noise") / f"noise-{place}.png", place)
+    words = command("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "40")
+    run(str(house.base_url), tmp_path, *words, "--report", "labels.html")
+    page = (tmp_path / "labels.html").read_text()
+    doubted, strangest = page.split("<h2>")[1:]
+    assert "Perhaps under the wrong label" in doubted
+    assert doubted.index("digits/noise-9.png") < doubted.index("looks like: noise")
+    assert doubted.index("noise/7.png") < doubted.index("looks like: digits")
+    assert "digits/noise-9.png" not in strangest
+
+
+def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setattr(service, "free_port", lambda: port)
+    incoming = copy(tmp_path / "incoming", DIGITS[:3])
+    noise(incoming / "noise.png")
+    (incoming / "text.png").write_text("no image")
+    table, said, complaints = tmp_path / "scores.csv", tmp_path / "said", tmp_path / "complaints"
+    words = command(
+        "watch_folder.py", incoming, "--model", "mnist-snf-glow", "--source", "line-1", "--anomalies", "strange",
+        "--every", "0.2",
+    )  # fmt: skip
+
+    def watcher() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=around(f"http://127.0.0.1:{port}"),
+            stdout=said.open("ab"),
+            stderr=complaints.open("ab"),
+        )
+
+    first = watcher()
+    try:
+        await_true(lambda: "trying again" in complaints.read_text())
+        with running("app.serve", home=home) as client:
+            await_true(lambda: len(rows_of(table)) == 5)
+            assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
+        copy(tmp_path / "more", DIGITS[3:4])
+        (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
+        with running("app.serve", home=home):
+            await_true(lambda: len(rows_of(table)) == 6)
+            first.send_signal(signal.SIGINT)
+            assert first.wait(30) == 0
+            with table.open("a") as file:
+                file.write("half a row,")
+            (incoming / DIGITS[4].name).write_bytes(DIGITS[4].read_bytes())
+            run(f"http://127.0.0.1:{port}", tmp_path, *words, "--once")
+    finally:
+        first.kill()
+        first.wait()
+
+    rows = {row["file"]: row for row in rows_of(table)}
+    assert len(rows) == len(rows_of(table)) == 7
+    assert rows["text.png"]["why"].startswith("The file is not an image")
+    assert float(rows["00027-4.png"]["log_likelihood"]) == pytest.approx(-530.878, abs=0.01)
+    assert [name for name, row in rows.items() if row["is_anomaly"] == "True"] == ["noise.png"]
+    [kept, heat_map] = sorted((tmp_path / "strange").iterdir(), key=lambda path: len(path.name))
+    assert kept.read_bytes() == (incoming / "noise.png").read_bytes()
+    with Image.open(heat_map) as picture:
+        picture.load()
+    assert "ANOMALY  p=0.0002  noise.png" in said.read_text()
+    assert complaints.read_text().endswith("watch_folder: stopped\n")
