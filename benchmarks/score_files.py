@@ -76,8 +76,8 @@ class Sides:
                 (folder / f"{index:05d}.png").write_bytes(encode_png(image[None]))
             np.save(home / f"{name}.npy", part)
 
-    def all(self) -> dict[str, Callable[[], float]]:
-        """Return a turn of each side: seconds an image."""
+    def turns(self) -> dict[str, Callable[[], float]]:
+        """Return what gives the seconds an image of each side."""
         snf = ["-m", "app.cli", "score", "-m", MODEL]
         commands: dict[str, Callable[[str], list[str]]] = {
             BARE: lambda name: ["-m", "benchmarks.score_files", "--pixels", str(self._home / f"{name}.npy")],
@@ -88,8 +88,10 @@ class Sides:
         return {name: lambda command=command: self._turn(command) for name, command in commands.items()}  # type: ignore[misc]
 
     def _turn(self, command: Callable[[str], list[str]]) -> float:
-        few = self._seconds(command("few"))
-        return (self._seconds(command("all")) - few) / (self._count - FEW)
+        few, everything = self._seconds(command("few")), self._seconds(command("all"))
+        if everything <= few:
+            raise RuntimeError(f"{everything:.1f} s for all images, {few:.1f} s for {FEW}: the machine is too busy")
+        return (everything - few) / (self._count - FEW)
 
     def _seconds(self, arguments: list[str]) -> float:
         began = time.perf_counter()
@@ -107,7 +109,7 @@ def measure(images: np.ndarray[Any, np.dtype[np.uint8]], rounds: int) -> dict[st
         with running("app.serve", home=home, port=port) as service, PatientClient(port) as client:
             client.await_ready(service)
             sides = Sides(home, images, f"http://127.0.0.1:{port}")
-            seconds = in_turns(sides.all(), rounds)
+            seconds = in_turns(sides.turns(), rounds)
     parts: dict[str, Ratio] = {name: ratio(seconds[BARE], seconds[name]) for name in TARGETS}
     return {
         "images_per_second": {name: [1 / one for one in found] for name, found in seconds.items()},
@@ -144,7 +146,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("SNF_DATA_DIR"), help="folder of mnist.npz")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} images, one round, nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK} images, one round, nothing is written: shows that it runs"
+    )
     parser.add_argument("--pixels", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

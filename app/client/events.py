@@ -138,7 +138,7 @@ class Following:
         """
         self._losses += 1
         call = self.call()
-        policy, most = (PAUSES, MOST_LOSSES) if self._heard else (self._retries, self._retries.attempts - 1)
+        policy, most = (PAUSES, MOST_LOSSES) if self._heard else (self._retries, self._retries.strangers - 1)
         if not may_repeat(call.repeat, error) or self._losses > most:
             raise error
         seconds = policy.pause(error, self._losses)

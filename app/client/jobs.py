@@ -45,7 +45,7 @@ class _Jobs(Group[S]):
     @operation
     def estimate(self, job: JobRequest) -> Call[EstimatedJob]:
         """What a job would take; queues nothing."""
-        return Call("POST", path("jobs", "estimate"), model(EstimatedJob), body={"json": job.model_dump(mode="json")})
+        return Call("POST", path("jobs", "estimate"), model(EstimatedJob), body=_body(job))
 
     @operation
     def train(
@@ -265,8 +265,13 @@ def _submit(job: JobRequest, key: str | None) -> Call[JobView]:
         path("jobs"),
         model(JobView),
         headers={"Idempotency-Key": key or uuid.uuid4().hex},
-        body={"json": job.model_dump(mode="json")},
+        body=_body(job),
     )
+
+
+def _body(job: JobRequest) -> dict[str, Any]:
+    # What was not asked for is not sent: a job of another type has no preset.
+    return {"json": job.model_dump(mode="json", exclude_unset=True)}
 
 
 def _steer(job_id: str, verb: str) -> Call[JobView]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity import RetryCallState, retry_if_exception, stop_before_delay
+from tenacity.stop import stop_base
 
 from app.client.call import Call, Repeat
 from app.client.problems import ClientError, ProblemError, ServiceUnavailable
@@ -24,13 +25,15 @@ Told = Callable[[ClientError, float], None]
 class Retries:
     """Limits of repeating: `attempts` in all, begun within `seconds` of the first.
 
+    A service that has never answered this client is tried `strangers` times at most: its address may be wrong.
     The pause doubles from `first_pause` seconds to `longest_pause` at most, and a random part of it is left out, so
     that clients do not come back together. A service that says how long to wait is obeyed. `told` hears of every
     failed attempt that is followed by another, and of the pause in seconds.
     """
 
-    attempts: int = 6
+    attempts: int = 10
     seconds: float = 60.0
+    strangers: int = 4
     first_pause: float = 0.25
     longest_pause: float = 10.0
     told: Told | None = None
@@ -43,11 +46,15 @@ class Retries:
         whole: float = min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1))
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
-    def arguments(self, call: Call[Any]) -> dict[str, Any]:
+    def most(self, *, heard: bool) -> int:
+        """Attempts in all, by whether the service has ever answered."""
+        return self.attempts if heard else min(self.attempts, self.strangers)
+
+    def arguments(self, call: Call[Any], heard: Callable[[], bool]) -> dict[str, Any]:
         """What tenacity is told about a call, alike for threads and for an event loop."""
         return {
             "retry": retry_if_exception(lambda error: may_repeat(call.repeat, error)),
-            "stop": stop_after_attempt(self.attempts) | stop_before_delay(self.seconds),
+            "stop": stop_before_delay(self.seconds) | _Enough(lambda: self.most(heard=heard())),
             "wait": self._wait,
             "before_sleep": self._before_sleep,
             "reraise": True,
@@ -60,6 +67,16 @@ class Retries:
         error = _error(state)
         if self.told is not None and isinstance(error, ClientError):
             self.told(error, state.upcoming_sleep)
+
+
+class _Enough(stop_base):
+    """Ends after so many attempts as are then due."""
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return retry_state.attempt_number >= self._most()
 
 
 def may_repeat(repeat: Repeat, error: BaseException) -> bool:

@@ -102,7 +102,8 @@ def part_of(error: InvalidRequest, batch: Batch) -> Part:
 
 def too_large(error: InvalidRequest, batch: Batch) -> bool:
     """Whether the same images may come through as two requests: a service takes so many images, draws and bytes."""
-    return error.status == 413 and len(batch.pictures) > 1
+    # Files are refused by a status, an array by what it holds.
+    return len(batch.pictures) > 1 and (error.status == 413 or error.type == "image-too-large")
 
 
 def whole(parts: Iterable[Part], *, fdr: bool) -> Scores:

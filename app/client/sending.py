@@ -44,6 +44,12 @@ class _Sender:
         self._base_url = base_url
         self._timeout = timeout
         self.retries = retries
+        self.heard = False
+        """Whether the service has ever answered."""
+
+    def _retrying(self, call: Call[Any]) -> dict[str, Any]:
+        """Keywords of tenacity for a call."""
+        return self.retries.arguments(call, lambda: self.heard)
 
     def _options(self, call: Call[Any]) -> dict[str, Any]:
         """Keywords of httpx for a call."""
@@ -61,12 +67,12 @@ class SyncSender(_Sender):
 
     def send(self, call: Call[T]) -> T:
         """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        answer: T = Retrying(**self.retries.arguments(call))(self._once, call)
+        answer: T = Retrying(**self._retrying(call))(self._once, call)
         return answer
 
     def download(self, call: Call[Any], target: Path) -> Path:
         """Writes the body of an answer into a file, which is there when it is complete."""
-        Retrying(**self.retries.arguments(call))(self._download, call, target)
+        Retrying(**self._retrying(call))(self._download, call, target)
         return target
 
     @contextmanager
@@ -76,6 +82,7 @@ class SyncSender(_Sender):
             _lost_connections(self._base_url),
             self._http.stream(call.method, call.path, **self._options(call)) as response,
         ):
+            self.heard = True
             if _refused(response, call):
                 response.read()
                 raise problem_of(response)
@@ -105,11 +112,11 @@ class AsyncSender(_Sender):
 
     async def send(self, call: Call[T]) -> T:
         """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        return await AsyncRetrying(**self.retries.arguments(call))(self._once, call)
+        return await AsyncRetrying(**self._retrying(call))(self._once, call)
 
     async def download(self, call: Call[Any], target: Path) -> Path:
         """Writes the body of an answer into a file, which is there when it is complete."""
-        await AsyncRetrying(**self.retries.arguments(call))(self._download, call, target)
+        await AsyncRetrying(**self._retrying(call))(self._download, call, target)
         return target
 
     @asynccontextmanager
@@ -117,6 +124,7 @@ class AsyncSender(_Sender):
         """An answer whose body is still to come; the call is not repeated."""
         with _lost_connections(self._base_url):
             async with self._http.stream(call.method, call.path, **self._options(call)) as response:
+                self.heard = True
                 if _refused(response, call):
                     await response.aread()
                     raise problem_of(response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rich.text import Text
 
@@ -14,7 +15,7 @@ MARGIN = 9
 BLANK = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bit of each dot of a Braille character, by row and column (Unicode 2800 to 28FF)."""
-LOW, HIGH = 0.0, 0.9
+SPAN, LOG_SPAN = (0.0, 0.9), (0.05, 0.95)
 """Quantiles of the values that span a chart: what a training starts with would flatten all that follows."""
 
 SMALLEST = 1e-30
@@ -55,7 +56,7 @@ class Chart:
         columns = width - MARGIN
         if len(values) < 2 or columns < 2:
             return []
-        low, high = (values[round(share * (len(values) - 1))] for share in (LOW, HIGH))
+        low, high = (values[round(share * (len(values) - 1))] for share in (LOG_SPAN if self.log else SPAN))
         high = high if high > low else low + 1e-9
         last = max(line.steps[-1] for line in self.lines if line.steps)
         cells: list[list[tuple[int, str]]] = [[(0, "")] * columns for _ in range(ROWS)]
@@ -89,10 +90,14 @@ class Chart:
 
 
 def _columns(steps: Sequence[float], values: Sequence[float], last: float, columns: int) -> list[tuple[int, float]]:
-    """The mean of the values that fall into each column that has any."""
+    """The mean of the values that fall into each column, and between columns that have any a straight line."""
     sums: dict[int, tuple[float, int]] = {}
-    for step, value in zip(steps, values, strict=False):
+    for step, value in zip(steps, values, strict=True):
         x = min(columns - 1, int(step / max(last, 1) * columns))
         total, count = sums.get(x, (0.0, 0))
         sums[x] = (total + value, count + 1)
-    return [(x, total / count) for x, (total, count) in sums.items()]
+    known = sorted((x, total / count) for x, (total, count) in sums.items())
+    found = known[:1]
+    for (left, low), (right, high) in pairwise(known):
+        found += ((x, low + (high - low) * (x - left) / (right - left)) for x in range(left + 1, right + 1))
+    return found

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from app.commands import completion
-from app.commands.common import ANOMALY, USAGE, Json, Key, Url, errors_for_people, fail, print_answer, settings
+from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer
 from app.commands.jobs import ServiceUrl, outcome
-from app.commands.listings import list_models, print_audit, print_calibrations
+from app.commands.listings import list_models, print_calibrations
 from app.commands.live import live_view
-from app.commands.progress import bytes_bar, images_bar, waiting
+from app.commands.model_files import Ref, audit, card, export, import_model, registry
 from app.commands.service import followed, service, this_machine
 
 if TYPE_CHECKING:
-    from app.audit_schemas import Audit
     from app.calibration_schemas import CalibrationList
-    from models.registry import Registry
 
 models = typer.Typer(
     help="List the models, calibrate them on other images; alone it lists.", invoke_without_command=True
@@ -28,16 +24,6 @@ models = typer.Typer(
 
 Arithmetic = Literal["float32", "bfloat16"]
 Name = Annotated[str, typer.Argument(help="The model's name.", show_default=False, autocompletion=completion.models)]
-NewName = Annotated[str, typer.Argument(help="The name that it becomes the next version of.", show_default=False)]
-Ref = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="NAME, NAME:VERSION or NAME@ALIAS.",
-        show_default=False,
-        autocompletion=completion.models,
-    ),
-]
 
 
 @models.callback()
@@ -48,6 +34,10 @@ def alone(context: typer.Context, url: Url = None, key: Key = None, as_json: Jso
 
 
 models.command("list")(list_models)
+models.command()(card)
+models.command()(audit)
+models.command()(export)
+models.command("import")(import_model)
 
 
 @models.command()
@@ -60,7 +50,7 @@ def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = F
         with errors_for_people():
             from app.calibration_views import listing
 
-            found = listing(_registry(), model)
+            found = listing(registry(), model)
     _show(found, as_json)
 
 
@@ -108,7 +98,7 @@ def use_calibration(
         with errors_for_people():
             from app.calibration_views import choose
 
-            found = choose(_registry(), model, number)
+            found = choose(registry(), model, number)
     _show(found, as_json)
 
 
@@ -120,7 +110,7 @@ def show_model(model: Ref, url: Url = None, key: Key = None) -> None:
             print_answer(client.models.get(model))
     else:
         with errors_for_people():
-            print_answer(_registry().resolve(model).manifest)
+            print_answer(registry().resolve(model).manifest)
 
 
 @models.command()
@@ -147,13 +137,13 @@ def alias(
                 found = client.models.set_alias(name, label, version)
     else:
         with errors_for_people():
-            registry = _registry()
+            models_here = registry()
             if version is None:
-                registry.remove_alias(name, label)
+                models_here.remove_alias(name, label)
                 found = None
             else:
-                previous = registry.set_alias(name, label, version)
-                found = Aliases(name=name, aliases=registry.aliases(name), previous=previous)
+                previous = models_here.set_alias(name, label, version)
+                found = Aliases(name=name, aliases=models_here.aliases(name), previous=previous)
     if found is None:
         typer.echo(f"{name}@{label} is no more", err=as_json)
     elif as_json:
@@ -176,124 +166,8 @@ def delete(
             client.models.delete_version(name, version)
     else:
         with errors_for_people():
-            _registry().remove(name, version)
+            registry().remove(name, version)
     typer.echo(f"deleted {name}:{version}")
-
-
-@models.command()
-def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Read the card of a model: what it is, how well it does, how it was trained, what it cannot do."""
-    if url:
-        with service(url, key) as client:
-            text = client.models.card(model)
-    else:
-        with errors_for_people():
-            from models.artifact_files import CARD, read_file
-
-            text = read_file(_folder(model), CARD).decode(errors="replace")
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    if console.is_terminal:
-        console.print(Markdown(text))
-    else:
-        typer.echo(text, nl=False)
-
-
-@models.command()
-def audit(
-    model: Ref,
-    n: Annotated[int, typer.Option("-n", min=1, max=16, help="Number of images.")] = 4,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Score images of a model again in float64 with nothing cached; exit code 1 where the numbers do not agree."""
-    if url:
-        with service(url, key) as client, waiting(f"auditing {model}"):
-            found = client.models.audit(model, n=n)
-    else:
-        with errors_for_people(), images_bar("auditing", n) as advance:
-            found = _audit(model, n, advance)
-    if as_json:
-        print_answer(found)
-    else:
-        print_audit(found)
-    if not found.agrees:
-        raise typer.Exit(ANOMALY)
-
-
-@models.command()
-def export(
-    model: Ref,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The tar. [default: NAME-VERSION.tar]")] = None,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Write a version of a model into a tar, which `snf models import` takes."""
-    target = out or Path(f"{model.replace(':', '-').replace('@', '-')}.tar")
-    if not target.absolute().parent.is_dir():
-        raise fail(f"the folder of {target} does not exist", USAGE)
-    if url:
-        with service(url, key) as client, waiting(f"fetching {model}"):
-            client.models.download(model, target)
-    else:
-        with errors_for_people():
-            from models.artifact_tar import pack
-
-            packed = pack(_folder(model))
-            with target.open("wb") as file:
-                file.writelines(packed.pieces)
-    typer.echo(f"{model} is in {target}")
-
-
-@models.command("import")
-def import_model(
-    name: NewName,
-    tar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `snf models export` wrote.")],
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the live one.")] = False,
-    url: ServiceUrl = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Bring a model into a running service as the next version of a name; the service verifies it first."""
-    with service(this_machine(url), key) as client, bytes_bar("sending", "verifying the model") as told:
-        found = client.models.upload(name, tar, promote=promote, progress=told)
-    if as_json:
-        print_answer(found)
-    else:
-        typer.echo(f"registered {found.name}:{found.version}")
-
-
-def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
-    from app.audit_views import audit_view
-    from app.serving import Loaded
-    from models.scoring.audit import audit as run
-    from models.scoring.scorer import Scorer
-
-    version = _registry().resolve(model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings().engine_options))
-    audited = []
-    for index in range(n):
-        audited.append(run(loaded.scorer, index))
-        advance(1)
-    return audit_view(loaded, audited)
-
-
-def _folder(model: str) -> Path:
-    from models.calibrations import OWN
-    from models.registry import parse_ref
-
-    registry = _registry()
-    # Whatever state its calibrations are in, a model has its files.
-    return registry.with_calibration(*registry.locate(parse_ref(model)), OWN).path
-
-
-def _registry() -> Registry:
-    from models.registry import Registry
-
-    return Registry(settings().registry_dir)
 
 
 def _show(found: CalibrationList, as_json: bool) -> None:

@@ -31,6 +31,10 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
         except ClientError as error:
             usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
             raise fail(str(error), USAGE if usage else SERVICE) from error
+        except OSError as error:
+            if error.filename is None:  # stdout that was closed, not a file that was to be sent
+                raise
+            raise fail(f"{error.filename}: {error.strerror}", USAGE) from error
 
 
 def this_machine(url: str | None) -> str:

@@ -50,6 +50,12 @@ def test_powers_are_a_straight_line_where_their_logarithms_are_drawn() -> None:
     assert max(abs(a - b) for (_, a), (_, b) in pairwise(found)) <= 1
 
 
+def test_few_values_are_joined_by_lines() -> None:
+    found = dots(Chart("t", [line(4.0, 1.0, 4.0)]))
+    assert [x for x, _ in found] == list(range(found[0][0], 2 * COLUMNS))
+    assert max(abs(a - b) for (_, a), (_, b) in pairwise(found)) <= 1
+
+
 def test_numbers_beside_a_chart_are_its_ends() -> None:
     rows = Chart("t", [line(*([2.5] * 20), *([1.25] * 20))]).draw(WIDTH)
     assert "t" in rows[0].plain

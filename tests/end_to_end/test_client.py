@@ -193,7 +193,7 @@ def test_datasets_from_upload_to_deletion(client: Client, tmp_path: Path) -> Non
 
 
 def test_models_their_aliases_and_calibrations(client: Client) -> None:
-    assert client.models.get(MODEL).manifest["preset"] == "snf-glow-tiny"
+    assert client.models.get(MODEL).manifest["training"]["preset"] == "snf-glow-tiny"
     assert sum(client.models.reference(MODEL, bins=20).counts) == client.models.reference(MODEL).count
     assert client.models.set_alias(MODEL, "champion", 1).aliases["champion"] == 1
     assert likelihoods(client, ARRAY[:2]) == likelihoods(client, ARRAY[:2])

@@ -108,6 +108,21 @@ def test_a_service_that_is_not_there(ask: Callable[[str], Readiness]) -> None:
     assert not raised.value.sent
 
 
+def test_a_service_that_has_answered_is_tried_longer() -> None:
+    told: list[float] = []
+    retries = replace(QUICK, attempts=7, strangers=2, told=lambda _error, seconds: told.append(seconds))
+    with scripted(Answer(headers={"Connection": "close"})) as server:
+        known = Client(server.url, retries=retries)
+        known.readiness()
+    with known, pytest.raises(ServiceUnavailable):
+        known.readiness()
+    assert len(told) == 6
+    told.clear()
+    with Client(server.url, retries=retries) as client, pytest.raises(ServiceUnavailable):
+        client.readiness()
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(404, NotFound), (409, Conflict), (422, InvalidRequest), (413, InvalidRequest), (500, ServiceFailed)],
