@@ -99,7 +99,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
         "groups": {},
         "folds": [],
     },
-    "notes": ["1 files were left out"],
+    "notes": ["1 file was left out"],
 }
 
 

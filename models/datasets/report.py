@@ -144,7 +144,8 @@ def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> l
     if facts.channels is None:
         notes.append("some images are grey and some have colour: unless training is told otherwise, all become colour")
     if findings.slugs:
-        notes.append(f"{findings.slugs.total()} files were left out")
+        left_out = findings.slugs.total()
+        notes.append("1 file was left out" if left_out == 1 else f"{left_out} files were left out")
     return notes
 
 

@@ -101,8 +101,8 @@ def test_an_upload_and_its_report(
     fits(page)
     axe(page)
     assert screenshot(page, "train").stat().st_size > 0
-    page.on("dialog", lambda dialog: dialog.accept())
     report.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog", name=f"Delete {chosen}?").get_by_role("button", name="Delete it").click()
     expect(page.get_by_role("radio", name=chosen)).to_have_count(0)
     assert house.get(f"/v1/datasets/{chosen}").status_code == 404
 
@@ -114,6 +114,7 @@ def test_an_upload_is_cancelled(page: Page, house: httpx.Client, digits: Path) -
     page.get_by_label("Name of the dataset").fill("given-up")
     page.get_by_role("button", name="Upload", exact=True).click()
     page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog", name="Cancel this job?").get_by_role("button", name="Cancel it").click()
     expect(page.get_by_role("button", name="Upload", exact=True)).to_be_visible()
     assert house.get("/v1/datasets/given-up").status_code == 404
 
@@ -175,7 +176,6 @@ def test_a_training_is_followed_to_its_model(page: Page, house: httpx.Client, sc
 
 
 def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collector, house: httpx.Client) -> None:
-    page.on("dialog", lambda dialog: dialog.accept())
     job = started(page, "halted", 5000)
     badge = page.get_by_role("heading", level=1)
     expect(badge).to_contain_text("running", timeout=TRAINED_MS)
@@ -198,6 +198,7 @@ def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collec
     page.get_by_role("button", name="Resume").click()
     expect(badge).to_contain_text("running", timeout=TRAINED_MS)
     page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog", name="Cancel this job?").get_by_role("button", name="Cancel it").click()
     expect(badge).to_contain_text("cancelled", timeout=TRAINED_MS)
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     page.get_by_role("link", name="All jobs").click()

@@ -65,7 +65,9 @@ class Lines extends Chart {
   draw() {
     if (!this.isConnected || !this.given) return;
     const data = uPlot.join(this.given.map(({ x, y }) => [x, y]));
-    const shape = JSON.stringify(this.given.map(({ label }) => label));
+    // A line of one point would not be seen.
+    const alone = ({ x }) => x.length === 1;
+    const shape = JSON.stringify(this.given.map((one) => [one.label, alone(one)]));
     if (this.plot && this.shape === shape) return this.plot.setData(data);
     this.plot?.destroy();
     this.shape = shape;
@@ -81,7 +83,7 @@ class Lines extends Chart {
           stroke: () => colour(one.colour),
           width: 2,
           spanGaps: true,
-          points: { show: Boolean(one.points), size: 6, fill: () => colour(one.colour) },
+          points: { show: Boolean(one.points) || alone(one), size: 6, fill: () => colour(one.colour) },
           value: (_, value) => brief(value, 5),
         })),
       ],

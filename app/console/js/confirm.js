@@ -1,14 +1,14 @@
 // A question before what cannot be undone.
 
-/** Whether the reader agrees; `action` is the word on the button that does it. */
-export function confirmed(title, text, action) {
+/** Whether the reader agrees; `action` and `refusal` are the words on the buttons. */
+export function confirmed(title, text, action, refusal = "Cancel") {
   const dialog = document.createElement("dialog");
   const form = Object.assign(document.createElement("form"), { method: "dialog" });
   const heading = Object.assign(document.createElement("h2"), { textContent: title, id: "confirm-title" });
   const words = Object.assign(document.createElement("p"), { textContent: text });
   const buttons = Object.assign(document.createElement("div"), { className: "row reverse" });
   const agree = Object.assign(document.createElement("button"), { value: "yes", className: "danger", textContent: action });
-  const refuse = Object.assign(document.createElement("button"), { value: "", textContent: "Cancel", autofocus: true });
+  const refuse = Object.assign(document.createElement("button"), { value: "", textContent: refusal, autofocus: true });
   buttons.append(agree, refuse);
   form.append(heading, words, buttons);
   dialog.append(form);

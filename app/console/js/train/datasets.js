@@ -1,6 +1,7 @@
 // The datasets: which there are, which one is chosen, and that one's contact sheet and report.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
+import { confirmed } from "../confirm.js";
 import { count, shape } from "../format.js";
 import { waiting } from "../parts.js";
 import { call, get, picture } from "../service.js";
@@ -53,7 +54,7 @@ export class Datasets {
   }
 
   async remove(name) {
-    if (!confirm(`Delete the dataset ${name} with all its images? Models that were trained on it stay.`)) return;
+    if (!(await confirmed(`Delete ${name}?`, "All its images go with it. Models that were trained on it stay.", "Delete it"))) return;
     this.deleting = true;
     this.changed();
     try {

@@ -1,5 +1,6 @@
 // One job, followed live.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { confirmed } from "../confirm.js";
 import { follow } from "../events.js";
 import { bytes, duration, moment, whole } from "../format.js";
 import { facts, stateBadge, waiting } from "../parts.js";
