@@ -87,6 +87,7 @@ def screenshot(look: Look, tmp_path: Path) -> Callable[[Page, str], Path]:
 
     def take(page: Page, name: str) -> Path:
         path = folder / f"{name}-{look}.png"
+        page.evaluate("window.scrollTo(0, 0)")  # what sticks to the top of the window belongs there
         page.screenshot(path=path, full_page=True)
         return path
 

@@ -217,7 +217,7 @@ def test_a_damaged_version_is_named_and_another_made_live(
     collector.found = [one for one in collector.found if "status of 500" not in one]
 
 
-def test_an_audit_agrees(page: Page, house: httpx.Client) -> None:
+def test_an_audit_agrees(page: Page, house: httpx.Client, screenshot: Callable[[Page, str], Path]) -> None:
     opened(page, SHIPPED, "audit")
     panel = page.get_by_role("tabpanel")
     panel.get_by_role("button", name="Audit").click()
@@ -227,6 +227,7 @@ def test_an_audit_agrees(page: Page, house: httpx.Client) -> None:
         row = line(page, re.compile(f"^{one['index'] + 1} stored with the model"))
         expect(row).to_contain_text(f"{one['recomputed']:.6f}")
     expect(line(page, "all layers")).to_contain_text(f"{said['total']['cached']:.6f}")
+    assert screenshot(page, "audit").stat().st_size > 0
     panel.get_by_text(f"{len(said['log_dets'])} layers, one by one").click()
     expect(line(page, said["log_dets"][-1]["layer"])).to_contain_text(f"{said['log_dets'][-1]['recomputed']:.6f}")
     axe(page)

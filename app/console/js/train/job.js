@@ -100,7 +100,7 @@ export class Job {
   }
 
   async act(action) {
-    if (action === "cancel" && !confirm("Cancel this job? It can be tried again later, from its last checkpoint.")) return;
+    if (action === "cancel" && !(await confirmed("Cancel this job?", "It can be tried again later, from its last checkpoint.", "Cancel it", "Let it run"))) return;
     this.acting = true;
     this.changed();
     try {
