@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """`snf jobs`: the jobs of a running service."""
 
 from __future__ import annotations
@@ -9,15 +8,16 @@ import typer
 
 from app.commands import completion
 from app.commands.common import Json, Key, print_answer
+from app.commands.job_tables import outcome, print_curve, print_job, print_jobs
 from app.commands.live import live_view
-from app.commands.progress import duration
 from app.commands.service import followed, service, this_machine
 from worker.jobs import Status
 
 if TYPE_CHECKING:
     from app.schemas import JobView
 
-STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
+DRAWN = 1000
+"""Points of a curve that is drawn: far more than a terminal has columns."""
 
 jobs = typer.Typer(help="List, follow and control the jobs of a running service.", no_args_is_help=True)
 
@@ -40,35 +40,19 @@ def list_jobs(
         page = client.jobs.list(status=None if status is None else status.value, limit=limit)
     if as_json:
         print_answer(page)
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    # A narrow terminal must not cut what other commands need.
-    table = Table(Column("id", min_width=26), "type", "status", "model", "dataset", "done", "ETA", "bits/dim")
-    for job in page.jobs:
-        bits = job.metrics.get("bits_per_dim")
-        eta = duration(job.progress.get("eta_seconds")) if job.status == "running" else ""
-        status_text = Text(job.status, STYLES.get(job.status, ""))
-        table.add_row(
-            job.id,
-            job.type,
-            status_text,
-            job.model,
-            job.dataset,
-            _percent(job),
-            eta,
-            f"{bits:.4f}" if bits is not None else "",
-        )
-    Console().print(table)
+    else:
+        print_jobs(page)
 
 
 @jobs.command()
-def show(job_id: JobId, url: ServiceUrl = None, key: Key = None) -> None:
-    """Show a job as JSON."""
+def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
+    """Show a job: how far it is, what it was asked, what came of it."""
     with service(this_machine(url), key) as client:
-        print_answer(client.jobs.get(job_id))
+        job = client.jobs.get(job_id)
+    if as_json:
+        print_answer(job)
+    else:
+        print_job(job)
 
 
 @jobs.command()
@@ -87,13 +71,16 @@ def metrics(
     as_csv: Annotated[bool, typer.Option("--csv", help="As a table, one row a step.")] = False,
     url: ServiceUrl = None,
     key: Key = None,
+    as_json: Json = False,
 ) -> None:
-    """Show the training curve of a job, as JSON or CSV."""
+    """Show the learning curves of a job, drawn, as JSON or as CSV."""
     with service(this_machine(url), key) as client:
         if as_csv:
             typer.echo(client.jobs.metrics_csv(job_id), nl=False)
-        else:
+        elif as_json:
             print_answer(client.jobs.metrics(job_id))
+        else:
+            print_curve(client.jobs.metrics(job_id, points=DRAWN))
 
 
 @jobs.command()
@@ -142,22 +129,3 @@ def _tell(job: JobView, as_json: bool) -> None:
         return
     asked = job.status in {"starting", "running"} and (job.cancel_requested or job.pause_requested)
     typer.echo(f"{job.id} is {job.status}{', asked to stop' if asked else ''}")
-
-
-def outcome(job: JobView) -> str:
-    """What a job that succeeded has made, in one line."""
-    result = job.result or {}
-    if "calibration" in result:
-        return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
-    if "ref" in result:
-        return f"registered {result['ref']}"
-    if "anomalies" in result:
-        return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
-    return f"job {job.id} succeeded"
-
-
-def _percent(job: JobView) -> str:
-    if job.status == "succeeded":
-        return "100 %"
-    done = job.progress.get("fraction")
-    return "" if done is None else f"{100 * done:.0f} %"

@@ -9,7 +9,8 @@ import typer
 
 from app.commands import completion
 from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer
-from app.commands.jobs import ServiceUrl, outcome
+from app.commands.job_tables import outcome
+from app.commands.jobs import ServiceUrl
 from app.commands.listings import list_models, print_calibrations
 from app.commands.live import live_view
 from app.commands.model_files import Ref, audit, card, export, import_model, registry

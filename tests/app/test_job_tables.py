@@ -1,0 +1,87 @@
+"""Jobs and learning curves as a terminal shows them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.commands.job_tables import print_curve, print_job
+from app.job_schemas import CurvePoint, TrainingCurve, Validation
+from app.schemas import JobView
+
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+
+
+def job(**known: Any) -> JobView:
+    made: dict[str, Any] = {
+        "id": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+        "type": "train",
+        "status": "running",
+        "queue": "train-cpu",
+        "dataset": "bottles",
+        "model": "bottles",
+        "preset": "snf-glow-tiny",
+        "parameters": {"max_steps": 200},
+        "promote": False,
+        "device": "cpu",
+        "created_at": NOW,
+        "started_at": NOW,
+        "finished_at": None,
+        "attempts": 1,
+        "checkpoint_step": 40,
+        "cancel_requested": False,
+        "pause_requested": False,
+        "retry_of": None,
+        "estimate": None,
+        "progress": {"step": 50, "steps": 200, "fraction": 0.25, "eta_seconds": 61},
+        "metrics": {"bits_per_dim": 2.41},
+        "error": None,
+        "result": None,
+        "links": {},
+    }
+    return JobView(**made | known)
+
+
+def test_a_running_job(capsys: pytest.CaptureFixture[str]) -> None:
+    print_job(job())
+    shown = capsys.readouterr().out
+    for text in (
+        "running",
+        "50 of 200",
+        "25 %",
+        "1:01",
+        "2.4100",
+        "step 40",
+        "max_steps 200",
+        "2026-07-01 12:00:00 UTC",
+    ):
+        assert text in shown
+    assert "error" not in shown
+
+
+def test_a_failed_job_says_why_whatever_brackets_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"title": "Out of memory", "detail": "[bold]needs 3 GB[/]"}
+    print_job(job(status="failed", error=error, finished_at=NOW + timedelta(minutes=2)))
+    shown = capsys.readouterr().out
+    assert "Out of memory: [bold]needs 3 GB[/]" in shown
+    assert "ETA" not in shown
+
+
+def test_a_curve_is_drawn_once_it_has_two_points(capsys: pytest.CaptureFixture[str]) -> None:
+    def curve(steps: int) -> TrainingCurve:
+        points = [
+            CurvePoint(step=step, time=NOW, attempt=1, bits_per_dim=3 / step, reconstruction_error=10.0**-step)
+            for step in range(1, steps + 1)
+        ]
+        found = [Validation(step=steps, time=NOW, attempt=1, bits_per_dim=1.25)]
+        return TrainingCurve(job="06f8m2q1x3z4c5v6b7n8m9k0j1", points=points, validations=found)
+
+    print_curve(curve(1))
+    assert "no curve yet" in capsys.readouterr().out
+    print_curve(curve(6))
+    shown = capsys.readouterr().out
+    assert "training 0.5" in shown
+    assert "validation 1.25" in shown
+    assert "reconstruction error 1e-06" in shown
+    assert any(0x2800 < ord(one) < 0x2900 for one in shown)  # Braille dots
+    assert "steps 1 to 6" in shown
