@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 DECODERS = min(4, os.cpu_count() or 1)
 AT_ONCE = 8
 """Files that one thread decodes before it takes others: handing over costs more than a small one."""
-AHEAD = 4
+REQUESTS = 4
+"""So many of what one request to a service would hold are a batch: a verdict costs less among many."""
+AHEAD = 2
 """Batches that wait, decoded or scored: the model must not."""
 
 
@@ -43,7 +45,7 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     loaded.scorer.calibration.check_alpha(question.alpha, question.detail == "full")
     if question.explain:
         loaded.scorer.require_places()
-    decoded = ahead(_decoded(files, loaded, question.size), AHEAD)
+    decoded = ahead(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
     with closing(ahead(_scored(decoded, loaded, question), AHEAD)) as batches:
         first = 0
         for items, outcomes in batches:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Output(Protocol):
 class Json:
     """One JSON document, written while the scoring goes on: memory does not grow with the number of images.
 
-    The model stands first, so that results wait until one of them has told it.
+    A result is a line of its own. The model stands first, so that results wait until one of them has told it.
     """
 
     def __init__(self, count: int) -> None:
@@ -41,7 +40,7 @@ class Json:
 
     def add(self, part: Part) -> None:
         """Writes results."""
-        texts = [indent(one.model_dump_json(exclude_unset=True, indent=2), "    ") for one in part.results]
+        texts = ["    " + one.model_dump_json(exclude_unset=True) for one in part.results]
         if not self._begun and part.model is None:
             self._waiting += texts
             return
