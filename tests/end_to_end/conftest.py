@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -41,23 +42,30 @@ def other_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return barely_trained(tmp_path_factory.mktemp("other-artifact"), 1)
 
 
-def make_home(artifact: Path) -> Path:
+@contextmanager
+def installed(artifact: Path) -> Iterator[Path]:
+    """A new `SNF_HOME` that has the artifact."""
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     Registry(home / "registry").publish(artifact, MODEL)
-    return home
+    yield home
+    shutil.rmtree(home)
 
 
 @pytest.fixture
 def home(artifact: Path) -> Iterator[Path]:
-    folder = make_home(artifact)
-    yield folder
-    shutil.rmtree(folder)
+    with installed(artifact) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_home(artifact: Path) -> Iterator[Path]:
+    """One for all tests of a module."""
+    with installed(artifact) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def house(artifact: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts: broker, worker and service."""
-    folder = make_home(artifact)
-    with running("app.cli", "up", home=folder) as client:
+    with installed(artifact) as folder, running("app.cli", "up", home=folder) as client:
         yield client
-    shutil.rmtree(folder)

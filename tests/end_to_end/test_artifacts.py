@@ -16,7 +16,7 @@ from models.artifact_tar import pack
 from models.files import sha256_file
 from models.manifest import FILE
 from models.registry import Registry
-from tests.end_to_end.conftest import MODEL, make_home
+from tests.end_to_end.conftest import MODEL
 from tests.end_to_end.service import DIGITS, running, score_one
 from tests.end_to_end.test_admission import half_a_post
 from tests.models.helpers import edit_manifest
@@ -27,15 +27,8 @@ LARGEST = 4 * 2**20
 
 
 @pytest.fixture(scope="module")
-def home(artifact: Path) -> Iterator[Path]:
-    folder = make_home(artifact)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[httpx.Client]:
-    with running("app.serve", home=home, max_model_bytes=LARGEST) as client:
+def client(module_home: Path) -> Iterator[httpx.Client]:
+    with running("app.serve", home=module_home, max_model_bytes=LARGEST) as client:
         yield client
 
 
@@ -51,7 +44,7 @@ def names(client: httpx.Client) -> list[str]:
     return [one["name"] for one in client.get("/v1/models").json()["models"]]
 
 
-def test_a_model_goes_out_and_in_and_scores_the_same(client: httpx.Client, home: Path) -> None:
+def test_a_model_goes_out_and_in_and_scores_the_same(client: httpx.Client, module_home: Path) -> None:
     exported = client.get(f"/v1/models/{MODEL}/artifact")
     assert (exported.status_code, exported.headers["content-type"]) == (200, "application/x-tar")
     assert exported.headers["content-disposition"] == f'attachment; filename="{MODEL}-1.tar"'
@@ -67,7 +60,7 @@ def test_a_model_goes_out_and_in_and_scores_the_same(client: httpx.Client, home:
     image = DIGITS[0].read_bytes()
     assert score_one(client, "copy", image) == score_one(client, MODEL, image)
     assert client.get("/v1/models/copy/artifact").content == exported.content
-    assert left(home) == []
+    assert left(module_home) == []
 
     assert bring(client, exported.content, "copy").json()["version"] == 2
     assert bring(client, exported.content, "copy", promote=True).headers["location"] == "/v1/models/copy:3"
@@ -76,7 +69,7 @@ def test_a_model_goes_out_and_in_and_scores_the_same(client: httpx.Client, home:
     assert client.get("/v1/models/nobody/artifact").json()["type"] == "model-not-found"
 
 
-def test_a_shipped_model_fits(home: Path, client: httpx.Client) -> None:
+def test_a_shipped_model_fits(module_home: Path, client: httpx.Client) -> None:
     data = client.get("/v1/models/mnist-snf-glow/artifact").content
     assert bring(client, data, "mnist-snf-glow").headers["location"] == "/v1/models/mnist-snf-glow:2"
 
@@ -180,7 +173,7 @@ def no_manifest(folder: Path) -> None:
 )
 def test_nothing_is_left_of_a_bad_one(
     client: httpx.Client,
-    home: Path,
+    module_home: Path,
     artifact: Path,
     tmp_path: Path,
     spoil: Callable[[Path], None],
@@ -191,15 +184,15 @@ def test_nothing_is_left_of_a_bad_one(
     answer = bring(client, b"".join(pack(folder).pieces), "spoilt")
     assert (answer.status_code, answer.json()["type"]) == (422, "model-refused"), answer.text
     assert says in answer.json()["detail"]
-    assert str(home) not in answer.text
+    assert str(module_home) not in answer.text
     assert "spoilt" not in names(client)
-    assert not (home / "registry" / "spoilt").exists()
-    assert left(home) == []
+    assert not (module_home / "registry" / "spoilt").exists()
+    assert left(module_home) == []
     assert not Path("/tmp/snf-exploited").exists()
     score_one(client, MODEL, DIGITS[0].read_bytes())
 
 
-def test_what_is_no_upload_of_a_model(client: httpx.Client, home: Path, artifact: Path) -> None:
+def test_what_is_no_upload_of_a_model(client: httpx.Client, module_home: Path, artifact: Path) -> None:
     data = b"".join(pack(artifact).pieces)
     for answer, status, slug in (
         (bring(client, data, "Bad"), 422, "invalid-request"),
@@ -214,13 +207,13 @@ def test_what_is_no_upload_of_a_model(client: httpx.Client, home: Path, artifact
     ):
         assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
     with half_a_post(client, "/v1/models?name=spoilt", data, TAR["content-type"]):
-        until(lambda: left(home), 30)
-    until(lambda: not left(home), 30)
+        until(lambda: left(module_home), 30)
+    until(lambda: not left(module_home), 30)
     assert "spoilt" not in names(client)
 
 
 def test_the_job_of_another_service_is_forgotten(
-    client: httpx.Client, home: Path, artifact: Path, tmp_path: Path
+    client: httpx.Client, module_home: Path, artifact: Path, tmp_path: Path
 ) -> None:
     """Else a job of that name would take it for its own."""
     folder = Path(shutil.copytree(artifact, tmp_path / "made-by-a-job"))
@@ -230,8 +223,8 @@ def test_the_job_of_another_service_is_forgotten(
         brought = bring(client, data, "twice")
         assert (brought.status_code, brought.json()["version"]) == (201, version)
         assert brought.json()["manifest"]["training"]["job"] is None
-    assert Registry(home / "registry").of_job("twice", "06f8m2q1x3z4c5v6b7n8m9k0j1") is None
-    assert {path.name for path in (home / "registry" / "twice" / "1").iterdir()} == set(NAMES)
+    assert Registry(module_home / "registry").of_job("twice", "06f8m2q1x3z4c5v6b7n8m9k0j1") is None
+    assert {path.name for path in (module_home / "registry" / "twice" / "1").iterdir()} == set(NAMES)
     score_one(client, "twice:2", DIGITS[0].read_bytes())
 
 

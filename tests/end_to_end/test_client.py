@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +30,6 @@ from app.client import (
 )
 from app.client.events import End
 from app.client.pictures import Pictures
-from tests.end_to_end.conftest import make_home
 from tests.end_to_end.service import DIGITS, ROOT, await_ready, environment, free_port, running, score_one
 from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
 from tests.worker.helpers import until
@@ -41,16 +39,9 @@ MODEL = "digits"
 
 
 @pytest.fixture(scope="module")
-def home(artifact: Path) -> Iterator[Path]:
-    folder = make_home(artifact)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def house(home: Path) -> Iterator[httpx.Client]:
+def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli", "up", home=home, train_threads=1) as client:
+    with running("app.cli", "up", home=module_home, train_threads=1) as client:
         yield client
 
 
@@ -130,8 +121,8 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
     assert "line-1" not in {one.source for one in drift}  # detail=full is not watched
 
 
-def test_a_request_that_is_too_large_is_cut(home: Path) -> None:
-    with running("app.serve", home=home, max_images_per_request=5) as http, Client(str(http.base_url)) as client:
+def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
+    with running("app.serve", home=module_home, max_images_per_request=5) as http, Client(str(http.base_url)) as client:
         for images in (ARRAY, DIGITS):
             assert [one.index for one in client.score(MODEL, images).results] == list(range(len(DIGITS)))
 
@@ -265,7 +256,9 @@ def test_jobs_are_steered(client: Client) -> None:
     assert client.jobs.cancel(client.jobs.retry(job.id).id).status == "cancelled"
 
 
-def test_events_and_calls_go_on_across_restarts_of_the_service(client: Client, house: httpx.Client, home: Path) -> None:
+def test_events_and_calls_go_on_across_restarts_of_the_service(
+    client: Client, house: httpx.Client, module_home: Path
+) -> None:
     parameters = TRAINING | {"max_steps": 300, "validations": 2}
     job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
     seen: list[Event] = []
@@ -283,7 +276,7 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(client: Client, h
     for reader in readers:
         reader.start()
     until(lambda: any(event.event == "metrics" for event in async_seen))
-    kill(home, "app.serve")
+    kill(module_home, "app.serve")
     # Repeated until the service is back.
     assert client.jobs.get(job.id).id == job.id
     assert likelihoods(client, ARRAY[:3])
@@ -298,17 +291,17 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(client: Client, h
     assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
 
 
-def test_scoring_goes_on_across_a_restart(home: Path) -> None:
+def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     """The service is killed while images are scored, and started again at the same address."""
     port = free_port()
     wanted = np.arange(3000) % len(ARRAY)
 
     def start() -> subprocess.Popen[bytes]:
-        log = (home / "restarted.log").open("ab")
-        variables = environment(home, port=port)
+        log = (module_home / "restarted.log").open("ab")
+        variables = environment(module_home, port=port)
         process = subprocess.Popen([sys.executable, "-m", "app.serve"], cwd=ROOT, env=variables, stdout=log, stderr=log)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            await_ready(http, process, home / "restarted.log")
+            await_ready(http, process, module_home / "restarted.log")
         return process
 
     told: list[float] = []
@@ -333,8 +326,8 @@ def test_scoring_goes_on_across_a_restart(home: Path) -> None:
         process.wait()
 
 
-def test_a_service_that_stays_away(home: Path) -> None:
-    with running("app.serve", home=home) as http:
+def test_a_service_that_stays_away(module_home: Path) -> None:
+    with running("app.serve", home=module_home) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):

@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.registry import Registry
-from tests.end_to_end.conftest import barely_trained, make_home
+from tests.end_to_end.conftest import barely_trained
 from tests.end_to_end.service import DIGITS, files, running
 
 MODEL = "/v1/models/mnist-snf-glow"
 
 
 @pytest.fixture(scope="module")
-def client(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A service with a model that knows no places beside those that do."""
-    home = make_home(artifact)
     dense = barely_trained(tmp_path_factory.mktemp("dense"), 0, "snf-fc-2l")
-    Registry(home / "registry").publish(dense, "dense")
-    with running("app.serve", home=home) as client:
+    Registry(module_home / "registry").publish(dense, "dense")
+    with running("app.serve", home=module_home) as client:
         yield client
 
 

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -21,7 +20,6 @@ import pytest
 from httpx_sse import connect_sse
 
 from app.event_streams import LOOK_S
-from tests.end_to_end.conftest import make_home
 from tests.end_to_end.service import await_job, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
@@ -45,16 +43,9 @@ Events = list[Event]
 
 
 @pytest.fixture(scope="module")
-def home(artifact: Path) -> Iterator[Path]:
-    folder = make_home(artifact)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def house(home: Path) -> Iterator[httpx.Client]:
+def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with few event streams."""
-    with running("app.cli", "up", home=home, max_event_streams=STREAMS, train_threads=1) as client:
+    with running("app.cli", "up", home=module_home, max_event_streams=STREAMS, train_threads=1) as client:
         yield client
 
 
@@ -144,22 +135,24 @@ class Followed:
 
 
 @pytest.fixture(scope="module")
-def followed(house: httpx.Client, home: Path) -> Followed:
+def followed(house: httpx.Client, module_home: Path) -> Followed:
     job = submit(house, model="followed", parameters=TRAINING | {"max_steps": STEPS, "validations": 3})
-    watch = ThreadPoolExecutor(1).submit(snf, home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url))
+    watch = ThreadPoolExecutor(1).submit(
+        snf, module_home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url)
+    )
     clients = [CutOffClient(house.base_url, job["id"], every) for every in (1, 7)]
     for client in clients:
         client.start()
     patient = clients[1]
     until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 4)
-    kill(home, "worker.train")
+    kill(module_home, "worker.train")
     # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
     until(lambda: all(client.count("state") == 6 for client in clients))
     time.sleep(2 * LOOK_S)
     seen = patient.count("metrics")
-    kill_broker(home)
+    kill_broker(module_home)
     until(lambda: patient.count("metrics") > seen)
-    kill(home, "app.serve")
+    kill(module_home, "app.serve")
     until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")
     for client in clients:
@@ -258,7 +251,7 @@ def test_the_curve_rises_strictly(house: httpx.Client, followed: Followed) -> No
     assert found == {one["step"]: one["bits_per_dim"] for one in curve["validations"]}
 
 
-def test_previews_and_log(house: httpx.Client, home: Path, followed: Followed) -> None:
+def test_previews_and_log(house: httpx.Client, module_home: Path, followed: Followed) -> None:
     path = f"/v1/jobs/{followed.job['id']}"
     samples = house.get(f"{path}/samples").json()["samples"]
     assert samples[-1]["step"] == STEPS
@@ -269,7 +262,7 @@ def test_previews_and_log(house: httpx.Client, home: Path, followed: Followed) -
     missing = house.get(f"{path}/samples/{STEPS - 1}")
     assert (missing.status_code, missing.json()["type"]) == (404, "sample-not-found")
 
-    log = home / "jobs" / followed.job["id"] / "trainer.log"
+    log = module_home / "jobs" / followed.job["id"] / "trainer.log"
     log.write_bytes(log.read_bytes() + b"one line\nand another\n")
     whole = house.get(f"{path}/log").text
     assert whole.endswith("\n")
@@ -285,9 +278,9 @@ def test_result(house: httpx.Client, followed: Followed) -> None:
     assert house.get(result["links"]["model"]).status_code == 200
 
 
-def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, home: Path, followed: Followed) -> None:
+def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, module_home: Path, followed: Followed) -> None:
     def jobs(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return snf(home, "jobs", *arguments, "--url", str(house.base_url))
+        return snf(module_home, "jobs", *arguments, "--url", str(house.base_url))
 
     job_id = followed.job["id"]
     listed = jobs("list", "--status", "succeeded").stdout
@@ -312,7 +305,7 @@ def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, home: Path,
     assert again.endswith(" is queued\n")
     assert jobs("cancel", again.split()[0]).returncode == 0
     assert jobs("watch", "0" * 26).returncode == 2
-    assert snf(home, "jobs", "watch", waiting, "--url", "http://127.0.0.1:1").returncode == 3
+    assert snf(module_home, "jobs", "watch", waiting, "--url", "http://127.0.0.1:1").returncode == 3
 
 
 def test_streams_are_few_and_free_again(house: httpx.Client) -> None:
@@ -336,13 +329,15 @@ def test_streams_are_few_and_free_again(house: httpx.Client) -> None:
     assert events[-1][1:] == ("end", {"status": "cancelled"})
 
 
-def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(house: httpx.Client, home: Path) -> None:
+def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(
+    house: httpx.Client, module_home: Path
+) -> None:
     job = submit(house, model="paused", parameters=ENDLESS)
     house.post(f"/v1/jobs/{job['id']}/pause")
     await_job(house, job["id"], "paused")
     with contextlib.ExitStack() as stack:
         source = None
-        with running("app.serve", home=home) as service:
+        with running("app.serve", home=module_home) as service:
             source = stack.enter_context(connect_sse(service, "GET", f"/v1/jobs/{job['id']}/events"))
             lines = source.response.iter_lines()
             while '"paused"' not in next(lines):

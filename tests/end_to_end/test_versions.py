@@ -1,6 +1,5 @@
 """Aliases and versions over HTTP: an alias moves and goes back without a restart, and what is used stays."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import httpx
 import pytest
 
 from models.registry import Registry
-from tests.end_to_end.conftest import MODEL, make_home
+from tests.end_to_end.conftest import MODEL
 from tests.end_to_end.service import DIGITS, await_job, files, running
 from tests.worker.helpers import until
 
@@ -17,17 +16,11 @@ PATH = f"/v1/models/{MODEL}"
 
 
 @pytest.fixture(scope="module")
-def home(artifact: Path, other_artifact: Path) -> Iterator[Path]:
-    folder = make_home(artifact)
+def client(module_home: Path, other_artifact: Path) -> Iterator[httpx.Client]:
+    """An installation with four versions, the first of which differs."""
     for _ in range(3):
-        Registry(folder / "registry").publish(other_artifact, MODEL)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[httpx.Client]:
-    with running("app.cli", "up", home=home) as client:
+        Registry(module_home / "registry").publish(other_artifact, MODEL)
+    with running("app.cli", "up", home=module_home) as client:
         yield client
 
 
@@ -87,14 +80,14 @@ def test_live_stays_and_shipped_models_stay(client: httpx.Client) -> None:
     assert refused(client.delete("/v1/models/nobody/versions/1")) == (404, "model-not-found")
 
 
-def test_a_deleted_version_answers_no_more(client: httpx.Client, home: Path) -> None:
+def test_a_deleted_version_answers_no_more(client: httpx.Client, module_home: Path) -> None:
     assert scored_by(client, f"{MODEL}:3") == 3
     deleted = client.delete(f"{PATH}/versions/3")
     assert (deleted.status_code, deleted.content) == (204, b""), deleted.text
     assert client.get(f"{PATH}:3").status_code == 404
     until(lambda: scored_by(client, f"{MODEL}:3") == "model-not-found", 20)
     assert scored_by(client) == 1
-    assert not (home / "registry" / MODEL / "3").exists()
+    assert not (module_home / "registry" / MODEL / "3").exists()
     assert refused(client.delete(f"{PATH}/versions/3")) == (404, "model-not-found")
 
 
@@ -110,9 +103,9 @@ def test_a_version_stays_while_a_job_uses_it(client: httpx.Client) -> None:
     assert client.delete(f"{PATH}/versions/4").status_code == 204
 
 
-def test_a_job_whose_version_was_taken_away_says_so(client: httpx.Client, home: Path) -> None:
-    Registry(home / "registry").publish(home / "registry" / MODEL / "2", MODEL)
+def test_a_job_whose_version_was_taken_away_says_so(client: httpx.Client, module_home: Path) -> None:
+    Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", MODEL)
     queued = client.post("/v1/jobs", json={"type": "score", "dataset": "mnist-mini", "model": f"{MODEL}:5"}).json()
-    Registry(home / "registry").remove(MODEL, 5)
+    Registry(module_home / "registry").remove(MODEL, 5)
     failed = await_job(client, queued["id"], "failed")
     assert "has no version 5; it has: [1, 2]" in failed["error"]["detail"]
