@@ -1,10 +1,12 @@
-"""What a person does that Playwright has no call for: drop files, paste them, read a notice."""
+"""What a person does and has that Playwright has no call for: files dropped and pasted, notices, a slow line."""
 
 import base64
 import mimetypes
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
+
+SLOW_BYTES_S = 100_000
 
 TRANSFER = """
 function transfer(files) {
@@ -45,6 +47,14 @@ def drop(target: Locator, *paths: Path) -> None:
 def paste(page: Page, *paths: Path) -> None:
     """Pastes files where the focus is."""
     page.evaluate(PASTE, list(map(_file, paths)))
+
+
+def slow_uploads(page: Page) -> None:
+    """Sends so slowly that one sees it."""
+    page.context.new_cdp_session(page).send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": SLOW_BYTES_S},
+    )
 
 
 def toast(page: Page, text: str) -> Locator:

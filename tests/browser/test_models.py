@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import toast
+from tests.browser.helpers import slow_uploads, toast
 from tests.browser.looks import HEIGHT, LOOKS, in_every_look
 from tests.end_to_end.service import DIGITS, await_job, files
 from tests.end_to_end.uploads import upload
@@ -344,8 +344,30 @@ def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Clien
     axe(page)
     page.get_by_label("File").set_input_files(download.value.path())
     page.get_by_role("textbox", name="Name").fill("moved")
-    page.get_by_role("button", name="Upload").click()
+    upload, progress = page.get_by_role("button", name="Upload"), page.get_by_role("progressbar", name="Upload")
+    slow_uploads(page)
+    upload.click()
+    expect(progress).to_be_visible()
+    axe(page)
+    page.get_by_role("button", name="Cancel").click()
+    expect(progress).to_have_count(0)
+    assert house.get("/v1/models/moved").status_code == 404
+    upload.click()
+    expect(page.get_by_text("Checking its weights")).to_be_visible()
     page.get_by_role("link", name="moved:1").click()
     expect(page.get_by_role("heading", level=1, name="moved")).to_be_visible()
     sums = [house.get(f"/v1/models/{name}:1").json()["manifest"]["log_dets"]["total"] for name in (digits, "moved")]
     assert sums[0] == sums[1]
+
+
+def test_a_file_that_is_no_model_is_refused(page: Page, collector: Collector, tmp_path: Path) -> None:
+    page.goto("/#/models")
+    page.get_by_text("Upload a model").click()
+    wrong = tmp_path / "model.tar"
+    wrong.write_bytes(b"no tar" * 1000)
+    page.get_by_label("File").set_input_files(wrong)
+    page.get_by_role("textbox", name="Name").fill("wrong")
+    with collector.expected("status of 4"):
+        page.get_by_role("button", name="Upload").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("button", name="Upload")).to_be_visible()

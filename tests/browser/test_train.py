@@ -11,14 +11,13 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop
+from tests.browser.helpers import drop, slow_uploads
 from tests.browser.looks import in_every_look
 from tests.end_to_end.service import DIGITS
 
 pytestmark = pytest.mark.timeout(180)
 
 TRAINED_MS = 120_000
-SLOW_BYTES_S = 100_000
 
 
 @pytest.fixture
@@ -30,14 +29,6 @@ def digits(tmp_path: Path) -> Path:
             archive.write(digit, f"lot-{1 + index % 2}/{digit.name}")
         archive.writestr("lot-1/notes.txt", bytes(500_000))  # no image, and some seconds to send
     return path
-
-
-def slow_uploads(page: Page) -> None:
-    """Sends so slowly that one sees it."""
-    page.context.new_cdp_session(page).send(
-        "Network.emulateNetworkConditions",
-        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": SLOW_BYTES_S},
-    )
 
 
 def opened(page: Page) -> None:

@@ -48,12 +48,13 @@ export async function picture(path, options) {
   return URL.createObjectURL(await (await call(path, options)).blob());
 }
 
-/** Sends a form and tells how far it is; `fetch` cannot. */
-export function upload(path, form, { progress, signal } = {}) {
+/** Sends a form, or a file of a media type, and tells how far it is; `fetch` cannot. */
+export function upload(path, body, { query, type, progress, signal } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", path);
-    for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
+    request.open("POST", address(path, query));
+    const headers = type ? { "Content-Type": type, ...authorization() } : authorization();
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.responseType = "text";
     request.upload.onprogress = (event) => progress?.(event.loaded, event.total);
     request.onload = async () => {
@@ -61,14 +62,14 @@ export function upload(path, form, { progress, signal } = {}) {
       if (request.status < 400) return resolve(answer);
       const problem = new Problem(request.status, answer);
       if (request.status === 401 && (await askForKey(problem.message))) {
-        return upload(path, form, { progress, signal }).then(resolve, reject);
+        return upload(path, body, { query, type, progress, signal }).then(resolve, reject);
       }
       return reject(problem);
     };
     request.onerror = () => reject(unreachable());
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
     signal?.addEventListener("abort", () => request.abort());
-    request.send(form);
+    request.send(body);
   });
 }
 
