@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands import completion
-from app.commands.common import Json, Key, print_answer
+from app.commands.common import USAGE, Json, Key, fail, print_answer
 from app.commands.job_tables import outcome, print_curve, print_job, print_jobs
 from app.commands.live import live_view
 from app.commands.service import followed, service, this_machine
@@ -93,6 +94,21 @@ def log(
     """Show the end of what a job's training processes printed."""
     with service(this_machine(url), key) as client:
         typer.echo(client.jobs.log(job_id, tail=tail), nl=False)
+
+
+@jobs.command()
+def download(
+    job_id: JobId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file.")] = Path("scores.parquet"),
+    url: ServiceUrl = None,
+    key: Key = None,
+) -> None:
+    """Fetch the table of a job that scored a dataset."""
+    with service(this_machine(url), key) as client:
+        if (kind := client.jobs.get(job_id).type) != "score":
+            raise fail(f"{job_id} is a job of type {kind}: only those of type score have a table", USAGE)
+        client.jobs.download(job_id, out)
+    typer.echo(f"the table is in {out}")
 
 
 @jobs.command()

@@ -14,6 +14,7 @@ from app.commands.jobs import ServiceUrl
 from app.commands.listings import list_models, print_calibrations
 from app.commands.live import live_view
 from app.commands.model_files import Ref, audit, card, export, import_model, registry
+from app.commands.model_table import print_model
 from app.commands.service import followed, service, this_machine
 
 if TYPE_CHECKING:
@@ -104,14 +105,23 @@ def use_calibration(
 
 
 @models.command("show")
-def show_model(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Show the manifest of a model, its calibration in use and how it is served, as JSON."""
+def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """Show what a model is, what it learned from, how good it is and how it is served; as JSON with its manifest."""
     if url:
         with service(url, key) as client:
-            print_answer(client.models.get(model))
+            found = client.models.get(model)
     else:
         with errors_for_people():
-            print_answer(registry().resolve(model).manifest)
+            from app.calibration_views import view_of
+            from app.model_views import detail
+
+            here = registry()
+            version = here.resolve(model)
+            found = detail(version, view_of(here, version.name, version.version, version.calibration), None)
+    if as_json:
+        print_answer(found)
+    else:
+        print_model(found)
 
 
 @models.command()

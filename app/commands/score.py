@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.commands import completion
 from app.commands.common import (
     ANOMALY,
     DEFAULT_MODEL,
@@ -22,6 +23,7 @@ from app.commands.common import (
     fail,
 )
 from app.commands.progress import images_bar
+from app.commands.score_dataset import score_dataset
 from app.commands.score_file import score_to_file
 from app.commands.service import service
 
@@ -35,7 +37,9 @@ Detail = Annotated[
 
 
 def score(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Image files, or folders of them.", show_default=False)
+    ] = None,
     model: Model = DEFAULT_MODEL,
     alpha: Alpha = None,
     draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws an image.")] = 1,
@@ -54,6 +58,16 @@ def score(
             "--source", help="Camera or lot of the images: a service watches drift by it.", show_default=False
         ),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="Instead of files: a dataset that a running service has; its workers share the images.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")] = False,
     out: Annotated[
         Path | None,
@@ -63,14 +77,22 @@ def score(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score image files."""
+    """Score image files, or a whole dataset of a service."""
+    if (dataset is None) == (not paths):
+        raise fail("name image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
         raise fail("--source is for a service that watches drift: it wants --url (or SNF_URL)", USAGE)
-    if out is not None and url:
-        raise fail("--out scores in this process, without --url (or SNF_URL)", USAGE)
-    if out is not None and (draws != 1 or detail != "basic" or explain is not None):
-        raise fail("--out scores with one draw an image, without --draws, --detail and --explain", USAGE)
-    files = _files(paths)
+    if out is not None and url and dataset is None:
+        raise fail("--out scores files in this process, without --url (or SNF_URL)", USAGE)
+    if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
+        raise fail("--out scores with one draw an image, without --draws, --detail, --explain and --source", USAGE)
+    if dataset is not None:
+        if out is None:
+            raise fail("--dataset wants --out, the Parquet file for its scores", USAGE)
+        good, anomalies = score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
+        _exit(good, anomalies, fail_on_anomaly)
+        return
+    files = _files(paths or [])
     if out is not None:
         with errors_for_people():
             found = score_to_file(files, out, model, alpha, as_json)

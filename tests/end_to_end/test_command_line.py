@@ -121,6 +121,12 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
         audit = snf(home, "models", "audit", "digits", "-n", "2", "--json", *where)
         assert audit.returncode == 0, audit.stderr
         assert json.loads(audit.stdout)["agrees"]
+        shown = snf(home, "models", "show", "digits", "--json", *where)
+        detail = json.loads(shown.stdout)
+        assert (detail["name"], detail["version"], detail["calibration"]["number"]) == ("digits", 1, 0)
+        table = snf(home, "models", "show", "digits", *where).stdout
+        assert f"{detail['manifest']['evaluation']['test_bits_per_dim']:.4f} bits/dim" in table
+        assert ("served by" in table) == bool(where)
         assert "agree" in snf(home, "models", "audit", "digits", "-n", "1", *where).stdout
     here, there = tmp_path / "here.tar", tmp_path / "there.tar"
     assert snf(home, "models", "export", "digits", "-o", str(here)).returncode == 0
@@ -129,6 +135,30 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
     brought = snf(home, "models", "import", "moved", str(there), *remote)
     assert brought.stdout == "registered moved:1\n"
     assert snf(home, "models", "import", "moved", str(DIGITS[0]), *remote).returncode == 2
+
+
+def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_path: Path) -> None:
+    out, remote = tmp_path / "scores.parquet", ["--url", str(house.base_url)]
+    scoring = ["score", "--dataset", "mnist-mini", "-m", "digits", *remote]
+    done = snf(home, *scoring, "--out", str(out), "--json", "--alpha", "0.1")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    table = parquet.read_table(out)
+    assert table.num_rows == told["images"] == 600
+    assert sum(table["is_anomaly"].to_pylist()) == told["anomalies"]
+    again = tmp_path / "again.parquet"
+    assert snf(home, "jobs", "download", told["job"], "--out", str(again), *remote).returncode == 0
+    assert again.read_bytes() == out.read_bytes()
+    for wrong in (
+        [],
+        [str(DIGITS[0]), "--out", str(out)],
+        ["--out", str(out), "--draws", "2"],
+        ["--out", str(tmp_path)],
+    ):
+        assert snf(home, *scoring, *wrong).returncode == 2, wrong
+    assert snf(home, "score").returncode == 2
+    nothing = snf(home, "score", "--dataset", "nothing", "--out", str(out), *remote)
+    assert (nothing.returncode, "does not exist" in nothing.stderr) == (2, True)
 
 
 def test_exit_codes(home: Path, tmp_path: Path) -> None:
