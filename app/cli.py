@@ -15,6 +15,7 @@ from app.commands.models import models
 from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
+from worker.garbage import look_rarely
 
 cli = typer.Typer(
     name="snf",
@@ -90,6 +91,7 @@ cli.add_typer(jobs, name="jobs")
 
 def main() -> None:
     """Entry point of the command `snf`."""
+    look_rarely()
     cli()
 
 

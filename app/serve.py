@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 
 from app.service import Service, create_app
+from worker.garbage import look_rarely
 from worker.keys import with_keys
 from worker.logs import configure_logging
 from worker.settings import Settings, load_settings
@@ -68,6 +69,7 @@ def serve(settings: Settings) -> int:
 
 def main() -> int:
     """Entry point of `python -m app.serve`."""
+    look_rarely()
     settings = load_settings()
     configure_logging(settings, "service")
     return serve(settings)

@@ -32,7 +32,7 @@ from models.bijections.conv import SelfNormalizingConv
 from models.build import build_flow
 from models.datasets import Dataset, Images, load_dataset
 from models.flow import Flow, walk
-from models.objectives.self_normalizing import inverse_quality
+from models.objectives.self_normalizing import inverse_errors
 from models.presets import find_preset
 from models.training.loop import Trainer
 
@@ -146,9 +146,7 @@ def main() -> None:
     flows = variants(trainers)
     found = {name: compare(flow, architecture, x) for name, flow in flows.items()}
     errors = {
-        name: {layer: quality.error for layer, quality in inverse_quality(flow, dataset.image_shape).items()}
-        for name, flow in flows.items()
-        if name != "newton-schulz"
+        name: inverse_errors(flow, dataset.image_shape) for name, flow in flows.items() if name != "newton-schulz"
     }
     summary: dict[str, Any] = {
         "preset": PRESET,

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from worker.attempt import limit_memory
+from worker.garbage import look_rarely
 
 SECONDS = 300
 """Largest time that it may take."""
@@ -66,6 +67,7 @@ def check_files(folder: Path) -> None:
 
 def main() -> None:
     """Looks at the folder that the command line names."""
+    look_rarely()
     folder = Path(sys.argv[1])
     os.nice(NICENESS)
     limit_memory(BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir()))

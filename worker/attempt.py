@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.events import EventLog
+from worker.garbage import look_rarely
 from worker.lifeline import watch
 from worker.problems import BrokerDown, StaleAttempt
 from worker.process import Exit, StopReason
@@ -152,6 +153,7 @@ def attempt(work: Work) -> int:
     What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `ModelsError` is final,
     anything else is tried again.
     """
+    look_rarely()
     stop = StopFlag()
     settings = load_settings()
     stop.install(settings.stop_grace_seconds)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from worker.garbage import look_rarely
 from worker.settings import load_settings
 
 VARIABLE = "SNF_LIFELINE_FD"
@@ -65,6 +66,7 @@ def _stop_this_process() -> None:
 
 def main() -> None:
     """Runs the module named on the command line; TERM once the parent is gone, and KILL where that is not heard."""
+    look_rarely()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     watch(lambda _message: None, _stop_this_process)

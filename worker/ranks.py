@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from worker.attempt import JobSpec
 from worker.events import EventLog
+from worker.garbage import look_rarely
 from worker.lifeline import Lifeline, watch
 from worker.process import explain_exit
 from worker.settings import Settings, load_settings
@@ -112,6 +113,7 @@ def _death(rank: int, process: subprocess.Popen[bytes]) -> str:
 
 def main() -> int:
     """Takes part in the training of the job that the command line names, until its first process says otherwise."""
+    look_rarely()
     # The first process is told to stop and tells the others. Memory limit and niceness are inherited from it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from worker.attempt import Fence, JobSpec, StopFlag, attempt, limit_memory
 from worker.broker import redis_client
 from worker.events import EventLog
+from worker.garbage import look_rarely
 from worker.jobs import ACTIVE
 from worker.problems import BrokerDown, JobNotFound
 from worker.process import Exit
@@ -134,6 +135,7 @@ def main() -> int:
     """Entry point: an attempt, or with `--assist` a helper of one."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
+    look_rarely()
     stop = StopFlag()
     settings = load_settings()
     stop.install(settings.stop_grace_seconds)

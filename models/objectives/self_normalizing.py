@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -152,6 +152,12 @@ class InverseQuality:
 
 
 @torch.no_grad()
+def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
+    """Return the error of every learned inverse by the name of its layer, as :func:`inverse_quality` tells it."""
+    return {name: _inverse_error(layer, noise) for name, layer, noise in _probed(flow, image_shape, probes)}
+
+
+@torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
     """Return the quality of every learned inverse by the name of its layer.
 
@@ -160,15 +166,22 @@ def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[st
     the spectral norm, None where ||E|| >= 1, so that it does not hold. Its norms are lower estimates by power
     iteration (:func:`operator_norm`), and so is the bound: no certificate.
     """
-    found = {}
+    return {
+        name: InverseQuality(_inverse_error(layer, noise), _inverse_error_bound(layer, noise[:1]))
+        for name, layer, noise in _probed(flow, image_shape, probes)
+    }
+
+
+def _probed(flow: Flow, image_shape: Shape, probes: int) -> Iterator[tuple[str, SelfNormalizing, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     for _, steps, _ in walk(flow, image_shape):
         for name, layer, shape in steps:
             if isinstance(layer, SelfNormalizing):
-                noise = torch.randn(probes, *shape, generator=generator).to(next(layer.parameters()))
-                error = float((noise - layer.reconstruct(noise)).square().mean().sqrt())
-                found[name] = InverseQuality(error, _inverse_error_bound(layer, noise[:1]))
-    return found
+                yield name, layer, torch.randn(probes, *shape, generator=generator).to(next(layer.parameters()))
+
+
+def _inverse_error(layer: SelfNormalizing, noise: Tensor) -> float:
+    return float((noise - layer.reconstruct(noise)).square().mean().sqrt())
 
 
 def _inverse_error_bound(layer: SelfNormalizing, start: Tensor) -> float | None:

@@ -32,7 +32,7 @@ from models.manifest import (
     TrainingRecord,
     read_manifest,
 )
-from models.objectives.self_normalizing import inverse_quality
+from models.objectives.self_normalizing import inverse_errors
 from models.preprocessing import Preprocessing
 from models.presets import find_preset
 from models.problems import FolderTaken
@@ -164,9 +164,7 @@ def _write_artifact(
                 test_bits_per_dim=bits_per_dim(float(test.mean()), dimensions) if len(test) else None,
                 test_images=len(test),
                 test_nats=-float(test.mean()) if len(test) else None,
-                reconstruction_error=max(
-                    (q.error for q in inverse_quality(trained.flow, shape).values()), default=None
-                ),
+                reconstruction_error=max(inverse_errors(trained.flow, shape).values(), default=None),
             ),
             log_dets=LogDets(layers=log_dets, total=sum(log_dets.values()), weights_sha256=digest),
             calibration=summary,

@@ -1,10 +1,14 @@
 """Real processes for the end-to-end tests: a service alone, or everything that `snf up` starts."""
 
+import atexit
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +29,19 @@ def free_port() -> int:
         return port
 
 
+@functools.cache
+def compiled() -> Path:
+    """What engines compile and measure for a model, kept for all homes of this test run: it takes them seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="snf-compiled-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 def environment(home: Path, **changes: Any) -> dict[str, str]:
+    """The variables of a process of ours: of those around only what is not ours."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "cache").exists():
+        (home / "cache").symlink_to(compiled())
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k != "REDIS_URL"}
     return clean | {"SNF_HOME": str(home), "SNF_NICE": "0"} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
 
@@ -35,12 +51,12 @@ def running(*arguments: str, home: Path, **changes: Any) -> Iterator[httpx.Clien
     """Runs `python -m ...` until the block ends, then asks it to stop and checks that it does so cleanly."""
     port = free_port()
     log = home / f"{arguments[0]}.log"
-    home.mkdir(parents=True, exist_ok=True)
+    variables = environment(home, port=port, **changes)
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
-            env=environment(home, port=port, **changes),
+            env=variables,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

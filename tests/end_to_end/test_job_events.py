@@ -289,7 +289,7 @@ def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, module_home
     assert job_id not in jobs("list", "--status", "failed").stdout
     table = house.get(f"/v1/jobs/{job_id}/metrics?format=csv").text
     assert jobs("metrics", job_id, "--csv").stdout.splitlines() == table.splitlines()
-    assert json.loads(jobs("metrics", job_id).stdout)["job"] == job_id
+    assert json.loads(jobs("metrics", job_id, "--json").stdout)["job"] == job_id
     assert jobs("log", job_id).stdout == house.get(f"/v1/jobs/{job_id}/log").text
     watched = jobs("watch", job_id)
     assert watched.returncode == 0

@@ -12,7 +12,7 @@ from models.bijections.conv import SelfNormalizingConv
 from models.bijections.convolution import FactorisedConvolution, Size
 from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
 from models.build import build_flow
-from models.objectives.self_normalizing import SelfNormalizingObjective, inverse_quality
+from models.objectives.self_normalizing import SelfNormalizingObjective, inverse_errors
 from models.training.config import TrainingConfig
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 from tests.models.helpers import dequantised, real_images
@@ -183,4 +183,4 @@ def test_a_whole_flow_of_them_trains_without_factorising(monkeypatch: pytest.Mon
     assert calls.all > 200
     assert calls.cubic == []
     assert [step(index) for index in range(1, 30)][-1] > first + 50
-    assert max(quality.error for quality in inverse_quality(flow, (1, 8, 8)).values()) < 0.2
+    assert max(inverse_errors(flow, (1, 8, 8)).values()) < 0.2
