@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -21,6 +20,7 @@ from models.build import build_flow
 from models.files import sha256_file
 from models.flow import Flow
 from models.manifest import FILE, Manifest, file_label, read_manifest
+from models.no_randomness import NoRandomness
 from models.problems import ArtifactError
 from models.scoring.frozen import layers_with_log_det
 
@@ -55,10 +55,8 @@ def load_artifact(folder: Path) -> Artifact:
     architecture = manifest.architecture
     if architecture.image_shape != manifest.preprocessing.shape:
         raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
-    # Random weights take longer to make than these take to read: none are made.
-    with torch.device("meta"):
+    with NoRandomness():
         flow = build_flow(architecture)
-    flow.to_empty(device="cpu")
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     layers = layers_with_log_det(flow, architecture.image_shape)
     if layers != manifest.log_dets.layers.keys():
