@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NoRandomness(TorchFunctionMode):
-    """While active, initialisers leave tensors as they are, and random or orthogonal ones are zeros.
+    """While active, initialisers leave tensors as they are, and random or orthogonal ones are zeros in the same layout.
 
     Random weights of a large flow take longer to make than its file takes to read. Torch's device "meta" makes none
     either, but imports its compiler to find out their shapes, which takes longer than reading a small model.
@@ -48,4 +48,5 @@ class _Factors(NamedTuple):
 def _no_factors(matrix: Tensor) -> _Factors:
     rows, columns = matrix.shape
     rank = min(rows, columns)
-    return _Factors(matrix.new_zeros(rows, rank), matrix.new_zeros(rank, columns))
+    # Column by column in memory, as LAPACK has them: the order of later sums, and so their last bits, follow from it.
+    return _Factors(matrix.new_zeros(rank, rows).mT, matrix.new_zeros(columns, rank).mT)
