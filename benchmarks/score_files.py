@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Sides:
             "snf score FOLDER --out": lambda name: [*snf, str(self._home / name), "--out", str(self._home / "out")],
             "snf score FOLDER --json --url": lambda name: [*snf, str(self._home / name), "--json", "--url", self._url],
         }
-        return {name: lambda command=command: self._turn(command) for name, command in commands.items()}  # type: ignore[misc]
+        return {name: partial(self._turn, command) for name, command in commands.items()}
 
     def _turn(self, command: Callable[[str], list[str]]) -> float:
         few, everything = self._seconds(command("few")), self._seconds(command("all"))
