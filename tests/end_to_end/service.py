@@ -38,7 +38,7 @@ def compiled() -> Path:
 
 
 def environment(home: Path, **changes: Any) -> dict[str, str]:
-    """The variables of a process of ours, whose home gets the cache `compiled`; of those around only what is not ours."""
+    """The variables of a process of ours, whose home shares the cache `compiled`; of those around what is not ours."""
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "cache").exists():
         (home / "cache").symlink_to(compiled())
