@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,19 @@ def await_part(store: JobStore, job: Job) -> None:
     until(lambda: store.get(job.id).checkpoint_step, 60)
 
 
+@contextmanager
+def unfinished(store: JobStore, job: Job) -> Iterator[None]:
+    """As long as another holds one of its shards, a job cannot be over, however fast the machine."""
+    shards = store.shards(job.id)
+    shards.offer([0])
+    held = shards.claim(3600)
+    assert held is not None
+    try:
+        yield
+    finally:
+        shards.release(*held)
+
+
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     real: Supervisor, store: JobStore, settings: Settings
 ) -> None:
@@ -90,12 +105,13 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
 
     cut, _ = store.create(scoring())
-    thread, outcomes = in_background(real, cut)
-    await_part(store, cut)
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        if f"worker.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
-            os.kill(int(line.parent.name), signal.SIGKILL)
-    thread.join(60)
+    with unfinished(store, cut):
+        thread, outcomes = in_background(real, cut)
+        await_part(store, cut)
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            if f"worker.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
+                os.kill(int(line.parent.name), signal.SIGKILL)
+        thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert store.get(cut.id).fruitless == 0, "its parts are progress"
     assert real.run(cut.id) is Outcome.SUCCEEDED
@@ -106,10 +122,11 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     real: Supervisor, store: JobStore, settings: Settings
 ) -> None:
     job, _ = store.create(scoring())
-    thread, outcomes = in_background(real, job)
-    await_part(store, job)
-    store.request_cancel(job.id)
-    thread.join(60)
+    with unfinished(store, job):
+        thread, outcomes = in_background(real, job)
+        await_part(store, job)
+        store.request_cancel(job.id)
+        thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
     assert 0 < len(kept) < IMAGES / 50
@@ -152,12 +169,13 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
         job = submit_on_model(
             store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
         )
-        # Both have it in hand: one as its attempt, the other to help.
-        until(lambda: [worker.job for worker in presence.workers()] == [job.id, job.id], 60)
-        until(lambda: store.get(job.id).checkpoint_step, 60)
-        owner = store.get(job.id).worker or ""
-        victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
-        os.kill(victim.pid, signal.SIGKILL)
+        with unfinished(store, job):
+            # Both have it in hand: one as its attempt, the other to help.
+            until(lambda: [worker.job for worker in presence.workers()] == [job.id, job.id], 60)
+            await_part(store, job)
+            owner = store.get(job.id).worker or ""
+            victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
+            os.kill(victim.pid, signal.SIGKILL)
         until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
     finally:
         for worker in workers:
