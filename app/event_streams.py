@@ -30,6 +30,8 @@ LOOK_S = 0.35
 KEEP_ALIVE_S = 15.0
 STALLED_S = 30.0
 """Time after which a client that takes nothing loses its place."""
+PROGRESS = "metrics"
+"""The events that there are most of, thousands an hour."""
 RETRY_S = 2
 """Time after which a client should come back."""
 
@@ -62,8 +64,11 @@ class EventStreams:
         finally:
             self._open -= 1
 
-    async def follow(self, job_id: str, folder: Path, cursor: Cursor) -> AsyncIterator[bytes]:
-        """The events of a job after `cursor`, until the job is over or forgotten or the service stops."""
+    async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncIterator[bytes]:
+        """The events of a job after `cursor`, until the job is over or forgotten or the service stops.
+
+        With `brief` those that tell of progress are left out until the stream has caught up with the journal's end.
+        """
         timeline = Timeline(folder / FILE, cursor)
         yield format_sse_event(retry=RETRY_S * 1000)
         sent_at = time.monotonic()
@@ -71,7 +76,8 @@ class EventStreams:
             news = await self._news(job_id, timeline.cursor)
             if news is not None and news.status is None:
                 return
-            looked, encoded = await asyncio.to_thread(_look, timeline, news)
+            looked, encoded = await asyncio.to_thread(_look, timeline, news, brief=brief)
+            brief = brief and looked.more
             if encoded or time.monotonic() - sent_at > KEEP_ALIVE_S:
                 yield encoded or KEEPALIVE_COMMENT
                 sent_at = time.monotonic()
@@ -120,9 +126,11 @@ class EventStream(EventSourceResponse):
             log.info("a client took none of its events for %.0f s and was dropped", STALLED_S)
 
 
-def _look(timeline: Timeline, news: News | None) -> tuple[Advance, bytes]:
+def _look(timeline: Timeline, news: News | None, *, brief: bool) -> tuple[Advance, bytes]:
     looked = timeline.advance(news)
-    return looked, b"".join(map(_encode, looked.told))
+    # The last piece is told whole: it is small, and the newest progress is in it.
+    leave_out = PROGRESS if brief and looked.more else None
+    return looked, b"".join(_encode(told) for told in looked.told if told.kind != leave_out)
 
 
 def _encode(told: Told) -> bytes:

@@ -46,7 +46,9 @@ class RequestMetrics:
 
 
 def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", UNMATCHED)
+    # Files lie under a mount, which is no route of its own but leaves its path.
+    mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+    route = getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED)
     method = scope["method"] if scope["method"] in METHODS else "other"
     house.metrics.observe_request(route, method, status, seconds)
     error = scope.get(ERROR)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -105,22 +106,25 @@ class ScoreTable:
     """Rows that are on the disk once `append` returns.
 
     Takes up a file where it ends, without a row that was written in part. Raises `ValueError` where it has other
-    columns.
+    columns, or another program has it open: both would write a row of the same state.
     """
 
     def __init__(self, path: Path) -> None:
-        path.touch()
-        with path.open("r+b") as file:
-            whole, end, _torn = file.read().rpartition(END)
-            file.truncate(len(whole) + len(end))
+        self._file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
+        except BlockingIOError as error:
+            self._file.close()
+            raise ValueError(f"another program writes {path}: name another table with --table") from error
+        whole, end, _torn = path.read_bytes().rpartition(END)
+        self._file.truncate(len(whole) + len(end))
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames not in (None, COLUMNS):
                 raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}")
             self.states = {State(row["file"], int(row["bytes"]), int(row["modified_ns"])) for row in rows}
-        self._file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
         self._rows = csv.DictWriter(self._file, COLUMNS)
-        if self._file.tell() == 0:
+        if path.stat().st_size == 0:
             self._rows.writeheader()
 
     def append(self, row: Row) -> None:

@@ -232,19 +232,26 @@ class Registry:
     def remove(self, name: str, version: int) -> None:
         """Remove a version with its calibrations: gone for readers at once; its number is never given again.
 
-        Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
-        ``ArtifactError``.
+        The last version takes its name along, and so it may be live. Raises ``VersionInUse`` while any other alias
+        points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``, ``ArtifactError``.
         """
         with self._writing(name):
             self.locate(ModelRef(name, version))
             if self._is_shipped(name, version):
                 raise ModelReadOnly(f"{name}:{version} ships with the product and stays")
-            aliases = sorted(alias for alias, target in self.aliases(name).items() if target == version)
+            aliases = {alias for alias, target in self.aliases(name).items() if target == version}
+            last = self.versions(name) == [version]
+            if last:
+                aliases.discard(LIVE)  # it has nowhere to move
             if aliases:
-                raise VersionInUse(f"{name}:{version} is what {', '.join(aliases)} points at: move that away first")
+                raise VersionInUse(
+                    f"{name}:{version} is what {', '.join(sorted(aliases))} points at: move that away first"
+                )
             remove_leftovers(self.root / name)
             newest = max(version, self._newest_removed(name))
             write_atomically(self.root / name / REMOVED, str(newest).encode())
+            if last:  # the first version that comes after it is live at once
+                write_aliases(self.root / name, {})
             remove_folder(self.root / name / str(version))
             calibrations = self.calibrations(name, version).folder
             if calibrations.exists():

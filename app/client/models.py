@@ -71,7 +71,10 @@ class _Models(Group[S]):
 
     @operation
     def delete_version(self, name: str, version: int) -> Call[None]:
-        """Deletes a version with its calibrations; raises `Conflict` while an alias points at it."""
+        """Deletes a version with its calibrations; raises `Conflict` while an alias points at it.
+
+        The last one may be live, and takes the name along.
+        """
         return Call("DELETE", path("models", name, "versions", version), nothing)
 
 

@@ -81,15 +81,23 @@ class _Enough(stop_base):
 
 def may_repeat(repeat: Repeat, error: BaseException) -> bool:
     """Whether a call may be sent again after an error."""
+    if may_be_done(error):
+        return repeat is Repeat.HARMLESS
     match error:
-        case ServiceUnavailable(sent=False):
-            return True
         case ServiceUnavailable():
-            return repeat is Repeat.HARMLESS
+            return True
         case ProblemError(status=status):
-            return (repeat is not Repeat.UNSENT and status in NOT_DONE) or (
-                repeat is Repeat.HARMLESS and status == PROXY
-            )
+            return repeat is not Repeat.UNSENT and status in NOT_DONE
+    return False
+
+
+def may_be_done(error: BaseException) -> bool:
+    """Whether the service may have done what it was asked, though its answer was lost on the way."""
+    match error:
+        case ServiceUnavailable(sent=sent):
+            return sent
+        case ProblemError(status=status):
+            return status == PROXY
     return False
 
 

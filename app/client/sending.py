@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -15,8 +16,8 @@ import httpx
 from tenacity import AsyncRetrying, Retrying
 
 from app.client.call import Call
-from app.client.problems import ServiceUnavailable, problem_of
-from app.client.retries import Retries
+from app.client.problems import ClientError, ServiceUnavailable, problem_of
+from app.client.retries import Retries, may_be_done
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +36,23 @@ def _lost_connections(base_url: httpx.URL) -> Iterator[None]:
 
 def _unanswered(base_url: httpx.URL, error: httpx.HTTPError) -> str:
     return f"{base_url} does not answer: {error or type(error).__name__}"
+
+
+class _Attempts(Generic[T]):
+    """A call as it is sent next: a deletion whose answer was lost may find nothing, because it was done."""
+
+    def __init__(self, call: Call[T]) -> None:
+        self._call = call
+
+    @contextmanager
+    def one(self) -> Iterator[Call[T]]:
+        """The call for one attempt."""
+        try:
+            yield self._call
+        except ClientError as error:
+            if self._call.method == "DELETE" and may_be_done(error):
+                self._call = replace(self._call, accept=(404,))
+            raise
 
 
 class _Sender:
@@ -67,7 +85,7 @@ class SyncSender(_Sender):
 
     def send(self, call: Call[T]) -> T:
         """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        answer: T = Retrying(**self._retrying(call))(self._once, call)
+        answer: T = Retrying(**self._retrying(call))(self._once, _Attempts(call))
         return answer
 
     def download(self, call: Call[Any], target: Path) -> Path:
@@ -92,8 +110,8 @@ class SyncSender(_Sender):
         """Waits."""
         time.sleep(seconds)
 
-    def _once(self, call: Call[T]) -> T:
-        with self.stream(call) as response:
+    def _once(self, attempts: _Attempts[T]) -> T:
+        with attempts.one() as call, self.stream(call) as response:
             response.read()
             return call.parse(response)
 
@@ -112,7 +130,7 @@ class AsyncSender(_Sender):
 
     async def send(self, call: Call[T]) -> T:
         """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        return await AsyncRetrying(**self._retrying(call))(self._once, call)
+        return await AsyncRetrying(**self._retrying(call))(self._once, _Attempts(call))
 
     async def download(self, call: Call[Any], target: Path) -> Path:
         """Writes the body of an answer into a file, which is there when it is complete."""
@@ -134,10 +152,11 @@ class AsyncSender(_Sender):
         """Waits."""
         await asyncio.sleep(seconds)
 
-    async def _once(self, call: Call[T]) -> T:
-        async with self.stream(call) as response:
-            await response.aread()
-            return call.parse(response)
+    async def _once(self, attempts: _Attempts[T]) -> T:
+        with attempts.one() as call:
+            async with self.stream(call) as response:
+                await response.aread()
+                return call.parse(response)
 
     async def _download(self, call: Call[Any], target: Path) -> None:
         async with self.stream(call) as response:

@@ -76,6 +76,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def say_deleted(what: str, *, as_json: bool) -> None:
+    """Says that something is gone."""
+    if as_json:
+        print_json({"deleted": what})
+    else:
+        typer.echo(f"deleted {what}")
+
+
 def print_answer(answer: BaseModel) -> None:
     """Prints an answer of the service as JSON on stdout, as the service gives it."""
     print_json(answer.model_dump(mode="json"))

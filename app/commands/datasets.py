@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands import completion
-from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, settings
+from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, say_deleted, settings
 from app.commands.dataset_tables import print_datasets, print_report
 from app.commands.progress import bytes_bar
 from app.commands.service import service
@@ -88,7 +88,7 @@ def upload(
 
 
 @datasets.command()
-def delete(name: Name, url: Url = None, key: Key = None) -> None:
+def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Delete an uploaded dataset; models that were trained on it stay."""
     if url:
         with service(url, key) as client:
@@ -96,7 +96,7 @@ def delete(name: Name, url: Url = None, key: Key = None) -> None:
     else:
         with errors_for_people():
             _delete(settings(), name)
-    typer.echo(f"deleted {name}")
+    say_deleted(name, as_json=as_json)
 
 
 @datasets.command("contact-sheet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from app.commands.common import SERVICE, fail
 from app.commands.progress import duration
 
 if TYPE_CHECKING:
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
 
 def print_model(model: ModelDetail) -> None:
     """Prints the facts of a version; those that are unknown are left out."""
+    from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from models.manifest import Manifest
 
-    manifest = Manifest.model_validate(model.manifest)
+    try:
+        manifest = Manifest.model_validate(model.manifest)
+    except ValidationError as error:
+        why = f"the manifest of {model.name}:{model.version} is of another version of this program"
+        raise fail(f"{why}; --json prints it as it is", SERVICE) from error
     architecture, training, found = manifest.architecture, manifest.training, manifest.evaluation
     calibration, serving = model.calibration, model.serving
     rows = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from app.commands import completion
-from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer
+from app.commands.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, say_deleted
 from app.commands.job_tables import outcome
 from app.commands.jobs import ServiceUrl
 from app.commands.listings import list_models, print_calibrations
@@ -170,15 +170,16 @@ def delete(
     version: Annotated[int, typer.Argument(min=1, help="The version.", show_default=False)],
     url: Url = None,
     key: Key = None,
+    as_json: Json = False,
 ) -> None:
-    """Delete a version of a model with its calibrations; refused while an alias points at it."""
+    """Delete a version of a model with its calibrations; refused while an alias points at it, unless it is the last."""
     if url:
         with service(url, key) as client:
             client.models.delete_version(name, version)
     else:
         with errors_for_people():
             registry().remove(name, version)
-    typer.echo(f"deleted {name}:{version}")
+    say_deleted(f"{name}:{version}", as_json=as_json)
 
 
 def _show(found: CalibrationList, as_json: bool) -> None:

@@ -72,6 +72,9 @@ async def follow_job(
     after: Annotated[Cursor, Depends(cursor)],
     house: InHouse,
     _place: Annotated[None, Depends(place)],
+    brief: Annotated[
+        bool, Query(description="Leave out `metrics` of the past, which `/metrics` has in fewer points.")
+    ] = False,
 ) -> Response:
     """Streams `state` at each change of the job's state, and what its trainer reports under the report's own name:
     `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`, `published`,
@@ -84,4 +87,4 @@ async def follow_job(
         return Response(status_code=204)
     if house.draining.is_set():
         raise draining()
-    return EventStream(house.event_streams.follow(job_id, folder_of(job_id, house.settings), after))
+    return EventStream(house.event_streams.follow(job_id, folder_of(job_id, house.settings), after, brief=brief))

@@ -65,7 +65,8 @@ def delete_alias(name: str, alias: Alias, house: InHouse) -> None:
 def delete_version(name: str, version: Version, house: InHouse) -> None:
     """Deletes a version with its calibrations; 409 while an alias points at it or a job that is not over uses it.
 
-    Models that ship with the product stay, with 409. The number is never given to another version.
+    The last version may be live, and takes its name along. Models that ship with the product stay, with 409. The number
+    is never given to another version.
     """
     ref = f"{name}:{version}"
     refuse_in_use(house.jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)

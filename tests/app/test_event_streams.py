@@ -89,6 +89,32 @@ def test_the_journal_goes_on_while_the_job_store_hangs(settings: Settings, store
     with_streams(settings, store, work)
 
 
+def test_a_brief_stream_leaves_the_progress_of_the_past_out(settings: Settings, store: JobStore) -> None:
+    job = store.create(new_job())[0]
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    events = EventLog(folder, 1)
+    many = 10_000  # more than a piece of the journal holds
+    for step in range(many):
+        events.write({"event": "metrics", "step": step})
+        if step in (10, many - 10):
+            events.write({"event": "log", "message": f"at {step}"})
+
+    async def work(streams: EventStreams) -> None:
+        whole = await read_until(streams.follow(job.id, folder, Cursor()), f'"step": {many - 1},')
+        assert [whole.count(kind) for kind in ("metrics", "log", "state")] == [many, 2, 1]
+        stream = streams.follow(job.id, folder, Cursor(), brief=True)
+        kinds = await read_until(stream, f'"step": {many - 1},')
+        assert [kinds.count(kind) for kind in ("log", "state")] == [2, 1]
+        assert kinds[-1] == "metrics", "the newest progress is told"
+        assert kinds.count("metrics") < many / 2
+        for step in range(many, many + 3):
+            events.write({"event": "metrics", "step": step})
+        assert await read_until(stream, f'"step": {many + 2},') == ["metrics"] * 3
+
+    with_streams(settings, store, work)
+
+
 def test_the_stream_of_a_forgotten_job_ends(settings: Settings, store: JobStore) -> None:
     async def work(streams: EventStreams) -> None:
         parts = [part async for part in streams.follow("0" * 26, settings.jobs_dir / ("0" * 26), Cursor())]

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.job_store_watch import JobStoreWatch
 from app.metrics import Metrics
+from app.routers import console
 from app.service import create_app
 from tests.end_to_end.service import DIGITS, files
 from tests.worker.helpers import until
@@ -55,6 +56,8 @@ def test_requests_are_counted_by_template(client: TestClient) -> None:
     client.get("/v1/models/cats")
     client.get("/nowhere/4711")
     client.post("/nowhere/4712")
+    for file in ("js/main.js", "js/none.js"):
+        client.get(f"{console.PATH}/{file}")
     client.request("BREW", "/healthz")
     after = values(client)
 
@@ -66,6 +69,8 @@ def test_requests_are_counted_by_template(client: TestClient) -> None:
     assert more("snf_http_request_seconds_count", route=template, method="GET") == 4
     assert more("snf_http_requests_total", route="unmatched", method="GET", status="404") == 1
     assert more("snf_http_requests_total", route="unmatched", method="POST", status="404") == 1
+    for status in ("200", "404"):
+        assert more("snf_http_requests_total", route=f"{console.PATH}/...", method="GET", status=status) == 1
     assert more("snf_http_requests_total", route="/healthz", method="other", status="405") == 1
     assert more("snf_http_requests_total", route="/metrics", method="GET", status="200") == 1
     routes = {dict(labels)["route"] for name, labels in after if name == "snf_http_requests_total"}

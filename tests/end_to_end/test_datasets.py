@@ -205,8 +205,8 @@ def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) 
     assert (again.returncode, "already" in again.stderr) == (2, True)
     shown = snf(tmp_path / "home", "datasets", "show", "cells")
     assert "bad.png" in shown.stdout
-    deleted = snf(tmp_path / "home", "datasets", "delete", "cells")
-    assert deleted.returncode == 0, deleted.stderr
+    deleted = snf(tmp_path / "home", "datasets", "delete", "cells", "--json")
+    assert (deleted.returncode, json.loads(deleted.stdout)) == (0, {"deleted": "cells"}), deleted.stderr
     names = [one["name"] for one in json.loads(snf(tmp_path / "home", "datasets", "--json").stdout)["datasets"]]
     assert "cells" not in names
     assert snf(tmp_path / "home", "datasets", "show", "cells").returncode == 2

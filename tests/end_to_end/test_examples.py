@@ -157,6 +157,10 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
         with running("app.serve", home=home) as client:
             await_true(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
+            second = subprocess.run(
+                words, cwd=tmp_path, env=around(str(client.base_url)), capture_output=True, text=True, check=False
+            )
+            assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
         with running("app.serve", home=home):

@@ -72,6 +72,15 @@ def test_aliases_that_cannot_be(client: httpx.Client, path: str, body: dict[str,
     assert client.get("/v1/models").json() == before
 
 
+def test_a_model_goes_with_its_last_version(client: httpx.Client, module_home: Path) -> None:
+    Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", "short-lived")
+    assert scored_by(client, "short-lived") == 1
+    assert client.delete("/v1/models/short-lived/versions/1").status_code == 204
+    assert "short-lived" not in {one["name"] for one in client.get("/v1/models").json()["models"]}
+    until(lambda: scored_by(client, "short-lived") == "model-not-found", 20)
+    assert client.get("/readyz").status_code == 200
+
+
 def test_live_stays_and_shipped_models_stay(client: httpx.Client) -> None:
     assert refused(client.delete(f"{PATH}/aliases/live")) == (409, "alias-required")
     assert refused(client.delete(f"{PATH}/versions/1")) == (409, "version-in-use")

@@ -129,6 +129,23 @@ def test_a_removed_version_is_gone_with_its_calibrations_and_its_number(registry
     assert second.version == 2
 
 
+def test_the_last_version_takes_its_name_along(registry: Registry, artifact: Path) -> None:
+    only = registry.publish(artifact, "digits")
+    registry.set_alias("digits", "champion", 1)
+    with pytest.raises(VersionInUse, match="is what champion points at"):
+        registry.remove("digits", 1)
+    registry.remove_alias("digits", "champion")
+    registry.remove("digits", 1)
+    assert not only.path.exists()
+    assert registry.names() == []
+    with pytest.raises(ModelNotFound, match="no model 'digits'"):
+        registry.resolve("digits")
+    with pytest.raises(ModelNotFound):
+        registry.remove("digits", 1)
+    assert registry.publish(artifact, "digits").version == 2
+    assert registry.aliases("digits") == {"live": 2}
+
+
 def test_shipped_models_are_not_removed(zoo: Path, artifact: Path, tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry", zoo=zoo)
     mine = registry.publish(artifact, "shipped", promote=True)

@@ -180,6 +180,23 @@ def test_what_may_not_be_done_twice_is_sent_twice_only_where_it_was_refused() ->
         assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("lost", [DROPPED, Answer(502, b"<html>")], ids=["dropped", "proxy"])
+def test_a_deletion_whose_answer_was_lost_may_find_that_it_was_done(lost: Answer | None) -> None:
+    gone = problem(404, "dataset-not-found")
+    with scripted(lost, gone, lost, gone, BUSY, gone) as server:
+        with Client(server.url, retries=QUICK) as client:
+            client.datasets.delete("cells")
+
+        async def on_a_loop() -> None:
+            async with AsyncClient(server.url, retries=QUICK) as client:
+                await client.models.delete_version("digits", 1)
+
+        asyncio.run(on_a_loop())
+        with Client(server.url, retries=QUICK) as client, pytest.raises(NotFound):
+            client.datasets.delete("never-there")  # what was refused at first was not done
+        assert [request.method for request in server.requests] == ["DELETE"] * 6
+
+
 @pytest.mark.parametrize("refusal", [DROPPED, BUSY])
 def test_an_upload_is_not_repeated(refusal: Answer | None, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x" * 300_000)

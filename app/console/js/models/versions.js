@@ -75,14 +75,16 @@ export class Versions {
   }
 
   async remove(version) {
-    const { name } = this.subject;
-    const text = "Its weights and calibrations are gone for good; the number is not used again.";
+    const { name, entry } = this.subject;
+    const last = entry.versions.length === 1;
+    const text = `Its weights and calibrations are gone for good; the number is not used again.${last ? " It is the only version: the model goes with it." : ""}`;
     if (!(await confirmed(`Delete ${name}:${version}?`, text, "Delete it"))) return;
     await this.change(async () => {
       await call(`/v1/models/${name}/versions/${version}`, { method: "DELETE" });
       this.details.delete(version);
       toast(`${name}:${version} is deleted.`);
-      if (this.subject.ref === `${name}:${version}`) location.hash = `#/models/${name}`;
+      if (last) location.hash = "#/models";
+      else if (this.subject.ref === `${name}:${version}`) location.hash = `#/models/${name}`;
     });
   }
 

@@ -1,0 +1,42 @@
+"""`snf models show` for people, of a service that is newer or older than the command."""
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from app.calibration_views import view_of
+from app.commands.model_table import print_model
+from app.model_schemas import ModelDetail
+from app.model_views import detail
+from models.registry import Registry
+from worker.settings import Settings
+
+
+@pytest.fixture
+def shown(settings: Settings) -> ModelDetail:
+    registry = Registry(settings.registry_dir)
+    version = registry.resolve("mnist-snf-glow")
+    return detail(version, view_of(registry, version.name, version.version, version.calibration), None)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+def test_the_facts_are_shown(shown: ModelDetail, capsys: pytest.CaptureFixture[str]) -> None:
+    print_model(shown)
+    said = capsys.readouterr().out
+    assert "mnist-snf-glow:1" in said
+    assert "1x28x28" in said
+
+
+@pytest.mark.parametrize("change", [{"format_version": 3}, {"architecture": {}}], ids=["format", "architecture"])
+def test_a_manifest_of_another_version_is_no_traceback(
+    shown: ModelDetail, change: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as raised:
+        print_model(shown.model_copy(update={"manifest": shown.manifest | change}))
+    assert raised.value.exit_code == 3
+    assert "the manifest of mnist-snf-glow:1 is of another version of this program" in capsys.readouterr().err
