@@ -10,6 +10,7 @@ one is asked under the registry's lock, right before the version appears.
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 job=spec.id,
                 device=spec.device,
                 ranks=ranks,
+                engine=replace(settings.job_engine_options, device="cpu"),
             )
         version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
     elif spec.promote:

@@ -17,10 +17,11 @@ from safetensors.torch import save_file as save_tensors
 from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
 from models.anomaly.reference_images import ReferenceImages
-from models.artifact import Artifact, image_digest, seal
+from models.artifact import image_digest, seal
 from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.card import model_card
 from models.datasets import Dataset, Images
+from models.engine_options import EngineOptions
 from models.files import new_folder, sha256_file
 from models.images import encode_png, image_grid
 from models.manifest import (
@@ -39,7 +40,7 @@ from models.problems import FolderTaken
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim, score_images
-from models.scoring.scorer import Scorer
+from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
 from models.training.device import training_precision
 from models.training.distributed import Ranks
@@ -63,14 +64,15 @@ def train(
     job: str | None = None,
     device: str = "cpu",
     ranks: Ranks | None = None,
+    engine: EngineOptions | None = None,
 ) -> Path:
     """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
 
     Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
     event, ``should_stop`` is asked after every step. ``device``, "cpu" or "cuda", is that of the steps; what follows
-    them is done on the CPU. Of several ``ranks`` the first one writes the artifact: the others return before it is
-    there. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``, ``DatasetUnfit``, ``PresetNotFound``,
-    ``FolderTaken``, ``DeviceNotFound``, ``RanksUnfit``.
+    them is done on the CPU, by the ``engine`` that is asked for. Of several ``ranks`` the first one writes the
+    artifact: the others return before it is there. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``,
+    ``DatasetUnfit``, ``PresetNotFound``, ``FolderTaken``, ``DeviceNotFound``, ``RanksUnfit``, ``EngineUnavailable``.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
@@ -85,7 +87,8 @@ def train(
     # The trainer goes at once: gradients and moments are not held while the model is evaluated.
     trained = Trainer(dataset, architecture, config, folder, observe, device, ranks).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
-    _write_artifact(path, dataset, preset, config, trained, training_precision(config, device), observe, job)
+    precision = training_precision(config, device)
+    _write_artifact(path, dataset, preset, config, trained, precision, observe, job, engine)
     return path
 
 
@@ -108,13 +111,14 @@ def _write_artifact(
     precision: str,
     observe: Observer,
     job: str | None,
+    options: EngineOptions | None,
 ) -> None:
     shape = dataset.image_shape
     architecture = find_preset(preset).architecture(shape, config.pixel_transform)
     as_they_are = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
-    engine = open_engine(frozen)
+    engine = open_engine(frozen, options)
 
     def tell(part: str, done: int, images: int) -> None:
         observe({"event": "scoring", "part": part, "done": done, "images": images})
@@ -171,7 +175,7 @@ def _write_artifact(
             pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
             files={},
         )
-        samples = Scorer(Artifact(manifest, trained.flow, calibration, pinned)).sample(SAMPLE_COUNT, seed=SAMPLE_SEED)
+        samples = to_pixels(sample_frozen(engine, frozen, SAMPLE_COUNT, seed=SAMPLE_SEED))
         (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
         (folder / CARD).write_text(model_card(manifest))
         seal(folder, manifest)

@@ -12,6 +12,7 @@ from app.problems import Problem
 from app.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry import Registry
+from tests.compiled import share_compiled
 from tests.models.dataset_files import mixed, source, zipped
 from worker.attempt import JobSpec, StopFlag
 from worker.events import EventLog
@@ -23,7 +24,7 @@ PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_ima
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=tmp_path / "home", redis_url="redis://127.0.0.1:1/0", train_threads=1)
+    found = Settings(home=share_compiled(tmp_path / "home"), redis_url="redis://127.0.0.1:1/0", train_threads=1)
     DatasetStore(found.datasets_dir).create("photos", [source(tmp_path / "uploads", zipped(mixed()))])
     return found
 

@@ -12,13 +12,16 @@ from fastapi.testclient import TestClient
 from app.problems import pointer_of
 from app.routers import job_events, job_files, jobs, models, operations, samples, scores
 from app.service import Service, create_app
+from tests.compiled import share_compiled
 from worker.settings import Settings
 
 MEMBERS = {"type", "title", "status", "detail", "instance"}
 
 
 def make_app(home: Path, **changes: Any) -> Service:
-    return create_app(Settings(home=home, max_upload_bytes=4096, redis_url="redis://127.0.0.1:1/0", **changes))
+    return create_app(
+        Settings(home=share_compiled(home), max_upload_bytes=4096, redis_url="redis://127.0.0.1:1/0", **changes)
+    )
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_too_large_body_without_a_declared_size(client: TestClient) -> None:
 
 
 def test_json_bodies_are_small(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0"))) as client:
+    with TestClient(create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0"))) as client:
         body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
         assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
 

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from app.service import create_app
 from app.serving import reason_of
 from models.problems import ArtifactError
+from tests.compiled import share_compiled
 from tests.worker.helpers import until
 from worker.broker import EmbeddedBroker, redis_client
 from worker.settings import Settings
@@ -19,7 +20,9 @@ from worker.settings import Settings
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, runtime_dir=Path(f"/tmp/snf-readiness-{os.getpid()}"), redis_url=None)
+    return Settings(
+        home=share_compiled(tmp_path), runtime_dir=Path(f"/tmp/snf-readiness-{os.getpid()}"), redis_url=None
+    )
 
 
 @pytest.fixture

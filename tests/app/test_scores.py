@@ -12,6 +12,7 @@ from torch import Tensor
 from app.house import House
 from app.service import create_app
 from models.scoring.flow_pass import FlowPass
+from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.worker.helpers import until
 from worker.settings import Settings
@@ -21,7 +22,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = Settings(home=tmp_path_factory.mktemp("home"), redis_url="redis://127.0.0.1:1/0")
+    settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
     with TestClient(create_app(settings)) as found:
         yield found
 

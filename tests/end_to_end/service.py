@@ -1,14 +1,10 @@
 """Real processes for the end-to-end tests: a service alone, or everything that `snf up` starts."""
 
-import atexit
-import functools
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.compiled import share_compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = sorted((ROOT / "tests" / "data" / "mnist").glob("*.png"))
@@ -29,19 +27,9 @@ def free_port() -> int:
         return port
 
 
-@functools.cache
-def compiled() -> Path:
-    """What engines compile and measure for a model, kept for all homes of this test run: it takes them seconds."""
-    folder = Path(tempfile.mkdtemp(prefix="snf-compiled-"))
-    atexit.register(shutil.rmtree, folder)
-    return folder
-
-
 def environment(home: Path, **changes: Any) -> dict[str, str]:
-    """The variables of a process of ours, whose home shares the cache `compiled`; of those around what is not ours."""
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "cache").exists():
-        (home / "cache").symlink_to(compiled())
+    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours."""
+    share_compiled(home)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k != "REDIS_URL"}
     return clean | {"SNF_HOME": str(home), "SNF_NICE": "0"} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
 

@@ -52,6 +52,8 @@ def test_a_preset_lives_from_training_to_samples(name: str, tmp_path: Path) -> N
     dataset = cropped(16)
     parameters = {**budget(name), "validations": 2, "validation_images": 20}
     events: list[dict[str, Any]] = []
+    # Graphs of wide presets take long to compile.
+    engine = EngineOptions("torch" if name in LARGE else "auto", threads=1)
     artifact = train(
         dataset,
         name,
@@ -60,14 +62,14 @@ def test_a_preset_lives_from_training_to_samples(name: str, tmp_path: Path) -> N
         observe=events.append,
         should_stop=lambda: False,
         threads=1,
+        engine=engine,
     )
     bits = [event["bits_per_dim"] for event in events if event["event"] == "metrics"]
     assert np.isfinite(bits).all()
     if name not in LARGE:
         assert bits[-1] < bits[0] - 0.05
 
-    # Graphs of wide presets take long to compile; training has calibrated with them.
-    scorer = Scorer.load(artifact, options=EngineOptions("torch" if name in LARGE else "auto"))
+    scorer = Scorer.load(artifact, options=engine)
     images = dataset.test[:5]
     together = [one.log_likelihood for one in scorer.score(images)]
     assert together == [scorer.score(image[None])[0].log_likelihood for image in images]

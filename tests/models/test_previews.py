@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.datasets import load_dataset
 from models.images import encode_png, image_grid
@@ -24,8 +26,12 @@ SHAPE = (1, 16, 16)
 def test_the_last_preview_shows_what_the_model_draws(artifact: Path, scorer: Scorer) -> None:
     """The artifact's run has one validation, at its end: weights, latents and inverse are the same."""
     preview = artifact.parent / "samples" / f"step-{QUICK.max_steps:08d}.png"
-    drawn = scorer.sample(previews.COUNT, seed=previews.SEED, inverse="learned")
-    assert preview.read_bytes() == encode_png(image_grid(drawn))
+    drawn = encode_png(image_grid(scorer.sample(previews.COUNT, seed=previews.SEED, inverse="learned")))
+    # Engines differ in the last bits of float32, and so a value at the edge of a pixel bin falls to either side.
+    shown, expected = (np.asarray(Image.open(io.BytesIO(png)), dtype=int) for png in (preview.read_bytes(), drawn))
+    difference = np.abs(shown - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.001
 
 
 def test_flows_without_a_learned_inverse_are_inverted_exactly(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.compiled import share_compiled
 from tests.worker.helpers import new_job, stand_in_command
 from tests.worker.redis_server import RedisServer, redis_settings
 from worker.broker import EmbeddedBroker, redis_client
@@ -21,7 +22,7 @@ from worker.supervisor import Supervisor
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="snf-test-"))
+    folder = share_compiled(Path(tempfile.mkdtemp(prefix="snf-test-")))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
