@@ -15,12 +15,13 @@ import argparse
 import hashlib
 import signal
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
+from types import FrameType
 
 from score_table import Row, ScoreTable, State, states_in
 
@@ -86,16 +87,18 @@ def keep(scored: Scored, folder: Path) -> None:
         target.with_suffix(".map.png").write_bytes(scored.heat_map)
 
 
-def watch(client: Client, table: ScoreTable, asked: argparse.Namespace) -> None:
-    """Scores what arrives; with --once until nothing is left to do."""
+def watch(client: Client, table: ScoreTable, asked: argparse.Namespace, stop: Event) -> None:
+    """Scores what arrives until it shall stop; with --once until nothing is left to do."""
     before: set[State] = set()
     pool = ThreadPoolExecutor(IN_FLIGHT)
     try:
-        while True:
+        while not stop.is_set():
             now = states_in(asked.folder)
             ready = sorted((now & before) - table.states, key=lambda state: state.modified_ns)[:AT_ONCE]
             trouble: ClientError | None = None
             for scored in pool.map(partial(score, client, asked), ready):
+                if stop.is_set():
+                    return
                 if isinstance(scored, ClientError):
                     trouble = scored
                 elif scored is not None:
@@ -108,9 +111,21 @@ def watch(client: Client, table: ScoreTable, asked: argparse.Namespace) -> None:
             if asked.once and not now - table.states:
                 return
             before = now
-            time.sleep(asked.every)
+            stop.wait(asked.every)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def stop_on_signals(stop: Event) -> None:
+    """Makes the first INT or TERM set `stop`; a second one ends the program at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        # No exception: it could come out of a line where it is lost.
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
 
 
 def arguments() -> argparse.Namespace:
@@ -133,12 +148,13 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = arguments()
+    stop = Event()
+    stop_on_signals(stop)
     try:
         with Client(retries=RETRIES) as client, closing(ScoreTable(asked.table)) as table:
-            watch(client, table, asked)
-    except KeyboardInterrupt:
-        print("watch_folder: stopped", file=sys.stderr)
+            watch(client, table, asked, stop)
+        if stop.is_set():
+            print("watch_folder: stopped", file=sys.stderr)
     except (ClientError, OSError, ValueError) as error:
         sys.exit(f"watch_folder: {error}")
