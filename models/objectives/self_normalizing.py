@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape
+from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.flow import Flow, walk
 from models.objectives.multipliers import Multiplier, make_multiplier
 from models.objectives.trimming import Suspects, Trimmed
@@ -163,8 +164,9 @@ def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[st
 
     The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean
     over the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in
-    the spectral norm, None where ||E|| >= 1, so that it does not hold. Its norms are lower estimates by power
-    iteration (:func:`operator_norm`), and so is the bound: no certificate.
+    the spectral norm, None where ||E|| >= 1, so that it does not hold. Its norms are those of the matrix for 1x1
+    convolutions; for other layers they are lower estimates by power iteration (:func:`operator_norm`), and so is the
+    bound: no certificate.
     """
     return {
         name: InverseQuality(_inverse_error(layer, noise), _inverse_error_bound(layer, noise[:1]))
@@ -185,5 +187,16 @@ def _inverse_error(layer: SelfNormalizing, noise: Tensor) -> float:
 
 
 def _inverse_error_bound(layer: SelfNormalizing, start: Tensor) -> float | None:
-    error = operator_norm(lambda x: x - layer.reconstruct(x), start)
-    return operator_norm(layer.apply_inverse_weight, start) * error / (1 - error) if error < 1 else None
+    if isinstance(layer, SelfNormalizingConv1x1):
+        # One small matrix at every place: its norm costs less than a single product with an image.
+        weight, inverse = layer.weight.double(), layer.inverse_weight.double()
+        error = _spectral_norm(torch.eye(len(weight)).to(weight) - inverse @ weight)
+        norm = _spectral_norm(inverse)
+    else:
+        error = operator_norm(lambda x: x - layer.reconstruct(x), start)
+        norm = operator_norm(layer.apply_inverse_weight, start)
+    return norm * error / (1 - error) if error < 1 else None
+
+
+def _spectral_norm(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, 2))
