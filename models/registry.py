@@ -232,30 +232,43 @@ class Registry:
     def remove(self, name: str, version: int) -> None:
         """Remove a version with its calibrations: gone for readers at once; its number is never given again.
 
-        The last version takes its name along, and so it may be live. Raises ``VersionInUse`` while any other alias
-        points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``, ``ArtifactError``.
+        Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
+        ``ArtifactError``.
         """
         with self._writing(name):
             self.locate(ModelRef(name, version))
             if self._is_shipped(name, version):
                 raise ModelReadOnly(f"{name}:{version} ships with the product and stays")
-            aliases = {alias for alias, target in self.aliases(name).items() if target == version}
-            last = self.versions(name) == [version]
-            if last:
-                aliases.discard(LIVE)  # it has nowhere to move
+            aliases = sorted(alias for alias, target in self.aliases(name).items() if target == version)
             if aliases:
-                raise VersionInUse(
-                    f"{name}:{version} is what {', '.join(sorted(aliases))} points at: move that away first"
-                )
-            remove_leftovers(self.root / name)
-            newest = max(version, self._newest_removed(name))
-            write_atomically(self.root / name / REMOVED, str(newest).encode())
-            if last:  # the first version that comes after it is live at once
-                write_aliases(self.root / name, {})
-            remove_folder(self.root / name / str(version))
-            calibrations = self.calibrations(name, version).folder
-            if calibrations.exists():
-                remove_folder(calibrations)
+                raise VersionInUse(f"{name}:{version} is what {', '.join(aliases)} points at: move that away first")
+            self._remove(name, version)
+
+    def remove_model(self, name: str) -> None:
+        """Remove all versions of a name with their calibrations and aliases; their numbers are never given again.
+
+        Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
+        """
+        with self._writing(name):
+            if self._is_shipped(name, 1):
+                raise ModelReadOnly(f"{name} ships with the product and stays")
+            # At no time an alias points at nothing: others go at once, the live version goes last.
+            live = self.aliases(name)[LIVE]
+            write_aliases(self.root / name, {LIVE: live})
+            for version in self.versions(name):
+                if version != live:
+                    self._remove(name, version)
+            write_aliases(self.root / name, {})  # what comes after it is live at once
+            self._remove(name, live)
+
+    def _remove(self, name: str, version: int) -> None:
+        remove_leftovers(self.root / name)
+        newest = max(version, self._newest_removed(name))
+        write_atomically(self.root / name / REMOVED, str(newest).encode())
+        remove_folder(self.root / name / str(version))
+        calibrations = self.calibrations(name, version).folder
+        if calibrations.exists():
+            remove_folder(calibrations)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -71,11 +71,13 @@ class _Models(Group[S]):
 
     @operation
     def delete_version(self, name: str, version: int) -> Call[None]:
-        """Deletes a version with its calibrations; raises `Conflict` while an alias points at it.
-
-        The last one may be live, and takes the name along.
-        """
+        """Deletes a version with its calibrations; raises `Conflict` while an alias points at it."""
         return Call("DELETE", path("models", name, "versions", version), nothing)
+
+    @operation
+    def delete(self, name: str) -> Call[None]:
+        """Deletes a model: all versions, the live one too, with their calibrations and aliases."""
+        return Call("DELETE", path("models", name), nothing)
 
 
 class Models(_Models[SyncSender]):

@@ -167,19 +167,28 @@ def alias(
 @models.command()
 def delete(
     name: Name,
-    version: Annotated[int, typer.Argument(min=1, help="The version.", show_default=False)],
+    version: Annotated[int | None, typer.Argument(min=1, help="The version.", show_default=False)] = None,
+    whole: Annotated[bool, typer.Option("--all", help="All versions, the live one too.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a version of a model with its calibrations; refused while an alias points at it, unless it is the last."""
+    """Delete a version of a model with its calibrations, which is refused while an alias points at it, or all of it."""
+    if (version is None) != whole:
+        raise fail("delete wants either a version or --all", USAGE)
     if url:
         with service(url, key) as client:
-            client.models.delete_version(name, version)
+            if version is None:
+                client.models.delete(name)
+            else:
+                client.models.delete_version(name, version)
     else:
         with errors_for_people():
-            registry().remove(name, version)
-    say_deleted(f"{name}:{version}", as_json=as_json)
+            if version is None:
+                registry().remove_model(name)
+            else:
+                registry().remove(name, version)
+    say_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
 
 
 def _show(found: CalibrationList, as_json: bool) -> None:

@@ -65,9 +65,28 @@ def delete_alias(name: str, alias: Alias, house: InHouse) -> None:
 def delete_version(name: str, version: Version, house: InHouse) -> None:
     """Deletes a version with its calibrations; 409 while an alias points at it or a job that is not over uses it.
 
-    The last version may be live, and takes its name along. Models that ship with the product stay, with 409. The number
-    is never given to another version.
+    Models that ship with the product stay, with 409. The number is never given to another version.
     """
     ref = f"{name}:{version}"
     refuse_in_use(house.jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
     house.serving.registry.remove(name, version)
+
+
+@router.delete(
+    "",
+    operation_id="delete_model",
+    summary="Delete a model",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def delete_model(name: Name, house: InHouse) -> None:
+    """Deletes all versions of a model, the live one too, with calibrations and aliases; 409 while a job that is not
+    over uses one or makes another.
+
+    Models that ship with the product stay, with 409. The numbers are never given to other versions.
+    """
+    refuse_in_use(
+        house.jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name
+    )
+    house.serving.registry.remove_model(name)

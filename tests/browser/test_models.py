@@ -197,12 +197,16 @@ def test_versions_are_released_rolled_back_and_deleted(
     expect(line(page, "2")).to_have_count(0)
     assert house.get(f"/v1/models/{name}:2").status_code == 404
 
-    panel.get_by_role("button", name="Delete version 1").click()
-    expect(dialog).to_contain_text("It is the only version: the model goes with it.")
+    panel.get_by_role("button", name="Delete the model").click()
+    expect(dialog).to_contain_text("its only version, the live one too")
     dialog.get_by_role("button", name="Delete it").click()
     expect(page).to_have_url(re.compile("#/models$"))
     expect(line(page, SHIPPED)).to_have_count(1)
     expect(line(page, name)).to_have_count(0)
+    assert house.get(f"/v1/models/{name}").status_code == 404
+    page.goto(f"/#/models/{SHIPPED}/versions")
+    expect(line(page, "1")).to_contain_text("shipped")
+    expect(page.get_by_role("button", name="Delete the model")).to_have_count(0)
 
 
 def test_a_damaged_version_is_named_and_another_made_live(

@@ -220,7 +220,7 @@ def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.C
     assert asyncio.run(again()) == 2
     client.models.delete_version("brought", 1)
     assert client.models.list().models[0].name == "brought"
-    client.models.delete_version("brought", 2)
+    client.models.delete("brought")
     assert "brought" not in {one.name for one in client.models.list().models}
 
 

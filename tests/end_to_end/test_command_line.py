@@ -134,6 +134,9 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
     assert here.read_bytes() == there.read_bytes()
     brought = snf(home, "models", "import", "moved", str(there), *remote)
     assert brought.stdout == "registered moved:1\n"
+    assert snf(home, "models", "delete", "moved", *remote).returncode == 2
+    gone = snf(home, "models", "delete", "moved", "--all", "--json", *remote)
+    assert json.loads(gone.stdout) == {"deleted": "moved"}
     assert snf(home, "models", "import", "moved", str(DIGITS[0]), *remote).returncode == 2
 
 

@@ -72,10 +72,17 @@ def test_aliases_that_cannot_be(client: httpx.Client, path: str, body: dict[str,
     assert client.get("/v1/models").json() == before
 
 
-def test_a_model_goes_with_its_last_version(client: httpx.Client, module_home: Path) -> None:
-    Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", "short-lived")
+def test_a_deleted_model_answers_no_more(client: httpx.Client, module_home: Path) -> None:
+    for _ in range(2):
+        Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", "short-lived")
     assert scored_by(client, "short-lived") == 1
-    assert client.delete("/v1/models/short-lived/versions/1").status_code == 204
+    bulk = {"type": "score", "dataset": "mnist-mini", "model": "short-lived:2"}
+    queued = client.post("/v1/jobs", json=bulk).raise_for_status().json()
+    client.post(f"/v1/jobs/{queued['id']}/pause").raise_for_status()
+    assert refused(client.delete("/v1/models/short-lived")) == (409, "model-in-use")
+    client.post(f"/v1/jobs/{queued['id']}/cancel").raise_for_status()
+    await_job(client, queued["id"], "cancelled")
+    assert client.delete("/v1/models/short-lived").status_code == 204
     assert "short-lived" not in {one["name"] for one in client.get("/v1/models").json()["models"]}
     until(lambda: scored_by(client, "short-lived") == "model-not-found", 20)
     assert client.get("/readyz").status_code == 200
@@ -85,6 +92,8 @@ def test_live_stays_and_shipped_models_stay(client: httpx.Client) -> None:
     assert refused(client.delete(f"{PATH}/aliases/live")) == (409, "alias-required")
     assert refused(client.delete(f"{PATH}/versions/1")) == (409, "version-in-use")
     assert refused(client.delete("/v1/models/mnist-snf-glow/versions/1")) == (409, "model-read-only")
+    assert refused(client.delete("/v1/models/mnist-snf-glow")) == (409, "model-read-only")
+    assert refused(client.delete("/v1/models/nobody")) == (404, "model-not-found")
     assert refused(client.delete(f"{PATH}/versions/99")) == (404, "model-not-found")
     assert refused(client.delete("/v1/models/nobody/versions/1")) == (404, "model-not-found")
 

@@ -129,21 +129,47 @@ def test_a_removed_version_is_gone_with_its_calibrations_and_its_number(registry
     assert second.version == 2
 
 
-def test_the_last_version_takes_its_name_along(registry: Registry, artifact: Path) -> None:
-    only = registry.publish(artifact, "digits")
-    registry.set_alias("digits", "champion", 1)
-    with pytest.raises(VersionInUse, match="is what champion points at"):
-        registry.remove("digits", 1)
-    registry.remove_alias("digits", "champion")
-    registry.remove("digits", 1)
-    assert not only.path.exists()
+def test_a_removed_model_is_gone_with_its_numbers(registry: Registry, artifact: Path) -> None:
+    versions = [registry.publish(artifact, "digits") for _ in range(3)]
+    registry.calibrations("digits", 3).publish(b"", versions[0].manifest.calibration)
+    registry.set_alias("digits", "live", 2)
+    registry.set_alias("digits", "champion", 3)
+    registry.remove_model("digits")
+    assert not any(version.path.exists() for version in versions)
     assert registry.names() == []
     with pytest.raises(ModelNotFound, match="no model 'digits'"):
         registry.resolve("digits")
     with pytest.raises(ModelNotFound):
-        registry.remove("digits", 1)
-    assert registry.publish(artifact, "digits").version == 2
+        registry.remove_model("digits")
+    assert registry.publish(artifact, "digits").version == 4
+    assert registry.aliases("digits") == {"live": 4}
+    assert {path.name for path in (registry.root / "digits" / "calibrations").iterdir()} == set()
+
+
+def test_a_removal_that_was_cut_off_leaves_no_alias_of_nothing(
+    registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        registry.publish(artifact, "digits")
+    registry.set_alias("digits", "live", 2)
+    registry.set_alias("digits", "champion", 1)
+    removed: list[Path] = []
+
+    def remove_two(path: Path) -> None:
+        if len(removed) == 2:
+            raise OSError(5, "the disk is gone")
+        removed.append(path)
+        shutil.rmtree(path)
+
+    monkeypatch.setattr("models.registry.remove_folder", remove_two)
+    with pytest.raises(OSError, match="the disk is gone"):
+        registry.remove_model("digits")
+    assert registry.versions("digits") == [2]
     assert registry.aliases("digits") == {"live": 2}
+    assert registry.resolve("digits").version == 2
+    monkeypatch.undo()
+    registry.remove_model("digits")
+    assert registry.names() == []
 
 
 def test_shipped_models_are_not_removed(zoo: Path, artifact: Path, tmp_path: Path) -> None:
@@ -153,6 +179,8 @@ def test_shipped_models_are_not_removed(zoo: Path, artifact: Path, tmp_path: Pat
         registry.remove("shipped", 1)
     with pytest.raises(VersionInUse, match="live points at"):
         registry.remove("shipped", 2)
+    with pytest.raises(ModelReadOnly, match="shipped ships with the product"):
+        registry.remove_model("shipped")
     registry.set_alias("shipped", "live", 1)
     registry.remove("shipped", 2)
     assert registry.resolve("shipped").read_only

@@ -75,17 +75,38 @@ export class Versions {
   }
 
   async remove(version) {
-    const { name, entry } = this.subject;
-    const last = entry.versions.length === 1;
-    const text = `Its weights and calibrations are gone for good; the number is not used again.${last ? " It is the only version: the model goes with it." : ""}`;
+    const { name } = this.subject;
+    const text = "Its weights and calibrations are gone for good; the number is not used again.";
     if (!(await confirmed(`Delete ${name}:${version}?`, text, "Delete it"))) return;
     await this.change(async () => {
       await call(`/v1/models/${name}/versions/${version}`, { method: "DELETE" });
       this.details.delete(version);
       toast(`${name}:${version} is deleted.`);
-      if (last) location.hash = "#/models";
-      else if (this.subject.ref === `${name}:${version}`) location.hash = `#/models/${name}`;
+      if (this.subject.ref === `${name}:${version}`) location.hash = `#/models/${name}`;
     });
+  }
+
+  async removeAll() {
+    const { name, entry } = this.subject;
+    const versions = entry.versions.length === 1 ? "its only version" : `all its ${entry.versions.length} versions`;
+    const text = `Calls of ${name} will be refused: ${versions}, the live one too, and all calibrations are gone for good.`;
+    if (!(await confirmed(`Delete the model ${name}?`, text, "Delete it"))) return;
+    this.busy = true;
+    this.redraw();
+    try {
+      await call(`/v1/models/${name}`, { method: "DELETE" });
+      toast(`${name} is deleted.`);
+      location.hash = "#/models";
+    } catch (error) {
+      complain(error);
+    }
+    this.busy = false;
+    this.redraw();
+  }
+
+  /** Whether it ships with the product, and so stays. */
+  get shipped() {
+    return [...this.details.values()].some((one) => one?.read_only);
   }
 
   view() {
@@ -95,6 +116,7 @@ export class Versions {
         <div class="scroll"><table class="rows versions">
           <thead><tr><th>version</th><th>aliases</th><th>created</th><th>preset</th><th>dataset</th><th class="num">validation bits/dim</th><th class="num">test bits/dim</th><th><span class="sr-only">actions</span></th></tr></thead>
           <tbody>${repeat(this.listed(), (one) => one, (one) => this.row(one))}</tbody></table></div>
+        ${this.shipped ? nothing : html`<div><button class="danger" ?disabled=${this.busy} @click=${() => this.removeAll()}>Delete the model</button></div>`}
         ${versions.length > this.shown ? html`<div><button @click=${() => { this.shown += PAGE; this.redraw(); this.refresh(); }}>Show more of ${versions.length}</button></div>` : nothing}
       </section>`;
   }
