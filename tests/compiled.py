@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 FOLDER = "SNF_TEST_COMPILED"
-"""Variable that names the folder, for all processes of a run."""
+"""Variable that names the folder, for all processes of a test run; elsewhere each home has its own."""
 
 
 def share_compiled(home: Path) -> Path:
     """Makes a home that has what was compiled for others; returns it."""
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "cache").exists():
+    if FOLDER in os.environ and not (home / "cache").exists():
         (home / "cache").symlink_to(os.environ[FOLDER])
     return home

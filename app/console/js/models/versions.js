@@ -104,9 +104,9 @@ export class Versions {
     this.redraw();
   }
 
-  /** Whether it ships with the product, and so stays. */
+  /** Whether a version of it ships with the product, and so it stays. */
   get shipped() {
-    return [...this.details.values()].some((one) => one?.read_only);
+    return this.subject.entry.read_only || [...this.details.values()].some((one) => one?.read_only);
   }
 
   view() {
