@@ -15,10 +15,12 @@ import torch
 from models.artifact import load_artifact
 from models.artifact_files import WEIGHTS
 from models.datasets import Dataset, load_dataset
+from models.engine_options import EngineOptions
 from models.files import sha256_file
 from models.objectives.self_normalizing import self_normalizing_layers
 from models.presets import PRESETS
 from models.problems import DatasetUnfit, DeviceNotFound, PresetNotFound, TrainingDiverged
+from models.scoring.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.data import Batches
 from models.training.device import find_device, training_precision
@@ -320,6 +322,28 @@ def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(DeviceNotFound, match="expected device cpu or cuda, got 'tpu'"):
         find_device("tpu")
+
+
+def test_the_engine_is_the_one_asked_for_and_a_service_finds_what_it_compiled(tmp_path: Path) -> None:
+    def files() -> set[str]:
+        return {path.name for path in (tmp_path / "cache").glob("*")}
+
+    def call(folder: str, options: EngineOptions) -> Path:
+        return train(
+            DIGITS, "snf-glow-tiny", QUICK, tmp_path / folder,
+            observe=lambda _event: None, should_stop=lambda: False, engine=options,
+        )  # fmt: skip
+
+    call("torch", EngineOptions("torch", threads=1, cache=tmp_path / "cache"))
+    assert files() == set()
+    options = EngineOptions("openvino", threads=1, cache=tmp_path / "cache")
+    artifact = call("openvino", options)
+    compiled = files()
+    assert len([name for name in compiled if name.endswith(".blob")]) == 4, "forward and inverse: single images, tiles"
+    scorer = Scorer.load(artifact, options=options)
+    scorer.sample(2)
+    assert scorer.engine_name == "openvino"
+    assert files() == compiled
 
 
 def test_on_cuda_the_coupling_nets_compute_in_float32_unless_asked() -> None:
