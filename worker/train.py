@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.engine_options import EngineName, EngineOptions
 from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
@@ -83,7 +84,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 job=spec.id,
                 device=spec.device,
                 ranks=ranks,
-                engine=replace(settings.job_engine_options, device="cpu"),
+                engine=_engine(settings),
             )
         version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
     elif spec.promote:
@@ -93,6 +94,12 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     drop_training_files(folder)
     reference = f"{version.name}:{version.version}"
     events.write({"event": "published", "model": version.name, "version": version.version, "ref": reference})
+
+
+def _engine(settings: Settings) -> EngineOptions:
+    # "openvino" is no more than a wish here: a training must not fail at its end over an engine.
+    name: EngineName = "torch" if settings.engine == "torch" else "auto"
+    return replace(settings.job_engine_options, name=name, device="cpu")
 
 
 if __name__ == "__main__":
