@@ -175,14 +175,16 @@ def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collec
     step = house.get(f"/v1/jobs/{job}").json()["checkpoint_step"]
     expect(page.get_by_text(f"step {step:,}", exact=True)).to_be_visible()
 
+    events = re.compile(r"/v1/jobs/\w+/events")
+
     def unavailable(route: Route) -> None:
         route.fulfill(status=503, body='{"title": "Draining", "detail": "come back"}')
 
-    page.route("**/events", unavailable)
+    page.route(events, unavailable)
     with collector.expected("status of 503.*/events"):
         page.reload()
         expect(page.get_by_text("The connection to the service is lost")).to_be_visible()
-    page.unroute("**/events")
+    page.unroute(events)
     expect(page.get_by_text("The connection to the service is lost")).to_be_hidden()
     collector.found = [one for one in collector.found if "/events" not in one]  # asked again meanwhile
     page.get_by_role("button", name="Resume").click()
