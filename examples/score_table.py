@@ -100,6 +100,7 @@ def _now() -> str:
 
 
 COLUMNS = [field.name for field in fields(Row)]
+HEADER = ",".join(COLUMNS).encode() + END
 
 
 class ScoreTable:
@@ -116,12 +117,15 @@ class ScoreTable:
         except BlockingIOError as error:
             self._file.close()
             raise ValueError(f"another program writes {path}: name another table with --table") from error
-        whole, end, _torn = path.read_bytes().rpartition(END)
+        content = path.read_bytes()
+        # Nothing is cut off a file that is not one of these; the header may have been written in part, too.
+        if not content.startswith(HEADER) and not HEADER.startswith(content):
+            self._file.close()
+            raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}")
+        whole, end, _torn = content.rpartition(END)
         self._file.truncate(len(whole) + len(end))
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
-            if rows.fieldnames not in (None, COLUMNS):
-                raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}")
             self.states = {State(row["file"], int(row["bytes"]), int(row["modified_ns"])) for row in rows}
         self._rows = csv.DictWriter(self._file, COLUMNS)
         if path.stat().st_size == 0:

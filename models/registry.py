@@ -255,11 +255,11 @@ class Registry:
             # At no time an alias points at nothing: others go at once, the live version goes last.
             live = self.aliases(name)[LIVE]
             write_aliases(self.root / name, {LIVE: live})
-            for version in self.versions(name):
-                if version != live:
-                    self._remove(name, version)
+            *others, last = sorted(self.versions(name), key=lambda version: version == live)
+            for version in others:
+                self._remove(name, version)
             write_aliases(self.root / name, {})  # what comes after it is live at once
-            self._remove(name, live)
+            self._remove(name, last)
 
     def _remove(self, name: str, version: int) -> None:
         remove_leftovers(self.root / name)

@@ -130,6 +130,18 @@ def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
     assert "looks like: digits" not in doubted
 
 
+@pytest.mark.parametrize("content", ["notes of mine\nmore notes", "file,why\r\na.png,so\r\nhalf"])
+def test_a_file_that_is_no_score_table_stays_as_it_is(tmp_path: Path, content: str) -> None:
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "notes").write_text(content, newline="")
+    words = command("watch_folder.py", tmp_path / "incoming", "--model", "any", "--table", "notes", "--once")
+    done = subprocess.run(
+        words, cwd=tmp_path, env=around("http://127.0.0.1:1"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "notes has other columns than file, " in done.stderr) == (1, True)
+    assert (tmp_path / "notes").read_bytes() == content.encode()
+
+
 def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setattr(service, "free_port", lambda: port)
