@@ -1,0 +1,38 @@
+"""Who sends a request: what limits, shares and the audit log count by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.types import Scope
+
+Role = Literal["read", "score", "train", "admin"]
+
+SCOPE = "snf.caller"
+"""Where authentication leaves the `Caller` in a request's scope."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of a request.
+
+    Args:
+        name: `key:<id>` of a caller with a key, `address:<host>` of one without.
+        address: Host that the connection comes from; empty where it is not known.
+        role: Role of the key. A caller without keys to show has all of them.
+    """
+
+    name: str
+    address: str
+    role: Role
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Return the caller of a request, by its address where nothing authenticated it."""
+    known = scope.get(SCOPE)
+    if isinstance(known, Caller):
+        return known
+    client = scope.get("client")
+    address = str(client[0]) if client else ""
+    return Caller(f"address:{address}", address, "admin")
