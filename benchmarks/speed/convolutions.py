@@ -16,7 +16,7 @@ from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:
-    import openvino as ov
+    from models.scoring.engines.openvino_library import ov
 
 Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
@@ -84,29 +84,28 @@ def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Tu
 
 
 def _openvino_model(frozen: FrozenFlow, tile: int) -> ov.Model:
-    import openvino as ov
-    from openvino import opset13 as ops
+    from models.scoring.engines.openvino_library import op, ov
 
     def convolution(x: object, parameters: tuple[Tensor, Tensor]) -> object:
         weight, bias = (one.contiguous().numpy() for one in parameters)
         pads = [weight.shape[2] // 2, weight.shape[3] // 2]
-        y = ops.convolution(x, ops.constant(weight), [1, 1], pads, pads, [1, 1])
-        return ops.add(y, ops.constant(bias.reshape(1, -1, 1, 1)))
+        y = op.convolution(x, op.constant(weight), [1, 1], pads, pads, [1, 1])
+        return op.add(y, op.constant(bias.reshape(1, -1, 1, 1)))
 
     def first_channels(x: object, count: int) -> object:
-        begin, end, step, axis = (ops.constant(np.array([value])) for value in (0, count, 1, 1))
-        return ops.slice(x, begin, end, step, axis)
+        begin, end, step, axis = (op.constant(np.array([value])) for value in (0, count, 1, 1))
+        return op.slice(x, begin, end, step, axis)
 
     inputs, outputs = [], []
     for height, width, couplings in levels_of(frozen):
-        given = ops.parameter([tile, couplings[0].kept, height, width], np.float32)
+        given = op.parameter([tile, couplings[0].kept, height, width], np.float32)
         x: object = given
         for place, coupling in enumerate(couplings):
             # The last convolution gives as many channels as the coupling has, the next one takes half of them.
             x = first_channels(x, coupling.kept) if place else x
-            hidden = ops.relu(convolution(x, coupling.first))
-            hidden = ops.relu(convolution(hidden, coupling.middle))
+            hidden = op.relu(convolution(x, coupling.first))
+            hidden = op.relu(convolution(hidden, coupling.middle))
             x = convolution(hidden, coupling.last)
         inputs.append(given)
-        outputs.append(ops.result(x))
+        outputs.append(op.result(x))
     return ov.Model(outputs, inputs, "convolutions")

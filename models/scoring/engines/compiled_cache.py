@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-
 from models.files import write_atomically
+from models.scoring.engines.openvino_library import ov
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
-from openvino import opset13 as op
 from torch import Tensor
 
 from models.bijections.conv import FrozenConvolution
@@ -22,6 +20,7 @@ from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
+from models.scoring.engines.openvino_library import op, ov
 from models.scoring.frozen import FrozenFlow
 
 Node: TypeAlias = "ov.Output"
