@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from models.manifest import FILE, read_manifest
 from models.problems import ArtifactRefused
 from models.registry import ModelVersion, Registry, check_name
 from worker.admission import SECONDS
+from worker.child_environment import child_environment
 from worker.settings import Settings
 
 PLACES = 2
@@ -66,7 +66,7 @@ class ModelUploads:
 
     def _check(self, artifact: Path, request: Request) -> None:
         command = [sys.executable, "-m", "worker.admission", str(artifact)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = child_environment({"OMP_NUM_THREADS": "1"})
         began = time.monotonic()
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT

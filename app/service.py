@@ -11,14 +11,19 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import calibration_schemas, problems, schemas, version_schemas
+from app.access import describe
+from app.authentication import Authentication
 from app.body_limit import BodyLimit
 from app.house import State, open_house
+from app.json_lines import BackgroundLog
+from app.request_log import RequestLog
 from app.request_metrics import RequestMetrics
 from app.routers import (
     api_pages,
     artifacts,
     audits,
     calibrations,
+    callers,
     cards,
     console,
     datasets,
@@ -57,7 +62,7 @@ ROUTERS = (
     *(models.router, references.router, versions.router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, jobs.workers),
-    *(operations.router, api_pages.router, console.router),
+    *(callers.router, operations.router, api_pages.router, console.router),
 )
 """In the order in which the API's pages show their calls."""
 
@@ -72,6 +77,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             problems.add_schema(document)
+            describe(document)
             for model in _OF_NO_PARAMETER:
                 found = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
@@ -82,11 +88,15 @@ class Service(FastAPI):
 def create_app(settings: Settings) -> Service:
     """The service of these settings; its parts start with the application's lifespan."""
     draining = threading.Event()
+    writer = BackgroundLog()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-        async with open_house(settings, draining) as house:
-            yield {"house": house}
+        try:
+            async with open_house(settings, draining) as house:
+                yield {"house": house}
+        finally:
+            writer.close()
 
     app = Service(
         title="Exact image density scoring",
@@ -104,7 +114,9 @@ def create_app(settings: Settings) -> Service:
         in_flight=settings.max_bytes_in_flight,
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
-    # Added last and so the outermost: what the other one refuses counts too.
+    app.add_middleware(Authentication, settings=settings, writer=writer)
+    app.add_middleware(RequestLog, settings=settings, writer=writer)
+    # Added last and so the outermost: what the other ones refuse counts too.
     app.add_middleware(RequestMetrics)
     problems.install(app)
     for router in ROUTERS:

@@ -41,8 +41,11 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         repr=False,
-        description="Keys that callers must present, separated by commas. Unset: none on loopback, "
-        "elsewhere the one that the service makes and keeps in `home/api-key`.",
+        description="Keys with the role admin, separated by commas, beside those of `snf keys`. Without any key the "
+        "service asks for none on loopback, and elsewhere makes one and keeps its text in `home/api-key`.",
+    )
+    access_log: bool = Field(
+        default=False, description="Write a line for every request to `home/logs/access.jsonl`, as JSON."
     )
     trusted_bind: bool = Field(
         default=False,
@@ -253,11 +256,21 @@ class Settings(BaseSettings):
     @property
     def needs_keys(self) -> bool:
         """Whether strangers could reach the service and nothing asks them for a key."""
-        return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
+        return not (is_loopback(self.host) or self.has_keys or self.trusted_bind)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers must show a key now."""
+        return bool(self.api_keys) or self.keys_file.exists()
+
+    @property
+    def keys_file(self) -> Path:
+        """File of the keys that `snf keys` makes, hashed; once it is there, every caller must show one."""
+        return self.home / "keys.json"
 
     @property
     def key_file(self) -> Path:
-        """File of the key that the service makes where it needs one and was given none."""
+        """File of the text of the key that the service makes where it needs one and has none."""
         return self.home / "api-key"
 
     @property
@@ -322,11 +335,11 @@ class Settings(BaseSettings):
         return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # made for its owner alone
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these settings."""
+        """The variables that give a child process these settings, without the keys of callers."""
         found = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if value is None:
+            if value is None or name == "api_keys":
                 continue
             if isinstance(value, tuple):
                 value = ",".join(value)
