@@ -14,7 +14,7 @@ from app.problems import Problem, responses
 from worker.roles import ROLES, Role, includes
 
 REFUSALS = (401, 403, 429, 503)
-"""How every operation that needs a role may be refused: no valid key, no sufficient role, too often, keys unreadable."""
+"""How an operation that needs a role may be refused: no valid key, another role, too often, keys unreadable."""
 
 log = logging.getLogger(__name__)
 

@@ -101,7 +101,7 @@ class Authentication:
                 503,
                 "keys-unreadable",
                 "The keys cannot be read",
-                "the service's file of keys is damaged or gone, so no key of it is accepted; the service's log says why",
+                "the file of keys is damaged or gone, so no key of it is accepted; the log of the service says why",
                 headers={"Retry-After": "30"},
             ) from error
         self._attempts.succeeded(address, digest)

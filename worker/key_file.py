@@ -15,7 +15,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from models.files import locked, write_atomically
 from worker.roles import Role
 
-FORMAT = 1
 LARGEST_BYTES = 16 * 2**20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
@@ -73,7 +72,7 @@ class StoredKey(_Stored):
 
 
 class _Content(_Stored):
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     keys: tuple[StoredKey, ...] = ()
 
 

@@ -85,10 +85,9 @@ class Installation:
         self._stop = stop
         self._say = say
         self._broker = None if settings.redis_url else Part("broker", "worker.broker", settings)
-        self._others = [
-            *worker_parts(settings, worker),
-            Part("service", service, settings, {"SNF_API_KEYS": ",".join(settings.api_keys)}),
-        ]
+        # The service alone checks keys: no other process is given any.
+        keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
+        self._others = [*worker_parts(settings, worker), Part("service", service, settings, keys)]
 
     def live(self) -> int:
         """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""

@@ -80,7 +80,7 @@ def list_keys(as_json: Json = False) -> None:
         table.add_column(title)
     for key in found:
         limits = [f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate]
-        times = [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created, key.expires)]
+        times = [f"{time:%Y-%m-%d}" if time else "" for time in (key.created, key.expires)]
         table.add_row(key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits))
     Console().print(table)
 
