@@ -45,9 +45,9 @@ class Authentication:
     Without any key every caller may do everything.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, writer: BackgroundLog) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings, writer: BackgroundLog) -> None:
         self._app = app
-        self._ring = KeyRing(settings)
+        self._keys = keys
         self._attempts = FailedAttempts()
         self._limits = RateLimits()
         self._reports = FixedWindowRateLimiter(MemoryStorage())
@@ -66,7 +66,7 @@ class Authentication:
 
     def _admit(self, scope: Scope) -> None:
         address = address_of(scope)
-        if not self._ring.needed:
+        if not self._keys.needed:
             scope[SCOPE] = Caller(f"address:{address}", address, "admin")
             return
         key = self._key(scope, address)
@@ -83,7 +83,7 @@ class Authentication:
             _count(scope, "held-off")
             raise _held_off(math.ceil(wait))
         try:
-            key = self._ring.find(text)
+            key = self._keys.find(text)
         except KeyRefused as refused:
             _count(scope, refused.reason)
             if text:

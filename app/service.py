@@ -14,8 +14,11 @@ from app import calibration_schemas, problems, schemas, version_schemas
 from app.access import describe
 from app.authentication import Authentication
 from app.body_limit import BodyLimit
+from app.body_pace import PaceLimits
 from app.house import State, open_house
 from app.json_lines import BackgroundLog
+from app.key_ring import KeyRing
+from app.origins import OriginCheck
 from app.request_log import RequestLog
 from app.request_metrics import RequestMetrics
 from app.routers import (
@@ -112,11 +115,14 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
+        pace=PaceLimits.of(settings),
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
-    app.add_middleware(Authentication, settings=settings, writer=writer)
+    keys = KeyRing(settings)
+    app.add_middleware(Authentication, keys=keys, settings=settings, writer=writer)
+    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: keys.needed)
     app.add_middleware(RequestLog, settings=settings, writer=writer)
-    # Added last and so the outermost: what the other ones refuse counts too.
+    # Added last and so the outermost: what the others refuse counts too.
     app.add_middleware(RequestMetrics)
     problems.install(app)
     for router in ROUTERS:
