@@ -35,9 +35,8 @@ class JsonLines:
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records; raise `OSError` where that is not possible."""
-        text = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
-        # A lone surrogate of a request's path or header must not stop the log.
-        data = text.encode(errors="backslashreplace")
+        # In ASCII: text from outside can hold other line breaks and lone surrogates.
+        data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with (self.path.parent / f".{self.path.name}.lock").open("w") as lock:
             # Of two processes only one renames, and none writes into a file that was renamed meanwhile.
