@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from starlette.types import Scope
 
-Role = Literal["read", "score", "train", "admin"]
+from worker.roles import Role
 
 SCOPE = "snf.caller"
 """Where authentication leaves the `Caller` in a request's scope."""
@@ -21,11 +20,13 @@ class Caller:
         name: `key:<id>` of a caller with a key, `address:<host>` of one without.
         address: Host that the connection comes from; empty where it is not known.
         role: Role of the key. A caller without keys to show has all of them.
+        label: Name that an administrator gave the key; empty without a key.
     """
 
     name: str
     address: str
     role: Role
+    label: str = ""
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -33,6 +34,11 @@ def caller_of(scope: Scope) -> Caller:
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
-    client = scope.get("client")
-    address = str(client[0]) if client else ""
+    address = address_of(scope)
     return Caller(f"address:{address}", address, "admin")
+
+
+def address_of(scope: Scope) -> str:
+    """Return the host that a request's connection comes from; empty where it is not known."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""

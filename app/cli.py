@@ -11,6 +11,7 @@ from app.commands.common import USAGE, fail, settings
 from app.commands.datasets import datasets
 from app.commands.evaluate import evaluate
 from app.commands.jobs import jobs
+from app.commands.keys import keys
 from app.commands.models import models
 from app.commands.sample import sample
 from app.commands.score import score
@@ -87,6 +88,7 @@ cli.command()(sample)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
+cli.add_typer(keys, name="keys")
 
 
 def main() -> None:

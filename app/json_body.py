@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from app.body_limit import read_body
 from app.problems import unsupported_media_type
+from app.request_log import note_body
 
 JSON = "application/json"
 LIMIT = 64 * 1024
@@ -27,10 +28,12 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
         if kind != JSON:
             raise unsupported_media_type(kind, [JSON])
         try:
-            return model.model_validate_json(await read_body(request, LIMIT))
+            body = model.model_validate_json(await read_body(request, LIMIT))
         except ValidationError as error:
             found = error.errors(include_url=False, include_context=False)
             raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
+        note_body(request.scope, body.model_dump(mode="json", exclude_unset=True))
+        return body
 
     return read
 

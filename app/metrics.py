@@ -66,6 +66,12 @@ class Metrics:
             buckets=WAITS,
             registry=self.registry,
         )
+        self._authentication_failures = Counter(
+            "snf_authentication_failures",
+            "Requests without a valid key, by reason; held-off: refused unseen after too many wrong ones.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._models: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
@@ -98,6 +104,10 @@ class Metrics:
         """Counts images that could not be scored."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
+
+    def count_authentication_failure(self, reason: str) -> None:
+        """Count a request without a valid key; ``reason`` is one of a few in the code."""
+        self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:
         """All metrics in Prometheus' text format, without models that are not in the registry any more."""

@@ -45,10 +45,15 @@ class RequestMetrics:
             raise
 
 
-def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
+def route_template(scope: Scope) -> str:
+    """Return the path of the route that a request has been given to."""
     # Files lie under a mount, which is no route of its own but leaves its path.
     mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
-    route = getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED)
+    return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))
+
+
+def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
+    route = route_template(scope)
     method = scope["method"] if scope["method"] in METHODS else "other"
     house.metrics.observe_request(route, method, status, seconds)
     error = scope.get(ERROR)

@@ -11,14 +11,22 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import calibration_schemas, problems, schemas, version_schemas
+from app.access import describe
+from app.authentication import Authentication
 from app.body_limit import BodyLimit
+from app.body_pace import PaceLimits
 from app.house import State, open_house
+from app.json_lines import BackgroundLog
+from app.key_ring import KeyRing
+from app.origins import OriginCheck
+from app.request_log import RequestLog
 from app.request_metrics import RequestMetrics
 from app.routers import (
     api_pages,
     artifacts,
     audits,
     calibrations,
+    callers,
     cards,
     console,
     datasets,
@@ -57,7 +65,7 @@ ROUTERS = (
     *(models.router, references.router, versions.router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, jobs.workers),
-    *(operations.router, api_pages.router, console.router),
+    *(callers.router, operations.router, api_pages.router, console.router),
 )
 """In the order in which the API's pages show their calls."""
 
@@ -72,6 +80,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             problems.add_schema(document)
+            describe(document)
             for model in _OF_NO_PARAMETER:
                 found = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
@@ -82,11 +91,15 @@ class Service(FastAPI):
 def create_app(settings: Settings) -> Service:
     """The service of these settings; its parts start with the application's lifespan."""
     draining = threading.Event()
+    writer = BackgroundLog()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-        async with open_house(settings, draining) as house:
-            yield {"house": house}
+        try:
+            async with open_house(settings, draining) as house:
+                yield {"house": house}
+        finally:
+            writer.close()
 
     app = Service(
         title="Exact image density scoring",
@@ -102,9 +115,14 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
+        pace=PaceLimits.of(settings),
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
-    # Added last and so the outermost: what the other one refuses counts too.
+    keys = KeyRing(settings)
+    app.add_middleware(Authentication, keys=keys, settings=settings, writer=writer)
+    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: keys.needed)
+    app.add_middleware(RequestLog, settings=settings, writer=writer)
+    # Added last and so the outermost: what the others refuse counts too.
     app.add_middleware(RequestMetrics)
     problems.install(app)
     for router in ROUTERS:

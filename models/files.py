@@ -24,23 +24,23 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write ``content`` to ``path``, whole or not at all (:func:`new_file`)."""
-    with new_file(path) as file:
+    with new_file(path, mode=mode) as file:
         file.write(content)
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Yield a temporary file, open for writing, that becomes ``path`` when the block ends well.
 
     It lies beside ``path``, replaces what is there, and is durable then: fsync, rename, fsync of the folder. A block
-    that raises leaves ``path`` as it was.
+    that raises leaves ``path`` as it was. ``mode`` are its permissions, less what the umask takes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,39 +1,42 @@
-"""The key of a service that listens beyond this machine and was given none."""
+"""The first key of a service that listens beyond this machine and has none."""
 
-import os
-import secrets
 from collections.abc import Callable
 
+from models.files import write_atomically
+from worker.key_file import KeyConflict, KeyFile
 from worker.settings import Settings
+
+FIRST = "first"
+"""Name of the key that is made."""
 
 
 def with_keys(settings: Settings, say: Callable[[str], None]) -> Settings:
-    """The settings with the key that `home` keeps, made at the first start, where callers must show one.
+    """Return the settings of a service that asks for a key wherever callers must show one.
 
-    Loopback stays open, and so does an address that something else guards (`trusted_bind`).
+    Loopback stays open, and so does an address that something else guards (`trusted_bind`). Where a key is needed and
+    there is none, one with the role admin is made; its text is written to `home/api-key` for its owner to read.
+
+    Raises:
+        ValueError: `home/api-key` is empty.
     """
     if not settings.needs_keys:
         return settings
-    say(f"no SNF_API_KEYS for {settings.host}: the key that callers must show is in {settings.key_file}")
-    return settings.model_copy(update={"api_keys": (_kept_key(settings),)})
-
-
-def _kept_key(settings: Settings) -> str:
     path = settings.key_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    if path.exists():
+        # From before keys were hashed, or the text of one whose hash was not written any more.
+        text = path.read_text(encoding="utf-8").strip()
+        if not text:
+            raise ValueError(f"{path} is empty; remove it, and a key is made")
+        say(f"the key that callers of {settings.host} must show is in {path}")
+        return settings.model_copy(update={"api_keys": (text,)})
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # A link never replaces: of services that start together on one `home`, all get the first one's key.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink(missing_ok=True)
-    key = path.read_text(encoding="utf-8").strip()
-    if not key:
-        raise ValueError(f"{path} is empty; remove it, and a key is made")
-    return key
+        KeyFile(settings.keys_file).create(
+            FIRST, "admin", deliver=lambda text: write_atomically(path, f"{text}\n".encode(), mode=0o600)
+        )
+    except KeyConflict:
+        return settings  # another service on this home has just made it
+    say(
+        f"no key for {settings.host}: made one with the role admin, its text is in {path}. "
+        "Keep it elsewhere and delete the file; `snf keys create` makes more keys"
+    )
+    return settings

@@ -85,7 +85,9 @@ class Installation:
         self._stop = stop
         self._say = say
         self._broker = None if settings.redis_url else Part("broker", "worker.broker", settings)
-        self._others = [*worker_parts(settings, worker), Part("service", service, settings)]
+        # The service alone checks keys: no other process is given any.
+        keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
+        self._others = [*worker_parts(settings, worker), Part("service", service, settings, keys)]
 
     def live(self) -> int:
         """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
@@ -190,7 +192,7 @@ def address(settings: Settings) -> str:
 def welcome(settings: Settings, seconds: float) -> str:
     """The lines printed once everything is ready."""
     url = address(settings)
-    key = " -H 'Authorization: Bearer <key>'" if settings.api_keys else ""
+    key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
     image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))
     body = '{"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "first"}'
     return f"""

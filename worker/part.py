@@ -1,14 +1,14 @@
 """One part of a running installation: a child process that is restarted with back-off."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from worker.child_environment import child_environment
 from worker.lifeline import Lifeline
 from worker.settings import Settings
 
@@ -20,13 +20,17 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class Part:
-    """A module run as a process of its own; its output goes to `home/logs/<name>.out`."""
+    """A module run as a process of its own; its output goes to `home/logs/<name>.out`.
 
-    def __init__(self, name: str, module: str, settings: Settings) -> None:
+    `variables` are given to it beside those of the settings.
+    """
+
+    def __init__(self, name: str, module: str, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.deaths = 0  # since it was healthy last
         self._module = module
         self.settings = settings
+        self._variables = dict(variables or {})
         self._output = settings.logs_dir / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: Lifeline | None = None
@@ -50,7 +54,7 @@ class Part:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **self.settings.environment(), **lifeline.environment},
+                    env=child_environment(self.settings.environment(), self._variables, lifeline.environment),
                     cwd=Path(__file__).resolve().parent.parent,
                     pass_fds=[lifeline.fd],
                     start_new_session=True,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from worker.child_environment import child_environment
 from worker.jobs import JobType
 from worker.lifeline import Lifeline
 
@@ -58,7 +59,7 @@ class TrainerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment, **lifeline.environment},
+                    env=child_environment(environment, lifeline.environment),
                     cwd=Path(__file__).resolve().parent.parent,
                     pass_fds=[lifeline.fd],
                     start_new_session=True,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempt import JobSpec
+from worker.child_environment import child_environment
 from worker.events import EventLog
 from worker.garbage import look_rarely
 from worker.lifeline import Lifeline, watch
@@ -67,7 +68,7 @@ def other_ranks(folder: Path, size: int, threads: int | None, events: EventLog) 
                 others[rank] = subprocess.Popen(
                     [sys.executable, "-m", __name__, str(folder), *map(str, (rank, size, rendezvous, threads))],
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, **lifeline.environment},
+                    env=child_environment(lifeline.environment),
                     cwd=Path(__file__).resolve().parent.parent,
                     pass_fds=[lifeline.fd],
                 )

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import httpx
 
+from app.caller_schemas import CallerView
 from app.client.call import Call, model, path
 from app.client.datasets import AsyncDatasets, Datasets
 from app.client.jobs import AsyncJobs, Jobs
@@ -46,6 +47,11 @@ class _Client(Group[S]):
     def workers(self) -> Call[WorkerList]:
         """Which workers are running, on which device, on which job."""
         return Call("GET", path("workers"), model(WorkerList))
+
+    @operation
+    def caller(self) -> Call[CallerView]:
+        """The name and the role of the key in use."""
+        return Call("GET", path("me"), model(CallerView))
 
 
 class Client(_Client[SyncSender]):

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from app.access import MayScore, MayTrain
+from app.access import MayAdminister, MayTrain
 from app.calibration_views import view_of
 from app.house import InHouse
 from app.model_schemas import ModelDetail
@@ -42,7 +42,7 @@ class ImportQuery(BaseModel):
     "/{ref}/artifact",
     operation_id="export_model",
     summary="Download a model",
-    dependencies=[MayScore],
+    dependencies=[MayTrain],
     response_class=Response,
     responses={
         **responses(401, 404, 422, 500),
@@ -70,7 +70,7 @@ def export_model(ref: str, house: InHouse) -> Response:
     operation_id="import_model",
     summary="Upload a model",
     status_code=201,
-    dependencies=[MayTrain],
+    dependencies=[MayAdminister],
     responses={
         201: {
             "description": "The model is registered.",

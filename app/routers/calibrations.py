@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Response
 
 from app import calibration_views as views
 from app import schemas
-from app.access import MayScore, MayTrain
+from app.access import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibration_schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
 from app.house import InHouse
 from app.json_body import json_body, json_body_schema
@@ -42,6 +42,7 @@ def calibrate_model(
     request: Annotated[CalibrationRequest, Depends(json_body(CalibrationRequest))],
     house: InHouse,
     response: Response,
+    scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> schemas.JobView:
     """Queues a job that scores the images of a dataset and makes a calibration of the version from them.
@@ -49,18 +50,20 @@ def calibrate_model(
     The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
     10,000, give the p-values. Of the data that the model was trained on only what training left out is used. At least
     20 images are needed. The model's weights stay as they are; scores have the precision of the calibration in use.
+
+    With `activate`, which is the default, it becomes the calibration in use: that needs the role `admin`.
     """
     house.serving.registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}
     job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    return submit_job(job, house, response, key)
+    return submit_job(job, house, response, scope, key)
 
 
 @router.get(
     "",
     operation_id="list_calibrations",
     summary="List the calibrations of a model",
-    dependencies=[MayScore],
+    dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
 def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
@@ -72,7 +75,7 @@ def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
     "/active",
     operation_id="choose_calibration",
     summary="Use another calibration",
-    dependencies=[MayTrain],
+    dependencies=[MayAdminister],
     responses=responses(401, 404, 413, 415, 422, 429, 500),
     openapi_extra=json_body_schema(CalibrationChoice),
 )
@@ -87,7 +90,7 @@ def choose_calibration(
     "/{number}",
     operation_id="get_calibration",
     summary="Show a calibration of a model",
-    dependencies=[MayScore],
+    dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
 def get_calibration(ref: str, number: Number, house: InHouse) -> CalibrationView:

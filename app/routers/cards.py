@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from app.access import MayScore
+from app.access import MayRead
 from app.house import InHouse
 from app.markdown import fragment
 from app.problems import responses
@@ -21,7 +21,7 @@ HEADERS = {
 }
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = APIRouter(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayScore])
+router = APIRouter(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayRead])
 
 Form = Annotated[
     Literal["markdown", "html"],

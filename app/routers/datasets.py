@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.access import MayTrain
+from app.access import MayAdminister, MayRead, MayTrain
 from app.dataset_form import FILE, NAME
 from app.dataset_schemas import DatasetDetail, DatasetList
 from app.dataset_views import detail, entries, refuse_builtin, refuse_used
@@ -19,7 +19,7 @@ from models.problems import DatasetNotFound
 PATH = "/v1/datasets"
 
 # Plain functions: the framework runs them in threads, where disk, network and job store may block.
-router = APIRouter(prefix=PATH, tags=["datasets"], dependencies=[MayTrain])
+router = APIRouter(prefix=PATH, tags=["datasets"])
 
 DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
 
@@ -56,6 +56,7 @@ _FORM = {
     "",
     operation_id="upload_dataset",
     summary="Upload a dataset",
+    dependencies=[MayTrain],
     status_code=201,
     responses={
         201: {
@@ -78,13 +79,25 @@ def upload_dataset(request: Request, house: InHouse, response: Response) -> Data
     return found
 
 
-@router.get("", operation_id="list_datasets", summary="List the datasets", responses=responses(401, 500))
+@router.get(
+    "",
+    operation_id="list_datasets",
+    summary="List the datasets",
+    dependencies=[MayRead],
+    responses=responses(401, 500),
+)
 def list_datasets(house: InHouse) -> DatasetList:
     """Lists the built-in and the uploaded datasets; one that cannot be used says why in `problem`."""
     return DatasetList(datasets=entries(house.datasets, house.settings.data_dir))
 
 
-@router.get("/{name}", operation_id="get_dataset", summary="Show a dataset", responses=responses(401, 404, 422, 500))
+@router.get(
+    "/{name}",
+    operation_id="get_dataset",
+    summary="Show a dataset",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
 def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
     """Shows counts, sizes, the split, and for an uploaded one the report: duplicates, rejected files, notes."""
     return detail(name, house.datasets, house.settings.data_dir)
@@ -94,6 +107,7 @@ def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
     "/{name}/contact-sheet",
     operation_id="get_dataset_contact_sheet",
     summary="Look at a dataset",
+    dependencies=[MayTrain],
     response_class=Response,
     responses={
         **responses(401, 404, 422, 500),
@@ -118,6 +132,7 @@ def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
     "/{name}",
     operation_id="delete_dataset",
     summary="Delete a dataset",
+    dependencies=[MayAdminister],
     status_code=204,
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503),

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
-from app.access import MayTrain
+from app.access import MayRead
 from app.event_streams import EventStream
 from app.house import InHouse
 from app.job_lookup import FollowedJob, folder_of
 from app.problems import draining, invalid, responses
 from app.timeline import Cursor
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
 EXAMPLE = """retry: 2000
 

@@ -13,7 +13,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
-from app.access import MayTrain
+from app.access import MayRead
 from app.house import House, InHouse
 from app.job_lookup import ExistingJob, folder_of
 from app.job_schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
@@ -27,7 +27,7 @@ from worker.journal import FILE, Event
 from worker.score import RESULT
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Scope
 
 from app import schemas
-from app.access import MayTrain
+from app.access import CallerScope, MayRead, MayTrain, require
 from app.house import InHouse
 from app.job_requests import plan_job
 from app.json_body import json_body, json_body_schema
@@ -25,8 +27,8 @@ from worker.submit import (
 JOB_ID = r"^[0-9a-z]{26}$"
 
 # Plain functions: the framework runs them in threads, where the job store may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayTrain])
-workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayTrain])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[
@@ -55,6 +57,7 @@ class JobQuery(BaseModel):
     "",
     operation_id="submit_job",
     summary="Submit a job",
+    dependencies=[MayTrain],
     status_code=202,
     responses={
         202: {
@@ -69,6 +72,7 @@ def submit_job(
     job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
     house: InHouse,
     response: Response,
+    scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> schemas.JobView:
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
@@ -76,7 +80,10 @@ def submit_job(
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
     version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
     one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
+
+    A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
     """
+    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
     fingerprint = fingerprint_of(job.model_dump(mode="json"))
     known = None if key is None else house.jobs.known(key, fingerprint)
     if known is not None:  # before it is checked again: what it needs may be gone or changed by now
@@ -118,6 +125,7 @@ def submit_job(
     "/estimate",
     operation_id="estimate_job",
     summary="What would this job take?",
+    dependencies=[MayTrain],
     responses=responses(401, 413, 415, 422, 429, 500, 503),
     openapi_extra=json_body_schema(schemas.JobRequest),
 )
@@ -134,14 +142,26 @@ def estimate_job(
     )
 
 
-@router.get("", operation_id="list_jobs", summary="List jobs, newest first", responses=responses(401, 422, 500, 503))
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="List jobs, newest first",
+    dependencies=[MayRead],
+    responses=responses(401, 422, 500, 503),
+)
 def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
     """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
     page = house.jobs.list(query.after, query.limit, query.status, query.type)
     return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
 
 
-@router.get("/{job_id}", operation_id="get_job", summary="Show a job", responses=responses(401, 404, 422, 500, 503))
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    summary="Show a job",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500, 503),
+)
 def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
     job = house.jobs.get(job_id)
@@ -152,6 +172,7 @@ def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     "/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job",
+    dependencies=[MayTrain],
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
@@ -164,6 +185,7 @@ def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     "/{job_id}/pause",
     operation_id="pause_job",
     summary="Pause a job",
+    dependencies=[MayTrain],
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
@@ -176,6 +198,7 @@ def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     "/{job_id}/resume",
     operation_id="resume_job",
     summary="Resume a paused job",
+    dependencies=[MayTrain],
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
@@ -188,6 +211,7 @@ def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     "/{job_id}/retry",
     operation_id="retry_job",
     summary="Try a failed or cancelled job again",
+    dependencies=[MayTrain],
     status_code=202,
     responses={
         202: {
@@ -197,8 +221,13 @@ def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
-def retry_job(job_id: JobId, house: InHouse, response: Response) -> schemas.JobView:
-    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended."""
+def retry_job(job_id: JobId, house: InHouse, response: Response, scope: CallerScope) -> schemas.JobView:
+    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
+
+    It needs the role `admin` where submitting the job did.
+    """
+    job = house.jobs.get(job_id)
+    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
     made = retry(house.jobs, house.celery, job_id)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
     return _view(made)
@@ -209,6 +238,14 @@ def list_workers(house: InHouse) -> schemas.WorkerList:
     """Shows which workers are running, on which device, and which job each has in hand."""
     found = house.presence.workers()
     return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
+
+
+def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
+    """Raise a 403 problem where a job would change what is served and the caller may not."""
+    if promote:
+        require(scope, "admin", "a job that makes its model live ('promote': true)")
+    if type == "calibrate" and parameters.get("activate", True) is not False:
+        require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")
 
 
 def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:

@@ -7,13 +7,13 @@ import asyncio
 from fastapi import APIRouter
 
 from app import model_schemas as schemas
-from app.access import MayScore
+from app.access import MayRead
 from app.calibration_views import view_of
 from app.house import InHouse
 from app.model_views import detail, summary
 from app.problems import responses
 
-router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayScore])
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
 
 
 @router.get(

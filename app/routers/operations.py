@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app import schemas
-from app.access import MayLook
+from app.access import MayRead
 from app.house import House, InHouse
 from app.problems import responses
 from app.serving import Listed, ModelState
@@ -54,7 +54,7 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
     operation_id="metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    dependencies=[MayLook],
+    dependencies=[MayRead],
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
 async def metrics(house: InHouse) -> Response:

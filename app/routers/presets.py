@@ -6,14 +6,14 @@ from functools import cache
 
 from fastapi import APIRouter
 
-from app.access import MayLook
+from app.access import MayRead
 from app.preset_schemas import PresetList, PresetView
 from app.problems import responses
 from app.schemas import JobRequest
 from models.presets import PRESETS, Preset
 from models.training.config import TrainingConfig
 
-router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayLook])
+router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 
 
 @router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))

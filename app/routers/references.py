@@ -7,14 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.access import MayScore
+from app.access import MayRead
 from app.deadline import TimeoutMs, deadline
 from app.house import InHouse
 from app.problems import responses
 from app.reference_schemas import Quantile, Reference
 from app.serving import Loaded
 
-router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayScore])
+router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 
 Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 

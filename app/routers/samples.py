@@ -7,7 +7,7 @@ import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from app.house import InHouse
 from app.intake import NPY, Pixels
 from app.lane import Ticket
 from app.problems import invalid, responses
+from app.rate_limits import take_images
 from app.sampling import MAX_SEED, draw_seed, encode
 from app.serving import Loaded
 from app.slices import score_in_slices
@@ -68,7 +69,11 @@ _OK = {
     responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
 )
 async def sample_images(
-    ref: str, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
+    ref: str,
+    request: Request,
+    house: InHouse,
+    query: Annotated[SampleQuery, Query()],
+    timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
@@ -81,6 +86,7 @@ async def sample_images(
         loaded = await house.serving.acquire(ref)
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
+        take_images(request.scope, query.n)
 
         def work(ticket: Ticket) -> tuple[Pixels, list[Likelihood]]:
             parts = []

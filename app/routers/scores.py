@@ -31,6 +31,7 @@ from app.intake import (
 from app.lane import Ticket
 from app.plain_scores import Asked, PlainScores
 from app.problems import invalid, responses
+from app.rate_limits import take_images
 from app.score_answers import Outcome, answer_json, outcomes
 from app.score_notes import note_scores
 from app.serving import Loaded
@@ -135,6 +136,7 @@ async def score_images(
         if len(items) > limit:
             raise too_many(limit)
         images = decoded(items)
+        take_images(request.scope, len(items))
         found = await _score(house, loaded, list(images.values()), query) if images else []
     scored = dict(zip(images, found, strict=True))
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):

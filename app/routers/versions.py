@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from app.access import MayTrain
+from app.access import MayAdminister
 from app.house import InHouse
 from app.jobs_in_hand import refuse_in_use
 from app.json_body import json_body, json_body_schema
@@ -15,7 +15,7 @@ from app.schemas import Name
 from app.version_schemas import Aliases, AliasTarget
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayTrain])
+router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister])
 
 Alias = Annotated[Name, Path(description="`live` is what the plain name means.", examples=["champion"])]
 Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]

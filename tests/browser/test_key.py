@@ -9,17 +9,25 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.end_to_end.service import running
+from worker.key_file import KeyFile
 
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "correct-horse"
 REFUSED = "status of 401"
+FORBIDDEN = "status of 403"
 
 
 @pytest.fixture(scope="module")
-def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """The service alone, with a key."""
-    with running("app.cli", "serve", home=tmp_path_factory.mktemp("locked"), api_keys=KEY) as client:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A key that may only look."""
+    return KeyFile(tmp_path_factory.getbasetemp() / "locked" / "keys.json").create("wall", "read")[1]
+
+
+@pytest.fixture(scope="module")
+def house(browser: Browser, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The service alone, with keys."""
+    with running("app.cli", "serve", home=tmp_path_factory.getbasetemp() / "locked", api_keys=KEY) as client:
         yield client
 
 
@@ -55,7 +63,7 @@ def test_who_gives_no_key_is_told_and_may_try_again(page: Page, collector: Colle
     with collector.expected(REFUSED):
         page.goto("/")
         page.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_role("main")).to_contain_text("a key with the role 'score' is needed")
+        expect(page.get_by_role("main")).to_contain_text("a key is needed and none was given")
     with collector.expected(REFUSED):
         page.get_by_role("button", name="Try again").click()
         give(page, KEY)
@@ -70,7 +78,7 @@ def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Col
     with collector.expected(REFUSED):
         page.goto("/#/models/mnist-snf-glow")
         page.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_role("main")).to_contain_text("a key with the role 'score' is needed")
+        expect(page.get_by_role("main")).to_contain_text("a key is needed and none was given")
     before = len(asked)
     page.clock.run_for(30_000)
     assert len(asked) == before
@@ -80,3 +88,21 @@ def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Col
         expect(page.get_by_role("tab", name="Overview")).to_be_visible()
     with page.expect_request("**/v1/models"):
         page.clock.run_for(30_000)
+
+
+def test_what_a_key_may_not_do_is_said_in_words_and_another_can_be_used(
+    page: Page, collector: Collector, reader: str
+) -> None:
+    with collector.expected(REFUSED):
+        page.goto("/")
+        give(page, reader)
+        expect(page.get_by_role("button", name="Key wall, role read: use another")).to_have_text("wall (read)")
+    axe(page)
+    with collector.expected(FORBIDDEN):
+        page.get_by_role("button", name="a handwritten 7").click()
+        expect(page.get_by_text("the key 'wall' has the role 'read'; this call needs 'score'").first).to_be_visible()
+    page.get_by_role("button", name="Key wall").click()
+    give(page, KEY)
+    expect(page.get_by_role("banner").get_by_role("button", name="role admin")).to_be_visible()
+    page.get_by_role("button", name="a handwritten 7").click()
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")

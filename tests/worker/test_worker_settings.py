@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from worker.child_environment import child_environment
+from worker.key_file import KeyFile, digest_of
 from worker.keys import with_keys
 from worker.settings import Settings, load_settings
 
@@ -26,18 +28,31 @@ def test_every_field_is_documented() -> None:
 def test_an_open_address_gets_a_key_that_is_kept(host: str, tmp_path: Path) -> None:
     said: list[str] = []
     first, again = (with_keys(Settings(home=tmp_path, host=host), said.append) for _ in range(2))
-    assert first.api_keys == again.api_keys
-    assert len(first.api_keys[0]) >= 32
+    assert first.api_keys == again.api_keys == ()
+    text = first.key_file.read_text().strip()
+    [key] = KeyFile(first.keys_file).read()
+    assert (key.role, key.matches(digest_of(text), key.created)) == ("admin", True)
     assert first.key_file.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["api-key"]
-    assert all(str(first.key_file) in line and first.api_keys[0] not in line for line in said)
+    assert {path.name for path in tmp_path.iterdir()} == {"api-key", "keys.json", ".lock"}
+    [line] = said
+    assert str(first.key_file) in line
+    assert text not in line
+    first.key_file.unlink()
+    assert with_keys(first, said.append) == first
+    assert len(said) == 1, "the hash is enough: no other key is made"
+
+
+def test_a_key_from_before_they_were_hashed_stays_valid(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text("sesame\n")
+    assert with_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None).api_keys == ("sesame",)
 
 
 def test_services_that_start_together_share_the_key(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "new", host="0.0.0.0")
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: with_keys(settings, lambda _line: None).api_keys, range(8)))
-    assert len(set(made)) == 1
+        list(pool.map(lambda _: with_keys(settings, lambda _line: None), range(8)))
+    [key] = KeyFile(settings.keys_file).read()
+    assert key.matches(digest_of(settings.key_file.read_text().strip()), key.created)
 
 
 def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
@@ -105,7 +120,17 @@ def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
-    assert load_settings() == made
+    assert load_settings() == made.model_copy(update={"api_keys": ()}), "all but the keys of callers"
+
+
+def test_no_child_inherits_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SNF_API_KEYS", "sesame")
+    monkeypatch.setenv("SNF_API_KEY", "sesame")
+    monkeypatch.setenv("SNF_PORT", "8123")
+    made = Settings(home=tmp_path, api_keys=("sesame",))
+    given = child_environment(made.environment(), {"MORE": "1"})
+    assert "sesame" not in " ".join(given.values())
+    assert (given["SNF_PORT"], given["MORE"]) == ("8123", "1")
 
 
 def test_unset_redis_url_wins_over_an_inherited_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 // The frame: which page is shown, the theme, and whether the service is well.
+import { askForKey, authorization, hasKey } from "./service.js";
 import { complain } from "./toast.js";
 
 const PAGES = {
@@ -56,6 +57,23 @@ async function look() {
   if (status.dataset.state !== state) [status.dataset.state, status.textContent] = [state, text];
 }
 
+/** Shows whose key is in use and its role; a click gives another one. */
+async function showHolder() {
+  const button = document.getElementById("holder");
+  if (!hasKey()) return;
+  const response = await fetch("/v1/me", { headers: authorization() }).catch(() => null);
+  if (!response?.ok) return; // a key that is refused is asked for again by the page itself
+  const { name, role } = await response.json();
+  button.textContent = `${name} (${role})`;
+  button.setAttribute("aria-label", `Key ${name}, role ${role}: use another`);
+  button.hidden = false;
+}
+
+document.getElementById("holder").onclick = async () => {
+  if (await askForKey("Another key may do more or less than this one.")) show();
+};
+document.addEventListener("snf-key", showHolder);
+
 function dark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -78,4 +96,5 @@ window.addEventListener("hashchange", show);
 nameTheme();
 show();
 look();
+showHolder();
 setInterval(() => document.hidden || look(), LOOK_MS);

@@ -137,8 +137,8 @@ function storedKey() {
 
 let asking = null;
 
-// Many calls may be refused at once; one dialog answers them all.
-function askForKey(reason) {
+/** Asks for a key; many calls may be refused at once, and one dialog answers them all. */
+export function askForKey(reason) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("key-dialog");
     const field = document.getElementById("key");
@@ -154,6 +154,7 @@ function askForKey(reason) {
       }
       asking = null;
       resolve(use);
+      if (use) document.dispatchEvent(new Event("snf-key"));
     }, { once: true });
     dialog.showModal();
   });

@@ -1,0 +1,120 @@
+"""Logs of JSON lines that several processes may write, and a thread that writes them beside the event loop."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 10_000_000
+"""Size after which a file is renamed to `<name>.1`, the one before to `.2`, and so on."""
+KEPT = 10
+"""Renamed files that are kept."""
+WAITING = 10_000
+"""Lines that may wait for the disk; more are dropped and counted."""
+BATCH = 1000
+
+Record = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, readable by its owner alone; renamed when it is full."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._kept = kept
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records; raise `OSError` where that is not possible."""
+        # In ASCII: text from outside can hold other line breaks and lone surrogates.
+        data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / f".{self.path.name}.lock").open("w") as lock:
+            # Of two processes only one renames, and none writes into a file that was renamed meanwhile.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._is_full(len(data)):
+                self._rename()
+            with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+                file.write(data)
+
+    def _is_full(self, more: int) -> bool:
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return size > 0 and size + more > self._max_bytes
+
+    def _rename(self) -> None:
+        for number in range(self._kept - 1, 0, -1):
+            older = self.path.with_name(f"{self.path.name}.{number}")
+            if older.exists():
+                older.replace(self.path.with_name(f"{self.path.name}.{number + 1}"))
+        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+
+
+class BackgroundLog:
+    """Writes records to files in a thread of its own, which starts with the first record.
+
+    A disk that cannot be written stops no request: it is said once in the service's log, with the number of records
+    that were lost once writing works again.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[tuple[JsonLines, Record] | None] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+        self._lost = 0
+
+    def put(self, file: JsonLines, record: Record) -> None:
+        """Take a record to be written; never waits. To be called by the event loop alone."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="json-lines", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait((file, record))
+        except queue.Full:
+            self._count_lost(1, file, "the disk is too slow")
+
+    def close(self) -> None:
+        """Write what waits and end the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            by_file: dict[JsonLines, list[Record]] = {}
+            for item in batch:
+                if item is not None:
+                    by_file.setdefault(item[0], []).append(item[1])
+            for file, records in by_file.items():
+                self._write(file, records)
+            if None in batch:
+                return
+
+    def _write(self, file: JsonLines, records: list[Record]) -> None:
+        try:
+            file.write(records)
+        except OSError as error:
+            self._count_lost(len(records), file, str(error))
+            return
+        if self._lost:
+            log.error("%s is written again; %d records were lost", file.path, self._lost)
+            self._lost = 0
+
+    def _count_lost(self, records: int, file: JsonLines, why: str) -> None:
+        if not self._lost:
+            log.error("%s cannot be written, requests are answered all the same: %s", file.path, why)
+        self._lost += records

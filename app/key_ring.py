@@ -1,0 +1,123 @@
+"""The keys that a running service accepts: those of its environment and of `home/keys.json`, as they are now."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from worker.key_file import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
+from worker.roles import Role
+from worker.settings import Settings
+
+CHECK_S = 0.5
+"""Time between two looks at the file: a change of the keys is in force after that."""
+
+Refusal = Literal["missing", "unknown", "expired", "revoked"]
+
+log = logging.getLogger(__name__)
+
+
+class KeyRefused(Exception):
+    """The key of a request is not valid; `reason` says why."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason)
+        self.reason: Refusal = reason
+
+
+@dataclass(frozen=True)
+class HeldKey:
+    """A valid key of a caller."""
+
+    id: str
+    name: str
+    role: Role
+    requests: str | None = None
+    images: str | None = None
+
+
+class KeyRing:
+    """Finds the holder of a key; usable from any thread.
+
+    A file of keys that cannot be read, or that was there and is gone, makes its keys invalid and leaves the service
+    closed until it is back: a service never opens because a file broke. Keys of the environment stay valid.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = [
+            (digest_of(text), HeldKey(f"environment-{number}", f"SNF_API_KEYS, number {number}", "admin"))
+            for number, text in enumerate(settings.api_keys, 1)
+        ]
+        self._file = KeyFile(settings.keys_file)
+        self._stored: dict[str, StoredKey] = {}
+        self._problem: str | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._next_check = 0.0
+        self._lock = threading.Lock()
+        self._refresh()
+
+    @property
+    def needed(self) -> bool:
+        """Whether callers must show a key."""
+        self._refresh()
+        return bool(self._environment) or self._seen is not None or self._problem is not None
+
+    def find(self, text: str | None) -> HeldKey:
+        """Return the holder of the key with this text.
+
+        Raises:
+            KeyRefused: No key was given, or it is not valid.
+            KeysUnreadable: It may be one of those in the file, which cannot be read.
+        """
+        self._refresh()
+        if not text:
+            raise KeyRefused("missing")
+        digest = digest_of(text)
+        # Every key is compared, and in full, so that the time taken does not depend on which one matches.
+        matching = [held for known, held in self._environment if hmac.compare_digest(known, digest)]
+        if matching:
+            return matching[0]
+        if self._problem is not None:
+            raise KeysUnreadable(self._problem)
+        # An id is no secret: finding it may take what time it will.
+        stored = self._stored.get(id_in(text) or "")
+        now = datetime.now(UTC)
+        if stored is None or not stored.matches(digest, now):
+            raise KeyRefused("unknown")
+        state = stored.state(now)
+        if state != "active":
+            raise KeyRefused(state)
+        return HeldKey(stored.id, stored.name, stored.role, stored.requests, stored.images)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        with self._lock:
+            self._next_check = now + CHECK_S
+            try:
+                found = self._file.path.stat()
+                version = (found.st_mtime_ns, found.st_size, found.st_ino)
+                if version == self._seen and self._problem is None:
+                    return
+                self._stored = {key.id: key for key in self._file.read()}
+            except FileNotFoundError:
+                if self._seen is not None:
+                    self._close(f"{self._file.path} is gone; put it back, or start the service again without keys")
+                return
+            except (KeysUnreadable, OSError) as error:
+                self._close(str(error))
+                return
+            if self._problem is not None:
+                log.warning("the keys can be read again")
+            self._seen, self._problem = version, None
+
+    def _close(self, problem: str) -> None:
+        if problem != self._problem:
+            log.error("no key of %s is accepted: %s", self._file.path, problem)
+        self._stored, self._problem = {}, problem

@@ -1,0 +1,119 @@
+"""Keys with real processes: who inherits them, and `snf keys` beside a running service."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.service import ROOT, environment, running
+from tests.worker.helpers import until
+
+KEY = "correct-horse-battery-staple"
+
+
+def snf(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def processes_with(text: str, home: Path) -> tuple[list[str], list[str]]:
+    """The commands of all processes with a text among their variables, and of those of a home without it."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if text.encode() in variables:
+            found[0].append(command)
+        elif f"SNF_HOME={home}\0".encode() in variables:
+            found[1].append(command)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the variables of processes from /proc")
+def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> None:
+    with running("app.cli", "up", home=tmp_path, api_keys=KEY, api_key=KEY, devices="cpu") as client:
+        client.headers["x-api-key"] = KEY
+        until(lambda: client.get("/v1/workers").json()["workers"])
+        job = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+        id = client.post("/v1/jobs", json=job | {"parameters": {"max_steps": 100_000}}).raise_for_status().json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{id}").json()["status"] == "running")
+        having, lacking = processes_with(KEY, tmp_path)
+        client.post(f"/v1/jobs/{id}/cancel").raise_for_status()
+        until(lambda: client.get(f"/v1/jobs/{id}").json()["status"] == "cancelled")
+    assert sorted(command.split()[-1] for command in having) == ["app.serve", "up"]
+    for part in ("worker.broker", "worker.main", "worker.train"):
+        assert any(part in command for command in lacking), (part, lacking)
+
+
+def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Path) -> None:
+    def status(key: str, method: str = "GET", path: str = "/v1/me") -> int:
+        return httpx.request(method, f"{client.base_url}{path}", headers={"x-api-key": key}).status_code
+
+    def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    admin = snf(tmp_path, "keys", "create", "ann", "--role", "admin")
+    assert "every caller must show a key" in admin.stderr
+    with running("app.serve", home=tmp_path) as client:
+        first = made(snf(tmp_path, "keys", "create", "cam", "--role", "score", "--expires", "90d", "--json"))
+        until(lambda: status(first["key"]) == 200, seconds=2)
+        assert status(first["key"], "DELETE", "/v1/datasets/mnist-mini") == 403
+        assert status(admin.stdout.strip(), "DELETE", "/v1/datasets/mnist-mini") == 409
+        second = made(snf(tmp_path, "keys", "rotate", "cam", "--overlap", "0m", "--json"))
+        until(lambda: status(second["key"]) == 200, seconds=2)
+        assert status(first["key"]) == 401
+        assert snf(tmp_path, "keys", "revoke", "cam").stdout == f"revoked cam ({first['id']})\n"
+        until(lambda: status(second["key"]) == 401, seconds=2)
+        listed = made(snf(tmp_path, "keys", "--json"))["keys"]
+        assert [(key["name"], key["role"], key["state"]) for key in listed] == [
+            ("ann", "admin", "active"),
+            ("cam", "score", "revoked"),
+        ]
+        assert "cam" in snf(tmp_path, "keys", "list").stdout
+    text = (tmp_path / "logs" / "audit.jsonl").read_text()
+    events = [record["event"] for record in map(json.loads, text.splitlines()) if record["event"].startswith("key-")]
+    assert events == ["key-created", "key-created", "key-rotated", "key-revoked"]
+    logs = "".join(path.read_text() for path in [*tmp_path.glob("*.log"), *tmp_path.glob("logs/*")])
+    for secret in (admin.stdout.strip(), first["key"], second["key"]):
+        assert secret.rpartition("_")[2] not in logs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["create", "Ann", "--role", "read"], 2, "NAME: expected"),
+        (["create", "a", "--role", "root"], 2, "'root' is not one of"),
+        (["create", "a", "--role", "read", "--expires", "soon"], 2, "--expires: expected a time such as 90d"),
+        (["create", "a", "--role", "read", "--images", "many"], 2, "--images: expected a rate such as 600/minute"),
+        (["revoke", "nobody"], 2, "there is no key 'nobody'"),
+        (["rotate", "nobody"], 2, "there is no key 'nobody'"),
+    ],
+)
+def test_wrong_usage_is_named(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    done = snf(tmp_path, "keys", *arguments)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_a_damaged_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    for arguments in (["list"], ["create", "a", "--role", "read"], ["revoke", "a"]):
+        done = snf(tmp_path, "keys", *arguments)
+        assert done.returncode == 3
+        assert "is damaged" in done.stderr
+    assert (tmp_path / "keys.json").read_text() == "{"
