@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.dataset_form import DatasetForm
 from app.problems import draining
+from app.shares import Shares
 from app.upload_body import LOOK_S, UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders, note_target
 from models.datasets import DatasetStore
@@ -30,7 +31,7 @@ class DatasetUploads:
         self._settings = settings
         self._store = store
         self._folders = UploadFolders(settings.uploads_dir, store.root)
-        self._slots = threading.BoundedSemaphore(settings.max_dataset_uploads)
+        self._places = Shares(settings.max_dataset_uploads)
         self._draining = draining
         self._stopping = threading.Event()
 
@@ -51,8 +52,7 @@ class DatasetUploads:
 
         Raises problems of the form, `BodyTooLarge`, and what `DatasetStore.create` raises.
         """
-        limit = self._settings.max_dataset_uploads
-        with place(self._slots, limit), upload_problems(), self._folders.new() as folder:
+        with place(self._places, request), upload_problems(), self._folders.new() as folder:
             self._store.root.mkdir(parents=True, exist_ok=True)
             room = Room(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
             body = UploadBody(request, self._settings.max_dataset_bytes, self._draining)

@@ -16,6 +16,7 @@ import anyio.from_thread
 from starlette.requests import ClientDisconnect, Request
 
 from app.problems import draining
+from app.shares import Shares
 from app.upload_body import LOOK_S, UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders
 from models.artifact_tar import unpack
@@ -29,7 +30,7 @@ from worker.admission import SECONDS
 from worker.settings import Settings
 
 PLACES = 2
-"""Models that are taken at once: each is loaded once to be looked at."""
+"""Models that are taken at once, of which one caller gets one: each is loaded once to be looked at."""
 ROOT = Path(__file__).resolve().parents[1]
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class ModelUploads:
         self._settings = settings
         self._registry = registry
         self._folders = UploadFolders(settings.uploads_dir, settings.datasets_dir)
-        self._slots = threading.BoundedSemaphore(PLACES)
+        self._places = Shares(PLACES)
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
@@ -51,7 +52,7 @@ class ModelUploads:
         Raises `ArtifactRefused`, `InvalidName`, `StorageFull`, `BodyTooLarge`, problems of the body.
         """
         check_name(name)
-        with place(self._slots, PLACES), upload_problems(), self._folders.new() as folder:
+        with place(self._places, request), upload_problems(), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
             # It lies on the disk twice for a moment, here and in the registry.
             room = Room(folder, None, RESERVE)

@@ -12,7 +12,9 @@ from fastapi import FastAPI
 
 from app import calibration_schemas, problems, schemas, version_schemas
 from app.body_limit import BodyLimit
+from app.body_pace import PaceLimits
 from app.house import State, open_house
+from app.origins import OriginCheck
 from app.request_metrics import RequestMetrics
 from app.routers import (
     api_pages,
@@ -102,9 +104,11 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
+        pace=PaceLimits.of(settings),
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
-    # Added last and so the outermost: what the other one refuses counts too.
+    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: bool(settings.api_keys))
+    # Added last and so the outermost: what the others refuse counts too.
     app.add_middleware(RequestMetrics)
     problems.install(app)
     for router in ROUTERS:

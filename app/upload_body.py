@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,19 +12,22 @@ import anyio.from_thread
 from starlette.requests import ClientDisconnect, Request
 
 from app.body_limit import BodyTooLarge
+from app.callers import caller_of
 from app.problems import Problem, draining
+from app.shares import Shares
 from models.problems import StorageFull
 
 PIECE = 2**20
 """Bytes that are brought from the event loop to the upload's thread at once."""
-SILENCE_S = 60.0
-"""Time without a byte after which an upload is given up: others wait for its place."""
 LOOK_S = 0.5
 """Time between two looks whether client and service are still there."""
 
 
 class UploadBody:
-    """A request's body, at most `limit` bytes, which ends where the client falls silent or the service stops."""
+    """A request's body, at most `limit` bytes, which ends where the client leaves or the service stops.
+
+    How slowly it may arrive is limited where all bodies arrive, in `BodyLimit`.
+    """
 
     def __init__(self, request: Request, limit: int, stopping: threading.Event) -> None:
         self.declared = int(request.headers.get("content-length", 0))
@@ -36,7 +38,10 @@ class UploadBody:
         self._check_size(self.declared)
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives; to be called in a thread of the framework. Raises problems, `BodyTooLarge`."""
+        """The body as it arrives; to be called in a thread of the framework.
+
+        Raises problems, `BodyTooLarge`, `BodyTooSlow`.
+        """
         size = 0
         while piece := anyio.from_thread.run(self.piece):
             size += len(piece)
@@ -51,20 +56,16 @@ class UploadBody:
         """What arrives next, about a piece of it; empty at the end of the body."""
         chunks: list[bytes] = []
         size = 0
-        heard = time.monotonic()
         while self._more and size < PIECE:
             if self._stopping.is_set():
                 raise draining()
             try:
                 async with asyncio.timeout(LOOK_S):
                     message = await self._receive()
-            except TimeoutError as error:
-                if time.monotonic() - heard > SILENCE_S:
-                    raise _stalled() from error
+            except TimeoutError:
                 continue
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            heard = time.monotonic()
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             self._more = message.get("more_body", False)
@@ -85,21 +86,19 @@ def upload_problems() -> Iterator[None]:
 
 
 @contextmanager
-def place(slots: threading.BoundedSemaphore, most: int, retry_s: int = 30) -> Iterator[None]:
-    """Holds one of the places for uploads; raises a 429 problem where all `most` are taken."""
-    if not slots.acquire(blocking=False):
+def place(places: Shares, request: Request, retry_s: int = 30) -> Iterator[None]:
+    """Hold one of the places for uploads for the request's caller; raise a 429 problem where it gets none."""
+    caller = caller_of(request.scope).name
+    if not places.take(caller):
         raise Problem(
             429,
             "too-many-uploads",
             "Too many uploads at once",
-            f"{most} uploads are in hand; try again later",
+            f"{places.capacity - places.free} of {places.capacity} places for uploads are taken, and one caller gets "
+            "at most as many as stay free for all others; try again later",
             headers={"Retry-After": str(retry_s)},
         )
     try:
         yield
     finally:
-        slots.release()
-
-
-def _stalled() -> Problem:
-    return Problem(408, "upload-stalled", "The upload came to a halt", f"nothing arrived within {SILENCE_S:g} s")
+        places.give_back(caller)

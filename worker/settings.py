@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from models.engine_options import EngineName, EngineOptions
 from worker.jobs import Queue
 
+HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\])$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
 
 
@@ -47,6 +49,46 @@ class Settings(BaseSettings):
     trusted_bind: bool = Field(
         default=False,
         description="Ask for no key on an address other than loopback, because something else guards the port.",
+    )
+    allowed_hosts: Annotated[tuple[HostName, ...], NoDecode] = Field(
+        default=(),
+        description="Host names, without ports and separated by commas, that callers may use for the service besides "
+        "loopback names and `host`; `*`: any. Unset: any where callers must show a key, no other one elsewhere.",
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        default=(),
+        description="Origins (`https://host[:port]`), separated by commas, whose web pages may call this service.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses or networks of reverse proxies, separated by commas, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` count; from all others these headers are ignored.",
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=16,
+        le=65536,
+        description="Most connections at once, as far as the limit on open files allows; one address alone gets half.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="Time within which the headers of a request must arrive, in seconds."
+    )
+    body_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Longest wait for the next bytes of a request's body, in seconds; past it the answer is 408.",
+    )
+    min_body_rate: int = Field(
+        default=1024,
+        ge=0,
+        description="Least bytes a second of a request's body, averaged over the time that it is waited for after the "
+        "first `body_timeout_s`; 0: no limit.",
+    )
+    send_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Time without a byte taken after which a client that does not read its answer is cut off, in "
+        "seconds.",
     )
     redis_url: str | None = Field(
         default=None,
@@ -96,9 +138,10 @@ class Settings(BaseSettings):
         default=256 * 2**20, ge=1024, description="Largest request body of the service, in bytes."
     )
     max_bytes_in_flight: int = Field(
-        default=256 * 2**20,
+        default=512 * 2**20,
         ge=1024,
-        description="Largest sum of the bodies of all requests in hand, in bytes; more are refused with 429.",
+        description="Largest sum of the bodies of all requests in hand, in bytes; more are refused with 429. A caller "
+        "holds at most as much as stays free for all others.",
     )
     max_images_per_request: int = Field(default=1024, ge=1, description="Most images in one scoring request.")
     max_dataset_bytes: int = Field(
@@ -111,7 +154,10 @@ class Settings(BaseSettings):
         default=None, ge=0, description="Most bytes that all datasets under `home` may take; unset: what the disk has."
     )
     max_dataset_uploads: int = Field(
-        default=4, ge=1, le=16, description="Most uploads of datasets at once; more are refused with 429."
+        default=8,
+        ge=1,
+        le=16,
+        description="Most uploads of datasets at once, of which one caller alone gets half; more are refused with 429.",
     )
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
@@ -208,12 +254,18 @@ class Settings(BaseSettings):
         description="Least severe level that is logged.",
     )
 
-    @field_validator("api_keys", "devices", "queues", mode="before")
+    @field_validator("api_keys", "devices", "queues", "allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        # Browsers send both in lower case.
+        return tuple(str(part).lower() for part in value) if isinstance(value, tuple) else value
 
     @field_validator("home", "data_dir", "runtime_dir")
     @classmethod

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.service import create_app
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
+from tests.local import LOCAL
 from tests.worker.helpers import until
 from worker.settings import Settings
 
@@ -24,7 +25,7 @@ MODEL = "/v1/models/mnist-snf-glow"
 @contextmanager
 def service(home: Path) -> Iterator[TestClient]:
     settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0", drift_min_images=30)
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), LOCAL) as client:
         yield client
 
 

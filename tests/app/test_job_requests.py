@@ -13,6 +13,7 @@ from app.job_requests import plan_job
 from app.schemas import JobRequest
 from app.service import create_app
 from models.datasets import DatasetStore
+from tests.local import LOCAL
 from worker.jobs import Queue
 from worker.presence import WorkerInfo
 from worker.settings import Settings
@@ -21,7 +22,7 @@ from worker.settings import Settings
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
     settings = Settings(home=tmp_path, data_dir=tmp_path, redis_url="redis://127.0.0.1:1/0")
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), LOCAL) as client:
         answer = client.post("/v1/jobs", json={"type": "train", "dataset": "mnist", "model": "m"})
     assert (answer.status_code, answer.json()["type"]) == (422, "dataset-unfit")
     assert "mnist.npz" in answer.json()["detail"]

@@ -15,6 +15,7 @@ from app.routers import console
 from app.service import create_app
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
+from tests.local import LOCAL
 from tests.worker.helpers import until
 from worker.jobs import Queue
 from worker.settings import Settings
@@ -26,7 +27,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
-    with TestClient(create_app(settings), raise_server_exceptions=False) as found:
+    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as found:
         yield found
 
 
@@ -123,14 +124,16 @@ def test_the_state_is_told(client: TestClient) -> None:
 
 def test_services_beside_each_other_count_alone(client: TestClient, tmp_path: Path) -> None:
     client.post(SCORE, files=files(DIGITS[0])).raise_for_status()
-    with TestClient(create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0"))) as other:
+    with TestClient(
+        create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")), LOCAL
+    ) as other:
         assert value(values(other), "snf_images_scored_total", **MODEL) == 0
     assert value(values(client), "snf_images_scored_total", **MODEL) > 0
 
 
 def test_a_key_is_asked_for_where_there_are_keys(tmp_path: Path) -> None:
     settings = Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0", api_keys=("secret",))
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), LOCAL) as client:
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").status_code == 200

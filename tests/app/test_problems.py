@@ -13,6 +13,7 @@ from app.problems import pointer_of
 from app.routers import job_events, job_files, jobs, models, operations, samples, scores
 from app.service import Service, create_app
 from tests.compiled import share_compiled
+from tests.local import LOCAL
 from worker.settings import Settings
 
 MEMBERS = {"type", "title", "status", "detail", "instance"}
@@ -32,7 +33,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
     def broken() -> None:
         raise RuntimeError("the secret of the house")
 
-    with TestClient(app, raise_server_exceptions=False) as made:
+    with TestClient(app, LOCAL, raise_server_exceptions=False) as made:
         yield made
 
 
@@ -86,7 +87,9 @@ def test_too_large_body_without_a_declared_size(client: TestClient) -> None:
 
 
 def test_json_bodies_are_small(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0"))) as client:
+    with TestClient(
+        create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")), LOCAL
+    ) as client:
         body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
         assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
 
@@ -122,7 +125,7 @@ def test_broker_down_says_when_to_come_back_and_nothing_of_the_inside(client: Te
 
 
 def test_keys_are_asked_for_when_there_are_any(tmp_path: Path) -> None:
-    with TestClient(make_app(tmp_path, api_keys=("sesame", "other"))) as client:
+    with TestClient(make_app(tmp_path, api_keys=("sesame", "other")), LOCAL) as client:
         response = client.get("/v1/models")
         problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")

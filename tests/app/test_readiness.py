@@ -13,6 +13,7 @@ from app.service import create_app
 from app.serving import reason_of
 from models.problems import ArtifactError
 from tests.compiled import share_compiled
+from tests.local import LOCAL
 from tests.worker.helpers import until
 from worker.broker import EmbeddedBroker, redis_client
 from worker.settings import Settings
@@ -38,7 +39,7 @@ def server(settings: Settings) -> Iterator[int]:
 def test_a_broker_that_hangs_delays_nothing(settings: Settings, server: int) -> None:
     # Long enough that waiting for one answer could not go unnoticed.
     patient = settings.model_copy(update={"broker_timeout_s": 20.0})
-    with TestClient(create_app(patient)) as client:
+    with TestClient(create_app(patient), LOCAL) as client:
         until(lambda: client.get("/readyz").json()["jobs"] == "ok")
         os.kill(server, signal.SIGSTOP)
         try:

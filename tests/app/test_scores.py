@@ -14,6 +14,7 @@ from app.service import create_app
 from models.scoring.flow_pass import FlowPass
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
+from tests.local import LOCAL
 from tests.worker.helpers import until
 from worker.settings import Settings
 
@@ -23,7 +24,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
-    with TestClient(create_app(settings)) as found:
+    with TestClient(create_app(settings), LOCAL) as found:
         yield found
 
 

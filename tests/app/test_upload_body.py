@@ -1,4 +1,4 @@
-"""A body ends where its client falls silent or leaves, where it is too large, and where the service stops."""
+"""A body ends where its client leaves, where it is too large, and where the service stops."""
 
 import asyncio
 import threading
@@ -9,7 +9,6 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app import upload_body
 from app.body_limit import BodyTooLarge
 from app.problems import Problem
 from app.upload_body import PIECE, UploadBody
@@ -44,14 +43,6 @@ def test_a_body_comes_in_pieces() -> None:
     made = body(chunk(b"a" * PIECE), chunk(b"b"), chunk(b""), chunk(b"c", more=False))
     pieces = [asyncio.run(made.piece()) for _ in range(3)]
     assert pieces == [b"a" * PIECE, b"bc", b""]
-
-
-def test_silence_ends_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_body, "SILENCE_S", 0.2)
-    monkeypatch.setattr(upload_body, "LOOK_S", 0.05)
-    with pytest.raises(Problem) as found:
-        asyncio.run(body(chunk(b"a")).piece())
-    assert (found.value.status, found.value.slug) == (408, "upload-stalled")
 
 
 def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:

@@ -1,0 +1,91 @@
+"""Time limits on the arrival of a request's body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
+
+from worker.settings import Settings
+
+
+class BodyTooSlow(HTTPException):
+    """A body that came to a halt or trickles; an `HTTPException` for the reason that `BodyTooLarge` is one."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(408, detail)
+
+
+@dataclass(frozen=True)
+class PaceLimits:
+    """How slowly a body may arrive.
+
+    Args:
+        silence_s: Longest wait for the next bytes, in seconds.
+        least_rate: Bytes a second, averaged over the time that was waited past the first `silence_s` seconds.
+    """
+
+    silence_s: float
+    least_rate: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> PaceLimits:
+        """Return the limits that the settings name."""
+        return cls(settings.body_timeout_s, settings.min_body_rate)
+
+
+class PacedBody:
+    """The `receive` of a request that raises `BodyTooSlow` where its body does not arrive within the limits.
+
+    Only the time in which the service waits for the client counts: a body that waits for the service may take as long
+    as it has to. A call that is cancelled goes on counting where it stopped.
+    """
+
+    def __init__(self, receive: Receive, limits: PaceLimits) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._arrived = 0
+        self._waited = 0.0
+        self._silent = 0.0
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        """Return the next message of the request; after its body without a limit of time."""
+        if self._complete:
+            return await self._receive()
+        limits = self._limits
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, limits.silence_s - self._silent)) as limit:
+                message = await self._receive()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise BodyTooSlow(
+                f"nothing of the request's body arrived within {limits.silence_s:g} s; send it without long pauses"
+            ) from error
+        finally:
+            waited = time.monotonic() - began
+            self._waited += waited
+            self._silent += waited
+        if message["type"] == "http.request":
+            arrived = len(message.get("body", b""))
+            self._arrived += arrived
+            self._silent = 0.0 if arrived else self._silent
+            self._complete = not message.get("more_body", False)
+            self._check_rate()
+        else:
+            self._complete = True
+        return message
+
+    def _check_rate(self) -> None:
+        limits = self._limits
+        expected = (self._waited - limits.silence_s) * limits.least_rate
+        if not self._complete and self._arrived < expected:
+            raise BodyTooSlow(
+                f"expected a body of at least {limits.least_rate} bytes/s, got {self._arrived} bytes in "
+                f"{self._waited:.0f} s; send it faster"
+            )

@@ -1,0 +1,3 @@
+"""The address under which tests in this process call a service: one that it answers without keys."""
+
+LOCAL = "http://localhost"
