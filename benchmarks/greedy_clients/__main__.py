@@ -100,7 +100,7 @@ def table(found: dict[str, Any]) -> str:
         "# A greedy client beside a polite one",
         "",
         f"{on['cpu']}, {on['cores']} cores, shared by service and clients. Single images of the polite client, "
-        f"{1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} times the batch, "
+        f"{1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} times that, "
         "none refused, failed or wrong. Memory: the service's at its worst moment, above what it had before.",
         "",
         "| greedy client | alone p50/p99 ms | beside p50/p99 ms | batch ms | refused, failed, wrong | memory MB | |",
