@@ -127,7 +127,10 @@ def test_origins_can_be_allowed() -> None:
     assert changing.status_code == 200
     assert changing.headers["access-control-allow-origin"] == CONSOLE
     assert {"X-Seed", "Location", "Retry-After"} <= set(changing.headers["access-control-expose-headers"].split(", "))
-    preflight: dict[str, Any] = {"access_control_request_method": "DELETE", "access_control_request_headers": "x-api-key"}
+    preflight: dict[str, Any] = {
+        "access_control_request_method": "DELETE",
+        "access_control_request_headers": "x-api-key",
+    }
     allowed = ask("OPTIONS", settings=settings, **crossing, **preflight)
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == CONSOLE

@@ -16,7 +16,8 @@ from tests.worker.helpers import until
 
 HEADER_S, BODY_S, SEND_S = 0.5, 0.5, 1.0
 MOST = 64
-EXPORT = b"GET /v1/models/digits/artifact HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# A shipped model: larger than what the system keeps of an answer that is not read.
+EXPORT = b"GET /v1/models/cifar10-snf-glow/artifact HTTP/1.1\r\nHost: localhost\r\n\r\n"
 DATASETS = "POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
 
@@ -140,17 +141,16 @@ def test_a_request_without_its_body_does_not_stay(service: httpx.Client) -> None
 
 
 def test_half_open_connections_of_one_address_leave_room_for_others(service: httpx.Client) -> None:
-    service.get("/healthz", headers={"connection": "close"})
     with ExitStack() as stack:
         held = [stack.enter_context(connect(service)) for _ in range(2 * MOST)]
-        refused = rest(held[-1])
-        assert problem(refused) == (429, "too-many-connections")
-        assert b"retry-after: " in refused
         polite = httpx.HTTPTransport(local_address="127.0.0.2")
         with httpx.Client(base_url=service.base_url, transport=polite) as other:
             score_one(other, "digits", DIGITS[0].read_bytes())
-        for connection in held:
-            rest(connection)
+        answers = [rest(connection) for connection in held]
+    refused = [answer for answer in answers if answer]
+    assert len(refused) > MOST
+    assert {problem(answer) for answer in refused} == {(429, "too-many-connections")}
+    assert all(b"retry-after: " in answer for answer in refused)
     score_one(service, "digits", DIGITS[0].read_bytes())
 
 
