@@ -171,6 +171,8 @@ class Connection(HttpToolsProtocol):
         """Answer with a problem, unless another answer is on its way, and end the connection."""
         self._refused_since = self.loop.time()
         self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
         if self._is_answering():
             if self.pipeline or self.cycle.response_started:
                 self.transport.close()

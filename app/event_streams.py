@@ -16,6 +16,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from app.job_store_watch import JobStoreWatch
 from app.problems import Problem
+from app.shares import Shares
 from app.streams import ClosedStream
 from app.timeline import Advance, Cursor, Timeline, Told
 from worker.changes import ChangeReader, News
@@ -39,28 +40,27 @@ class EventStreams:
 
     def __init__(self, settings: Settings, watch: JobStoreWatch, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
-        self._most = settings.max_event_streams
+        self._places = Shares(settings.max_event_streams)
         self._watch = watch
         self._draining = draining
-        self._open = 0
         self._down = False
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds the place of one stream; raises a 429 problem where all are taken."""
-        if self._open >= self._most:
+    def place(self, caller: str) -> Iterator[None]:
+        """Hold the place of one stream for a caller; raise a 429 problem where it gets none."""
+        if not self._places.take(caller):
             raise Problem(
                 429,
                 "too-many-event-streams",
                 "Too many event streams",
-                f"{self._most} event streams are open, and more are not allowed",
+                f"{self._places.capacity - self._places.free} of {self._places.capacity} event streams are open, and "
+                "one caller gets at most as many as stay free for all others",
                 headers={"Retry-After": str(RETRY_S)},
             )
-        self._open += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._places.give_back(caller)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
         """The events of a job after `cursor`, until the job is over or forgotten or the service stops.

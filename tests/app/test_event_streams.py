@@ -138,9 +138,12 @@ def test_an_idle_stream_says_that_it_is_alive(
 
 def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
     async def work(streams: EventStreams) -> None:
-        with streams.place(), streams.place(), pytest.raises(Problem, match="2 event streams"), streams.place():
+        full = pytest.raises(Problem, match="2 of 2 event streams")
+        with streams.place("a"), streams.place("b"), full, streams.place("c"):
             pass
-        with streams.place():
+        with streams.place("a"), pytest.raises(Problem, match="1 of 2"), streams.place("a"):
+            pass
+        with streams.place("a"):
             pass
 
     with_streams(settings, store, work)
