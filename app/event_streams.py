@@ -7,16 +7,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
-from starlette.types import Message, Send
 
 from app.job_store_watch import JobStoreWatch
 from app.problems import Problem
+from app.shares import Shares
+from app.streams import ClosedStream
 from app.timeline import Advance, Cursor, Timeline, Told
 from worker.changes import ChangeReader, News
 from worker.journal import FILE
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.35
 """Time between two looks at journal and job store."""
 KEEP_ALIVE_S = 15.0
-STALLED_S = 30.0
-"""Time after which a client that takes nothing loses its place."""
 PROGRESS = "metrics"
 """The events that there are most of, thousands an hour."""
 RETRY_S = 2
@@ -41,30 +40,29 @@ class EventStreams:
 
     def __init__(self, settings: Settings, watch: JobStoreWatch, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
-        self._most = settings.max_event_streams
+        self._places = Shares(settings.max_event_streams)
         self._watch = watch
         self._draining = draining
-        self._open = 0
         self._down = False
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds the place of one stream; raises a 429 problem where all are taken."""
-        if self._open >= self._most:
+    def place(self, caller: str) -> Iterator[None]:
+        """Hold the place of one stream for a caller; raise a 429 problem where it gets none."""
+        if not self._places.take(caller):
             raise Problem(
                 429,
                 "too-many-event-streams",
                 "Too many event streams",
-                f"{self._most} event streams are open, and more are not allowed",
+                f"{self._places.capacity - self._places.free} of {self._places.capacity} event streams are open, and "
+                "one caller gets at most as many as stay free for all others",
                 headers={"Retry-After": str(RETRY_S)},
             )
-        self._open += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._places.give_back(caller)
 
-    async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncIterator[bytes]:
+    async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
         """The events of a job after `cursor`, until the job is over or forgotten or the service stops.
 
         With `brief` those that tell of progress are left out until the stream has caught up with the journal's end.
@@ -106,24 +104,13 @@ class EventStreams:
         return news
 
 
-class EventStream(EventSourceResponse):
-    """The answer that carries a stream; it ends where the client takes nothing for a while."""
+class EventStream(ClosedStream):
+    """The answer that carries a stream."""
 
-    def __init__(self, content: AsyncIterator[bytes]) -> None:
+    def __init__(self, content: AsyncGenerator[bytes]) -> None:
         # Proxies must neither keep nor gather what is sent.
-        super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-
-    async def stream_response(self, send: Send) -> None:
-        """Sends all of it, waiting a bounded time for each part to be taken."""
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(STALLED_S):
-                await send(message)
-
-        try:
-            await super().stream_response(send_in_time)
-        except TimeoutError:
-            log.info("a client took none of its events for %.0f s and was dropped", STALLED_S)
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(content, headers, EventSourceResponse.media_type)
 
 
 def _look(timeline: Timeline, news: News | None, *, brief: bool) -> tuple[Advance, bytes]:

@@ -193,7 +193,12 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Adds the schema that `responses` refers to to an OpenAPI document."""
+    """Adds the schema that `responses` refers to to an OpenAPI document, and the problems that any call may have."""
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))
+            found = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
+            operation["responses"] = dict(sorted(found.items()))
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
     nested = schema.pop("$defs", {})
     openapi.setdefault("components", {}).setdefault("schemas", {}).update(ProblemDetails=schema, **nested)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
+from app.connection_watch import ConnectionLimits, ConnectionWatch
+from app.connections import Connection
 from app.service import Service, create_app
 from worker.garbage import look_rarely
 from worker.keys import with_keys
@@ -52,14 +57,20 @@ def serve(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_S)
     settings = with_keys(settings, log.warning)
     app = create_app(settings)
+    watch = ConnectionWatch(ConnectionLimits.of(settings))
     config = uvicorn.Config(
         app,
+        # Called for each connection, as the class would be.
+        http=cast(type[asyncio.Protocol], partial(Connection, watch)),
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,
         log_level=settings.log_level.lower(),
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = Server(config, app)

@@ -13,7 +13,7 @@ from models.manifest import FILE, file_label
 from models.problems import ArtifactError, ArtifactRefused
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
-PIECE = 2**20
+PIECE = 2**18
 MOST = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 """Largest size of the files that are read as a whole later, bytes; what the others take is bounded by the upload."""
 MOST_EXTRA = 64 * 2**10
@@ -21,19 +21,37 @@ MOST_EXTRA = 64 * 2**10
 EXTRA = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
+class TarPieces:
+    """The content of a tar, to be taken once; closing it closes the files that it is read from."""
+
+    def __init__(self, pieces: Iterator[bytes], files: ExitStack) -> None:
+        self._pieces = pieces
+        self._files = files
+
+    def __iter__(self) -> TarPieces:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Close the files, whether all pieces were taken or not."""
+        self._files.close()
+
+
 @dataclass(frozen=True)
 class Packed:
-    """A tar as it is written: its size in bytes, and its content, to be taken once."""
+    """A tar as it is written: its size in bytes, and its content."""
 
     size: int
-    pieces: Iterator[bytes]
+    pieces: TarPieces
 
 
 def pack(folder: Path) -> Packed:
     """Return the artifact in ``folder`` as a tar, the same bytes for the same files, wherever they lie.
 
-    All files are opened at once, so that the stream ends well where the version is removed meanwhile. Raises
-    ``ArtifactError``.
+    All files are opened at once, so that the stream ends well where the version is removed meanwhile; they are closed
+    at the end of the pieces, or by closing these. Raises ``ArtifactError``.
     """
     files = ExitStack()
     try:
@@ -55,7 +73,7 @@ def pack(folder: Path) -> Packed:
                 yield bytes(_padding(size))
             yield bytes(end)
 
-    return Packed(used + end, pieces())
+    return Packed(used + end, TarPieces(pieces(), files))
 
 
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:

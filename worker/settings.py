@@ -188,7 +188,10 @@ class Settings(BaseSettings):
         description="Sources of a model that are watched on their own; the least recently used one is forgotten first.",
     )
     max_event_streams: int = Field(
-        default=256, ge=1, description="Most event streams of jobs that are open at once; more are refused with 429."
+        default=256,
+        ge=1,
+        description="Most event streams of jobs that are open at once, of which one caller alone gets half; more are "
+        "refused with 429.",
     )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import StreamingResponse
 
 from app.access import MayAdminister, MayTrain
 from app.calibration_views import view_of
@@ -15,6 +14,7 @@ from app.model_schemas import ModelDetail
 from app.model_views import detail
 from app.problems import responses, unsupported_media_type
 from app.schemas import Name
+from app.streams import ClosedStream
 from models.artifact_tar import pack
 from models.calibrations import OWN
 from models.registry import parse_ref
@@ -62,7 +62,7 @@ def export_model(ref: str, house: InHouse) -> Response:
         "Content-Disposition": f'attachment; filename="{name}-{version}.tar"',
         "Content-Length": str(packed.size),
     }
-    return StreamingResponse(packed.pieces, media_type=TAR, headers=headers)
+    return ClosedStream(packed.pieces, headers, TAR)
 
 
 @router.post(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from app.access import MayRead
+from app.callers import caller_of
 from app.event_streams import EventStream
 from app.house import InHouse
 from app.job_lookup import FollowedJob, folder_of
@@ -38,9 +39,9 @@ STREAM = {
 OVER = {"description": "The job is over and all its events were sent: do not come back."}
 
 
-async def place(house: InHouse) -> AsyncIterator[None]:
+async def place(request: Request, house: InHouse) -> AsyncIterator[None]:
     """Holds one of the streams for as long as the answer takes."""
-    with house.event_streams.place():
+    with house.event_streams.place(caller_of(request.scope).name):
         yield
 
 

@@ -1,11 +1,11 @@
-"""Event streams without HTTP: a job store that hangs, a job that is forgotten, clients that take nothing."""
+"""Event streams without HTTP: a job store that hangs, a job that is forgotten, clients that leave."""
 
 import asyncio
 import os
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,31 +138,42 @@ def test_an_idle_stream_says_that_it_is_alive(
 
 def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
     async def work(streams: EventStreams) -> None:
-        with streams.place(), streams.place(), pytest.raises(Problem, match="2 event streams"), streams.place():
+        full = pytest.raises(Problem, match="2 of 2 event streams")
+        with streams.place("a"), streams.place("b"), full, streams.place("c"):
             pass
-        with streams.place():
+        with streams.place("a"), pytest.raises(Problem, match="1 of 2"), streams.place("a"):
+            pass
+        with streams.place("a"):
             pass
 
     with_streams(settings, store, work)
 
 
-def test_a_client_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_streams, "STALLED_S", 0.1)
-    parts = []
+def test_a_client_that_leaves_ends_its_stream() -> None:
+    ended = []
 
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"event: log\n\n"
+    async def endless() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"event: log\n\n"
+        finally:
+            ended.append(True)
 
-    async def send(message: Any) -> None:
-        parts.append(message)
-        if len(parts) == 5:
-            await asyncio.Event().wait()
+    left = asyncio.Event()
+
+    async def send(_message: Any) -> None:
+        left.set()
+        await asyncio.sleep(60)
 
     async def receive() -> Any:
-        await asyncio.Event().wait()
+        await left.wait()
+        return {"type": "http.disconnect"}
 
-    answer = EventStream(endless())
-    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-    asyncio.run(asyncio.wait_for(answer(scope, receive, send), 10))
-    assert len(parts) == 5
+    async def answer() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+        stream = endless()
+        assert await anext(stream)
+        await EventStream(stream)(scope, receive, send)
+        assert ended
+
+    asyncio.run(asyncio.wait_for(answer(), 10))

@@ -28,7 +28,8 @@ def ask(method: str = "GET", *, keys: bool = False, settings: Any = None, **head
     app = Starlette(routes=[Route("/", answer, methods=["GET", "HEAD", "POST", "DELETE"])])
     checked = OriginCheck(app, Settings(**(settings or {})), lambda: keys)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return TestClient(checked, "http://localhost:8000").request(method, "/", headers=named)
+    response: httpx.Response = TestClient(checked, "http://localhost:8000").request(method, "/", headers=named)
+    return response
 
 
 def slug(response: httpx.Response) -> tuple[int, str]:
@@ -79,7 +80,7 @@ def test_hosts_can_be_allowed() -> None:
     assert slug(ask(host="192.0.2.7", settings={"host": "0.0.0.0", "trusted_bind": True}))[0] == 403
 
 
-CROSS: list[dict[str, str]] = [
+CROSS: list[dict[str, Any]] = [
     {"origin": "http://evil.example"},
     {"origin": "null"},
     {"origin": "http://localhost:9000"},
@@ -90,7 +91,7 @@ CROSS: list[dict[str, str]] = [
     {"sec_fetch_site": "same-site"},
     {"origin": "http://localhost:9000", "sec_fetch_site": "same-site"},
 ]
-OWN: list[dict[str, str]] = [
+OWN: list[dict[str, Any]] = [
     {},
     {"origin": "http://localhost:8000"},
     {"origin": "http://localhost:8000", "sec_fetch_site": "same-origin"},
@@ -104,7 +105,7 @@ OWN: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("headers", CROSS, ids=str)
 @pytest.mark.parametrize("keys", [False, True])
-def test_pages_of_other_origins_change_nothing(headers: dict[str, str], keys: bool) -> None:
+def test_pages_of_other_origins_change_nothing(headers: dict[str, Any], keys: bool) -> None:
     for method in ("POST", "DELETE"):
         response = ask(method, keys=keys, **{"host": "localhost:8000", **headers})
         assert slug(response) == (403, "cross-origin")
@@ -115,18 +116,21 @@ def test_pages_of_other_origins_change_nothing(headers: dict[str, str], keys: bo
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)
-def test_own_pages_and_programs_change_what_they_like(headers: dict[str, str]) -> None:
+def test_own_pages_and_programs_change_what_they_like(headers: dict[str, Any]) -> None:
     assert ask("POST", **{"host": "localhost:8000", **headers}).status_code == 200
 
 
 def test_origins_can_be_allowed() -> None:
     settings = {"cors_origins": (CONSOLE,)}
-    crossing = {"origin": CONSOLE, "sec_fetch_site": "cross-site"}
+    crossing: dict[str, Any] = {"origin": CONSOLE, "sec_fetch_site": "cross-site"}
     changing = ask("POST", settings=settings, **crossing)
     assert changing.status_code == 200
     assert changing.headers["access-control-allow-origin"] == CONSOLE
     assert {"X-Seed", "Location", "Retry-After"} <= set(changing.headers["access-control-expose-headers"].split(", "))
-    preflight = {"access_control_request_method": "DELETE", "access_control_request_headers": "x-api-key"}
+    preflight: dict[str, Any] = {
+        "access_control_request_method": "DELETE",
+        "access_control_request_headers": "x-api-key",
+    }
     allowed = ask("OPTIONS", settings=settings, **crossing, **preflight)
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == CONSOLE

@@ -28,6 +28,7 @@ from worker.broker import redis_client
 from worker.settings import Settings
 
 STREAMS = 4
+"""Streams that one client gets: half of all."""
 STEPS = 400
 TRAINING: dict[str, Any] = {"batch_size": 32, "validation_images": 20, "checkpoint_seconds": 0.5}
 ENDLESS = TRAINING | {"max_steps": 1_000_000}
@@ -45,7 +46,7 @@ Events = list[Event]
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with few event streams."""
-    with running("app.cli", "up", home=module_home, max_event_streams=STREAMS, train_threads=1) as client:
+    with running("app.cli", "up", home=module_home, max_event_streams=2 * STREAMS, train_threads=1) as client:
         yield client
 
 

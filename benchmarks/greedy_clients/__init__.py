@@ -1,0 +1,1 @@
+"""One client that takes what it can get beside a polite one."""

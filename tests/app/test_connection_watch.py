@@ -1,0 +1,57 @@
+"""Which connections are admitted."""
+
+import asyncio
+import resource
+
+import pytest
+
+from app.connection_watch import ConnectionLimits, ConnectionWatch, network_of
+from worker.settings import Settings
+
+
+class Idle:
+    """A connection that is never past a limit."""
+
+    def check(self, _now: float) -> None:
+        pass
+
+
+def test_connections_are_shared_among_addresses() -> None:
+    async def test() -> None:
+        watch = ConnectionWatch(ConnectionLimits(16, 10.0, 10.0))
+        greedy = [Idle() for _ in range(10)]
+        refusals = [watch.admit(connection, "10.0.0.1") for connection in greedy]
+        assert refusals[:8] == [None] * 8
+        assert [refusal.status for refusal in refusals if refusal] == [429, 429]
+        assert all(watch.admit(Idle(), f"10.0.1.{number}") is None for number in range(8))
+        full = watch.admit(Idle(), "10.0.2.1")
+        assert full is not None
+        assert (full.status, full.headers) == (503, {"Retry-After": "5"})
+        for connection in greedy:
+            watch.release(connection)
+        assert watch.admit(Idle(), "10.0.2.1") is None
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("", ""),
+    ],
+)
+def test_a_network_of_one_machine_counts_as_one(host: str, network: str) -> None:
+    assert network_of(host) == network
+
+
+def test_connections_fit_in_the_limit_on_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 2304)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
+    assert ConnectionLimits.of(Settings(max_connections=100)).most == 100
+    assert limits == [(1024, 2304)], "it is raised only where it is needed"
+    assert ConnectionLimits.of(Settings(max_connections=1024)).most == 512
+    assert limits[-1] == (2304, 2304)
