@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 BYTES_PER_CPU_S = 100_000
-"""Uploaded bytes that each further second of processor time is for: small PNG files, the slowest honest kind, are read
-at some 2 MB/s."""
+"""Uploaded bytes that each further second of processor time is for: tiny images of arrays, the slowest honest kind, are
+read at some 700,000 a second."""
 WALL_FACTOR = 4
 """Seconds on the clock for each of processor time: the process has the lowest priority and waits for the disk."""
 

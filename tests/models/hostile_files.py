@@ -8,6 +8,8 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 
+from PIL import Image
+
 from tests.models.dataset_files import DIGITS, npy, pngs, tarred, zipped
 
 MIB = 2**20
@@ -34,6 +36,13 @@ def endless_groups(size: int) -> bytes:
             for _ in range(size // MIB):
                 member.write(bytes(MIB))
     return content.getvalue()
+
+
+def white_images(count: int) -> bytes:
+    """A zip of ``count`` images of 16 million pixels: 16 kB and some 0.1 s of honest work each."""
+    content = io.BytesIO()
+    Image.new("L", (4096, 4096), 255).save(content, "PNG")
+    return zipped({f"{index}.png": content.getvalue() for index in range(count)})
 
 
 def headed(kind: bytes, content: bytes, times: int = 1, size: int | None = None) -> bytes:
