@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from contextlib import closing
 
-import anyio.from_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.dataset_form import DatasetForm
-from app.problems import draining
 from app.shares import Shares
-from app.upload_body import LOOK_S, UploadBody, place, upload_problems
+from app.upload_body import UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders, note_target
+from app.upload_watch import UploadWatch
 from models.datasets import DatasetStore
 from models.datasets.limits import Room
 from models.datasets.report import DatasetReport
 from models.datasets.store import RESERVE
+from worker.ingest import ingest
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class DatasetUploads:
     def receive(self, request: Request) -> DatasetReport:
         """The report of the dataset that a request's form becomes; to be called in a thread of the framework.
 
-        Raises problems of the form, `BodyTooLarge`, and what `DatasetStore.create` raises.
+        Raises problems of the form, `BodyTooLarge`, and what `ingest` raises.
         """
         with place(self._places, request), upload_problems(), self._folders.new() as folder:
             self._store.root.mkdir(parents=True, exist_ok=True)
@@ -64,21 +63,4 @@ class DatasetUploads:
                     form.write(piece)
                 name, sources = form.finish()
             note_target(folder, name)
-            return self._store.create(name, sources, progress=_Watch(request, self._stopping))
-
-
-class _Watch:
-    """Hears of the progress of a dataset, and ends it when nobody waits for it any more."""
-
-    def __init__(self, request: Request, stopping: threading.Event) -> None:
-        self._request = request
-        self._stopping = stopping
-        self._looked = time.monotonic()
-
-    def __call__(self, _done: int, _total: int) -> None:
-        if self._stopping.is_set():
-            raise draining()
-        if time.monotonic() - self._looked > LOOK_S:
-            self._looked = time.monotonic()
-            if anyio.from_thread.run(self._request.is_disconnected):
-                raise ClientDisconnect
+            return ingest(self._store, name, sources, self._settings, UploadWatch(request, self._stopping))

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio.from_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from app.problems import draining
 from app.shares import Shares
-from app.upload_body import LOOK_S, UploadBody, place, upload_problems
+from app.upload_body import UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders
+from app.upload_watch import UploadWatch
 from models.artifact_tar import unpack
 from models.datasets.limits import Room
 from models.datasets.store import RESERVE
 from models.files import write_atomically
 from models.manifest import FILE, read_manifest
-from models.problems import ArtifactRefused
 from models.registry import ModelVersion, Registry, check_name
-from worker.admission import SECONDS
-from worker.child_environment import child_environment
+from worker.admission import admit
 from worker.settings import Settings
 
 PLACES = 2
 """Models that are taken at once, of which one caller gets one: each is loaded once to be looked at."""
-ROOT = Path(__file__).resolve().parents[1]
-
-log = logging.getLogger(__name__)
 
 
 class ModelUploads:
@@ -61,37 +50,9 @@ class ModelUploads:
             artifact = folder / name / "upload"
             artifact.mkdir(parents=True)
             unpack(_counted(body.pieces(), room), artifact)
-            self._check(artifact, request)
+            admit(artifact, UploadWatch(request, self._draining))
             _forget_job(artifact)
             return self._registry.publish(artifact, name, promote=promote)
-
-    def _check(self, artifact: Path, request: Request) -> None:
-        command = [sys.executable, "-m", "worker.admission", str(artifact)]
-        environment = child_environment({"OMP_NUM_THREADS": "1"})
-        began = time.monotonic()
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-        ) as process:
-            try:
-                while True:
-                    try:
-                        output, errors = process.communicate(timeout=LOOK_S)
-                        break
-                    except subprocess.TimeoutExpired:
-                        if self._draining.is_set():
-                            raise draining() from None
-                        if anyio.from_thread.run(request.is_disconnected):
-                            raise ClientDisconnect from None
-                        if time.monotonic() - began > SECONDS:
-                            raise ArtifactRefused(f"loading it takes longer than {SECONDS} s") from None
-            finally:
-                process.kill()
-        if process.returncode:
-            log.warning("the check of a model ended with %d: %s", process.returncode, errors[-2000:])
-            raise ArtifactRefused("it cannot be loaded: the process that looked at it ended")
-        problem = json.loads(output.splitlines()[-1])["problem"]
-        if problem is not None:
-            raise ArtifactRefused(problem)
 
 
 def _counted(pieces: Iterator[bytes], room: Room) -> Iterator[bytes]:

@@ -115,14 +115,14 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
             "The array holds too many images",
             f"expected 1 to {max_images}, got {shape[0]}",
         )
-    content = data[file.tell() :]
-    if len(content) < math.prod(shape):
+    size, start = math.prod(shape), file.tell()
+    if len(data) - start < size:
         raise ImageError(
             "truncated-image",
             "The array is incomplete",
-            f"expected {math.prod(shape)} bytes, got {len(content)}",
+            f"expected {size} bytes, got {len(data) - start}",
         )
-    flat = np.frombuffer(content, dtype=np.uint8, count=math.prod(shape))
+    flat = np.frombuffer(data, dtype=np.uint8, count=size, offset=start)
     images = flat.reshape(shape, order="F" if fortran_order else "C").reshape(-1, height, width, channels)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 

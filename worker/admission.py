@@ -1,32 +1,46 @@
-"""The process that looks at an artifact from elsewhere: `python -m worker.admission FOLDER`.
-
-It is a process of its own, with bounds on memory and time, so that whatever is in the files cannot hurt the service. It
-prints one JSON object: `problem` is null for an artifact that can be served, else what is wrong with it.
-"""
+"""Looking at an artifact from elsewhere, in a process of its own: ``python -m worker.admission`` is that process."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
 
-import json
+import logging
 import os
-import resource
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from worker.attempt import limit_memory
-from worker.garbage import look_rarely
+from models.problems import ArtifactRefused, ModelsError
+from worker.limited_process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
+from worker.limited_work import do_limited
 
 SECONDS = 300
-"""Largest time that it may take."""
+"""Largest time that it may take, on the clock and of the processor."""
 BASE_BYTES, FACTOR = 4 * 2**30, 8
 """Memory that it may take: so much, and so many times what the files have."""
 MOST_PIXELS = 2**24
-NICENESS = 5
+
+log = logging.getLogger(__name__)
+
+
+def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
+    """Return where the artifact in ``folder`` can be served; raise ``ArtifactRefused`` where not.
+
+    ``progress`` is called all the time, and what it raises ends it.
+    """
+    memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
+    try:
+        problem = run_limited("worker.admission", os.fspath(folder), ProcessLimits(memory, SECONDS, SECONDS), progress)
+    except LimitExceeded as error:
+        raise ArtifactRefused(f"loading it takes {error}") from error
+    except ProcessDied as error:
+        log.warning("the check of a model: %s", error)
+        raise ArtifactRefused("it cannot be loaded: the process that looked at it ended") from error
+    if problem is not None:
+        raise ArtifactRefused(problem)
 
 
 def check(folder: Path) -> str | None:
-    """What is wrong with the artifact in `folder`, None where it can be served."""
-    from models.problems import ModelsError
+    """Return what is wrong with the artifact in ``folder``, None where it can be served."""
     from models.scoring.scorer import Scorer
 
     try:
@@ -49,7 +63,6 @@ def check_files(folder: Path) -> None:
 
     from models.artifact_files import CARD, NAMES, SAMPLES, read_file
     from models.manifest import FILE, read_manifest
-    from models.problems import ArtifactRefused
 
     listed, expected = read_manifest(folder).files.keys(), set(NAMES) - {FILE}
     if listed != expected:
@@ -65,15 +78,9 @@ def check_files(folder: Path) -> None:
         picture.load()
 
 
-def main() -> None:
-    """Looks at the folder that the command line names."""
-    look_rarely()
-    folder = Path(sys.argv[1])
-    os.nice(NICENESS)
-    limit_memory(BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir()))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    print(json.dumps({"problem": check(folder)}))
+def _check(order: Any, _progress: Callable[[int, int], None]) -> str | None:
+    return check(Path(order))
 
 
 if __name__ == "__main__":
-    main()
+    do_limited(_check)

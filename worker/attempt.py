@@ -9,7 +9,6 @@ token is still the newest one now and then, and right before it makes its result
 import fcntl
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from worker.events import EventLog
 from worker.garbage import look_rarely
 from worker.lifeline import watch
+from worker.limited_work import limit_memory
 from worker.problems import BrokerDown, StaleAttempt
 from worker.process import Exit, StopReason
 from worker.settings import Settings, load_settings
@@ -199,12 +199,6 @@ def _explain(problem: Exception) -> dict[str, str]:
         detail = "the process got no more memory: a smaller batch_size or preset needs less"
         return _error("out-of-memory", "Out of memory", detail)
     return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
-
-
-def limit_memory(most: int | None) -> None:
-    """Makes allocations beyond `most` bytes fail, where a limit is set and the system (Linux) counts them."""
-    if most is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _error(slug: str, title: str, detail: str) -> dict[str, str]:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 from worker.garbage import look_rarely
-from worker.settings import load_settings
 
 VARIABLE = "SNF_LIFELINE_FD"
 
@@ -59,6 +58,8 @@ def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None
 
 
 def _stop_this_process() -> None:
+    from worker.settings import load_settings  # noqa: PLC0415  # slow to import, and only needed here
+
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(load_settings().kill_after_seconds)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempt import Fence, JobSpec, StopFlag, attempt, limit_memory
+from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
 from worker.garbage import look_rarely
 from worker.jobs import ACTIVE
+from worker.limited_work import limit_memory
 from worker.problems import BrokerDown, JobNotFound
 from worker.process import Exit
 from worker.retention import adopt_earlier

@@ -162,6 +162,19 @@ class Settings(BaseSettings):
         le=16,
         description="Most uploads of datasets at once, of which one caller alone gets half; more are refused with 429.",
     )
+    ingest_memory_bytes: int = Field(
+        default=1536 * 2**20,
+        ge=512 * 2**20,
+        description="Most memory of the process that reads an uploaded dataset, in bytes; an upload that needs more is "
+        "refused. Linux only.",
+    )
+    ingest_seconds: int = Field(
+        default=60,
+        ge=10,
+        le=86_400,
+        description="Most processor time of that process, in seconds, besides 10 s for each MB of the upload; it may "
+        "take four times that on the clock.",
+    )
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
     )

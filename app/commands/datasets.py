@@ -120,13 +120,14 @@ def contact_sheet(
 def _create(here: Settings, name: str, paths: list[Path]) -> DatasetDetail:
     from app.image_files import split_paths
     from models.datasets import Source
+    from worker.ingest import ingest
 
     images, archives = split_paths(paths)
     sources = [Source(path, given) for given, path in images.items()]
     sources += [Source(path, path.name) for path in archives]
     with errors_for_people():
         with bytes_bar("reading") as told:
-            _store(here).create(name, sources, progress=told)
+            ingest(_store(here), name, sources, here, told)
         return _detail(name, here)
 
 

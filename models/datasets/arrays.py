@@ -11,9 +11,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets.items import ImagePixels, Item, refused, safe_path
+from models.datasets.items import MAX_NAME, ImagePixels, Item, refused, safe_path
 from models.datasets.limits import Meter
-from models.datasets.members import archive_errors
+from models.datasets.members import CHUNK, archive_errors
 from models.datasets.zip_files import Members
 from models.images import MAX_PIXELS
 from models.npy import npy_header
@@ -23,6 +23,8 @@ IMAGES = ("images", "x_train", "x")
 """Names that an array of images may have in an .npz with several arrays."""
 GROUP = "group"
 MAX_GROUP_BYTES = 256 * 2**20
+MAX_GROUP_ITEM = 4 * MAX_NAME
+"""Most bytes of one group: NumPy takes 4 for a character."""
 
 
 def read_npy_file(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
@@ -66,9 +68,8 @@ def _images(
         raise _unusable(f"{label}: there are {count} images and {groups.shape} groups")
     size, digits = math.prod(shape[1:]), len(str(count - 1))
     for index in range(count):
-        data = file.read(size)
         meter.add_file()
-        meter.add_bytes(len(data))
+        data = _read_counted(file, size, meter)
         if len(data) < size:
             raise _unusable(f"{label}: the header promises {count} images, the data end in number {index}")
         order = "F" if fortran_order else "C"
@@ -84,14 +85,24 @@ def _groups(file: IO[bytes], filename: str, meter: Meter) -> NDArray[Any]:
     shape, _, dtype = _header(file, label)
     if dtype.kind not in "Uiu" or len(shape) != 1:
         raise _unusable(f"{label}: expected text or whole numbers (N,), got {dtype} {shape}")
+    if not 1 <= dtype.itemsize <= MAX_GROUP_ITEM:
+        raise _unusable(f"{label}: expected groups of 1 to {MAX_NAME} characters, got {dtype}")
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_GROUP_BYTES:
         raise _unusable(f"{label}: {size} bytes, at most {MAX_GROUP_BYTES} are read")
-    data = file.read(size)
-    meter.add_bytes(len(data))
+    data = _read_counted(file, size, meter)
     if len(data) < size:
         raise _unusable(f"{label}: the header promises {size} bytes, {len(data)} are there")
     return np.frombuffer(data, dtype)
+
+
+def _read_counted(file: IO[bytes], size: int, meter: Meter) -> bytearray:
+    """Return the next ``size`` bytes, or fewer at the end; the meter counts every piece before the next is read."""
+    data = bytearray()
+    while piece := file.read(min(CHUNK, size - len(data))):
+        meter.add_bytes(len(piece))
+        data += piece
+    return data
 
 
 def _group_name(value: Any) -> str:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 from pydantic import ValidationError
 
 from models.datasets.builtin import NAMES
 from models.datasets.choice import choose_preprocessing
-from models.datasets.groups import group_and_split
-from models.datasets.items import Ignored, Rejected
-from models.datasets.limits import Limits, Meter, Room
-from models.datasets.parts import MIN_IMAGES, Dataset, DatasetSummary
+from models.datasets.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
+from models.datasets.limits import Limits, Room, full_disk
+from models.datasets.parts import Dataset, DatasetSummary
 from models.datasets.prepare import LEFTOVER_SECONDS, Progress, nobody, prepare
-from models.datasets.report import DatasetReport, Findings, make_report
-from models.datasets.sources import Source, read_sources
-from models.datasets.storage import Storage, write_storage
+from models.datasets.report import DatasetReport
+from models.datasets.sources import Source
 from models.files import new_folder, remove_leftovers
-from models.images import encode_png, image_grid
-from models.preprocessing import Preprocessing, conform
-from models.problems import DatasetNotFound, DatasetRefused, DatasetTaken, ImageError, InvalidName, StorageFull
+from models.problems import DatasetNotFound, DatasetTaken, InvalidName
 from models.training.config import TrainingConfig
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-REPORT = "report.json"
-SHEET = "contact_sheet.png"
-SHEET_IMAGES = 100
-THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rgb")
 RESERVE = 256 * 2**20
 
 
@@ -78,27 +66,27 @@ class DatasetStore:
         *,
         limits: Limits | None = None,
         progress: Progress = nobody,
+        fill: Fill = fill_folder,
     ) -> DatasetReport:
         """Validate the files and keep them as dataset ``name``; return its report. All of it is there, or nothing.
 
-        ``progress`` is told bytes of the sources. Raises ``InvalidName``, ``DatasetTaken``, ``StorageFull``, and
+        ``progress`` is told bytes of the sources. ``fill`` reads them, perhaps in another process; what it wrote is
+        made durable or removed here. Raises ``InvalidName``, ``DatasetTaken``, ``StorageFull``, and
         ``DatasetRefused`` for an archive or array that is unsafe, damaged or too large, and for fewer than 10 good
         images.
         """
         self.check_free(name)
         self.root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
-        packed = sum(source.path.stat().st_size for source in sources)
-        room = Room(self.root, self._quota, self._reserve)
-        room.require(packed)
-        with _full_disk():
+        new = NewDataset(name, sources, limits or Limits(), self._quota, self._reserve)
+        with full_disk():
             try:
                 with new_folder(self.root / name) as folder:
-                    report = _fill(folder, name, sources, Meter(packed, limits or Limits()), room, progress)
+                    fill(folder, new, progress)
             except FileExistsError as error:
                 raise _taken(name) from error
-        progress(packed, packed)
-        return report
+        progress(new.packed, new.packed)
+        return self.report(name)
 
     def delete(self, name: str) -> None:
         """Remove a dataset; who has mapped its pixels keeps them. Raises ``DatasetNotFound``."""
@@ -125,7 +113,7 @@ class DatasetStore:
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
         room = Room(self.root, self._quota, self._reserve)
-        with _full_disk():
+        with full_disk():
             return prepare(self._folder(name), report, preprocessing, room, progress)
 
     def _folder(self, name: str) -> Path:
@@ -137,66 +125,5 @@ class DatasetStore:
         return DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(self.names()) or 'none'}")
 
 
-def _fill(
-    folder: Path, name: str, sources: Sequence[Source], meter: Meter, room: Room, progress: Progress
-) -> DatasetReport:
-    findings = Findings()
-    with write_storage(folder, room) as writer:
-        for item in read_sources(sources, meter):
-            if isinstance(item, Ignored):
-                findings.ignored += 1
-            elif isinstance(item, Rejected):
-                findings.reject(item.path, item.slug, item.reason)
-            else:
-                try:
-                    if not writer.add(item):
-                        findings.reject(item.path, "name-taken", "another file has this name")
-                except ImageError as error:
-                    findings.reject(item.path, error.slug, error.detail)
-            progress(min(meter.done, meter.packed), meter.packed)
-        different = writer.different_images()
-        if different < MIN_IMAGES:
-            raise _too_few(different, findings)
-        split = group_and_split(writer.index)
-        report = make_report(name, writer.index, findings, split)
-    (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
-    (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
-    return report
-
-
-def _too_few(images: int, findings: Findings) -> DatasetRefused:
-    detail = f"{images} different images can be used, at least {MIN_IMAGES} are needed"
-    if findings.files:
-        first = findings.files[0]
-        detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
-    return DatasetRefused("dataset-too-small", "The dataset is too small", detail)
-
-
-def _contact_sheet(folder: Path, count: int) -> bytes:
-    chosen = set(np.linspace(0, count - 1, min(count, SHEET_IMAGES)).round().astype(int).tolist())
-    with Storage.open(folder) as storage:
-        thumbnails = [
-            conform(storage.image(stored), THUMBNAIL).pixels
-            for place, stored in enumerate(storage.images("path"))
-            if place in chosen
-        ]
-    return encode_png(image_grid(np.stack(thumbnails)))
-
-
 def _taken(name: str) -> DatasetTaken:
     return DatasetTaken(f"there is a dataset {name!r} already; choose another name or delete it first")
-
-
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    """Turn what a full disk raises into ``StorageFull``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFull(f"the disk is full: {error.strerror}") from error
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            raise
-        raise StorageFull("the disk is full: the table cannot grow") from error

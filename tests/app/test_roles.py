@@ -138,7 +138,9 @@ def test_reading_changes_nothing_and_only_scores_change_nothing_otherwise(keyed:
             assert role in ("train", "admin"), name
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/nothing", "/metrics/", "/v2/models", "//v1/models", "/docs/x"])
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing", "/v1", "/nothing", "/metrics/", "/v2/models", "//v1/models", "/docs/x"]
+)
 def test_what_is_no_call_needs_a_key_too(keyed: TestClient, path: str) -> None:
     assert keyed.get(path, follow_redirects=False).status_code == 401
 
