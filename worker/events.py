@@ -78,6 +78,9 @@ class Digest:
             step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
+        elif kind == "started" and int(event["step"]) > (self.checkpoint_step or 0):
+            # A checkpoint of an earlier attempt whose worker vanished before it could report it.
+            self.checkpoint_step, self.new_checkpoint = int(event["step"]), True
         elif kind == "published":
             self.result = {key: event[key] for key in ("model", "version", "ref")}
         elif kind == "scored":
@@ -99,7 +102,7 @@ class Digest:
         if self.checkpoint_step is not None:
             found["checkpoint_step"] = self.checkpoint_step
         if self.new_checkpoint:
-            found["fruitless"] = 0
+            found["attempts_without_progress"] = 0
         return found
 
 

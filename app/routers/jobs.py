@@ -229,7 +229,7 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
     if job.result is not None and "calibration" in job.result:
         links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
     return schemas.JobView(
-        **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),
+        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,

@@ -118,7 +118,7 @@ def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) 
     with pytest.raises(StaleAttempt):
         store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
     assert store.take(job.id, "w", 5) is None
-    assert store.expire(job.id) == "kept"
+    assert store.expire(job.id, 3) == "kept"
     assert store.note_dispatch(job.id) is False
     assert store.get(job.id) == before
 
@@ -128,7 +128,7 @@ def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
     old = store.take(job.id, "slow", 0.05) or 0
     time.sleep(0.1)
     assert store.expired_leases() == [job.id]
-    assert store.expire(job.id) == "queued"
+    assert store.expire(job.id, 3) == "queued"
     new = store.take(job.id, "quick", 5) or 0
     assert (old, new) == (1, 2)
     assert not store.holds(job.id, old)
@@ -151,7 +151,7 @@ def test_a_renewed_lease_does_not_expire(store: JobStore, add: Add) -> None:
     time.sleep(0.1)
     store.renew(job.id, attempt, 30)
     assert store.expired_leases() == []
-    assert store.expire(job.id) == "kept"
+    assert store.expire(job.id, 3) == "kept"
 
 
 def test_cancelling(store: JobStore, add: Add) -> None:
@@ -168,7 +168,7 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     store.take(lost.id, "w", 0.05)
     store.request_cancel(lost.id)
     time.sleep(0.1)
-    assert store.expire(lost.id) == "cancelled"
+    assert store.expire(lost.id, 3) == "cancelled"
     assert store.get(lost.id).finished_at is not None
 
 
@@ -228,7 +228,7 @@ def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add)
     store.take(job.id, "w", 0.05)
     store.request_pause(job.id)
     time.sleep(0.1)
-    assert store.expire(job.id) == "paused"
+    assert store.expire(job.id, 3) == "paused"
 
 
 def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add: Add) -> None:
@@ -236,9 +236,9 @@ def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add:
     time.sleep(0.02)
     store.take(add().id, "w", 5)
     time.sleep(0.02)
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=True) == [waiting.id]
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
 
 
 def test_the_place_in_line(store: JobStore, add: Add) -> None:
@@ -251,13 +251,13 @@ def test_the_place_in_line(store: JobStore, add: Add) -> None:
 def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
     first, second, third = add().id, add().id, add().id
     time.sleep(0.05)
-    assert store.lost_messages(Queue.TRAIN_CPU, 60, queue_is_empty=True) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == [first, second, third]
+    assert store.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
     store.take(second, "w", 5)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == [first]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
     assert store.note_dispatch(first)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
 
 
 def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
@@ -268,7 +268,7 @@ def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add
     store.put_back(preempted.id, attempt, {})
     store.take(preempted.id, "w", 5)
     time.sleep(0.02)
-    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False)
+    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
 
 
 def test_a_lock_is_held_by_one(store: JobStore) -> None:

@@ -135,7 +135,7 @@ def test_what_no_attempt_can_change_fails_at_once(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
 def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
-    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_fruitless_attempts": 1})
+    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_attempts_without_progress": 1})
     job, _ = store.create(new_job(preset="snf-glow-medium", parameters=SHORT | {"batch_size": 400}))
     assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
     failed = store.get(job.id)
