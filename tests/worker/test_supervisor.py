@@ -212,7 +212,7 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
     def expire() -> bool:
         # A heartbeat may come in between.
         client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
-        return store.expire(job.id) == "queued"
+        return store.expire(job.id, 3) == "queued"
 
     until(expire)
     assert store.take(job.id, "another", 30) == 2
