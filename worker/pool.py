@@ -9,7 +9,7 @@ from kombu.asynchronous import get_event_loop
 class WakingThreads(TaskPool):  # type: ignore[misc]
     """Celery's threads, which also wake the event loop when a task has ended.
 
-    The loop asks for the next message only when it is awake, and it may sleep for ten seconds.
+    The loop asks for the next message when it is awake; unless woken it sleeps on until a timer is due.
     """
 
     def on_apply(self, *args: Any, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from statistics import median
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_next_job_starts_at_once(start: Start, submit: Submit, store: JobSto
         if before.finished_at and after.started_at
     ]
     assert len(pauses) == 3
-    assert max(pauses) < 1, "the event loop of Celery sleeps for up to 10 s unless it is woken"
+    assert median(pauses) < 0.2, "the event loop of Celery sleeps on unless it is woken"
 
 
 def test_a_worker_that_receives_nothing_reconnects(
