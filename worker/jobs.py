@@ -66,7 +66,7 @@ class Job(BaseModel):
     attempts: int = Field(default=0, description="Attempts started; the newest number is the fencing token")
     attempts_without_progress: int = Field(
         default=0,
-        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # records before 1.0 have the latter
+        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # its name in older records
         description="Attempts in a row that ended without a new checkpoint",
     )
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import schemas
 from app.access import MayTrain
 from app.house import InHouse
-from app.job_requests import plan_job
+from app.job_requests import plan_job, require_memory
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
@@ -73,16 +73,21 @@ def submit_job(
 ) -> schemas.JobView:
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
+    A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
+    is true. Where no worker is running this is not known, and `fits` in its estimate is null.
+
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
     version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
     one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
     """
-    fingerprint = fingerprint_of(job.model_dump(mode="json"))
+    fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
     known = None if key is None else house.jobs.known(key, fingerprint)
     if known is not None:  # before it is checked again: what it needs may be gone or changed by now
         response.headers["Location"] = f"/v1/jobs/{known.id}"
         return _view(known)
     plan = plan_job(job, house)
+    if not job.force:
+        require_memory(plan)
     if job.type != "train":
         pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
         made = submit_on_model(
