@@ -1,5 +1,6 @@
 """Jobs that cannot succeed are refused before they are queued."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.house import House
-from app.job_requests import plan_job
-from app.schemas import JobRequest
+from app.job_requests import JobPlan, plan_job, require_memory
+from app.problems import Problem
+from app.schemas import Estimate, JobRequest
 from app.service import create_app
 from models.datasets import DatasetStore
 from worker.jobs import Queue
@@ -43,4 +45,20 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(request, cast(House, house))
+    assert plan.estimate is not None
     assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (Queue.TRAIN_CPU, 1, fits, True)
+
+
+def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:
+    estimate = Estimate(
+        seconds=1.0, memory_bytes=3000, parameters=1, slowness=1.0, measured=False, fits=False, available_bytes=2000
+    )
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
+    with pytest.raises(Problem) as refused:
+        require_memory(plan)
+    assert (refused.value.status, refused.value.slug) == (422, "out-of-memory-expected")
+    assert refused.value.extensions == {"memory_bytes": 3000, "available_bytes": 2000}
+    assert all(figure in refused.value.detail for figure in ("3000", "2000", '"force": true'))
+    for fits in (True, None):
+        require_memory(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
+    require_memory(replace(plan, estimate=None))

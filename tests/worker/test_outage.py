@@ -1,5 +1,7 @@
 """Outages of the broker under a worker, and a worker that does not receive messages: real processes and brokers."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from tests.worker.helpers import Start, Submit, reaches, until
+from tests.worker.helpers import Start, Submit, reaches, trainer_pids, until
 from worker.broker import EmbeddedBroker, redis_client
 from worker.health import check_workers
 from worker.jobs import Status
@@ -58,6 +60,25 @@ def test_the_next_job_starts_at_once(start: Start, submit: Submit, store: JobSto
     ]
     assert len(pauses) == 3
     assert median(pauses) < 0.2, "the event loop of Celery sleeps on unless it is woken"
+
+
+def test_a_job_whose_worker_and_trainer_die_together_fails_with_its_cause(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    job = submit("wait-for-file")
+    for attempt in (1, 2, 3):
+        worker = start()
+        until(lambda attempt=attempt: store.get(job.id).attempts == attempt, 20)
+        reaches(store, job, Status.RUNNING, 20)
+        worker.kill()
+        os.kill(trainer_pids(settings, job)[-1], signal.SIGKILL)
+        worker.wait()
+    start()
+    failed = reaches(store, job, Status.FAILED, 20)
+    assert (failed.attempts, failed.attempts_without_progress) == (3, 3)
+    assert failed.error is not None
+    assert failed.error["type"] == "worker-lost"
+    assert "likely the machine ran out of memory" in failed.error["detail"]
 
 
 def test_a_worker_that_receives_nothing_reconnects(
