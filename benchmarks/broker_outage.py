@@ -159,8 +159,8 @@ def report(described: Line, rounds: list[Line], out: Path) -> bool:
     ]
     said = [
         "# Outages of the broker",
-        f"{described['cpu']}, {described['cores']} cores; default settings. Times are seconds since the broker is back, "
-        f"the worst of all rounds; the limit of the first job is {LIMIT_S:g} s.",
+        f"{described['cpu']}, {described['cores']} cores; default settings. Times are seconds since the broker is "
+        f"back, the worst of all rounds; the limit of the first job is {LIMIT_S:g} s.",
         "\n".join(rows),
         f"{sum(line['scored'] for line in rounds)} images were scored meanwhile. Violations: {len(violations)}",
         *(f"- {text}" for text in violations),
