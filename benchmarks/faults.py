@@ -2,9 +2,9 @@
 
 A real installation by ``snf up`` trains one small job after the other. At a random moment in the life of each, one
 process is killed (KILL) or asked to go (TERM): the trainer, the worker, the service, or the broker, which is the keeper
-and the valkey server in turn. In another phase worker and trainer are killed at once, as where memory runs out; it ends with
-a job that this happens to at every attempt, and that must fail with its cause after three. Only the last phase uses the
-default lease of 30 s.
+and the valkey server in turn. In another phase worker and trainer are killed at once, as where memory runs out; it ends
+with a job that this happens to at every attempt, and that must fail with its cause after three. The last phase alone
+uses the default lease of 30 s.
 
 Recovery is the time from the signal until
 

@@ -120,7 +120,8 @@ class House:
             folder = self.checks.folder(job_id)
             attempt, step = newest_attempt(folder), newest_step(folder)
             fault_at = time.time()
-            if any([hit(victim, plan.signal) for victim in victims]):
+            hits = [hit(victim, plan.signal) for victim in victims]  # all at once, whichever was still there
+            if any(hits):
                 break
             violations += self.checks.job(self._await_end(job_id))
         else:

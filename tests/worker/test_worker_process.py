@@ -129,6 +129,24 @@ def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobSt
     reaches(store, job, Status.SUCCEEDED)
 
 
+def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    lost, *others = (submit("succeed") for _ in range(3))
+    _, in_order = queue_keys(settings, Queue.TRAIN_CPU)
+    assert lost.id in str(redis_client(settings).rpop(in_order)), "the oldest message comes first"
+    hours = [submit("wait") for _ in range(2)]
+    start()
+    for job in others:
+        reaches(store, job, Status.SUCCEEDED)
+    reaches(store, hours[0], Status.RUNNING)
+    if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
+        until(lambda: store.place_in_line(store.get(lost.id)) == 0)
+    store.request_cancel(hours[0].id)
+    reaches(store, lost, Status.SUCCEEDED)
+    reaches(store, hours[1], Status.RUNNING)
+
+
 def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store: JobStore) -> None:
     start()
     job = reaches(store, submit("die"), Status.FAILED)
