@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
 from worker.garbage import look_rarely
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
 
 cli = typer.Typer(
     name="snf",
@@ -59,10 +62,15 @@ def worker(
     devices: Annotated[
         str | None, typer.Option("--devices", help="Devices, one job each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the workers that run here; exit code 1: one is unhealthy.")
+    ] = False,
 ) -> None:
     """Run this machine's workers alone; they take jobs from the broker in REDIS_URL or of this machine."""
     _set(queues=queues, devices=devices)
     found = settings()
+    if check:
+        raise typer.Exit(_check_workers(found))
     from worker.workers import run_workers
 
     try:
@@ -70,6 +78,17 @@ def worker(
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     raise typer.Exit(code)
+
+
+def _check_workers(found: Settings) -> int:
+    from worker.health import check_workers
+
+    try:
+        healthy, line = check_workers(found)
+    except ValueError as error:
+        raise fail(str(error), USAGE) from error
+    typer.echo(line)
+    return 0 if healthy else 1
 
 
 def _set(**options: str | int | None) -> None:

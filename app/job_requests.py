@@ -48,6 +48,22 @@ def plan_job(request: JobRequest, house: House) -> JobPlan:
     return _plan_training(request, house)
 
 
+def require_memory(plan: JobPlan) -> None:
+    """Raise a 422 problem for a training that needs more memory than any running worker of its queue gives one."""
+    estimate = plan.estimate
+    if estimate is None or estimate.fits is not False:
+        return
+    raise Problem(
+        422,
+        "out-of-memory-expected",
+        "The job is not expected to fit into memory",
+        f"it is expected to need {estimate.memory_bytes} bytes; expected at most {estimate.available_bytes}, the most "
+        f"that a running worker of {plan.queue} gives a training. A smaller batch_size or preset needs less; "
+        '"force": true queues it all the same',
+        extensions={"memory_bytes": estimate.memory_bytes, "available_bytes": estimate.available_bytes},
+    )
+
+
 def _scoring_workers(house: House) -> int:
     return sum(Queue.SCORE in worker.queues for worker in house.presence.workers())
 
@@ -61,14 +77,16 @@ def _plan_training(request: JobRequest, house: House) -> JobPlan:
     slowness, measured = house.pace.slowness(device, request.preset)
     found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
     serving = [worker for worker in house.presence.workers() if queue in worker.queues]
-    memories = [worker.memory_bytes for worker in serving if worker.memory_bytes is not None]
+    memories = [worker.train_memory_bytes or worker.memory_bytes for worker in serving]
+    available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
         seconds=found.seconds,
         memory_bytes=found.memory_bytes,
         parameters=found.parameters,
         slowness=slowness,
         measured=measured,
-        fits=max(memories) >= found.memory_bytes if memories else None,
+        fits=None if available is None else available >= found.memory_bytes,
+        available_bytes=available,
     )
     return JobPlan(request.model, queue, len(serving), estimate)
 

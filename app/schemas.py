@@ -283,6 +283,9 @@ class JobRequest(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="train: where; `auto` is a GPU where a worker that is running has one, else the CPU."
     )
+    force: bool = Field(
+        False, description="train: queue it even if it is expected to need more memory than any running worker gives."
+    )
 
 
 class Estimate(Answer):
@@ -294,7 +297,11 @@ class Estimate(Answer):
     slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
     measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
     fits: bool | None = Field(
-        description="Whether a running worker's machine has that much memory; null where no worker serves the queue."
+        description="Whether a running worker gives a training that much memory; null where that is not known, as "
+        "where no worker serves the queue."
+    )
+    available_bytes: int | None = Field(
+        None, description="Most memory that a running worker of the queue gives a training process; null: not known."
     )
 
 
@@ -314,7 +321,13 @@ class WorkerView(Answer):
     device: str
     queues: list[str]
     memory_bytes: int | None = Field(description="Memory of its machine or container.")
+    train_memory_bytes: int | None = Field(
+        description="Most memory that its training process may allocate (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+    )
     started_at: datetime
+    state: Literal["idle", "busy", "not-receiving"] = Field(
+        description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."
+    )
     job: str | None = Field(description="The job in hand.")
 
 

@@ -1,8 +1,10 @@
-"""Jobs under fire: ``python -m benchmarks.faults [--kill 50] [--term 50] [--default-lease 6] [--resume-log FILE]``.
+"""Jobs under fire: ``python -m benchmarks.faults [--kill 50] [--term 50] [--together 10] [--default-lease 6]``.
 
 A real installation by ``snf up`` trains one small job after the other. At a random moment in the life of each, one
 process is killed (KILL) or asked to go (TERM): the trainer, the worker, the service, or the broker, which is the keeper
-and the valkey server in turn. Two phases use a short lease, the last one the default one of 30 s.
+and the valkey server in turn. In another phase worker and trainer are killed at once, as where memory runs out; it ends
+with a job that this happens to at every attempt, and that must fail with its cause after three. The last phase alone
+uses the default lease of 30 s.
 
 Recovery is the time from the signal until
 
@@ -38,7 +40,7 @@ from benchmarks.faults_rounds import REQUEST, House, Plan, plans
 from benchmarks.installation import end_all, machine, snf_up
 
 RESULTS = Path(__file__).parent / "results"
-KILL, TERM, DEFAULT = "kill", "term", "default lease"
+KILL, TERM, TOGETHER, DEFAULT = "kill", "term", "worker and trainer", "default lease"
 # One thread: two that wait for each other stand still where anything else uses the machine.
 SHORT_LEASE = {
     "lease_seconds": 3,
@@ -50,6 +52,8 @@ SHORT_LEASE = {
 }
 DEFAULT_LEASE = {"train_threads": 1, "nice": 10}
 EVERYTHING = [["trainer"], ["worker"], ["service"], ["keeper", "server"]]
+ATTEMPTS = 3
+"""Of a job that brings no checkpoint, before it fails."""
 LIMITS_S = {TERM: 15.0, DEFAULT: 60.0}
 Line = dict[str, Any]
 
@@ -107,6 +111,10 @@ def play_all(phase: str, chosen: list[Plan], settings: dict[str, Any], log: Log)
                 found = house.play(plan)
                 log.add(found)
                 print(f"[{done}/{len(chosen)}] {progress(found)}", flush=True)
+            if phase == TOGETHER:
+                doing = "the poison job"
+                log.add({"phase": phase, **house.poison(ATTEMPTS)})
+                print(f"poison job: {log.lines[-1]['poison']}", flush=True)
             doing = "at the end"
     except (RuntimeError, TimeoutError, httpx.HTTPError) as problem:
         log.add({"phase": phase, "violations": [f"{doing}: {problem}"]})
@@ -178,6 +186,7 @@ def report(log: Log, described: Line, out: Path) -> bool:
         f"{len(log.rounds)} rounds, a fault each, {jobs} jobs. {described['cpu']}, {described['cores']} cores. "
         "What counts as recovery is defined in `benchmarks/faults.py`; the limits hold for the worst round.",
         table(rows) if rows else "no round was played to its end",
+        *(f"A poison job: {line['poison']}" for line in log.lines if "poison" in line),
         f"Violations: {len(violations)}",
         *(f"- {text}" for text in violations),
     ]
@@ -191,6 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--kill", type=int, default=50, help="rounds with KILL")
     parser.add_argument("--term", type=int, default=50, help="rounds with TERM")
+    parser.add_argument("--together", type=int, default=10, help="rounds with KILL to worker and trainer at once")
     parser.add_argument("--default-lease", type=int, default=6, help="rounds with KILL at the default lease")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of faults.json and faults.md")
@@ -201,6 +211,7 @@ def main() -> int:
     phases = [
         (plans(KILL, arguments.kill, "SIGKILL", EVERYTHING, arguments.seed), SHORT_LEASE),
         (plans(TERM, arguments.term, "SIGTERM", EVERYTHING, arguments.seed), SHORT_LEASE),
+        (plans(TOGETHER, arguments.together, "SIGKILL", [["worker+trainer"]], arguments.seed), SHORT_LEASE),
         (plans(DEFAULT, arguments.default_lease, "SIGKILL", EVERYTHING[:2], arguments.seed), DEFAULT_LEASE),
     ]
     played = {(line["phase"], line["number"]) for line in log.rounds}
@@ -209,8 +220,9 @@ def main() -> int:
     try:
         for planned, settings in phases:
             left = [plan for plan in planned if (plan.phase, plan.number) not in played]
-            if left:
-                play_all(left[0].phase, left, settings, log)
+            poisoned = any("poison" in line for line in log.lines)
+            if left or (planned and planned[0].phase == TOGETHER and not poisoned):
+                play_all(planned[0].phase, left, settings, log)
     except KeyboardInterrupt:
         print("interrupted; --resume-log goes on from here")
     return 0 if report(log, described, arguments.out) else 1

@@ -47,6 +47,11 @@ class Plan:
     moment: float
 
     @property
+    def roles(self) -> list[str]:
+        """The processes that are hit, all at once."""
+        return self.target.split("+")
+
+    @property
     def victim(self) -> str:
         """The part that is hit; the broker is two processes."""
         return "broker" if self.target in {"keeper", "server"} else self.target
@@ -111,16 +116,17 @@ class House:
             key = f"{plan.phase} {plan.number} {jobs}"
             job_id = self._submit(key)
             # A job that was quicker than expected is over before its moment: the next one is hit earlier.
-            victim = self._await_moment(plan, job_id, plan.moment * 0.8 ** (jobs - 1))
+            victims = self._await_moment(plan, job_id, plan.moment * 0.8 ** (jobs - 1))
             folder = self.checks.folder(job_id)
             attempt, step = newest_attempt(folder), newest_step(folder)
             fault_at = time.time()
-            if victim is not None and hit(victim, plan.signal):
+            hits = [hit(victim, plan.signal) for victim in victims]  # all at once, whichever was still there
+            if any(hits):
                 break
             violations += self.checks.job(self._await_end(job_id))
         else:
             raise TimeoutError(f"no moment to hit the {plan.target} came in {TRIES} jobs")
-        back_at = self._await_return(plan, victim, job_id, key)
+        back_at = self._await_return(plan, victims[0], job_id, key)
         record = self._await_end(job_id)
         events = read_events(folder)
         if back_at is None:
@@ -150,16 +156,35 @@ class House:
         self.checks.jobs.append(job_id)
         return job_id
 
-    def _await_moment(self, plan: Plan, job_id: str, moment: float) -> Process | None:
-        """Wait for the moment of a fault and return its victim; None where the job is over before."""
+    def poison(self, attempts: int) -> dict[str, Any]:
+        """Kill worker and trainer at each attempt of a job at once, and return how it ended with what is wrong."""
+        job_id = self._submit("poison")
+        for attempt in range(1, attempts + 1):
+            until(f"attempt {attempt}", JOB_S, lambda attempt=attempt: self._trains(job_id, attempt))
+            for role in ("worker", "trainer"):
+                process = find(self.home, role)
+                if process is not None:
+                    hit(process, "SIGKILL")
+        record = self._await_end(job_id)
+        error = record["error"] or {}
+        said = f"{record['status']} after {record['attempts']} attempts: {error.get('detail')}"
+        as_expected = (record["status"], record["attempts"], error.get("type")) == ("failed", attempts, "worker-lost")
+        return {"poison": said, "violations": [] if as_expected else [f"a poison job is {said}"]}
+
+    def _trains(self, job_id: str, attempt: int) -> bool:
+        return newest_attempt(self.checks.folder(job_id)) >= attempt and find(self.home, "trainer") is not None
+
+    def _await_moment(self, plan: Plan, job_id: str, moment: float) -> list[Process]:
+        """Wait for the moment of a fault and return its victims; none where the job is over before."""
         life = self.lives.job
-        if plan.target == "trainer":
+        if "trainer" in plan.roles:
             until("trainer", JOB_S, lambda: find(self.home, "trainer") or self._record(job_id)["status"] in TERMINAL)
             life = self.lives.trainer
         time.sleep(moment * life)
-        victim = find(self.home, plan.target)
+        victims = [process for role in plan.roles if (process := find(self.home, role)) is not None]
         # Asked last, so that as few faults as possible find a job that has just ended.
-        return None if self._record(job_id)["status"] in TERMINAL else victim
+        over = self._record(job_id)["status"] in TERMINAL
+        return [] if over or len(victims) < len(plan.roles) else victims
 
     def _await_return(self, plan: Plan, victim: Process, job_id: str, key: str) -> float | None:
         """Wait until a part that jobs outlive does its work again and return when; None for the other parts."""

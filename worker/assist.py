@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 
 from worker.celery_app import ASSIST, FIRST
 from worker.jobs import ACTIVE, Job, Queue
-from worker.presence import Presence
+from worker.presence import Presence, WorkerState
 from worker.problems import BrokerDown, JobNotFound
 from worker.process import Exit, StopReason, TrainerProcess, assistant_command
 from worker.settings import Settings
@@ -29,7 +29,7 @@ _CALL_S = 60
 
 def call_assistants(celery: Celery, presence: Presence, job: Job, most: int) -> int:
     """Calls idle workers that serve the queue of bulk jobs, `most` at most; answers how many. Raises `BrokerDown`."""
-    idle = [one for one in presence.workers() if one.job is None and Queue.SCORE in one.queues]
+    idle = [one for one in presence.workers() if one.state is WorkerState.IDLE and Queue.SCORE in one.queues]
     count = min(most, len(idle))
     for _ in range(count):
         try:

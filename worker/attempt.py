@@ -24,13 +24,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from worker.events import EventLog
 from worker.garbage import look_rarely
 from worker.lifeline import watch
-from worker.limited_work import limit_memory
+from worker.limited_work import be_ended_first, limit_memory
 from worker.problems import BrokerDown, StaleAttempt
 from worker.process import Exit, StopReason
 from worker.settings import Settings, load_settings
 from worker.store import JobStore
 
 log = logging.getLogger(__name__)
+
+_OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
@@ -94,9 +96,10 @@ class StopFlag:
 class Fence:
     """Asks the job store whether this attempt is still the one that may write."""
 
-    def __init__(self, store: JobStore, spec: JobSpec, settings: Settings) -> None:
+    def __init__(self, store: JobStore, spec: JobSpec, settings: Settings, stop: StopFlag) -> None:
         self._store = store
         self._spec = spec
+        self._stop = stop
         self._every_s = settings.heartbeat_seconds
         self._patience_s = settings.lease_seconds
         self._checked = time.monotonic()
@@ -112,7 +115,19 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Asks now, waiting for the broker for a lease's life; raises `StaleAttempt` or `BrokerDown`."""
+        """Ask now and wait while the broker is down; raise `StaleAttempt`, or `Interrupted` when asked to stop."""
+        from models.training.loop import Interrupted
+
+        while True:
+            try:
+                return self._check()
+            except BrokerDown as problem:
+                if self._stop.is_set():
+                    raise Interrupted("asked to stop while the broker was down") from problem
+                time.sleep(_OUTAGE_S)
+
+    def admit(self) -> None:
+        """Ask now, under a lock: wait for a lease's life at most; raise `StaleAttempt` or `BrokerDown`."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -120,7 +135,7 @@ class Fence:
             except BrokerDown:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.5)
+                time.sleep(_OUTAGE_S)
 
     def _check(self) -> None:
         if not self._store.holds(self._spec.id, self._spec.attempt):
@@ -153,13 +168,7 @@ def attempt(work: Work) -> int:
     What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `ModelsError` is final,
     anything else is tried again.
     """
-    look_rarely()
-    stop = StopFlag()
-    settings = load_settings()
-    stop.install(settings.stop_grace_seconds)
-    os.nice(settings.nice)
-    limit_memory(settings.train_memory_bytes)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    settings, stop = begin()
     folder = Path(sys.argv[1])
     spec = JobSpec.read(folder)
     events = EventLog(folder, spec.attempt)
@@ -186,17 +195,31 @@ def attempt(work: Work) -> int:
     except Exception as problem:
         # It may be the machine's fault: the supervisor tries again, and the record says why.
         log.exception("the attempt crashed")
-        events.write(_explain(problem))
+        events.write(_explain(problem, settings.train_memory_bytes))
         return 1
     return Exit.DONE
 
 
-def _explain(problem: Exception) -> dict[str, str]:
+def begin() -> tuple[Settings, StopFlag]:
+    """Prepare a process that works on a job: signals, niceness, memory, logging."""
+    look_rarely()
+    stop = StopFlag()
+    settings = load_settings()
+    stop.install(settings.stop_grace_seconds)
+    os.nice(settings.nice)
+    limit_memory(settings.train_memory_bytes)
+    be_ended_first()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    return settings, stop
+
+
+def _explain(problem: Exception, limit: int | None) -> dict[str, str]:
     import torch
 
     # PyTorch says of the CPU's memory in words alone that it ran out.
     if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
-        detail = "the process got no more memory: a smaller batch_size or preset needs less"
+        allowed = "" if limit is None else f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
+        detail = f"the process got no more memory: a smaller batch_size or preset needs less{allowed}"
         return _error("out-of-memory", "Out of memory", detail)
     return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
 

@@ -36,7 +36,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
 
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)
-    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings)
+    fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop)
     fence.require()
 
     def check_stop() -> None:
@@ -49,7 +49,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
 
     def admit() -> None:
         check_stop()
-        fence.require()
+        fence.admit()
 
     registry = Registry(settings.registry_dir)
     name, version = registry.locate(parse_ref(spec.model))
@@ -67,6 +67,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         precision = spec.parameters.get("precision", "float32")
         reports = _Reports(looks_at_images(reference, precision), events, go_on)
         calibration, summary = scorer.calibrate(reference, reports.progress, precision)
+        fence.require()  # before the registry's lock is held, for an outage may last
         number = calibrations.publish(
             calibration_bytes(calibration),
             summary,

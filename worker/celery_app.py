@@ -1,7 +1,10 @@
 """The Celery application: it carries job ids, nothing else; the job store is the truth."""
 
+from typing import Any
+
 from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
+from kombu import Connection
 
 from worker.broker import celery_url
 from worker.jobs import Queue
@@ -13,16 +16,17 @@ ASSIST = "worker.assist"
 FIRST, IN_ORDER = 0, 6
 _STEPS = [FIRST, IN_ORDER]
 _PRIORITY_SEPARATOR = "\x06\x16"
-# Kombu never renews the visibility of a running task, so it must outlast any job; recovery after a crash
-# comes from the lease of the job store, not from here.
-_VISIBILITY_S = 7 * 24 * 3600
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery application for these settings; makes no connection."""
+    """Return a Celery application for these settings; makes no connection.
+
+    A message is gone from the broker as soon as a worker has it. Leases and the reconciler bring back what that loses.
+    An acknowledgement that has to reach the broker later could fail in an outage, and Kombu would wait for it for ever.
+    """
     app = Celery("snf", set_as_current=False)
     transport = {
-        "visibility_timeout": _VISIBILITY_S,
+        "ack_emulation": False,
         "global_keyprefix": _prefix(settings),
         "priority_steps": _STEPS,
         # Priorities come first all the same; between queues of one worker nobody starves.
@@ -37,8 +41,6 @@ def make_celery(settings: Settings) -> Celery:
     app.conf.update(
         broker_url=celery_url(settings),
         broker_transport_options=transport,
-        result_backend_transport_options={"visibility_timeout": _VISIBILITY_S},
-        visibility_timeout=_VISIBILITY_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_pool_acquire_timeout=settings.broker_timeout_s,
@@ -49,15 +51,15 @@ def make_celery(settings: Settings) -> Celery:
             "interval_max": 0.2,
         },
         task_ignore_result=True,
-        task_acks_late=True,
-        task_acks_on_failure_or_timeout=True,
-        task_reject_on_worker_lost=False,
+        task_acks_late=False,
         task_queues={name.value: {"exchange": name.value, "routing_key": name.value} for name in Queue},
         task_default_queue=Queue.TRAIN_CPU.value,
         task_default_priority=IN_ORDER,
         task_create_missing_queues=False,
-        worker_prefetch_multiplier=1,
-        worker_pool="threads",
+        # Only the tasks in hand count, at most one; unacknowledged messages are not counted as well.
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=0,
+        worker_pool="worker.pool:WakingThreads",
         worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
@@ -66,12 +68,23 @@ def make_celery(settings: Settings) -> Celery:
         worker_enable_remote_control=False,
         worker_proc_alive_timeout=30,
     )
+    app.amqp.Connection = PromptConnection
     setup_logging.connect(_keep_our_logging)
     return app
 
 
+class PromptConnection(Connection):  # type: ignore[misc]
+    """A connection that is made again within seconds after an outage of any length."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        """Retry as Kombu does, with pauses of 1 to 3 s instead of 2 to 30 s."""
+        return super().ensure_connection(
+            *args, **{"interval_start": 1, "interval_step": 1, "interval_max": 3, **options}
+        )
+
+
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """The Redis lists that hold the messages of a queue, one for each priority."""
+    """Return the Redis lists that hold the messages of a queue: first in line, then in order."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 

@@ -42,7 +42,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.training.loop import Interrupted
 
     store = JobStore(redis_client(settings), settings.key_prefix)
-    fence = Fence(store, spec, settings)
+    fence = Fence(store, spec, settings, stop)
     fence.require()
     if (folder / REPORT_JSON).exists():  # written last: an attempt before died when it only had to say so
         _finish(EvaluationReport.model_validate_json((folder / REPORT_JSON).read_bytes()), folder, events)

@@ -74,7 +74,8 @@ class Digest:
             # Under a name of its own: it is of the finished model, not of a step, and some keys are the same.
             found = {key: value for key, value in event.items() if isinstance(value, int | float)}
             self.metrics["evaluation"] = _finite({key: value for key, value in found.items() if key != "attempt"})
-        elif kind == "checkpoint":
+        elif kind == "checkpoint" or (kind == "started" and event["step"] > (self.checkpoint_step or 0)):
+            # An attempt that starts beyond the last one has found that of an earlier one whose worker vanished with it.
             step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
@@ -99,7 +100,7 @@ class Digest:
         if self.checkpoint_step is not None:
             found["checkpoint_step"] = self.checkpoint_step
         if self.new_checkpoint:
-            found["fruitless"] = 0
+            found["attempts_without_progress"] = 0
         return found
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 
 class Status(StrEnum):
@@ -64,7 +64,11 @@ class Job(BaseModel):
     started_at: datetime | None = Field(default=None, description="Start of the first attempt")
     finished_at: datetime | None = None
     attempts: int = Field(default=0, description="Attempts started; the newest number is the fencing token")
-    fruitless: int = Field(default=0, description="Attempts in a row that died without a new checkpoint")
+    attempts_without_progress: int = Field(
+        default=0,
+        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # its name in older records
+        description="Attempts in a row that ended without a new checkpoint",
+    )
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
     cancel_requested: bool = False
     pause_requested: bool = False

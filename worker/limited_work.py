@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from models.problems import ModelsError
@@ -20,6 +22,11 @@ PROGRESS_S = 0.1
 """Time between two messages of progress."""
 GRACE_CPU_S = 5
 """Processor time between the signal that says that it is used up and the one that cannot be ignored."""
+
+OOM_SCORE_ADJ = 900
+"""Of 1000 at most: the kernel ends such processes before worker, broker and service."""
+
+log = logging.getLogger(__name__)
 
 Tell = Callable[[int, int], None]
 """Takes how much is done, and of how much."""
@@ -37,6 +44,7 @@ def do_limited(work: Callable[[Any, Tell], Any]) -> None:
     watch(lambda _message: None, lambda: os.killpg(0, signal.SIGKILL))
     given = json.load(sys.stdin.buffer)
     limit_memory(given["limits"]["memory_bytes"])
+    be_ended_first()
     cpu_s = given["limits"]["cpu_s"]
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + GRACE_CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -50,6 +58,14 @@ def limit_memory(most: int | None) -> None:
     """Make allocations beyond ``most`` bytes fail, where a limit is set and the system (Linux) counts them."""
     if most is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def be_ended_first() -> None:
+    """Make the kernel (Linux) end this process and its children before others where the machine runs out of memory."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
+    except OSError as problem:
+        log.debug("the kernel has no such setting: %s", problem)
 
 
 class _Progress:

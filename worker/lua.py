@@ -2,8 +2,9 @@
 
 Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
 the indices; `leases` ids by the end of their lease; `finished` ids of jobs that are over by their end; and for
-each queue `waiting:<q>` queued ids by the time of their last message, `taken:<q>` the message time of the newest job
-taken in order. `shards:<id>` are the shards of a bulk job; `changes:<id>` is a capped stream of the states that a job
+each line of a queue `waiting:<line>` queued ids by the time of their last message, `taken:<line>` the message time of
+the newest job that was taken from it. A queue has two lines, one list of messages each: `first:<q>` is served before
+`<q>`. `shards:<id>` are the shards of a bulk job; `changes:<id>` is a capped stream of the states that a job
 went through, written with the change.
 All times are milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
@@ -19,6 +20,18 @@ local terminal = {succeeded = true, failed = true, cancelled = true}
 local function field(name) return redis.call('HGET', key, name) end
 local function queue() return field('queue') or 'train-cpu' end
 
+local function line() return (field('first') == '1' and 'first:' or '') .. queue() end
+
+local function wait_in_line()
+  redis.call('HSET', key, 'dispatched', now)
+  redis.call('ZADD', prefix .. 'waiting:' .. line(), now, id)
+end
+
+local function leave_line()
+  redis.call('ZREM', prefix .. 'waiting:' .. queue(), id)
+  redis.call('ZREM', prefix .. 'waiting:first:' .. queue(), id)
+end
+
 local function write(first)
   for i = first, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
 end
@@ -30,17 +43,12 @@ local function move(to)
   redis.call('XADD', prefix .. 'changes:' .. id, 'MAXLEN', '~', 1000, '*',
     'status', to, 'attempt', field('attempts') or '0', 'worker', field('worker') or '')
   redis.call('ZADD', prefix .. 'jobs:status:' .. to, 0, id)
-  local waiting = prefix .. 'waiting:' .. queue()
   if to ~= 'starting' and to ~= 'running' then
     redis.call('HDEL', key, 'worker', 'lease_expires')
     redis.call('ZREM', prefix .. 'leases', id)
   end
-  if to == 'queued' then
-    redis.call('HSET', key, 'dispatched', now)
-    redis.call('ZADD', waiting, now, id)
-  else
-    redis.call('ZREM', waiting, id)
-  end
+  leave_line()
+  if to == 'queued' then wait_in_line() end
   if to == 'paused' or terminal[to] then redis.call('HDEL', key, 'pause_requested') end
   if terminal[to] then redis.call('ZADD', prefix .. 'finished', now, id) end
 end
@@ -84,12 +92,10 @@ TAKE = (
     _HELPERS
     + """
 if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
--- Jobs put back first in line overtake others by design, so they say nothing about lost messages.
-if field('first') ~= '1' then
-  local taken = prefix .. 'taken:' .. queue()
-  local sent = tonumber(field('dispatched') or 0)
-  if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, string.format('%.0f', sent)) end
-end
+local taken = prefix .. 'taken:' .. line()
+local sent = tonumber(field('dispatched') or 0)
+if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, string.format('%.0f', sent)) end
+redis.call('HSET', key, 'step_at_start', field('checkpoint_step') or '')
 local attempt = redis.call('HINCRBY', key, 'attempts', 1)
 redis.call('HSETNX', key, 'started_at', ARGV[5])
 redis.call('HSET', key, 'worker', ARGV[3], 'lease_expires', now + ARGV[4])
@@ -178,7 +184,8 @@ return status == 'queued' and 'waiting' or status
 """
 )
 
-# ARGV: prefix, id, now as text. Answers 'queued', 'paused', 'cancelled', or 'kept' where the lease is alive after all.
+# ARGV: prefix, id, now as text, most attempts without progress, what is known of the end.
+# Answers 'queued', 'paused', 'cancelled', 'failed', or 'kept' where the lease is alive after all.
 EXPIRE = (
     _HELPERS
     + """
@@ -188,7 +195,20 @@ if status ~= 'starting' and status ~= 'running' then
   return 'kept'
 end
 if tonumber(field('lease_expires') or 0) > now then return 'kept' end
+local without = 0
+if (field('checkpoint_step') or '') == (field('step_at_start') or '') then
+  without = tonumber(field('attempts_without_progress') or field('fruitless') or 0) + 1
+end
+redis.call('HSET', key, 'attempts_without_progress', without)
 local to = unfinished()
+if to == 'queued' then
+  local detail = ARGV[5]
+  if without >= tonumber(ARGV[4]) then
+    to = 'failed'
+    detail = without .. ' attempts in a row ended without a new checkpoint; the last one: ' .. detail
+  end
+  redis.call('HSET', key, 'error', cjson.encode({type = 'worker-lost', title = 'The worker vanished', detail = detail}))
+end
 redis.call('HSET', key, 'first', '1')
 if terminal[to] then redis.call('HSET', key, 'finished_at', ARGV[3]) end
 move(to)
@@ -196,13 +216,14 @@ return to
 """
 )
 
-# ARGV: prefix, id. Notes that a queued job gets a new message; answers 0 where it is not queued any more.
+# ARGV: prefix, id. Notes a new message, first in line, for a queued job; answers 0 where it is not queued any more.
 REDISPATCH = (
     _HELPERS
     + """
 if field('status') ~= 'queued' then return 0 end
-redis.call('HSET', key, 'dispatched', now)
-redis.call('ZADD', prefix .. 'waiting:' .. queue(), now, id)
+leave_line()
+redis.call('HSET', key, 'first', '1')
+wait_in_line()
 return 1
 """
 )

@@ -4,6 +4,7 @@ It never imports torch: training runs in processes that it starts.
 """
 
 import logging
+import os
 import threading
 
 import redis
@@ -24,8 +25,12 @@ from worker.settings import Settings, load_settings
 from worker.store import JobStore
 from worker.supervisor import Supervisor, worker_name
 from worker.tasks import register_tasks
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+NOT_RECEIVING = 70
+"""Exit code of a worker that does not receive messages; whatever started it starts another."""
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
@@ -50,7 +55,23 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     pace = Pace(client, settings.key_prefix)
     supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
     assistant = Assistant(store, settings, stopping, device, queues)
-    register_tasks(celery, store, supervisor, assistant, stopping)
+    worker = celery.Worker(
+        queues=[queue.value for queue in queues],
+        hostname=f"worker@{worker_name()}",
+        loglevel=settings.log_level,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    watchdog = Watchdog(
+        store,
+        settings,
+        queues,
+        reconnect=lambda: worker.hub.call_soon(_lose_the_connection),
+        give_up=lambda: os._exit(NOT_RECEIVING),
+    )
+    register_tasks(celery, store, supervisor, assistant, stopping, watchdog)
     announcer = Announcer(
         presence,
         settings,
@@ -58,6 +79,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         device=device,
         queues=queues,
         job=lambda: supervisor.job or assistant.job,
+        receiving=lambda: watchdog.receiving,
     )
     reconciler = Reconciler(store, celery, settings, presence)
 
@@ -73,22 +95,20 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     announcer.start()
     warn_of_weaknesses(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
-    worker = celery.Worker(
-        queues=[queue.value for queue in queues],
-        hostname=f"worker@{worker_name()}",
-        loglevel=settings.log_level,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
+    watchdog.start()
     try:
         worker.start()
     finally:
+        watchdog.stop()
         reconciler.stop()
         announcer.stop()
         log.info("worker stopped")
     return int(worker.exitcode or 0)
+
+
+def _lose_the_connection() -> None:
+    # Celery's event loop takes it for a connection that broke, and makes everything that belongs to it anew.
+    raise ConnectionError("the watchdog found that no messages are received")
 
 
 def warn_of_weaknesses(client: redis.Redis) -> None:

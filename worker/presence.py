@@ -1,22 +1,30 @@
 """Which workers are alive, as they say themselves: one key a worker that vanishes when it is not renewed."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from enum import StrEnum
 from typing import cast
 
 import redis
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.jobs import Queue
+from worker.machine import memory_of_this_machine
 from worker.outages import outages
 from worker.problems import BrokerDown
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+class WorkerState(StrEnum):
+    """What a worker does."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    NOT_RECEIVING = "not-receiving"  # messages wait for it that it does not get
 
 
 class WorkerInfo(BaseModel):
@@ -28,7 +36,9 @@ class WorkerInfo(BaseModel):
     device: str = Field(description="Device it runs jobs on: cpu or cuda:N")
     queues: tuple[Queue, ...] = Field(description="Queues it serves")
     memory_bytes: int | None = Field(default=None, description="Memory of its machine or container")
+    train_memory_bytes: int | None = Field(default=None, description="Most memory that its training process gets")
     started_at: datetime
+    state: WorkerState = Field(default=WorkerState.IDLE, description="What it does")
     job: str | None = Field(default=None, description="Job in hand")
 
 
@@ -81,6 +91,7 @@ class Announcer:
         device: str,
         queues: Sequence[Queue],
         job: Callable[[], str | None],
+        receiving: Callable[[], bool] = lambda: True,
     ) -> None:
         self._presence = presence
         self._settings = settings
@@ -89,9 +100,11 @@ class Announcer:
             device=device,
             queues=tuple(queues),
             memory_bytes=memory_of_this_machine(),
+            train_memory_bytes=settings.train_memory_bytes,
             started_at=datetime.now(UTC),
         )
         self._job = job
+        self._receiving = receiving
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
@@ -108,25 +121,18 @@ class Announcer:
         except BrokerDown:
             log.info("could not sign off; the entry of this worker ends by itself")
 
+    def _now(self) -> dict[str, object]:
+        job = self._job()
+        if job is None and not self._receiving():
+            return {"job": None, "state": WorkerState.NOT_RECEIVING}
+        return {"job": job, "state": WorkerState.IDLE if job is None else WorkerState.BUSY}
+
     def _loop(self) -> None:
         while not self._stop.is_set():
-            info = self._info.model_copy(update={"job": self._job()})
+            info = self._info.model_copy(update=self._now())
             try:
                 self._presence.announce(info, self._settings.lease_seconds)
             except BrokerDown:
                 # Said by others already, and the next round tells.
                 log.debug("the broker is down; this worker is not announced")
             self._stop.wait(self._settings.heartbeat_seconds)
-
-
-def memory_of_this_machine() -> int | None:
-    """Bytes of memory that this process may use: of the machine, or of its container where that has less."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total

@@ -10,11 +10,11 @@ from worker.assist import call_assistants
 from worker.celery_app import queue_keys
 from worker.jobs import Queue, Status
 from worker.presence import Presence
-from worker.problems import BrokerDown, JobNotFound
+from worker.problems import BrokerDown
 from worker.retention import sweep_old_jobs
 from worker.settings import Settings
 from worker.store import JobStore
-from worker.submit import dispatch
+from worker.submit import send_again
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Reconciler:
         self._leases_quiet_until = 0.0
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
+        self._let_leases_rest(0)
         self._thread.start()
 
     def stop(self) -> None:
@@ -54,24 +55,26 @@ class Reconciler:
             return 0
         moved = 0
         for job_id in self._store.expired_leases():
-            verdict = self._store.expire(job_id)
+            verdict = self._store.expire(job_id, self._settings.max_attempts_without_progress)
             if verdict == "kept":
                 continue
             moved += 1
             log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
             if verdict == "queued":
-                self._send(job_id, first=True)
+                send_again(self._store, self._celery, job_id)
         return moved
 
     def _lost_messages(self) -> int:
         sent = 0
         for queue in Queue:
-            empty = self._store.queue_length(queue_keys(self._settings, queue)) == 0
-            for job_id in self._store.lost_messages(queue, self._settings.dispatch_seconds, queue_is_empty=empty):
-                if self._store.note_dispatch(job_id):
-                    log.warning("job %s: its message was lost; sending it again", job_id)
-                    self._send(job_id, first=False)
-                    sent += 1
+            for key, first in zip(queue_keys(self._settings, queue), (True, False), strict=True):
+                empty = self._store.queue_length([key]) == 0
+                for job_id in self._store.lost_messages(
+                    queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
+                ):
+                    if send_again(self._store, self._celery, job_id):
+                        log.warning("job %s: its message was lost; it was sent again", job_id)
+                        sent += 1
         return sent
 
     def _call_assistants(self) -> None:
@@ -81,11 +84,9 @@ class Reconciler:
             if free:
                 call_assistants(self._celery, self._presence, job, most=free)
 
-    def _send(self, job_id: str, first: bool) -> None:
-        try:
-            dispatch(self._celery, self._store.get(job_id), first=first)
-        except JobNotFound:
-            log.warning("job %s vanished from the store before it could be sent", job_id)
+    def _let_leases_rest(self, seconds: float) -> None:
+        # Workers cannot renew in an outage of the broker; after it they get time for two heartbeats.
+        self._leases_quiet_until = time.monotonic() + seconds + 2 * self._settings.heartbeat_seconds
 
     def _loop(self) -> None:
         while not self._stop.is_set():
@@ -93,10 +94,7 @@ class Reconciler:
                 self.sweep()
             except BrokerDown as problem:
                 log.warning("sweep skipped: %s", problem.detail)
-                # Supervisors could not renew either: once the broker is back they get time for a heartbeat.
-                self._leases_quiet_until = (
-                    time.monotonic() + self._settings.reconcile_seconds + 2 * self._settings.heartbeat_seconds
-                )
+                self._let_leases_rest(self._settings.reconcile_seconds)
             except Exception:
                 # The thread must outlive a bug in one sweep, or every later crash would hang its job.
                 log.exception("sweep failed")

@@ -8,23 +8,20 @@ parts. A helper owns nothing: it comes and goes.
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
 import logging
-import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempt import Fence, JobSpec, StopFlag, attempt
+from worker.attempt import Fence, JobSpec, StopFlag, attempt, begin
 from worker.broker import redis_client
 from worker.events import EventLog
-from worker.garbage import look_rarely
 from worker.jobs import ACTIVE
-from worker.limited_work import limit_memory
 from worker.problems import BrokerDown, JobNotFound
 from worker.process import Exit
 from worker.retention import adopt_earlier
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
 from worker.store import JobStore
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from worker.shard_work import Reports, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
-    fence = Fence(store, spec, settings)
+    fence = Fence(store, spec, settings, stop)
     fence.require()
     if (folder / RESULT).exists():  # whole, or not there: an attempt before died when it only had to say so
         _finish(read_summary(folder / RESULT), folder, store, spec, events)
@@ -136,13 +133,7 @@ def main() -> int:
     """Entry point: an attempt, or with `--assist` a helper of one."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
-    look_rarely()
-    stop = StopFlag()
-    settings = load_settings()
-    stop.install(settings.stop_grace_seconds)
-    os.nice(settings.nice)
-    limit_memory(settings.train_memory_bytes)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    settings, stop = begin()
     from models.problems import ModelsError
 
     try:

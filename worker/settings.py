@@ -230,10 +230,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Time without any sign of progress after which a trainer counts as hung and is killed, in seconds.",
     )
-    max_fruitless_attempts: int = Field(
+    max_attempts_without_progress: int = Field(
         default=3,
         ge=1,
-        description="Attempts in a row that may die without a new checkpoint before a job fails.",
+        description="Attempts in a row that may end without a new checkpoint before a job fails, be it that the "
+        "trainer died or that the worker vanished with it.",
     )
     devices: Annotated[tuple[Device, ...], NoDecode] = Field(
         default=("auto",),

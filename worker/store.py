@@ -190,9 +190,17 @@ class JobStore:
         """
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
-    def expire(self, job_id: str) -> str:
-        """Ends a lease that ran out: answers the new status, or `kept` where the lease is alive after all."""
-        return str(self._run(lua.EXPIRE, job_id, _now()))
+    def expire(self, job_id: str, max_attempts: int) -> str:
+        """End a lease that ran out and return the new status, or `kept` where the lease is alive after all.
+
+        An attempt that brought no new checkpoint counts; the job fails at `max_attempts` of them in a row.
+        """
+        job = self.get(job_id)
+        detail = (
+            f"worker {job.worker} vanished together with its trainer at step {job.progress.get('step', 0)}; likely the "
+            "machine ran out of memory: a smaller batch_size or preset needs less"
+        )
+        return str(self._run(lua.EXPIRE, job_id, _now(), max_attempts, detail))
 
     def expired_leases(self, limit: int = 500) -> Ids:
         """Ids of jobs whose lease ran out."""
@@ -202,31 +210,41 @@ class JobStore:
                 self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
             )
 
-    def lost_messages(self, queue: Queue, age_s: float, queue_is_empty: bool, limit: int = 500) -> Ids:
-        """Ids of jobs queued in `queue` whose message must be lost.
+    def lost_messages(self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500) -> Ids:
+        """Return the ids of jobs in one line of `queue` whose message must be lost.
 
-        A job may wait for hours behind others, so age alone proves nothing: the message is lost where the
-        queue is empty, or where a job that was sent later has been taken already (queues are in order).
+        A queue has two lines: jobs `first` in line, and the others. A job may wait for hours behind others, so age
+        alone proves nothing: the message is lost where no message is in its line, or where a job that was sent later
+        to the same line has been taken already (lines are in order).
         """
+        line = _line(queue, first)
         with outages():
             newest = float(self._clock_ms()) - age_s * 1000
-            if not queue_is_empty:
-                taken = float(cast(str | None, self._client.get(self._key(f"taken:{queue}"))) or 0)
+            if not line_is_empty:
+                taken = float(cast(str | None, self._client.get(self._key(f"taken:{line}"))) or 0)
                 newest = min(newest, taken - 1)
             return cast(
                 Ids,
-                self._client.zrangebyscore(self._key(f"waiting:{queue}"), "-inf", newest, start=0, num=limit),
+                self._client.zrangebyscore(self._key(f"waiting:{line}"), "-inf", newest, start=0, num=limit),
             )
 
     def place_in_line(self, job: Job) -> int | None:
-        """How many jobs of its queue were sent before this one; None where it does not wait."""
+        """Return how many jobs of its queue are served before this one; None where it does not wait."""
+        first, others = (self._key(f"waiting:{_line(job.queue, first)}") for first in (True, False))
         with outages():
-            return cast(int | None, self._client.zrank(self._key(f"waiting:{job.queue}"), job.id))
+            pipe = self._client.pipeline()
+            pipe.zrank(first, job.id)
+            pipe.zrank(others, job.id)
+            pipe.zcard(first)
+            place_in_first, place_in_others, overtaking = pipe.execute()
+        if place_in_first is not None:
+            return int(place_in_first)
+        return None if place_in_others is None else int(overtaking + place_in_others)
 
     def waiting(self, queue: Queue) -> int:
         """How many jobs wait in a queue."""
         with outages():
-            return self._client.zcard(self._key(f"waiting:{queue}"))
+            return sum(self._client.zcard(self._key(f"waiting:{_line(queue, first)}")) for first in (True, False))
 
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Ids of jobs that ended longer than `age_s` seconds ago, the oldest first."""
@@ -239,7 +257,7 @@ class JobStore:
         self._run(lua.FORGET, job_id)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Notes that a queued job gets a new message; answers False where it is not queued any more."""
+        """Note that a queued job gets a new message, first in line; return False where it is not queued any more."""
         return bool(self._run(lua.REDISPATCH, job_id))
 
     def queue_length(self, keys: Ids) -> int:
@@ -294,6 +312,10 @@ class JobStore:
 
 def _reused(job_id: str) -> IdempotencyConflict:
     return IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
+
+
+def _line(queue: Queue, first: bool) -> str:
+    return f"first:{queue}" if first else str(queue)
 
 
 def _now() -> str:

@@ -124,6 +124,14 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
         raise BrokerDown(f"the broker does not take messages: {error}") from error
 
 
+def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
+    """Send the id of a job that is still queued anew, first in line; return whether it was. Raises `BrokerDown`."""
+    if not store.note_dispatch(job_id):
+        return False
+    dispatch(celery, store.get(job_id), first=True)
+    return True
+
+
 def fingerprint_of(request: Mapping[str, Any]) -> str:
     """SHA-256 of a request as JSON, whatever the order of its members."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

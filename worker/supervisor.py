@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _REPORT_S = 0.5
 _LONGEST_REST_S = 60.0
+_LAST_WORDS_S = 5.0
 
 
 class Outcome(StrEnum):
@@ -138,9 +139,11 @@ class Supervisor:
         return attempt_environment(self._settings, self._device)
 
     def _settle(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
-        """Records the end of an attempt, waiting for a broker that is down for as long as a lease may last."""
-        patience = 5.0 if self._stopping.is_set() else 2 * self._settings.lease_seconds
-        deadline = time.monotonic() + patience
+        """Record the end of an attempt, waiting while the broker is down unless this worker has to stop.
+
+        No other job could be taken in the outage, and an end that is recorded is no lost lease.
+        """
+        deadline: float | None = None
         while True:
             try:
                 return self._record(job, attempt, digest, end)
@@ -148,7 +151,9 @@ class Supervisor:
                 log.warning("the end of an attempt came too late: %s", problem.detail)
                 return Outcome.LOST
             except BrokerDown as problem:
-                if time.monotonic() > deadline:
+                if self._stopping.is_set() and deadline is None:
+                    deadline = time.monotonic() + _LAST_WORDS_S
+                if deadline is not None and time.monotonic() > deadline:
                     # Nothing is lost: the lease runs out, and the next attempt finds checkpoint and model.
                     log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
                     return Outcome.LOST
@@ -183,12 +188,12 @@ class Supervisor:
             self._store.finish(job.id, attempt, Status.FAILED, {**changes, "error": error})
             log.error("job %s failed: %s", job.id, error["detail"])
             return Outcome.FAILED
-        fruitless = 0 if digest.new_checkpoint else job.fruitless + 1
+        without_progress = 0 if digest.new_checkpoint else job.attempts_without_progress + 1
         self._deaths = 0 if digest.new_checkpoint else self._deaths + 1
-        changes = {**changes, "error": error, "fruitless": fruitless}
-        if fruitless >= self._settings.max_fruitless_attempts:
+        changes = {**changes, "error": error, "attempts_without_progress": without_progress}
+        if without_progress >= self._settings.max_attempts_without_progress:
             self._store.finish(job.id, attempt, Status.FAILED, changes)
-            log.error("job %s failed: %d attempts without a new checkpoint; last: %s", job.id, fruitless, why)
+            log.error("job %s failed: %d attempts without progress; last: %s", job.id, without_progress, why)
             return Outcome.FAILED
         log.warning("job %s: attempt %d died (%s) and is tried again", job.id, attempt, why)
         return self._put_back(job.id, attempt, changes)
@@ -288,6 +293,7 @@ class _Watch:
             if not self._outage:
                 log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
             self._outage = True
+            self._last_event = now  # a trainer that waits for the broker has nothing to report
             return Asked.GO_ON
         if self._outage:
             log.info("job %s: the broker is back", self._job_id)

@@ -4,41 +4,42 @@ import logging
 import threading
 
 from celery import Celery  # type: ignore[import-untyped]
-from celery.exceptions import Reject  # type: ignore[import-untyped]
 
 from worker.assist import Assistant
 from worker.celery_app import ASSIST, TASK
 from worker.problems import BrokerDown, JobNotFound
 from worker.store import JobStore
-from worker.submit import dispatch
+from worker.submit import send_again
 from worker.supervisor import Outcome, Supervisor
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 
 def register_tasks(
-    celery: Celery, store: JobStore, supervisor: Supervisor, assistant: Assistant, stopping: threading.Event
+    celery: Celery,
+    store: JobStore,
+    supervisor: Supervisor,
+    assistant: Assistant,
+    stopping: threading.Event,
+    watchdog: Watchdog,
 ) -> None:
-    """Gives the Celery application its tasks."""
+    """Give the Celery application its tasks."""
 
     def run_job(job_id: str) -> None:
-        if stopping.is_set():
-            raise Reject("this worker is stopping", requeue=True)
-        try:
-            outcome = supervisor.run(job_id)
-        except BrokerDown as problem:
-            # The job stays queued; the reconciler sends it again once the broker is back.
-            log.warning("job %s could not be taken: %s", job_id, problem.detail)
-            return
-        if outcome is Outcome.QUEUED_AGAIN:
+        with watchdog.delivery():
             try:
-                dispatch(celery, store.get(job_id), first=True)
+                outcome = supervisor.run(job_id)
+                # The broker has no message of the job any more; one that is still queued needs another.
+                if outcome is Outcome.QUEUED_AGAIN or (outcome is Outcome.NOT_TAKEN and stopping.is_set()):
+                    send_again(store, celery, job_id)
             except (BrokerDown, JobNotFound) as problem:
                 log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
-        stopping.wait(supervisor.rest_s)
+            stopping.wait(supervisor.rest_s)
 
     def assist(job_id: str) -> None:
-        assistant.run(job_id)
+        with watchdog.delivery():
+            assistant.run(job_id)
 
     celery.task(name=TASK, ignore_result=True)(run_job)
     celery.task(name=ASSIST, ignore_result=True)(assist)

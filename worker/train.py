@@ -36,7 +36,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.training.run import train
 
     store = JobStore(redis_client(settings), settings.key_prefix)
-    fence = Fence(store, spec, settings)
+    fence = Fence(store, spec, settings, stop)
 
     def should_stop() -> bool:
         fence.check_now_and_then()
@@ -86,7 +86,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 ranks=ranks,
                 engine=_engine(settings),
             )
-        version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.require)
+        fence.require()  # before the registry's lock is held, for an outage may last
+        version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.admit)
     elif spec.promote:
         # The earlier attempt may have died between the two; a version that went live since then stays.
         fence.require()

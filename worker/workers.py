@@ -9,19 +9,36 @@ from types import FrameType
 from worker.devices import find_devices, part_name, queues_of
 from worker.jobs import Queue
 from worker.logs import configure_logging
+from worker.machine import memory_of_this_machine, training_memory
 from worker.main import run_worker
 from worker.part import Part, mend, stop
 from worker.settings import Settings
 
 
 def worker_parts(settings: Settings, module: str = "worker.main") -> list[Part]:
-    """A worker process for each device that can serve a wanted queue; raises `ValueError` where there is none."""
+    """Return a worker process for each device that can serve a wanted queue; raise `ValueError` where there is none.
+
+    The workers of a machine share its memory, see `training_memory`.
+    """
     devices = find_devices(settings.devices)
     wanted = set(settings.queues or Queue)
     able = [device for device in devices if wanted & set(queues_of(device))]
     if not able:
         raise ValueError(f"none of the devices {', '.join(devices)} can serve {', '.join(sorted(wanted))}")
-    return [Part(part_name(device), module, settings.model_copy(update={"devices": (device,)})) for device in able]
+    memory = memory_of_this_machine()
+    return [
+        Part(
+            part_name(device),
+            module,
+            settings.model_copy(
+                update={
+                    "devices": (device,),
+                    "train_memory_bytes": training_memory(settings, device, len(able), memory),
+                }
+            ),
+        )
+        for device in able
+    ]
 
 
 def run_workers(settings: Settings, say: Callable[[str], None] = print) -> int:

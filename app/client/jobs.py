@@ -57,9 +57,13 @@ class _Jobs(Group[S]):
         parameters: dict[str, Any] | None = None,
         promote: bool = False,
         device: Device = "auto",
+        force: bool = False,
         key: str | None = None,
     ) -> Call[JobView]:
-        """Queues the training of a model that is registered as `name`."""
+        """Queue the training of a model that is registered as `name`.
+
+        One that is not expected to fit into the memory of any running worker is refused unless `force`.
+        """
         job = JobRequest(
             type="train",
             dataset=dataset,
@@ -68,6 +72,7 @@ class _Jobs(Group[S]):
             parameters=parameters or {},
             promote=promote,
             device=device,
+            force=force,
         )
         return _submit(job, key)
 

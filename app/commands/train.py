@@ -21,6 +21,7 @@ from app.commands.common import USAGE, Json, errors_for_people, fail, settings
 from app.commands.live import live_view
 
 if TYPE_CHECKING:
+    from models.datasets import DatasetStore
     from models.training.config import TrainingConfig
 
 INTERRUPTED = 130
@@ -45,6 +46,9 @@ def train(
         Path | None,
         typer.Option("--folder", help="Folder of the checkpoints.", show_default=False),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if it is expected to need more memory than this machine has.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model and register it. Ctrl-C writes a checkpoint, and the same command goes on from it.
@@ -70,6 +74,8 @@ def train(
 
         ranks = processes.enter_context(ranks_of_torchrun())
         store = DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes)
+        if not force:
+            _require_memory(data, preset, config, found.data_dir, store)
         dataset = load_dataset(data, found.data_dir, store, config)
         try:
             with live_view(as_json) as observe:
@@ -115,6 +121,24 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise fail("; ".join(lines), USAGE) from error
+
+
+def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Path | None, store: DatasetStore) -> None:
+    from models.datasets import summarize
+    from models.estimate import estimate_training
+    from models.presets import PRESETS
+    from worker.machine import memory_of_this_machine
+
+    summary = summarize(data, data_dir, store, config)
+    architecture = PRESETS[preset].architecture(summary.image_shape, config.pixel_transform)
+    needed = estimate_training(architecture, summary.image_shape, config, summary).memory_bytes
+    available = memory_of_this_machine()
+    if available is not None and needed > available:
+        raise fail(
+            f"the training is expected to need {needed} bytes of memory; this machine has {available}. "
+            "A smaller batch_size or preset needs less; --force trains all the same",
+            USAGE,
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from app import schemas
 from app.access import CallerScope, MayRead, MayTrain, require
 from app.house import InHouse
-from app.job_requests import plan_job
+from app.job_requests import plan_job, require_memory
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from worker.jobs import Job, JobType, Status
@@ -77,6 +77,9 @@ def submit_job(
 ) -> schemas.JobView:
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
+    A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
+    is true. Where no worker is running this is not known, and `fits` in its estimate is null.
+
     The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
     version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
     one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
@@ -84,12 +87,14 @@ def submit_job(
     A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
     """
     _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    fingerprint = fingerprint_of(job.model_dump(mode="json"))
+    fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
     known = None if key is None else house.jobs.known(key, fingerprint)
     if known is not None:  # before it is checked again: what it needs may be gone or changed by now
         response.headers["Location"] = f"/v1/jobs/{known.id}"
         return _view(known)
     plan = plan_job(job, house)
+    if not job.force:
+        require_memory(plan)
     if job.type != "train":
         pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
         made = submit_on_model(
@@ -266,7 +271,7 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
     if job.result is not None and "calibration" in job.result:
         links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
     return schemas.JobView(
-        **job.model_dump(exclude={"fruitless", "worker", "status", "queue"}),
+        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,

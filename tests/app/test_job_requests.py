@@ -1,5 +1,8 @@
 """Jobs that cannot succeed are refused before they are queued."""
 
+import shutil
+import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.house import House
-from app.job_requests import plan_job
-from app.schemas import JobRequest
+from app.job_requests import JobPlan, plan_job, require_memory
+from app.problems import Problem
+from app.schemas import Estimate, JobRequest
 from app.service import create_app
 from models.datasets import DatasetStore
 from tests.local import LOCAL
+from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Queue
-from worker.presence import WorkerInfo
+from worker.presence import Presence, WorkerInfo
 from worker.settings import Settings
 
 
@@ -44,4 +49,55 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(request, cast(House, house))
+    assert plan.estimate is not None
     assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (Queue.TRAIN_CPU, 1, fits, True)
+
+
+def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:
+    estimate = Estimate(
+        seconds=1.0, memory_bytes=3000, parameters=1, slowness=1.0, measured=False, fits=False, available_bytes=2000
+    )
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
+    with pytest.raises(Problem) as refused:
+        require_memory(plan)
+    assert (refused.value.status, refused.value.slug) == (422, "out-of-memory-expected")
+    assert refused.value.extensions == {"memory_bytes": 3000, "available_bytes": 2000}
+    assert all(figure in refused.value.detail for figure in ("3000", "2000", '"force": true'))
+    for fits in (True, None):
+        require_memory(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
+    require_memory(replace(plan, estimate=None))
+
+
+def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    small = WorkerInfo(
+        name="w",
+        device="cpu",
+        queues=(Queue.TRAIN_CPU,),
+        memory_bytes=2**40,
+        train_memory_bytes=2**20,
+        started_at=datetime.now(UTC),
+    )
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+    key = {"Idempotency-Key": "one"}
+    try:
+        with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+            unknown = client.post("/v1/jobs", json=request)
+            assert (unknown.status_code, unknown.json()["estimate"]["fits"]) == (202, None)
+            presence.announce(small, 60)
+            refused = client.post("/v1/jobs", json=request, headers=key)
+            assert (refused.status_code, refused.json()["type"]) == (422, "out-of-memory-expected")
+            assert refused.json()["available_bytes"] == 2**20 < refused.json()["memory_bytes"]
+            estimate = client.post("/v1/jobs/estimate", json=request)
+            assert (estimate.status_code, estimate.json()["estimate"]["fits"]) == (200, False)
+            forced = client.post("/v1/jobs", json=request | {"force": True}, headers=key)
+            assert forced.status_code == 202
+            assert len(client.get("/v1/jobs").json()["jobs"]) == 2
+            (worker,) = client.get("/v1/workers").json()["workers"]
+            assert (worker["state"], worker["train_memory_bytes"]) == ("idle", 2**20)
+    finally:
+        broker.stop()
+        shutil.rmtree(settings.runtime_folder)

@@ -2,21 +2,25 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.compiled import share_compiled
-from tests.worker.helpers import new_job, stand_in_command
+from tests.worker.helpers import Start, Submit, new_job, stand_in_command
 from tests.worker.redis_server import RedisServer, redis_settings
 from worker.broker import EmbeddedBroker, redis_client
+from worker.celery_app import make_celery
 from worker.jobs import Job
 from worker.settings import Settings
 from worker.store import JobStore
+from worker.submit import submit_training
 from worker.supervisor import Supervisor
 
 
@@ -85,3 +89,44 @@ def add(store: JobStore) -> Callable[..., Job]:
         return store.create(new_job(behave, **changes))[0]
 
     return make
+
+
+@pytest.fixture
+def start(settings: Settings, broker: EmbeddedBroker) -> Iterator[Start]:
+    """Starts workers; those still alive at the end are killed."""
+    started = []
+
+    def go(
+        module: str = "tests.worker.stand_in_worker", arguments: Sequence[str] = (), **changes: Any
+    ) -> "subprocess.Popen[bytes]":
+        worker = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **settings.model_copy(update=changes).environment()},
+            start_new_session=True,
+        )
+        started.append(worker)
+        return worker
+
+    yield go
+    for worker in started:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+
+
+@pytest.fixture
+def submit(settings: Settings, store: JobStore) -> Submit:
+    celery = make_celery(settings)
+
+    def go(behave: str, **more: Any) -> Job:
+        return submit_training(
+            store,
+            celery,
+            model="digits",
+            dataset="mnist-mini",
+            preset="snf-glow-tiny",
+            parameters={"behave": behave},
+            **more,
+        )
+
+    return go

@@ -1,6 +1,7 @@
 """What several tests of the worker use: stand-in commands, waiting, and looking at processes."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +13,14 @@ import pytest
 
 from worker.broker import redis_client
 from worker.celery_app import make_celery
-from worker.jobs import Job, JobType, new_job_id
+from worker.jobs import Job, JobType, Status, new_job_id
 from worker.presence import Presence
 from worker.reconciler import Reconciler
 from worker.settings import Settings
 from worker.store import JobStore
 
+Start = Callable[..., "subprocess.Popen[bytes]"]
+Submit = Callable[..., Job]
 STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
 
 
@@ -61,3 +64,12 @@ def new_job(behave: str = "succeed", **changes: Any) -> Job:
         "created_at": datetime.now(UTC),
     }
     return Job(**(fields | changes))
+
+
+def reaches(store: JobStore, job: Job, status: Status, seconds: float = 60) -> Job:
+    until(lambda: store.get(job.id).status is status, seconds)
+    return store.get(job.id)
+
+
+def trainer_pids(settings: Settings, job: Job) -> list[int]:
+    return [int(pid) for pid in (settings.jobs_dir / job.id / "pids").read_text().split()]

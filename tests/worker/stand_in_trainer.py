@@ -27,6 +27,9 @@ def main() -> int:
         events.write({"event": "checkpoint", "step": spec["attempt"]})
         if spec["attempt"] < 5:
             return 1
+    if behave == "wait-for-file":
+        while not (folder / "go").exists() and not stop.is_set():
+            time.sleep(0.02)
     if behave == "refuse":
         events.write({"event": "error", "type": "diverged", "title": "Diverged", "detail": "loss is NaN"})
         return Exit.REFUSED

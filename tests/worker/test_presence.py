@@ -9,7 +9,8 @@ import pytest
 from tests.worker.helpers import until
 from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Queue
-from worker.presence import Announcer, Presence, WorkerInfo, memory_of_this_machine
+from worker.machine import memory_of_this_machine
+from worker.presence import Announcer, Presence, WorkerInfo
 from worker.problems import BrokerDown
 from worker.settings import Settings
 from worker.submit import training_queue

@@ -113,7 +113,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
                 os.kill(int(line.parent.name), signal.SIGKILL)
         thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
-    assert store.get(cut.id).fruitless == 0, "its parts are progress"
+    assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"
     assert real.run(cut.id) is Outcome.SUCCEEDED
     assert rows(settings, cut) == expected
 

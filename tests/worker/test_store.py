@@ -118,7 +118,7 @@ def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) 
     with pytest.raises(StaleAttempt):
         store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
     assert store.take(job.id, "w", 5) is None
-    assert store.expire(job.id) == "kept"
+    assert store.expire(job.id, 3) == "kept"
     assert store.note_dispatch(job.id) is False
     assert store.get(job.id) == before
 
@@ -128,7 +128,7 @@ def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
     old = store.take(job.id, "slow", 0.05) or 0
     time.sleep(0.1)
     assert store.expired_leases() == [job.id]
-    assert store.expire(job.id) == "queued"
+    assert store.expire(job.id, 3) == "queued"
     new = store.take(job.id, "quick", 5) or 0
     assert (old, new) == (1, 2)
     assert not store.holds(job.id, old)
@@ -151,7 +151,7 @@ def test_a_renewed_lease_does_not_expire(store: JobStore, add: Add) -> None:
     time.sleep(0.1)
     store.renew(job.id, attempt, 30)
     assert store.expired_leases() == []
-    assert store.expire(job.id) == "kept"
+    assert store.expire(job.id, 3) == "kept"
 
 
 def test_cancelling(store: JobStore, add: Add) -> None:
@@ -168,7 +168,7 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     store.take(lost.id, "w", 0.05)
     store.request_cancel(lost.id)
     time.sleep(0.1)
-    assert store.expire(lost.id) == "cancelled"
+    assert store.expire(lost.id, 3) == "cancelled"
     assert store.get(lost.id).finished_at is not None
 
 
@@ -228,7 +228,7 @@ def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add)
     store.take(job.id, "w", 0.05)
     store.request_pause(job.id)
     time.sleep(0.1)
-    assert store.expire(job.id) == "paused"
+    assert store.expire(job.id, 3) == "paused"
 
 
 def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add: Add) -> None:
@@ -236,9 +236,9 @@ def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add:
     time.sleep(0.02)
     store.take(add().id, "w", 5)
     time.sleep(0.02)
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, queue_is_empty=True) == [waiting.id]
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
 
 
 def test_the_place_in_line(store: JobStore, add: Add) -> None:
@@ -251,13 +251,13 @@ def test_the_place_in_line(store: JobStore, add: Add) -> None:
 def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
     first, second, third = add().id, add().id, add().id
     time.sleep(0.05)
-    assert store.lost_messages(Queue.TRAIN_CPU, 60, queue_is_empty=True) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=True) == [first, second, third]
+    assert store.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
     store.take(second, "w", 5)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == [first]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
     assert store.note_dispatch(first)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
 
 
 def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
@@ -268,7 +268,72 @@ def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add
     store.put_back(preempted.id, attempt, {})
     store.take(preempted.id, "w", 5)
     time.sleep(0.02)
-    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, queue_is_empty=False)
+    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
+
+
+def test_a_lost_message_of_a_job_first_in_line_is_noticed_behind_a_long_queue(store: JobStore, add: Add) -> None:
+    preempted = add()
+    attempt = store.take(preempted.id, "w", 5) or 0
+    waiting = [add() for _ in range(2)]
+    store.put_back(preempted.id, attempt, {})
+    time.sleep(0.02)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=False) == []
+    store.take(waiting[0].id, "w", 5)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=True) == [preempted.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert [store.place_in_line(job) for job in (preempted, waiting[1])] == [0, 1]
+    assert store.waiting(Queue.TRAIN_CPU) == 2
+
+
+def test_a_job_whose_message_was_lost_goes_to_the_front(store: JobStore, add: Add) -> None:
+    lost, others = add(), [add() for _ in range(2)]
+    store.take(others[0].id, "w", 5)
+    assert store.note_dispatch(lost.id)
+    assert [store.place_in_line(job) for job in (lost, others[1])] == [0, 1]
+    assert store.waiting(Queue.TRAIN_CPU) == 2
+    store.take(lost.id, "w", 5)
+    assert store.waiting(Queue.TRAIN_CPU) == 1
+
+
+def lose(store: JobStore, job: Job, step: int | None = None) -> str:
+    """An attempt whose worker vanishes with its trainer, after a checkpoint at `step`."""
+    attempt = store.take(job.id, "host:1", 0.03) or 0
+    store.renew(job.id, attempt, 0.03, {"progress": {"step": 7}} | ({} if step is None else {"checkpoint_step": step}))
+    time.sleep(0.05)
+    return store.expire(job.id, 3)
+
+
+def test_attempts_that_vanish_without_a_new_checkpoint_fail_the_job(store: JobStore, add: Add) -> None:
+    job = add()
+    assert [lose(store, job), lose(store, job, step=5), lose(store, job), lose(store, job)] == ["queued"] * 4
+    assert store.get(job.id).attempts_without_progress == 2, "counted from the newest checkpoint on"
+    assert lose(store, job) == "failed"
+    failed = store.get(job.id)
+    assert (failed.status, failed.attempts, failed.worker) == (Status.FAILED, 5, None)
+    assert failed.finished_at is not None
+    assert failed.error == {
+        "type": "worker-lost",
+        "title": "The worker vanished",
+        "detail": "3 attempts in a row ended without a new checkpoint; the last one: worker host:1 vanished together "
+        "with its trainer at step 7; likely the machine ran out of memory: a smaller batch_size or preset needs less",
+    }
+
+
+def test_a_preemption_is_no_attempt_without_progress(store: JobStore, add: Add) -> None:
+    job = add()
+    for _ in range(4):
+        store.put_back(job.id, store.take(job.id, "w", 5) or 0, {})
+    assert store.get(job.id).attempts_without_progress == 0
+
+
+def test_a_record_of_an_earlier_version_keeps_its_count(store: JobStore, settings: Settings, add: Add) -> None:
+    job = add()
+    key = f"{settings.key_prefix}job:{job.id}"
+    client = redis_client(settings)
+    client.hdel(key, "attempts_without_progress")
+    client.hset(key, "fruitless", 1)
+    assert store.get(job.id).attempts_without_progress == 1
+    assert [lose(store, job), lose(store, job)] == ["queued", "failed"]
 
 
 def test_a_lock_is_held_by_one(store: JobStore) -> None:

@@ -94,7 +94,7 @@ def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, 
     assert running.end() is Outcome.PAUSED
     paused = store.get(job.id)
     assert (paused.status, paused.checkpoint_step, paused.worker) == (Status.PAUSED, 5, None)
-    assert (paused.fruitless, paused.error) == (0, None)
+    assert (paused.attempts_without_progress, paused.error) == (0, None)
 
 
 def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
@@ -107,7 +107,7 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
     store.request_pause(job.id)
     assert running.end() is Outcome.PAUSED
     paused = store.get(job.id)
-    assert (paused.status, paused.fruitless, paused.error) == (Status.PAUSED, 0, None)
+    assert (paused.status, paused.attempts_without_progress, paused.error) == (Status.PAUSED, 0, None)
 
 
 def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
@@ -128,7 +128,7 @@ def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
-    impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_fruitless_attempts": 1})
+    impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_attempts_without_progress": 1})
     job = add("deaf")
     assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_a_death_with_its_reason(
     (settings.jobs_dir / job.id).write_text("a file where the folder should be")
     assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
     waiting = store.get(job.id)
-    assert waiting.fruitless == 1
+    assert waiting.attempts_without_progress == 1
     assert waiting.error is not None
     assert "did not start" in waiting.error["detail"]
 
@@ -177,7 +177,12 @@ def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopp
     stopping.set()
     assert running.end() is Outcome.QUEUED_AGAIN
     back = store.get(job.id)
-    assert (back.status, back.fruitless, back.checkpoint_step, back.error) == (Status.QUEUED, 0, 5, None)
+    assert (back.status, back.attempts_without_progress, back.checkpoint_step, back.error) == (
+        Status.QUEUED,
+        0,
+        5,
+        None,
+    )
     assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "a stopping worker takes nothing"
     stopping.clear()
     assert supervisor.run(job.id) is Outcome.SUCCEEDED
@@ -207,7 +212,7 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
     def expire() -> bool:
         # A heartbeat may come in between.
         client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
-        return store.expire(job.id) == "queued"
+        return store.expire(job.id, 3) == "queued"
 
     until(expire)
     assert store.take(job.id, "another", 30) == 2

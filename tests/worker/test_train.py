@@ -135,7 +135,7 @@ def test_what_no_attempt_can_change_fails_at_once(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
 def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
-    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_fruitless_attempts": 1})
+    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_attempts_without_progress": 1})
     job, _ = store.create(new_job(preset="snf-glow-medium", parameters=SHORT | {"batch_size": 400}))
     assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
     failed = store.get(job.id)
@@ -172,7 +172,7 @@ def test_a_stale_attempt_publishes_nothing(
 
     def slow_training(*_: Any, **__: Any) -> Path:
         time.sleep(0.1)
-        assert store.expire(job.id) == "queued"
+        assert store.expire(job.id, 3) == "queued"
         assert store.take(job.id, "quick", 30) == 2
         return folder / "artifact"
 
@@ -213,7 +213,7 @@ def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, sett
     fence = Fence(store, spec_of(job, attempt), eager)
     time.sleep(0.1)
     fence.check_now_and_then()  # the lease ran out, but nobody took the job: going on harms nobody
-    store.expire(job.id)
+    store.expire(job.id, 3)
     time.sleep(0.05)
     with pytest.raises(StaleAttempt):
         fence.check_now_and_then()

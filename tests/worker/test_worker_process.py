@@ -5,76 +5,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from tests.worker.helpers import alive, make_reconciler, until
+from tests.worker.helpers import Start, Submit, alive, make_reconciler, reaches, trainer_pids, until
 from tests.worker.redis_server import RedisServer
 from worker.broker import EmbeddedBroker, redis_client
 from worker.celery_app import make_celery, queue_keys
-from worker.jobs import Job, Queue, Status
+from worker.jobs import Queue, Status
 from worker.problems import BrokerDown
 from worker.settings import Settings
 from worker.store import JobStore
-from worker.submit import dispatch, submit_training
-
-Start = Callable[[], "subprocess.Popen[bytes]"]
-Submit = Callable[..., Job]
+from worker.submit import dispatch
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def start(settings: Settings, broker: EmbeddedBroker) -> Iterator[Start]:
-    """Starts workers; those still alive at the end are killed."""
-    started = []
-
-    def go() -> "subprocess.Popen[bytes]":
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "tests.worker.stand_in_worker"],
-            env={**os.environ, **settings.environment()},
-            start_new_session=True,
-        )
-        started.append(worker)
-        return worker
-
-    yield go
-    for worker in started:
-        if worker.poll() is None:
-            worker.kill()
-        worker.wait()
-
-
-@pytest.fixture
-def submit(settings: Settings, store: JobStore) -> Submit:
-    celery = make_celery(settings)
-
-    def go(behave: str, **more: Any) -> Job:
-        return submit_training(
-            store,
-            celery,
-            model="digits",
-            dataset="mnist-mini",
-            preset="snf-glow-tiny",
-            parameters={"behave": behave},
-            **more,
-        )
-
-    return go
-
-
-def reaches(store: JobStore, job: Job, status: Status, seconds: float = 60) -> Job:
-    until(lambda: store.get(job.id).status is status, seconds)
-    return store.get(job.id)
-
-
-def trainer_pids(settings: Settings, job: Job) -> list[int]:
-    return [int(pid) for pid in (settings.jobs_dir / job.id / "pids").read_text().split()]
 
 
 def test_the_worker_never_imports_torch(settings: Settings) -> None:
@@ -180,6 +127,24 @@ def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobSt
     redis_client(settings).delete(*keys)
     start()
     reaches(store, job, Status.SUCCEEDED)
+
+
+def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    lost, *others = (submit("succeed") for _ in range(3))
+    _, in_order = queue_keys(settings, Queue.TRAIN_CPU)
+    assert lost.id in str(redis_client(settings).rpop(in_order)), "the oldest message comes first"
+    hours = [submit("wait") for _ in range(2)]
+    start()
+    for job in others:
+        reaches(store, job, Status.SUCCEEDED)
+    reaches(store, hours[0], Status.RUNNING)
+    if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
+        until(lambda: store.place_in_line(store.get(lost.id)) == 0)
+    store.request_cancel(hours[0].id)
+    reaches(store, lost, Status.SUCCEEDED)
+    reaches(store, hours[1], Status.RUNNING)
 
 
 def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store: JobStore) -> None:

@@ -55,6 +55,6 @@ export class Estimate {
         ["time is", estimate?.measured ? "by trainings that ran here" : "a guess: no training of this preset has run here"],
       ])}
       ${workers ? nothing : notice(`No worker that is running serves ${queue}: the job would wait until one starts.`, "warn")}
-      ${estimate?.fits === false ? notice("No worker's machine has so much memory: a smaller batch size or preset needs less.", "warn") : nothing}`;
+      ${estimate?.fits === false ? notice(`No running worker gives a training more than ${bytes(estimate.available_bytes)}: a smaller batch size or preset needs less.`, "warn") : nothing}`;
   }
 }

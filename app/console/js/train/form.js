@@ -76,7 +76,7 @@ export class Form {
     };
   }
 
-  async start() {
+  async start(force = false) {
     if (this.sending) return;
     // Kept until there is an answer, so that asking again after a lost one makes no second job.
     this.key ??= [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
@@ -84,7 +84,7 @@ export class Form {
     this.changed();
     try {
       const headers = { "Idempotency-Key": this.key };
-      const job = await get("/v1/jobs", { method: "POST", json: this.request(), headers });
+      const job = await get("/v1/jobs", { method: "POST", json: { ...this.request(), force }, headers });
       Object.assign(this, { key: null, named: false });
       this.queued(job);
     } catch (error) {
@@ -131,6 +131,7 @@ export class Form {
       </details>
       ${this.estimate.view()}
       ${problem(this.refused)}
+      ${this.refused?.type === "out-of-memory-expected" ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start it anyway</button></div>` : nothing}
       <div class="row end"><button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel)}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
   }
