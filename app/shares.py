@@ -1,0 +1,70 @@
+"""Capacity that many callers share, so that none of them can take it from the others."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Shares:
+    """Share a capacity by dynamic thresholds: nobody may hold more than what stays free for all others.
+
+    A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free. One
+    caller alone gets half of the capacity, the next one half of the rest, and so on. While anything is free, a caller
+    that holds nothing gets one unit. Neither a list of callers nor a share of each has to be set.
+
+    Methods take constant time and may be called from any thread. Callers that hold nothing take no memory.
+
+    Args:
+        capacity: Units to share, such as bytes, places or images.
+        alone: Units that a caller may hold while all others hold none, where this is more than half of the capacity:
+            the largest single request that a service without other work must take.
+    """
+
+    def __init__(self, capacity: int, alone: int = 0) -> None:
+        self.capacity = capacity
+        self._alone = min(alone, capacity)
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+        self._free = capacity
+
+    @property
+    def free(self) -> int:
+        """Units that are held by no caller."""
+        return self._free
+
+    def held(self, caller: str) -> int:
+        """Return the units that a caller holds."""
+        return self._held.get(caller, 0)
+
+    def take(self, caller: str, amount: int = 1) -> bool:
+        """Take units for a caller; return whether they were admitted. Units that were not are not held."""
+        _check(amount)
+        with self._lock:
+            held = self.held(caller) + amount
+            free = self._free - amount
+            no_others = held + free == self.capacity
+            if free < 0 or held > max(free + 1, self._alone if no_others else 0):
+                return amount == 0
+            self._set(caller, held, free)
+            return True
+
+    def give_back(self, caller: str, amount: int = 1) -> None:
+        """Give units of a caller back; raise `ValueError` where it does not hold that many."""
+        _check(amount)
+        with self._lock:
+            held = self.held(caller) - amount
+            if held < 0:
+                raise ValueError(f"expected at most {held + amount} units to come back from {caller!r}, got {amount}")
+            self._set(caller, held, self._free + amount)
+
+    def _set(self, caller: str, held: int, free: int) -> None:
+        self._free = free
+        if held:
+            self._held[caller] = held
+        else:
+            self._held.pop(caller, None)
+
+
+def _check(amount: int) -> None:
+    if amount < 0:
+        raise ValueError(f"expected an amount of 0 or more units, got {amount}")
