@@ -16,11 +16,11 @@ from app.dataset_uploads import DatasetUploads
 from app.drift_monitor import DriftMonitor
 from app.event_streams import EventStreams
 from app.job_store_watch import JobStoreWatch
-from app.lane import Lane
 from app.loop_lag import watching_lag
 from app.metrics import Metrics
 from app.metrics_state import StateCollector
 from app.model_uploads import ModelUploads
+from app.scoring_queue import ScoringQueue
 from app.serving import Serving
 from models.datasets import DatasetStore
 from worker.broker import redis_client
@@ -39,7 +39,7 @@ class House:
     """The parts that live as long as the service."""
 
     settings: Settings
-    lane: Lane
+    queue: ScoringQueue
     serving: Serving
     decoders: ThreadPoolExecutor
     jobs: JobStore
@@ -73,7 +73,9 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
     serving = Serving(settings.registry_dir, settings.engine_options)
     house = House(
         settings=settings,
-        lane=Lane(settings.queue_images, metrics),
+        queue=ScoringQueue(
+            settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
+        ),
         serving=serving,
         decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
         jobs=jobs,
@@ -89,12 +91,12 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         metrics=metrics,
         draining=draining,
     )
-    house.lane.start()
+    house.queue.start()
     house.serving.start()
     house.jobs_watch.start()
     house.dataset_uploads.start()
     house.drift.start()
-    house.metrics.registry.register(StateCollector(house.lane, house.serving, jobs_watch, house.drift))
+    house.metrics.registry.register(StateCollector(house.queue, house.serving, jobs_watch, house.drift))
     try:
         async with watching_lag(house.metrics):
             yield house
@@ -103,7 +105,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         house.dataset_uploads.stop()
         house.jobs_watch.stop()
         house.decoders.shutdown(cancel_futures=True)
-        house.lane.close()
+        house.queue.close()
         house.drift.close()
         house.serving.close()
         await house.event_streams.close()

@@ -56,7 +56,7 @@ class Metrics:
         )
         self._batches = Histogram(
             "snf_batch_images",
-            "Images, each counted once a draw, that the scoring thread took at once.",
+            "Images, each counted once a draw, of a batch that requests can share.",
             buckets=BATCHES,
             registry=self.registry,
         )

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from app.drift_monitor import DriftMonitor
 from app.job_store_watch import JobStoreWatch
-from app.lane import Lane
+from app.scoring_queue import ScoringQueue
 from app.serving import ModelState, Serving
 
 MODEL = ["model", "version", "calibration", "source"]
@@ -19,8 +19,8 @@ MODEL = ["model", "version", "calibration", "source"]
 class StateCollector(Collector):
     """Gauges of queue, models, jobs and drift; reads memory and the registry's folders, and asks no other process."""
 
-    def __init__(self, lane: Lane, serving: Serving, jobs: JobStoreWatch, drift: DriftMonitor) -> None:
-        self._lane = lane
+    def __init__(self, queue: ScoringQueue, serving: Serving, jobs: JobStoreWatch, drift: DriftMonitor) -> None:
+        self._queue = queue
         self._serving = serving
         self._jobs = jobs
         self._drift = drift
@@ -28,9 +28,9 @@ class StateCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """The gauges as they stand."""
         yield GaugeMetricFamily(
-            "snf_queue_images", "Images waiting or in work, each counted once a draw.", self._lane.images
+            "snf_queue_images", "Images waiting or in work, each counted once a draw.", self._queue.images
         )
-        yield GaugeMetricFamily("snf_queue_capacity_images", "Images that the queue holds.", self._lane.capacity)
+        yield GaugeMetricFamily("snf_queue_capacity_images", "Images that the queue holds.", self._queue.capacity)
         yield self._models()
         yield GaugeMetricFamily("snf_job_store_up", "Whether the job store answers.", int(self._jobs.answers))
         waiting = GaugeMetricFamily(

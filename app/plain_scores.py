@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class PlainScores:
-    """A function for `Lane.run_each`, equal to another of the same loaded model and number of draws."""
+    """A function for `ScoringQueue.run_each`, equal to another of the same loaded model and number of draws."""
 
     scorer: Scorer
     draws: int

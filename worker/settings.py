@@ -133,9 +133,18 @@ class Settings(BaseSettings):
         description="Processes that share every batch of one training on the CPU; one does on a GPU.",
     )
     queue_images: int = Field(
-        default=1024,
+        default=4096,
         ge=1,
-        description="Images that may wait for scoring, each counted once a draw; more are refused with 429.",
+        description="Images that may wait for scoring, each counted once a draw; more are refused with 429. One caller "
+        "may hold at most what stays free for others, alone half or one request.",
+    )
+    queue_requests: int = Field(
+        default=128,
+        ge=16,
+        le=65536,
+        description="Requests that may wait for the first of their images to be scored, those that share no batch "
+        "counted as 8; more are refused with 429. One caller may hold at most what stays free for others, alone half: "
+        "more clients of one key at once need more, and make each other wait longer.",
     )
     max_upload_bytes: int = Field(
         default=256 * 2**20, ge=1024, description="Largest request body of the service, in bytes."

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from app.access import MayScore
 from app.audit_schemas import Audit
 from app.audit_views import audit_view
+from app.callers import caller_of
 from app.deadline import TimeoutMs, deadline
 from app.house import InHouse
-from app.lane import Ticket
 from app.problems import responses
+from models.steps import Steps
 
 if TYPE_CHECKING:
     from models.scoring.audit import Audited
+    from models.scoring.scorer import Scorer
 
 COST = 16
-"""What an audited image counts in the queue: a pass in float64, layer by layer, takes so many times that of an engine.
-
-Each waits for its own turn, so that others do not wait for more than one.
-"""
+"""Images that an audited one counts in the queue: a pass in float64, layer by layer, takes so many times as long."""
 
 router = APIRouter(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
 
@@ -35,7 +33,7 @@ Count = Annotated[int, Query(ge=1, le=16, description="Number of images; each is
     summary="Compute scores again without anything cached",
     responses=responses(401, 404, 422, 429, 500, 503, 504),
 )
-async def audit_model(ref: str, house: InHouse, n: Count = 4, timeout_ms: TimeoutMs = None) -> Audit:
+async def audit_model(ref: str, request: Request, house: InHouse, n: Count = 4, timeout_ms: TimeoutMs = None) -> Audit:
     """Scores stored images twice: by the engine in use, and by the flow as it was trained, in float64.
 
     The second pass takes nothing that was cached or frozen: each layer computes its own log-determinant, determinants
@@ -43,11 +41,17 @@ async def audit_model(ref: str, house: InHouse, n: Count = 4, timeout_ms: Timeou
     """
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
-        from models.scoring.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
+        cost = min(n * COST, house.queue.largest)
+        return audit_view(loaded, await house.queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
 
-        def work(index: int, ticket: Ticket) -> Audited:
-            return audit(loaded.scorer, index, ticket.check)
 
-        cost = min(COST, house.lane.capacity)
-        audited = [await house.lane.run(partial(work, index), cost) for index in range(n)]
-        return audit_view(loaded, audited)
+def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
+    """Return the audits of so many images, one a step."""
+    from models.scoring.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
+
+    audited = []
+    for index in range(count):
+        if index:
+            yield
+        audited.append(audit(scorer, index))
+    return audited

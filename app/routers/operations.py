@@ -45,7 +45,7 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
         models={one.name: one.state.value for one in listing},
         failed=failed,
         jobs="ok" if house.jobs_watch.answers else "degraded",
-        queue={"images": house.lane.images, "capacity": house.lane.capacity},
+        queue={"images": house.queue.images, "capacity": house.queue.capacity},
     )
 
 

@@ -6,30 +6,27 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app import schemas
 from app.access import MayScore
+from app.callers import caller_of
 from app.deadline import TimeoutMs, deadline
 from app.house import InHouse
 from app.intake import NPY, Pixels
-from app.lane import Ticket
 from app.problems import invalid, responses
 from app.rate_limits import take_images
 from app.sampling import MAX_SEED, draw_seed, encode
 from app.serving import Loaded
-from app.slices import score_in_slices
 from models.images import encode_png
 from models.problems import NoLearnedInverse
+from models.steps import Steps
 
 if TYPE_CHECKING:
     from models.scoring.likelihood import Likelihood
-
-SLICE = 32
-"""Images drawn between two looks at the deadline; they are the same however they are sliced."""
+    from models.scoring.scorer import Scorer
 
 router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
@@ -69,17 +66,13 @@ _OK = {
     responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
 )
 async def sample_images(
-    ref: str,
-    request: Request,
-    house: InHouse,
-    query: Annotated[SampleQuery, Query()],
-    timeout_ms: TimeoutMs = None,
+    ref: str, request: Request, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
 ) -> Response:
     """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
-    limit = house.settings.queue_images // passes
+    limit = house.queue.largest // passes
     if query.n > limit:
         raise invalid("/query/n", f"this service draws at most {limit} images of this format at once")
     async with deadline(timeout_ms, house.settings.request_timeout_s):
@@ -88,26 +81,27 @@ async def sample_images(
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
 
-        def work(ticket: Ticket) -> tuple[Pixels, list[Likelihood]]:
-            parts = []
-            for first in range(0, query.n, SLICE):
-                ticket.check()
-                count = min(SLICE, query.n - first)
-                parts.append(loaded.scorer.sample(count, query.temperature, seed, query.inverse, first))
-            pixels = np.concatenate(parts)
-            if not scored:
-                return pixels, []
-            from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
-
-            return pixels, require_finite(score_in_slices(loaded.scorer, pixels, 1, ticket))
-
-        pixels, likelihoods = await house.lane.run(work, query.n * passes)
+        pixels, likelihoods = await house.queue.run(
+            caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
+        )
         if scored:
             content = await asyncio.to_thread(_json, loaded, query, seed, pixels, likelihoods)
             media_type = "application/json"
         else:
             content, media_type = await asyncio.to_thread(encode, query.format, pixels)
     return Response(content, media_type=media_type, headers={"X-Seed": str(seed)})
+
+
+def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, list[Likelihood]]]:
+    """Return images, and their likelihoods where the answer has them."""
+    pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
+    if query.format != "json":
+        return pixels, []
+    from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
+
+    yield
+    found = yield from scorer.score_steps(pixels)
+    return pixels, require_finite(found)
 
 
 def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:

@@ -14,8 +14,10 @@ from starlette.responses import Response
 
 from app import schemas
 from app.access import MayScore
+from app.callers import caller_of
 from app.deadline import TimeoutMs, deadline
 from app.drift_monitor import SOURCE
+from app.fair_line import BATCH
 from app.house import House, InHouse
 from app.intake import (
     FIELD,
@@ -28,15 +30,14 @@ from app.intake import (
     read_batch,
     too_many,
 )
-from app.lane import Ticket
 from app.plain_scores import Asked, PlainScores
 from app.problems import invalid, responses
 from app.rate_limits import take_images
 from app.score_answers import Outcome, answer_json, outcomes
 from app.score_notes import note_scores
 from app.serving import Loaded
-from app.slices import explain_in_slices, score_in_slices
 from models.problems import ScoreNotFinite
+from models.steps import Steps
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -120,9 +121,12 @@ async def score_images(
     others: the answer is 200 while at least one image was scored, and 422 when none was.
     """
     # Every draw is a pass through the flow, so it is passes that the queue holds and that a request is limited in.
-    limit = min(house.settings.max_images_per_request, house.settings.queue_images // query.passes)
+    limit = min(house.settings.max_images_per_request, house.queue.largest // query.passes)
     if limit == 0:
-        raise invalid("/query/draws", f"this service takes at most {house.settings.queue_images} draws at once")
+        raise invalid("/query/draws", f"this service takes at most {house.queue.largest} draws at once")
+    caller = caller_of(request.scope).name
+    # Before the body is read and decoded, so that a refusal costs little.
+    house.queue.check(caller, query.passes)
     async with deadline(timeout_ms, house.settings.request_timeout_s):
         loaded = await house.serving.acquire(ref)
         # Before the work, so that what cannot be answered costs nothing.
@@ -132,12 +136,14 @@ async def score_images(
             area = math.prod(loaded.scorer.preprocessing.shape[1:])
             limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
+        if not batch.array:
+            house.queue.check(caller, query.passes * len(batch.uploads))
         items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
         if len(items) > limit:
             raise too_many(limit)
         images = decoded(items)
         take_images(request.scope, len(items))
-        found = await _score(house, loaded, list(images.values()), query) if images else []
+        found = await _score(house, caller, loaded, list(images.values()), query) if images else []
     scored = dict(zip(images, found, strict=True))
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
@@ -149,16 +155,23 @@ async def score_images(
     return Response(content, media_type="application/json")
 
 
-async def _score(house: House, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery) -> list[Outcome]:
-    if query.detail == "basic" and not query.explain:
+async def _score(
+    house: House, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery
+) -> list[Outcome]:
+    scorer = loaded.scorer
+    if query.detail == "basic" and not query.explain and query.draws <= BATCH:
         asked = [Asked(pixels, query.alpha) for pixels in images]
-        return await house.lane.run_each(PlainScores(loaded.scorer, query.draws), asked, query.draws)
+        function = PlainScores(scorer, query.draws)
+        return await house.queue.run_each(caller, function, asked, query.draws, scorer.at_once)
 
-    def work(ticket: Ticket) -> list[Outcome]:
+    def work() -> Steps[list[Outcome]]:
         full = query.detail == "full"
         pixels = np.stack(images)
-        found = score_in_slices(loaded.scorer, pixels, query.draws, ticket, thorough=full)
-        maps = explain_in_slices(loaded.scorer, pixels, ticket, gradients=full) if query.explain else None
-        return outcomes(loaded.scorer, found, [query.alpha] * len(found), maps)
+        found = yield from scorer.score_steps(pixels, query.draws, thorough=full)
+        maps = None
+        if query.explain:
+            yield
+            maps = yield from scorer.heat_map_steps(pixels, gradients=full)
+        return outcomes(scorer, found, [query.alpha] * len(found), maps)
 
-    return await house.lane.run(work, len(images) * query.passes)
+    return await house.queue.run(caller, work(), len(images) * query.passes)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bijections.base import Bijection
 from models.flow import Flow
 from models.problems import ScoreNotFinite
 from models.scoring.frozen import layers_with_log_det
@@ -37,10 +36,10 @@ class Audited:
     seconds: float
 
 
-def audit(scorer: Scorer, index: int, check: Callable[[], None] = lambda: None) -> Audited:
+def audit(scorer: Scorer, index: int) -> Audited:
     """Return the audit of an image of ``scorer``: the stored ones come first, and then seeded samples.
 
-    ``check`` is called before each layer and ends the audit by raising. Raises ``ScoreNotFinite``.
+    Raises ``ScoreNotFinite``.
     """
     began = time.perf_counter()
     stored = len(scorer.pinned)
@@ -49,17 +48,15 @@ def audit(scorer: Scorer, index: int, check: Callable[[], None] = lambda: None) 
         scorer.pinned[index : index + 1] if source == "pinned" else scorer.sample(1, seed=SEED, first=index - stored)
     )
     score = scorer.score(image)[0].log_likelihood
-    recomputed, log_dets = recompute(scorer.flow, scorer.log_det_digest, image, check)
+    recomputed, log_dets = recompute(scorer.flow, scorer.log_det_digest, image)
     return Audited(source, score, recomputed, log_dets, time.perf_counter() - began)
 
 
-def recompute(
-    flow: Flow, weights_digest: str, image: NDArray[np.uint8], check: Callable[[], None] = lambda: None
-) -> tuple[float, dict[str, float]]:
+def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
     """Return the log-likelihood of one image, ``(1, C, H, W)``, and the data-independent log-dets, all in nats.
 
-    Every bijection of the flow computes in float64 and says its own log-det, determinants included. ``check`` is
-    called before each, and may raise. Raises ``ScoreNotFinite``.
+    Every bijection of the flow computes in float64 and says its own log-det, determinants included. Raises
+    ``ScoreNotFinite``.
     """
     live = copy.deepcopy(flow).double().eval()
     found: dict[str, float] = {}
@@ -72,8 +69,6 @@ def recompute(
 
     stored = layers_with_log_det(flow, image.shape[1:])
     for name, layer in live.named_modules():
-        if isinstance(layer, Bijection):
-            layer.register_forward_pre_hook(lambda _layer, _inputs: check())
         if name in stored:
             layer.register_forward_hook(keep(name))
     with torch.no_grad():

@@ -19,6 +19,7 @@ from models.scoring.engines import Engine
 from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow
 from models.scoring.threads import torch_threads
+from models.steps import STEP, Steps, finish
 
 CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 """Dequantised images held in float64 at once, and their pixels."""
@@ -75,13 +76,30 @@ def score_each(
     image whose arithmetic overflows has its error in its place. Raises ``ValueError`` for images of another shape or
     type, or fewer than one draw.
     """
+    return finish(score_steps(engine, frozen, weights_digest, images, draws, CHUNK))
+
+
+def score_steps(
+    engine: Engine,
+    frozen: FrozenFlow,
+    weights_digest: str,
+    images: NDArray[np.uint8],
+    draws: int = 1,
+    at_once: int = STEP,
+) -> Steps[list[Likelihood | ScoreNotFinite]]:
+    """Return what :func:`score_each` does, in steps of ``at_once`` draws. Raises what it does."""
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    with torch_threads(1):
-        for start, found in passes(engine, frozen, weights_digest, images, draws):
+    todo, done = passes(engine, frozen, weights_digest, images, draws, at_once), 0
+    while done < len(images) * draws:
+        if done:
+            yield
+        with torch_threads(1):
+            start, found = next(todo)
+            done = start + len(found)
             terms.append(found.terms())
             # The first draw of an image comes every so many points.
             first = slice(-start % draws, None, draws)
@@ -95,14 +113,19 @@ def score_each(
 
 
 def passes(
-    engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
+    engine: Engine,
+    frozen: FrozenFlow,
+    weights_digest: str,
+    images: NDArray[np.uint8],
+    draws: int = 1,
+    at_once: int = CHUNK,
 ) -> Iterator[tuple[int, FlowPass]]:
     """Yield the passes of all draws of all images, image after image, each with the number of its first point.
 
-    Memory does not grow with the number of images.
+    A pass has at most ``at_once`` points. Memory does not grow with the number of images.
     """
     start = 0
-    size = max(1, min(CHUNK, CHUNK_PIXELS // math.prod(frozen.image_shape[1:])))
+    size = max(1, min(at_once, CHUNK_PIXELS // math.prod(frozen.image_shape[1:])))
     for chunk in _chunks(_dequantised_points(images, weights_digest, draws), size):
         yield start, run_flow(engine, frozen, torch.from_numpy(np.stack(chunk)))
         start += len(chunk)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from models.anomaly.calibration import Anomaly, Calibration, MapReference
 from models.anomaly.calibration_file import load_later
 from models.anomaly.evidence import Evidence
 from models.anomaly.gradient_looks import GradientLooks
-from models.anomaly.gradients import GradientProbe
+from models.anomaly.gradients import GradientProbe, tile_of
 from models.anomaly.heat_map import HeatMap, standardise
 from models.anomaly.reference_images import ReferenceImages
 from models.anomaly.whole_image import statistic_names
@@ -31,8 +32,9 @@ from models.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.problems import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import Likelihood, passes, score_each, score_images
+from models.scoring.likelihood import CHUNK, Likelihood, passes, score_images, score_steps
 from models.scoring.sampling import sample_frozen, to_pixels
+from models.steps import Steps, finish, step_size
 
 STATISTIC_TOLERANCE = 0.05
 """Nats between a stored statistic T and the same on another machine, up to T = 1000 and in proportion beyond."""
@@ -140,6 +142,17 @@ class Scorer:
         return self._engine.tile
 
     @property
+    def at_once(self) -> int:
+        """Images that pass the flow in one step of a long computation."""
+        _, height, width = self.preprocessing.shape
+        return step_size(height * width, self._options.threads or torch.get_num_threads())
+
+    @property
+    def _backward_at_once(self) -> int:
+        _, height, width = self.preprocessing.shape
+        return tile_of(height * width)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """The names of the whole-image statistics of its evidence, in order."""
         return self._names
@@ -199,16 +212,27 @@ class Scorer:
 
         With ``thorough`` a backward pass is made too, and verdicts take it into account. Raises ``NotThorough``.
         """
+        return finish(self.score_steps(images, draws, thorough=thorough, at_once=CHUNK))
+
+    def score_steps(
+        self, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False, at_once: int | None = None
+    ) -> Steps[list[Likelihood | ScoreNotFinite]]:
+        """Return what :meth:`score_each` does, in steps of ``at_once`` draws, and of a few backward passes."""
         if thorough:
             self.calibration.check_alpha(None, thorough=True)
-        found = score_each(self._engine, self.frozen, self.log_det_digest, images, draws)
-        return self._with_gradients(images, found) if thorough else found
+        size = at_once or self.at_once
+        found = yield from score_steps(self._engine, self.frozen, self.log_det_digest, images, draws, size)
+        if not thorough:
+            return found
+        features = []
+        for start in range(0, len(images), self._backward_at_once):
+            yield
+            features.append(self._looks.features(images[start : start + self._backward_at_once], self._fisher))
+        return self._with_gradients(found, np.concatenate(features))
 
     def _with_gradients(
-        self, images: NDArray[np.uint8], found: list[Likelihood | ScoreNotFinite]
+        self, found: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
     ) -> list[Likelihood | ScoreNotFinite]:
-        features = self._looks.features(images, self._fisher)
-
         def add(one: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
             if isinstance(one, ScoreNotFinite) or one.evidence is None:
                 return one
@@ -235,12 +259,23 @@ class Scorer:
 
         Raises ``NoPlaces`` where every value of the flow depends on all pixels.
         """
+        return finish(self.heat_map_steps(images, gradients=gradients))
+
+    def heat_map_steps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> Steps[list[HeatMap]]:
+        """Return what :meth:`heat_maps` does, in steps."""
         reference = self.require_places()
-        found = passes(self._engine, self.frozen, self.log_det_digest, images)
-        nats = np.concatenate([one.additive_map().numpy() for _, one in found])
-        z = standardise(nats, reference)
-        slopes = self._looks.maps(images) if gradients else None
-        return [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(images))]
+        found: list[HeatMap] = []
+        size = self._backward_at_once if gradients else self.at_once
+        for start in range(0, len(images), size):
+            if start:
+                yield
+            rows = images[start : start + size]
+            maps = passes(self._engine, self.frozen, self.log_det_digest, rows)
+            nats = np.concatenate([one.additive_map().numpy() for _, one in maps])
+            z = standardise(nats, reference)
+            slopes = self._looks.maps(rows) if gradients else None
+            found += [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
+        return found
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
         """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""
@@ -281,6 +316,17 @@ class Scorer:
         ``NoLearnedInverse``.
         """
         return to_pixels(self.sample_continuous(n, temperature, seed, inverse, first))
+
+    def sample_steps(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
+    ) -> Steps[NDArray[np.uint8]]:
+        """Return what :meth:`sample` does, in steps."""
+        parts = []
+        for first in range(0, n, self.at_once):
+            if first:
+                yield
+            parts.append(self.sample(min(self.at_once, n - first), temperature, seed, inverse, first))
+        return np.concatenate(parts)
 
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0

@@ -32,21 +32,6 @@ def test_stored_images_come_first_and_samples_fill_up(scorer: Scorer) -> None:
     assert (again.log_likelihood, again.recomputed) == (found[-1].log_likelihood, found[-1].recomputed)
 
 
-def test_an_audit_ends_between_two_layers(scorer: Scorer) -> None:
-    calls = 0
-
-    def check() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        audit(scorer, 0, check)
-    assert calls == 5
-    assert audit(scorer, 0).log_dets.keys() == scorer.manifest.log_dets.layers.keys()
-
-
 def test_what_is_computed_anew_is_the_jacobian() -> None:
     flow = glow(8)
     image = real_images(1, 8)

@@ -1,0 +1,180 @@
+"""Order of work in the scoring thread: fair among callers, and among the requests of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.steps import STEP, Steps
+
+BATCH = STEP
+"""Images in a batch, each counted once a draw, unless a single one counts more.
+
+Several waves of an engine, and few enough that while one batch is scored the callers of the last one can come again:
+were all of many clients in one batch, the thread would have nothing to do until they were all answered.
+"""
+
+UNSHARED = BATCH // 4
+"""Waiting requests that one counts as whose steps no other can share, because each of its turns takes a step."""
+
+
+FADING = 0.98
+"""Factor on the longest turn that is remembered, at every turn."""
+
+
+@dataclass(eq=False)
+class WorkItem:
+    """The work of one request: a function of each of its items, or steps that are not shared with others.
+
+    Args:
+        caller: Name of the caller that sent the request.
+        images: Images that the work counts in the queue, each once a draw.
+        future: Future of the results.
+        function: Function that maps several items to as many results; its batches are shared with equal functions.
+        items: Arguments of the function.
+        room: Most items in one batch.
+        steps: Work that is not shared, given instead of a function.
+        result: Results of the items so far, or of the steps in the end.
+    """
+
+    caller: str
+    images: int
+    future: asyncio.Future[Any]
+    function: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    items: Sequence[Any] = ()
+    room: int = 1
+    steps: Steps[Any] | None = None
+    result: Any = None
+    arrived: float = field(default_factory=time.perf_counter)
+    started: bool = False
+    in_hand: int = 0
+    ended: bool = False
+    error: BaseException | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the work counts as until it has had its first turn."""
+        return UNSHARED if self.function is None else 1
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the request has ended without its results."""
+        return self.future.cancelled()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is complete, or there will be none."""
+        return self.ended or self.error is not None
+
+    @property
+    def part(self) -> Sequence[Any]:
+        """Items in hand."""
+        begin = len(self.result)
+        return self.items[begin : begin + self.in_hand]
+
+    @property
+    def images_in_hand(self) -> int:
+        """Images of the items in hand."""
+        return self.in_hand * self.images // len(self.items) if self.items else 0
+
+    def take(self, most: int) -> int:
+        """Take at most so many more items in hand; return how many."""
+        taken = min(most, len(self.items) - len(self.result) - self.in_hand)
+        self.in_hand += taken
+        return taken
+
+
+class FairLine:
+    """Waiting work. The turn goes to the caller that has used the thread least, then around the caller's requests.
+
+    Fair queueing (Demers, Keshav, Shenker 1989) over callers: each is charged the seconds that its work took. ``level``
+    is what a caller would have used that had waited all the time. One that comes back starts one turn below it, not
+    lower: so it does not save up time, and while it uses less than its share it is next whenever it comes, however many
+    others wait. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[WorkItem, None]] = {}
+        self._used: dict[str, float] = {}
+        self._level = 0.0
+        self._turn = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add(self, item: WorkItem) -> None:
+        """Put work at the end of its caller's line."""
+        if item.caller not in self._lines:
+            self._lines[item.caller] = {}
+            self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
+        self._lines[item.caller][item] = None
+
+    def remove(self, item: WorkItem) -> None:
+        """Take work out, if it is in the line."""
+        line = self._lines.get(item.caller)
+        if line is not None and item in line:
+            del line[item]
+            if not line:
+                del self._lines[item.caller]
+
+    def take(self) -> list[WorkItem]:
+        """Take out the work of the next turn: that of one request, and of those that share its batch."""
+        first = next(iter(self._lines[self._order()[0]]))
+        batch = [first] if first.function is None else self._batch(first)
+        for item in batch:
+            self.remove(item)
+        return batch
+
+    def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
+        """Charge the callers of a batch for the time it took, each for its items in hand."""
+        total = sum(item.in_hand for item in batch) or 1
+        for item in batch:
+            self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total
+        self._level += seconds / len({*self._lines, *(item.caller for item in batch)})
+        self._turn = max(seconds, FADING * self._turn)
+        # A caller that comes back starts there anyway.
+        self._used = {name: used for name, used in self._used.items() if name in self._lines or used > self._start}
+
+    @property
+    def _start(self) -> float:
+        return self._level - self._turn
+
+    def _order(self) -> list[str]:
+        return sorted(self._lines, key=self._used.__getitem__)
+
+    def _batch(self, first: WorkItem) -> list[WorkItem]:
+        """Return ``first`` and those that share its batch, with their items in hand.
+
+        Half of the batch is for the request whose turn it is; the other half takes one item a request, from one caller
+        after the other, so that a single image is in the next batch of its function however large the others are. What
+        is left goes to the oldest, so that requests end one after the other and not all at once.
+        """
+        batch, room = [first], first.room
+        room -= first.take(max(1, room // 2))
+        for item in _in_turn([_equal(self._lines[caller], first) for caller in self._order()]):
+            if room == 0:
+                break
+            room -= item.take(1)
+            batch.append(item)
+        for item in sorted(batch, key=lambda one: one.arrived):
+            room -= item.take(room)
+        return batch
+
+
+def _equal(line: Iterable[WorkItem], first: WorkItem) -> Iterator[WorkItem]:
+    return (item for item in line if item is not first and item.function == first.function)
+
+
+def _in_turn(lines: Sequence[Iterator[WorkItem]]) -> Iterator[WorkItem]:
+    """Yield from one iterator after the other until all are empty."""
+    while lines:
+        left = []
+        for line in lines:
+            item = next(line, None)
+            if item is not None:
+                yield item
+                left.append(line)
+        lines = left

@@ -1,0 +1,411 @@
+"""The scoring thread: fair among callers, bounded, in batches and steps, and not stopped by what its work does."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from app.deadline import deadline
+from app.fair_line import BATCH
+from app.metrics import Metrics
+from app.problems import Problem
+from app.scoring_queue import ScoringQueue
+from models.steps import Steps
+
+T = TypeVar("T")
+Calls = list[tuple[str, list[Any]]]
+ME, OTHER, THIRD = "address:127.0.0.1", "address:127.0.0.2", "key:third"
+
+
+@contextmanager
+def running(capacity: int, requests: int = 128, largest: int = 0, metrics: Metrics | None = None) -> Iterator[Any]:
+    made = ScoringQueue(capacity, requests, metrics or Metrics(), largest)
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def queue() -> Iterator[ScoringQueue]:
+    """A queue that holds several batches, and all of them of one caller."""
+    with running(10 * BATCH, largest=10 * BATCH) as made:
+        yield made
+
+
+class Doubled:
+    """A function that notes its calls and doubles every item; items that are text fail their batch."""
+
+    def __init__(self, name: str, calls: Calls) -> None:
+        self.name = name
+        self.calls = calls
+
+    def __call__(self, items: Sequence[Any]) -> list[Any]:
+        self.calls.append((self.name, list(items)))
+        if any(isinstance(item, str) for item in items):
+            raise ValueError("an item is text")
+        return [2 * item for item in items]
+
+
+def step(work: Callable[[], T]) -> Steps[T]:
+    """Work of one step."""
+    return work()
+    yield
+
+
+def noting(name: str, calls: Calls, steps: int) -> Steps[str]:
+    """Work that notes every one of its steps."""
+    for number in range(steps):
+        if number:
+            yield
+        calls.append((name, [number]))
+    return name
+
+
+@asynccontextmanager
+async def busy(queue: ScoringQueue) -> AsyncIterator[None]:
+    """While it is open the thread is busy; what the block starts has been queued when it ends."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert gate.wait(60)
+
+    held = asyncio.create_task(queue.run(THIRD, step(hold), 1))
+    await asyncio.to_thread(begun.wait, 60)
+    yield
+    await asyncio.sleep(0)
+    gate.set()
+    await held
+
+
+def test_work_runs_in_the_one_thread_in_order(queue: ScoringQueue) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def note(i: int) -> Callable[[], None]:
+        return lambda: seen.append((i, threading.current_thread().name))
+
+    async def main() -> None:
+        await asyncio.gather(*(queue.run(ME, step(note(i)), 1) for i in range(8)))
+
+    asyncio.run(main())
+    assert seen == [(i, "scoring") for i in range(8)]
+
+
+def test_an_idle_thread_takes_what_is_there(queue: ScoringQueue) -> None:
+    calls: Calls = []
+    twice = Doubled("twice", calls)
+
+    async def main() -> None:
+        assert await queue.run_each(ME, twice, [1]) == [2]
+        assert await queue.run_each(ME, twice, [2, 3]) == [4, 6]
+        assert await queue.run_each(ME, twice, []) == []
+
+    asyncio.run(main())
+    assert calls == [("twice", [1]), ("twice", [2, 3])]
+
+
+def test_what_queues_behind_work_shares_a_call_and_a_wake_up(
+    queue: ScoringQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    wake_ups: list[Callable[..., object]] = []
+    twice = Doubled("twice", calls)
+
+    async def main() -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        original = loop.call_soon_threadsafe
+
+        def counted(callback: Callable[..., object], *arguments: Any, **named: Any) -> asyncio.Handle:
+            wake_ups.append(callback)
+            return original(callback, *arguments, **named)
+
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run_each(ME, twice, [i, i + 100])) for i in range(4)]
+            monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        found = await asyncio.gather(*tasks)
+        monkeypatch.undo()
+        return found
+
+    assert asyncio.run(main()) == [[2 * i, 2 * i + 200] for i in range(4)]
+    assert [(name, sorted(items)) for name, items in calls] == [("twice", [0, 1, 2, 3, 100, 101, 102, 103])]
+    # One for the work that held the thread, one for the batch.
+    assert len(wake_ups) == 2
+
+
+def test_a_single_image_is_in_the_next_batch_beside_large_requests_of_all_others(queue: ScoringQueue) -> None:
+    calls: Calls = []
+    one = Doubled("one", calls)
+
+    async def main() -> None:
+        async with busy(queue):
+            large = [asyncio.create_task(queue.run_each(f"greedy {i}", one, [i] * 2 * BATCH)) for i in range(3)]
+            await asyncio.sleep(0)
+            single = asyncio.create_task(queue.run_each(ME, one, [1000]))
+        assert await single == [2000]
+        assert [len(found) for found in await asyncio.gather(*large)] == [2 * BATCH] * 3
+
+    asyncio.run(main())
+    assert 1000 in calls[0][1]
+    assert [len(items) for _, items in calls] == [BATCH] * 6 + [1]
+
+
+def test_steps_of_requests_take_turns(queue: ScoringQueue) -> None:
+    calls: Calls = []
+
+    async def main() -> list[str]:
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run(ME, noting(name, calls, 3), 32)) for name in ("a", "b")]
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == ["a", "b"]
+    assert calls == [(name, [number]) for number in range(3) for name in ("a", "b")]
+
+
+def test_draws_count_in_a_batch_and_in_the_queue(queue: ScoringQueue) -> None:
+    calls: Calls = []
+    quarter, many = Doubled("quarter", calls), Doubled("many", calls)
+
+    async def main() -> None:
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run_each(ME, quarter, [i], BATCH // 4)) for i in range(5)]
+            tasks.append(asyncio.create_task(queue.run_each(OTHER, many, [5, 6], 2 * BATCH)))
+            await asyncio.sleep(0)
+            assert queue.images == 1 + 5 * BATCH // 4 + 4 * BATCH
+        await asyncio.gather(*tasks)
+        assert queue.images == 0
+
+    asyncio.run(main())
+    assert sorted(items for _, items in calls) == [[0, 1, 2, 3], [4], [5], [6]]
+
+
+def test_large_images_come_in_small_batches(queue: ScoringQueue) -> None:
+    calls: Calls = []
+
+    async def main() -> None:
+        await queue.run_each(ME, Doubled("large", calls), list(range(5)), at_once=2)
+
+    asyncio.run(main())
+    assert [items for _, items in calls] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_caller_holds_what_stays_free_for_others_and_alone_one_large_request() -> None:
+    async def main() -> None:
+        with running(100, largest=70) as queue:
+            async with busy(queue):
+                held = asyncio.create_task(queue.run_each(ME, list, [0] * 49))
+                await asyncio.sleep(0)
+                with pytest.raises(Problem) as caught:
+                    await queue.run_each(ME, list, [0] * 10)
+                assert (caught.value.status, caught.value.slug) == (429, "queue-full")
+                assert int(caught.value.headers["Retry-After"]) >= 1
+                with pytest.raises(Problem):
+                    queue.check(ME, 10)
+                queue.check(OTHER, 20)
+                other = asyncio.create_task(queue.run_each(OTHER, list, [0] * 20))
+                await asyncio.sleep(0)
+                assert queue.images == 70
+            await asyncio.gather(held, other)
+            assert queue.images == 0
+            assert len(await queue.run_each(ME, list, [0] * 70)) == 70
+
+    asyncio.run(main())
+
+
+def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[int]) -> Sequence[int]:
+        begun.set()
+        assert gate.wait(60)
+        return items
+
+    async def main() -> None:
+        with running(10_000, requests=16) as queue:
+            async with busy(queue):
+                # The one in hand of another caller counts, so 15 are left: 8 are at most one more than what stays free.
+                waiting = [asyncio.create_task(queue.run_each(ME, slow, [0] * 3 * BATCH)) for _ in range(4)]
+                await asyncio.sleep(0)
+                with pytest.raises(Problem) as caught:
+                    queue.check(ME)
+                assert "first turn" in caught.value.detail
+                queue.check(OTHER)
+            await asyncio.to_thread(begun.wait, 60)
+            gate.set()
+            while queue.images > 9 * BATCH:
+                await asyncio.sleep(0.001)
+            # Large requests that have begun are no reason to refuse a small one.
+            queue.check(ME)
+            await asyncio.gather(*waiting)
+
+    asyncio.run(main())
+
+
+def test_64_clients_of_one_caller_are_not_refused() -> None:
+    async def client(queue: ScoringQueue, one: Doubled) -> None:
+        for _ in range(5):
+            assert await queue.run_each(ME, one, [1]) == [2]
+
+    async def main() -> None:
+        with running(4096) as queue:
+            one = Doubled("one", [])
+            await asyncio.gather(*(client(queue, one) for _ in range(64)))
+
+    asyncio.run(main())
+
+
+def test_work_whose_deadline_passes_in_the_queue_is_not_done(queue: ScoringQueue) -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        async with busy(queue):
+            with pytest.raises(Problem) as caught:
+                async with deadline(50, 30.0):
+                    await queue.run(ME, step(lambda: done.append("late")), 1)
+            assert caught.value.status == 504
+            assert queue.images == 1
+        await queue.run(ME, step(lambda: None), 1)
+
+    asyncio.run(main())
+    assert done == []
+
+
+def test_work_in_hand_stops_after_its_step(queue: ScoringQueue) -> None:
+    parts: list[int] = []
+    waited = threading.Event()
+
+    def work() -> Steps[None]:
+        for part in range(1000):
+            parts.append(part)
+            waited.wait(0.01)
+            yield
+
+    async def main() -> None:
+        with pytest.raises(Problem):
+            async with deadline(100, 30.0):
+                await queue.run(ME, work(), 5)
+        await queue.run(ME, step(lambda: None), 5)
+        assert queue.images == 0
+
+    asyncio.run(main())
+    assert 0 < len(parts) < 1000
+
+
+def test_an_error_goes_to_its_caller_and_the_thread_lives_on(queue: ScoringQueue) -> None:
+    def broken() -> None:
+        raise MemoryError("too much")
+
+    async def main() -> None:
+        with pytest.raises(MemoryError, match="too much"):
+            await queue.run(ME, step(broken), 4)
+        assert await queue.run(ME, step(lambda: 7), 10) == 7
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_fails_fails_all_of_it_and_no_other(queue: ScoringQueue) -> None:
+    calls: Calls = []
+    twice = Doubled("twice", calls)
+
+    async def main() -> None:
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run_each(ME, twice, [item])) for item in (1, "two", 3)]
+            other = asyncio.create_task(queue.run_each(ME, Doubled("other", calls), [4]))
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(one) for one in found] == ["an item is text"] * 3
+        assert await other == [8]
+        assert await queue.run_each(ME, twice, [5]) == [10]
+        assert queue.images == 0
+
+    asyncio.run(main())
+
+
+def test_too_few_results_are_an_error_and_no_endless_wait(queue: ScoringQueue) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="shorter"):
+            await queue.run_each(ME, lambda items: items[1:], [1, 2])
+
+    asyncio.run(main())
+
+
+def test_a_request_that_has_ended_is_not_in_the_batch(queue: ScoringQueue) -> None:
+    calls: Calls = []
+    twice = Doubled("twice", calls)
+
+    async def main() -> None:
+        async with busy(queue):
+            stays = asyncio.create_task(queue.run_each(ME, twice, [1]))
+            with pytest.raises(Problem) as caught:
+                async with deadline(20, 30.0):
+                    await queue.run_each(ME, twice, [2, 3])
+            assert caught.value.status == 504
+            assert queue.images == 2
+        assert await stays == [2]
+
+    asyncio.run(main())
+    assert calls == [("twice", [1])]
+
+
+def test_the_rest_of_a_large_request_is_not_done_when_its_caller_leaves(queue: ScoringQueue) -> None:
+    calls: list[int] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[int]) -> Sequence[int]:
+        calls.append(len(items))
+        begun.set()
+        assert gate.wait(60)
+        return items
+
+    async def main() -> None:
+        large = asyncio.create_task(queue.run_each(ME, slow, range(3 * BATCH)))
+        await asyncio.to_thread(begun.wait, 60)
+        large.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await large
+        assert queue.images == 0
+        gate.set()
+        assert await queue.run_each(ME, slow, [1]) == [1]
+
+    asyncio.run(main())
+    assert calls == [BATCH, 1]
+
+
+def test_closing_finishes_what_is_accepted() -> None:
+    calls: Calls = []
+
+    async def main() -> None:
+        with running(10 * BATCH) as queue:
+            large = asyncio.create_task(queue.run_each(ME, Doubled("twice", calls), range(3 * BATCH)))
+            steps = asyncio.create_task(queue.run(OTHER, noting("steps", [], 3), 1))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(queue.close)
+            assert await large == [2 * item for item in range(3 * BATCH)]
+            assert await steps == "steps"
+            with pytest.raises(Problem, match="no new work"):
+                await queue.run(ME, step(lambda: None), 1)
+
+    asyncio.run(main())
+    assert [len(items) for _, items in calls] == [BATCH] * 3
+
+
+def test_batches_and_waits_are_measured() -> None:
+    metrics = Metrics()
+    twice = Doubled("twice", [])
+
+    async def main() -> None:
+        with running(10 * BATCH, metrics=metrics) as queue:
+            async with busy(queue):
+                tasks = [
+                    asyncio.create_task(queue.run_each(ME, twice, items)) for items in (range(BATCH + 4), [1], [2])
+                ]
+            await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    value = metrics.registry.get_sample_value
+    # A full batch, and what was left of the large request.
+    assert (value("snf_batch_images_count"), value("snf_batch_images_sum")) == (2, BATCH + 6)
+    assert value("snf_batch_images_bucket", {"le": "8.0"}) == 1
+    # Every request once, in however many turns it was done.
+    assert value("snf_queue_wait_seconds_count") == 4
