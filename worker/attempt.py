@@ -67,7 +67,7 @@ class StopFlag:
         """Listens to the supervisor and to TERM and INT; one whose supervisor is gone is killed after `grace_s`."""
 
         def on_signal(_signum: int, _frame: FrameType | None) -> None:
-            self._event.set()
+            self.ask()
 
         def on_message(message: bytes) -> None:
             self.reason = StopReason(message.decode())
@@ -82,6 +82,10 @@ class StopFlag:
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
         watch(on_message, on_orphaned)
+
+    def ask(self) -> None:
+        """Ask the process to stop."""
+        self._event.set()
 
     def is_set(self) -> bool:
         """Whether to stop."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
-from kombu import Connection
+from kombu.connection import Connection
 
 from worker.broker import celery_url
 from worker.jobs import Queue
@@ -73,14 +73,13 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-class PromptConnection(Connection):  # type: ignore[misc]
+class PromptConnection(Connection):
     """A connection that is made again within seconds after an outage of any length."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """Retry as Kombu does, with pauses of 1 to 3 s instead of 2 to 30 s."""
-        return super().ensure_connection(
-            *args, **{"interval_start": 1, "interval_step": 1, "interval_max": 3, **options}
-        )
+        pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
+        return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:

@@ -22,4 +22,4 @@ class WakingThreads(TaskPool):  # type: ignore[misc]
 def _wake() -> None:
     hub = get_event_loop()
     if hub is not None:
-        hub.call_soon(lambda: None)
+        hub.call_soon(lambda: None)  # type: ignore[no-untyped-call]

@@ -10,14 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.registry import ZOO, Registry
+from models.training.loop import Interrupted
 from tests.worker.helpers import new_job, until
 from worker.attempt import Fence, JobSpec, StopFlag, only_one
+from worker.broker import EmbeddedBroker
 from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
 from worker.problems import StaleAttempt
@@ -162,25 +165,41 @@ def test_a_job_tried_again_takes_over_the_checkpoints(real: Supervisor, store: J
     assert next(event for event in events if event["event"] == "started")["step"] == step
 
 
+@pytest.mark.parametrize("moment", ["training", "publishing"])
 def test_a_stale_attempt_publishes_nothing(
-    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     job, _ = store.create(new_job(parameters=SHORT))
     attempt = store.take(job.id, "slow", 0.05) or 0
     folder = settings.jobs_dir / job.id
     shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
 
-    def slow_training(*_: Any, **__: Any) -> Path:
+    trained = False
+
+    def take_over() -> None:
         time.sleep(0.1)
         assert store.expire(job.id, 3) == "queued"
         assert store.take(job.id, "quick", 30) == 2
+
+    def slow_training(*_: Any, **__: Any) -> Path:
+        nonlocal trained
+        trained = True
+        if moment == "training":
+            take_over()
         return folder / "artifact"
 
+    def require(fence: Fence) -> None:
+        still_there(fence)
+        if trained:  # it is asked once more under the lock of the registry
+            take_over()
+
+    still_there = Fence.require
+    monkeypatch.setattr(Fence, "require", require)
     monkeypatch.setattr("models.training.run.train", slow_training)
     with pytest.raises(StaleAttempt):
         run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
     assert Registry(settings.registry_dir).versions("digits") == []
-    assert [path.name for path in (settings.registry_dir / "digits").iterdir()] == [".lock"], "nor half a version"
+    assert [path.name for path in settings.registry_dir.glob("digits/*") if path.name != ".lock"] == []
     assert (folder / "events.jsonl").read_text() == ""
 
 
@@ -210,13 +229,35 @@ def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, sett
     job, _ = store.create(new_job())
     attempt = store.take(job.id, "slow", 0.05) or 0
     eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
-    fence = Fence(store, spec_of(job, attempt), eager)
+    fence = Fence(store, spec_of(job, attempt), eager, StopFlag())
     time.sleep(0.1)
     fence.check_now_and_then()  # the lease ran out, but nobody took the job: going on harms nobody
     store.expire(job.id, 3)
     time.sleep(0.05)
     with pytest.raises(StaleAttempt):
         fence.check_now_and_then()
+
+
+def test_the_end_of_a_training_waits_for_a_broker_that_is_down(
+    store: JobStore, settings: Settings, broker: EmbeddedBroker
+) -> None:
+    job, _ = store.create(new_job())
+    attempt = store.take(job.id, "w", 0.1) or 0
+    stop = StopFlag()
+    fence = Fence(store, spec_of(job, attempt), settings.model_copy(update={"lease_seconds": 0.1}), stop)
+    broker.stop()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(fence.require)
+        with pytest.raises(TimeoutError):
+            waiting.result(1.5)  # far longer than the lease
+        again = EmbeddedBroker(settings)
+        again.start()
+        waiting.result(10)
+        again.stop()
+        stopped = pool.submit(fence.require)
+        stop.ask()
+        with pytest.raises(Interrupted):
+            stopped.result(10)
 
 
 def test_a_death_between_publishing_and_promoting_is_made_good(
