@@ -26,6 +26,7 @@ MODULES = {
     "worker.main": "worker",
     "app.serve": "service",
     "worker.train": "trainer",
+    "worker.ingest": "reader",
     "app.cli": "launcher",
 }
 

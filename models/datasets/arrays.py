@@ -25,6 +25,8 @@ GROUP = "group"
 MAX_GROUP_BYTES = 256 * 2**20
 MAX_GROUP_ITEM = 4 * MAX_NAME
 """Most bytes of one group: NumPy takes 4 for a character."""
+LAST = 0x10FFFF
+"""The last character of Unicode."""
 
 
 def read_npy_file(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
@@ -93,6 +95,9 @@ def _groups(file: IO[bytes], filename: str, meter: Meter) -> NDArray[Any]:
     data = _read_counted(file, size, meter)
     if len(data) < size:
         raise _unusable(f"{label}: the header promises {size} bytes, {len(data)} are there")
+    # NumPy makes text of any 32 bits, and Python takes it for sound.
+    if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > LAST:
+        raise _unusable(f"{label}: its text holds numbers that are no characters")
     return np.frombuffer(data, dtype)
 
 

@@ -109,6 +109,6 @@ def full_disk() -> Iterator[None]:
             raise
         raise StorageFull(f"the disk is full: {error.strerror}") from error
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python's own have no code
             raise
         raise StorageFull("the disk is full: the table cannot grow") from error
