@@ -60,7 +60,8 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.train.Fence.require", lambda _: None)
+    for question in ("require", "admit"):
+        monkeypatch.setattr(f"worker.train.Fence.{question}", lambda _: None)
     monkeypatch.setattr("worker.train.PREPARING_SECONDS", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
