@@ -47,6 +47,9 @@ def main() -> None:
         score_one(client, "mnist-snf-glow", DIGITS[0].read_bytes())
         for path in ("/", "/docs", "/metrics"):
             client.get(path, follow_redirects=True).raise_for_status()
+        files = [("file", (path.name, path.read_bytes())) for path in DIGITS]
+        uploaded = client.post("/v1/datasets", data={"name": "digits"}, files=files)
+        assert uploaded.status_code == 201, uploaded.text
         job = client.post("/v1/jobs", json=TRAINING).json()["id"]
         await_job(client, job, "succeeded")
         score_one(client, "first", DIGITS[0].read_bytes())

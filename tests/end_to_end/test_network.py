@@ -25,18 +25,17 @@ def new_namespace() -> list[str]:
 
 def watched(arguments: list[str], folder: Path, **variables: str) -> tuple[str, str]:
     """The output of a Python process, and what it and its children would reach over the network."""
-    log, user_home = folder / "network.log", folder / "user"
-    log.touch()
+    watch, user_home = Path(shutil.copytree(WATCH, folder / "watch")), folder / "user"
     user_home.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "CI"}  # libraries may send less there
-    environment |= {"NETWORK_WATCH": str(log), "HOME": str(user_home), **variables}
-    environment["PYTHONPATH"] = os.pathsep.join([str(WATCH), str(ROOT)])
+    environment |= {"HOME": str(user_home), **variables}
+    environment["PYTHONPATH"] = os.pathsep.join([str(watch), str(ROOT)])
     prefix = new_namespace() if "NETWORK_ALONE" in variables else []
     done = subprocess.run(
         [*prefix, sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, log.read_text()
+    return done.stdout, (watch / "reached").read_text()
 
 
 def test_the_watch_sees_a_foreign_host(tmp_path: Path) -> None:

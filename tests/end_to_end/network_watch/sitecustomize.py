@@ -1,4 +1,4 @@
-"""Write every address that a Python process would reach over the network to the file ``NETWORK_WATCH`` names.
+"""Write every address that a Python process would reach over the network to the file ``reached`` beside this one.
 
 Python imports this module at its start where its folder is on ``PYTHONPATH``, in child processes too.
 """
@@ -7,8 +7,9 @@ import ipaddress
 import os
 import socket
 import sys
+from pathlib import Path
 
-_file = os.open(os.environ["NETWORK_WATCH"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+_file = os.open(Path(__file__).with_name("reached"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def _is_this_machine(host):
