@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import math
@@ -67,7 +68,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync_folder(temporary)
         if path.exists():
             raise FileExistsError(str(path))
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:  # another one made it since
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            raise FileExistsError(str(path)) from error
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -309,6 +309,17 @@ def test_a_name_that_is_taken_meanwhile(store: DatasetStore, tmp_path: Path) -> 
     assert [path.name for path in store.root.iterdir()] == ["digits"]
 
 
+def test_a_name_that_is_taken_at_the_last_moment(
+    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [source(tmp_path / "uploads", zipped(GOOD))]
+    store.create("digits", given)
+    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    with pytest.raises(DatasetTaken):
+        store.create("digits", given)
+    assert [path.name for path in store.root.iterdir()] == ["digits"]
+
+
 def test_who_watches_can_end_it(store: DatasetStore, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
