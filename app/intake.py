@@ -32,6 +32,8 @@ TINY = 4096
 """Bytes of a file, and values of its image, that are decoded in less time than it takes to hand them to a thread."""
 AT_ONCE = 8
 """Images that a thread decodes before it goes on with another request's: handing over costs more than a small one."""
+PARTS = 2
+"""Such parts of one request that are decoded or wait for a thread at once."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -142,8 +144,15 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
 async def _decode_in(pool: Executor, uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:
     loop = asyncio.get_running_loop()
     parts = [uploads[start : start + AT_ONCE] for start in range(0, len(uploads), AT_ONCE)]
-    found = await asyncio.gather(*(loop.run_in_executor(pool, decode_uploads, part, preprocessing) for part in parts))
-    return [item for part in found for item in part]
+    items: list[Item] = []
+    # A few parts at a time, so that a request with many images does not put all of them before those of others.
+    for start in range(0, len(parts), PARTS):
+        chosen = parts[start : start + PARTS]
+        found = await asyncio.gather(
+            *(loop.run_in_executor(pool, decode_uploads, part, preprocessing) for part in chosen)
+        )
+        items += [item for part in found for item in part]
+    return items
 
 
 def decode_uploads(uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Greedy clients beside a polite one: ``python -m benchmarks.greedy_clients [--seconds 30] [--only WORD]``.
+"""Greedy clients beside a polite one: ``python -m benchmarks.greedy_clients [--only WORD]``.
 
 For each way of being greedy a service is started anew. The polite client measures one full batch alone and single
 images alone, then sends single images while the greedy one, in a process and from an address of its own, does what it
@@ -23,14 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.greedy_clients import sockets
+from benchmarks.greedy_clients import scoring, sockets
 from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, watching_memory
 from benchmarks.installation import PatientClient, machine, percentile, running
 from tests.end_to_end.service import free_port
 
-WAYS = {**sockets.WAYS}
+WAYS = {**sockets.WAYS, **scoring.WAYS}
 RESULTS = Path(__file__).parents[1] / "results"
-MODEL = "mnist-snf-glow"
 BATCH = 32
 BATCHES = 15
 TIMES = 4
@@ -39,9 +38,10 @@ Row = dict[str, Any]
 
 
 @contextmanager
-def greedy(way: str, port: int) -> Iterator[None]:
+def greedy(way: str, model: str, port: int) -> Iterator[None]:
     """Run a greedy client in another process until the block ends."""
-    command = [sys.executable, "-m", "benchmarks.greedy_clients", "--greedy", way, "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.greedy_clients", "--greedy", way]
+    command += ["--model", model, "--port", str(port)]
     process = subprocess.Popen(command)
     try:
         yield
@@ -52,27 +52,27 @@ def greedy(way: str, port: int) -> Iterator[None]:
         process.wait()
 
 
-def be_greedy(way: str, port: int) -> None:
+def be_greedy(way: str, model: str, port: int) -> None:
     """Do it until this process is killed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def client() -> None:
-        await WAYS[way](port, MODEL)
+        await WAYS[way](port, model)
 
     asyncio.run(client())
 
 
-def measure(way: str, home: Path, seconds: float) -> Row:
+def measure(way: str, model: str, home: Path, seconds: float) -> Row:
     """Measure one way against a new service."""
     port = free_port()
     with running("app.serve", home=home, port=port) as service, PatientClient(port) as patient:
         patient.await_ready(service)
-        polite = PoliteClient(port, MODEL)
+        polite = PoliteClient(port, model)
         polite.batch_seconds(BATCH, 5)
         batch = polite.batch_seconds(BATCH, BATCHES)
         alone = polite.send(seconds / 3)
-        with watching_memory(service.process.pid) as memory, greedy(way, port):
+        with watching_memory(service.process.pid) as memory, greedy(way, model, port):
             first = polite.send(WARM_S)  # while the greedy client starts
             seen = polite.send(seconds)
         polite.close()
@@ -99,7 +99,8 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         "# A greedy client beside a polite one",
         "",
-        f"{on['cpu']}, {on['cores']} cores, shared by service and clients. Single images of the polite client, "
+        f"{on['cpu']}, {on['cores']} cores, shared by service and clients; {found['model']}. "
+        "Single images of the polite client, "
         f"{1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} times that, "
         "none refused, failed or wrong. Memory: the service's at its worst moment, above what it had before.",
         "",
@@ -118,6 +119,7 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     """Measure all ways, or be the greedy client of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cifar10-snf-glow", help="a shipped model (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time beside each greedy client")
     parser.add_argument("--only", default="", help="measure only ways with this word in their name")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
@@ -125,14 +127,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.greedy:
-        be_greedy(options.greedy, options.port)
+        be_greedy(options.greedy, options.model, options.port)
         return
-    found: dict[str, Any] = {"machine": machine(), "seconds": options.seconds, "rows": []}
+    found: dict[str, Any] = {"machine": machine(), "model": options.model, "seconds": options.seconds, "rows": []}
     home = Path(tempfile.mkdtemp(prefix="snf-greedy-"))
     try:
         for way in WAYS:
             if options.only in way:
-                row = measure(way, home, options.seconds)
+                row = measure(way, options.model, home, options.seconds)
                 found["rows"].append(row)
                 print(json.dumps(row), flush=True)
     finally:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import httpx
 
 from benchmarks.installation import percentile, resident_bytes
-from tests.end_to_end.service import DIGITS, files
+from benchmarks.overload import pictures
 
 ADDRESS = "127.0.0.2"
+IMAGES = 32
 PAUSE_S = 0.05
 SAME = 1e-4
 """Nats by which a score may differ between batches."""
@@ -36,7 +37,7 @@ class PoliteClient:
         transport = httpx.HTTPTransport(local_address=ADDRESS)
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60)
         self._path = f"/v1/models/{model}/score"
-        self._images = [path.read_bytes() for path in DIGITS]
+        self._images = pictures(self._client, model, IMAGES)
         self._scores: dict[int, float] = {}
 
     def close(self) -> None:
@@ -45,7 +46,7 @@ class PoliteClient:
 
     def batch_seconds(self, images: int, repeats: int) -> float:
         """Return the median time of a request with as many images."""
-        form = files(*(DIGITS * images)[:images])
+        form = [("images", ("image.png", (self._images * images)[number], "image/png")) for number in range(images)]
         took = []
         for _ in range(repeats):
             began = time.perf_counter()

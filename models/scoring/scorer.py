@@ -222,7 +222,7 @@ class Scorer:
             self.calibration.check_alpha(None, thorough=True)
         size = at_once or self.at_once
         found = yield from score_steps(self._engine, self.frozen, self.log_det_digest, images, draws, size)
-        if not thorough:
+        if not (thorough and found):
             return found
         features = []
         for start in range(0, len(images), self._backward_at_once):

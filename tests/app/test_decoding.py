@@ -72,3 +72,18 @@ def test_many_images_go_to_threads_several_at_once_and_keep_their_order(pool: No
     assert pool.given == 3
     assert isinstance(images.pop(3), ImageError)
     assert [int(image.pixels[0, 0, 0]) for image in images] == [n for n in range(2 * AT_ONCE + 1) if n != 3]
+
+
+def test_an_image_does_not_wait_for_all_of_a_large_request(pool: Noting) -> None:
+    many = Batch(tuple(Upload(None, png(7)) for _ in range(100 * AT_ONCE)), many=True)
+
+    async def main() -> int:
+        large = asyncio.create_task(decode_batch(many, SMALL, pool, 1000))
+        await asyncio.sleep(0)
+        await decode_batch(Batch((Upload(None, png(7) + bytes(TINY)),)), SMALL, pool, 1)
+        given = pool.given
+        assert not large.done()
+        assert len(await large) == 100 * AT_ONCE
+        return given
+
+    assert asyncio.run(main()) <= 10, "parts that were decoded before the single image"

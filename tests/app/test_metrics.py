@@ -115,7 +115,7 @@ def test_the_state_is_told(client: TestClient) -> None:
     until(lambda: client.get("/readyz").status_code == 200)
     found = until(lambda: (now := values(client)) and value(now, "snf_event_loop_lag_seconds_count") and now)
     assert value(found, "snf_queue_images") == 0
-    assert value(found, "snf_queue_capacity_images") == 1024
+    assert value(found, "snf_queue_capacity_images") == 4096
     assert value(found, "snf_models", state="ready") == 3
     assert found["snf_models", frozenset({("state", "failed")})] == 0
     assert found["snf_job_store_up", frozenset()] == 0

@@ -1,0 +1,98 @@
+"""No request keeps others waiting until it is done, and none takes the room of another caller, over real sockets."""
+
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.end_to_end.service import DIGITS, running
+from tests.worker.helpers import until
+
+MODEL = "/v1/models/mnist-snf-glow"
+LOOPBACK = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has more loopback addresses than one")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with running("app.serve", home=tmp_path_factory.mktemp("fair")) as found:
+        yield found
+
+
+def from_address(client: httpx.Client, address: str) -> httpx.Client:
+    transport = httpx.HTTPTransport(local_address=address)
+    return httpx.Client(base_url=client.base_url, transport=transport, timeout=120, trust_env=False)
+
+
+def array(count: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(count * 784, dtype=np.uint64).astype(np.uint8).reshape(count, 28, 28))
+    return buffer.getvalue()
+
+
+def single(client: httpx.Client) -> httpx.Response:
+    return client.post(f"{MODEL}/score", content=DIGITS[0].read_bytes(), headers={"content-type": "image/png"})
+
+
+def queued(client: httpx.Client) -> int:
+    images: int = client.get("/readyz").json()["queue"]["images"]
+    return images
+
+
+@pytest.mark.parametrize(
+    ("path", "images"),
+    [
+        ("samples?n=256&format=json", 0),
+        ("audit?n=16", 0),
+        ("score?explain=true&detail=full", 64),
+        ("score?detail=full", 64),
+        ("score?draws=256", 4),
+        ("score", 1024),
+    ],
+)
+def test_a_single_image_is_scored_while_a_long_request_goes_on(client: httpx.Client, path: str, images: int) -> None:
+    alone = single(client).json()["results"][0]
+    kind = {"content-type": "application/x-npy"}
+
+    def long() -> httpx.Response:
+        if images:
+            return client.post(f"{MODEL}/{path}", content=array(images), headers=kind)
+        return client.get(f"{MODEL}/{path}")
+
+    with ThreadPoolExecutor() as pool:
+        greedy = pool.submit(long)
+        until(lambda: queued(client) > 1, 30, 0)
+        answers = [single(client) for _ in range(2)]
+        assert queued(client) > 1, "the long request held the scoring thread until it was done"
+        assert greedy.result().status_code == 200
+    for answer in answers:
+        assert answer.status_code == 200
+        assert answer.json()["results"][0]["log_likelihood"] == alone["log_likelihood"]
+
+
+@LOOPBACK
+def test_arrays_of_three_clients_refuse_no_image_of_a_fourth(client: httpx.Client) -> None:
+    stop = threading.Event()
+    body, kind = array(1024), {"content-type": "application/x-npy"}
+    single(client).raise_for_status()
+
+    def post(address: str) -> set[int]:
+        statuses = set()
+        with from_address(client, address) as greedy:
+            while not stop.is_set():
+                statuses.add(greedy.post(f"{MODEL}/score", content=body, headers=kind).status_code)
+        return statuses
+
+    with ThreadPoolExecutor() as pool, from_address(client, "127.0.0.9") as polite:
+        greedy = [pool.submit(post, f"127.0.0.{number}") for number in (2, 3, 4)]
+        try:
+            until(lambda: queued(client) > 1500, 30, 0)
+            answers = [single(polite).status_code for _ in range(20)]
+        finally:
+            stop.set()
+        assert answers == [200] * 20
+        assert 200 in set.union(*(one.result() for one in greedy))
