@@ -16,6 +16,9 @@ from worker.roles import ROLES, Role, includes
 REFUSALS = (401, 403, 429, 503)
 """How an operation that needs a role may be refused: no valid key, another role, too often, keys unreadable."""
 
+ALLOWED = "snf.allowed"
+"""Set in the scope of a request whose caller has the role that its operation needs."""
+
 log = logging.getLogger(__name__)
 
 # They only describe, for OpenAPI, where the key stands: `app.authentication` has read it before.
@@ -32,6 +35,7 @@ async def _check(
     for needed in ROLES:
         if needed in scopes.scopes:
             require(request.scope, needed)
+            request.scope[ALLOWED] = True
 
 
 MayRead = Security(_check, scopes=["read"])

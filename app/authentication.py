@@ -11,7 +11,7 @@ from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.callers import SCOPE, Caller, address_of
+from app.callers import SCOPE, Caller, address_of, keyless
 from app.failed_attempts import Attempts, FailedAttempts
 from app.house import House
 from app.json_lines import BackgroundLog
@@ -67,7 +67,7 @@ class Authentication:
     def _admit(self, scope: Scope) -> None:
         address = address_of(scope)
         if not self._keys.needed:
-            scope[SCOPE] = Caller(f"address:{address}", address, "admin")
+            scope[SCOPE] = keyless(address)
             return
         key = self._key(scope, address)
         scope[SCOPE] = Caller(f"key:{key.id}", address, key.role, key.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -17,7 +18,7 @@ class Caller:
     """The sender of a request.
 
     Args:
-        name: `key:<id>` of a caller with a key, `address:<host>` of one without.
+        name: `key:<id>` of a caller with a key, `address:<network>` of one without.
         address: Host that the connection comes from; empty where it is not known.
         role: Role of the key. A caller without keys to show has all of them.
         label: Name that an administrator gave the key; empty without a key.
@@ -34,11 +35,28 @@ def caller_of(scope: Scope) -> Caller:
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
-    address = address_of(scope)
-    return Caller(f"address:{address}", address, "admin")
+    return keyless(address_of(scope))
+
+
+def keyless(address: str) -> Caller:
+    """Return the caller at an address that needs no key, who may do everything."""
+    return Caller(f"address:{network_of(address)}", address, "admin")
 
 
 def address_of(scope: Scope) -> str:
     """Return the host that a request's connection comes from; empty where it is not known."""
     client = scope.get("client")
     return str(client[0]) if client else ""
+
+
+def network_of(host: str) -> str:
+    """Return what an address is counted by: for IPv6 its /64, all of whose addresses one machine may have."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address.packed, 64), strict=False))

@@ -9,6 +9,7 @@ import resource
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.callers import network_of
 from app.problems import Problem
 from app.shares import Shares
 from worker.settings import Settings
@@ -38,11 +39,13 @@ class ConnectionLimits:
         most: Connections at once; one address alone gets half.
         header_s: Time for the headers of a request, in seconds.
         send_s: Time within which a client must take something of its answer, in seconds.
+        proxies: Addresses and networks of trusted proxies, behind which there are many clients.
     """
 
     most: int
     header_s: float
     send_s: float
+    proxies: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
@@ -50,7 +53,7 @@ class ConnectionLimits:
         most = min(settings.max_connections, _room(settings.max_connections))
         if most < settings.max_connections:
             log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
-        return cls(most, settings.header_timeout_s, settings.send_timeout_s)
+        return cls(most, settings.header_timeout_s, settings.send_timeout_s, settings.trusted_proxies)
 
 
 class ConnectionWatch:
@@ -63,10 +66,12 @@ class ConnectionWatch:
         self._period = min(1.0, limits.header_s / 4, limits.send_s / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: Watched, host: str) -> Problem | None:
         """Admit a connection from `host`; return the problem of one that is not admitted."""
-        address = network_of(host)
+        # Behind a proxy are many clients: each of its connections counts by itself.
+        address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
             self._refused += 1
             return _too_many(self.limits.most, alone=self._shares.free > 0)
@@ -81,6 +86,15 @@ class ConnectionWatch:
         if address is not None:
             self._shares.give_back(address)
 
+    def _is_proxy(self, host: str) -> bool:
+        if not self._proxies:
+            return False
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in proxy for proxy in self._proxies)
+
     def _check(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._period, self._check) if self._open else None
@@ -92,19 +106,6 @@ class ConnectionWatch:
         now = loop.time()
         for connection in list(self._open):
             connection.check(now)
-
-
-def network_of(host: str) -> str:
-    """Return what an address is counted by: for IPv6 its /64, all of whose addresses one machine may have."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
 
 
 def _too_many(most: int, *, alone: bool) -> Problem:

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.access import ALLOWED
 from app.callers import caller_of
 from app.json_lines import BackgroundLog, JsonLines, Record
 from app.request_metrics import route_template
@@ -96,8 +97,8 @@ class RequestLog:
 
 
 def _may_change(scope: Scope) -> bool:
-    operation = getattr(scope.get("route"), "operation_id", None)
-    return scope["method"] not in SAFE and operation is not None and operation not in UNCHANGING
+    # A route alone proves nothing: one that has another method is there as well.
+    return scope.get(ALLOWED) is True and scope["method"] not in SAFE and scope["route"].operation_id not in UNCHANGING
 
 
 def _access_record(scope: Scope, status: int, milliseconds: float, sent: int) -> Record:
@@ -116,7 +117,7 @@ def _access_record(scope: Scope, status: int, milliseconds: float, sent: int) ->
 
 
 def _change_record(scope: Scope, status: int, milliseconds: float, location: str | None) -> Record:
-    query = {name: shortened(value) for name, value in QueryParams(scope["query_string"]).items()}
+    query = dict(QueryParams(scope["query_string"]))
     record = {
         "time": timestamp(),
         "event": "change",
@@ -124,8 +125,8 @@ def _change_record(scope: Scope, status: int, milliseconds: float, location: str
         "operation": scope["route"].operation_id,
         "method": scope["method"],
         "path": shortened(scope["path"]),
-        "query": query or None,
-        "body": _body(scope),
+        "query": _bounded(query) if query else None,
+        "body": _bounded(scope.get(BODY)),
         "status": status,
         "location": location,
         "ms": milliseconds,
@@ -133,7 +134,6 @@ def _change_record(scope: Scope, status: int, milliseconds: float, location: str
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _body(scope: Scope) -> Any:
-    body = scope.get(BODY)
-    text = json.dumps(body, default=str)
-    return body if len(text) <= LONGEST * 4 else shortened(text)
+def _bounded(value: Any) -> Any:
+    text = json.dumps(value, default=str)
+    return value if len(text) <= LONGEST * 4 else shortened(text)

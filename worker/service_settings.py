@@ -1,12 +1,14 @@
 """Settings of the HTTP service: who may call, and how much of everything a request or a caller gets."""
 
+import ipaddress
 import math
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\])$")]
+Network = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_network(text, strict=False)))]
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
@@ -53,7 +55,7 @@ class ServiceSettings(BaseSettings):
         default=(),
         description="Origins (`https://host[:port]`), separated by commas, whose web pages may call this service.",
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
         description="Addresses or networks of reverse proxies, separated by commas, whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` count; from all others these headers are ignored.",

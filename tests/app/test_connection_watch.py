@@ -5,7 +5,8 @@ import resource
 
 import pytest
 
-from app.connection_watch import ConnectionLimits, ConnectionWatch, network_of
+from app.callers import network_of
+from app.connection_watch import ConnectionLimits, ConnectionWatch
 from worker.settings import Settings
 
 
@@ -30,6 +31,17 @@ def test_connections_are_shared_among_addresses() -> None:
         for connection in greedy:
             watch.release(connection)
         assert watch.admit(Idle(), "10.0.2.1") is None
+
+    asyncio.run(test())
+
+
+def test_clients_behind_a_trusted_proxy_are_not_one_address() -> None:
+    async def test() -> None:
+        watch = ConnectionWatch(ConnectionLimits(16, 10.0, 10.0, proxies=("10.0.0.0/24",)))
+        assert [watch.admit(Idle(), "10.0.0.1") for _ in range(16)] == [None] * 16
+        refused = watch.admit(Idle(), "10.0.0.1")
+        assert refused is not None
+        assert refused.status == 503
 
     asyncio.run(test())
 

@@ -147,3 +147,12 @@ def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path, monkey
     assert deep.runtime_folder != Settings(home=tmp_path).runtime_folder
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "another"))
     assert Settings(home=deep.home).runtime_folder == deep.runtime_folder
+
+
+@pytest.mark.parametrize("proxies", ["nginx", "*", "10.0.0.0/40"])
+def test_trusted_proxies_are_addresses_or_networks(proxies: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_TRUSTED_PROXIES", "10.0.0.1,2001:db8::/32")
+    assert load_settings().trusted_proxies == ("10.0.0.1/32", "2001:db8::/32")
+    monkeypatch.setenv("SNF_TRUSTED_PROXIES", proxies)
+    with pytest.raises(ValidationError, match="trusted_proxies"):
+        load_settings()
