@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
@@ -13,6 +12,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
 from app.dataset_uploads import DatasetUploads
+from app.decoders import Decoders
 from app.drift_monitor import DriftMonitor
 from app.event_streams import EventStreams
 from app.job_store_watch import JobStoreWatch
@@ -41,7 +41,7 @@ class House:
     settings: Settings
     queue: ScoringQueue
     serving: Serving
-    decoders: ThreadPoolExecutor
+    decoders: Decoders
     jobs: JobStore
     presence: Presence
     pace: Pace
@@ -77,7 +77,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
             settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
         ),
         serving=serving,
-        decoders=ThreadPoolExecutor(DECODERS, thread_name_prefix="decoding"),
+        decoders=Decoders(DECODERS),
         jobs=jobs,
         presence=Presence(client, settings.key_prefix),
         pace=Pace(client, settings.key_prefix),
@@ -104,7 +104,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         draining.set()
         house.dataset_uploads.stop()
         house.jobs_watch.stop()
-        house.decoders.shutdown(cancel_futures=True)
+        house.decoders.close()
         house.queue.close()
         house.drift.close()
         house.serving.close()

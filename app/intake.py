@@ -1,13 +1,12 @@
-"""From a request's body to images: reads it within its limits, and decodes it in a small thread pool unless tiny."""
+"""From a request's body to images: reads it within its limits, and decodes it in a few threads unless tiny."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.body_limit import read_body
+from app.decoders import Decoders
 from app.problems import Problem, invalid, unsupported_media_type
 from models.images import DecodedImage, Preprocessing, decode_image, decode_npy
 from models.problems import ImageError
@@ -30,10 +30,6 @@ NPY_HEADER_BYTES = 10_012
 
 TINY = 4096
 """Bytes of a file, and values of its image, that are decoded in less time than it takes to hand them to a thread."""
-AT_ONCE = 8
-"""Images that a thread decodes before it goes on with another request's: handing over costs more than a small one."""
-PARTS = 2
-"""Such parts of one request that are decoded or wait for a thread at once."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -116,16 +112,18 @@ def too_many(limit: int) -> Problem:
     )
 
 
-async def decode_batch(batch: Batch, preprocessing: Preprocessing, pool: Executor, max_images: int) -> list[Item]:
-    """Decodes every image, in `pool` unless it is tiny; raises `ImageError` where no image can fail alone."""
+async def decode_batch(
+    batch: Batch, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
+) -> list[Item]:
+    """Decode every image, in a thread unless it is tiny. Raises `ImageError` where no image can fail alone."""
     if batch.array:
-        loop = asyncio.get_running_loop()
-        stack = await loop.run_in_executor(pool, decode_npy, batch.uploads[0].data, preprocessing, max_images)
+        decode = partial(decode_npy, preprocessing=preprocessing, max_images=max_images)
+        [stack] = await decoders.map(caller, decode, [batch.uploads[0].data])
         return [Item(None, DecodedImage(pixels=one, converted=None, resized=False)) for one in stack]
     if _is_tiny(batch.uploads, preprocessing):
-        items = decode_uploads(batch.uploads, preprocessing)
+        items = [decode_upload(batch.uploads[0], preprocessing)]
     else:
-        items = await _decode_in(pool, batch.uploads, preprocessing)
+        items = await decoders.map(caller, partial(decode_upload, preprocessing=preprocessing), batch.uploads)
     if not batch.many and isinstance(items[0].image, ImageError):
         raise items[0].image
     return items
@@ -139,25 +137,6 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
         and preprocessing.fit == "exact"
         and math.prod(preprocessing.shape) <= TINY
     )
-
-
-async def _decode_in(pool: Executor, uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:
-    loop = asyncio.get_running_loop()
-    parts = [uploads[start : start + AT_ONCE] for start in range(0, len(uploads), AT_ONCE)]
-    items: list[Item] = []
-    # A few parts at a time, so that a request with many images does not put all of them before those of others.
-    for start in range(0, len(parts), PARTS):
-        chosen = parts[start : start + PARTS]
-        found = await asyncio.gather(
-            *(loop.run_in_executor(pool, decode_uploads, part, preprocessing) for part in chosen)
-        )
-        items += [item for part in found for item in part]
-    return items
-
-
-def decode_uploads(uploads: Sequence[Upload], preprocessing: Preprocessing) -> list[Item]:
-    """Decodes several images."""
-    return [decode_upload(upload, preprocessing) for upload in uploads]
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:

@@ -17,7 +17,6 @@ from app.access import MayScore
 from app.callers import caller_of
 from app.deadline import TimeoutMs, deadline
 from app.drift_monitor import SOURCE
-from app.fair_line import BATCH
 from app.house import House, InHouse
 from app.intake import (
     FIELD,
@@ -138,7 +137,7 @@ async def score_images(
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
         if not batch.array:
             house.queue.check(caller, query.passes * len(batch.uploads))
-        items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, limit)
+        items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, caller, limit)
         if len(items) > limit:
             raise too_many(limit)
         images = decoded(items)
@@ -159,7 +158,8 @@ async def _score(
     house: House, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery
 ) -> list[Outcome]:
     scorer = loaded.scorer
-    if query.detail == "basic" and not query.explain and query.draws <= BATCH:
+    # The draws of an image in a shared batch are one turn of the thread; steps spread more of them over several.
+    if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once:
         asked = [Asked(pixels, query.alpha) for pixels in images]
         function = PlainScores(scorer, query.draws)
         return await house.queue.run_each(caller, function, asked, query.draws, scorer.at_once)

@@ -1,52 +1,81 @@
-"""Images are decoded in threads, except those that take less time than a thread would."""
+"""Images are decoded in threads in fair turns of the callers, except those that take less time than a thread would."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from app.intake import AT_ONCE, TINY, Batch, Upload, decode_batch
+from app.decoders import Decoders
+from app.intake import TINY, Batch, Upload, decode_batch
 from models.images import DecodedImage, Preprocessing, encode_png
 from models.problems import ImageError
 
+Item = TypeVar("Item")
+T = TypeVar("T")
 SMALL = Preprocessing(channels=1, height=28, width=28)
+ME, OTHER = "address:127.0.0.1", "address:127.0.0.2"
 
 
-class Noting(ThreadPoolExecutor):
-    """A pool that counts what it is given."""
+class Noting(Decoders):
+    """Decoders that count the images they are given."""
 
     given = 0
 
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        self.given += 1
-        return super().submit(function, *arguments, **named)
+    async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+        self.given += len(items)
+        return await super().map(caller, function, items)
+
+
+class Held:
+    """A function that notes its items, waits at the first for `go`, and fails at an item that is text."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, item: Any) -> Any:
+        self.begun.set()
+        assert self.go.wait(60)
+        self.done.append(item)
+        if isinstance(item, str):
+            raise ValueError(item)
+        return item
 
 
 @pytest.fixture
-def pool() -> Iterator[Noting]:
-    with Noting(2) as made:
-        yield made
+def decoders() -> Iterator[Noting]:
+    made = Noting(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[Decoders]:
+    made = Decoders(1)
+    yield made
+    made.close()
 
 
 def png(value: int, side: int = 28) -> bytes:
     return encode_png(np.full((1, side, side), value, np.uint8))
 
 
-def decode(uploads: list[bytes], preprocessing: Preprocessing, pool: Noting, *, many: bool = True) -> list[Any]:
+def decode(uploads: list[bytes], preprocessing: Preprocessing, decoders: Decoders, *, many: bool = True) -> list[Any]:
     batch = Batch(tuple(Upload(str(number), data) for number, data in enumerate(uploads)), many=many)
-    return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, pool, 1000))]
+    return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, decoders, ME, 1000))]
 
 
-def test_a_tiny_image_needs_no_thread(pool: Noting) -> None:
-    [image] = decode([png(7)], SMALL, pool)
+def test_a_tiny_image_needs_no_thread(decoders: Noting) -> None:
+    [image] = decode([png(7)], SMALL, decoders)
     assert isinstance(image, DecodedImage)
     assert (image.pixels == 7).all()
     with pytest.raises(ImageError, match="expected one of"):
-        decode([b"no image"], SMALL, pool, many=False)
-    assert pool.given == 0
+        decode([b"no image"], SMALL, decoders, many=False)
+    assert decoders.given == 0
 
 
 @pytest.mark.parametrize(
@@ -59,31 +88,114 @@ def test_a_tiny_image_needs_no_thread(pool: Noting) -> None:
         ),
     ],
 )
-def test_what_may_take_long_goes_to_a_thread(data: bytes, preprocessing: Preprocessing, pool: Noting) -> None:
-    [image] = decode([data], preprocessing, pool)
+def test_what_may_take_long_goes_to_a_thread(data: bytes, preprocessing: Preprocessing, decoders: Noting) -> None:
+    [image] = decode([data], preprocessing, decoders)
     assert isinstance(image, DecodedImage)
-    assert pool.given == 1
+    assert decoders.given == 1
 
 
-def test_many_images_go_to_threads_several_at_once_and_keep_their_order(pool: Noting) -> None:
-    uploads = [png(number) for number in range(2 * AT_ONCE + 1)]
+def test_many_images_go_to_threads_and_keep_their_order(decoders: Noting) -> None:
+    uploads = [png(number) for number in range(17)]
     uploads[3] = b"no image"
-    images = decode(uploads, SMALL, pool)
-    assert pool.given == 3
+    images = decode(uploads, SMALL, decoders)
+    assert decoders.given == 17
     assert isinstance(images.pop(3), ImageError)
-    assert [int(image.pixels[0, 0, 0]) for image in images] == [n for n in range(2 * AT_ONCE + 1) if n != 3]
+    assert [int(image.pixels[0, 0, 0]) for image in images] == [n for n in range(17) if n != 3]
 
 
-def test_an_image_does_not_wait_for_all_of_a_large_request(pool: Noting) -> None:
-    many = Batch(tuple(Upload(None, png(7)) for _ in range(100 * AT_ONCE)), many=True)
+def test_all_threads_decode_one_request(decoders: Noting) -> None:
+    both = threading.Barrier(2, timeout=60)
+    assert len(asyncio.run(decoders.map(ME, lambda _: both.wait(), range(4)))) == 4
+
+
+def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Noting, monkeypatch: Any) -> None:
+    decoded: list[str | None] = []
+
+    def slow(data: bytes, _: Preprocessing) -> DecodedImage:
+        time.sleep(0.002)
+        decoded.append(None)
+        return DecodedImage(pixels=np.zeros((1, 28, 28), np.uint8), converted=None, resized=False)
+
+    monkeypatch.setattr("app.intake.decode_image", slow)
+    many = Batch((Upload(None, png(7)),) * 64, many=True)
+    single = Batch((Upload(None, png(7) + bytes(TINY)),))
 
     async def main() -> int:
-        large = asyncio.create_task(decode_batch(many, SMALL, pool, 1000))
-        await asyncio.sleep(0)
-        await decode_batch(Batch((Upload(None, png(7) + bytes(TINY)),)), SMALL, pool, 1)
-        given = pool.given
-        assert not large.done()
-        assert len(await large) == 100 * AT_ONCE
-        return given
+        greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000)) for _ in range(30)]
+        await asyncio.sleep(0.02)
+        before = len(decoded)
+        await decode_batch(single, SMALL, decoders, ME, 1)
+        between = len(decoded) - before
+        for task in greedy:
+            task.cancel()
+        await asyncio.gather(*greedy, return_exceptions=True)
+        return between
 
-    assert asyncio.run(main()) <= 10, "parts that were decoded before the single image"
+    # One in hand of each thread, one more of each, the image itself, and what ends before the event loop goes on.
+    assert asyncio.run(main()) <= 16, "images that were decoded before the single one"
+
+
+def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other(one_thread: Decoders) -> None:
+    held = Held()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(one_thread.map(OTHER, held, [0]))]
+        await asyncio.to_thread(held.begun.wait, 60)
+        tasks += [asyncio.create_task(one_thread.map(OTHER, held, [number, number + 1])) for number in (10, 20)]
+        tasks += [asyncio.create_task(one_thread.map(ME, held, [100]))]
+        await asyncio.sleep(0)
+        held.go.set()
+        assert await asyncio.gather(*tasks) == [[0], [10, 11], [20, 21], [100]]
+
+    asyncio.run(main())
+    assert held.done == [0, 100, 10, 20, 11, 21]
+
+
+def test_what_is_cancelled_or_fails_is_not_decoded_further(one_thread: Decoders) -> None:
+    held = Held()
+
+    async def main() -> None:
+        left = asyncio.create_task(one_thread.map(ME, held, range(5)))
+        await asyncio.to_thread(held.begun.wait, 60)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        held.go.set()
+        with pytest.raises(ValueError, match="bad"):
+            await one_thread.map(ME, held, ["bad", 6])
+        assert await one_thread.map(ME, held, [7]) == [7]
+
+    asyncio.run(main())
+    assert held.done == [0, "bad", 7]
+
+
+def test_errors_of_several_images_in_hand_end_no_thread(decoders: Noting) -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def fail(_: int) -> None:
+        both.wait()
+        raise ValueError("bad")
+
+    async def main() -> None:
+        for _ in range(20):
+            with pytest.raises(ValueError, match="bad"):
+                await decoders.map(ME, fail, [0, 1])
+        await decoders.map(ME, lambda _: both.wait(), [0, 1])
+
+    asyncio.run(main())
+
+
+def test_closing_cancels_what_waits(one_thread: Decoders) -> None:
+    held = Held()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(one_thread.map(ME, held, range(5)))
+        await asyncio.to_thread(held.begun.wait, 60)
+        closing = asyncio.create_task(asyncio.to_thread(one_thread.close))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        held.go.set()
+        await closing
+
+    asyncio.run(main())
+    assert held.done == [0]

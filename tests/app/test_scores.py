@@ -12,6 +12,7 @@ from torch import Tensor
 from app.house import House
 from app.service import create_app
 from models.scoring.flow_pass import FlowPass
+from models.scoring.scorer import Scorer
 from models.steps import Steps
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
@@ -41,6 +42,29 @@ def overflowing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
         return terms
 
     monkeypatch.setattr(FlowPass, "terms", overflow)
+
+
+@pytest.mark.parametrize("draws", [1, 3, 8, 9, 32])
+def test_a_turn_has_no_more_draws_than_a_step_of_large_images(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, draws: int
+) -> None:
+    query = {"draws": draws}
+    alone = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
+    exact, in_a_turn = Scorer.score_each, []
+
+    def noted(scorer: Scorer, images: Any, draws: int = 1) -> Any:
+        in_a_turn.append(len(images) * draws)
+        return exact(scorer, images, draws)
+
+    monkeypatch.setattr(Scorer, "score_each", noted)
+    # That of images of 256x256 pixels.
+    monkeypatch.setattr(Scorer, "at_once", 8)
+    found = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
+    for one, other in zip(found["results"], alone["results"], strict=True):
+        assert one["log_likelihood"] == other["log_likelihood"]
+    # Larger numbers of draws go through the steps of the scorer instead.
+    assert max(in_a_turn, default=0) <= 8
+    assert bool(in_a_turn) == (draws <= 8)
 
 
 @pytest.mark.usefixtures("overflowing")

@@ -1,0 +1,129 @@
+"""Threads that decode images in fair turns of the callers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Decoding:
+    """The items of one request that are decoded, and what was made of them so far."""
+
+    caller: str
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
+    results: list[Any]
+    begun: int = 0
+    ended: int = 0
+    future: Future[list[Any]] = field(default_factory=Future)
+
+
+class Decoders:
+    """Decode in a few threads, one image a turn.
+
+    A free thread takes an image of the caller whose images took the least time, from one of its requests after the
+    other. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a caller that comes back starts where the last
+    turn began, so it does not save up time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
+        self._lock = threading.Lock()
+        self._lines: dict[str, deque[Decoding]] = {}
+        self._used: dict[str, float] = {}
+        self._now = 0.0
+        self._working = 0
+
+    async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+        """Return what ``function`` makes of each item, in their order; raise what it raises.
+
+        Cancelling the waiting task takes back the items that are not in hand.
+        """
+        if not items:
+            return []
+        decoding = Decoding(caller, function, items, [None] * len(items))
+        with self._lock:
+            self._used[caller] = max(self._now, self._used.get(caller, self._now))
+            self._lines.setdefault(caller, deque()).append(decoding)
+            more = min(self._threads - self._working, len(items))
+            self._working += more
+        try:
+            for _ in range(more):
+                self._pool.submit(self._work)
+            return await asyncio.wrap_future(decoding.future)
+        finally:
+            with self._lock:
+                self._remove(decoding)
+
+    def close(self) -> None:
+        """Cancel what waits, and end the threads after the images in hand."""
+        with self._lock:
+            for line in self._lines.values():
+                for decoding in line:
+                    decoding.future.cancel()
+            self._lines.clear()
+        self._pool.shutdown()
+
+    def _work(self) -> None:
+        while taken := self._take():
+            decoding, index = taken
+            began = time.perf_counter()
+            error: BaseException | None = None
+            try:
+                decoding.results[index] = decoding.function(decoding.items[index])
+            # Whatever fails is for the request to answer; the thread has to go on with others.
+            except BaseException as raised:
+                error = raised
+            self._end(decoding, time.perf_counter() - began, error)
+
+    def _take(self) -> tuple[Decoding, int] | None:
+        """Return the request and the index of the next image; none when nothing waits, and the thread's work ends."""
+        with self._lock:
+            if not self._lines:
+                self._working -= 1
+                return None
+            caller = min(self._lines, key=self._used.__getitem__)
+            self._now = self._used[caller]
+            line = self._lines[caller]
+            decoding, index = line[0], line[0].begun
+            decoding.begun += 1
+            if decoding.begun < len(decoding.items):
+                line.rotate(-1)
+            else:
+                self._remove(decoding)
+            return decoding, index
+
+    def _end(self, decoding: Decoding, seconds: float, error: BaseException | None) -> None:
+        with self._lock:
+            decoding.ended += 1
+            self._used[decoding.caller] = self._used.get(decoding.caller, self._now) + seconds
+            # A caller that comes back starts there anyway.
+            self._used = {name: used for name, used in self._used.items() if name in self._lines or used > self._now}
+            if error is not None:
+                self._remove(decoding)
+            complete = error is not None or decoding.ended == len(decoding.items)
+            if not complete or decoding.future.done() or not decoding.future.set_running_or_notify_cancel():
+                return
+            if error is not None:
+                decoding.future.set_exception(error)
+            else:
+                decoding.future.set_result(decoding.results)
+
+    def _remove(self, decoding: Decoding) -> None:
+        """Take a request out of the line, if it is in."""
+        line = self._lines.get(decoding.caller)
+        if line is not None and decoding in line:
+            line.remove(decoding)
+            if not line:
+                del self._lines[decoding.caller]
