@@ -78,7 +78,9 @@ class Authentication:
     def _key(self, scope: Scope, address: str) -> HeldKey:
         text = given_key(scope)
         digest = digest_of(text or "")
-        if text and (wait := self._attempts.wait_s(address, digest)):
+        wait = self._attempts.wait_s(address, digest) if text else 0.0
+        # Others may share the address: a secret that cannot be guessed is looked at all the same.
+        if text and wait and not self._keys.knows_id(text):
             self._attempts.held_off(address)
             _count(scope, "held-off")
             raise _held_off(math.ceil(wait))
@@ -88,6 +90,8 @@ class Authentication:
             _count(scope, refused.reason)
             if text:
                 self._report(scope, refused.reason, self._attempts.failed(address, digest))
+            if wait and refused.reason == "unknown":
+                raise _held_off(math.ceil(self._attempts.wait_s(address, digest))) from None
             raise Problem(
                 401,
                 "unauthorized",

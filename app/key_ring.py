@@ -55,6 +55,7 @@ class KeyRing:
         ]
         self._file = KeyFile(settings.keys_file)
         self._stored: dict[str, StoredKey] = {}
+        self._imported: dict[str, StoredKey] = {}
         self._problem: str | None = None
         self._seen: tuple[int, int, int] | None = None
         self._next_check = 0.0
@@ -66,6 +67,11 @@ class KeyRing:
         """Whether callers must show a key."""
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
+
+    def knows_id(self, text: str) -> bool:
+        """Return whether a text has the id of a stored key, whose secret of 256 bits is beyond guessing."""
+        self._refresh()
+        return id_in(text) in self._stored
 
     def find(self, text: str | None) -> HeldKey:
         """Return the holder of the key with this text.
@@ -84,8 +90,8 @@ class KeyRing:
             return matching[0]
         if self._problem is not None:
             raise KeysUnreadable(self._problem)
-        # An id is no secret: finding it may take what time it will.
-        stored = self._stored.get(id_in(text) or "")
+        # Neither an id nor the digest of what was given is a secret: finding it may take what time it will.
+        stored = self._stored.get(id_in(text) or "") or self._imported.get(digest)
         now = datetime.now(UTC)
         if stored is None or not stored.matches(digest, now):
             raise KeyRefused("unknown")
@@ -105,7 +111,9 @@ class KeyRing:
                 version = (found.st_mtime_ns, found.st_size, found.st_ino)
                 if version == self._seen and self._problem is None:
                     return
-                self._stored = {key.id: key for key in self._file.read()}
+                keys = self._file.read()
+                self._stored = {key.id: key for key in keys}
+                self._imported = {key.imported: key for key in keys if key.imported is not None}
             except FileNotFoundError:
                 if self._seen is not None:
                     self._close(f"{self._file.path} is gone; put it back, or start the service again without keys")
@@ -120,4 +128,4 @@ class KeyRing:
     def _close(self, problem: str) -> None:
         if problem != self._problem:
             log.error("no key of %s is accepted: %s", self._file.path, problem)
-        self._stored, self._problem = {}, problem
+        self._stored, self._imported, self._problem = {}, {}, problem

@@ -18,7 +18,7 @@ from app.connection_watch import ConnectionLimits, ConnectionWatch
 from app.connections import Connection
 from app.service import Service, create_app
 from worker.garbage import look_rarely
-from worker.keys import with_keys
+from worker.keys import ensure_keys
 from worker.logs import configure_logging
 from worker.settings import Settings, load_settings
 
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serves until TERM or INT; answers 0 after a clean stop, 3 where the service could not start."""
     sys.setswitchinterval(SWITCH_S)
-    settings = with_keys(settings, log.warning)
+    ensure_keys(settings, log.warning)
     app = create_app(settings)
     watch = ConnectionWatch(ConnectionLimits.of(settings))
     config = uvicorn.Config(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +19,7 @@ from worker.roles import Role
 
 LARGEST_BYTES = 16 * 2**20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
 KeyState = Literal["active", "expired", "revoked"]
@@ -54,6 +57,7 @@ class StoredKey(_Stored):
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
     replaced: ReplacedSecret | None = None
+    imported: Digest | None = Field(None, description="Digest of the text in `home/api-key` that the key was made of.")
     requests: Rate | None = Field(None, description="Most requests, such as 600/minute.")
     images: Rate | None = Field(None, description="Most images scored and drawn, such as 10000/hour.")
 
@@ -86,9 +90,9 @@ def digest_of(text: str) -> str:
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in the text of a key, ``snf_<id>_<secret>``; None where it is not of this form."""
-    parts = text.split("_", 2)
-    return parts[1] if len(parts) == 3 and parts[0] == "snf" else None
+    """Return the id in the text of a key, ``snf_<id>_<secret of 256 bits>``; None where it is not of this form."""
+    found = TEXT.fullmatch(text)
+    return found[1] if found else None
 
 
 class KeyFile:
@@ -151,6 +155,29 @@ class KeyFile:
             deliver(text)
             self._write([*keys, key])
         return key, text
+
+    def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
+        """Store a text that callers use already as a key and return it; None where it was stored before.
+
+        Where the name is taken a number is added to it.
+        """
+        id, digest, now = id_in(text), digest_of(text), _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            if any(key.id == id or digest in (key.digest, key.imported) for key in keys):
+                return None
+            taken = {key.name for key in keys if key.state(now) != "revoked"}
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            key = StoredKey(
+                id=id or secrets.token_hex(6),
+                name=next(one for one in names if one not in taken),
+                role=role,
+                digest=digest,
+                imported=digest,
+                created=now,
+            )
+            self._write([*keys, key])
+        return key
 
     def revoke(self, ref: str) -> StoredKey:
         """Make a key, named by id or name, invalid for good; raise `KeyConflict` where there is none to revoke."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from worker.broker import EmbeddedBroker, redis_client
-from worker.keys import with_keys
+from worker.keys import ensure_keys
 from worker.logs import configure_logging
 from worker.part import Part, mend, stop
 from worker.problems import BrokerDown, BrokerStartFailed
@@ -50,7 +50,7 @@ def supervise(
         say(str(problem))
         return 2
     configure_logging(settings, "launcher", terminal=False)
-    settings = with_keys(settings, say)
+    ensure_keys(settings, say)
     asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:

@@ -161,8 +161,8 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether strangers could reach the service and nothing asks them for a key."""
-        return not (is_loopback(self.host) or self.has_keys or self.trusted_bind)
+        """Whether only keys under `home` can keep strangers from the service."""
+        return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:

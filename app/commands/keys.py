@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def create(
     """Make a key and print it, once: only a hash of it is stored."""
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
     from worker.key_file import NAME, RATE
+    from worker.keys import import_key_file
 
     _check("NAME", name, NAME, "1 to 64 of a-z 0-9 . _ - with a letter or digit first")
     for option, rate in (("--requests", requests), ("--images", images)):
@@ -56,11 +58,15 @@ def create(
     here = settings()
     with _key_file(here) as file:
         is_first = not here.has_keys
+        imported = None if here.keys_file.exists() else import_key_file(here)
+        if imported is not None:
+            typer.echo(f"snf: the key in {here.key_file} stays valid, as {imported.name}, role admin", err=True)
+            _record(here, "key-imported", imported)
         key, text = file.create(name, role, expires=end, requests=requests, images=images)
-    _record(here, "key-created", key)
+    _print_secret(key, text, as_json)
     if is_first:
         typer.echo("snf: from now on every caller must show a key, the console too", err=True)
-    _print_secret(key, text, as_json)
+    _record(here, "key-created", key)
 
 
 @keys.command("list")
@@ -111,8 +117,8 @@ def rotate(
     here = settings()
     with _key_file(here) as file:
         key, text = file.rotate(ref, duration)
-    _record(here, "key-rotated", key)
     _print_secret(key, text, as_json)
+    _record(here, "key-rotated", key)
 
 
 @contextmanager
@@ -127,18 +133,25 @@ def _key_file(here: Settings) -> Iterator[KeyFile]:
     except KeysUnreadable as error:
         raise fail(f"{error}; restore it from a backup, or remove it and make new keys", SERVICE) from error
     except OSError as error:
-        raise fail(f"{here.keys_file}: {error.strerror}", SERVICE) from error
+        raise fail(f"{error.filename or here.keys_file}: {error.strerror}", SERVICE) from error
 
 
 def _record(here: Settings, event: str, key: StoredKey) -> None:
     """Write a change of the keys to the audit log; a disk that is full does not undo it."""
     from app.request_log import audit_file, timestamp
 
-    who = {"time": timestamp(), "event": event, "caller": "command line", "user": getpass.getuser()}
+    who = {"time": timestamp(), "event": event, "caller": "command line", "user": _user()}
     try:
         audit_file(here).write([who | {"id": key.id, "name": key.name, "for_role": key.role}])
     except OSError as error:
         typer.echo(f"snf: the audit log cannot be written: {error}", err=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container with a number for its user
+        return str(os.getuid())
 
 
 def _print_secret(key: StoredKey, text: str, as_json: bool) -> None:

@@ -136,6 +136,23 @@ def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog
     assert "guess" not in json.dumps(records) + caplog.text
 
 
+def test_a_right_key_is_let_in_from_an_address_that_is_held_off(tmp_path: Path) -> None:
+    def status(headers: dict[str, str]) -> int:
+        return client.get("/v1/presets", headers=headers).status_code
+
+    made = KeyFile(tmp_path / "keys.json").create("a", "read")[1]
+    old = make(tmp_path, "old", expires=datetime.now(UTC) - timedelta(days=1))
+    guess = bearer(made[:-1] + ("A" if made[-1] != "A" else "B"))
+    with serving(tmp_path, api_keys=("sesame",)) as client:
+        assert [status(bearer(f"guess-{n}")) for n in range(FREE)] == [401] * FREE
+        held_off = [status(guess) for _ in range(8)]
+        assert held_off == [429] * 8, "wrong secrets of a known id lengthen the wait"
+        assert int(client.get("/v1/presets", headers=guess).headers["retry-after"]) > 30
+        assert status(bearer(f"snf_{'0' * 12}_{'x' * 43}")) == 429
+        assert status(bearer("sesame")) == 429, "of a key of the environment nothing says that it is hard to guess"
+        assert (status(bearer(made)), status(old)) == (200, 401)
+
+
 def test_a_key_has_rate_limits(tmp_path: Path) -> None:
     few = make(tmp_path, "few", requests="3/hour")
     images = make(tmp_path, "images", "score", images="4/hour")

@@ -1,6 +1,8 @@
 """Keys with real processes: who inherits them, and `snf keys` beside a running service."""
 
+import getpass
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from app.commands.keys import keys
 from tests.end_to_end.service import ROOT, environment, running
 from tests.worker.helpers import until
 
@@ -91,6 +95,32 @@ def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Pa
     logs = "".join(path.read_text() for path in [*tmp_path.glob("*.log"), *tmp_path.glob("logs/*")])
     for secret in (admin.stdout.strip(), first["key"], second["key"]):
         assert secret.rpartition("_")[2] not in logs
+
+
+def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text("sesame-of-before\n")
+    done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
+    assert done.returncode == 0, done.stderr
+    assert "stays valid" in done.stderr
+    with running("app.serve", home=tmp_path) as client:
+        roles = [
+            client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
+            for key in ("sesame-of-before", done.stdout.strip())
+        ]
+    assert roles == ["admin", "score"]
+
+
+def test_a_user_without_a_name_can_make_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setenv("SNF_HOME", str(tmp_path))
+    monkeypatch.setattr(getpass, "getuser", no_name)
+    done = CliRunner().invoke(keys, ["create", "cam", "--role", "score", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["key"].startswith("snf_")
+    record = json.loads((tmp_path / "logs" / "audit.jsonl").read_text())
+    assert record["user"] == str(os.getuid())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ def test_a_key_is_stored_as_a_hash_that_its_owner_alone_can_read(file: KeyFile) 
     assert not key.matches(digest_of(text[:-1]), NOW)
 
 
+@pytest.mark.parametrize("text", ["", "snf_x_y", "sesame", f"snf_{'0' * 12}_short", f"snf_{'0' * 12}_{'x' * 43}\n"])
+def test_only_texts_that_were_made_here_have_an_id(text: str, file: KeyFile) -> None:
+    assert id_in(text) is None
+    key = file.import_text("first", "admin", text)
+    assert key is not None
+    assert (key.name, key.state(NOW), key.matches(digest_of(text), NOW)) == ("first", "active", True)
+    assert file.import_text("first", "admin", text) is None
+
+
 def test_secrets_have_256_bits(file: KeyFile) -> None:
     texts = [file.create(f"k{number}", "read")[1] for number in range(4)]
     assert all(len(text.split("_", 2)[2]) == 43 for text in texts)

@@ -2,14 +2,16 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from app.key_ring import KeyRefused, KeyRing
 from worker.child_environment import child_environment
 from worker.key_file import KeyFile, digest_of
-from worker.keys import with_keys
+from worker.keys import ensure_keys
 from worker.settings import Settings, load_settings
 
 
@@ -27,8 +29,9 @@ def test_every_field_is_documented() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org"])
 def test_an_open_address_gets_a_key_that_is_kept(host: str, tmp_path: Path) -> None:
     said: list[str] = []
-    first, again = (with_keys(Settings(home=tmp_path, host=host), said.append) for _ in range(2))
-    assert first.api_keys == again.api_keys == ()
+    first = Settings(home=tmp_path, host=host)
+    for _ in range(2):
+        ensure_keys(first, said.append)
     text = first.key_file.read_text().strip()
     [key] = KeyFile(first.keys_file).read()
     assert (key.role, key.matches(digest_of(text), key.created)) == ("admin", True)
@@ -38,19 +41,70 @@ def test_an_open_address_gets_a_key_that_is_kept(host: str, tmp_path: Path) -> N
     assert str(first.key_file) in line
     assert text not in line
     first.key_file.unlink()
-    assert with_keys(first, said.append) == first
+    ensure_keys(first, said.append)
     assert len(said) == 1, "the hash is enough: no other key is made"
 
 
-def test_a_key_from_before_they_were_hashed_stays_valid(tmp_path: Path) -> None:
-    (tmp_path / "api-key").write_text("sesame\n")
-    assert with_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None).api_keys == ("sesame",)
+@pytest.mark.parametrize("others", [(), ("cam",), ("first",)])
+def test_a_key_from_before_they_were_hashed_stays_valid(others: tuple[str, ...], tmp_path: Path) -> None:
+    settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
+    for name in others:
+        KeyFile(settings.keys_file).create(name, "score")
+    settings.key_file.write_text("sesame\n")
+    for _ in range(2):
+        ensure_keys(settings, said.append)
+    held = KeyRing(settings).find("sesame")
+    assert (held.name, held.role) == ("first-2" if "first" in others else "first", "admin")
+    assert "sesame" not in settings.keys_file.read_text()
+    [line] = said
+    assert "stays valid" in line
+    assert [key.name for key in KeyFile(settings.keys_file).read()] == [*others, held.name]
+
+
+@pytest.mark.parametrize("change", ["revoked", "rotated"])
+def test_a_key_from_before_is_not_stored_again(change: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, host="0.0.0.0")
+    settings.key_file.write_text("sesame\n")
+    ensure_keys(settings, lambda _line: None)
+    file = KeyFile(settings.keys_file)
+    text = ""
+    if change == "revoked":
+        file.revoke("first")
+    else:
+        _, text = file.rotate("first", timedelta(hours=1))
+        assert [KeyRing(settings).find(one).name for one in ("sesame", text)] == ["first", "first"]
+        _, text = file.rotate("first", timedelta())
+    kept = file.read()
+    ensure_keys(settings, lambda _line: pytest.fail("nothing to say"))
+    assert file.read() == kept
+    with pytest.raises(KeyRefused):
+        KeyRing(settings).find("sesame")
+    assert not text or KeyRing(settings).find(text).role == "admin"
+
+
+def test_a_text_whose_hash_was_not_written_is_valid_after_a_restart(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, host="0.0.0.0")
+    ensure_keys(settings, lambda _line: None)
+    settings.keys_file.unlink()  # as if the service had died between the two files
+    KeyFile(settings.keys_file).create("cam", "score")
+    ensure_keys(settings, lambda _line: None)
+    assert KeyRing(settings).find(settings.key_file.read_text().strip()).role == "admin"
+
+
+def test_a_damaged_file_of_keys_does_not_stop_the_start(tmp_path: Path) -> None:
+    settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
+    settings.key_file.write_text("sesame\n")
+    settings.keys_file.write_text("{")
+    ensure_keys(settings, said.append)
+    [line] = said
+    assert "is damaged" in line
+    assert settings.keys_file.read_text() == "{"
 
 
 def test_services_that_start_together_share_the_key(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "new", host="0.0.0.0")
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: with_keys(settings, lambda _line: None), range(8)))
+        list(pool.map(lambda _: ensure_keys(settings, lambda _line: None), range(8)))
     [key] = KeyFile(settings.keys_file).read()
     assert key.matches(digest_of(settings.key_file.read_text().strip()), key.created)
 
@@ -58,7 +112,7 @@ def test_services_that_start_together_share_the_key(tmp_path: Path) -> None:
 def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
     (tmp_path / "api-key").write_text("\n")
     with pytest.raises(ValueError, match="is empty"):
-        with_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None)
+        ensure_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +125,9 @@ def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
 )
 def test_no_key_is_made_where_none_is_needed(given: dict[str, object], tmp_path: Path) -> None:
     settings = Settings.model_validate({"home": tmp_path, **given})
-    assert with_keys(settings, lambda _: pytest.fail("nothing to say")) == settings
+    ensure_keys(settings, lambda _: pytest.fail("nothing to say"))
     assert not settings.key_file.exists()
+    assert not settings.keys_file.exists()
 
 
 def test_a_job_is_kept_as_long_as_its_idempotency_key() -> None:
@@ -126,6 +181,8 @@ def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_no_child_inherits_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SNF_API_KEYS", "sesame")
     monkeypatch.setenv("SNF_API_KEY", "sesame")
+    monkeypatch.setenv("snf_api_keys", "sesame")
+    monkeypatch.setenv("Snf_Api_Key", "sesame")
     monkeypatch.setenv("SNF_PORT", "8123")
     made = Settings(home=tmp_path, api_keys=("sesame",))
     given = child_environment(made.environment(), {"MORE": "1"})
