@@ -147,3 +147,11 @@ def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path, monkey
     assert deep.runtime_folder != Settings(home=tmp_path).runtime_folder
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "another"))
     assert Settings(home=deep.home).runtime_folder == deep.runtime_folder
+
+
+def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_MAX_FRUITLESS_ATTEMPTS", "7")
+    assert load_settings().max_attempts_without_progress == 7
+    monkeypatch.setenv("SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS", "5")
+    assert load_settings().max_attempts_without_progress == 5
+    assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
