@@ -52,7 +52,7 @@ def address_of(scope: Scope) -> str:
 def network_of(host: str) -> str:
     """Return what an address is counted by: for IPv6 its /64, all of whose addresses one machine may have."""
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv4Address):

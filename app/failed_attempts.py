@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from app.callers import network_of
 
 FREE = 10
 """Wrong keys after which an address has to wait."""
@@ -42,7 +43,7 @@ class FailedAttempts:
 
     def wait_s(self, address: str, digest: str) -> float:
         """Return how long an address has to wait before a key with this digest is looked at; 0 where it need not."""
-        known = self._addresses.get(_network(address))
+        known = self._addresses.get(network_of(address))
         if known is None or (address, digest) in self._right:
             return 0.0
         return max(0.0, known.blocked_until - self._clock())
@@ -51,7 +52,7 @@ class FailedAttempts:
         """Count a wrong key; return what is known of its address by now."""
         self._right.pop((address, digest), None)
         now = self._clock()
-        network = _network(address)
+        network = network_of(address)
         known = self._addresses.pop(network, None)
         if known is None or known.forget_at <= now:
             known = Attempts()
@@ -65,7 +66,7 @@ class FailedAttempts:
 
     def held_off(self, address: str) -> None:
         """Count a key that was not looked at."""
-        known = self._addresses.get(_network(address))
+        known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
@@ -79,15 +80,3 @@ def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     memory[key] = value
     if len(memory) > MOST:
         memory.popitem(last=False)
-
-
-def _network(address: str) -> str:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))

@@ -21,6 +21,7 @@ from models.problems import DatasetNotFound, DatasetUnfit
 from models.registry import NAME
 from models.training.config import TrainingConfig
 from worker.jobs import DeviceKind, Queue
+from worker.presence import WorkerInfo
 from worker.submit import training_queue
 
 
@@ -77,7 +78,7 @@ def _plan_training(request: JobRequest, house: House) -> JobPlan:
     slowness, measured = house.pace.slowness(device, request.preset)
     found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
     serving = [worker for worker in house.presence.workers() if queue in worker.queues]
-    memories = [worker.train_memory_bytes or worker.memory_bytes for worker in serving]
+    memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
         seconds=found.seconds,
@@ -89,6 +90,14 @@ def _plan_training(request: JobRequest, house: House) -> JobPlan:
         available_bytes=available,
     )
     return JobPlan(request.model, queue, len(serving), estimate)
+
+
+def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
+    """Return the most memory that a worker gives all processes of a training; None where that is not known."""
+    if worker.train_memory_bytes is not None:
+        return worker.train_memory_bytes * worker.train_processes
+    # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
+    return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
 
 
 def check_training(

@@ -301,7 +301,7 @@ class Estimate(Answer):
         "where no worker serves the queue."
     )
     available_bytes: int | None = Field(
-        None, description="Most memory that a running worker of the queue gives a training process; null: not known."
+        None, description="Most memory that a running worker of the queue gives a training; null: not known."
     )
 
 
@@ -322,8 +322,9 @@ class WorkerView(Answer):
     queues: list[str]
     memory_bytes: int | None = Field(description="Memory of its machine or container.")
     train_memory_bytes: int | None = Field(
-        description="Most memory that its training process may allocate (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+        description="Most memory that each process of a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
     )
+    train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
     started_at: datetime
     state: Literal["idle", "busy", "not-receiving"] = Field(
         description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."

@@ -169,8 +169,8 @@ def only_one(folder: Path, patience_s: float) -> Iterator[None]:
 def attempt(work: Work) -> int:
     """Does the work of one attempt on the job whose folder the command line names; answers the exit code (`Exit`).
 
-    What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `ModelsError` is final,
-    anything else is tried again.
+    What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `BrokerDown` is too long
+    an outage, `ModelsError` is final, anything else is tried again.
     """
     settings, stop = begin()
     folder = Path(sys.argv[1])
@@ -183,7 +183,9 @@ def attempt(work: Work) -> int:
     try:
         with only_one(folder, settings.lease_seconds):
             work(folder, spec, settings, events, stop)
-    except Interrupted:
+    except (Interrupted, BrokerDown) as problem:
+        # An outage says nothing of the job either: the next attempt goes on from the checkpoint.
+        log.info("the attempt ends before its work is done: %s", problem)
         return stop.exit_code
     except StaleAttempt as problem:
         log.error("%s", problem.detail)

@@ -46,8 +46,8 @@ def do_limited(work: Callable[[Any, Tell], Any]) -> None:
     limit_memory(given["limits"]["memory_bytes"])
     be_ended_first()
     cpu_s = given["limits"]["cpu_s"]
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + GRACE_CPU_S))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower_limit(resource.RLIMIT_CPU, cpu_s, cpu_s + GRACE_CPU_S)
+    lower_limit(resource.RLIMIT_CORE, 0, 0)
     # What else prints must not come between the answers.
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -57,7 +57,18 @@ def do_limited(work: Callable[[Any, Tell], Any]) -> None:
 def limit_memory(most: int | None) -> None:
     """Make allocations beyond ``most`` bytes fail, where a limit is set and the system (Linux) counts them."""
     if most is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        lower_limit(resource.RLIMIT_DATA, most, most)
+
+
+def lower_limit(kind: int, soft: int, hard: int) -> None:
+    """Set a limit of the system; one that this process inherited and that is lower stays."""
+    _, inherited = resource.getrlimit(kind)
+    if inherited != resource.RLIM_INFINITY:
+        soft, hard = min(soft, inherited), min(hard, inherited)
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except (ValueError, OSError) as problem:
+        log.warning("the system refuses limit %d at %d: %s", kind, soft, problem)
 
 
 def be_ended_first() -> None:

@@ -44,7 +44,7 @@ local function move(to)
     'status', to, 'attempt', field('attempts') or '0', 'worker', field('worker') or '')
   redis.call('ZADD', prefix .. 'jobs:status:' .. to, 0, id)
   if to ~= 'starting' and to ~= 'running' then
-    redis.call('HDEL', key, 'worker', 'lease_expires')
+    redis.call('HDEL', key, 'worker', 'lease_expires', 'unconfirmed')
     redis.call('ZREM', prefix .. 'leases', id)
   end
   leave_line()
@@ -87,10 +87,20 @@ return {'created', id}
 """
 )
 
-# ARGV: prefix, id, worker, lease ms, now as text. Answers the attempt, or 0 where the job is not to be had.
+# ARGV: prefix, id, worker, lease ms, now as text, token of the delivery.
+# Answers the attempt, or 0 where the job is not to be had. The same delivery may ask again, as after a lost answer:
+# `unconfirmed` is its token until it renews the lease for the first time.
 TAKE = (
     _HELPERS
     + """
+local function lease()
+  redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+  redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
+end
+if field('status') == 'starting' and field('unconfirmed') == ARGV[6] then
+  lease()
+  return tonumber(field('attempts'))
+end
 if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
 local taken = prefix .. 'taken:' .. line()
 local sent = tonumber(field('dispatched') or 0)
@@ -98,8 +108,8 @@ if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, 
 redis.call('HSET', key, 'step_at_start', field('checkpoint_step') or '')
 local attempt = redis.call('HINCRBY', key, 'attempts', 1)
 redis.call('HSETNX', key, 'started_at', ARGV[5])
-redis.call('HSET', key, 'worker', ARGV[3], 'lease_expires', now + ARGV[4])
-redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
+redis.call('HSET', key, 'worker', ARGV[3], 'unconfirmed', ARGV[6])
+lease()
 move('starting')
 return attempt
 """
@@ -111,6 +121,8 @@ RENEW = (
     + """
 if not owns(ARGV[3]) then return 'stale' end
 redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+-- After the first write: a server without memory refuses a script at HSET, but none that has deleted already.
+redis.call('HDEL', key, 'unconfirmed')
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 write(5)
 local asked = {cancelled = 'cancel', paused = 'pause', queued = 'go on'}
@@ -184,8 +196,9 @@ return status == 'queued' and 'waiting' or status
 """
 )
 
-# ARGV: prefix, id, now as text, most attempts without progress, what is known of the end.
-# Answers 'queued', 'paused', 'cancelled', 'failed', or 'kept' where the lease is alive after all.
+# ARGV: prefix, id, now as text, most attempts without progress.
+# Answers 'queued', 'paused', 'cancelled', 'failed', or 'kept' where the lease is alive after all. An attempt that its
+# worker never confirmed had no trainer: it does not count.
 EXPIRE = (
     _HELPERS
     + """
@@ -195,14 +208,18 @@ if status ~= 'starting' and status ~= 'running' then
   return 'kept'
 end
 if tonumber(field('lease_expires') or 0) > now then return 'kept' end
+local to = unfinished()
+local confirmed = not field('unconfirmed')
 local without = 0
 if (field('checkpoint_step') or '') == (field('step_at_start') or '') then
-  without = tonumber(field('attempts_without_progress') or field('fruitless') or 0) + 1
+  without = (tonumber(field('attempts_without_progress') or field('fruitless')) or 0) + 1
 end
-redis.call('HSET', key, 'attempts_without_progress', without)
-local to = unfinished()
-if to == 'queued' then
-  local detail = ARGV[5]
+if confirmed then redis.call('HSET', key, 'attempts_without_progress', without) end
+if confirmed and to == 'queued' then
+  local read, progress = pcall(cjson.decode, field('progress') or '{}')
+  local step = read and type(progress) == 'table' and progress.step or 0
+  local detail = 'worker ' .. (field('worker') or '?') .. ' vanished together with its trainer at step '
+    .. tostring(step) .. '; likely the machine ran out of memory: a smaller batch_size or preset needs less'
   if without >= tonumber(ARGV[4]) then
     to = 'failed'
     detail = without .. ' attempts in a row ended without a new checkpoint; the last one: ' .. detail

@@ -3,6 +3,8 @@
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from celery import Celery  # type: ignore[import-untyped]
 
@@ -55,13 +57,14 @@ class Reconciler:
             return 0
         moved = 0
         for job_id in self._store.expired_leases():
-            verdict = self._store.expire(job_id, self._settings.max_attempts_without_progress)
-            if verdict == "kept":
-                continue
-            moved += 1
-            log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
-            if verdict == "queued":
-                send_again(self._store, self._celery, job_id)
+            with _apart(job_id):
+                verdict = self._store.expire(job_id, self._settings.max_attempts_without_progress)
+                if verdict == "kept":
+                    continue
+                moved += 1
+                log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
+                if verdict == "queued":
+                    send_again(self._store, self._celery, job_id)
         return moved
 
     def _lost_messages(self) -> int:
@@ -72,9 +75,10 @@ class Reconciler:
                 for job_id in self._store.lost_messages(
                     queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
                 ):
-                    if send_again(self._store, self._celery, job_id):
-                        log.warning("job %s: its message was lost; it was sent again", job_id)
-                        sent += 1
+                    with _apart(job_id):
+                        if send_again(self._store, self._celery, job_id):
+                            log.warning("job %s: its message was lost; it was sent again", job_id)
+                            sent += 1
         return sent
 
     def _call_assistants(self) -> None:
@@ -99,3 +103,14 @@ class Reconciler:
                 # The thread must outlive a bug in one sweep, or every later crash would hang its job.
                 log.exception("sweep failed")
             self._stop.wait(self._settings.reconcile_seconds)
+
+
+@contextmanager
+def _apart(job_id: str) -> Iterator[None]:
+    """Log an error with one job: a record that cannot be read must not keep the sweep from all others."""
+    try:
+        yield
+    except BrokerDown:
+        raise
+    except Exception:
+        log.exception("job %s is left out of this sweep", job_id)

@@ -93,6 +93,10 @@ class Settings(ServiceSettings):
     max_attempts_without_progress: int = Field(
         default=3,
         ge=1,
+        validation_alias=AliasChoices(
+            "SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS",
+            "SNF_MAX_FRUITLESS_ATTEMPTS",  # its name in earlier versions
+        ),
         description="Attempts in a row that may end without a new checkpoint before a job fails, be it that the "
         "trainer died or that the worker vanished with it.",
     )

@@ -149,9 +149,14 @@ class JobStore:
             state = {"cancelling": "being cancelled", "waiting": "queued"}.get(verdict, verdict)
             raise JobConflict(f"job {job_id} is {state}")
 
-    def take(self, job_id: str, worker: str, lease_s: float) -> int | None:
-        """Takes the lease of a queued job; answers the attempt (fencing token), None where it is not to be had."""
-        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now()))
+    def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
+        """Take the lease of a queued job; return the attempt (fencing token), None where it is not to be had.
+
+        The same random text for `delivery` returns the same attempt, until it renews the lease for the first time:
+        that confirms that it was taken. An attempt that was never confirmed does not count where its lease runs out.
+        """
+        token = delivery or secrets.token_hex(8)
+        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now(), token))
         return attempt or None
 
     def renew(self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None) -> Asked:
@@ -193,14 +198,10 @@ class JobStore:
     def expire(self, job_id: str, max_attempts: int) -> str:
         """End a lease that ran out and return the new status, or `kept` where the lease is alive after all.
 
-        An attempt that brought no new checkpoint counts; the job fails at `max_attempts` of them in a row.
+        An attempt that was confirmed and brought no new checkpoint counts; the job fails at `max_attempts` of them in
+        a row.
         """
-        job = self.get(job_id)
-        detail = (
-            f"worker {job.worker} vanished together with its trainer at step {job.progress.get('step', 0)}; likely the "
-            "machine ran out of memory: a smaller batch_size or preset needs less"
-        )
-        return str(self._run(lua.EXPIRE, job_id, _now(), max_attempts, detail))
+        return str(self._run(lua.EXPIRE, job_id, _now(), max_attempts))
 
     def expired_leases(self, limit: int = 500) -> Ids:
         """Ids of jobs whose lease ran out."""

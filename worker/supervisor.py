@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
@@ -28,7 +29,11 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _REPORT_S = 0.5
 _LONGEST_REST_S = 60.0
+_MOST_DOUBLINGS = 6
+_OUTAGE_S = 0.5
 _LAST_WORDS_S = 5.0
+
+T = TypeVar("T")
 
 
 class Outcome(StrEnum):
@@ -41,6 +46,15 @@ class Outcome(StrEnum):
     PAUSED = "paused"
     QUEUED_AGAIN = "queued again"
     LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
+
+
+_OUTCOMES = {
+    Status.SUCCEEDED: Outcome.SUCCEEDED,
+    Status.FAILED: Outcome.FAILED,
+    Status.CANCELLED: Outcome.CANCELLED,
+    Status.PAUSED: Outcome.PAUSED,
+    Status.QUEUED: Outcome.QUEUED_AGAIN,
+}
 
 
 def worker_name() -> str:
@@ -74,7 +88,7 @@ class Supervisor:
     @property
     def rest_s(self) -> float:
         """Time to take no job for: where one attempt after the other dies it may be this machine, and others work."""
-        return min(_LONGEST_REST_S, 2.0 ** (self._deaths - 1)) if self._deaths else 0.0
+        return min(_LONGEST_REST_S, 2.0 ** min(self._deaths - 1, _MOST_DOUBLINGS)) if self._deaths else 0.0
 
     @property
     def job(self) -> str | None:
@@ -82,17 +96,26 @@ class Supervisor:
         return self._in_hand
 
     def run(self, job_id: str) -> Outcome:
-        """Runs one attempt of a job to its end; raises `BrokerDown` where that never began."""
+        """Run one attempt of a job to its end; raise `BrokerDown` where it had to stop in an outage, before a trainer.
+
+        The lease is renewed once before the trainer starts: the job is not blamed for an attempt without one.
+        """
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
-        attempt = self._store.take(job_id, worker_name(), self._settings.lease_seconds)
+        delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
+        attempt = self._patiently(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
         if attempt is None:
             log.info("job %s is not to be had: a duplicate delivery, or it is over", job_id)
             return Outcome.NOT_TAKEN
         self._in_hand = job_id
         try:
             with bound_contextvars(job=job_id, attempt=attempt):
-                return self._attempt(self._store.get(job_id), attempt)
+                job = self._patiently(lambda: self._store.get(job_id))
+                self._patiently(lambda: self._store.renew(job_id, attempt, lease_s))
+                return self._attempt(job, attempt)
+        except StaleAttempt as problem:
+            log.warning("the attempt lost its lease before it began: %s", problem.detail)
+            return Outcome.LOST
         finally:
             self._in_hand = None
 
@@ -139,73 +162,70 @@ class Supervisor:
         return attempt_environment(self._settings, self._device)
 
     def _settle(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
-        """Record the end of an attempt, waiting while the broker is down unless this worker has to stop.
+        """Decide how an attempt ended, once, and record it.
 
-        No other job could be taken in the outage, and an end that is recorded is no lost lease.
+        No other job could be taken in an outage, and an end that is recorded is no lost lease.
         """
-        deadline: float | None = None
-        while True:
-            try:
-                return self._record(job, attempt, digest, end)
-            except StaleAttempt as problem:
-                log.warning("the end of an attempt came too late: %s", problem.detail)
-                return Outcome.LOST
-            except BrokerDown as problem:
-                if self._stopping.is_set() and deadline is None:
-                    deadline = time.monotonic() + _LAST_WORDS_S
-                if deadline is not None and time.monotonic() > deadline:
-                    # Nothing is lost: the lease runs out, and the next attempt finds checkpoint and model.
-                    log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
-                    return Outcome.LOST
-                time.sleep(0.5)
+        try:
+            status, changes = self._judge(job, attempt, digest, end)
+            status = self._patiently(lambda: self._leave(job.id, attempt, status, changes))
+        except StaleAttempt as problem:
+            log.warning("the end of an attempt came too late: %s", problem.detail)
+            return Outcome.LOST
+        except BrokerDown as problem:
+            # Nothing is lost: the lease runs out, and the next attempt finds checkpoint and model.
+            log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
+            return Outcome.LOST
+        log.info("job %s is %s", job.id, status)
+        if status is Status.SUCCEEDED:
+            self._learn_pace(job.id)
+        return _OUTCOMES[status]
 
-    def _record(self, job: Job, attempt: int, digest: Digest, end: int | str) -> Outcome:
+    def _judge(self, job: Job, attempt: int, digest: Digest, end: int | str) -> tuple[Status, dict[str, Any]]:
+        """Return the status that the job is to get, `queued` for one that is not over, and what else is recorded."""
         changes = digest.changes()
         if end == Exit.DONE and digest.result is not None:
-            ended = {**changes, "result": digest.result, "error": None}
-            self._store.finish(job.id, attempt, Status.SUCCEEDED, ended)
-            log.info("job %s succeeded: %s", job.id, digest.result)
             self._deaths = 0
-            self._learn_pace(job.id)
-            return Outcome.SUCCEEDED
+            return Status.SUCCEEDED, {**changes, "result": digest.result, "error": None}
         if end == Exit.PREEMPTED:
             log.info("job %s: attempt %d was preempted", job.id, attempt)
-            return self._put_back(job.id, attempt, changes)
-        if end == Exit.CANCELLED or self._cancel_asked(job.id):
-            self._store.finish(job.id, attempt, Status.CANCELLED, changes)
-            log.info("job %s was cancelled", job.id)
-            return Outcome.CANCELLED
-        return self._record_failure(job, attempt, digest, end, changes)
-
-    def _record_failure(
-        self, job: Job, attempt: int, digest: Digest, end: int | str, changes: dict[str, Any]
-    ) -> Outcome:
+            return Status.QUEUED, changes
+        if end == Exit.CANCELLED or self._patiently(lambda: self._store.get(job.id)).cancel_requested:
+            return Status.CANCELLED, changes
         why = end if isinstance(end, str) else explain_exit(end)
         if end == Exit.DONE:
             why = "it ended without a result"
         error = digest.error or _death(end, why)
         if end == Exit.REFUSED:
-            self._store.finish(job.id, attempt, Status.FAILED, {**changes, "error": error})
-            log.error("job %s failed: %s", job.id, error["detail"])
-            return Outcome.FAILED
+            log.error("job %s: %s", job.id, error["detail"])
+            return Status.FAILED, {**changes, "error": error}
         without_progress = 0 if digest.new_checkpoint else job.attempts_without_progress + 1
         self._deaths = 0 if digest.new_checkpoint else self._deaths + 1
-        changes = {**changes, "error": error, "attempts_without_progress": without_progress}
-        if without_progress >= self._settings.max_attempts_without_progress:
-            self._store.finish(job.id, attempt, Status.FAILED, changes)
-            log.error("job %s failed: %d attempts without progress; last: %s", job.id, without_progress, why)
-            return Outcome.FAILED
-        log.warning("job %s: attempt %d died (%s) and is tried again", job.id, attempt, why)
-        return self._put_back(job.id, attempt, changes)
+        log.warning("job %s: attempt %d died (%s); %d without progress", job.id, attempt, why, without_progress)
+        over = without_progress >= self._settings.max_attempts_without_progress
+        return (
+            Status.FAILED if over else Status.QUEUED,
+            {**changes, "error": error, "attempts_without_progress": without_progress},
+        )
 
-    def _put_back(self, job_id: str, attempt: int, changes: dict[str, Any]) -> Outcome:
-        left = self._store.put_back(job_id, attempt, changes)
-        if left is not Status.QUEUED:
-            log.info("job %s is %s", job_id, left)
-        return {Status.CANCELLED: Outcome.CANCELLED, Status.PAUSED: Outcome.PAUSED}.get(left, Outcome.QUEUED_AGAIN)
+    def _leave(self, job_id: str, attempt: int, status: Status, changes: dict[str, Any]) -> Status:
+        if status is Status.QUEUED:
+            return self._store.put_back(job_id, attempt, changes)
+        self._store.finish(job_id, attempt, status, changes)
+        return status
 
-    def _cancel_asked(self, job_id: str) -> bool:
-        return self._store.get(job_id).cancel_requested
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Return what a call of the store returns, waiting while the broker is down unless this worker has to stop."""
+        deadline: float | None = None
+        while True:
+            try:
+                return call()
+            except BrokerDown:
+                if self._stopping.is_set() and deadline is None:
+                    deadline = time.monotonic() + _LAST_WORDS_S
+                if deadline is not None and time.monotonic() > deadline:
+                    raise
+                time.sleep(_OUTAGE_S)
 
     def _learn_pace(self, job_id: str) -> None:
         if self._pace is None:

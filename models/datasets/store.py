@@ -83,9 +83,9 @@ class DatasetStore:
             try:
                 with new_folder(self.root / name) as folder:
                     fill(folder, new, progress)
+                    progress(new.packed, new.packed)  # it may raise: not once the dataset exists
             except FileExistsError as error:
                 raise _taken(name) from error
-        progress(new.packed, new.packed)
         return self.report(name)
 
     def delete(self, name: str) -> None:

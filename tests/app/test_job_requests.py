@@ -34,12 +34,31 @@ def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     assert str(tmp_path) not in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(("memory", "fits"), [(2**20, False), (2**40, True), (None, None)])
+@pytest.mark.parametrize(
+    ("device", "memory", "of_each", "processes", "fits"),
+    [
+        ("cpu", 2**20, None, 1, False),
+        ("cpu", 2**40, None, 1, True),
+        ("cpu", None, None, 1, None),
+        ("cpu", 2**40, 2**20, 1, False),
+        ("cpu", 2**40, 2**28, 1, False),
+        ("cpu", 2**40, 2**28, 64, True),
+        ("cuda:0", 2**20, None, 1, None),
+        ("cuda:0", 2**40, 2**20, 1, False),
+    ],
+)
 def test_an_estimate_says_whether_a_worker_has_the_memory(
-    tmp_path: Path, memory: int | None, fits: bool | None
+    tmp_path: Path, device: str, memory: int | None, of_each: int | None, processes: int, fits: bool | None
 ) -> None:
+    queue = Queue.TRAIN_CPU if device == "cpu" else Queue.TRAIN_GPU
     worker = WorkerInfo(
-        name="w", device="cpu", queues=(Queue.TRAIN_CPU,), memory_bytes=memory, started_at=datetime.now(UTC)
+        name="w",
+        device=device,
+        queues=(queue,),
+        memory_bytes=memory,
+        train_memory_bytes=of_each,
+        train_processes=processes,
+        started_at=datetime.now(UTC),
     )
     house = SimpleNamespace(
         settings=Settings(home=tmp_path),
@@ -50,7 +69,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(request, cast(House, house))
     assert plan.estimate is not None
-    assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (Queue.TRAIN_CPU, 1, fits, True)
+    assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (queue, 1, fits, True)
 
 
 def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:

@@ -329,6 +329,23 @@ def test_who_watches_can_end_it(store: DatasetStore, tmp_path: Path) -> None:
     assert list(store.root.iterdir()) == []
 
 
+def test_who_leaves_at_the_last_moment_leaves_nothing(store: DatasetStore, tmp_path: Path) -> None:
+    given = source(tmp_path / "uploads", zipped(GOOD))
+    told: list[tuple[int, int]] = []
+    store.create("before", [given], progress=lambda *at: told.append(at))
+    calls = 0
+
+    def stop_at_the_last(_done: int, _total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == len(told):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.create("digits", [given], progress=stop_at_the_last)
+    assert store.names() == ["before"]
+
+
 @pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
 def test_the_quota(quota: int, tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets", quota=quota, reserve=0)

@@ -64,6 +64,19 @@ def test_the_limit_of_memory() -> None:
         run("hold memory")
 
 
+@linux
+def test_a_lower_limit_that_was_inherited_stays() -> None:
+    program = (
+        "import resource, sys\n"
+        "from worker.limited_process import ProcessLimits, run_limited\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (50, 50))\n"
+        "print(run_limited(sys.argv[1], 'limits', ProcessLimits(2**33, 60, 60)))\n"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", program, MODULE], cwd=ROOT, text=True)
+    assert answer.strip() == str({"DATA": [2**31] * 2, "CPU": [50, 50], "CORE": [0, 0]})
+
+
 def test_the_limit_of_processor_time() -> None:
     with pytest.raises(LimitExceeded, match="more than 1 s of processor time"):
         run("compute", ProcessLimits(2**30, cpu_s=1, wall_s=60))

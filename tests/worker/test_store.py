@@ -319,6 +319,31 @@ def test_attempts_that_vanish_without_a_new_checkpoint_fail_the_job(store: JobSt
     }
 
 
+def test_a_delivery_that_asks_again_gets_the_same_attempt(store: JobStore, add: Add) -> None:
+    job = add()
+    assert [store.take(job.id, "w", life_s, "mine") for life_s in (0.05, 30)] == [1, 1]
+    time.sleep(0.1)
+    assert store.expire(job.id, 3) == "kept", "asking again renews the lease"
+    assert store.take(job.id, "w", 30, "another") is None
+    assert store.take(job.id, "w", 30) is None
+    store.renew(job.id, 1, 30)
+    assert store.take(job.id, "w", 30, "mine") is None, "it is confirmed: a late copy of the command takes nothing"
+
+
+def test_an_attempt_that_was_never_confirmed_does_not_count(store: JobStore, add: Add) -> None:
+    job = add()
+    assert lose(store, job) == "queued"
+    before = store.get(job.id)
+    for _ in range(4):
+        store.take(job.id, "w", 0.01)
+        time.sleep(0.03)
+        assert store.expire(job.id, 2) == "queued"
+    after = store.get(job.id)
+    assert (after.attempts, after.attempts_without_progress, after.error) == (5, 1, before.error)
+    assert lose(store, job) == "queued"
+    assert lose(store, job) == "failed"
+
+
 def test_a_preemption_is_no_attempt_without_progress(store: JobStore, add: Add) -> None:
     job = add()
     for _ in range(4):

@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.worker.helpers import alive, stand_in_command, until
-from worker.broker import EmbeddedBroker
+from worker.broker import EmbeddedBroker, redis_client
 from worker.jobs import Job, Status
+from worker.problems import BrokerDown
 from worker.settings import Settings
 from worker.store import JobStore
 from worker.supervisor import Outcome, Supervisor
@@ -249,6 +251,80 @@ def test_training_goes_on_while_the_broker_is_down(
         assert store.get(job.id).status is Status.CANCELLED
     finally:
         again.stop()
+
+
+class LosesAnswers(JobStore):
+    """A job store whose next answers are lost on the way, by method."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(redis_client(settings), settings.key_prefix)
+        self.lose: dict[str, int] = {}
+
+    def _lost(self, method: str) -> None:
+        if self.lose.get(method, 0):
+            self.lose[method] -= 1
+            raise BrokerDown(f"the answer to {method} is lost")
+
+    def take(self, *args: Any) -> int | None:
+        found = super().take(*args)
+        self._lost("take")
+        return found
+
+    def get(self, job_id: str) -> Job:
+        found = super().get(job_id)
+        self._lost("get")
+        return found
+
+    def put_back(self, *args: Any) -> Status:
+        self._lost("put_back")
+        return super().put_back(*args)
+
+
+@pytest.fixture
+def losing(settings: Settings, broker: EmbeddedBroker) -> LosesAnswers:
+    return LosesAnswers(settings)
+
+
+def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job = add("succeed")
+    losing.lose = {"take": 2, "get": 1}
+    assert Supervisor(losing, settings, stopping, command=stand_in_command).run(job.id) is Outcome.SUCCEEDED
+    assert losing.get(job.id).attempts == 1
+
+
+def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_blamed(
+    losing: LosesAnswers,
+    settings: Settings,
+    stopping: threading.Event,
+    add: Add,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.supervisor._LAST_WORDS_S", 0.0)
+    short = settings.model_copy(update={"lease_seconds": 0.1})
+    job = add("succeed")
+    losing.lose = {"take": 100}
+    threading.Timer(0.3, stopping.set).start()
+    with pytest.raises(BrokerDown):
+        Supervisor(losing, short, stopping, command=stand_in_command).run(job.id)
+    time.sleep(0.15)
+    assert losing.expire(job.id, 1) == "queued"
+    assert losing.get(job.id).attempts_without_progress == 0
+
+
+def test_a_death_counts_once_however_often_it_is_written(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    supervisor = Supervisor(losing, settings, stopping, command=stand_in_command)
+    losing.lose = {"put_back": 3}
+    assert supervisor.run(add("die").id) is Outcome.QUEUED_AGAIN
+    assert supervisor.rest_s == 1
+
+
+def test_a_machine_that_fails_for_days_still_rests_a_minute(supervisor: Supervisor) -> None:
+    supervisor._deaths = 5000
+    assert supervisor.rest_s == 60
 
 
 def test_a_command_that_cannot_start_counts_as_a_death(

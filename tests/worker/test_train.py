@@ -20,7 +20,8 @@ from models.registry import ZOO, Registry
 from models.training.loop import Interrupted
 from tests.worker.helpers import new_job, until
 from worker.attempt import Fence, JobSpec, StopFlag, only_one
-from worker.broker import EmbeddedBroker
+from worker.attempt import attempt as attempt_process
+from worker.broker import EmbeddedBroker, redis_client
 from worker.events import Digest, EventLog, EventReader
 from worker.jobs import Job
 from worker.problems import StaleAttempt
@@ -223,6 +224,21 @@ def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_vers
     monkeypatch.setattr("models.training.run.train", training_beside_another)
     run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
     assert registry.versions("digits") == [1]
+
+
+def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.jobs_dir / "some-job"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
+    nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
+    monkeypatch.setattr("worker.attempt.begin", lambda: (nowhere, StopFlag()))
+    monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
+
+    def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:
+        Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop).admit()
+
+    assert attempt_process(work) == Exit.PREEMPTED
+    assert not (folder / "events.jsonl").exists() or (folder / "events.jsonl").read_text() == ""
 
 
 def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:

@@ -189,6 +189,22 @@ def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobSto
     assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
 
 
+def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
+    submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    client = redis_client(settings)
+    client.zadd(f"{settings.key_prefix}leases", {"0-without-record": 1})
+    damaged, sound = submit("succeed"), submit("succeed")
+    for job in (damaged, sound):
+        store.renew(job.id, store.take(job.id, "gone", 5) or 0, 0.01)
+    for field in ("progress", "parameters"):
+        client.hset(f"{settings.key_prefix}job:{damaged.id}", field, "{")
+    time.sleep(0.1)
+    assert make_reconciler(store, settings).sweep() == 2
+    assert store.get(sound.id).status is Status.QUEUED
+    assert store.expired_leases() == []
+
+
 def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
     store.take(job.id, "gone", 0.01)

@@ -213,3 +213,11 @@ def test_trusted_proxies_are_addresses_or_networks(proxies: str, monkeypatch: py
     monkeypatch.setenv("SNF_TRUSTED_PROXIES", proxies)
     with pytest.raises(ValidationError, match="trusted_proxies"):
         load_settings()
+
+
+def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_MAX_FRUITLESS_ATTEMPTS", "7")
+    assert load_settings().max_attempts_without_progress == 7
+    monkeypatch.setenv("SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS", "5")
+    assert load_settings().max_attempts_without_progress == 5
+    assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
