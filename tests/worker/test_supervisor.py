@@ -265,8 +265,8 @@ class LosesAnswers(JobStore):
             self.lose[method] -= 1
             raise BrokerDown(f"the answer to {method} is lost")
 
-    def take(self, *args: Any) -> int | None:
-        found = super().take(*args)
+    def take(self, *args: Any, **more: Any) -> int | None:
+        found = super().take(*args, **more)
         self._lost("take")
         return found
 
@@ -275,9 +275,9 @@ class LosesAnswers(JobStore):
         self._lost("get")
         return found
 
-    def put_back(self, *args: Any) -> Status:
+    def put_back(self, *args: Any, **more: Any) -> Status:
         self._lost("put_back")
-        return super().put_back(*args)
+        return super().put_back(*args, **more)
 
 
 @pytest.fixture
