@@ -150,7 +150,8 @@ def verdict(rows: list[Row]) -> tuple[bool, str]:
     wrong = sum(one.wrong_scores for one in rows)
     other = sum((Counter(one.other_answers) for one in rows), Counter[str]())
     met = wrong == 0 and not other
-    text = f"{wrong} answers differ from the undisturbed score, {dict(other)} are neither a score nor a refusal"
+    others = ", ".join(f"{count} x {name}" for name, count in other.items()) or "none"
+    text = f"{wrong} answers differ from the undisturbed score; answers that are no score and no refusal: {others}"
     if REFERENCE in by_rate and OVERLOAD in by_rate:
         ratio = by_rate[OVERLOAD].p99_ms / by_rate[REFERENCE].p99_ms
         met &= ratio <= MOST_RATIO
