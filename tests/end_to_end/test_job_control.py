@@ -78,7 +78,8 @@ def test_another_try_goes_on_from_the_checkpoint(house: httpx.Client) -> None:
     assert house.post(f"/v1/jobs/{job['id']}/retry").json()["id"] == retried["id"], "asked twice, queued once"
     assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled", "what is over never changes"
     going = await_step(house, retried["id"], 1)
-    assert going["progress"]["step"] > cancelled["checkpoint_step"] > 0
+    # It says first where it starts.
+    assert going["progress"]["step"] >= cancelled["checkpoint_step"] > 0
     house.post(f"/v1/jobs/{retried['id']}/cancel")
     await_job(house, retried["id"], "cancelled")
 
