@@ -90,7 +90,8 @@ def test_a_reader_that_is_killed_is_a_refused_upload(service: httpx.Client, home
 
 def test_a_client_that_leaves_ends_the_reader(service: httpx.Client, home: Path) -> None:
     body = begun("slow") + SLOW[1] + f"\r\n--{BOUNDARY}--\r\n".encode()
-    head = f"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     assert service.base_url.port is not None
     with socket.create_connection((service.base_url.host, service.base_url.port)) as connection:
         connection.sendall(head.encode() + body)
