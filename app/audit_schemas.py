@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from app.schemas import Answer
-from models.manifest import Precision
+from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):

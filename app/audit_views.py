@@ -9,7 +9,7 @@ from app.audit_schemas import Audit, AuditedImage, AuditedLayer, AuditedTotal
 from app.serving import Loaded
 
 if TYPE_CHECKING:
-    from models.scoring.audit import Audited
+    from models.audit import Audited
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:

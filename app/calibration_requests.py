@@ -8,12 +8,12 @@ from app.house import House
 from app.job_parameters import read_parameters
 from app.problems import invalid
 from app.schemas import JobRequest
-from models.anomaly.reference_images import as_seen, check_summary
-from models.calibrations import OWN
+from models.anomaly.fitting.reference_images import as_seen, check_summary
+from models.artifacts.manifest import Precision
 from models.datasets import dataset_names, summarize
-from models.manifest import Precision
-from models.problems import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
-from models.registry import Registry, parse_ref
+from models.errors import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.registry.calibrations import OWN
+from models.registry.registry import Registry, parse_ref
 
 
 class CalibrationParameters(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas import Answer, Name
-from models.manifest import Deviation, Precision
+from models.artifacts.manifest import Deviation, Precision
 
 LINE: dict[str, Any] = {
     "number": 1,

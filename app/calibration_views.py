@@ -7,10 +7,10 @@ from functools import lru_cache
 
 from app.calibration_schemas import CalibrationList, CalibrationView, Threshold
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
-from models.calibrations import OWN
-from models.manifest import CalibrationSummary
-from models.problems import ArtifactError, CalibrationNotFound
-from models.registry import Registry, parse_ref
+from models.artifacts.manifest import CalibrationSummary
+from models.errors import ArtifactError, CalibrationNotFound
+from models.registry.calibrations import OWN
+from models.registry.registry import Registry, parse_ref
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:

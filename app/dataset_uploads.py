@@ -14,7 +14,7 @@ from app.upload_body import UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders, note_target
 from app.upload_watch import UploadWatch
 from models.datasets import DatasetStore
-from models.datasets.limits import Room
+from models.datasets.ingest.limits import Room
 from models.datasets.report import DatasetReport
 from models.datasets.store import RESERVE
 from worker.ingest import ingest

@@ -9,7 +9,7 @@ from app.jobs_in_hand import refuse_in_use
 from app.problems import Problem
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.datasets.builtin import NAMES, builtin_file
-from models.problems import ModelsError
+from models.errors import ModelsError
 from worker.store import JobStore
 
 

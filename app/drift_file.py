@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.drift_windows import DriftWindows, Key, Reference, Window
-from models.files import remove_leftovers, write_atomically
+from models.atomic_files import remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from app import drift_file
 from app.drift_windows import DriftWindows, Key, Reference, Seen
 from app.serving import Loaded
-from models.registry import ModelVersion
+from models.registry.registry import ModelVersion
 from worker.settings import Settings
 
 EVERY_S = 5.0

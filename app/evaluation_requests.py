@@ -9,9 +9,9 @@ from app.house import House
 from app.job_parameters import find_calibrated, read_parameters
 from app.problems import invalid
 from app.schemas import JobRequest
+from models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.parameters import EvaluationParameters
-from models.problems import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 
 
 def check_evaluation(request: JobRequest, house: House) -> tuple[str, int]:

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from app.body_limit import read_body
 from app.decoders import Decoders
 from app.problems import Problem, invalid, unsupported_media_type
-from models.images import DecodedImage, Preprocessing, decode_image, decode_npy
-from models.problems import ImageError
+from models.errors import ImageError
+from models.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 MULTIPART = "multipart/form-data"

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import JobRequest
-from models.problems import ArtifactError, ModelNotFound
-from models.registry import ModelVersion, Registry, parse_ref
+from models.errors import ArtifactError, ModelNotFound
+from models.registry.registry import ModelVersion, Registry, parse_ref
 
 TRAINING_ONLY = ("preset", "promote", "device")
 

@@ -13,13 +13,13 @@ from app.house import House
 from app.problems import FieldProblem, Problem, invalid, pointer_of
 from app.schemas import Estimate, JobRequest
 from app.scoring_requests import check_scoring
-from models.architecture import Architecture
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
-from models.estimate import estimate_training
-from models.presets import PRESETS
-from models.problems import DatasetNotFound, DatasetUnfit
-from models.registry import NAME
+from models.errors import DatasetNotFound, DatasetUnfit
+from models.flows.architecture import Architecture
+from models.registry.registry import NAME
 from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
+from models.training.presets import PRESETS
 from worker.jobs import DeviceKind, Queue
 from worker.presence import WorkerInfo
 from worker.submit import training_queue

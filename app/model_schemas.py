@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.calibration_schemas import CalibrationView
 from app.schemas import Answer
-from models.manifest import Precision
+from models.artifacts.manifest import Precision
 
 
 class ModelSummary(Answer):

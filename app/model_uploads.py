@@ -12,12 +12,12 @@ from app.shares import Shares
 from app.upload_body import UploadBody, place, upload_problems
 from app.upload_folders import UploadFolders
 from app.upload_watch import UploadWatch
-from models.artifact_tar import unpack
-from models.datasets.limits import Room
+from models.artifacts.manifest import FILE, read_manifest
+from models.artifacts.tar import unpack
+from models.atomic_files import write_atomically
+from models.datasets.ingest.limits import Room
 from models.datasets.store import RESERVE
-from models.files import write_atomically
-from models.manifest import FILE, read_manifest
-from models.registry import ModelVersion, Registry, check_name
+from models.registry.registry import ModelVersion, Registry, check_name
 from worker.admission import admit
 from worker.settings import Settings
 

@@ -10,7 +10,7 @@ from app import model_schemas as schemas
 from app.calibration_schemas import CalibrationView
 from app.drift_windows import Seen
 from app.serving import Listed, ModelState, Slot
-from models.registry import ModelVersion
+from models.registry.registry import ModelVersion
 
 
 def summary(one: Listed) -> schemas.ModelSummary:

@@ -12,7 +12,7 @@ from app.intake import Pixels
 from app.score_answers import Outcome, outcomes
 
 if TYPE_CHECKING:
-    from models.scoring.scorer import Scorer
+    from models.scorer import Scorer
 
 
 class Asked(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from app.schemas import Answer
-from models.presets import Family
+from models.training.presets import Family
 
 
 class PresetView(Answer):

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.problems import ModelsError
+from models.errors import ModelsError
 from worker.problems import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"

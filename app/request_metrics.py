@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.house import House
 from app.problems import ERROR
-from models.problems import ImageError, ScoreNotFinite
+from models.errors import ImageError, ScoreNotFinite
 
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from app.intake import NPY, Pixels
-from models.images import encode_png, image_grid
+from models.images.codec import encode_png, image_grid
 
 MAX_SEED = 2**53 - 1
 """Largest seed: every JSON reader keeps it exactly."""

@@ -11,15 +11,15 @@ from app.heat_map_answer import heat_map_answer
 from app.intake import FIELD, Item
 from app.problems import FieldProblem, Problem
 from app.serving import Loaded
-from models.images import DecodedImage
-from models.problems import ImageError, ModelsError, ScoreNotFinite
-from models.provenance import provenance_warning
+from models.errors import ImageError, ModelsError, ScoreNotFinite
+from models.images.codec import DecodedImage
+from models.images.provenance import provenance_warning
 
 if TYPE_CHECKING:
     from models.anomaly.calibration import Anomaly
     from models.anomaly.heat_map import HeatMap
+    from models.scorer import Scorer
     from models.scoring.likelihood import Likelihood
-    from models.scoring.scorer import Scorer
 
 
 class Scored(NamedTuple):

@@ -8,7 +8,7 @@ from app.house import House
 from app.intake import Item
 from app.score_answers import Outcome
 from app.serving import Loaded
-from models.problems import ImageError, ScoreNotFinite
+from models.errors import ImageError, ScoreNotFinite
 
 
 def note_scores(

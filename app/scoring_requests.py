@@ -12,7 +12,7 @@ from app.job_parameters import find_calibrated, read_parameters
 from app.problems import invalid
 from app.schemas import JobRequest
 from models.datasets import DatasetStore, dataset_names, summarize
-from models.problems import AlphaUnattainable
+from models.errors import AlphaUnattainable
 
 MAX_PARTS = 10_000
 

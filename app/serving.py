@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.problems import Problem, draining
-from models.engine_options import EngineOptions
-from models.problems import ModelNotFound, ModelsError
-from models.registry import ModelRef, ModelVersion, Registry, parse_ref
+from models.errors import ModelNotFound, ModelsError
+from models.registry.registry import ModelRef, ModelVersion, Registry, parse_ref
+from models.scoring.options import EngineOptions
 
 if TYPE_CHECKING:
-    from models.scoring.scorer import Scorer
+    from models.scorer import Scorer
 
 POLL_S = 1.0
 """Time between two looks at the registry."""
@@ -182,7 +182,7 @@ class Serving:
         try:
             import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
 
-            from models.scoring.scorer import Scorer  # noqa: PLC0415 - as torch
+            from models.scorer import Scorer  # noqa: PLC0415 - as torch
             from models.scoring.threads import one_blas_thread  # noqa: PLC0415 - as torch
 
             if self._options.threads is not None:

@@ -15,7 +15,7 @@ from app.body_limit import BodyTooLarge
 from app.callers import caller_of
 from app.problems import Problem, draining
 from app.shares import Shares
-from models.problems import StorageFull
+from models.errors import StorageFull
 
 PIECE = 2**20
 """Bytes that are brought from the event loop to the upload's thread at once."""

@@ -20,15 +20,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from models.datasets.sources import Source
+from models.atomic_files import write_atomically
+from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.schema import EvaluationReport
-from models.files import write_atomically
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results"
 AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}

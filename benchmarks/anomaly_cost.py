@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.anomaly.calibrate import calibrate
-from models.anomaly.evidence import Evidence
-from models.anomaly.gradient_looks import GradientLooks
-from models.anomaly.gradients import GradientProbe
-from models.anomaly.reference_images import ReferenceImages
-from models.anomaly.whole_image import statistic_names
-from models.build import build_flow
-from models.files import write_atomically
-from models.presets import find_preset
+from models.anomaly.fitting.calibrate import calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.probe import GradientProbe
+from models.atomic_files import write_atomically
+from models.flows.build import build_flow
 from models.scoring.engines import open_engine
+from models.scoring.evidence import Evidence
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import passes, score_images
+from models.scoring.whole_image import statistic_names
+from models.training.presets import find_preset
 
 RESULT = Path(__file__).parent / "results" / "anomaly_cost.json"
 REFERENCE = 40

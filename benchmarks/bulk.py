@@ -31,8 +31,8 @@ from pyarrow import parquet
 
 from benchmarks.installation import Running, end_all, machine, until
 from models.datasets import DatasetStore, Source
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
 from worker.broker import redis_client
 from worker.celery_app import make_celery
 from worker.jobs import Job, Status

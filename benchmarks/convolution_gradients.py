@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.architecture import ConvolutionalArchitecture
 from models.bijections.conv import SelfNormalizingConv
-from models.build import build_flow
 from models.datasets import Dataset, Images, load_dataset
-from models.flow import Flow, walk
-from models.objectives.self_normalizing import inverse_errors
-from models.presets import find_preset
+from models.flows.architecture import ConvolutionalArchitecture
+from models.flows.build import build_flow
+from models.flows.flow import Flow, walk
 from models.training.loop import Trainer
+from models.training.objective import inverse_errors
+from models.training.presets import find_preset
 
 RESULTS = Path(__file__).parent / "results"
 PRESET = "snf-conv-9l"

@@ -27,10 +27,10 @@ from torch import Tensor
 import models.training.loop
 from benchmarks.step_time import RESULTS, machine
 from models.datasets import load_dataset
-from models.presets import find_preset
 from models.training.data import Batches
 from models.training.distributed import Ranks, joined
 from models.training.loop import Interrupted, Trainer
+from models.training.presets import find_preset
 
 CURVE_PRESET = "snf-glow-tiny"
 UNTIMED = 5

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from benchmarks.step_time import RESULTS, machine
 from models.datasets import Dataset, Images, load_dataset
-from models.datasets.parts import digest_of
+from models.datasets.dataset import digest_of
 from models.evaluation.metrics import separation
-from models.presets import find_preset
+from models.scorer import Scorer
 from models.scoring.likelihood import bits_per_dim
-from models.scoring.scorer import Scorer
+from models.training.presets import find_preset
 from models.training.run import train
 
 DIRT = 0.05

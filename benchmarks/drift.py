@@ -22,7 +22,7 @@ from app.drift_windows import CALM
 from models.anomaly.conformal import p_values as conformal_p_values
 from models.anomaly.conformal import smallest_p
 from models.anomaly.drift import drift_test
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (1e-3, 1e-4, 1e-5)

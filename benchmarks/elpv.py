@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration import Calibration
-from models.anomaly.evidence import Evidence
+from models.anomaly.fitting.calibrate import calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.heat_map import enlarged, overlay
-from models.anomaly.reference_images import ReferenceImages
-from models.anomaly.whole_image import statistic_names
-from models.artifact import load_artifact
-from models.datasets.parts import Dataset, digest_of
+from models.atomic_files import write_atomically
+from models.datasets.dataset import Dataset, digest_of
 from models.evaluation.baselines import NAMES, Baselines
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
-from models.files import write_atomically
+from models.loading import load_artifact
+from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
-from models.scoring.scorer import Scorer
+from models.scoring.evidence import Evidence
+from models.scoring.whole_image import statistic_names
 from models.training.config import TrainingConfig
 from models.training.run import train
 

@@ -1,4 +1,4 @@
-"""Time and memory of training runs: what ``models.estimate`` expects against what is measured.
+"""Time and memory of training runs: what ``models.training.cost.estimate`` expects against what is measured.
 
 ``python -m benchmarks.estimates [--threads 2] [--repeats 2] [--presets NAME ...] [--sides 28 32] [--add] [--fit]``
 
@@ -30,13 +30,13 @@ from rich.table import Table
 from scipy.optimize import nnls
 
 from benchmarks.step_time import machine
-from models.budget.plan import Plan
-from models.budget.work import PARTS, SECONDS, seconds_of
+from models.atomic_files import write_atomically
 from models.datasets import Dataset, DatasetSummary, load_dataset
-from models.estimate import estimate_training
-from models.files import write_atomically
-from models.presets import PRESETS, find_preset
 from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
+from models.training.cost.plan import Plan
+from models.training.cost.time import PARTS, SECONDS, seconds_of
+from models.training.presets import PRESETS, find_preset
 from models.training.run import train
 
 RESULTS = Path(__file__).parent / "results"

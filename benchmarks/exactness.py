@@ -21,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.artifact import load_artifact
 from models.datasets import load_dataset
-from models.dequantisation import content_noise
-from models.flow import Flow
-from models.images import encode_png
-from models.registry import ZOO
+from models.flows.flow import Flow
+from models.images.codec import encode_png
+from models.images.dequantisation import content_noise
+from models.loading import load_artifact
+from models.registry.registry import ZOO
+from models.scorer import Scorer
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 CHUNK = 50

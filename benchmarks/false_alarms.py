@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from models.anomaly.cells import grid_shape
 from models.anomaly.conformal import false_alarm_interval, p_values
-from models.anomaly.evidence import Evidence
-from models.anomaly.statistic import Statistic
-from models.anomaly.whole_image import statistic_names
+from models.anomaly.statistics.combined import Statistic
+from models.atomic_files import write_atomically
 from models.datasets import Images, load_dataset
-from models.files import write_atomically
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from models.scoring.evidence import Evidence
+from models.scoring.grid import grid_shape
+from models.scoring.whole_image import statistic_names
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.01, 0.05)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.installation import PatientClient, processes
-from models.files import sha256_file
+from models.atomic_files import sha256_file
 
 SAMPLE_S = 0.1
 AFTER_TRAINING = {"scoring", "evaluation", "published"}

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.installation import PatientClient, snf_up
 from benchmarks.speed.machine import cores, describe
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 from tests.browser.chromium import running_chromium
 from tests.browser.helpers import drop
 from tests.end_to_end.service import DIGITS

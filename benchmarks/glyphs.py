@@ -21,14 +21,14 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from benchmarks.anomaly import compact, table
+from models.atomic_files import write_atomically
 from models.datasets import load_dataset
-from models.datasets.sources import Source
+from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.parameters import EvaluationParameters
-from models.files import write_atomically
-from models.scoring.scorer import Scorer
+from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.run import train
 

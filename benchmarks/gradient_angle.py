@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from models.bijections.coupling import CouplingNet
-from models.build import build_flow
 from models.datasets import load_dataset
-from models.flow import Flow
-from models.objectives.self_normalizing import SelfNormalizingObjective, self_normalizing_layers
-from models.presets import PRESETS
+from models.flows.build import build_flow
+from models.flows.flow import Flow
 from models.training.config import TrainingConfig
 from models.training.loop import Trainer
+from models.training.objective import SelfNormalizingObjective, self_normalizing_layers
+from models.training.presets import PRESETS
 
 mpl.use("Agg")
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.installation import percentile
 from benchmarks.raw_http import Answer, Connections, request
-from models.images import encode_png
+from models.images.codec import encode_png
 from tests.end_to_end.service import running
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from models.architecture import PixelTransform
 from models.datasets import Dataset, load_dataset
-from models.presets import PRESETS
+from models.flows.architecture import PixelTransform
 from models.training.config import TrainingConfig
 from models.training.loop import Trainer
+from models.training.presets import PRESETS
 
 DATASETS = ("mnist", "fashion-mnist")
 RESULT = Path(__file__).parent / "results" / "pixel_transforms.json"

@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.installation import PatientClient, machine, running
 from benchmarks.speed.pairing import Ratio, Target, in_turns, ratio
-from models.images import encode_png
+from models.images.codec import encode_png
 from tests.end_to_end.service import ROOT, environment, free_port
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,8 +50,8 @@ TARGETS = {
 
 def score_pixels(array: Path) -> None:
     """Score an array of ``(N, H, W)`` as a bare loop does; what one turn of the first side runs."""
-    from models.registry import Registry  # noqa: PLC0415 - the other sides need none of it
-    from models.scoring.scorer import Scorer  # noqa: PLC0415
+    from models.registry.registry import Registry  # noqa: PLC0415 - the other sides need none of it
+    from models.scorer import Scorer  # noqa: PLC0415
     from models.scoring.threads import one_blas_thread  # noqa: PLC0415
     from worker.settings import load_settings  # noqa: PLC0415
 

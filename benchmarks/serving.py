@@ -26,8 +26,8 @@ import uvicorn
 
 from app.serve import SWITCH_S
 from app.service import create_app
-from models.images import open_image
-from models.scoring.scorer import Scorer
+from models.images.codec import open_image
+from models.scorer import Scorer
 from worker.settings import Settings
 
 DIGITS = sorted((Path(__file__).resolve().parents[1] / "tests" / "data" / "mnist").glob("*.png"))

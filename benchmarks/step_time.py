@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.dense import ExactDense, SelfNormalizingDense
-from models.flow import standard_normal_log_prob
+from models.flows.flow import standard_normal_log_prob
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS: dict[str, type[ExactDense]] = {"self-normalizing": SelfNormalizingDense, "exact": ExactDense}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.problems import ArtifactRefused, ModelsError
+from models.errors import ArtifactRefused, ModelsError
 from worker.limited_process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
 from worker.limited_work import do_limited
 
@@ -41,7 +41,7 @@ def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
 
 def check(folder: Path) -> str | None:
     """Return what is wrong with the artifact in ``folder``, None where it can be served."""
-    from models.scoring.scorer import Scorer
+    from models.scorer import Scorer
 
     try:
         check_files(folder)
@@ -61,8 +61,8 @@ def check_files(folder: Path) -> None:
     """Looks at what loading does not: the list of files, and those for people; raises `ModelsError`, errors of PNGs."""
     from PIL import Image
 
-    from models.artifact_files import CARD, NAMES, SAMPLES, read_file
-    from models.manifest import FILE, read_manifest
+    from models.artifacts.files import CARD, NAMES, SAMPLES, read_file
+    from models.artifacts.manifest import FILE, read_manifest
 
     listed, expected = read_manifest(folder).files.keys(), set(NAMES) - {FILE}
     if listed != expected:

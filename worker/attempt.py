@@ -177,7 +177,7 @@ def attempt(work: Work) -> int:
     spec = JobSpec.read(folder)
     events = EventLog(folder, spec.attempt)
 
-    from models.problems import ModelsError
+    from models.errors import ModelsError
     from models.training.loop import Interrupted
 
     try:

@@ -26,12 +26,12 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     """Calibrates and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     import torch
 
-    from models.anomaly.calibrate import looks_at_images
     from models.anomaly.calibration_file import calibration_bytes
-    from models.anomaly.reference_images import as_seen, reference_of
+    from models.anomaly.fitting.calibrate import looks_at_images
+    from models.anomaly.fitting.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
-    from models.registry import Registry, parse_ref
-    from models.scoring.scorer import Scorer
+    from models.registry.registry import Registry, parse_ref
+    from models.scorer import Scorer
     from models.training.loop import Interrupted
 
     if settings.train_threads is not None:

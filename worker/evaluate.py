@@ -30,15 +30,15 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """Evaluates and writes the report; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`)."""
     import torch
 
+    from models.atomic_files import write_atomically
     from models.datasets import DatasetStore
     from models.evaluation.assemble import Subject
     from models.evaluation.evaluate import evaluate
     from models.evaluation.parameters import EvaluationParameters
     from models.evaluation.report import render_html
     from models.evaluation.schema import EvaluationReport
-    from models.files import write_atomically
-    from models.registry import Registry, parse_ref
-    from models.scoring.scorer import Scorer
+    from models.registry.registry import Registry, parse_ref
+    from models.scorer import Scorer
     from models.training.loop import Interrupted
 
     store = JobStore(redis_client(settings), settings.key_prefix)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.problems import DatasetRefused
+from models.errors import DatasetRefused
 from worker.limited_process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
 from worker.limited_work import do_limited
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore, Source
-    from models.datasets.fill import NewDataset
+    from models.datasets.ingest.fill import NewDataset
     from models.datasets.report import DatasetReport
     from worker.settings import Settings
 
@@ -63,8 +63,8 @@ def _limits(packed: int, settings: Settings) -> ProcessLimits:
 
 def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:
     from models.datasets import Source
-    from models.datasets.fill import NewDataset, fill_folder
-    from models.datasets.limits import Limits
+    from models.datasets.ingest.fill import NewDataset, fill_folder
+    from models.datasets.ingest.limits import Limits
 
     folder = Path(order.pop("folder"))
     sources = [Source(Path(path), filename) for path, filename in order.pop("sources")]

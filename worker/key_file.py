@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from models.files import locked, write_atomically
+from models.atomic_files import locked, write_atomically
 from worker.roles import Role
 
 LARGEST_BYTES = 16 * 2**20

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 from worker.key_file import KeyConflict, KeyFile, KeysUnreadable, StoredKey
 from worker.settings import Settings
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.problems import ModelsError
+from models.errors import ModelsError
 from worker.lifeline import Lifeline
 
 ROOT = Path(__file__).resolve().parents[1]

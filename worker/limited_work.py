@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.problems import ModelsError
+from models.errors import ModelsError
 from worker.garbage import look_rarely
 from worker.lifeline import watch
 

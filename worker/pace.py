@@ -14,7 +14,7 @@ _LIMITS = 0.02, 50.0
 
 
 class Pace:
-    """Slowness against the reference machine of `models.estimate`, one number a kind of device and preset."""
+    """Slowness against the reference machine of `training.cost.estimate`, one number a kind of device and preset."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client

@@ -125,10 +125,10 @@ def main() -> int:
     spec = JobSpec.read(folder)
 
     from models.datasets import DatasetStore, load_dataset
-    from models.presets import find_preset
-    from models.problems import ModelsError
+    from models.errors import ModelsError
     from models.training.distributed import joined
     from models.training.loop import Interrupted
+    from models.training.presets import find_preset
     from models.training.run import train
 
     config = find_preset(spec.preset).config(spec.parameters)

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from models.files import new_folder
+from models.atomic_files import new_folder
 from worker.problems import JobNotFound
 from worker.settings import Settings
 from worker.store import JobStore

@@ -134,7 +134,7 @@ def main() -> int:
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = begin()
-    from models.problems import ModelsError
+    from models.errors import ModelsError
 
     try:
         assist(Path(sys.argv[1]), settings, stop)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from models.engine_options import EngineName, EngineOptions
+from models.scoring.options import EngineName, EngineOptions
 from worker.jobs import Queue
 from worker.service_settings import ServiceSettings, split_list
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.engine_options import EngineName, EngineOptions
+from models.scoring.options import EngineName, EngineOptions
 from worker.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.broker import redis_client
 from worker.events import EventLog
@@ -30,9 +30,9 @@ PREPARING_SECONDS = 5.0
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
     """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
     from models.datasets import DatasetStore, load_dataset
-    from models.presets import find_preset
-    from models.registry import Registry
+    from models.registry.registry import Registry
     from models.training.loop import Interrupted
+    from models.training.presets import find_preset
     from models.training.run import train
 
     store = JobStore(redis_client(settings), settings.key_prefix)

@@ -47,7 +47,7 @@ def fail(message: str, code: int) -> typer.Exit:
 def errors_for_people() -> Iterator[None]:
     """Turns typed errors into one line on stderr and an exit code; anything else keeps its traceback."""
     from app.problems import Problem
-    from models.problems import ModelsError
+    from models.errors import ModelsError
     from worker.problems import JobsError
 
     try:

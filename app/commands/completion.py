@@ -45,7 +45,7 @@ def models(context: typer.Context) -> list[str]:
     if url := _url(context):
         with _client(url) as client:
             return [one.name for one in client.models.list().models]
-    from models.registry import Registry
+    from models.registry.registry import Registry
     from worker.settings import load_settings
 
     return Registry(load_settings().registry_dir).names()
@@ -67,7 +67,7 @@ def datasets(context: typer.Context) -> list[str]:
 @_complete
 def presets(_context: typer.Context) -> list[str]:
     """Names of presets."""
-    from models.presets import PRESETS
+    from models.training.presets import PRESETS
 
     return list(PRESETS)
 

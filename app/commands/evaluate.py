@@ -55,8 +55,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: AUROC, AUPR, FPR at 95 % TPR, false alarms, always beside trivial baselines."""
     from app.commands.evaluation_tables import print_report
+    from models.atomic_files import write_atomically
     from models.evaluation.report import render_html
-    from models.files import write_atomically
 
     if out is not None and not out.absolute().parent.is_dir():
         raise fail(f"the folder of {out} does not exist", USAGE)
@@ -104,8 +104,8 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
     from models.datasets import DatasetStore
     from models.evaluation.assemble import Subject
     from models.evaluation.evaluate import evaluate as run
-    from models.registry import Registry
-    from models.scoring.scorer import Scorer
+    from models.registry.registry import Registry
+    from models.scorer import Scorer
 
     found = settings()
     if found.threads is not None:

@@ -18,7 +18,7 @@ from app.commands.service import service, this_machine
 
 if TYPE_CHECKING:
     from app.audit_schemas import Audit
-    from models.registry import Registry
+    from models.registry.registry import Registry
 
 NewName = Annotated[str, typer.Argument(help="The name that it becomes the next version of.", show_default=False)]
 Ref = Annotated[
@@ -39,7 +39,7 @@ def card(model: Ref, url: Url = None, key: Key = None) -> None:
             text = client.models.card(model)
     else:
         with errors_for_people():
-            from models.artifact_files import CARD, read_file
+            from models.artifacts.files import CARD, read_file
 
             text = read_file(_folder(model), CARD).decode(errors="replace")
     from rich.console import Console
@@ -89,7 +89,7 @@ def export(
             client.models.download(model, target)
     else:
         with errors_for_people():
-            from models.artifact_tar import pack
+            from models.artifacts.tar import pack
 
             packed = pack(_folder(model))
             with target.open("wb") as file:
@@ -116,7 +116,7 @@ def import_model(
 
 def registry() -> Registry:
     """The registry of this machine."""
-    from models.registry import Registry
+    from models.registry.registry import Registry
 
     return Registry(settings().registry_dir)
 
@@ -124,8 +124,8 @@ def registry() -> Registry:
 def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
     from app.audit_views import audit_view
     from app.serving import Loaded
-    from models.scoring.audit import audit as run
-    from models.scoring.scorer import Scorer
+    from models.audit import audit as run
+    from models.scorer import Scorer
 
     version = registry().resolve(model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings().engine_options))
@@ -137,8 +137,8 @@ def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
 
 
 def _folder(model: str) -> Path:
-    from models.calibrations import OWN
-    from models.registry import parse_ref
+    from models.registry.calibrations import OWN
+    from models.registry.registry import parse_ref
 
     here = registry()
     # Whatever state its calibrations are in, a model has its files.

@@ -19,7 +19,7 @@ def print_model(model: ModelDetail) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from models.manifest import Manifest
+    from models.artifacts.manifest import Manifest
 
     try:
         manifest = Manifest.model_validate(model.manifest)

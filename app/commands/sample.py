@@ -85,9 +85,9 @@ def _local(asked: Asked) -> tuple[bytes, int]:
     import numpy as np
 
     from app.sampling import draw_seed, encode
-    from models.problems import NoLearnedInverse
-    from models.registry import Registry
-    from models.scoring.scorer import Scorer
+    from models.errors import NoLearnedInverse
+    from models.registry.registry import Registry
+    from models.scorer import Scorer
 
     with errors_for_people():
         found = settings()

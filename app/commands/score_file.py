@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
     from models.bulk.sources import ImageSource
     from models.bulk.table import PartSummary
-    from models.registry import ModelVersion
-    from models.scoring.scorer import Scorer
+    from models.registry.registry import ModelVersion
+    from models.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
 
 
 def _load(model: str) -> tuple[Scorer, ModelVersion]:
-    from models.registry import Registry
-    from models.scoring.scorer import Scorer
+    from models.registry.registry import Registry
+    from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
@@ -78,7 +78,7 @@ def _load(model: str) -> tuple[Scorer, ModelVersion]:
 
 def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: float | None) -> BulkPlan:
     from models.bulk.plan import BulkPlan
-    from models.problems import AlphaUnattainable
+    from models.errors import AlphaUnattainable
 
     if alpha is not None and alpha < scorer.smallest_p:
         raise AlphaUnattainable(alpha, scorer.smallest_p)

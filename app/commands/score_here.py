@@ -33,9 +33,9 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     Raises `AlphaUnattainable`, `NotThorough`, `NoPlaces` and what loading a model raises.
     """
     from app.serving import Loaded
-    from models.ahead import ahead
-    from models.registry import Registry
-    from models.scoring.scorer import Scorer
+    from models.prefetch import ahead
+    from models.registry.registry import Registry
+    from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
@@ -67,7 +67,7 @@ def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list
 def _item(path: Path, loaded: Loaded) -> Item:
     from app.intake import Item, Upload, decode_upload
     from models.bulk.sources import path_text, read_file
-    from models.problems import ImageError
+    from models.errors import ImageError
 
     name = path_text(path)
     try:

@@ -55,8 +55,8 @@ def train(
 
     Under torchrun (--nproc-per-node N -m app.cli train) the processes share every batch; the first one reports.
     """
-    from models.presets import PRESETS
-    from models.registry import NAME, Registry
+    from models.registry.registry import NAME, Registry
+    from models.training.presets import PRESETS
 
     found = settings()
     name = name or f"{data}-{preset}"
@@ -108,7 +108,7 @@ def train(
 def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> TrainingConfig:
     from pydantic import ValidationError
 
-    from models.presets import PRESETS
+    from models.training.presets import PRESETS
 
     given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
     for pair in pairs:
@@ -125,8 +125,8 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
 
 def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Path | None, store: DatasetStore) -> None:
     from models.datasets import summarize
-    from models.estimate import estimate_training
-    from models.presets import PRESETS
+    from models.training.cost.estimate import estimate_training
+    from models.training.presets import PRESETS
     from worker.machine import memory_of_this_machine
 
     summary = summarize(data, data_dir, store, config)

@@ -15,9 +15,9 @@ from app.model_views import detail
 from app.problems import responses, unsupported_media_type
 from app.schemas import Name
 from app.streams import ClosedStream
-from models.artifact_tar import pack
-from models.calibrations import OWN
-from models.registry import parse_ref
+from models.artifacts.tar import pack
+from models.registry.calibrations import OWN
+from models.registry.registry import parse_ref
 
 TAR = "application/x-tar"
 PATH = "/v1/models"

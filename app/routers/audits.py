@@ -16,8 +16,8 @@ from app.problems import responses
 from models.steps import Steps
 
 if TYPE_CHECKING:
-    from models.scoring.audit import Audited
-    from models.scoring.scorer import Scorer
+    from models.audit import Audited
+    from models.scorer import Scorer
 
 COST = 16
 """Images that an audited one counts in the queue: a pass in float64, layer by layer, takes so many times as long."""
@@ -47,7 +47,7 @@ async def audit_model(ref: str, request: Request, house: InHouse, n: Count = 4, 
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
     """Return the audits of so many images, one a step."""
-    from models.scoring.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
+    from models.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
 
     audited = []
     for index in range(count):

@@ -14,7 +14,7 @@ from app.house import InHouse
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
 from app.routers.jobs import IdempotencyKey, submit_job
-from models.registry import parse_ref
+from models.registry.registry import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"])

@@ -10,9 +10,9 @@ from app.access import MayRead
 from app.house import InHouse
 from app.markdown import fragment
 from app.problems import responses
-from models.artifact_files import CARD, SAMPLES, read_file
-from models.calibrations import OWN
-from models.registry import parse_ref
+from models.artifacts.files import CARD, SAMPLES, read_file
+from models.registry.calibrations import OWN
+from models.registry.registry import parse_ref
 
 HEADERS = {
     # A model may be somebody else's: whatever its card says, a browser loads and runs nothing.

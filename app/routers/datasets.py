@@ -14,7 +14,7 @@ from app.house import InHouse
 from app.intake import MULTIPART
 from app.problems import Problem, responses
 from models.datasets.builtin import NAMES
-from models.problems import DatasetNotFound
+from models.errors import DatasetNotFound
 
 PATH = "/v1/datasets"
 

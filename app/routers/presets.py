@@ -10,8 +10,8 @@ from app.access import MayRead
 from app.preset_schemas import PresetList, PresetView
 from app.problems import responses
 from app.schemas import JobRequest
-from models.presets import PRESETS, Preset
 from models.training.config import TrainingConfig
+from models.training.presets import PRESETS, Preset
 
 router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 

@@ -20,13 +20,13 @@ from app.problems import invalid, responses
 from app.rate_limits import take_images
 from app.sampling import MAX_SEED, draw_seed, encode
 from app.serving import Loaded
-from models.images import encode_png
-from models.problems import NoLearnedInverse
+from models.errors import NoLearnedInverse
+from models.images.codec import encode_png
 from models.steps import Steps
 
 if TYPE_CHECKING:
+    from models.scorer import Scorer
     from models.scoring.likelihood import Likelihood
-    from models.scoring.scorer import Scorer
 
 router = APIRouter(tags=["samples"], dependencies=[MayScore])
 

@@ -35,7 +35,7 @@ from app.rate_limits import take_images
 from app.score_answers import Outcome, answer_json, outcomes
 from app.score_notes import note_scores
 from app.serving import Loaded
-from models.problems import ScoreNotFinite
+from models.errors import ScoreNotFinite
 from models.steps import Steps
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from benchmarks.speed.peers import ROOT
 from models.datasets import load_dataset
-from models.presets import find_preset
-from models.problems import ModelsError
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.errors import ModelsError
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from models.training.presets import find_preset
 from models.training.run import train
 
 ARTIFACTS = ROOT / "var" / "speed"

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.conv import ExactConv
-from models.bijections.convolution import materialise
+from models.bijections.conv_functional import materialise
 from models.bijections.pixels import LogitPixels
 from models.bijections.spline import MIN_SHARE, MIN_SLOPE, SplineActivation
 from models.bijections.squeeze import Squeeze
-from models.flow import Flow
+from models.flows.flow import Flow
 
 PIXELS = 256.0
 

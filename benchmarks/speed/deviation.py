@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from benchmarks.speed.context import Context
 from benchmarks.speed.pairing import Ratio, Target
-from models.anomaly.reference_images import ReferenceImages
-from models.artifact import load_artifact
+from models.anomaly.fitting.reference_images import ReferenceImages
 from models.datasets import Dataset, load_dataset
-from models.engine_options import EngineOptions
-from models.registry import ZOO
-from models.scoring.scorer import Scorer
+from models.loading import load_artifact
+from models.registry.registry import ZOO
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 
 TITLE = "Deviation of bfloat16 scores from float32"
 MODELS = ("mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")

@@ -12,11 +12,11 @@ from benchmarks.speed.context import Context
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.ours import DIGEST, flow_of, open_engine, random_images
 from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ratio, timed
-from models.architecture import GlowArchitecture
-from models.presets import find_preset
+from models.flows.architecture import GlowArchitecture
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.likelihood import passes
+from models.training.presets import find_preset
 
 TITLE = "How time and memory grow"
 PRESET, LARGER = "snf-glow-tiny", "snf-glow-small"

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from benchmarks.speed.pairing import Turn, timed
 from benchmarks.speed.peers import ROOT
-from models.architecture import Architecture
+from models.artifacts.manifest import Precision
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import Inverse
-from models.build import build_flow
-from models.dequantisation import content_stream
-from models.engine_options import EngineOptions
-from models.flow import Flow
-from models.manifest import Precision
-from models.presets import find_preset
-from models.problems import EngineUnavailable
+from models.errors import EngineUnavailable
+from models.flows.architecture import Architecture
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.images.dequantisation import content_stream
 from models.scoring import engines
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.likelihood import score_images
+from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen
+from models.training.presets import find_preset
 
 DIGEST = "speed"
 COMPILED = ROOT / "var" / "speed" / "compiled"

@@ -11,15 +11,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.cells import cell_side
 from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
 from models.anomaly.distribution import Distribution, distribution
-from models.anomaly.evidence import Evidence
-from models.anomaly.gradient_family import GradientFamily
 from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
-from models.anomaly.statistic import Statistic, merge, weights
-from models.anomaly.whole_image import COMPLEXITY
-from models.problems import AlphaUnattainable, NotThorough
+from models.anomaly.statistics.combined import Statistic, merge, weights
+from models.anomaly.statistics.gradient import GradientFamily
+from models.errors import AlphaUnattainable, NotThorough
+from models.scoring.evidence import Evidence
+from models.scoring.grid import cell_side
+from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 

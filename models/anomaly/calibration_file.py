@@ -9,10 +9,10 @@ from safetensors.numpy import load_file, save
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.storage import from_arrays, to_arrays
-from models.calibrations import ARRAYS, check_files, read_record
-from models.files import write_atomically
-from models.manifest import CalibrationSummary, file_label
-from models.problems import ArtifactError
+from models.artifacts.manifest import CalibrationSummary, file_label
+from models.atomic_files import write_atomically
+from models.errors import ArtifactError
+from models.registry.calibrations import ARRAYS, check_files, read_record
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:

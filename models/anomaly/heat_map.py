@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from models.anomaly.calibration import MapReference
-from models.images import encode_png
+from models.images.codec import encode_png
 
 Array = NDArray[np.float64]
 

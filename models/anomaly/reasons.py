@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.anomaly.cells import Region
+from models.scoring.grid import Region
 
 WORDS = {
     # statistic: what it means when it is higher than usual, and when it is lower

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import ChannelAffine, Shape, check_images
 from models.bijections.frozen import FrozenAffine
-from models.problems import UninitializedModel
+from models.errors import UninitializedModel
 
 
 class ActNorm(ChannelAffine):

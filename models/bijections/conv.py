@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
-from models.bijections.convolution import (
+from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
     check_kernel,

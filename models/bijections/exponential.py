@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.base import Bijection, Shape
-from models.bijections.convolution import Size, check_kernel, convolve, flip
+from models.bijections.conv_functional import Size, check_kernel, convolve, flip
 from models.bijections.frozen import FrozenMap
 from models.bijections.periodic import transfer
 from models.bijections.self_normalizing_product import mix_channels

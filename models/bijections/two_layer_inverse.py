@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape, check_images
 from models.bijections.conv import ExactConv, FrozenConvolution
-from models.bijections.convolution import FactorisedConvolution, Size, convolve, correlate, flip, project, same_padding
+from models.bijections.conv_functional import (
+    FactorisedConvolution,
+    Size,
+    convolve,
+    correlate,
+    flip,
+    project,
+    same_padding,
+)
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.ahead import ahead
 from models.anomaly.calibration import Anomaly
 from models.bulk.sources import Found, ImageSource
 from models.bulk.table import PartSummary, Row, write_part
-from models.images import DecodedImage
-from models.problems import ImageError, ModelsError, ScoreNotFinite
-from models.provenance import provenance_warning
+from models.errors import ImageError, ModelsError, ScoreNotFinite
+from models.images.codec import DecodedImage
+from models.images.provenance import provenance_warning
+from models.prefetch import ahead
 
 if TYPE_CHECKING:
+    from models.scorer import Scorer
     from models.scoring.likelihood import Likelihood
-    from models.scoring.scorer import Scorer
 
 BATCH = 64
 AHEAD = 2

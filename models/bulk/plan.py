@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.files import remove_leftovers, sync_folder, write_atomically
-from models.problems import PlanDiffers
+from models.atomic_files import remove_leftovers, sync_folder, write_atomically
+from models.errors import PlanDiffers
 
 FILE = "plan.json"
 IMAGES_PER_PART = 2000

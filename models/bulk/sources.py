@@ -13,18 +13,18 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from models.atomic_files import sha256_file
 from models.datasets.builtin import builtin_file
 from models.datasets.catalogue import dataset_names
-from models.datasets.items import refused
-from models.datasets.limits import Limits
-from models.datasets.members import archive_errors
+from models.datasets.ingest.items import refused
+from models.datasets.ingest.limits import Limits
+from models.datasets.ingest.members import archive_errors
 from models.datasets.storage import ORIGINALS, Storage
 from models.datasets.store import DatasetStore
-from models.files import sha256_file
-from models.images import DecodedImage, Preprocessing, decode_image
-from models.npy import npy_header
-from models.preprocessing import conform, conform_pixels
-from models.problems import DatasetNotFound, ImageError
+from models.errors import DatasetNotFound, ImageError
+from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.images.npy import npy_header
+from models.images.preprocessing import conform, conform_pixels
 
 ARRAYS = ("x_train", "x_test")
 MAX_FILE_BYTES = Limits().file_bytes

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from models.files import new_file, write_atomically
+from models.atomic_files import new_file, write_atomically
 
 SCHEMA = pa.schema(
     [

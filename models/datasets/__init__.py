@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from models.datasets.catalogue import dataset_names, load_dataset, summarize
-from models.datasets.parts import Dataset, DatasetSummary, Images
-from models.datasets.sources import Source
+from models.datasets.dataset import Dataset, DatasetSummary, Images
+from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
 
 __all__ = [

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets.choice import ImageFacts, choose_preprocessing
-from models.datasets.parts import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, Images, digest_of
-from models.npy import npy_header
-from models.preprocessing import Preprocessing, conform_pixels
-from models.problems import DatasetUnfit, ImageError
-from models.provenance import ARRAY, Provenance, Split
+from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
+from models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, Images, digest_of
+from models.errors import DatasetUnfit, ImageError
+from models.images.npy import npy_header
+from models.images.preprocessing import Preprocessing, conform_pixels
+from models.images.provenance import ARRAY, Provenance, Split
 from models.training.config import TrainingConfig
 
 FILES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
-from models.datasets.parts import Dataset, DatasetSummary
-from models.datasets.prepare import Progress, nobody
+from models.datasets.dataset import Dataset, DatasetSummary
+from models.datasets.prepared import Progress, nobody
 from models.datasets.store import DatasetStore
-from models.problems import DatasetNotFound
+from models.errors import DatasetNotFound
 from models.training.config import TrainingConfig
 
 

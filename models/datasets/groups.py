@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from models.datasets.splits import split_images
-from models.provenance import Split
+from models.images.provenance import Split
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:

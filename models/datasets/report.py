@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.datasets.choice import ImageFacts
-from models.datasets.duplicates import near_pairs
-from models.provenance import Split
+from models.datasets.choose_preprocessing import ImageFacts
+from models.datasets.ingest.near_duplicates import near_pairs
+from models.images.provenance import Split
 
 LISTED = 100
 EXAMPLES = 20

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets.dataset import HELD_OUT_SHARE, PARTS
 from models.datasets.folds import fold_units
-from models.datasets.parts import HELD_OUT_SHARE, PARTS
-from models.provenance import Split
+from models.images.provenance import Split
 
 SEED = 0
 MIN_GROUPS = 5

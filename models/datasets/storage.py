@@ -12,12 +12,12 @@ from typing import BinaryIO, Self
 import numpy as np
 from PIL import Image
 
-from models.datasets.items import ImageFile, ImagePixels
-from models.datasets.limits import Room
-from models.datasets.look import look_at
-from models.images import open_image
-from models.preprocessing import as_image
-from models.provenance import ARRAY
+from models.datasets.ingest.fingerprint import look_at
+from models.datasets.ingest.items import ImageFile, ImagePixels
+from models.datasets.ingest.limits import Room
+from models.images.codec import open_image
+from models.images.preprocessing import as_image
+from models.images.provenance import ARRAY
 
 ORIGINALS = "originals.bin"
 INDEX = "index.sqlite"

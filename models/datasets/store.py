@@ -10,16 +10,16 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from models.atomic_files import new_folder, remove_leftovers
 from models.datasets.builtin import NAMES
-from models.datasets.choice import choose_preprocessing
-from models.datasets.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
-from models.datasets.limits import Limits, Room, full_disk
-from models.datasets.parts import Dataset, DatasetSummary
-from models.datasets.prepare import LEFTOVER_SECONDS, Progress, nobody, prepare
+from models.datasets.choose_preprocessing import choose_preprocessing
+from models.datasets.dataset import Dataset, DatasetSummary
+from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
+from models.datasets.ingest.limits import Limits, Room, full_disk
+from models.datasets.ingest.sources import Source
+from models.datasets.prepared import LEFTOVER_SECONDS, Progress, nobody, prepare
 from models.datasets.report import DatasetReport
-from models.datasets.sources import Source
-from models.files import new_folder, remove_leftovers
-from models.problems import DatasetNotFound, DatasetTaken, InvalidName
+from models.errors import DatasetNotFound, DatasetTaken, InvalidName
 from models.training.config import TrainingConfig
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.store import DatasetStore
+from models.errors import DatasetUnfit
 from models.evaluation.checks import check_shape
 from models.evaluation.curves import shared_edges, shares
 from models.evaluation.gallery import gallery
+from models.evaluation.image_sets import ImageSet, Normals
 from models.evaluation.metrics import RESAMPLES
 from models.evaluation.parameters import EvaluationParameters
-from models.evaluation.raw import RawSet
+from models.evaluation.raw_scores import RawSet
 from models.evaluation.schema import EvaluationReport, Histogram, Histograms, ImageCount, Normal, SetReport
 from models.evaluation.scores import COMBINED, Scored, Scores
-from models.evaluation.sets import ImageSet, Normals
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
-from models.problems import DatasetUnfit
+from models.scorer import Scorer
 from models.scoring.likelihood import bits_per_dim
-from models.scoring.scorer import Scorer
 
 Array: TypeAlias = NDArray[np.float64]
 

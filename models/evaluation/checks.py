@@ -7,10 +7,10 @@ from pathlib import Path
 
 from models.datasets.builtin import builtin_file, summarize_builtin
 from models.datasets.catalogue import dataset_names
-from models.datasets.choice import ImageFacts
+from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.store import DatasetStore
-from models.preprocessing import Preprocessing
-from models.problems import DatasetNotFound, DatasetUnfit
+from models.errors import DatasetNotFound, DatasetUnfit
+from models.images.preprocessing import Preprocessing
 from models.training.config import TrainingConfig
 
 FEWEST_NORMALS = 40

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from models.errors import AlphaUnattainable, DatasetUnfit
 from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
-from models.evaluation.raw import RawSet, score_set
+from models.evaluation.image_sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
+from models.evaluation.raw_scores import RawSet, score_set
 from models.evaluation.schema import EvaluationReport
 from models.evaluation.scores import Scores, look_at
-from models.evaluation.sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
 from models.evaluation.shelf import Shelf
-from models.problems import AlphaUnattainable, DatasetUnfit
 
 FAULTY = 500
 """Normal images that are damaged, at most; each grade damages the same ones, which then do not count as normal."""

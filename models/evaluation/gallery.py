@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.raw import Extremes, RawSet
+from models.evaluation.raw_scores import Extremes, RawSet
 from models.evaluation.schema import Example, Gallery
-from models.preprocessing import as_image
-from models.scoring.scorer import Scorer
+from models.images.preprocessing import as_image
+from models.scorer import Scorer
 
 LARGEST = 96
 """Longer side of a picture, pixels; a larger one is made smaller."""

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.calibration import STRANGEST, Calibration
-from models.anomaly.cells import regions
-from models.anomaly.evidence import Evidence
-from models.anomaly.statistic import Statistic
-from models.anomaly.whole_image import COMPLEXITY
+from models.anomaly.statistics.combined import Statistic
+from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
-from models.problems import ScoreNotFinite
+from models.scorer import Scorer
+from models.scoring.evidence import Evidence
+from models.scoring.grid import regions
 from models.scoring.likelihood import Likelihood
-from models.scoring.scorer import Scorer
+from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]

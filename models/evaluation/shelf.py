@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 
 log = logging.getLogger(__name__)
 

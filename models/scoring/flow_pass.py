@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from models.flow import standard_normal_log_prob
+from models.flows.flow import standard_normal_log_prob
 from models.scoring.engines import Engine, Latents
 from models.scoring.frozen import FrozenFlow
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from models.artifacts.manifest import Precision
 from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
-from models.flow import Flow, walk
-from models.manifest import Precision
+from models.flows.flow import Flow, walk
 
 
 @dataclass(frozen=True)

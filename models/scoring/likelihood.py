@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.evidence import Evidence, gather
-from models.dequantisation import content_stream
-from models.problems import ScoreNotFinite
+from models.errors import ScoreNotFinite
+from models.images.dequantisation import content_stream
 from models.scoring.engines import Engine
+from models.scoring.evidence import Evidence, gather
 from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow
 from models.scoring.threads import torch_threads

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.files import new_folder, remove_leftovers, sha256_file
+from models.atomic_files import new_folder, remove_leftovers, sha256_file
 
 KEPT = 2
 """Newest checkpoints kept beside the best one."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from models.preprocessing import Colour, Fit
+from models.images.preprocessing import Colour, Fit
 
 INITIALIZATION_IMAGES = 512
 """Images that every flow sees before its first step, to set its activation normalisation."""

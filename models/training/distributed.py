@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.problems import RanksUnfit
+from models.errors import RanksUnfit
 
 PATIENCE = timedelta(hours=2)
 """Longest wait for another process. The first one validates alone; a process that dies is noticed at once on CPUs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.flow import Flow
+from models.flows.flow import Flow
 
 
 @torch.no_grad()

@@ -15,21 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.architecture import Architecture
 from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
-from models.build import build_flow
 from models.datasets import Dataset
-from models.flow import Flow
-from models.objectives.self_normalizing import Loss, SelfNormalizingObjective, inverse_quality
-from models.problems import DamagedCheckpoints, RanksUnfit, TrainingDiverged
+from models.devices import find_device, training_precision
+from models.errors import DamagedCheckpoints, RanksUnfit, TrainingDiverged
+from models.flows.architecture import Architecture
+from models.flows.build import build_flow
+from models.flows.flow import Flow
 from models.scoring.likelihood import bits_per_dim
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.data import Batches
-from models.training.device import find_device, training_precision
 from models.training.distributed import Ranks
 from models.training.divergence import name_the_cause
+from models.training.objective import Loss, SelfNormalizingObjective, inverse_quality
 from models.training.previews import write_preview
 from models.training.validation import omitted_log_det, trimmed_bits_per_dim
 

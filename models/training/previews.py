@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from models.atomic_files import remove_leftovers, write_atomically
 from models.bijections.base import Shape
 from models.bijections.frozen import Inverse
-from models.files import remove_leftovers, write_atomically
-from models.flow import Flow
-from models.images import encode_png, image_grid
+from models.flows.flow import Flow
+from models.images.codec import encode_png, image_grid
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import freeze, layers_with_log_det
 from models.scoring.sampling import sample_frozen, to_pixels

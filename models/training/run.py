@@ -14,17 +14,12 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
-from models.anomaly.reference_images import ReferenceImages
-from models.artifact import image_digest, seal
-from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
-from models.card import model_card
-from models.datasets import Dataset, Images
-from models.engine_options import EngineOptions
-from models.files import new_folder, sha256_file
-from models.images import encode_png, image_grid
-from models.manifest import (
+from models.anomaly.fitting.calibrate import calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.artifacts.card import model_card
+from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.manifest import (
     FILE,
     Evaluation,
     LogDets,
@@ -33,18 +28,23 @@ from models.manifest import (
     TrainingRecord,
     read_manifest,
 )
-from models.objectives.self_normalizing import inverse_errors
-from models.preprocessing import Preprocessing
-from models.presets import find_preset
-from models.problems import FolderTaken
+from models.atomic_files import new_folder, sha256_file
+from models.datasets import Dataset, Images
+from models.devices import training_precision
+from models.errors import FolderTaken
+from models.images.codec import encode_png, image_grid
+from models.images.preprocessing import Preprocessing
+from models.loading import image_digest, seal
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
-from models.training.device import training_precision
 from models.training.distributed import Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
+from models.training.objective import inverse_errors
+from models.training.presets import find_preset
 
 SAMPLE_COUNT = 64
 SAMPLE_SEED = 0

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from models.bijections.base import Shape
-from models.dequantisation import content_noise
-from models.flow import Flow, walk
+from models.flows.flow import Flow, walk
+from models.images.dequantisation import content_noise
 from models.scoring.likelihood import bits_per_dim
 
 BATCH = 100

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.anomaly.calibrate import calibrate
 from models.anomaly.calibration_file import save_calibration
-from models.anomaly.reference_images import ReferenceImages
-from models.artifact import load_artifact, seal
-from models.artifact_files import CALIBRATION, CARD
-from models.card import model_card
+from models.anomaly.fitting.calibrate import calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.artifacts.card import model_card
+from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
-from models.registry import ZOO
+from models.loading import load_artifact, seal
+from models.registry.registry import ZOO
 from models.scoring.engines import open_engine
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig

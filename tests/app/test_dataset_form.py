@@ -7,7 +7,7 @@ import pytest
 
 from app.dataset_form import DatasetForm
 from app.problems import Problem
-from models.problems import StorageFull
+from models.errors import StorageFull
 
 FORM = "multipart/form-data; boundary=together"
 

@@ -11,8 +11,8 @@ import pytest
 
 from app.decoders import Decoders
 from app.intake import TINY, Batch, Upload, decode_batch
-from models.images import DecodedImage, Preprocessing, encode_png
-from models.problems import ImageError
+from models.errors import ImageError
+from models.images.codec import DecodedImage, Preprocessing, encode_png
 
 Item = TypeVar("Item")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from app.calibration_views import view_of
 from app.commands.model_table import print_model
 from app.model_schemas import ModelDetail
 from app.model_views import detail
-from models.registry import Registry
+from models.registry.registry import Registry
 from worker.settings import Settings
 
 

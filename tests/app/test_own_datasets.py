@@ -11,7 +11,7 @@ from app.job_requests import check_training
 from app.problems import Problem
 from app.schemas import JobRequest
 from models.datasets import DatasetStore
-from models.registry import Registry
+from models.registry.registry import Registry
 from tests.compiled import share_compiled
 from tests.models.dataset_files import mixed, source, zipped
 from worker.attempt import JobSpec, StopFlag

@@ -7,8 +7,8 @@ import numpy as np
 
 from app.plain_scores import Asked, PlainScores
 from app.score_answers import Scored
-from models.problems import ScoreNotFinite
-from models.scoring.scorer import Scorer
+from models.errors import ScoreNotFinite
+from models.scorer import Scorer
 
 
 class Noting:

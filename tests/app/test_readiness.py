@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.service import create_app
 from app.serving import reason_of
-from models.problems import ArtifactError
+from models.errors import ArtifactError
 from tests.compiled import share_compiled
 from tests.local import LOCAL
 from tests.worker.helpers import until

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from app.house import House
 from app.service import create_app
+from models.scorer import Scorer
 from models.scoring.flow_pass import FlowPass
-from models.scoring.scorer import Scorer
 from models.steps import Steps
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files

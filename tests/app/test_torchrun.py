@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.registry import Registry
+from models.registry.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from models.datasets import load_dataset
-from models.registry import Registry
+from models.registry.registry import Registry
 from models.training.config import TrainingConfig
 from models.training.run import train
 from tests.end_to_end.service import running

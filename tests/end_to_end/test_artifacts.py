@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.artifact_files import CALIBRATION, CARD, NAMES, PINNED, SAMPLES, WEIGHTS
-from models.artifact_tar import pack
-from models.files import sha256_file
-from models.manifest import FILE
-from models.registry import Registry
+from models.artifacts.files import CALIBRATION, CARD, NAMES, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.manifest import FILE
+from models.artifacts.tar import pack
+from models.atomic_files import sha256_file
+from models.registry.registry import Registry
 from tests.end_to_end.conftest import MODEL
 from tests.end_to_end.service import DIGITS, running, score_one
 from tests.end_to_end.test_admission import half_a_post

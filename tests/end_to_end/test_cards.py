@@ -9,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from models.registry import ZOO
+from models.registry.registry import ZOO
 from tests.end_to_end.service import running
 
 PATH = "/v1/models/mnist-snf-glow/card"

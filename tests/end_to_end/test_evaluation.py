@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from models.evaluation.schema import EvaluationReport
-from models.images import encode_png
+from models.images.codec import encode_png
 from tests.end_to_end.service import await_job
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.uploads import upload

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from tests.end_to_end.conftest import barely_trained
 from tests.end_to_end.service import DIGITS, files, running
 

@@ -2,7 +2,7 @@
 
 import httpx
 
-from models.presets import PRESETS
+from models.training.presets import PRESETS
 
 
 def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:

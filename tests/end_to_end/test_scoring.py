@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
 from tests.end_to_end.service import DIGITS, files, running, score_one
 from tests.worker.helpers import until
 

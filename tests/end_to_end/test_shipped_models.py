@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from app.schemas import SCORED_DIGIT
-from models.artifact import load_artifact
-from models.dequantisation import content_noise
-from models.registry import ZOO, Registry
+from models.images.dequantisation import content_noise
+from models.loading import load_artifact
+from models.registry.registry import ZOO, Registry
 from tests.end_to_end.service import DIGITS, ROOT, files
 
 GREY = ("fashion-snf-glow", "mnist-snf-glow")

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from tests.end_to_end.conftest import MODEL
 from tests.end_to_end.service import DIGITS, await_job, files, running
 from tests.worker.helpers import until

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.datasets import load_dataset
-from models.scoring.scorer import Scorer
+from models.scorer import Scorer
 from models.training.run import train
 from tests.models.helpers import QUICK
 

@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.architecture import GlowArchitecture, PixelTransform, depth
-from models.artifact_files import CALIBRATION, PINNED, WEIGHTS
+from models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
+from models.artifacts.manifest import FILE
+from models.atomic_files import sha256_file
 from models.bijections.actnorm import ActNorm
 from models.bijections.pixels import MarginalPixels
-from models.build import build_flow
 from models.datasets import load_dataset
-from models.engine_options import EngineName, EngineOptions
-from models.files import sha256_file
-from models.flow import Flow
-from models.manifest import FILE
-from models.objectives.self_normalizing import Loss, SelfNormalizingObjective
+from models.flows.architecture import GlowArchitecture, PixelTransform, depth
+from models.flows.build import build_flow
+from models.flows.flow import Flow
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
+from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
+from models.training.objective import Loss, SelfNormalizingObjective
 
 torch.set_num_threads(1)
 

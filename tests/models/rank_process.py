@@ -18,10 +18,10 @@ from typing import Any
 
 import models.training.loop
 from models.datasets import Dataset
-from models.presets import PRESETS
 from models.training.config import TrainingConfig
 from models.training.distributed import Ranks, joined
 from models.training.loop import Interrupted, Trainer
+from models.training.presets import PRESETS
 from tests.models.helpers import real_images
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from models.ahead import ahead
+from models.prefetch import ahead
 
 
 class Source:

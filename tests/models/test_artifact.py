@@ -16,13 +16,13 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from models.artifact import image_digest, load_artifact
-from models.artifact_files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.manifest import FILE, read_manifest
+from models.atomic_files import sha256_file
 from models.datasets import load_dataset
-from models.files import sha256_file
-from models.manifest import FILE, read_manifest
-from models.problems import ArtifactError
-from models.scoring.scorer import Scorer
+from models.errors import ArtifactError
+from models.loading import image_digest, load_artifact
+from models.scorer import Scorer
 from tests.models.helpers import edit_manifest, sign_again
 
 FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from models.artifact_files import CARD, NAMES, SAMPLES, WEIGHTS
-from models.artifact_tar import MOST, MOST_EXTRA, pack, unpack
-from models.manifest import FILE
-from models.problems import ArtifactError, ArtifactRefused
+from models.artifacts.files import CARD, NAMES, SAMPLES, WEIGHTS
+from models.artifacts.manifest import FILE
+from models.artifacts.tar import MOST, MOST_EXTRA, pack, unpack
+from models.errors import ArtifactError, ArtifactRefused
 
 SMALL = {name: name.encode() * 100 for name in NAMES}
 

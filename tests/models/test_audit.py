@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import load_artifact
+from models.artifacts.manifest import Deviation
+from models.audit import audit, recompute
 from models.datasets import load_dataset
-from models.manifest import Deviation
-from models.scoring.audit import audit, recompute
+from models.loading import load_artifact
+from models.scorer import Scorer
 from models.scoring.likelihood import dequantise
-from models.scoring.scorer import Scorer
 from models.training.run import train
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
 

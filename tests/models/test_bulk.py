@@ -17,10 +17,10 @@ from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.sources import BuiltinImages, Found, ImageFiles, ImageSource, StoredImages, open_source
 from models.bulk.table import SCHEMA, merge_parts
 from models.datasets import DatasetStore, load_dataset
-from models.images import DecodedImage, Preprocessing, decode_image
-from models.problems import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
+from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
+from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.scorer import Scorer
 from models.scoring.likelihood import Likelihood
-from models.scoring.scorer import Scorer
 from tests.models.dataset_files import DIGITS, mixed, npz, pngs, source, zipped
 
 EXACT = Preprocessing(channels=1, height=28, width=28)

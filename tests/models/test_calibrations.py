@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.anomaly.calibrate import looks_at_images
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
-from models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
+from models.anomaly.fitting.calibrate import looks_at_images
+from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
+from models.artifacts.manifest import CalibrationSummary
 from models.bulk.plan import BulkPlan, join_plan, open_plan
-from models.calibrations import ARRAYS, CHOICE, RECORD, Calibrations
 from models.datasets import Dataset, load_dataset, summarize
-from models.manifest import CalibrationSummary
-from models.problems import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
+from models.registry.calibrations import ARRAYS, CHOICE, RECORD, Calibrations
+from models.registry.registry import Registry
+from models.scorer import Scorer
 from tests.models.helpers import real_images
 
 Made = tuple[bytes, CalibrationSummary]

@@ -12,9 +12,9 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.coupling import AffineCoupling
-from models.flow import standard_normal_log_prob
+from models.flows.flow import standard_normal_log_prob
+from models.scorer import Scorer
 from models.scoring.flow_pass import run_flow
-from models.scoring.scorer import Scorer
 from tests.models.helpers import (
     frozen_glow,
     mark_initialized,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.datasets import DatasetSummary, dataset_names, load_dataset, summarize
-from models.problems import DatasetNotFound, DatasetUnfit
+from models.errors import DatasetNotFound, DatasetUnfit
 from tests.models.helpers import real_images
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.artifact import load_artifact
 from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
-from models.datasets.choice import ImageFacts, choose_preprocessing
-from models.datasets.duplicates import near_pairs
-from models.images import decode_image
-from models.preprocessing import Preprocessing
-from models.presets import PRESETS
-from models.problems import DatasetNotFound, DatasetUnfit, StorageFull
-from models.provenance import provenance_warning
+from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
+from models.datasets.ingest.near_duplicates import near_pairs
+from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
+from models.images.codec import decode_image
+from models.images.preprocessing import Preprocessing
+from models.images.provenance import provenance_warning
+from models.loading import load_artifact
 from models.training.config import TrainingConfig
+from models.training.presets import PRESETS
 from models.training.run import train
 from tests.models.dataset_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import QUICK

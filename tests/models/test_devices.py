@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from models.architecture import ConvolutionalArchitecture
 from models.bijections.actnorm import ActNorm
-from models.build import build_flow
-from models.objectives.self_normalizing import SelfNormalizingObjective
-from models.presets import PRESETS, find_preset
+from models.flows.architecture import ConvolutionalArchitecture
+from models.flows.build import build_flow
+from models.training.objective import SelfNormalizingObjective
+from models.training.presets import PRESETS, find_preset
 
 SHAPE = (1, 16, 16)
 NARROW = sorted(name for name, preset in PRESETS.items() if preset.width <= 128)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.objectives.self_normalizing import SelfNormalizingObjective
 from models.training.config import TrainingConfig
 from models.training.distributed import Ranks
+from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.rank_process import Events, train, train_in
 

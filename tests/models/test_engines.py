@@ -16,9 +16,8 @@ from torch import Tensor
 
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, moved
-from models.engine_options import EngineName, EngineOptions
-from models.flow import Flow
-from models.problems import DeviceNotFound, EngineUnavailable
+from models.errors import DeviceNotFound, EngineUnavailable
+from models.flows.flow import Flow
 from models.scoring.engines import Latents, TorchEngine, open_engine, openvino_program
 from models.scoring.engines.compiled_cache import graph_digest
 from models.scoring.engines.openvino_engine import OpenVINOEngine
@@ -27,6 +26,7 @@ from models.scoring.engines.openvino_program import Lanes
 from models.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasured
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, freeze
+from models.scoring.options import EngineName, EngineOptions
 from models.scoring.threads import torch_threads
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, real_images

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import estimate
-from models.architecture import Architecture, ConvolutionalArchitecture, GlowArchitecture
-from models.budget import work
-from models.build import build_flow
 from models.datasets import DatasetSummary
-from models.estimate import TrainingEstimate, estimate_training
-from models.presets import PRESETS, find_preset
-from models.problems import DatasetUnfit
+from models.errors import DatasetUnfit
+from models.flows.architecture import Architecture, ConvolutionalArchitecture, GlowArchitecture
+from models.flows.build import build_flow
 from models.scoring.engines import tiles
 from models.training import loop, previews, run, validation
 from models.training.config import TrainingConfig
+from models.training.cost import estimate
+from models.training.cost import time as work
+from models.training.cost.estimate import TrainingEstimate, estimate_training
+from models.training.presets import PRESETS, find_preset
 from tests.models.helpers import mark_initialized
 
 Shape = tuple[int, int, int]
@@ -87,7 +87,7 @@ def test_multiply_adds_are_those_of_one_more_image(name: str, architecture: Arch
 
 
 def test_importing_does_not_load_torch() -> None:
-    loads = "import sys, models.estimate; sys.exit('torch' in sys.modules)"
+    loads = "import sys, models.training.cost.estimate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loads], check=False).returncode == 0
 
 

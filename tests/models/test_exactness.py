@@ -13,19 +13,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.architecture import PixelTransform
-from models.artifact import load_artifact
 from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
-from models.dequantisation import content_noise
-from models.engine_options import EngineName, EngineOptions
+from models.flows.architecture import PixelTransform
+from models.images.dequantisation import content_noise
+from models.loading import load_artifact
+from models.scorer import Scorer
 from models.scoring.engines import TorchEngine, open_engine
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.likelihood import Likelihood, score_images
-from models.scoring.scorer import Scorer
+from models.scoring.options import EngineName, EngineOptions
 from tests.models.helpers import (
     dequantised,
     flat_latents,
@@ -219,7 +219,7 @@ class TestSameImageSameNumber:
     ) -> None:
         np.save(tmp_path / "images.npy", images[:8])
         code = (
-            "import json, sys, numpy, pathlib, torch; from models.scoring.scorer import Scorer;"
+            "import json, sys, numpy, pathlib, torch; from models.scorer import Scorer;"
             "torch.set_num_threads(int(sys.argv[3]));"
             "scorer = Scorer.load(pathlib.Path(sys.argv[1]));"
             "print(json.dumps([r.log_likelihood for r in scorer.score(numpy.load(sys.argv[2]))]))"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from models.datasets import DatasetStore
-from models.datasets.limits import Limits
-from models.images import decode_npy
-from models.npy import npy_header
-from models.preprocessing import Preprocessing
-from models.problems import DatasetRefused, ImageError
+from models.datasets.ingest.limits import Limits
+from models.errors import DatasetRefused, ImageError
+from models.images.codec import decode_npy
+from models.images.npy import npy_header
+from models.images.preprocessing import Preprocessing
 from tests.models.dataset_files import DIGITS, npy, npz, pngs, source, tarred
 from tests.models.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.images import Preprocessing, decode_image, decode_npy, encode_png, image_grid
-from models.problems import ImageError
+from models.errors import ImageError
+from models.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
 from tests.models.helpers import real_images
 
 GREY = Preprocessing(channels=1, height=28, width=28)

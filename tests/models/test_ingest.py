@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from models.datasets import DatasetStore
-from models.datasets.limits import Limits
-from models.images import encode_png
-from models.problems import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName, StorageFull
+from models.datasets.ingest.limits import Limits
+from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName, StorageFull
+from models.images.codec import encode_png
 from models.training.config import TrainingConfig
 from tests.models.dataset_files import (
     DIGITS,
@@ -365,7 +365,7 @@ def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.datasets.fill._contact_sheet", full)
+    monkeypatch.setattr("models.datasets.ingest.fill._contact_sheet", full)
     with pytest.raises(StorageFull, match="No space left"):
         store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
     assert list(store.root.iterdir()) == []

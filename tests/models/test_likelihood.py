@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from models.engine_options import EngineOptions
-from models.problems import ScoreNotFinite
+from models.errors import ScoreNotFinite
+from models.scorer import Scorer
 from models.scoring.engines import Latents, TorchEngine
 from models.scoring.likelihood import score_each, score_images
-from models.scoring.scorer import Scorer
+from models.scoring.options import EngineOptions
 
 
 class Overflowing(TorchEngine):

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from models.build import build_flow
-from models.flow import Flow
-from models.no_randomness import NoRandomness
-from models.presets import PRESETS
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.flows.no_init import NoRandomness
+from models.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 LOADING = """
 import sys
 from pathlib import Path
 from typing import Any
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
 Scorer.load(Registry(Path("none")).resolve("mnist-snf-glow").path)
 print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
 """

@@ -18,18 +18,18 @@ from models.bijections.dense import SelfNormalizingDense
 from models.bijections.pixels import AffinePixels
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.datasets import load_dataset
-from models.flow import Flow, Level
-from models.objectives.multipliers import (
+from models.flows.flow import Flow, Level
+from models.training.config import TrainingConfig
+from models.training.loop import Interrupted, Trainer
+from models.training.multipliers import (
     DampedMultiplier,
     FixedMultiplier,
     GecoMultiplier,
     MultiplierRule,
     make_multiplier,
 )
-from models.objectives.self_normalizing import SelfNormalizingObjective, inverse_quality, operator_norm
-from models.presets import PRESETS
-from models.training.config import TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.objective import SelfNormalizingObjective, inverse_quality, operator_norm
+from models.training.presets import PRESETS
 from tests.models.helpers import QUICK, dequantised, randomise, real_images
 
 SHAPE = (2, 4, 4)

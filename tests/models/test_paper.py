@@ -12,13 +12,13 @@ from torch import Tensor
 
 from models.bijections.dense import SelfNormalizingDense
 from models.bijections.pixels import LogitPixels
-from models.build import build_flow
 from models.datasets import Dataset, Images, load_dataset
-from models.dequantisation import content_noise
-from models.flow import Flow
-from models.objectives.self_normalizing import self_normalizing_layers
-from models.presets import find_preset
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.images.dequantisation import content_noise
 from models.scoring.frozen import constant_log_dets
+from models.training.objective import self_normalizing_layers
+from models.training.presets import find_preset
 from tests.models.helpers import randomise
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import load_artifact
 from models.datasets import Dataset, Images, load_dataset
-from models.dequantisation import content_noise
-from models.engine_options import EngineName, EngineOptions
-from models.presets import PRESETS, find_preset
-from models.problems import DatasetUnfit, NoLearnedInverse
-from models.scoring.scorer import Scorer
+from models.errors import DatasetUnfit, NoLearnedInverse
+from models.images.dequantisation import content_noise
+from models.loading import load_artifact
+from models.scorer import Scorer
+from models.scoring.options import EngineName, EngineOptions
+from models.training.presets import PRESETS, find_preset
 from models.training.run import train
 from tests.models.helpers import flat_latents, jacobian_log_det
 

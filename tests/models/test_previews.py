@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from models.datasets import load_dataset
-from models.images import encode_png, image_grid
-from models.presets import PRESETS
-from models.scoring.scorer import Scorer
+from models.images.codec import encode_png, image_grid
+from models.scorer import Scorer
 from models.training import previews
 from models.training.loop import Trainer
+from models.training.presets import PRESETS
 from models.training.previews import write_preview
 from tests.models.helpers import QUICK, glow
 

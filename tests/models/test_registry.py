@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from models.artifact_files import WEIGHTS
-from models.manifest import FILE
-from models.problems import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
-from models.registry import ModelRef, Registry, parse_ref
-from models.scoring.scorer import Scorer
+from models.artifacts.files import WEIGHTS
+from models.artifacts.manifest import FILE
+from models.errors import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
+from models.registry.registry import ModelRef, Registry, parse_ref
+from models.scorer import Scorer
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_removal_that_was_cut_off_leaves_no_alias_of_nothing(
         removed.append(path)
         shutil.rmtree(path)
 
-    monkeypatch.setattr("models.registry.remove_folder", remove_two)
+    monkeypatch.setattr("models.registry.registry.remove_folder", remove_two)
     with pytest.raises(OSError, match="the disk is gone"):
         registry.remove_model("digits")
     assert registry.versions("digits") == [2]

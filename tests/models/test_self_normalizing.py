@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.flow import Flow
-from models.objectives.self_normalizing import Loss, self_normalizing_layers
+from models.flows.flow import Flow
+from models.training.objective import Loss, self_normalizing_layers
 from tests.models.helpers import dequantised, glow, real_images, training_loss
 
 Gradients = dict[str, Tensor]

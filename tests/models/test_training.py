@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import load_artifact
-from models.artifact_files import WEIGHTS
+from models.artifacts.files import WEIGHTS
+from models.atomic_files import sha256_file
 from models.datasets import Dataset, load_dataset
-from models.engine_options import EngineOptions
-from models.files import sha256_file
-from models.objectives.self_normalizing import self_normalizing_layers
-from models.presets import PRESETS
-from models.problems import DatasetUnfit, DeviceNotFound, PresetNotFound, TrainingDiverged
-from models.scoring.scorer import Scorer
+from models.devices import find_device, training_precision
+from models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound, TrainingDiverged
+from models.loading import load_artifact
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.data import Batches
-from models.training.device import find_device, training_precision
 from models.training.loop import Interrupted, Reports, Trainer
+from models.training.objective import self_normalizing_layers
+from models.training.presets import PRESETS
 from models.training.run import train
 from models.training.validation import omitted_log_det, validation_bits_per_dim
 from tests.models.helpers import QUICK, dequantised, glow, real_images

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from models.datasets import Dataset
-from models.flow import Flow
-from models.objectives.self_normalizing import SelfNormalizingObjective
-from models.objectives.trimming import WINDOW, Suspects
-from models.presets import PRESETS
-from models.problems import TrainingDiverged
+from models.errors import TrainingDiverged
+from models.flows.flow import Flow
 from models.training.config import TrainingConfig
 from models.training.distributed import Ranks
 from models.training.loop import Interrupted, Trainer
+from models.training.objective import SelfNormalizingObjective
+from models.training.presets import PRESETS
+from models.training.trimming import WINDOW, Suspects
 from models.training.validation import trimmed_bits_per_dim, validation_bits_per_dim
 from tests.models.helpers import QUICK, dequantised, glow, real_images
 from tests.models.test_distributed import assert_same_training

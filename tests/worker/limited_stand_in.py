@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.problems import DatasetRefused
+from models.errors import DatasetRefused
 from worker.limited_work import do_limited
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from models.calibrations import Calibrations
 from models.datasets import DatasetStore, Source
-from models.registry import Registry
+from models.registry.calibrations import Calibrations
+from models.registry.registry import Registry
 from tests.models.dataset_files import pngs, zipped
 from tests.worker.helpers import until
 from worker.jobs import Job, Queue, Status, new_job_id

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.datasets import DatasetStore, Source
-from models.problems import DatasetRefused, ModelsError
+from models.errors import DatasetRefused, ModelsError
 from tests.models.dataset_files import mixed, npz, pngs, source, tarred, zipped
 from tests.models.hostile_files import white_images
 from worker import ingest as module

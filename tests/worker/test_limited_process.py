@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from models.problems import ModelsError
+from models.errors import ModelsError
 from tests.worker.helpers import alive, until
 from worker.limited_process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
 from worker.limited_work import NICENESS

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from models.registry import ZOO, Registry
+from models.registry.registry import ZOO, Registry
 from models.training.loop import Interrupted
 from tests.worker.helpers import new_job, until
 from worker.attempt import Fence, JobSpec, StopFlag, only_one

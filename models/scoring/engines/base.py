@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.artifacts.manifest import Precision
 from models.bijections.frozen import Inverse
-from models.manifest import Precision
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 from models.scoring.engines.openvino_library import ov
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse
 from models.bijections.squeeze import FrozenSqueeze
-from models.manifest import Precision
 from models.scoring.engines.base import Latents
 from models.scoring.engines.openvino_graph import forward_graph, inverse_graph, knows_inverse
 from models.scoring.engines.openvino_program import Program

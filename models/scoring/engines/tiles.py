@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.files import write_atomically
+from models.atomic_files import write_atomically
 
 log = logging.getLogger(__name__)
 

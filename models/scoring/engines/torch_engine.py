@@ -9,15 +9,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse, moved
-from models.manifest import Precision
-from models.problems import EngineUnavailable
+from models.devices import find_device
+from models.errors import EngineUnavailable
 from models.scoring.engines.base import Latents
 from models.scoring.engines.cuda_graph import CudaGraph
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow, FrozenLevel
 from models.scoring.threads import torch_threads
-from models.training.device import find_device
 
 CUDA_TILE = 64
 """Images at once on a CUDA device, which has no use for few."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.evidence import Evidence
-from models.anomaly.fit import Reference, fit_split
+from models.anomaly.fitting.fit import Reference, fit_split
+from models.scoring.evidence import Evidence
 
 NAMES = ("complexity", "pixel-term", "volume-1", "spread-1", "radius-1", "kurtosis-1", "reconstruction-1")
 GRID = (6, 6)

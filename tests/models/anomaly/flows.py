@@ -7,10 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.architecture import Architecture, ConvolutionalArchitecture, FullyConnectedArchitecture, PixelTransform
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.build import build_flow
-from models.flow import Flow
+from models.flows.architecture import (
+    Architecture,
+    ConvolutionalArchitecture,
+    FullyConnectedArchitecture,
+    PixelTransform,
+)
+from models.flows.build import build_flow
+from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine
 from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow, freeze

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from models.anomaly.fit import FEWEST, fit_cross, fit_split
-from models.problems import AlphaUnattainable, NotThorough
+from models.anomaly.fitting.fit import FEWEST, fit_cross, fit_split
+from models.errors import AlphaUnattainable, NotThorough
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
 

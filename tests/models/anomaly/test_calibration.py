@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from models.anomaly.calibration import LEAST_SHARE, MOST_REASONS, STRANGEST, Calibration
-from models.anomaly.fit import Reference, fit_cross, fit_split
-from models.anomaly.statistic import OTHERS_WEIGHT, merge
+from models.anomaly.fitting.fit import Reference, fit_cross, fit_split
+from models.anomaly.statistics.combined import OTHERS_WEIGHT, merge
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
 

@@ -11,12 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration, save_calibration
-from models.anomaly.fit import fit_cross, fit_split
+from models.anomaly.fitting.fit import fit_cross, fit_split
 from models.anomaly.storage import from_arrays, to_arrays
-from models.artifact_files import CALIBRATION
-from models.engine_options import EngineOptions
-from models.problems import ArtifactError
-from models.scoring.scorer import Scorer
+from models.artifacts.files import CALIBRATION
+from models.errors import ArtifactError
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again
 

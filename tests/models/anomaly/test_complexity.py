@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 import models.anomaly
-from models.anomaly.complexity import residual_entropy
 from models.datasets import load_dataset
+from models.scoring.complexity import residual_entropy
 from tests.models.helpers import real_images
 
 PACKAGE = Path(next(iter(models.anomaly.__path__)))
@@ -112,7 +112,7 @@ def test_no_compressor_is_needed() -> None:
         "import json, sys, numpy, scipy.special\n"
         "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
         "sys.modules.update(zlib=None, PIL=None)\n"
-        "from models.anomaly.complexity import residual_entropy\n"
+        "from models.scoring.complexity import residual_entropy\n"
         "images = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8).reshape(-1, 3, 24, 24)\n"
         "print(json.dumps([v.hex() for v in residual_entropy(images).tolist()]))\n"
     )
@@ -135,7 +135,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_only_pictures_know_of_png() -> None:
-    compressors = ("zlib", "gzip", "bz2", "lzma", "zipfile", "PIL", "models.images")
+    compressors = ("zlib", "gzip", "bz2", "lzma", "zipfile", "PIL", "models.images.codec")
     guilty = {
         path.name
         for path in PACKAGE.glob("*.py")

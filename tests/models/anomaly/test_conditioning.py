@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.optimize import curve_fit
 
-from models.anomaly.conditioning import ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE, KNOTS, Conditioning
-from models.anomaly.whole_image import COMPLEXITY
+from models.anomaly.density.conditioning import ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE, KNOTS, Conditioning
 from models.datasets import load_dataset
-from models.scoring.scorer import Scorer
+from models.scorer import Scorer
+from models.scoring.whole_image import COMPLEXITY
 
 Array = NDArray[np.float64]
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.anomaly.gradient_looks import GradientLooks
-from models.anomaly.gradients import FLOOR, GROUPS, TILE, GradientProbe, gradient_map
-from models.architecture import PixelTransform
+from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.probe import FLOOR, GROUPS, TILE, GradientProbe, gradient_map
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import ChannelAffine
 from models.bijections.conv1x1 import ExactConv1x1
 from models.bijections.coupling import AffineCoupling
-from models.flow import Flow
+from models.flows.architecture import PixelTransform
+from models.flows.flow import Flow
 from models.scoring.likelihood import dequantise
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, fully_connected
 from tests.models.helpers import dequantised, glow, real_images

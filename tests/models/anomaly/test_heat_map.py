@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.anomaly.calibrate import ReferenceImages, calibrate
 from models.anomaly.calibration import MapReference
+from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
 from models.anomaly.heat_map import SHOWN_SIDE, overlay, standardise
-from models.artifact import Artifact, load_artifact
 from models.datasets import load_dataset
-from models.problems import NoPlaces
+from models.errors import NoPlaces
+from models.loading import Artifact, load_artifact
+from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import freeze, layers_with_log_det
-from models.scoring.scorer import Scorer
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.anomaly.whole_image import reconstruction, statistic_names, whole_image_statistics
-from models.architecture import PixelTransform
 from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.bijections.frozen import FrozenAffine
-from models.flow import Flow
+from models.flows.architecture import PixelTransform
+from models.flows.flow import Flow
 from models.scoring.frozen import freeze
+from models.scoring.whole_image import reconstruction, statistic_names, whole_image_statistics
 from tests.models.anomaly.flows import fully_connected, glow_and_frozen, images_of, off_inverse, one_pass
 from tests.models.helpers import glow, mark_initialized, randomise
 

@@ -13,16 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 from models.anomaly.calibration import Anomaly
-from models.anomaly.evidence import Evidence
-from models.anomaly.gradient_looks import GradientLooks
-from models.anomaly.gradients import GradientProbe
-from models.anomaly.reference_images import ReferenceImages
-from models.anomaly.statistic import merge
-from models.artifact import load_artifact
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.probe import GradientProbe
+from models.anomaly.statistics.combined import merge
 from models.datasets import load_dataset
-from models.problems import NotThorough, ScoreNotFinite
+from models.errors import NotThorough, ScoreNotFinite
+from models.loading import load_artifact
+from models.scorer import Scorer
+from models.scoring.evidence import Evidence
 from models.scoring.likelihood import Likelihood
-from models.scoring.scorer import Scorer
 
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
@@ -31,7 +31,7 @@ WITHOUT_COMPRESSION = """
 import json, pathlib, sys, zlib
 import numpy, torch
 import PIL.Image, PIL.PngImagePlugin
-from models.scoring.scorer import Scorer
+from models.scorer import Scorer
 torch.set_num_threads(1)
 scorer = Scorer.load(pathlib.Path(sys.argv[1]))
 images = numpy.load(sys.argv[2])

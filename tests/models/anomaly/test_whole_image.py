@@ -11,8 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.complexity import residual_entropy
-from models.anomaly.whole_image import (
+from models.bijections.coupling import AffineCoupling
+from models.bijections.spline import SplineActivation
+from models.datasets import load_dataset
+from models.flows.architecture import PixelTransform
+from models.flows.flow import Flow
+from models.scorer import Scorer
+from models.scoring.complexity import residual_entropy
+from models.scoring.engines import TorchEngine
+from models.scoring.flow_pass import run_flow
+from models.scoring.frozen import freeze
+from models.scoring.whole_image import (
     horizontal,
     kurtosis,
     radius,
@@ -20,15 +29,6 @@ from models.anomaly.whole_image import (
     vertical,
     whole_image_statistics,
 )
-from models.architecture import PixelTransform
-from models.bijections.coupling import AffineCoupling
-from models.bijections.spline import SplineActivation
-from models.datasets import load_dataset
-from models.flow import Flow
-from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
-from models.scoring.frozen import freeze
-from models.scoring.scorer import Scorer
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, convolutional, glow_and_frozen, images_of, one_pass
 
 Array = NDArray[np.float64]

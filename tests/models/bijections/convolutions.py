@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.bijections.convolution import Size
+from models.bijections.conv_functional import Size
 
 
 def placements(

@@ -33,7 +33,7 @@ from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.bijections.woodbury import WoodburyConv
-from models.problems import UninitializedModel
+from models.errors import UninitializedModel
 from tests.models.helpers import jacobian_log_det, mark_initialized, randomise, real_images
 
 Shape = tuple[int, ...]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.bijections.conv import ExactConv
-from models.bijections.convolution import (
+from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
     convolve,

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.base import LogDetGradient, Shape
 from models.bijections.conv import SelfNormalizingConv, newton_schulz
-from models.bijections.convolution import FactorisedConvolution, Size
+from models.bijections.conv_functional import FactorisedConvolution, Size
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal
 
 CASES = pytest.mark.parametrize(

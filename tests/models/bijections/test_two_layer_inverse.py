@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.architecture import ConvolutionalArchitecture
 from models.bijections.base import Shape
 from models.bijections.conv import SelfNormalizingConv
-from models.bijections.convolution import FactorisedConvolution, Size
+from models.bijections.conv_functional import FactorisedConvolution, Size
 from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
-from models.build import build_flow
-from models.objectives.self_normalizing import SelfNormalizingObjective, inverse_errors
+from models.flows.architecture import ConvolutionalArchitecture
+from models.flows.build import build_flow
 from models.training.config import TrainingConfig
+from models.training.objective import SelfNormalizingObjective, inverse_errors
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 from tests.models.helpers import dequantised, real_images
 from tests.models.test_self_normalizing import CountedCalls

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from models.datasets import DatasetStore, load_dataset
+from models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 from models.evaluation import scores as scores_module
 from models.evaluation.assemble import Subject
 from models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
 from models.evaluation.corruptions import corruptions
 from models.evaluation.evaluate import evaluate
+from models.evaluation.image_sets import Datasets, evenly
 from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.schema import EvaluationReport
-from models.evaluation.sets import Datasets, evenly
-from models.images import encode_png
-from models.preprocessing import Preprocessing
-from models.problems import AlphaUnattainable, DatasetNotFound, DatasetUnfit
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.images.codec import encode_png
+from models.images.preprocessing import Preprocessing
+from models.registry.registry import Registry
+from models.scorer import Scorer
 from tests.models.dataset_files import DIGITS, mixed, npz, pngs, source, zipped
 
 BASELINES = {

@@ -11,8 +11,8 @@ from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.schema import EvaluationReport
-from models.registry import Registry
-from models.scoring.scorer import Scorer
+from models.registry.registry import Registry
+from models.scorer import Scorer
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
 pytestmark = [

@@ -1,0 +1,1 @@
+"""Densities of statistics: Gaussians, mixtures, tails, and conditioning on complexity."""

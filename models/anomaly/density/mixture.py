@@ -1,0 +1,60 @@
+"""The density of statistics as a mixture of Gaussians: images come in kinds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from models.anomaly.density.gaussian import Gaussian
+
+Array = NDArray[np.float64]
+
+MOST_COMPONENTS = 5
+SMALLEST = 1e-9
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of Gaussians of standardised statistics.
+
+    ``location``, ``scale``: ``(K,)``; ``log_weights``: ``(m,)``; ``means``: ``(m, K)``; ``roots``: a root A of
+    each precision matrix A A', ``(m, K, K)``.
+    """
+
+    location: Array
+    scale: Array
+    log_weights: Array
+    means: Array
+    roots: Array
+
+    @classmethod
+    def fit(cls, samples: Array, images_a_component: int, regularisation: float) -> Self:
+        """Fit by expectation-maximisation to ``(n, K)``, with a component for so many images, at most five.
+
+        ``regularisation`` is added to the variances of standardised statistics. A single component has the Ledoit-Wolf
+        covariance instead: then images are few.
+        """
+        from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
+
+        location, scale = samples.mean(0), np.maximum(samples.std(0), SMALLEST)
+        u = (samples - location) / scale
+        count = min(MOST_COMPONENTS, len(samples) // images_a_component)
+        if count < 2:
+            gaussian = Gaussian.fit(u)
+            return cls(location, scale, np.zeros(1), gaussian.mean[None], gaussian.root[None])
+        found = GaussianMixture(count, reg_covar=regularisation, n_init=2, random_state=0).fit(u)
+        return cls(location, scale, np.log(found.weights_), found.means_, found.precisions_cholesky_)
+
+    def surprisal(self, samples: Array) -> Array:
+        """Return -log p of each sample, ``(N, K)`` -> ``(N,)``, in nats."""
+        u = (samples - self.location) / self.scale
+        whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
+        log_det = np.linalg.slogdet(self.roots).logabsdet
+        exponent = log_det - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)
+        result: Array = -logsumexp(exponent + self.log_weights, axis=1)
+        return result

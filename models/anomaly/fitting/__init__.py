@@ -1,0 +1,1 @@
+"""Fitting the statistics of a calibration on reference images."""

@@ -1,0 +1,132 @@
+"""Fitting a calibration to the evidence of reference images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.calibration import Calibration, Fold, MapReference, Thorough
+from models.anomaly.statistics.combined import Statistic
+from models.anomaly.statistics.gradient import GradientFamily
+from models.scoring.evidence import Evidence
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+FEWEST = 10
+"""Images that a family of gradients is fitted to at least."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one pass over reference images gave.
+
+    ``log_likelihoods``: ``(n,)`` in nats. ``map_sum``, ``map_squares``: sums over the images of the additive map and of
+    its square, ``(H, W)``; None where a flow has no notion of place.
+    """
+
+    evidence: Evidence
+    log_likelihoods: Array
+    map_sum: Array | None
+    map_squares: Array | None
+    gradients: Array | None = None
+
+    def with_gradients(self, gradients: Array) -> Reference:
+        """Return the same with the gradient features of its first images, ``(m, G)``."""
+        return replace(self, gradients=gradients)
+
+    def thorough(self) -> Evidence:
+        """Return the evidence of the images that have gradients."""
+        count = 0 if self.gradients is None else len(self.gradients)
+        return replace(self.evidence[:count], gradients=self.gradients)
+
+    def pixels(self) -> MapReference | None:
+        """Return mean and deviation of the map at each pixel."""
+        if self.map_sum is None or self.map_squares is None:
+            return None
+        count = len(self.evidence)
+        mean = self.map_sum / count
+        deviation = np.sqrt(np.maximum(self.map_squares / count - np.square(mean), 0))
+        return MapReference(mean, np.maximum(deviation, max(0.1 * float(np.median(deviation)), 1e-9)))
+
+
+def fit_split(
+    statistics: Reference,
+    calibration: Reference,
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float = 0.0,
+) -> Calibration:
+    """Fit to ``statistics``, and take p-values from ``calibration``, which no fit has seen.
+
+    ``names``: of the whole-image statistics; ``grid``: rows and columns of cells, None without a notion of place.
+    ``suspect_share``: the share of both parts that is expected to be no normals at all: so many of the strangest are
+    left out, of the fit (which is then made again) and of the calibration. Where they were normals after all, false
+    alarms are more frequent than asked, by up to that share.
+    """
+    fold = _fold(statistics.evidence, calibration.evidence, names, grid, suspect_share)
+    fold = _thorough(fold, statistics.thorough(), calibration.thorough(), suspect_share)
+    together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
+    return Calibration((fold,), np.sort(together), statistics.pixels())
+
+
+def fit_cross(
+    reference: Reference,
+    folds: NDArray[np.integer],
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float = 0.0,
+) -> Calibration:
+    """Fit to all folds but one in turn, and take that one's values: 5-fold cross-conformal for few images (Vovk 2015).
+
+    ``folds``: the fold of each image, ``(n,)``.
+    """
+    evidence = reference.evidence
+    fitted = []
+    for fold in np.unique(folds):
+        inside = np.asarray(folds == fold)
+        fold_of = _fold(evidence[~inside], evidence[inside], names, grid, suspect_share)
+        thorough, here = reference.thorough(), inside[: len(reference.thorough())]
+        fitted.append(_thorough(fold_of, thorough[~here], thorough[here], suspect_share))
+    return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels())
+
+
+def _fold(
+    fitted_to: Evidence,
+    held_out: Evidence,
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    suspect_share: float,
+) -> Fold:
+    statistic = Statistic.fit(fitted_to, names, grid)
+    if suspect_share:
+        statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
+    return Fold(statistic, _kept(statistic(held_out), suspect_share))
+
+
+def _thorough(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
+    """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
+    if fitted_to.gradients is None or len(fitted_to) < FEWEST or not len(held_out):
+        return fold
+    usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
+    assert usual.gradients is not None
+    family = GradientFamily.fit(usual.gradients, usual.whole[:, 0])
+    found = replace(fold, thorough=Thorough(family, np.zeros(0)))
+    return replace(fold, thorough=Thorough(family, _kept(found.values(held_out), suspect_share)))
+
+
+def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
+    """Return the places of all but the strangest, in their order."""
+    return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
+
+
+def _kept(values: Array, suspect_share: float) -> Array:
+    return np.sort(values)[: _count(values, suspect_share)]
+
+
+def _count(values: Array, suspect_share: float) -> int:
+    return max(1, len(values) - round(suspect_share * len(values)))

@@ -1,0 +1,136 @@
+"""The images that a calibration is fitted to, and which of a dataset's may serve. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifacts.manifest import Manifest
+from models.datasets import Dataset, DatasetSummary, Images
+from models.errors import DatasetUnfit
+from models.images.preprocessing import Preprocessing
+from models.training.config import TrainingConfig
+
+MIN_REFERENCE = 20
+SEED = 0
+MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
+"""Images of each part that are used at most, evenly spaced: more change the last digit of a p-value alone."""
+
+
+class ImageRows(Protocol):
+    """Images ``(n, C, H, W)`` to be read a slice at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Images: ...
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
+
+    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
+    the share of them that may be no normals at all.
+    """
+
+    dataset: str
+    digest: str
+    statistics: ImageRows
+    calibration: ImageRows
+    folds: NDArray[np.int8] | None = None
+    suspect_share: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.statistics) + len(self.calibration)
+
+
+class EvenlySpaced:
+    """At most ``most`` evenly spaced images of several arrays, read when asked for: they may be mapped files.
+
+    In a seeded random order, so that the first of them are of all lots, too.
+    """
+
+    def __init__(self, parts: Sequence[Images], most: int) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+        total = self._ends[-1]
+        places = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
+        self._places = np.random.default_rng(SEED).permutation(places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: slice, /) -> Images:
+        places = self._places[rows]
+        found = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
+        for part, end in zip(self._parts, self._ends, strict=True):
+            inside = (places >= end - len(part)) & (places < end)
+            found[inside] = part[places[inside] - (end - len(part))]
+        return found
+
+
+def as_seen(preprocessing: Preprocessing) -> TrainingConfig:
+    """Return what loads a dataset as a model of this preprocessing sees it."""
+    size = (preprocessing.height, preprocessing.width)
+    return TrainingConfig(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
+
+
+def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
+    """Return which images of ``dataset``, loaded :func:`as_seen`, a model may be calibrated on again.
+
+    Of the model's own training data what training held out, never its training part, as suspect as it was then. Of any
+    other: its training part for the statistics and the rest but its test part for the p-values; the parts tear no group
+    apart. Raises ``DatasetUnfit`` for images of another shape, and for fewer than 20.
+    """
+    check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
+    own = dataset.digest == manifest.training.dataset_digest
+    if own and dataset.folds is not None:
+        parts: tuple[ImageRows, ImageRows] = dataset.statistics, dataset.calibration
+    elif own:
+        parts = _parts([dataset.statistics], [dataset.calibration])
+    else:
+        parts = _parts([dataset.train], [dataset.statistics, dataset.calibration])
+    reference = ReferenceImages(
+        dataset.name,
+        dataset.digest,
+        *parts,
+        folds=dataset.folds if own else None,
+        suspect_share=manifest.calibration.suspect_share if own else 0.0,
+    )
+    check_count(dataset.name, len(reference), own=own)
+    return reference
+
+
+def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple[ImageRows, ImageRows]:
+    return EvenlySpaced(statistics, MAX_STATISTICS), EvenlySpaced(calibration, MAX_CALIBRATION)
+
+
+def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
+    """Raise ``DatasetUnfit`` for what is sure to be refused by :func:`reference_of`, before any image is read."""
+    check_shape(name, summary.image_shape, manifest.preprocessing)
+    check_count(name, summary.train + summary.statistics + summary.calibration, own=False)
+
+
+def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
+    """Raise ``DatasetUnfit`` for images ``(C, H, W)`` of another shape than the model's."""
+    if shape != preprocessing.shape:
+        raise DatasetUnfit(
+            f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "
+            "(channels x height x width)"
+        )
+
+
+def check_count(name: str, images: int, *, own: bool) -> None:
+    """Raise ``DatasetUnfit`` for too few reference images."""
+    if images < MIN_REFERENCE:
+        left = "images that training left out" if own else "images to calibrate on"
+        raise DatasetUnfit(f"{name} has {images} {left}, at least {MIN_REFERENCE} are needed")
+
+
+def _text(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))

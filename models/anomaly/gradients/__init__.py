@@ -1,0 +1,1 @@
+"""Gradients of the log-likelihood with respect to weights, as evidence."""

@@ -1,0 +1,76 @@
+"""Backward passes over images at their dequantised points: features, Fisher information, maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.anomaly.fitting.reference_images import ImageRows
+from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
+from models.datasets import Images
+from models.scoring.likelihood import dequantise
+
+AT_ONCE = 32
+"""Images whose gradients are held at once."""
+
+
+@dataclass(frozen=True)
+class GradientLooks:
+    """Looks at images, ``(N, C, H, W)`` uint8, by a probe; ``weights_digest`` keys the dequantisation noise."""
+
+    probe: GradientProbe
+    weights_digest: str
+
+    def fisher(
+        self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
+    ) -> list[Tensor]:
+        """Return the mean squared gradients of the weights, ``(P_group,)`` for each group of layers.
+
+        Of the first ``most`` images, as in :meth:`features`, which are read a few at a time.
+        """
+        return fisher_information(self._told(images, progress, most))
+
+    def features(
+        self,
+        images: ImageRows,
+        fisher: list[Tensor],
+        progress: Callable[[int], None] = lambda _done: None,
+        most: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Return what :func:`layer_features` does, ``(N, K)``; ``progress`` is told images done, and may raise."""
+        rows = []
+        done = 0
+        for gradients in self._batches(images, most):
+            rows.append(layer_features(gradients, fisher))
+            done += len(rows[-1])
+            progress(done)
+        return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
+
+    def maps(self, images: Images) -> NDArray[np.float64]:
+        """Return ||d log p / dy|| at each pixel, ``(N, H, W)``, y the transformed pixels."""
+        return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
+
+    def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
+        """Return a stored Fisher information group by group. Raises ``ValueError`` for that of another flow."""
+        sizes = self.probe.sizes
+        if sum(sizes) != len(fisher):
+            raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
+        return list(torch.split(torch.from_numpy(fisher), sizes))
+
+    def _told(self, images: ImageRows, progress: Callable[[int], None], most: int | None) -> Iterator[Gradients]:
+        done = 0
+        for gradients in self._batches(images, most):
+            yield gradients
+            done += len(gradients.image)
+            progress(done)
+
+    def _batches(self, images: ImageRows, most: int | None = None) -> Iterator[Gradients]:
+        count = len(images) if most is None else min(most, len(images))
+        for start in range(0, count, AT_ONCE):
+            rows = images[start : min(start + AT_ONCE, count)]
+            yield self.probe(torch.from_numpy(dequantise(rows, self.weights_digest)))

@@ -1,0 +1,186 @@
+"""How an image would change the model: gradients of its log-likelihood by layer, from one backward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bijections.actnorm import ActNorm
+from models.bijections.base import ChannelAffine
+from models.bijections.coupling import AffineCoupling
+from models.flows.flow import Flow
+
+TILE = 8
+"""Images at once, at most: their backward pass takes about as long as a batch of plain scores."""
+TILE_PIXELS = TILE * 32 * 32
+"""Pixels at once: a backward pass keeps all activations."""
+GROUPS = 8
+"""Layers of one kind and level are taken together in so many groups of neighbours, at most."""
+FLOOR = 1e-8
+"""Added to the Fisher information, and below which norms count as that much (Bergamin et al. 2022)."""
+
+
+def tile_of(pixels: int) -> int:
+    """Return the images of so many pixels that are computed at once.
+
+    >>> tile_of(28 * 28), tile_of(128 * 128)
+    (8, 1)
+    """
+    return max(1, min(TILE, TILE_PIXELS // pixels))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Squared gradients of N images.
+
+    ``layers``: of each group of layers, per image, ``(N, P_group)``, float32. ``image``: the gradient with respect to
+    the transformed pixels, ``(N, C, H, W)``.
+    """
+
+    layers: list[Tensor]
+    image: Tensor
+
+
+class GradientProbe:
+    """Per-image gradients of log p with respect to a flow's channel maps and the last convolutions of its couplings.
+
+    One backward pass gives the gradient δ of every layer's output; that of a weight is then Σ_ij δ x', image by image.
+    The wide convolutions are left out: their weights' gradients would cost as much again as the pass.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = copy.deepcopy(flow).float().eval().requires_grad_(False)
+        self._groups = list(_groups(self.flow))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the groups of layers."""
+        return [name for name, _ in self._groups]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of weights of each group of layers that gradients are taken of."""
+        return [sum(_weights(layer) for layer in group) for _, group in self._groups]
+
+    def __call__(self, x: Tensor) -> Gradients:
+        """Return the gradients of dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256)."""
+        # By the size of the image alone: no kernel is chosen by the size of a batch.
+        tile_size = tile_of(x.shape[2] * x.shape[3])
+        missing = -len(x) % tile_size
+        filled = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+        tiles = [self._tile(tile) for tile in torch.split(filled, tile_size)]
+        layers = [torch.cat(parts)[: len(x)] for parts in zip(*(tile.layers for tile in tiles), strict=True)]
+        return Gradients(layers, torch.cat([tile.image for tile in tiles])[: len(x)])
+
+    def _tile(self, x: Tensor) -> Gradients:
+        y, log_det = self.flow.pixels(x)
+        y = y.float().requires_grad_(True)
+        with torch.enable_grad(), _watched([layer for _, group in self._groups for layer in group]) as seen:
+            value = self.flow.forward_pixels(y, log_det.float()).log_likelihood.sum()
+            outputs = [seen[layer][1] for _, group in self._groups for layer in group]
+            image, *deltas = torch.autograd.grad(value, [y, *outputs])
+        found = iter(deltas)
+        layers = [
+            torch.cat([_squared(layer, seen[layer][0], next(found)) for layer in group], 1) for _, group in self._groups
+        ]
+        return Gradients(layers, image.detach())
+
+
+def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
+    """Return log norms and log Fisher scores, ``(N, 1 + 2 groups)``, float64.
+
+    log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024), and the logarithm of the mean of
+    g² / (F + 1e-8), F the mean of g² over reference images (Bergamin et al. 2022, with the diagonal of F).
+    """
+    columns = [gradients.image.double().square().sum((1, 2, 3))]
+    columns += [squares.double().sum(1) for squares in gradients.layers]
+    columns += [
+        (squares / (information + FLOOR)).double().mean(1)
+        for squares, information in zip(gradients.layers, fisher, strict=True)
+    ]
+    return torch.log(torch.stack(columns, 1) + FLOOR).numpy()
+
+
+def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
+    """Return F, the mean of the squared gradients of all images, ``(P_group,)`` for each group, float32."""
+    total: list[Tensor] | None = None
+    count = 0
+    for gradients in batches:
+        sums = [squares.double().sum(0) for squares in gradients.layers]
+        total = sums if total is None else [known + new for known, new in zip(total, sums, strict=True)]
+        count += len(gradients.image)
+    return [(known / count).float() for known in total or []]
+
+
+def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
+    """Return ||∇_y log p|| at each pixel, over the channels, ``(N, H, W)``; y are the transformed pixels."""
+    return gradients.image.double().square().sum(1).sqrt().numpy()
+
+
+def _groups(flow: Flow) -> Iterator[tuple[str, list[nn.Module]]]:
+    for number, level in enumerate(flow.level_list(), start=1):
+        kinds: dict[str, list[nn.Module]] = {"scale": [], "mixing": [], "coupling": []}
+        for step in level.bijections():
+            if isinstance(step, ActNorm):
+                kinds["scale"].append(step)
+            elif isinstance(step, ChannelAffine):
+                kinds["mixing"].append(step)
+            elif isinstance(step, AffineCoupling):
+                kinds["coupling"].append(step.net.last)
+        for kind, layers in kinds.items():
+            for index, part in enumerate(np.array_split(np.arange(len(layers)), min(GROUPS, len(layers)) or 1)):
+                if len(part):
+                    yield f"{kind}-{number}.{index + 1}", [layers[i] for i in part]
+        if level.prior is not None:
+            yield f"prior-{number}", [level.prior.net.last]
+
+
+@contextmanager
+def _watched(layers: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """Keep input and output of every layer while the block runs."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        seen[module] = (arguments[0].detach(), output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _weights(layer: nn.Module) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return layer.weight.numel()
+    assert isinstance(layer, ChannelAffine)
+    matrix = layer.affine()[0]
+    return len(matrix) if isinstance(layer, ActNorm) else matrix.numel()
+
+
+def _squared(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
+    """Return the squared gradient of the layer's weight for each image, ``(N, P)``."""
+    if isinstance(layer, nn.Conv2d):
+        patches = F.unfold(x, layer.kernel_size, padding=tuple(map(int, layer.padding)))
+        return torch.bmm(patches, delta.flatten(2).transpose(1, 2)).flatten(1).square()
+    assert isinstance(layer, ChannelAffine)
+    locations = x.shape[2] * x.shape[3]
+    matrix = layer.affine()[0]
+    # The log-det's own gradient: H W log|det A| has H W A^-T.
+    own = locations * torch.linalg.inv(matrix).T
+    gradient: Tensor
+    if isinstance(layer, ActNorm):
+        gradient = (x * delta).sum((2, 3)) + own.diagonal()
+    else:
+        gradient = (torch.bmm(delta.flatten(2), x.flatten(2).transpose(1, 2)) + own).flatten(1)
+    return gradient.square()

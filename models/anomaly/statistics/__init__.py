@@ -1,0 +1,1 @@
+"""Statistics of an image: whole-image, local and gradient families, and their combination."""

@@ -1,0 +1,88 @@
+"""The one number that orders images by strangeness: families of evidence, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from models.anomaly.statistics.local import LocalFamily
+from models.anomaly.statistics.whole_image import WholeFamily
+from models.scoring.evidence import Evidence
+from models.scoring.grid import regions
+
+Array = NDArray[np.float64]
+
+OTHERS_WEIGHT = 0.25
+"""What the local and the gradient family count, against 1 of the whole image: they see less of what is seen at all."""
+
+
+def weights(families: int) -> Array:
+    """Return the weight of each family, ``(families,)``, the whole image first; they add up to 1."""
+    found = np.full(families, OTHERS_WEIGHT)
+    found[0] = 1
+    shares: Array = found / found.sum()
+    return shares
+
+
+def merge(surprises: Array) -> Array:
+    """Return -ln of the weighted harmonic mean of p-values given as surprises -ln p, ``(N, families)`` -> ``(N,)``.
+
+    T = ln Σ_f w_f / p_f. One family's strong evidence is not drowned by another that sees nothing, as it is in sums
+    (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is stranger.
+
+    >>> merge(np.array([[3.0, 3.0]])).round(6).tolist()
+    [3.0]
+    """
+    merged: Array = logsumexp(surprises, axis=1, b=weights(surprises.shape[1]))
+    return merged
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """T of an image, in nats: about -ln of the probability of evidence as strong, before calibration.
+
+    ``local`` is absent where a flow has no notion of place. Where it is there, the unevenness of the regions joins the
+    statistics of the whole image.
+    """
+
+    whole: WholeFamily
+    local: LocalFamily | None
+
+    @classmethod
+    def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
+        """Fit all families to the evidence of reference images; ``names``: of its whole-image statistics."""
+        local = None if grid is None else LocalFamily.fit(evidence.cells, evidence.whole[:, 0], grid)
+        return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
+
+    def names(self, names: Sequence[str]) -> list[str]:
+        """Return the names of :meth:`statistics`; ``names``: of the whole-image statistics of the evidence."""
+        return _names(names, self.local)
+
+    def statistics(self, evidence: Evidence) -> Array:
+        """Return all statistics of the whole image, ``(N, K)``; the first is complexity."""
+        return _statistics(evidence, self.local)
+
+    def families(self, evidence: Evidence) -> Array:
+        """Return the surprise of each family, ``(N, families)``, in nats."""
+        columns = [self.whole.surprise(self.statistics(evidence))]
+        if self.local is not None:
+            columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
+        return np.stack(columns, 1)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """Return T of each image, ``(N,)``."""
+        return merge(self.families(evidence))
+
+
+def _names(names: Sequence[str], local: LocalFamily | None) -> list[str]:
+    shapes = 0 if local is None else len(regions(*local.shape))
+    return [*names, *(f"unevenness-{number}" for number in range(1, shapes + 1))]
+
+
+def _statistics(evidence: Evidence, local: LocalFamily | None) -> Array:
+    return evidence.whole if local is None else np.concatenate([evidence.whole, local.unevenness(evidence.cells)], 1)

@@ -1,0 +1,1 @@
+"""Artifacts: a trained model as a folder of files, immutable once written."""

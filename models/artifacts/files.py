@@ -1,0 +1,35 @@
+"""The files of an artifact, and reading one of them without loading the model. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from models.artifacts.manifest import FILE, file_label, read_manifest
+from models.errors import ArtifactError, FileNotInArtifact
+
+WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.safetensors"
+PINNED = "pinned.safetensors"
+CARD = "card.md"
+SAMPLES = "samples.png"
+NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
+"""All files that an artifact has, the manifest first."""
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    """Return the content of one of an artifact's files, one of ``NAMES``, as the manifest vouches for it.
+
+    Raises ``FileNotInArtifact``, and ``ArtifactError`` for one that is damaged.
+    """
+    digest = read_manifest(folder).files.get(name) if name in NAMES else None
+    if digest is None:
+        raise FileNotInArtifact(f"{file_label(folder)} has no {name}")
+    path = folder / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+    return content

@@ -1,0 +1,146 @@
+"""The manifest of an artifact: everything about a model but its weights. Free of torch."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import ArtifactError
+from models.flows.architecture import Architecture
+from models.images.preprocessing import Preprocessing
+from models.images.provenance import Provenance, Split
+
+FILE = "manifest.json"
+
+Precision = Literal["float32", "bfloat16"]
+"""Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingRecord(_Part):
+    """How the weights came to be."""
+
+    preset: str
+    config: dict[str, Any]
+    dataset: str
+    dataset_digest: str
+    train_images: int = Field(ge=1)
+    provenance: Provenance | None = None
+    split: Split | None = None
+    steps: int = Field(ge=1)
+    best_step: int = Field(ge=1)
+    seconds: float = Field(ge=0)
+    precision: str
+    started_from_commit: str | None = None
+    versions: dict[str, str] = {}
+    job: str | None = None
+
+
+class Evaluation(_Part):
+    """Bits/dim with one content-keyed dequantisation draw an image: the uniform-dequantisation bits/dim."""
+
+    validation_bits_per_dim: float
+    test_bits_per_dim: float | None
+    test_images: int = Field(ge=0)
+    test_nats: float | None
+    reconstruction_error: float | None = Field(
+        description="Largest ||I - R W|| over the layers, root mean square over white noise."
+    )
+
+
+class LogDets(_Part):
+    """The data-independent log-dets in nats, float64, and the digest of the weights they belong to."""
+
+    layers: dict[str, float]
+    total: float
+    weights_sha256: str
+
+
+class Deviation(_Part):
+    """How far images are from the same in float32: of their log-likelihoods, and of their statistics T, in nats."""
+
+    images: int = Field(ge=1)
+    median: float = Field(ge=0)
+    quantile_999: float = Field(ge=0, description="99.9 % of the images deviate by less.")
+    worst: float = Field(ge=0)
+    worst_statistic: float = Field(ge=0)
+
+
+class CalibrationSummary(_Part):
+    """What a calibration was fitted to, by which arithmetic, and the smallest p-value it allows.
+
+    With more than one fold the images of both parts are the same: each fold is calibrated by the fit to the others.
+    """
+
+    dataset: str
+    dataset_digest: str
+    statistics_images: int = Field(ge=1)
+    calibration_images: int = Field(ge=1)
+    folds: int = Field(1, ge=1)
+    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the strangest images that was left out.")
+    smallest_p: float
+    statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
+    mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")
+    engine: str = Field(description="The engine whose numbers these are; any other of this precision may use them.")
+    precision: Precision
+    weights_sha256: str
+    pinned_statistic: float = Field(description="T of the pinned image; loading computes it again.")
+    deviation: Deviation | None = Field(None, description="Where the precision is not float32.")
+
+
+class CalibrationRecord(_Part):
+    """``calibration.json`` beside a calibration that was made after its model."""
+
+    format_version: Literal[1] = 1
+    created: datetime
+    job: str | None = None
+    summary: CalibrationSummary
+    sha256: str = Field(description="SHA-256 of the arrays.")
+
+
+class PinnedSample(_Part):
+    """One stored image and its score; loading a model rescores it."""
+
+    image_sha256: str
+    log_likelihood: float
+
+
+class Manifest(_Part):
+    """``manifest.json``: what the model is, where it comes from, how good it is, and what proves its files."""
+
+    format_version: Literal[2] = 2
+    created: datetime
+    architecture: Architecture
+    preprocessing: Preprocessing
+    training: TrainingRecord
+    evaluation: Evaluation
+    log_dets: LogDets
+    calibration: CalibrationSummary
+    pinned: PinnedSample
+    files: dict[str, str] = Field(description="SHA-256 of every other file of the artifact.")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate ``folder/manifest.json``. Raises ``ArtifactError`` that names the file."""
+    path = folder / FILE
+    label = file_label(path)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{label} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{label} is not a valid manifest: {where}: {first['msg']}") from error
+
+
+def file_label(path: Path) -> str:
+    """Return a file's name for messages: model, version, file; where it lies is nobody else's business."""
+    of_calibration = "calibrations" in path.parts[-4:-2]
+    return "/".join(path.parts[-5 if of_calibration else -3 :])

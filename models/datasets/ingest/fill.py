@@ -1,0 +1,99 @@
+"""From uploaded files to the folder of a dataset: all that reads what a stranger wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.datasets.dataset import MIN_IMAGES
+from models.datasets.groups import group_and_split
+from models.datasets.ingest.items import Ignored, Rejected
+from models.datasets.ingest.limits import Limits, Meter, Room, full_disk
+from models.datasets.ingest.sources import Source, read_sources
+from models.datasets.prepared import Progress
+from models.datasets.report import Findings, make_report
+from models.datasets.storage import Storage, write_storage
+from models.errors import DatasetRefused, ImageError
+from models.images.codec import encode_png, image_grid
+from models.images.preprocessing import Preprocessing, conform
+
+REPORT = "report.json"
+SHEET = "contact_sheet.png"
+SHEET_IMAGES = 100
+THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rgb")
+
+
+@dataclass(frozen=True)
+class NewDataset:
+    """What is to become a dataset, and what it may take.
+
+    ``quota``: most bytes that all datasets may take together. ``reserve``: bytes of the disk that stay free.
+    """
+
+    name: str
+    sources: Sequence[Source]
+    limits: Limits
+    quota: int | None
+    reserve: int
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the sources."""
+        return sum(source.path.stat().st_size for source in self.sources)
+
+
+Fill = Callable[[Path, NewDataset, Progress], None]
+
+
+def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
+    """Write originals, table, report and contact sheet into an empty folder beside the other datasets.
+
+    ``progress`` gets bytes of the sources. Raises ``DatasetRefused`` and ``StorageFull``.
+    """
+    room = Room(folder.parent, new.quota, new.reserve)
+    packed = new.packed
+    room.require(packed)
+    meter, findings = Meter(packed, new.limits), Findings()
+    with full_disk():
+        with write_storage(folder, room) as writer:
+            for item in read_sources(new.sources, meter):
+                if isinstance(item, Ignored):
+                    findings.ignored += 1
+                elif isinstance(item, Rejected):
+                    findings.reject(item.path, item.slug, item.reason)
+                else:
+                    try:
+                        if not writer.add(item):
+                            findings.reject(item.path, "name-taken", "another file has this name")
+                    except ImageError as error:
+                        findings.reject(item.path, error.slug, error.detail)
+                progress(min(meter.done, meter.packed), meter.packed)
+            different = writer.different_images()
+            if different < MIN_IMAGES:
+                raise _too_few(different, findings)
+            split = group_and_split(writer.index)
+            report = make_report(new.name, writer.index, findings, split)
+        (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
+        (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _too_few(images: int, findings: Findings) -> DatasetRefused:
+    detail = f"{images} different images can be used, at least {MIN_IMAGES} are needed"
+    if findings.files:
+        first = findings.files[0]
+        detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
+    return DatasetRefused("dataset-too-small", "The dataset is too small", detail)
+
+
+def _contact_sheet(folder: Path, count: int) -> bytes:
+    chosen = set(np.linspace(0, count - 1, min(count, SHEET_IMAGES)).round().astype(int).tolist())
+    with Storage.open(folder) as storage:
+        thumbnails = [
+            conform(storage.image(stored), THUMBNAIL).pixels
+            for place, stored in enumerate(storage.images("path"))
+            if place in chosen
+        ]
+    return encode_png(image_grid(np.stack(thumbnails)))

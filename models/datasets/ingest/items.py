@@ -1,0 +1,107 @@
+"""What an upload is made of, and which names of files are taken."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from models.errors import DatasetRefused
+from models.images.preprocessing import Pixels
+
+MAX_NAME = 1024
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+DRIVE = re.compile(r"[A-Za-z]:")
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An encoded image."""
+
+    path: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ImagePixels:
+    """An image ``(C, H, W)`` of an array; ``group`` where the array said it."""
+
+    path: str
+    pixels: Pixels
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A single file that is left out, and why."""
+
+    path: str
+    slug: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file that nobody meant to upload: hidden, or an operating system's own."""
+
+    path: str
+
+
+Item = ImageFile | ImagePixels | Rejected | Ignored
+
+
+def refused(slug: str, detail: str) -> DatasetRefused:
+    """Return the error of an archive or array that is refused as a whole."""
+    titles = {
+        "unsafe-archive": "The archive is not safe to read",
+        "malformed-archive": "The archive is damaged",
+        "malformed-array": "The array cannot be used",
+        "unsupported-archive": "The archive is of a kind that is not read",
+    }
+    return DatasetRefused(slug, titles[slug], detail)
+
+
+def safe_path(name: str) -> str:
+    """Return ``name`` without ``.`` and empty parts. Raises ``DatasetRefused`` for names that could lead elsewhere.
+
+    >>> safe_path("./lot 1//seven.png")
+    'lot 1/seven.png'
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise refused("unsafe-archive", f"the name {name!a} is not UTF-8") from None
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    reason = None
+    if len(name) > MAX_NAME:
+        reason, name = f"is longer than {MAX_NAME} characters", name[:40] + "..."
+    elif CONTROL.search(name):
+        reason = "has control characters"
+    elif "\\" in name:
+        reason = "has a backslash; folders are separated by /"
+    elif name.startswith("/"):
+        reason = "is absolute"
+    elif DRIVE.match(name):
+        reason = "begins with a drive letter"
+    elif ".." in parts:
+        reason = "leads out of its folder by '..'"
+    elif not parts:
+        reason = "is empty"
+    if reason is not None:
+        raise refused("unsafe-archive", f"the name {name!a} {reason}")
+    return "/".join(parts)
+
+
+def is_top(name: str) -> bool:
+    """Whether a folder's name says no more than that the archive has one, as ``tar -c .`` writes it."""
+    return not set(name.split("/")) - {"", "."}
+
+
+def is_ignored(path: str) -> bool:
+    """Whether a file is hidden or an operating system's own.
+
+    >>> [is_ignored(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "a.png")]
+    [True, True, True, False]
+    """
+    parts = path.split("/")
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in SYSTEM_FILES

@@ -1,0 +1,114 @@
+"""How much an upload may hold, counted while it is read: no header is believed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import DatasetRefused, StorageFull
+
+MIB = 2**20
+RECHECK_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Largest upload that is taken in.
+
+    ``files``: entries of all archives and images of all arrays. ``file_bytes``: one image file; a longer one is
+    rejected alone. ``unpacked_bytes``: all of them together. ``ratio``: unpacked over packed bytes, looked at once
+    ``ratio_from`` bytes are unpacked, as small flat images pack very well.
+    """
+
+    files: int = 1_000_000
+    file_bytes: int = 64 * MIB
+    unpacked_bytes: int = 64 * 1024 * MIB
+    ratio: float = 200.0
+    ratio_from: int = 64 * MIB
+
+
+class Meter:
+    """Counts what comes out of an upload of ``packed`` bytes; ``done`` of them are read."""
+
+    def __init__(self, packed: int, limits: Limits) -> None:
+        self.packed = packed
+        self.limits = limits
+        self.done = 0
+        self.files = 0
+        self.unpacked = 0
+
+    def add_file(self) -> None:
+        """Count an entry. Raises ``DatasetRefused``."""
+        self.files += 1
+        if self.files > self.limits.files:
+            raise _too_large(f"more than {self.limits.files} files")
+
+    def add_bytes(self, count: int) -> None:
+        """Count unpacked bytes. Raises ``DatasetRefused``."""
+        self.unpacked += count
+        if self.unpacked > self.limits.unpacked_bytes:
+            raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
+        if self.unpacked > max(self.limits.ratio_from, self.limits.ratio * self.packed):
+            raise _too_large(f"it unpacks to more than {self.limits.ratio:g} times its {self.packed} bytes")
+
+
+def _too_large(detail: str) -> DatasetRefused:
+    return DatasetRefused("dataset-too-large", "The upload holds too much", detail)
+
+
+class Room:
+    """What may still be written under a folder: ``reserve`` bytes of the disk stay free, and ``quota`` is kept."""
+
+    def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:
+        self._folder = folder
+        self._reserve = reserve
+        self._quota_left = None if quota is None else quota - folder_bytes(folder)
+        self._unchecked = 0
+
+    def require(self, count: int) -> None:
+        """Raise ``StorageFull`` unless ``count`` bytes can be written now."""
+        if self._quota_left is not None and count > self._quota_left:
+            raise StorageFull(f"{count} bytes are to be written, {max(0, self._quota_left)} of the quota are left")
+        free = shutil.disk_usage(self._folder).free - self._reserve
+        if count > free:
+            raise StorageFull(f"{count} bytes are to be written, {max(0, free)} of the disk may be used")
+
+    def take(self, count: int) -> None:
+        """Count bytes that are being written. Raises ``StorageFull``."""
+        if self._quota_left is not None:
+            self._quota_left -= count
+        self._unchecked += count
+        if self._unchecked >= RECHECK_BYTES or (self._quota_left is not None and self._quota_left < 0):
+            self.require(0)
+            self._unchecked = 0
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the sizes of all files under a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Turn what a full disk raises into ``StorageFull``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull(f"the disk is full: {error.strerror}") from error
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python's own have no code
+            raise
+        raise StorageFull("the disk is full: the table cannot grow") from error

@@ -1,0 +1,60 @@
+"""What zip and tar have in common: how a member is read, judged and named."""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from models.datasets.ingest.items import ImageFile, Rejected, refused
+from models.datasets.ingest.limits import Meter
+
+CHUNK = 2**20
+NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x93NUMPY")
+
+
+class Readable(Protocol):
+    """What bytes come from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_member(path: str, stream: Readable, meter: Meter) -> ImageFile | Rejected:
+    """Read a member to its end. Raises ``DatasetRefused`` where the upload as a whole grows too large."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := stream.read(CHUNK):
+        meter.add_bytes(len(chunk))
+        size += len(chunk)
+        if size <= meter.limits.file_bytes:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+    if size > meter.limits.file_bytes:
+        return Rejected(path, "file-too-large", f"{size} bytes, at most {meter.limits.file_bytes} are taken")
+    data = b"".join(chunks)
+    if data.startswith(NESTED) or data[257:262] == b"ustar":
+        return Rejected(path, "nested-archive", "an archive or array inside an archive is not opened")
+    return ImageFile(path, data)
+
+
+@contextmanager
+def archive_errors(filename: str) -> Iterator[None]:
+    """Turn what a damaged archive raises into ``DatasetRefused``; errors of the disk stay what they are."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise refused("unsafe-archive", f"{filename}: a name in it is not UTF-8") from error
+    except (
+        zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
+        EOFError, OSError, ValueError, IndexError, KeyError, NotImplementedError, OverflowError,
+    ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere is the archive's
+            raise
+        raise refused("malformed-archive", f"{filename}: {str(error) or type(error).__name__}") from error

@@ -1,0 +1,128 @@
+"""Images of NumPy files, one at a time, never unpickled."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets.ingest.items import MAX_NAME, ImagePixels, Item, refused, safe_path
+from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.members import CHUNK, archive_errors
+from models.datasets.ingest.zip_files import Members
+from models.errors import DatasetRefused
+from models.images.codec import MAX_PIXELS
+from models.images.npy import npy_header
+
+IMAGES = ("images", "x_train", "x")
+"""Names that an array of images may have in an .npz with several arrays."""
+GROUP = "group"
+MAX_GROUP_BYTES = 256 * 2**20
+MAX_GROUP_ITEM = 4 * MAX_NAME
+"""Most bytes of one group: NumPy takes 4 for a character."""
+LAST = 0x10FFFF
+"""The last character of Unicode."""
+
+
+def read_npy_file(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
+    """Yield the images of an .npy file. Raises ``DatasetRefused``."""
+    with archive_errors(filename), path.open("rb") as file:
+        yield from _images(file, filename, within + "images", meter, None)
+
+
+def npz_images(archive: zipfile.ZipFile, members: Members, filename: str, meter: Meter, within: str) -> Iterator[Item]:
+    """Yield the images of an .npz file: its array ``images`` (or ``x_train``, ``x``, or its only one beside ``group``).
+
+    ``group``, ``(N,)`` of text or whole numbers, gives every image its group. Raises ``DatasetRefused``.
+    """
+    arrays = {name.removesuffix(".npy"): info for name, info in members.items()}
+    others = [name for name in arrays if name != GROUP]
+    chosen = next((name for name in IMAGES if name in arrays), others[0] if len(others) == 1 else None)
+    if chosen is None:
+        raise _unusable(f"{filename} holds {', '.join(others) or 'nothing'}; the images are expected in 'images'")
+    groups = None
+    if GROUP in arrays:
+        with archive.open(arrays[GROUP]) as stream:
+            groups = _groups(stream, filename, meter)
+    with archive.open(arrays[chosen]) as stream:
+        yield from _images(stream, f"{filename}: {chosen}", within + chosen, meter, groups)
+
+
+def _images(
+    file: IO[bytes], label: str, within: str, meter: Meter, groups: NDArray[Any] | None
+) -> Iterator[ImagePixels]:
+    shape, fortran_order, dtype = _header(file, label)
+    if dtype != np.uint8:
+        raise _unusable(f"{label}: expected uint8, got {dtype}")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise _unusable(f"{label}: expected (N, H, W) or (N, H, W, 1 or 3), got {shape}")
+    count, height, width = shape[:3]
+    if min(shape) < 1 or max(height, width) > 4096 or height * width > MAX_PIXELS:
+        raise _unusable(f"{label}: expected images with sides of 1 to 4096, got {shape}")
+    if fortran_order and count > 1:
+        raise _unusable(f"{label}: expected C order, got Fortran order; save numpy.ascontiguousarray of it")
+    if groups is not None and groups.shape != (count,):
+        raise _unusable(f"{label}: there are {count} images and {groups.shape} groups")
+    size, digits = math.prod(shape[1:]), len(str(count - 1))
+    for index in range(count):
+        meter.add_file()
+        data = _read_counted(file, size, meter)
+        if len(data) < size:
+            raise _unusable(f"{label}: the header promises {count} images, the data end in number {index}")
+        order = "F" if fortran_order else "C"
+        pixels = np.frombuffer(data, np.uint8).reshape((height, width, -1), order=order)  # type: ignore[call-overload]
+        group = None if groups is None else _group_name(groups[index])
+        yield ImagePixels(f"{within}/{index:0{digits}d}", pixels.transpose(2, 0, 1), group)
+    if file.read(1):
+        raise _unusable(f"{label}: the file goes on after the {count} images that its header promises")
+
+
+def _groups(file: IO[bytes], filename: str, meter: Meter) -> NDArray[Any]:
+    label = f"{filename}: {GROUP}"
+    shape, _, dtype = _header(file, label)
+    if dtype.kind not in "Uiu" or len(shape) != 1:
+        raise _unusable(f"{label}: expected text or whole numbers (N,), got {dtype} {shape}")
+    if not 1 <= dtype.itemsize <= MAX_GROUP_ITEM:
+        raise _unusable(f"{label}: expected groups of 1 to {MAX_NAME} characters, got {dtype}")
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_GROUP_BYTES:
+        raise _unusable(f"{label}: {size} bytes, at most {MAX_GROUP_BYTES} are read")
+    data = _read_counted(file, size, meter)
+    if len(data) < size:
+        raise _unusable(f"{label}: the header promises {size} bytes, {len(data)} are there")
+    # NumPy makes text of any 32 bits, and Python takes it for sound.
+    if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > LAST:
+        raise _unusable(f"{label}: its text holds numbers that are no characters")
+    return np.frombuffer(data, dtype)
+
+
+def _read_counted(file: IO[bytes], size: int, meter: Meter) -> bytearray:
+    """Return the next ``size`` bytes, or fewer at the end; the meter counts every piece before the next is read."""
+    data = bytearray()
+    while piece := file.read(min(CHUNK, size - len(data))):
+        meter.add_bytes(len(piece))
+        data += piece
+    return data
+
+
+def _group_name(value: Any) -> str:
+    return safe_path(str(value))
+
+
+def _header(file: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        found = npy_header(file)
+    except (ValueError, EOFError) as error:
+        raise _unusable(f"{label} is not an array: {error}") from error
+    if found[2].hasobject:
+        raise _unusable(f"{label}: objects are never unpickled, expected uint8")
+    return found
+
+
+def _unusable(detail: str) -> DatasetRefused:
+    return refused("malformed-array", detail)

@@ -1,0 +1,87 @@
+"""From uploaded files to images: what kind a file is, by its first bytes, and what it holds, one item at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from models.datasets.ingest.items import Ignored, Item, Rejected, is_ignored, refused, safe_path
+from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.members import read_member
+from models.datasets.ingest.npy_files import npz_images, read_npy_file
+from models.datasets.ingest.tar_files import read_tar
+from models.datasets.ingest.zip_files import open_zip, zip_files
+from models.errors import DatasetRefused
+
+MAGIC = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x93NUMPY": "npy",
+    b"\x1f\x8b": "tar",
+    b"BZh": "tar",
+    b"\xfd7zXZ\x00": "tar",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that an upload streamed to disk, and the name that it came with: a label, never a place to write to."""
+
+    path: Path
+    filename: str
+
+
+def read_sources(sources: Sequence[Source], meter: Meter) -> Iterator[Item]:
+    """Yield what the files hold. Raises ``DatasetRefused`` for an archive or array that is malformed as a whole."""
+    kinds = [_kind(source.path) for source in sources]
+    several = sum(kind != IMAGE for kind in kinds) > 1
+    before = 0
+    for source, kind in zip(sources, kinds, strict=True):
+        if kind == IMAGE:
+            yield _image(source, meter)
+        else:
+            # Archives may hold files of the same name: where there are several, an archive's name leads their paths.
+            label = ascii(PurePosixPath(source.filename).name)[1:-1] or kind
+            within = f"{label.split('.')[0] or kind}/" if several else ""
+            if kind not in READERS:
+                raise refused("unsupported-archive", f"{label} is a {kind} archive, expected zip, tar, npz or npy")
+            yield from READERS[kind](source.path, label, meter, within)
+        before += source.path.stat().st_size
+        meter.done = before
+
+
+def _read_zip(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
+    """Yield what a zip file holds, which may be an .npz by what is in it."""
+    with open_zip(path, filename, meter) as (archive, members):
+        if members and all(name.endswith(".npy") for name in members):
+            yield from npz_images(archive, members, filename, meter, within)
+        else:
+            yield from zip_files(archive, members, meter, within)
+
+
+READERS = {"zip": _read_zip, "npy": read_npy_file, "tar": read_tar}
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[257:262] == b"ustar":
+        return "tar"
+    return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), IMAGE)
+
+
+def _image(source: Source, meter: Meter) -> Item:
+    meter.add_file()
+    try:
+        path = safe_path(source.filename)
+    except DatasetRefused as error:
+        return Rejected(ascii(source.filename)[1:80], "unsafe-name", error.detail)
+    if is_ignored(path):
+        return Ignored(path)
+    with source.path.open("rb") as file:
+        return read_member(path, file, meter)

@@ -1,0 +1,122 @@
+"""Pixels as one model expects them: computed once, kept beside the originals, mapped into memory to train on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.atomic_files import new_folder, remove_leftovers
+from models.datasets.dataset import PARTS, Dataset
+from models.datasets.ingest.limits import Room
+from models.datasets.report import DatasetReport
+from models.datasets.storage import Storage
+from models.errors import DatasetUnfit, ImageError
+from models.images.preprocessing import Preprocessing, conform
+from models.images.provenance import Provenance, Split
+
+PREPARED = "prepared"
+PIXELS = "pixels.npy"
+RECORD = "record.json"
+
+Progress = Callable[[int, int], None]
+"""Is told of work: done, total. What it raises ends the work, and leaves nothing behind."""
+LEFTOVER_SECONDS = 24 * 3600
+"""What a writer left so long ago belongs to one that was killed."""
+
+
+def nobody(_done: int, _total: int) -> None:
+    """Tell nobody of the progress."""
+
+
+class Prepared(BaseModel):
+    """What is known of prepared pixels besides themselves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    provenance: Provenance
+    folds: list[int] = []
+
+
+def prepare(
+    folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: Room, progress: Progress
+) -> Dataset:
+    """Return the dataset in ``folder`` as ``preprocessing`` makes it, from its cache where it has been made before.
+
+    The pixels lie in one ``.npy`` file in the order of the parts, and within them by path. Raises ``DatasetUnfit``,
+    ``StorageFull``.
+    """
+    cache = folder / PREPARED / preprocessing.id.removeprefix("sha256:")
+    split = report.split
+    ends = np.cumsum([getattr(split, part) for part in PARTS])
+    shape = (int(ends[-1]), *preprocessing.shape)
+    found = _read(cache, shape, split)
+    if found is None:
+        room.require(math.prod(shape))
+        remove_leftovers(cache.parent, LEFTOVER_SECONDS)
+        shutil.rmtree(cache, ignore_errors=True)
+        # Another process may have made the same meanwhile.
+        with suppress(FileExistsError), new_folder(cache) as temporary:
+            _write(temporary, folder, report, preprocessing, progress)
+        found = _read(cache, shape, split)
+    if found is None:
+        raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
+    pixels, record = found
+    parts = dict(zip(PARTS, np.split(pixels, ends[:-1]), strict=True))
+    return Dataset(
+        report.name,
+        parts["train"],
+        parts["statistics"],
+        parts["calibration"],
+        test=pixels[:0],
+        digest=record.digest,
+        preprocessing=preprocessing,
+        provenance=record.provenance,
+        split=split,
+        folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
+    )
+
+
+def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Preprocessing, progress: Progress) -> None:
+    shape = (report.images, *preprocessing.shape)
+    content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
+    provenance = Provenance()
+    with Storage.open(folder) as storage, (target / PIXELS).open("wb") as file:
+        folds = storage.folds() if report.split.folds else []
+        if folds:  # the same pixels in other folds make another model
+            content.update(bytes(folds))
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for done, stored in enumerate(storage.images("part, path"), start=1):
+            try:
+                image = conform(storage.image(stored), preprocessing)
+            except ImageError as error:
+                raise DatasetUnfit(f"{stored.path} of {report.name}: {error.detail}") from error
+            data = image.pixels.tobytes()
+            content.update(data)
+            file.write(data)
+            provenance = provenance.with_image(image)
+            progress(done, report.images)
+    record = Prepared(digest=content.hexdigest(), provenance=provenance, folds=folds)
+    (target / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+
+
+def _read(
+    cache: Path, shape: tuple[int, ...], split: Split
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
+    """Return what a cache holds, None where there is none or it is not what it should be."""
+    try:
+        record = Prepared.model_validate_json((cache / RECORD).read_bytes())
+        pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, ValidationError):
+        return None
+    sizes = [record.folds.count(fold) for fold in range(len(split.folds))]
+    sound = pixels.shape == shape and pixels.dtype == np.uint8 and sizes == split.folds
+    return (pixels, record) if sound and len(record.folds) == sum(sizes) else None

@@ -1,0 +1,1 @@
+"""The multi-scale flow: its architecture as data, its modules, and how they are built."""

@@ -1,0 +1,146 @@
+"""Image files to pixels and back, trusting neither a name nor a size from outside."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from models.errors import ImageError
+from models.images.npy import npy_header
+from models.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
+
+__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid", "open_image"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MAX_PIXELS = 4096 * 4096
+"""Larger images are refused from their header alone, before anything is decompressed."""
+EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+
+
+def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+    """Decode a PNG, JPEG, WebP or BMP file into what a model expects, by its policy for size and colour.
+
+    Palettes and alpha channels that change nothing are converted, and the result says so; under the policy "exact",
+    colour for a grey model (and the reverse) and other sizes are refused, as a silent conversion would change what is
+    scored. 16-bit, animated and transparent files always are. Raises ``ImageError``.
+    """
+    return conform(open_image(data, lambda size: check_size(size, preprocessing)), preprocessing)
+
+
+def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
+    """Decode a file into an 8-bit image of its own size and mode.
+
+    ``check`` gets the size (width, height) that the header promises, before anything is decompressed, and may raise.
+    Raises ``ImageError``.
+    """
+    if not data:
+        raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked below, from the header
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ImageError(
+                "undecodable-image", "The file is not an image", f"expected one of {', '.join(FORMATS)}"
+            ) from error
+        except (Image.DecompressionBombError, ValueError, OSError, SyntaxError) as error:
+            raise _undecodable(error) from error
+        _check_header(image)
+        check(image.size)
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise _undecodable(error) from error
+    return image
+
+
+def _undecodable(error: Exception) -> ImageError:
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(f"the header promises more than the {MAX_PIXELS} pixels that are decoded at most")
+    if "truncated" in str(error).lower():
+        return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
+    return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)
+
+
+def _too_large(detail: str) -> ImageError:
+    return ImageError("image-too-large", "The image is too large", detail)
+
+
+def _check_header(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+    # A 16-bit colour PNG opens in an 8-bit mode; only the layout of its data tells.
+    layouts = [
+        tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str) and tile.args.endswith(";16B")
+    ]
+    if image.mode not in EIGHT_BIT_MODES or layouts:
+        got = layouts[0] if layouts else image.mode
+        raise ImageError("unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {got}")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError("unsupported-image", "The image is animated", "expected one frame")
+
+
+def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
+    """Decode a ``.npy`` file of uint8 ``(N, H, W)`` or ``(N, H, W, C)`` into ``(N, C, H, W)``.
+
+    Raises ``ImageError``; the shape in the header is checked before the data are read. Pickled content is refused, and
+    so is another size or number of channels whatever the policy: arrays are for who has prepared them.
+    """
+    if not data:
+        raise ImageError("empty-image", "The file is empty", "expected a .npy file, got 0 bytes")
+    file = io.BytesIO(data)
+    try:
+        shape, fortran_order, dtype = npy_header(file)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ImageError("undecodable-image", "The file is not a .npy array", str(error)) from error
+    channels, height, width = preprocessing.shape
+    wanted = (height, width) if channels == 1 else (height, width, channels)
+    if dtype != np.uint8:
+        raise ImageError("unsupported-image", "The array is not 8-bit", f"expected uint8, got {dtype}")
+    if len(shape) < 3 or (shape[1:] != wanted and shape[1:] != (height, width, channels)):
+        raise ImageError(
+            "wrong-image-shape",
+            "The array has the wrong shape",
+            f"expected {('N', *wanted)}, got {tuple(shape)}",
+        )
+    if not 1 <= shape[0] <= max_images:
+        raise ImageError(
+            "image-too-large",
+            "The array holds too many images",
+            f"expected 1 to {max_images}, got {shape[0]}",
+        )
+    size, start = math.prod(shape), file.tell()
+    if len(data) - start < size:
+        raise ImageError(
+            "truncated-image",
+            "The array is incomplete",
+            f"expected {size} bytes, got {len(data) - start}",
+        )
+    flat = np.frombuffer(data, dtype=np.uint8, count=size, offset=start)
+    images = flat.reshape(shape, order="F" if fortran_order else "C").reshape(-1, height, width, channels)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode ``(C, H, W)`` with 1, 3 or 4 channels as PNG."""
+    file = io.BytesIO()
+    as_image(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def image_grid(images: Pixels, gap: int = 2) -> Pixels:
+    """Lay out ``(N, C, H, W)`` in a near-square grid with ``gap`` grey pixels between: ``(C, H', W')``."""
+    count, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 128, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    return grid

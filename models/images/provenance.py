@@ -1,0 +1,103 @@
+"""What a model's training images came from and how they were shared out, and whether a scored image is another kind."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.images.preprocessing import DecodedImage
+
+ARRAY = "array"
+"""The format of pixels that came in no image file."""
+LOSSLESS = {"PNG", "BMP", ARRAY}
+SIZE_FACTOR = 1.5
+"""A shorter side so many times out of the range of training is another scale: resizing then blurs otherwise."""
+
+
+class Provenance(BaseModel):
+    """The files of a model's training images: counts by format and by conversion, sizes, and how many were resized."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    formats: dict[str, int] = {}
+    smallest: tuple[int, int] = Field((0, 0), description="Width, height of the image with the shortest shorter side.")
+    largest: tuple[int, int] = Field((0, 0), description="Width, height of the image with the longest shorter side.")
+    converted: dict[str, int] = Field({}, description="Images by the change of mode they went through.")
+    resized: int = 0
+
+    def with_image(self, image: DecodedImage) -> Self:
+        """Return what is known after one more image."""
+        file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
+        size = (int(size[0]), int(size[1]))
+        first = not self.formats
+        converted = self.converted
+        if image.converted is not None:
+            converted = {**converted, image.converted: converted.get(image.converted, 0) + 1}
+        return self.model_copy(
+            update={
+                "formats": {**self.formats, file: self.formats.get(file, 0) + 1},
+                "smallest": size if first or min(size) < min(self.smallest) else self.smallest,
+                "largest": size if first or min(size) > min(self.largest) else self.largest,
+                "converted": converted,
+                "resized": self.resized + image.resized,
+            }
+        )
+
+
+class Split(BaseModel):
+    """How a dataset's images were shared out: by which rule and why, how many each part has, whose groups.
+
+    Where there are ``folds``, there is no calibration part: ``statistics`` is the reference part that serves both.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["by-group", "by-image", "in-order"]
+    reason: str
+    seed: int | None = None
+    train: int
+    statistics: int
+    calibration: int
+    groups: dict[str, list[str]] = Field({}, description="Groups of a part, the first 100 by name.")
+    folds: list[int] = Field(
+        [], description="Images of each fold of `statistics` where there are too few for a calibration part, else none."
+    )
+
+    @property
+    def parts(self) -> str:
+        """The sizes of the parts in words.
+
+        >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
+        '60 training/40 reference in 5 folds'
+        """
+        if self.folds:
+            return f"{self.train} training/{self.statistics} reference in {len(self.folds)} folds"
+        return f"{self.train} training/{self.statistics} statistics/{self.calibration} calibration"
+
+
+def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
+    """Return in words how the file of a scored image differs from those of training, None where it does not.
+
+    Formats without loss count as one. Nothing is said of an image that came in no file, nor where nothing is known of
+    the training images.
+
+    >>> import numpy as np
+    >>> image = DecodedImage(np.zeros((1, 64, 64), np.uint8), None, True, "JPEG", (4000, 3000))
+    >>> print(provenance_warning(Provenance(formats={"PNG": 60}, smallest=(64, 64), largest=(64, 64)), image))
+    scored image is JPEG, training images were PNG; scored image is 4000x3000, training images were 64x64
+    """
+    if trained is None or not trained.formats or image.format is None or image.source_size is None:
+        return None
+    found = []
+    if image.format not in trained.formats and not (image.format in LOSSLESS and LOSSLESS & trained.formats.keys()):
+        names = ["uncompressed" if name == ARRAY else name for name in sorted(trained.formats)]
+        found.append(f"scored image is {image.format}, training images were {' and '.join(names)}")
+    low, high = min(trained.smallest), min(trained.largest)
+    if not low / SIZE_FACTOR <= min(image.source_size) <= high * SIZE_FACTOR:
+        sizes = ["{}x{}".format(*size) for size in (trained.smallest, trained.largest)]
+        found.append(
+            f"scored image is {image.source_size[0]}x{image.source_size[1]}, "
+            f"training images were {' to '.join(dict.fromkeys(sizes))}"
+        )
+    return "; ".join(found) or None

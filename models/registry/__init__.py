@@ -1,0 +1,1 @@
+"""The registry: versions, aliases and calibrations of models on disk."""

@@ -1,0 +1,186 @@
+"""Calibrations of a model version that were made after it: numbered, published whole, one of them active.
+
+Free of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.artifacts.manifest import CalibrationRecord, CalibrationSummary, file_label
+from models.atomic_files import locked, new_folder, sha256_file, write_atomically
+from models.errors import ArtifactError, CalibrationNotFound
+
+log = logging.getLogger(__name__)
+
+FOLDER = "calibrations"
+RECORD = "calibration.json"
+ARRAYS = "calibration.safetensors"
+CHOICE = "active.json"
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+OWN = 0
+"""The number of the calibration that is part of the artifact."""
+
+
+class Choice(BaseModel):
+    """Which calibration was chosen, and the newest there was then: one that came later is active instead."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibration: int = Field(OWN, ge=0)
+    newest: int = Field(OWN, ge=0)
+
+
+class Calibrations:
+    """The calibrations of one version in ``root/<name>/calibrations/<version>/<number>/``.
+
+    Each appears whole, once for a job, and never changes; number 0 is the artifact's own and has no folder here. The
+    newest is active unless another was chosen since. Readers need no lock; writers take that of the model's name.
+    """
+
+    def __init__(self, root: Path, name: str, version: int) -> None:
+        self.folder = root / name / FOLDER / str(version)
+        self._label = f"{name}:{version}"
+        self._of_name = root / name
+
+    def numbers(self) -> list[int]:
+        """Return the numbers there are, 0 first."""
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted({OWN} | {int(path.name) for path in there if NUMBER.fullmatch(path.name) and path.is_dir()})
+
+    def active(self) -> int:
+        """Return the number in use; it may have been deleted since. Raises ``ArtifactError`` for a damaged choice."""
+        # In this order: a calibration that is published without becoming active makes its choice known first.
+        newest = self.numbers()[-1]
+        choice = self._choice()
+        return newest if newest > choice.newest else choice.calibration
+
+    def path(self, number: int) -> Path | None:
+        """Return the folder of a calibration, None for the artifact's own, which lies with it."""
+        return None if number == OWN else self.folder / str(number)
+
+    def record(self, number: int) -> CalibrationRecord:
+        """Return the record of a calibration, one from 1 on. Raises ``CalibrationNotFound``, ``ArtifactError``."""
+        if number not in self.numbers()[1:]:
+            raise self._unknown(number)
+        return read_record(self.folder / str(number))
+
+    def of_job(self, job: str) -> int | None:
+        """Return the number of the calibration that a job made, if any."""
+        for number in reversed(self.numbers()[1:]):
+            try:
+                if self.record(number).job == job:
+                    return number
+            except (ArtifactError, CalibrationNotFound) as problem:
+                # Somebody else's damaged calibration is no reason to lose this job's.
+                log.warning("skipping calibration %d of %s: %s", number, self._label, problem.detail)
+        return None
+
+    def publish(
+        self,
+        arrays: bytes,
+        summary: CalibrationSummary,
+        *,
+        job: str | None = None,
+        activate: bool = True,
+        admit: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Keep a calibration under the next number and return that; it becomes active with ``activate``.
+
+        That of a job is published once: where one carries the job's id already, its number is returned. ``admit`` is
+        called when nothing else can come between any more, and stops it by raising.
+        """
+        with locked(self._of_name):
+            known = None if job is None else self.of_job(job)
+            if known is not None:
+                return known
+            newest = self.numbers()[-1]
+            try:
+                before, newest = self.active(), max(newest, self._choice().newest)
+            except ArtifactError as problem:
+                # Minutes of work are not lost for a choice that can be made again.
+                log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
+                before = newest
+            # A number that was given once never means another calibration, also where its folder was deleted.
+            number = newest + 1
+            record = CalibrationRecord(
+                created=datetime.now(UTC).replace(microsecond=0),
+                job=job,
+                summary=summary,
+                sha256=hashlib.sha256(arrays).hexdigest(),
+            )
+            with new_folder(self.folder / str(number)) as folder:
+                (folder / ARRAYS).write_bytes(arrays)
+                (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+                admit()
+                if not activate:
+                    self._choose(before, number)
+            # It is active from the moment it is there: this makes its deletion an error, not a change of the choice.
+            self._choose(number if activate else before, number)
+        return number
+
+    def choose(self, number: int, weights_sha256: str) -> None:
+        """Make a calibration the active one, atomically, after a look at its files.
+
+        Raises ``CalibrationNotFound``, and ``ArtifactError`` for one that is damaged or belongs to other weights.
+        """
+        with locked(self._of_name):
+            if number != OWN:
+                record = self.record(number)
+                check_files(self.folder / str(number), record, weights_sha256)
+            newest = self.numbers()[-1]
+            try:
+                newest = max(newest, self._choice().newest)
+            except ArtifactError as problem:
+                log.warning("%s is written anew", problem.detail)
+            self._choose(number, newest)
+
+    def _choice(self) -> Choice:
+        path = self.folder / CHOICE
+        try:
+            return Choice.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return Choice()
+        except OSError as error:
+            raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise ArtifactError(f"{file_label(path)} does not say which calibration was chosen") from error
+
+    def _choose(self, number: int, newest: int) -> None:
+        choice = Choice(calibration=number, newest=newest)
+        write_atomically(self.folder / CHOICE, choice.model_dump_json().encode())
+
+    def _unknown(self, number: int) -> CalibrationNotFound:
+        there = ", ".join(map(str, self.numbers()))
+        return CalibrationNotFound(f"{self._label} has no calibration {number}; it has: {there}")
+
+
+def read_record(folder: Path) -> CalibrationRecord:
+    """Read and validate ``folder/calibration.json``. Raises ``ArtifactError`` that names the file."""
+    path = folder / RECORD
+    try:
+        return CalibrationRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{file_label(path)} is not a valid record: {where}: {first['msg']}") from error
+
+
+def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
+    """Raise ``ArtifactError`` where the arrays are not those of the record, or the record is of other weights."""
+    path = folder / ARRAYS
+    if not path.is_file():
+        raise ArtifactError(f"{file_label(path)} is missing")
+    if sha256_file(path) != record.sha256:
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {RECORD} gives")
+    if record.summary.weights_sha256 != weights_sha256:
+        raise ArtifactError(f"{file_label(path)} belongs to other weights than those of the model")
