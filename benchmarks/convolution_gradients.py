@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.bijections.conv import SelfNormalizingConv
+from models.bijections.convolution import SelfNormalizingConv
 from models.datasets import Dataset, Images, load_dataset
 from models.flows.architecture import ConvolutionalArchitecture
 from models.flows.build import build_flow

@@ -17,7 +17,7 @@ from models.bijections.frozen import FrozenMap
 class PeriodicConv(Bijection):
     """z = w * x + b on a torus; log-det Σ_f log|det ŵ(f)| with a C x C matrix ŵ(f) a frequency (Hoogeboom et al. 2019).
 
-    w starts as the identity plus Xavier-normal noise of gain 0.01, as in :class:`~models.bijections.conv.ExactConv`.
+    w starts as the identity plus Xavier-normal noise of gain 0.01, as in :class:`.convolution.ExactConv`.
 
     Cost: O(N·C²·kh·kw·H·W) forwards; O(C³·H·W) for the log-det with its exact gradient; the same for the inverse, and
     O(N·C·H·W·(C + log H·W)) on top. Images must not be smaller than the kernel.

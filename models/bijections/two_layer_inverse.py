@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape, check_images
-from models.bijections.conv import ExactConv, FrozenConvolution
 from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
@@ -21,6 +20,7 @@ from models.bijections.conv_functional import (
     project,
     same_padding,
 )
+from models.bijections.convolution import ExactConv, FrozenConvolution
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
@@ -76,7 +76,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         """Set r1 to the projection of T(w)^-1 on convolutions of its size and r2 to the identity. Cost: D solves.
 
         The nearest product of two convolutions has no closed form. This one makes the gradient of w exact, as in
-        :class:`~models.bijections.conv.SelfNormalizingConv`.
+        :class:`~models.bijections.convolution.SelfNormalizingConv`.
         """
         kernel = (self.weight.shape[2], self.weight.shape[3])
         inverse_images = FactorisedConvolution(self.weight, shape[1:]).inverse_images()

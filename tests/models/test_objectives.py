@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from models.bijections.base import SelfNormalizing, Shape
-from models.bijections.conv import SelfNormalizingConv
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.bijections.convolution import SelfNormalizingConv
 from models.bijections.dense import SelfNormalizingDense
 from models.bijections.pixels import AffinePixels
 from models.bijections.two_layer_inverse import TwoLayerInverseConv

@@ -18,8 +18,8 @@ from torch import Tensor
 import models.bijections
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, ChannelAffine, Elementwise, SelfNormalizing
-from models.bijections.conv import ExactConv, SelfNormalizingConv
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense, SelfNormalizingDense
 from models.bijections.emerging import AutoregressiveConv, EmergingConv

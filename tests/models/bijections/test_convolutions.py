@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from models.bijections.conv import ExactConv
 from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
@@ -18,6 +17,7 @@ from models.bijections.conv_functional import (
     multiplicity,
     project,
 )
+from models.bijections.convolution import ExactConv
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 
 KERNELS = pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 3), (5, 3)], ids=str)
