@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from app.callers import SCOPE, Caller
 from app.problems import Problem, responses
-from worker.roles import ROLES, Role, includes
+from worker.keys.roles import ROLES, Role, includes
 
 REFUSALS = (401, 403, 429, 503)
 """How an operation that needs a role may be refused: no valid key, another role, too often, keys unreadable."""

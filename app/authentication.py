@@ -19,7 +19,7 @@ from app.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
 from app.problems import Problem, problem_response
 from app.rate_limits import ALLOWANCE, Allowance, RateLimits
 from app.request_log import audit_file, shortened, timestamp
-from worker.key_file import KeysUnreadable, digest_of
+from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from app.schemas import Answer
-from worker.roles import Role
+from worker.keys.roles import Role
 
 
 class CallerView(Answer):

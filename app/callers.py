@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from worker.roles import Role
+from worker.keys.roles import Role
 
 SCOPE = "snf.caller"
 """Where authentication leaves the `Caller` in a request's scope."""

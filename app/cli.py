@@ -16,7 +16,7 @@ from app.commands.models import models
 from app.commands.sample import sample
 from app.commands.score import score
 from app.commands.train import train
-from worker.garbage import look_rarely
+from worker.gc_tuning import look_rarely
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -37,7 +37,7 @@ def up(host: Host = None, port: Port = None) -> None:
     """Run everything on this machine: broker, worker and service, until Ctrl-C."""
     _set(host=host, port=port)
     found = settings()
-    from worker.launcher import supervise
+    from worker.launch.launcher import supervise
 
     raise typer.Exit(supervise(found, say=typer.echo))
 
@@ -48,7 +48,7 @@ def serve(host: Host = None, port: Port = None) -> None:
     _set(host=host, port=port)
     found = settings()
     from app.serve import serve as run
-    from worker.logs import configure_logging
+    from worker.log_setup import configure_logging
 
     configure_logging(found, "service")
     raise typer.Exit(run(found))
@@ -71,7 +71,7 @@ def worker(
     found = settings()
     if check:
         raise typer.Exit(_check_workers(found))
-    from worker.workers import run_workers
+    from worker.launch.workers import run_workers
 
     try:
         code = run_workers(found, typer.echo)
@@ -81,7 +81,7 @@ def worker(
 
 
 def _check_workers(found: Settings) -> int:
-    from worker.health import check_workers
+    from worker.runtime.health import check_workers
 
     try:
         healthy, line = check_workers(found)

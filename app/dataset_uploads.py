@@ -17,7 +17,7 @@ from models.datasets import DatasetStore
 from models.datasets.ingest.limits import Room
 from models.datasets.report import DatasetReport
 from models.datasets.store import RESERVE
-from worker.ingest import ingest
+from worker.sandbox.ingest import ingest
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

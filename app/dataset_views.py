@@ -10,7 +10,7 @@ from app.problems import Problem
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.datasets.builtin import NAMES, builtin_file
 from models.errors import ModelsError
-from worker.store import JobStore
+from worker.jobs.store import JobStore
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:

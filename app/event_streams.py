@@ -19,9 +19,9 @@ from app.problems import Problem
 from app.shares import Shares
 from app.streams import ClosedStream
 from app.timeline import Advance, Cursor, Timeline, Told
-from worker.changes import ChangeReader, News
-from worker.journal import FILE
-from worker.problems import BrokerDown
+from worker.errors import BrokerDown
+from worker.jobs.journal import FILE
+from worker.jobs.state_changes import ChangeReader, News
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from app.model_uploads import ModelUploads
 from app.scoring_queue import ScoringQueue
 from app.serving import Serving
 from models.datasets import DatasetStore
-from worker.broker import redis_client
-from worker.celery_app import make_celery
-from worker.pace import Pace
-from worker.presence import Presence
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import redis_client
+from worker.jobs.slowness import Pace
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import Presence
 from worker.settings import Settings
-from worker.store import JobStore
 
 DECODERS = 2
 """Threads that decode images beside the scoring thread."""

@@ -10,8 +10,8 @@ from fastapi import Depends
 
 from app.house import InHouse
 from app.routers.jobs import JOB_ID, JobId
-from worker.jobs import Job
-from worker.problems import BrokerDown, JobNotFound
+from worker.errors import BrokerDown, JobNotFound
+from worker.jobs.record import Job
 from worker.settings import Settings
 
 

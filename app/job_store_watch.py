@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from worker.jobs import Queue
-from worker.problems import BrokerDown
-from worker.store import JobStore
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue
+from worker.jobs.store import JobStore
 
 EVERY_S = 0.5
 STALE_S = 3.0

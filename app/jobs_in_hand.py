@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from app.problems import Problem
-from worker.jobs import TERMINAL, Job, Status
-from worker.store import JobStore
+from worker.jobs.record import TERMINAL, Job, Status
+from worker.jobs.store import JobStore
 
 PAGE = 200
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from worker.key_file import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
-from worker.roles import Role
+from worker.keys.key_file import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
+from worker.keys.roles import Role
 from worker.settings import Settings
 
 CHECK_S = 0.5

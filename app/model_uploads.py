@@ -18,7 +18,7 @@ from models.atomic_files import write_atomically
 from models.datasets.ingest.limits import Room
 from models.datasets.store import RESERVE
 from models.registry.registry import ModelVersion, Registry, check_name
-from worker.admission import admit
+from worker.sandbox.verify_upload import admit
 from worker.settings import Settings
 
 PLACES = 2

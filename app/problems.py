@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import ModelsError
-from worker.problems import BrokerDown, JobsError
+from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
 

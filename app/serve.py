@@ -17,9 +17,9 @@ import uvicorn
 from app.connection_watch import ConnectionLimits, ConnectionWatch
 from app.connections import Connection
 from app.service import Service, create_app
-from worker.garbage import look_rarely
-from worker.keys import ensure_keys
-from worker.logs import configure_logging
+from worker.gc_tuning import look_rarely
+from worker.keys.first_key import ensure_keys
+from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.changes import START, Change, News
-from worker.jobs import Status
-from worker.journal import Event, read_piece
+from worker.jobs.journal import Event, read_piece
+from worker.jobs.record import Status
+from worker.jobs.state_changes import START, Change, News
 
 SETTLED_MS = 250
 """Age at which the journal has all events of a moment: they are written right after they are stamped."""

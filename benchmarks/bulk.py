@@ -33,13 +33,13 @@ from benchmarks.installation import Running, end_all, machine, until
 from models.datasets import DatasetStore, Source
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from worker.broker import redis_client
-from worker.celery_app import make_celery
-from worker.jobs import Job, Status
-from worker.presence import Presence
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import redis_client
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import submit_on_model
+from worker.jobs.worker_registry import Presence
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.submit import submit_on_model
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow:1"
@@ -76,7 +76,7 @@ class PeakMemory:
             for folder in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError, StopIteration, ValueError):
                     line = (folder / "cmdline").read_bytes()
-                    if b"worker.score" in line and self._home in line:
+                    if b"worker.attempts.score" in line and self._home in line:
                         status = (folder / "status").read_text().splitlines()
                         peak = next(row for row in status if row.startswith("VmHWM"))
                         self.bytes = max(self.bytes, 1024 * int(peak.split()[1]))
@@ -97,7 +97,7 @@ class Workplace:
         """Run so many workers with so many threads each."""
         options = {"train_threads": threads, "nice": 0, "runtime_dir": self.settings.runtime_dir, "lease_seconds": 10}
         with ExitStack() as stack:
-            started = [Running("worker.main", home=self.settings.home, **options) for _ in range(count)]
+            started = [Running("worker.runtime.main", home=self.settings.home, **options) for _ in range(count)]
             for worker in started:
                 stack.callback(worker.stop)
             until("workers", 60, lambda: len(self._presence.workers()) == count)
@@ -173,7 +173,7 @@ def main() -> None:
     for name, count in (("all", len(images)), ("few", 10_000), ("shared", arguments.shared)):
         np.savez(home / f"{name}.npz", x_train=images[:count, 0])
         DatasetStore(settings.datasets_dir).create(name, [Source(home / f"{name}.npz", f"{name}.npz")])
-    broker = Running("worker.broker", home=home, runtime_dir=home / "run")
+    broker = Running("worker.broker.embedded", home=home, runtime_dir=home / "run")
     try:
         place = Workplace(settings)
         until("the broker", 60, lambda: broker_answers(place))

@@ -22,11 +22,11 @@ from tests.end_to_end.service import ROOT, environment, free_port
 READY_S = 120
 STOP_S = 90
 MODULES = {
-    "worker.broker": "keeper",
-    "worker.main": "worker",
+    "worker.broker.embedded": "keeper",
+    "worker.runtime.main": "worker",
     "app.serve": "service",
-    "worker.train": "trainer",
-    "worker.ingest": "reader",
+    "worker.attempts.train": "trainer",
+    "worker.sandbox.ingest": "reader",
     "app.cli": "launcher",
 }
 

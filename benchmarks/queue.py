@@ -53,7 +53,7 @@ FILTERS: dict[str, dict[str, str]] = {"all": {}, "queued": {"status": "queued"}}
 def without_workers(home: Path, settings: dict[str, Any]) -> Iterator[PatientClient]:
     """Run a broker and a service alone."""
     with (
-        running("worker.broker", home=home, **settings),
+        running("worker.broker.embedded", home=home, **settings),
         running("app.serve", home=home, **settings) as service,
         PatientClient(settings["port"]) as client,
     ):
@@ -152,7 +152,7 @@ def taken_first(client: PatientClient, home: Path, settings: dict[str, Any]) -> 
         jobs = {job["id"]: job["started_at"] for page in pages for job in page}
         return sorted(jobs, key=lambda job: str(jobs[job]))[:HEAD] if len(jobs) >= HEAD else []
 
-    with running("worker.main", home=home, **settings, devices="cpu"):
+    with running("worker.runtime.main", home=home, **settings, devices="cpu"):
         found: list[str] = until("jobs taken", 300, started)
     return found
 

@@ -41,8 +41,8 @@ def test_imports_go_one_way(package: str) -> None:
         "models.training.presets",
         "models.registry.registry",
         "models.training.config",
-        "worker.main",
-        "worker.tasks",
+        "worker.runtime.main",
+        "worker.runtime.tasks",
     ],
 )
 def test_importing_does_not_load_torch(module: str) -> None:

@@ -48,7 +48,7 @@ def errors_for_people() -> Iterator[None]:
     """Turns typed errors into one line on stderr and an exit code; anything else keeps its traceback."""
     from app.problems import Problem
     from models.errors import ModelsError
-    from worker.problems import JobsError
+    from worker.errors import JobsError
 
     try:
         yield

@@ -28,7 +28,7 @@ def _complete(find: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer
 
 def _client(url: str | None) -> Client:
     from app.client import Client, Retries
-    from worker.launcher import address
+    from worker.launch.launcher import address
     from worker.settings import load_settings
 
     return Client(url or address(load_settings()), timeout=PATIENCE_S, retries=Retries(attempts=1))

@@ -120,7 +120,7 @@ def contact_sheet(
 def _create(here: Settings, name: str, paths: list[Path]) -> DatasetDetail:
     from app.image_files import split_paths
     from models.datasets import Source
-    from worker.ingest import ingest
+    from worker.sandbox.ingest import ingest
 
     images, archives = split_paths(paths)
     sources = [Source(path, given) for given, path in images.items()]
@@ -145,9 +145,9 @@ def _send(url: str, key: str | None, name: str, paths: list[Path]) -> DatasetDet
 
 def _delete(here: Settings, name: str) -> None:
     from app.dataset_views import refuse_builtin, refuse_used
-    from worker.broker import redis_client
-    from worker.problems import BrokerDown
-    from worker.store import JobStore
+    from worker.broker.embedded import redis_client
+    from worker.errors import BrokerDown
+    from worker.jobs.store import JobStore
 
     refuse_builtin(name)
     try:

@@ -12,7 +12,7 @@ from app.commands.common import USAGE, Json, Key, fail, print_answer
 from app.commands.job_tables import outcome, print_curve, print_job, print_jobs
 from app.commands.live import live_view
 from app.commands.service import followed, service, this_machine
-from worker.jobs import Status
+from worker.jobs.record import Status
 
 if TYPE_CHECKING:
     from app.schemas import JobView

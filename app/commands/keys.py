@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.common import SERVICE, USAGE, Json, fail, print_json, settings
-from worker.roles import Role
+from worker.keys.roles import Role
 
 if TYPE_CHECKING:
-    from worker.key_file import KeyFile, StoredKey
+    from worker.keys.key_file import KeyFile, StoredKey
     from worker.settings import Settings
 
 keys = typer.Typer(
@@ -49,8 +49,8 @@ def create(
 ) -> None:
     """Make a key and print it, once: only a hash of it is stored."""
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
-    from worker.key_file import NAME, RATE
-    from worker.keys import import_key_file
+    from worker.keys.first_key import import_key_file
+    from worker.keys.key_file import NAME, RATE
 
     _check("NAME", name, NAME, "1 to 64 of a-z 0-9 . _ - with a letter or digit first")
     for option, rate in (("--requests", requests), ("--images", images)):
@@ -124,7 +124,7 @@ def rotate(
 @contextmanager
 def _key_file(here: Settings) -> Iterator[KeyFile]:
     """Give the keys under `home`; what cannot be done with them ends the command with a message."""
-    from worker.key_file import KeyConflict, KeyFile, KeysUnreadable
+    from worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable
 
     try:
         yield KeyFile(here.keys_file)

@@ -42,7 +42,7 @@ def this_machine(url: str | None) -> str:
     if url:
         return url
     from app.commands.common import settings
-    from worker.launcher import address
+    from worker.launch.launcher import address
 
     return address(settings())
 

@@ -127,7 +127,7 @@ def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Pa
     from models.datasets import summarize
     from models.training.cost.estimate import estimate_training
     from models.training.presets import PRESETS
-    from worker.machine import memory_of_this_machine
+    from worker.runtime.machine import memory_of_this_machine
 
     summary = summarize(data, data_dir, store, config)
     architecture = PRESETS[preset].architecture(summary.image_shape, config.pixel_transform)

@@ -8,7 +8,7 @@ from app.access import CallerScope, MayRead
 from app.caller_schemas import CallerView
 from app.callers import caller_of
 from app.problems import responses
-from worker.roles import ROLES, includes
+from worker.keys.roles import ROLES, includes
 
 router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 

@@ -20,11 +20,11 @@ from app.job_schemas import CalibrationResult, CurvePoint, JobResult, Preview, P
 from app.problems import Problem, responses
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
-from worker.curve import read_curve, thin
-from worker.evaluate import REPORT_HTML, REPORT_JSON
-from worker.jobs import Status
-from worker.journal import FILE, Event
-from worker.score import RESULT
+from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
+from worker.attempts.score import RESULT
+from worker.jobs.curve import read_curve, thin
+from worker.jobs.journal import FILE, Event
+from worker.jobs.record import Status
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])

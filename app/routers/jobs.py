@@ -15,8 +15,8 @@ from app.house import InHouse
 from app.job_requests import plan_job, require_memory
 from app.json_body import json_body, json_body_schema
 from app.problems import responses
-from worker.jobs import Job, JobType, Status
-from worker.submit import (
+from worker.jobs.record import Job, JobType, Status
+from worker.jobs.submission import (
     fingerprint_of,
     resume,
     retry,

@@ -18,8 +18,8 @@ from app.service import create_app
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.local import LOCAL
-from worker.key_file import KeyFile
-from worker.roles import Role
+from worker.keys.key_file import KeyFile
+from worker.keys.roles import Role
 from worker.settings import Settings
 
 SCORE = "/v1/models/mnist-snf-glow/score"

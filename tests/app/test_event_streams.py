@@ -17,10 +17,10 @@ from app.job_store_watch import JobStoreWatch
 from app.problems import Problem
 from app.timeline import Cursor
 from tests.worker.helpers import new_job
-from worker.broker import EmbeddedBroker, redis_client
-from worker.events import EventLog
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.events import EventLog
+from worker.jobs.store import JobStore
 from worker.settings import Settings
-from worker.store import JobStore
 
 
 @pytest.fixture

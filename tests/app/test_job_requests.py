@@ -18,9 +18,9 @@ from app.schemas import Estimate, JobRequest
 from app.service import create_app
 from models.datasets import DatasetStore
 from tests.local import LOCAL
-from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Queue
-from worker.presence import Presence, WorkerInfo
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Queue
+from worker.jobs.worker_registry import Presence, WorkerInfo
 from worker.settings import Settings
 
 

@@ -17,7 +17,7 @@ from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.local import LOCAL
 from tests.worker.helpers import until
-from worker.jobs import Queue
+from worker.jobs.record import Queue
 from worker.settings import Settings
 
 MODEL = {"model": "mnist-snf-glow", "version": "1"}

@@ -14,10 +14,10 @@ from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.compiled import share_compiled
 from tests.models.dataset_files import mixed, source, zipped
-from worker.attempt import JobSpec, StopFlag
-from worker.events import EventLog
+from worker.attempts.attempt import JobSpec, StopFlag
+from worker.attempts.train import run
+from worker.jobs.events import EventLog
 from worker.settings import Settings
-from worker.train import run
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
 
@@ -61,8 +61,8 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for question in ("require", "admit"):
-        monkeypatch.setattr(f"worker.train.Fence.{question}", lambda _: None)
-    monkeypatch.setattr("worker.train.PREPARING_SECONDS", 0.0)
+        monkeypatch.setattr(f"worker.attempts.train.Fence.{question}", lambda _: None)
+    monkeypatch.setattr("worker.attempts.train.PREPARING_SECONDS", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
     spec = JobSpec(

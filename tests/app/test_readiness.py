@@ -15,7 +15,7 @@ from models.errors import ArtifactError
 from tests.compiled import share_compiled
 from tests.local import LOCAL
 from tests.worker.helpers import until
-from worker.broker import EmbeddedBroker, redis_client
+from worker.broker.embedded import EmbeddedBroker, redis_client
 from worker.settings import Settings
 
 

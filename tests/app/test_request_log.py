@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.service import create_app
 from tests.compiled import share_compiled
 from tests.local import LOCAL
-from worker.key_file import KeyFile
+from worker.keys.key_file import KeyFile
 from worker.settings import Settings
 
 

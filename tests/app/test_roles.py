@@ -16,8 +16,8 @@ from app.request_log import SAFE, UNCHANGING
 from app.service import create_app
 from tests.compiled import share_compiled
 from tests.local import LOCAL
-from worker.key_file import KeyFile
-from worker.roles import ROLES, Role, includes
+from worker.keys.key_file import KeyFile
+from worker.keys.roles import ROLES, Role, includes
 from worker.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "api-roles.md"

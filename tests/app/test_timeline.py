@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
-from worker.changes import START, Change, News
-from worker.jobs import Status
-from worker.journal import PIECE
+from worker.jobs.journal import PIECE
+from worker.jobs.record import Status
+from worker.jobs.state_changes import START, Change, News
 
 NOW_MS = int(time.time() * 1000)
 """Events of these tests are long past, except where they say otherwise."""

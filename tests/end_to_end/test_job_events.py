@@ -24,7 +24,7 @@ from tests.end_to_end.service import await_job, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
 from tests.worker.helpers import until
-from worker.broker import redis_client
+from worker.broker.embedded import redis_client
 from worker.settings import Settings
 
 STREAMS = 4
@@ -146,7 +146,7 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
         client.start()
     patient = clients[1]
     until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 4)
-    kill(module_home, "worker.train")
+    kill(module_home, "worker.attempts.train")
     # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
     until(lambda: all(client.count("state") == 6 for client in clients))
     time.sleep(2 * LOOK_S)

@@ -59,7 +59,7 @@ def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> Non
         client.post(f"/v1/jobs/{id}/cancel").raise_for_status()
         until(lambda: client.get(f"/v1/jobs/{id}").json()["status"] == "cancelled")
     assert sorted(command.split()[-1] for command in having) == ["app.serve", "up"]
-    for part in ("worker.broker", "worker.main", "worker.train"):
+    for part in ("worker.broker.embedded", "worker.runtime.main", "worker.attempts.train"):
         assert any(part in command for command in lacking), (part, lacking)
 
 

@@ -15,13 +15,13 @@ import pytest
 from tests.compiled import share_compiled
 from tests.worker.helpers import Start, Submit, new_job, stand_in_command
 from tests.worker.redis_server import RedisServer, redis_settings
-from worker.broker import EmbeddedBroker, redis_client
-from worker.celery_app import make_celery
-from worker.jobs import Job
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job
+from worker.jobs.store import JobStore
+from worker.jobs.submission import submit_training
+from worker.runtime.supervisor import Supervisor
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.submit import submit_training
-from worker.supervisor import Supervisor
 
 
 @pytest.fixture

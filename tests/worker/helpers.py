@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from worker.broker import redis_client
-from worker.celery_app import make_celery
-from worker.jobs import Job, JobType, Status, new_job_id
-from worker.presence import Presence
-from worker.reconciler import Reconciler
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import redis_client
+from worker.jobs.record import Job, JobType, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import Presence
+from worker.runtime.reconciler import Reconciler
 from worker.settings import Settings
-from worker.store import JobStore
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Submit = Callable[..., Job]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import DatasetRefused
-from worker.limited_work import do_limited
+from worker.sandbox.work import do_limited
 
 
 def work(order: Any, progress: Callable[[int, int], None]) -> Any:

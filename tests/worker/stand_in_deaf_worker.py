@@ -5,8 +5,8 @@ import sys
 from kombu.transport.virtual import QoS
 
 from tests.worker.helpers import stand_in_command
-from worker.logs import configure_logging
-from worker.main import run_worker
+from worker.log_setup import configure_logging
+from worker.runtime.main import run_worker
 from worker.settings import load_settings
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from worker.attempt import StopFlag
-from worker.events import EventLog
-from worker.process import Exit
+from worker.attempts.attempt import StopFlag
+from worker.jobs.events import EventLog
+from worker.runtime.process import Exit
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """The real worker with the stand-in trainer."""
 
 from tests.worker.helpers import stand_in_command
-from worker.logs import configure_logging
-from worker.main import run_worker
+from worker.log_setup import configure_logging
+from worker.runtime.main import run_worker
 from worker.settings import load_settings
 
 if __name__ == "__main__":

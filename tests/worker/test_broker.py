@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.worker.helpers import alive, new_job, until
-from worker.broker import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path, weaknesses
-from worker.problems import BrokerStartFailed
+from worker.broker.embedded import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path, weaknesses
+from worker.errors import BrokerStartFailed
+from worker.jobs.store import JobStore
 from worker.settings import Settings
-from worker.store import JobStore
 
 
 def server_pid(settings: Settings) -> int:
@@ -56,7 +56,9 @@ def test_a_second_one_attaches_and_leaves_the_server_alone(settings: Settings, b
 
 
 def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(settings: Settings) -> None:
-    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker"], env={**os.environ, **settings.environment()})
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "worker.broker.embedded"], env={**os.environ, **settings.environment()}
+    )
     probe = EmbeddedBroker(settings)
     until(probe.alive)
     pid = server_pid(settings)
@@ -73,7 +75,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(settings: Setti
 def killed_keeper(settings: Settings, **environment: str) -> int:
     """The process id of a server whose keeper is dead."""
     everything = {**os.environ, **settings.environment(), **environment}
-    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker"], env=everything)
+    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker.embedded"], env=everything)
     until(EmbeddedBroker(settings).alive)
     keeper.kill()
     keeper.wait()
@@ -120,7 +122,7 @@ def test_no_second_server_beside_one_that_hangs(settings: Settings) -> None:
 
 
 def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:
-    command = [sys.executable, "-m", "worker.broker"]
+    command = [sys.executable, "-m", "worker.broker.embedded"]
     environment = {**os.environ, **settings.environment()}
     probe = EmbeddedBroker(settings)
     keeper = subprocess.Popen(command, env=environment)

@@ -14,10 +14,10 @@ from models.registry.calibrations import Calibrations
 from models.registry.registry import Registry
 from tests.models.dataset_files import pngs, zipped
 from tests.worker.helpers import until
-from worker.jobs import Job, Queue, Status, new_job_id
+from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.supervisor import Outcome, Supervisor
 
 MODEL = "mnist-snf-glow:1"
 
@@ -58,7 +58,7 @@ def await_scoring(settings: Settings, job: Job) -> None:
 
 def kill_process(settings: Settings, job: Job) -> None:
     for line in Path("/proc").glob("[0-9]*/cmdline"):
-        if f"worker.calibrate\0{settings.jobs_dir / job.id}".encode() in line.read_bytes():
+        if f"worker.attempts.calibrate\0{settings.jobs_dir / job.id}".encode() in line.read_bytes():
             os.kill(int(line.parent.name), signal.SIGKILL)
 
 

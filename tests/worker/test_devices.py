@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from tests.worker.helpers import until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.celery_app import make_celery
-from worker.devices import find_devices, queues_of, variables
-from worker.jobs import Job, Queue, Status
-from worker.main import queues_to_serve
-from worker.part import stop
-from worker.presence import Presence
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job, Queue, Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import dispatch
+from worker.jobs.worker_registry import Presence
+from worker.launch.child_process import stop
+from worker.launch.workers import worker_parts
+from worker.runtime.devices import find_devices, queues_of, variables
+from worker.runtime.main import queues_to_serve
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.submit import dispatch
-from worker.workers import worker_parts
 
 
 @pytest.fixture

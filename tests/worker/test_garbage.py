@@ -7,7 +7,7 @@ from tests.end_to_end.service import ROOT
 
 CODE = """
 import atexit, gc
-from worker.garbage import OBJECTS, look_rarely
+from worker.gc_tuning import OBJECTS, look_rarely
 
 class Node:
     alive = 0

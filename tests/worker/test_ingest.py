@@ -11,9 +11,9 @@ from models.datasets import DatasetStore, Source
 from models.errors import DatasetRefused, ModelsError
 from tests.models.dataset_files import mixed, npz, pngs, source, tarred, zipped
 from tests.models.hostile_files import white_images
-from worker import ingest as module
-from worker.ingest import ingest
-from worker.limited_process import ProcessLimits
+from worker.sandbox import ingest as module
+from worker.sandbox.ingest import ingest
+from worker.sandbox.process import ProcessLimits
 from worker.settings import Settings
 
 

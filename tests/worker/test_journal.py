@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from worker.curve import read_curve, thin
-from worker.events import EventLog, EventReader
-from worker.journal import FILE, read_piece, read_pieces
+from worker.jobs.curve import read_curve, thin
+from worker.jobs.events import EventLog, EventReader
+from worker.jobs.journal import FILE, read_piece, read_pieces
 
 
 def steps(path: Path, offset: int = 0) -> list[int]:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.worker.helpers import alive, until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.launcher import address, port_problem, welcome
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.launch.launcher import address, port_problem, welcome
 from worker.settings import Settings
 
 PROGRAM = (
-    "from worker.launcher import supervise\n"
+    "from worker.launch.launcher import supervise\n"
     "from worker.settings import load_settings\n"
     "raise SystemExit(supervise(load_settings(), worker='tests.worker.stand_in_worker',"
     " service='{service}'))"

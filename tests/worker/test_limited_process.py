@@ -12,8 +12,8 @@ import pytest
 
 from models.errors import ModelsError
 from tests.worker.helpers import alive, until
-from worker.limited_process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
-from worker.limited_work import NICENESS
+from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
+from worker.sandbox.work import NICENESS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.worker.limited_stand_in"
@@ -22,7 +22,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts th
 
 PARENT = """
 import sys
-from worker.limited_process import ProcessLimits, run_limited
+from worker.sandbox.process import ProcessLimits, run_limited
 run_limited(sys.argv[1], {"wait beside a child": sys.argv[2]}, ProcessLimits(2**30, 60, 600))
 """
 
@@ -68,7 +68,7 @@ def test_the_limit_of_memory() -> None:
 def test_a_lower_limit_that_was_inherited_stays() -> None:
     program = (
         "import resource, sys\n"
-        "from worker.limited_process import ProcessLimits, run_limited\n"
+        "from worker.sandbox.process import ProcessLimits, run_limited\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (50, 50))\n"
         "print(run_limited(sys.argv[1], 'limits', ProcessLimits(2**33, 60, 60)))\n"

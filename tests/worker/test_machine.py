@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.machine import memory_of_this_machine, training_memory
+from worker.runtime.machine import memory_of_this_machine, training_memory
 from worker.settings import Settings
 
 GIB = 2**30
@@ -68,7 +68,7 @@ def test_the_share_of_a_training(
 def test_the_kernel_ends_a_process_of_a_job_and_its_children_first(settings: Settings) -> None:
     program = (
         "import subprocess, sys\n"
-        "from worker.attempt import begin\n"
+        "from worker.attempts.attempt import begin\n"
         "begin()\n"
         "print(open('/proc/self/oom_score_adj').read(), end='', flush=True)\n"
         "subprocess.run(['cat', '/proc/self/oom_score_adj'], check=True)"

@@ -12,13 +12,13 @@ from statistics import median
 import pytest
 
 from tests.worker.helpers import Start, Submit, reaches, trainer_pids, until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.health import check_workers
-from worker.jobs import Status
-from worker.main import NOT_RECEIVING
-from worker.presence import Presence, WorkerState
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Status
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import Presence, WorkerState
+from worker.runtime.health import check_workers
+from worker.runtime.main import NOT_RECEIVING
 from worker.settings import Settings
-from worker.store import JobStore
 
 LEASE = {"lease_seconds": 1.0, "heartbeat_seconds": 0.3}
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.worker.helpers import new_job
-from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Job, Status
-from worker.pace import Pace
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job, Status
+from worker.jobs.slowness import Pace
 from worker.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.worker.helpers import until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Queue
-from worker.machine import memory_of_this_machine
-from worker.presence import Announcer, Presence, WorkerInfo
-from worker.problems import BrokerDown
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue
+from worker.jobs.submission import training_queue
+from worker.jobs.worker_registry import Announcer, Presence, WorkerInfo
+from worker.runtime.machine import memory_of_this_machine
 from worker.settings import Settings
-from worker.submit import training_queue
 
 
 @pytest.fixture

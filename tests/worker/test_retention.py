@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.worker.helpers import make_reconciler
-from worker.jobs import Job, Status
-from worker.problems import JobNotFound
+from worker.errors import JobNotFound
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
 from worker.settings import Settings
-from worker.store import JobStore
 
 Add = Callable[..., Job]
 ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)

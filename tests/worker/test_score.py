@@ -19,15 +19,15 @@ import pytest
 from pyarrow import parquet
 
 from tests.worker.helpers import until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.celery_app import make_celery
-from worker.jobs import Job, Queue, Status, new_job_id
-from worker.presence import Presence
-from worker.process import assistant_command
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.jobs.submission import submit_on_model
+from worker.jobs.worker_registry import Presence
+from worker.runtime.process import assistant_command
+from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.submit import submit_on_model
-from worker.supervisor import Outcome, Supervisor
 
 MODEL = "mnist-snf-glow:1"
 IMAGES = 600
@@ -109,7 +109,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
         thread, outcomes = in_background(real, cut)
         await_part(store, cut)
         for line in Path("/proc").glob("[0-9]*/cmdline"):
-            if f"worker.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
+            if f"worker.attempts.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
                 os.kill(int(line.parent.name), signal.SIGKILL)
         thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
@@ -157,7 +157,7 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
 ) -> None:
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "worker.main"],
+            [sys.executable, "-m", "worker.runtime.main"],
             env={**os.environ, **settings.environment(), "SNF_LOG_LEVEL": "INFO"},
             start_new_session=True,
         )

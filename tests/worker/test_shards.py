@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from worker.broker import EmbeddedBroker, redis_client
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.shards import Shards
 from worker.settings import Settings
-from worker.shards import Shards
 
 
 @pytest.fixture(params=["valkey", "redis"])

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.worker.helpers import new_job
-from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Asked, Job, Queue, Status, new_job_id
-from worker.problems import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+from worker.jobs.record import Asked, Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
 from worker.settings import Settings
-from worker.store import JobStore
 
 Add = Callable[..., Job]
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.worker.helpers import alive, stand_in_command, until
-from worker.broker import EmbeddedBroker, redis_client
-from worker.jobs import Job, Status
-from worker.problems import BrokerDown
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.supervisor import Outcome, Supervisor
 
 Add = Callable[..., Job]
 
@@ -301,7 +301,7 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
     add: Add,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.supervisor._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("worker.runtime.supervisor._LAST_WORDS_S", 0.0)
     short = settings.model_copy(update={"lease_seconds": 0.1})
     job = add("succeed")
     losing.lose = {"take": 100}

@@ -19,17 +19,17 @@ import pytest
 from models.registry.registry import ZOO, Registry
 from models.training.loop import Interrupted
 from tests.worker.helpers import new_job, until
-from worker.attempt import Fence, JobSpec, StopFlag, only_one
-from worker.attempt import attempt as attempt_process
-from worker.broker import EmbeddedBroker, redis_client
-from worker.events import Digest, EventLog, EventReader
-from worker.jobs import Job
-from worker.problems import StaleAttempt
-from worker.process import Exit, attempt_command
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, only_one
+from worker.attempts.attempt import attempt as attempt_process
+from worker.attempts.train import run
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import StaleAttempt
+from worker.jobs.events import Digest, EventLog, EventReader
+from worker.jobs.record import Job
+from worker.jobs.store import JobStore
+from worker.runtime.process import Exit, attempt_command
+from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.supervisor import Outcome, Supervisor
-from worker.train import run
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
 LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 1}
@@ -63,7 +63,7 @@ def trainer_pid(folder: Path) -> int | None:
             words = line.read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"worker.train" in words and str(folder).encode() in words:
+        if b"worker.attempts.train" in words and str(folder).encode() in words:
             return int(line.parent.name)
     return None
 
@@ -231,7 +231,7 @@ def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monke
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
     nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
-    monkeypatch.setattr("worker.attempt.begin", lambda: (nowhere, StopFlag()))
+    monkeypatch.setattr("worker.attempts.attempt.begin", lambda: (nowhere, StopFlag()))
     monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
 
     def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:
@@ -336,7 +336,7 @@ def other_pids(folder: Path) -> list[int]:
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             words = line.read_bytes().split(b"\0")
-            if b"worker.ranks" in words and str(folder).encode() in words:
+            if b"worker.attempts.ranks" in words and str(folder).encode() in words:
                 found.append(int(line.parent.name))
     return found
 
@@ -395,9 +395,9 @@ def test_processes_end_with_a_first_one_that_is_killed(
 def test_a_process_that_dies_before_the_others_meet_ends_the_attempt(tmp_path: Path) -> None:
     """The first one waits where no exception reaches it."""
     program = (
-        "import sys, pathlib, worker.events, worker.ranks\n"
+        "import sys, pathlib, worker.jobs.events, worker.attempts.ranks\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "with worker.ranks.other_ranks(folder, 2, 1, worker.events.EventLog(folder, 1)): pass"
+        "with worker.attempts.ranks.other_ranks(folder, 2, 1, worker.jobs.events.EventLog(folder, 1)): pass"
     )
     # There is no job in the folder, so the other process dies at once.
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, capture_output=True, check=False)

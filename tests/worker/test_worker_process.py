@@ -10,13 +10,13 @@ import pytest
 
 from tests.worker.helpers import Start, Submit, alive, make_reconciler, reaches, trainer_pids, until
 from tests.worker.redis_server import RedisServer
-from worker.broker import EmbeddedBroker, redis_client
-from worker.celery_app import make_celery, queue_keys
-from worker.jobs import Queue, Status
-from worker.problems import BrokerDown
+from worker.broker.celery_app import make_celery, queue_keys
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue, Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import dispatch
 from worker.settings import Settings
-from worker.store import JobStore
-from worker.submit import dispatch
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -27,9 +27,9 @@ def server(request: pytest.FixtureRequest) -> str:
 def test_the_worker_never_imports_torch(settings: Settings) -> None:
     program = (
         "import sys, threading\n"
-        "import worker.main, worker.launcher, worker.submit, worker.reconciler\n"
+        "import worker.runtime.main, worker.launch.launcher, worker.jobs.submission, worker.runtime.reconciler\n"
         "from worker.settings import load_settings\n"
-        "from worker.celery_app import make_celery\n"
+        "from worker.broker.celery_app import make_celery\n"
         "make_celery(load_settings()).finalize()\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'app')))"
     )

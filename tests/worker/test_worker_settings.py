@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from app.key_ring import KeyRefused, KeyRing
 from worker.child_environment import child_environment
-from worker.key_file import KeyFile, digest_of
-from worker.keys import ensure_keys
+from worker.keys.first_key import ensure_keys
+from worker.keys.key_file import KeyFile, digest_of
 from worker.settings import Settings, load_settings
 
 

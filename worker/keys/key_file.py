@@ -1,0 +1,232 @@
+"""Keys of callers in `home/keys.json`: who holds them, what they allow, and a hash of each."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from models.atomic_files import locked, write_atomically
+from worker.keys.roles import Role
+
+LARGEST_BYTES = 16 * 2**20
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
+
+KeyState = Literal["active", "expired", "revoked"]
+Rate = Annotated[str, Field(pattern=RATE)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KeysUnreadable(ValueError):
+    """The file of keys is damaged or cannot be read."""
+
+
+class KeyConflict(ValueError):
+    """A change of the keys that is not possible."""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReplacedSecret(_Stored):
+    """The secret that a rotated key had before, which stays valid until a time."""
+
+    digest: Digest
+    until: AwareDatetime
+
+
+class StoredKey(_Stored):
+    """A key without its secret."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    name: str = Field(pattern=NAME)
+    role: Role
+    digest: Digest
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
+    replaced: ReplacedSecret | None = None
+    imported: Digest | None = Field(None, description="Digest of the text in `home/api-key` that the key was made of.")
+    requests: Rate | None = Field(None, description="Most requests, such as 600/minute.")
+    images: Rate | None = Field(None, description="Most images scored and drawn, such as 10000/hour.")
+
+    def state(self, now: datetime) -> KeyState:
+        """Return whether the key is valid at ``now``."""
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and self.expires <= now else "active"
+
+    def matches(self, given: str, now: datetime) -> bool:
+        """Return whether ``given``, the digest of a text, is that of the key; comparing takes constant time."""
+        current = hmac.compare_digest(self.digest, given)
+        if self.replaced is None or self.replaced.until <= now:
+            return current
+        return current | hmac.compare_digest(self.replaced.digest, given)
+
+
+class _Content(_Stored):
+    format: Literal[1] = 1
+    keys: tuple[StoredKey, ...] = ()
+
+
+def digest_of(text: str) -> str:
+    """Return the digest that a key is stored as.
+
+    One pass of SHA-256: the secret has 256 random bits, so that a slow hash would not make guessing any harder, only
+    every request slower.
+    """
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def id_in(text: str) -> str | None:
+    """Return the id in the text of a key, ``snf_<id>_<secret of 256 bits>``; None where it is not of this form."""
+    found = TEXT.fullmatch(text)
+    return found[1] if found else None
+
+
+class KeyFile:
+    """The keys under one ``home``; any number of processes may read and change them.
+
+    All methods raise `KeysUnreadable` where the file is damaged, and `OSError`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[StoredKey, ...]:
+        """Return all keys, also those that are no longer valid; raise `FileNotFoundError` where there is no file."""
+        with self.path.open("rb") as file:
+            text = file.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise KeysUnreadable(f"{self.path} is larger than {LARGEST_BYTES} bytes")
+        try:
+            keys = _Content.model_validate_json(text).keys
+        except ValidationError as error:
+            # Without the input: it would bring digests into logs.
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise KeysUnreadable(f"{self.path} is damaged: {place}: {first['msg']}") from None
+        if len({key.id for key in keys}) < len(keys):
+            raise KeysUnreadable(f"{self.path} is damaged: an id occurs twice")
+        return keys
+
+    def create(
+        self,
+        name: str,
+        role: Role,
+        *,
+        expires: datetime | None = None,
+        requests: str | None = None,
+        images: str | None = None,
+        deliver: Callable[[str], None] = lambda _text: None,
+    ) -> tuple[StoredKey, str]:
+        """Return a new key and its text, which is stored nowhere; raise `KeyConflict` where the name is taken.
+
+        ``deliver`` is given the text before the key is valid: what it raises leaves the keys as they were.
+        """
+        now = _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            if any(key.name == name and key.state(now) != "revoked" for key in keys):
+                raise KeyConflict(f"a key named {name!r} exists; revoke or rotate it, or choose another name")
+            id = secrets.token_hex(6)
+            text = _new_text(id)
+            key = StoredKey(
+                id=id,
+                name=name,
+                role=role,
+                digest=digest_of(text),
+                created=now,
+                expires=expires,
+                requests=requests,
+                images=images,
+            )
+            deliver(text)
+            self._write([*keys, key])
+        return key, text
+
+    def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
+        """Store a text that callers use already as a key and return it; None where it was stored before.
+
+        Where the name is taken a number is added to it.
+        """
+        id, digest, now = id_in(text), digest_of(text), _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            if any(key.id == id or digest in (key.digest, key.imported) for key in keys):
+                return None
+            taken = {key.name for key in keys if key.state(now) != "revoked"}
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            key = StoredKey(
+                id=id or secrets.token_hex(6),
+                name=next(one for one in names if one not in taken),
+                role=role,
+                digest=digest,
+                imported=digest,
+                created=now,
+            )
+            self._write([*keys, key])
+        return key
+
+    def revoke(self, ref: str) -> StoredKey:
+        """Make a key, named by id or name, invalid for good; raise `KeyConflict` where there is none to revoke."""
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            key = _find(keys, ref)
+            revoked = key.model_copy(update={"revoked": _now(), "replaced": None})
+            self._write([revoked if one is key else one for one in keys])
+        return revoked
+
+    def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
+        """Give a key another secret and return both; the one before stays valid for ``overlap``.
+
+        Raise `KeyConflict` where there is no such key or it has expired.
+        """
+        now = _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            key = _find(keys, ref)
+            if key.state(now) == "expired":
+                raise KeyConflict(f"the key {key.name!r} expired at {key.expires:%Y-%m-%d %H:%M} UTC; create another")
+            text = _new_text(key.id)
+            replaced = ReplacedSecret(digest=key.digest, until=now + overlap) if overlap else None
+            rotated = key.model_copy(update={"digest": digest_of(text), "replaced": replaced})
+            self._write([rotated if one is key else one for one in keys])
+        return rotated, text
+
+    def _read_or_none(self) -> tuple[StoredKey, ...]:
+        try:
+            return self.read()
+        except FileNotFoundError:
+            return ()
+
+    def _write(self, keys: Sequence[StoredKey]) -> None:
+        content = _Content(keys=tuple(keys)).model_dump_json(indent=1, exclude_none=True)
+        write_atomically(self.path, content.encode(), mode=0o600)
+
+
+def _find(keys: Sequence[StoredKey], ref: str) -> StoredKey:
+    """Return the key with this id, else the one with this name that is not revoked."""
+    found = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
+    if not found:
+        raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")
+    return next((key for key in found if key.id == ref), found[0])
+
+
+def _new_text(id: str) -> str:
+    return f"snf_{id}_{secrets.token_urlsafe(32)}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,1 @@
+"""What ``snf up`` starts: child processes that are restarted when they die."""

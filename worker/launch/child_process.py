@@ -1,0 +1,131 @@
+"""One part of a running installation: a child process that is restarted with back-off."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from worker.child_environment import child_environment
+from worker.runtime.lifeline import Lifeline
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_HEALTHY_S = 60.0
+_LARGEST_OUTPUT = 5_000_000
+
+
+class Part:
+    """A module run as a process of its own; its output goes to `home/logs/<name>.out`.
+
+    `variables` are given to it beside those of the settings.
+    """
+
+    def __init__(self, name: str, module: str, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.deaths = 0  # since it was healthy last
+        self._module = module
+        self.settings = settings
+        self._variables = dict(variables or {})
+        self._output = settings.logs_dir / f"{name}.out"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline: Lifeline | None = None
+        self._started = 0.0
+        self._restart_at: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Starts the process in a session of its own, so that Ctrl-C reaches the launcher alone."""
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
+        lifeline = Lifeline()
+        try:
+            with self._output.open("wb" if large else "ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "worker.runtime.lifeline", self._module],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=child_environment(self.settings.environment(), self._variables, lifeline.environment),
+                    cwd=Path(__file__).resolve().parents[2],
+                    pass_fds=[lifeline.fd],
+                    start_new_session=True,
+                )
+        finally:
+            lifeline.passed()
+        self._lifeline = lifeline
+        self._started = time.monotonic()
+        self._restart_at = None
+
+    def mend(self) -> str | None:
+        """Restarts the process once its pause is over; answers a line for people where something happened."""
+        now = time.monotonic()
+        if self._restart_at is not None:
+            if now < self._restart_at:
+                return None
+            self.start()
+            return f"{self.name} started again"
+        if self._process is None or self._process.poll() is None:
+            return None
+        code = self._process.returncode
+        self._forget()
+        self.deaths = 1 if now - self._started > _HEALTHY_S else self.deaths + 1
+        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self.deaths - 1))
+        self._restart_at = now + pause
+        end = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"{self.name} ended {end}, see {self._output}; starting it again in {pause:g} s"
+
+    def ask_to_stop(self) -> None:
+        """Sends TERM."""
+        self._restart_at = None
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def end(self, deadline: float) -> None:
+        """Waits until the process is gone, and kills it after `deadline` (monotonic seconds)."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._forget()
+
+    def last_words(self) -> str:
+        """The end of the process's output."""
+        if not self._output.exists():
+            return f"{self.name} left no output"
+        lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        return "\n".join([f"last lines of {self._output}:", *(f"  {line}" for line in lines)])
+
+    def _forget(self) -> None:
+        self._process = None
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+
+
+def mend(parts: Sequence[Part], say: Callable[[str], None]) -> None:
+    """Restarts the parts that died and whose pause is over, and says so."""
+    for part in parts:
+        message = part.mend()
+        if message is not None:
+            log.warning(message)
+            say(message)
+
+
+def stop(parts: Sequence[Part], deadline: float) -> None:
+    """Asks all parts to stop at once and kills those that have not by `deadline` (monotonic seconds)."""
+    for part in parts:
+        part.ask_to_stop()
+    for part in parts:
+        part.end(deadline)

@@ -1,0 +1,209 @@
+"""What `snf up` runs: broker, workers and service as child processes, restarted when they die."""
+
+import logging
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown, BrokerStartFailed
+from worker.jobs.store import JobStore
+from worker.keys.first_key import ensure_keys
+from worker.launch.child_process import Part, mend, stop
+from worker.launch.workers import worker_parts
+from worker.log_setup import configure_logging
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_READY_S = 120.0
+_BROKER_STOP_S = 15.0
+_ENOUGH_DEATHS = 5
+
+
+def supervise(
+    settings: Settings,
+    say: Callable[[str], None] | None = None,
+    worker: str = "worker.runtime.main",
+    service: str = "app.serve",
+) -> int:
+    """Runs everything on this machine until INT or TERM and answers the exit code.
+
+    `worker` and `service` are the modules to run as such.
+
+    0 after a clean stop, 2 where the port is busy, 1 where a part keeps dying before all is ready.
+    """
+    say = say or _print
+    busy = port_problem(settings.host, settings.port)
+    if busy is not None:
+        say(busy)
+        return 2
+    try:
+        worker_parts(settings)
+    except ValueError as problem:
+        say(str(problem))
+        return 2
+    configure_logging(settings, "launcher", terminal=False)
+    ensure_keys(settings, say)
+    asked = threading.Event()
+
+    def ask(_signum: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    installation = Installation(settings, asked, say, worker, service)
+    try:
+        return installation.live()
+    finally:
+        installation.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+class Installation:
+    """The parts of one running installation."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stop: threading.Event,
+        say: Callable[[str], None],
+        worker: str,
+        service: str,
+    ) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._say = say
+        self._broker = None if settings.redis_url else Part("broker", "worker.broker.embedded", settings)
+        # The service alone checks keys: no other process is given any.
+        keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
+        self._others = [*worker_parts(settings, worker), Part("service", service, settings, keys)]
+
+    def live(self) -> int:
+        """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
+        started = time.monotonic()
+        if self._broker is not None:
+            self._broker.start()
+            if not self._until(self._broker_answers, started):
+                return self._give_up("the broker")
+        for part in self._others:
+            part.start()
+        if not self._until(self._service_is_ready, started):
+            return self._give_up("the service")
+        if not self._stop.is_set():
+            self._say(welcome(self._settings, time.monotonic() - started))
+        while not self._stop.wait(0.2):
+            mend(self._parts(), self._say)
+        return 0
+
+    def close(self) -> None:
+        """Stops all parts: the broker last, because a preempted job is recorded in it."""
+        self._say("stopping ...")
+        stop(self._others, time.monotonic() + self._settings.kill_after_seconds)
+        if self._broker is not None:
+            stop([self._broker], time.monotonic() + _BROKER_STOP_S)
+            self._stop_orphaned_server()
+        self._say("stopped")
+
+    def _stop_orphaned_server(self) -> None:
+        # A keeper that was killed leaves its server; the next one may not have got round to adopting it.
+        server = EmbeddedBroker(self._settings)
+        if not server.alive():
+            return
+        try:
+            log.warning("a broker outlived its keeper: %s", server.start(timeout=1.0))
+            server.stop()
+        except BrokerStartFailed as problem:
+            log.error("a broker goes on that this process cannot stop: %s", problem.detail)
+
+    def _parts(self) -> list[Part]:
+        return [*([self._broker] if self._broker is not None else []), *self._others]
+
+    def _until(self, ready: Callable[[], bool], started: float) -> bool:
+        """Waits for `ready`; answers False where time is up or a part keeps dying, True on a stop as well."""
+        while not self._stop.is_set():
+            if ready():
+                return True
+            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._parts()):
+                return False
+            mend(self._parts(), self._say)
+            self._stop.wait(0.1)
+        return True
+
+    def _give_up(self, what: str) -> int:
+        self._say(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
+        for part in self._parts():
+            if part.deaths:
+                self._say(part.last_words())
+        return 1
+
+    def _broker_answers(self) -> bool:
+        client = redis_client(self._settings)
+        try:
+            JobStore(client, self._settings.key_prefix).ping()
+        except BrokerDown:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def _service_is_ready(self) -> bool:
+        # No proxy: the service is on this machine whatever HTTP_PROXY says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{address(self._settings)}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """A message where nothing can listen on this address, None where it is free."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        return (
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Stop what uses the port, or choose another: SNF_PORT=8001"
+        )
+    return None
+
+
+def address(settings: Settings) -> str:
+    """The URL under which this machine reaches the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def welcome(settings: Settings, seconds: float) -> str:
+    """The lines printed once everything is ready."""
+    url = address(settings)
+    key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
+    image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))
+    body = '{"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "first"}'
+    return f"""
+ready after {seconds:.1f} s: {url}   (documentation: {url}/docs)
+
+score an image:
+  curl -s{key} -F images=@{image} {url}/v1/models/mnist-snf-glow/score
+train a model on the built-in digits:
+  curl -s{key} -H 'Content-Type: application/json' -d '{body}' {url}/v1/jobs
+list the jobs:
+  curl -s{key} {url}/v1/jobs
+
+Ctrl-C stops everything. State and logs are in {settings.home}.
+"""

@@ -1,0 +1,1 @@
+"""The worker process: it takes jobs, supervises their attempts and announces itself."""

@@ -1,0 +1,62 @@
+"""The devices that workers run jobs on, found without PyTorch; a worker process has one and runs one job at a time."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from worker.jobs.record import DeviceKind, Queue
+
+AUTO, CPU, CUDA = "auto", "cpu", "cuda"
+
+
+def find_devices(wanted: Sequence[str]) -> list[str]:
+    """The devices meant by `SNF_DEVICES`: `auto` stands for every NVIDIA GPU of this machine, and its CPU.
+
+    >>> find_devices(["cuda:1", "cpu", "cpu"])
+    ['cuda:1', 'cpu']
+    """
+    found: list[str] = []
+    for name in wanted:
+        found += [*_gpus(), CPU] if name == AUTO else [name]
+    return list(dict.fromkeys(found))
+
+
+def kind_of(device: str) -> DeviceKind:
+    """`cpu` or `cuda`."""
+    return "cuda" if device.startswith(CUDA) else "cpu"
+
+
+def queues_of(device: str) -> list[Queue]:
+    """The queues whose jobs can run on a device."""
+    return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
+
+
+def part_name(device: str) -> str:
+    """Name of the worker process of a device, in messages and log files.
+
+    >>> part_name("cpu"), part_name("cuda:0")
+    ('worker', 'worker-cuda-0')
+    """
+    return "worker" if device == CPU else f"worker-{device.replace(':', '-')}"
+
+
+def variables(device: str) -> dict[str, str]:
+    """What makes a child process see this device alone."""
+    return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
+
+
+def _gpus() -> list[str]:
+    query = shutil.which("nvidia-smi")
+    if query is None:
+        return []
+    try:
+        answer = subprocess.run(
+            [query, "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (subprocess.SubprocessError, OSError):
+        return []  # a driver that does not answer has no usable GPU
+    return [f"cuda:{index.strip()}" for index in answer.stdout.split() if index.strip().isdigit()]

@@ -1,0 +1,116 @@
+"""The reconciler: brings back jobs whose worker vanished and messages that were lost, removes old jobs."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery import Celery  # type: ignore[import-untyped]
+
+from worker.broker.celery_app import queue_keys
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue, Status
+from worker.jobs.retention import sweep_old_jobs
+from worker.jobs.store import JobStore
+from worker.jobs.submission import send_again
+from worker.jobs.worker_registry import Presence
+from worker.runtime.assist import call_assistants
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Sweeps on start and every `reconcile_seconds`; one worker at a time holds the lock."""
+
+    def __init__(self, store: JobStore, celery: Celery, settings: Settings, presence: Presence) -> None:
+        self._store = store
+        self._presence = presence
+        self._celery = celery
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
+        self._leases_quiet_until = 0.0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._let_leases_rest(0)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for the sweep in progress."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def sweep(self) -> int:
+        """One sweep; answers how many jobs it moved, sent again or removed. Raises `BrokerDown`."""
+        with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
+            if not mine:
+                return 0
+            moved = self._lost_leases() + self._lost_messages()
+            self._call_assistants()
+            return moved + sweep_old_jobs(self._store, self._settings)
+
+    def _lost_leases(self) -> int:
+        if time.monotonic() < self._leases_quiet_until:
+            return 0
+        moved = 0
+        for job_id in self._store.expired_leases():
+            with _apart(job_id):
+                verdict = self._store.expire(job_id, self._settings.max_attempts_without_progress)
+                if verdict == "kept":
+                    continue
+                moved += 1
+                log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
+                if verdict == "queued":
+                    send_again(self._store, self._celery, job_id)
+        return moved
+
+    def _lost_messages(self) -> int:
+        sent = 0
+        for queue in Queue:
+            for key, first in zip(queue_keys(self._settings, queue), (True, False), strict=True):
+                empty = self._store.queue_length([key]) == 0
+                for job_id in self._store.lost_messages(
+                    queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
+                ):
+                    with _apart(job_id):
+                        if send_again(self._store, self._celery, job_id):
+                            log.warning("job %s: its message was lost; it was sent again", job_id)
+                            sent += 1
+        return sent
+
+    def _call_assistants(self) -> None:
+        # Workers that came, or became idle, since a bulk job began.
+        for job in self._store.list(status=Status.RUNNING, type="score").jobs:
+            free = self._store.shards(job.id).free()
+            if free:
+                call_assistants(self._celery, self._presence, job, most=free)
+
+    def _let_leases_rest(self, seconds: float) -> None:
+        # Workers cannot renew in an outage of the broker; after it they get time for two heartbeats.
+        self._leases_quiet_until = time.monotonic() + seconds + 2 * self._settings.heartbeat_seconds
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.sweep()
+            except BrokerDown as problem:
+                log.warning("sweep skipped: %s", problem.detail)
+                self._let_leases_rest(self._settings.reconcile_seconds)
+            except Exception:
+                # The thread must outlive a bug in one sweep, or every later crash would hang its job.
+                log.exception("sweep failed")
+            self._stop.wait(self._settings.reconcile_seconds)
+
+
+@contextmanager
+def _apart(job_id: str) -> Iterator[None]:
+    """Log an error with one job: a record that cannot be read must not keep the sweep from all others."""
+    try:
+        yield
+    except BrokerDown:
+        raise
+    except Exception:
+        log.exception("job %s is left out of this sweep", job_id)

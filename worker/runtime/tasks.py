@@ -1,0 +1,45 @@
+"""The Celery tasks: one takes a job's id and runs an attempt of it, one helps with a bulk job."""
+
+import logging
+import threading
+
+from celery import Celery  # type: ignore[import-untyped]
+
+from worker.broker.celery_app import ASSIST, TASK
+from worker.errors import BrokerDown, JobNotFound
+from worker.jobs.store import JobStore
+from worker.jobs.submission import send_again
+from worker.runtime.assist import Assistant
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.runtime.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+
+def register_tasks(
+    celery: Celery,
+    store: JobStore,
+    supervisor: Supervisor,
+    assistant: Assistant,
+    stopping: threading.Event,
+    watchdog: Watchdog,
+) -> None:
+    """Give the Celery application its tasks."""
+
+    def run_job(job_id: str) -> None:
+        with watchdog.delivery():
+            try:
+                outcome = supervisor.run(job_id)
+                # The broker has no message of the job any more; one that is still queued needs another.
+                if outcome is Outcome.QUEUED_AGAIN or (outcome is Outcome.NOT_TAKEN and stopping.is_set()):
+                    send_again(store, celery, job_id)
+            except (BrokerDown, JobNotFound) as problem:
+                log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
+            stopping.wait(supervisor.rest_s)
+
+    def assist(job_id: str) -> None:
+        with watchdog.delivery():
+            assistant.run(job_id)
+
+    celery.task(name=TASK, ignore_result=True)(run_job)
+    celery.task(name=ASSIST, ignore_result=True)(assist)

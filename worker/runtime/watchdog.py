@@ -1,0 +1,104 @@
+"""The watchdog of a worker: notices that it receives no messages although its queues have some."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from worker.broker.celery_app import queue_keys
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue
+from worker.jobs.store import JobStore
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RECONNECTING_S = 8.0
+"""Shortest patience, as Celery's own reconnection may take a few seconds."""
+
+
+class Watchdog:
+    """A thread that has the worker reconnect, and ends it where that does not help.
+
+    A worker without a task in hand whose queues are not empty for twice `dispatch_seconds` does not receive messages:
+    `reconnect` is called then, and `give_up` where it received none for as long again.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        queues: Sequence[Queue],
+        reconnect: Callable[[], None],
+        give_up: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._keys = [key for queue in queues for key in queue_keys(settings, queue)]
+        self._patience_s = max(2 * settings.dispatch_seconds, _RECONNECTING_S)
+        self._every_s = settings.heartbeat_seconds
+        self._reconnect = reconnect
+        self._give_up = give_up
+        self._lock = threading.Lock()
+        self._in_hand = False
+        self._waits_since: float | None = None
+        self._reconnected = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the worker receives messages, as far as is known."""
+        return not self._reconnected
+
+    @contextmanager
+    def delivery(self) -> Iterator[None]:
+        """Note that a message was received, and that the worker has a task in hand until the block ends."""
+        self._begin(in_hand=True)
+        try:
+            yield
+        finally:
+            self._begin(in_hand=False)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def look(self, now: float) -> None:
+        """Judge the worker at `now`, in monotonic seconds, and act where it is time to."""
+        try:
+            waiting = self._store.queue_length(self._keys)
+        except BrokerDown:
+            waiting = 0  # nothing can be received in an outage
+        with self._lock:
+            if self._in_hand or not waiting:
+                self._waits_since, self._reconnected = None, False
+                return
+            if self._waits_since is None:
+                self._waits_since = now
+            if now - self._waits_since < self._patience_s:
+                return
+            first_time, self._reconnected, self._waits_since = not self._reconnected, True, now
+        if first_time:
+            log.error("%d messages wait and none was received for %g s: reconnecting", waiting, self._patience_s)
+            self._reconnect()
+        else:
+            log.critical("%d messages wait and reconnecting did not help: this worker ends", waiting)
+            self._give_up()
+
+    def _begin(self, *, in_hand: bool) -> None:
+        with self._lock:
+            self._in_hand, self._waits_since, self._reconnected = in_hand, None, False
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self.look(time.monotonic())
+            except Exception:
+                # The thread must outlive a bug in one look.
+                log.exception("the watchdog failed")
