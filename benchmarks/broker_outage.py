@@ -205,7 +205,7 @@ def main() -> int:
         with ExitStack() as stack:
             client = stack.enter_context(snf_up(home, **settings))
             for _ in range(1, arguments.workers):
-                stack.enter_context(running("app.cli", "worker", home=home, **settings))
+                stack.enter_context(running("app.cli.main", "worker", home=home, **settings))
             scoring = stack.enter_context(Steady(client.port, score))
             asking = stack.enter_context(Steady(client.port, readiness))
             outages = Outages(home, client, broker, arguments.workers)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 
-from app.drift_windows import CALM
+from app.drift.windows import CALM
 from models.anomaly.conformal import p_values as conformal_p_values
 from models.anomaly.conformal import smallest_p
 from models.anomaly.drift import drift_test

@@ -24,10 +24,10 @@ STOP_S = 90
 MODULES = {
     "worker.broker.embedded": "keeper",
     "worker.runtime.main": "worker",
-    "app.serve": "service",
+    "app.server": "service",
     "worker.attempts.train": "trainer",
     "worker.sandbox.ingest": "reader",
-    "app.cli": "launcher",
+    "app.cli.main": "launcher",
 }
 
 
@@ -135,7 +135,7 @@ def snf_up(home: Path, **settings: Any) -> Iterator[PatientClient]:
     """Run everything that ``snf up`` starts; raises ``RuntimeError`` where it leaves a process behind."""
     port = free_port()
     with (
-        running("app.cli", "up", home=home, port=port, runtime_dir=home / "run", **settings) as launcher,
+        running("app.cli.main", "up", home=home, port=port, runtime_dir=home / "run", **settings) as launcher,
         PatientClient(port) as client,
     ):
         client.await_ready(launcher)

@@ -54,7 +54,7 @@ def without_workers(home: Path, settings: dict[str, Any]) -> Iterator[PatientCli
     """Run a broker and a service alone."""
     with (
         running("worker.broker.embedded", home=home, **settings),
-        running("app.serve", home=home, **settings) as service,
+        running("app.server", home=home, **settings) as service,
         PatientClient(settings["port"]) as client,
     ):
         client.await_ready(service)

@@ -79,7 +79,7 @@ class Sides:
 
     def turns(self) -> dict[str, Callable[[], float]]:
         """Return what gives the seconds an image of each side."""
-        snf = ["-m", "app.cli", "score", "-m", MODEL]
+        snf = ["-m", "app.cli.main", "score", "-m", MODEL]
         commands: dict[str, Callable[[str], list[str]]] = {
             BARE: lambda name: ["-m", "benchmarks.score_files", "--pixels", str(self._home / f"{name}.npy")],
             "snf score FOLDER --json": lambda name: [*snf, str(self._home / name), "--json"],
@@ -107,7 +107,7 @@ def measure(images: np.ndarray[Any, np.dtype[np.uint8]], rounds: int) -> dict[st
     """Return images a second of each side, and of each the part of the scorer's."""
     with tempfile.TemporaryDirectory(prefix="snf-files-") as folder:
         home, port = Path(folder), free_port()
-        with running("app.serve", home=home, port=port) as service, PatientClient(port) as client:
+        with running("app.server", home=home, port=port) as service, PatientClient(port) as client:
             client.await_ready(service)
             sides = Sides(home, images, f"http://127.0.0.1:{port}")
             seconds = in_turns(sides.turns(), rounds)

@@ -24,8 +24,8 @@ import httpx
 import numpy as np
 import uvicorn
 
-from app.serve import SWITCH_S
-from app.service import create_app
+from app.main import create_app
+from app.server import SWITCH_S
 from models.images.codec import open_image
 from models.scorer import Scorer
 from worker.settings import Settings

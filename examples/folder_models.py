@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-from app.client import Client, NotFound
-from app.client.events import Metrics
-from app.image_files import images_in
+from snf_client import Client, NotFound
+from snf_client.image_files import images_in
+from snf_client.job_events import Metrics
 
 
 def models_of(

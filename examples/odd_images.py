@@ -31,9 +31,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from app.client import Client, ClientError
-from app.image_files import images_in
-from app.schemas import FailedImage
+from app.http.schemas import FailedImage
+from snf_client import Client, ClientError
+from snf_client.image_files import images_in
 
 
 def main() -> None:

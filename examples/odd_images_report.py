@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from odd_images_verdicts import Judged
 from PIL import Image
 
-from app.client import Client, heat_map_png
-from app.schemas import FailedImage, ScoredImage
+from app.http.schemas import FailedImage, ScoredImage
+from snf_client import Client, heat_map_png
 
 THUMBNAIL = 112
 """Longest side of a thumbnail, pixels."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.client import Client, ClientError, heat_map_array, heat_map_png
-from app.client.events import End, Log, Metrics, State, Validation
-from app.client.pictures import Pictures, Pixels
-from app.image_files import images_in
+from snf_client import Client, ClientError, heat_map_array, heat_map_png
+from snf_client.image_files import images_in
+from snf_client.images import Pictures, Pixels
+from snf_client.job_events import End, Log, Metrics, State, Validation
 
 DIGITS = Path(__file__).parents[1] / "tests" / "data" / "mnist"
 

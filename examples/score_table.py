@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from app.client.scoring import Part
-from app.image_files import images_in
+from snf_client.image_files import images_in
+from snf_client.resources.scores import Part
 
 END = b"\r\n"
 """What ends a row of CSV (RFC 4180); a line feed alone may be part of a name."""

@@ -25,7 +25,7 @@ from types import FrameType
 
 from score_table import Row, ScoreTable, State, states_in
 
-from app.client import (
+from snf_client import (
     Busy,
     Client,
     ClientError,

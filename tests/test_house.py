@@ -34,8 +34,8 @@ def test_imports_go_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "app.cli",
-        "app.service",
+        "app.cli.main",
+        "app.main",
         "models.datasets",
         "models.images.codec",
         "models.training.presets",

@@ -66,7 +66,7 @@ def be_greedy(way: str, model: str, port: int) -> None:
 def measure(way: str, model: str, home: Path, seconds: float) -> Row:
     """Measure one way against a new service."""
     port = free_port()
-    with running("app.serve", home=home, port=port) as service, PatientClient(port) as patient:
+    with running("app.server", home=home, port=port) as service, PatientClient(port) as patient:
         patient.await_ready(service)
         polite = PoliteClient(port, model)
         polite.batch_seconds(BATCH, 5)

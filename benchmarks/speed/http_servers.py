@@ -145,7 +145,7 @@ def our_service(home: Path, model: str, threads: int) -> Server:
     """Start the product's service on an installation."""
     variables = environment(home) | QUIET | {"SNF_PORT": "{port}", "SNF_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     variables |= {"SNF_RUNTIME_DIR": str(home / "run")}
-    return start("service", [sys.executable, "-m", "app.serve"], variables, home, f"/v1/models/{model}/score")
+    return start("service", [sys.executable, "-m", "app.server"], variables, home, f"/v1/models/{model}/score")
 
 
 def free_port() -> int:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.failed_attempts import FREE
-from app.key_ring import CHECK_S, KeyRing
-from app.service import create_app
+from app.access.failed_attempts import FREE
+from app.access.key_ring import CHECK_S, KeyRing
+from app.main import create_app
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.local import LOCAL
@@ -90,7 +90,7 @@ def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: p
             assert str(tmp_path) not in answer.text
         assert client.get("/v1/presets").status_code == 401
         assert client.get("/v1/presets", headers=bearer("sesame")).status_code == 200
-        said = [record for record in caplog.records if record.name == "app.key_ring"]
+        said = [record for record in caplog.records if record.name == "app.access.key_ring"]
         assert [record.levelname for record in said] == ["ERROR"]
         assert str(path) in said[0].getMessage()
         path.rmdir() if how == "a folder" else path.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def test_a_service_that_starts_with_a_damaged_file_is_closed(tmp_path: Path) -> 
 
 def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = make(tmp_path, "a", "admin")
-    with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.authentication"):
+    with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.access.authentication"):
         assert client.get("/v1/presets", headers=key).status_code == 200
         answers = [client.get("/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500)]
         statuses = [answer.status_code for answer in answers]

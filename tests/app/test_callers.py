@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.callers import caller_of
+from app.access.callers import caller_of
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from app.commands.chart import BLANK, MARGIN, ROWS, Chart, Line
-from app.commands.live import Event, live_view
-from app.commands.live_terminal import terminal_view
+from app.cli.chart import BLANK, MARGIN, ROWS, Chart, Line
+from app.cli.live import Event, live_view
+from app.cli.live_terminal import terminal_view
 
 WIDTH = 49
 COLUMNS = WIDTH - MARGIN

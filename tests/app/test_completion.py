@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import sys; sys.argv[0] = 'snf'; from app.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'snf'; from app.cli.main import main; main()"
 
 
 def words(line: str, home: Path, **variables: str) -> list[str]:

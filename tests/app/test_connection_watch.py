@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from app.callers import network_of
-from app.connection_watch import ConnectionLimits, ConnectionWatch
+from app.access.callers import network_of
+from app.http.connection_watch import ConnectionLimits, ConnectionWatch
 from worker.settings import Settings
 
 

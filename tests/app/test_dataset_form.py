@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.dataset_form import DatasetForm
-from app.problems import Problem
+from app.datasets.form import DatasetForm
+from app.http.errors import Problem
 from models.errors import StorageFull
 
 FORM = "multipart/form-data; boundary=together"

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from app.decoders import Decoders
-from app.intake import TINY, Batch, Upload, decode_batch
+from app.scoring.decoders import Decoders
+from app.scoring.request_images import TINY, Batch, Upload, decode_batch
 from models.errors import ImageError
 from models.images.codec import DecodedImage, Preprocessing, encode_png
 
@@ -116,7 +116,7 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
         decoded.append(None)
         return DecodedImage(pixels=np.zeros((1, 28, 28), np.uint8), converted=None, resized=False)
 
-    monkeypatch.setattr("app.intake.decode_image", slow)
+    monkeypatch.setattr("app.scoring.request_images.decode_image", slow)
     many = Batch((Upload(None, png(7)),) * 64, many=True)
     single = Batch((Upload(None, png(7) + bytes(TINY)),))
 

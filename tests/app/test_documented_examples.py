@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from app.audit_schemas import Audit
-from app.dataset_schemas import DatasetDetail, DatasetList
-from app.preset_schemas import PresetList
-from app.reference_schemas import Reference
-from app.version_schemas import Aliases, AliasTarget
+from app.audits.schemas import Audit
+from app.datasets.schemas import DatasetDetail, DatasetList
+from app.presets.schemas import PresetList
+from app.registry.version_schemas import Aliases, AliasTarget
+from app.scoring.reference_schemas import Reference
 
 
 @pytest.mark.parametrize("model", [Aliases, AliasTarget, Audit, DatasetDetail, DatasetList, PresetList, Reference])

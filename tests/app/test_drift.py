@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.service import create_app
+from app.main import create_app
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.local import LOCAL
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
 def test_an_alarm_is_logged_and_kept_though_nobody_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.drift_monitor.EVERY_S", 0.05)
+    monkeypatch.setattr("app.drift.monitor.EVERY_S", 0.05)
     path = tmp_path / "drift" / "windows.json"
     path.parent.write_text("a file where a folder should be")
     with service(tmp_path) as client:

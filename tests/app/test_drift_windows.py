@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import drift_file, drift_windows
-from app.drift_windows import DriftWindows, Key, Reference
+from app.drift import storage as drift_file
+from app.drift import windows as drift_windows
+from app.drift.windows import DriftWindows, Key, Reference
 
 DIGITS = Key("digits", 1, 0)
 REFERENCE = Reference("abc", 999, 1 / 1000)

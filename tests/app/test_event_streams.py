@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from app import event_streams
-from app.event_streams import EventStream, EventStreams
-from app.job_store_watch import JobStoreWatch
-from app.problems import Problem
-from app.timeline import Cursor
+from app.http.errors import Problem
+from app.jobs import event_streams
+from app.jobs.event_streams import EventStream, EventStreams
+from app.jobs.store_monitor import JobStoreWatch
+from app.jobs.timeline import Cursor
 from tests.worker.helpers import new_job
 from worker.broker.embedded import EmbeddedBroker, redis_client
 from worker.jobs.events import EventLog

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.failed_attempts import FREE, LONGEST_S, MOST, WINDOW_S, FailedAttempts
+from app.access.failed_attempts import FREE, LONGEST_S, MOST, WINDOW_S, FailedAttempts
 
 
 class Clock:

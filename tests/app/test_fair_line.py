@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.fair_line import BATCH, FairLine, WorkItem
+from app.scoring.fair_line import BATCH, FairLine, WorkItem
 from models.steps import Steps
 
 

@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 from fastapi.testclient import TestClient
 
-from app.house import House
-from app.job_requests import JobPlan, plan_job, require_memory
-from app.problems import Problem
-from app.schemas import Estimate, JobRequest
-from app.service import create_app
+from app.http.errors import Problem
+from app.http.schemas import Estimate, JobRequest
+from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.main import create_app
+from app.state import House
 from models.datasets import DatasetStore
 from tests.local import LOCAL
 from worker.broker.embedded import EmbeddedBroker, redis_client

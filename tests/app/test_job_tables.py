@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.commands.job_tables import print_curve, print_job
-from app.job_schemas import CurvePoint, TrainingCurve, Validation
-from app.schemas import JobView
+from app.cli.job_tables import print_curve, print_job
+from app.http.schemas import JobView
+from app.jobs.schemas import CurvePoint, TrainingCurve, Validation
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 

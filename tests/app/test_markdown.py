@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.markdown import fragment
+from app.registry.markdown import fragment
 
 
 def test_a_card_in_html() -> None:

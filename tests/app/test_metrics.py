@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.job_store_watch import JobStoreWatch
-from app.metrics import Metrics
-from app.routers import console
-from app.service import create_app
+from app import pages as console
+from app.jobs.store_monitor import JobStoreWatch
+from app.main import create_app
+from app.metrics.registry import Metrics
 from tests.compiled import share_compiled
 from tests.end_to_end.service import DIGITS, files
 from tests.local import LOCAL
@@ -104,7 +104,7 @@ def test_images_are_counted_by_model_and_error(client: TestClient) -> None:
 
 def test_a_failure_of_the_service_is_a_500(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     before = values(client)
-    monkeypatch.setattr("app.routers.models.detail", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.registry.endpoints.detail", lambda *_: 1 / 0)
     assert client.get("/v1/models/mnist-snf-glow").status_code == 500
     labels = {"route": "/v1/models/{ref}", "method": "GET", "status": "500"}
     name = "snf_http_requests_total"
@@ -163,8 +163,8 @@ class HangingStore:
 
 
 def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.job_store_watch.EVERY_S", 0.01)
-    monkeypatch.setattr("app.job_store_watch.STALE_S", 0.2)
+    monkeypatch.setattr("app.jobs.store_monitor.EVERY_S", 0.01)
+    monkeypatch.setattr("app.jobs.store_monitor.STALE_S", 0.2)
     store = HangingStore()
     watch = JobStoreWatch(store)  # type: ignore[arg-type]
     assert watch.waiting == {}

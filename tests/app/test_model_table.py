@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from app.calibration_views import view_of
-from app.commands.model_table import print_model
-from app.model_schemas import ModelDetail
-from app.model_views import detail
+from app.calibrations.views import view_of
+from app.cli.model_table import print_model
+from app.registry.schemas import ModelDetail
+from app.registry.views import detail
 from models.registry.registry import Registry
 from worker.settings import Settings
 

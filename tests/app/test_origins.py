@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app.origins import OriginCheck
-from app.service import create_app
+from app.access.origins import OriginCheck
+from app.main import create_app
 from tests.compiled import share_compiled
 from worker.settings import Settings
 

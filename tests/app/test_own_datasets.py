@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
-from app.job_requests import check_training
-from app.problems import Problem
-from app.schemas import JobRequest
+from app.cli.main import cli
+from app.http.errors import Problem
+from app.http.schemas import JobRequest
+from app.jobs.planning import check_training
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.compiled import share_compiled

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.plain_scores import Asked, PlainScores
-from app.score_answers import Scored
+from app.scoring.responses import Scored
+from app.scoring.service import Asked, PlainScores
 from models.errors import ScoreNotFinite
 from models.scorer import Scorer
 

@@ -9,9 +9,15 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from app.problems import pointer_of
-from app.routers import job_events, job_files, jobs, models, operations, samples, scores
-from app.service import Service, create_app
+from app.health import endpoints as operations
+from app.http.errors import pointer_of
+from app.jobs import endpoints as jobs
+from app.jobs import event_endpoints as job_events
+from app.jobs import result_endpoints as job_files
+from app.main import Service, create_app
+from app.registry import endpoints as models
+from app.samples import endpoints as samples
+from app.scoring import endpoints as scores
 from tests.compiled import share_compiled
 from tests.local import LOCAL
 from worker.settings import Settings
@@ -108,7 +114,7 @@ def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
     assert len(routes) > 8
     for route in routes:
         assert isinstance(route, APIRoute)
-        assert route.body_field is None, f"{route.path}: read the body in a dependency, see app.json_body"
+        assert route.body_field is None, f"{route.path}: read the body in a dependency, see app.http.json_body"
 
 
 def test_unexpected_errors_tell_nothing_of_the_inside(client: TestClient) -> None:

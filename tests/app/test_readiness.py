@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.service import create_app
-from app.serving import reason_of
+from app.main import create_app
+from app.registry.model_pool import reason_of
 from models.errors import ArtifactError
 from tests.compiled import share_compiled
 from tests.local import LOCAL

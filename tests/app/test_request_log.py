@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from app.service import create_app
+from app.main import create_app
 from tests.compiled import share_compiled
 from tests.local import LOCAL
 from worker.keys.key_file import KeyFile

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access import REFUSALS, role_of
-from app.authentication import is_open
-from app.request_log import SAFE, UNCHANGING
-from app.service import create_app
+from app.access.authentication import is_open
+from app.access.permissions import REFUSALS, role_of
+from app.http.request_log import SAFE, UNCHANGING
+from app.main import create_app
 from tests.compiled import share_compiled
 from tests.local import LOCAL
 from worker.keys.key_file import KeyFile

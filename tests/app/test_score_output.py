@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from app.client.scoring import Part
-from app.commands.score_output import Json, Table
-from app.schemas import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from app.cli.score_tables import Json, Table
+from app.http.schemas import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from snf_client.resources.scores import Part
 
 [GOOD] = Scores.model_validate(SCORED_DIGIT).results
 ERROR = ItemError(type="undecodable-image", title="No image", status=422, detail="it is text")

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from torch import Tensor
 
-from app.house import House
-from app.service import create_app
+from app.main import create_app
+from app.state import House
 from models.scorer import Scorer
 from models.scoring.flow_pass import FlowPass
 from models.steps import Steps

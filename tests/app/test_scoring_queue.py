@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.deadline import deadline
-from app.fair_line import BATCH
-from app.metrics import Metrics
-from app.problems import Problem
-from app.scoring_queue import ScoringQueue
+from app.http.deadline import deadline
+from app.http.errors import Problem
+from app.metrics.registry import Metrics
+from app.scoring.fair_line import BATCH
+from app.scoring.queue import ScoringQueue
 from models.steps import Steps
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.shares import Shares
+from app.http.shares import Shares
 
 CALLERS = ("a", "b", "c", "d")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
+from app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
 from worker.jobs.journal import PIECE
 from worker.jobs.record import Status
 from worker.jobs.state_changes import START, Change, News

@@ -20,7 +20,17 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
     options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "6", "--name", "digits", "--json"]
     options += ["--set", "batch_size=8", "--set", "validation_images=8", "--set", "validations=1"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "app.cli", "train", *options],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "app.cli.main",
+            "train",
+            *options,
+        ],
         env={**os.environ, "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,

@@ -9,9 +9,9 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app.body_limit import BodyTooLarge
-from app.problems import Problem
-from app.upload_body import PIECE, UploadBody
+from app.http.body_limit import BodyTooLarge
+from app.http.errors import Problem
+from app.http.uploads import PIECE, UploadBody
 
 
 class Client:

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.upload_folders import UploadFolders, note_target
+from app.http.upload_folders import UploadFolders, note_target
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from app.upload_folders import UploadFolders, note_target
+from app.http.upload_folders import UploadFolders, note_target
 with UploadFolders(Path(sys.argv[1]) / "uploads", Path(sys.argv[1])).new() as folder:
     (folder / "0").write_bytes(b"half an archive")
     note_target(folder, "cells")

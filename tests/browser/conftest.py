@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def house(browser: Browser, home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
-    with running("app.cli", "up", home=home) as client:
+    with running("app.cli.main", "up", home=home) as client:
         yield client
 
 

@@ -27,7 +27,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def house(browser: Browser, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service alone, with keys."""
-    with running("app.cli", "serve", home=tmp_path_factory.getbasetemp() / "locked", api_keys=KEY) as client:
+    with running("app.cli.main", "serve", home=tmp_path_factory.getbasetemp() / "locked", api_keys=KEY) as client:
         yield client
 
 

@@ -67,5 +67,5 @@ def module_home(artifact: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def house(artifact: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts: broker, worker and service."""
-    with installed(artifact) as folder, running("app.cli", "up", home=folder) as client:
+    with installed(artifact) as folder, running("app.cli.main", "up", home=folder) as client:
         yield client

@@ -41,12 +41,12 @@ def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running("app.serve", home=tmp_path_factory.mktemp("keyed"), api_keys="sesame") as client:
+    with running("app.server", home=tmp_path_factory.mktemp("keyed"), api_keys="sesame") as client:
         yield client
 
 
 def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
-    with running("app.serve", home=home, max_upload_bytes=100_000, max_bytes_in_flight=120_000) as client:
+    with running("app.server", home=home, max_upload_bytes=100_000, max_bytes_in_flight=120_000) as client:
         data = DIGITS[0].read_bytes()
 
         def post() -> httpx.Response:
@@ -67,10 +67,10 @@ def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
 
 
 def test_an_address_that_others_reach_has_a_key(tmp_path: Path) -> None:
-    with running("app.serve", home=tmp_path, host="0.0.0.0") as client:
+    with running("app.server", home=tmp_path, host="0.0.0.0") as client:
         assert client.get("/v1/models").status_code == 401
         key = (tmp_path / "api-key").read_text().strip()
         assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200
-    said = (tmp_path / "app.serve.log").read_text()
+    said = (tmp_path / "app.server.log").read_text()
     assert str(tmp_path / "api-key") in said
     assert key not in said

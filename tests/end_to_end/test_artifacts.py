@@ -28,7 +28,7 @@ LARGEST = 4 * 2**20
 
 @pytest.fixture(scope="module")
 def client(module_home: Path) -> Iterator[httpx.Client]:
-    with running("app.serve", home=module_home, max_model_bytes=LARGEST) as client:
+    with running("app.server", home=module_home, max_model_bytes=LARGEST) as client:
         yield client
 
 
@@ -230,7 +230,7 @@ def test_the_job_of_another_service_is_forgotten(
 
 def test_a_key_is_asked_for_before_the_body(tmp_path: Path) -> None:
     with (
-        running("app.serve", home=tmp_path, api_keys="sesame") as keyed,
+        running("app.server", home=tmp_path, api_keys="sesame") as keyed,
         half_a_post(keyed, "/v1/models?name=mine", b"", TAR["content-type"]) as connection,
     ):
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")

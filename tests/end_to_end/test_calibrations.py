@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from app.calibration_schemas import LINE
-from app.calibration_views import advice
+from app.calibrations.schemas import LINE
+from app.calibrations.views import advice
 from tests.end_to_end.service import DIGITS, await_job, files, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.uploads import upload
@@ -35,7 +35,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[httpx.Client]:
-    with running("app.cli", "up", home=home) as client:
+    with running("app.cli.main", "up", home=home) as client:
         upload(client, "own", ("own.zip", zipped(pngs(60, 6)))).raise_for_status()
         yield client
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from app.client import (
+from snf_client import (
     AsyncClient,
     Client,
     Conflict,
@@ -28,8 +28,8 @@ from app.client import (
     ServiceUnavailable,
     heat_map_array,
 )
-from app.client.events import End
-from app.client.pictures import Pictures
+from snf_client.images import Pictures
+from snf_client.job_events import End
 from tests.end_to_end.service import DIGITS, ROOT, await_ready, environment, free_port, running, score_one
 from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
 from tests.worker.helpers import until
@@ -41,7 +41,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli", "up", home=module_home, train_threads=1) as client:
+    with running("app.cli.main", "up", home=module_home, train_threads=1) as client:
         yield client
 
 
@@ -122,7 +122,10 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
-    with running("app.serve", home=module_home, max_images_per_request=5) as http, Client(str(http.base_url)) as client:
+    with (
+        running("app.server", home=module_home, max_images_per_request=5) as http,
+        Client(str(http.base_url)) as client,
+    ):
         for images in (ARRAY, DIGITS):
             assert [one.index for one in client.score(MODEL, images).results] == list(range(len(DIGITS)))
 
@@ -278,7 +281,7 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     for reader in readers:
         reader.start()
     until(lambda: any(event.event == "metrics" for event in async_seen))
-    kill(module_home, "app.serve")
+    kill(module_home, "app.server")
     # Repeated until the service is back.
     assert client.jobs.get(job.id).id == job.id
     assert likelihoods(client, ARRAY[:3])
@@ -301,7 +304,9 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     def start() -> subprocess.Popen[bytes]:
         log = (module_home / "restarted.log").open("ab")
         variables = environment(module_home, port=port)
-        process = subprocess.Popen([sys.executable, "-m", "app.serve"], cwd=ROOT, env=variables, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=log, stderr=log
+        )
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             await_ready(http, process, module_home / "restarted.log")
         return process
@@ -329,7 +334,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
-    with running("app.serve", home=module_home) as http:
+    with running("app.server", home=module_home) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):

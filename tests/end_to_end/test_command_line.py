@@ -17,7 +17,7 @@ from tests.end_to_end.service import DIGITS, ROOT, environment, score_one
 
 def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "app.cli.main", *arguments],
         cwd=ROOT,
         env=environment(home, **settings),
         capture_output=True,
@@ -28,7 +28,7 @@ def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedPro
 
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys, app.cli; print(*(name in sys.modules for name in ('torch', 'fastapi', 'httpx', 'numpy')))"
+    code = "import sys, app.cli.main; print(*(name in sys.modules for name in ('torch', 'fastapi', 'httpx', 'numpy')))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

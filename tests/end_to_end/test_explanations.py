@@ -26,7 +26,7 @@ def client(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service with a model that knows no places beside those that do."""
     dense = barely_trained(tmp_path_factory.mktemp("dense"), 0, "snf-fc-2l")
     Registry(module_home / "registry").publish(dense, "dense")
-    with running("app.serve", home=module_home) as client:
+    with running("app.server", home=module_home) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ LOOPBACK = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has mo
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running("app.serve", home=tmp_path_factory.mktemp("fair")) as found:
+    with running("app.server", home=tmp_path_factory.mktemp("fair")) as found:
         yield found
 
 

@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.serve", home=home) as client:
+    with running("app.server", home=home) as client:
         upload(client, "warm", GOOD).raise_for_status()
         yield client
 
@@ -103,7 +103,7 @@ def test_a_client_that_leaves_ends_the_reader(service: httpx.Client, home: Path)
 
 def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None:
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "app.serve"], cwd=ROOT, env=environment(tmp_path, port=port))
+    process = subprocess.Popen([sys.executable, "-m", "app.server"], cwd=ROOT, env=environment(tmp_path, port=port))
     try:
         url = httpx.URL(f"http://127.0.0.1:{port}")
         with httpx.Client(base_url=url, trust_env=False) as client:
@@ -117,7 +117,7 @@ def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None
     posting.join()
     until(lambda: not alive(reader), 10)
     assert left(tmp_path) != []
-    with running("app.serve", home=tmp_path):
+    with running("app.server", home=tmp_path):
         assert left(tmp_path) == []
 
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from app.event_streams import LOOK_S
+from app.jobs.event_streams import LOOK_S
 from tests.end_to_end.service import await_job, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
@@ -46,7 +46,7 @@ Events = list[Event]
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with few event streams."""
-    with running("app.cli", "up", home=module_home, max_event_streams=2 * STREAMS, train_threads=1) as client:
+    with running("app.cli.main", "up", home=module_home, max_event_streams=2 * STREAMS, train_threads=1) as client:
         yield client
 
 
@@ -153,7 +153,7 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     seen = patient.count("metrics")
     kill_broker(module_home)
     until(lambda: patient.count("metrics") > seen)
-    kill(module_home, "app.serve")
+    kill(module_home, "app.server")
     until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")
     for client in clients:
@@ -338,7 +338,7 @@ def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(
     await_job(house, job["id"], "paused")
     with contextlib.ExitStack() as stack:
         source = None
-        with running("app.serve", home=module_home) as service:
+        with running("app.server", home=module_home) as service:
             source = stack.enter_context(connect_sse(service, "GET", f"/v1/jobs/{job['id']}/events"))
             lines = source.response.iter_lines()
             while '"paused"' not in next(lines):

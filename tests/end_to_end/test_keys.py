@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.commands.keys import keys
+from app.cli.keys import keys
 from tests.end_to_end.service import ROOT, environment, running
 from tests.worker.helpers import until
 
@@ -21,7 +21,7 @@ KEY = "correct-horse-battery-staple"
 
 def snf(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "app.cli.main", *arguments],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,
@@ -49,7 +49,7 @@ def processes_with(text: str, home: Path) -> tuple[list[str], list[str]]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the variables of processes from /proc")
 def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> None:
-    with running("app.cli", "up", home=tmp_path, api_keys=KEY, api_key=KEY, devices="cpu") as client:
+    with running("app.cli.main", "up", home=tmp_path, api_keys=KEY, api_key=KEY, devices="cpu") as client:
         client.headers["x-api-key"] = KEY
         until(lambda: client.get("/v1/workers").json()["workers"])
         job = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
@@ -58,7 +58,7 @@ def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> Non
         having, lacking = processes_with(KEY, tmp_path)
         client.post(f"/v1/jobs/{id}/cancel").raise_for_status()
         until(lambda: client.get(f"/v1/jobs/{id}").json()["status"] == "cancelled")
-    assert sorted(command.split()[-1] for command in having) == ["app.serve", "up"]
+    assert sorted(command.split()[-1] for command in having) == ["app.server", "up"]
     for part in ("worker.broker.embedded", "worker.runtime.main", "worker.attempts.train"):
         assert any(part in command for command in lacking), (part, lacking)
 
@@ -73,7 +73,7 @@ def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Pa
 
     admin = snf(tmp_path, "keys", "create", "ann", "--role", "admin")
     assert "every caller must show a key" in admin.stderr
-    with running("app.serve", home=tmp_path) as client:
+    with running("app.server", home=tmp_path) as client:
         first = made(snf(tmp_path, "keys", "create", "cam", "--role", "score", "--expires", "90d", "--json"))
         until(lambda: status(first["key"]) == 200, seconds=2)
         assert status(first["key"], "DELETE", "/v1/datasets/mnist-mini") == 403
@@ -102,7 +102,7 @@ def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: 
     done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
     assert done.returncode == 0, done.stderr
     assert "stays valid" in done.stderr
-    with running("app.serve", home=tmp_path) as client:
+    with running("app.server", home=tmp_path) as client:
         roles = [
             client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
             for key in ("sesame-of-before", done.stdout.strip())

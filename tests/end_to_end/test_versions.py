@@ -20,7 +20,7 @@ def client(module_home: Path, other_artifact: Path) -> Iterator[httpx.Client]:
     """An installation with four versions, the first of which differs."""
     for _ in range(3):
         Registry(module_home / "registry").publish(other_artifact, MODEL)
-    with running("app.cli", "up", home=module_home) as client:
+    with running("app.cli.main", "up", home=module_home) as client:
         yield client
 
 

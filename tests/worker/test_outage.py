@@ -111,7 +111,7 @@ def test_a_worker_that_receives_nothing_for_good_says_so_and_ends(
 def test_the_health_check_in_an_outage_blames_no_worker(settings: Settings, broker: EmbeddedBroker) -> None:
     healthy, why = check_workers(settings)
     assert (healthy, why) == (False, "no worker of cpu is alive on this machine")
-    command = [sys.executable, "-m", "app.cli", "worker", "--check"]
+    command = [sys.executable, "-m", "app.cli.main", "worker", "--check"]
     environment = {**os.environ, **settings.environment()}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (answer.returncode, answer.stdout.strip()) == (1, why)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.key_ring import KeyRefused, KeyRing
+from app.access.key_ring import KeyRefused, KeyRing
 from worker.child_environment import child_environment
 from worker.keys.first_key import ensure_keys
 from worker.keys.key_file import KeyFile, digest_of

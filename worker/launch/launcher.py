@@ -31,7 +31,7 @@ def supervise(
     settings: Settings,
     say: Callable[[str], None] | None = None,
     worker: str = "worker.runtime.main",
-    service: str = "app.serve",
+    service: str = "app.server",
 ) -> int:
     """Runs everything on this machine until INT or TERM and answers the exit code.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from app.client import Retries
+from snf_client import Retries
 
 READY = {"status": "ready", "models": {}, "failed": {}, "jobs": "ok", "queue": {}}
 QUICK = Retries(attempts=4, seconds=20, first_pause=0.01, longest_pause=0.05)

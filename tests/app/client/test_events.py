@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.client import AsyncClient, Client, Event, NotFound, Retries, ServiceUnavailable
-from app.client import events as events_module
-from app.client.events import End, Metrics
+from snf_client import AsyncClient, Client, Event, NotFound, Retries, ServiceUnavailable
+from snf_client import job_events as events_module
+from snf_client.job_events import End, Metrics
 from tests.app.client.scripted import DROPPED, QUICK, Answer, problem, scripted
 
 STREAM = {"Content-Type": "text/event-stream"}

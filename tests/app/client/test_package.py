@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_the_client_needs_none_of_the_servers_libraries() -> None:
     code = """
-        import sys, app.client
+        import sys, snf_client
         heavy = ("torch", "fastapi", "starlette", "celery", "redis", "openvino", "scipy", "sklearn", "typer")
         print([name for name in heavy if name in sys.modules])
     """
@@ -30,9 +30,9 @@ from typing import assert_type
 import numpy as np
 from PIL import Image
 
-from app.client import AsyncClient, Client, Event, heat_map_array
-from app.model_schemas import ModelDetail, ModelPage
-from app.schemas import JobView, Scores
+from snf_client import AsyncClient, Client, Event, heat_map_array
+from app.registry.schemas import ModelDetail, ModelPage
+from app.http.schemas import JobView, Scores
 
 
 def use(client: Client) -> list[float]:

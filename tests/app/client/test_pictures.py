@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.client.pictures import Batch, batches, each
+from snf_client.images import Batch, batches, each
 
 GREY = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)
 COLOUR = np.arange(2 * 8 * 6 * 3, dtype=np.uint8).reshape(2, 8, 6, 3)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.client import (
+from app.http.schemas import Readiness
+from snf_client import (
     AsyncClient,
     Busy,
     Client,
@@ -23,9 +24,8 @@ from app.client import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from app.client.call import Repeat
-from app.client.retries import may_repeat
-from app.schemas import Readiness
+from snf_client.request import Repeat
+from snf_client.retries import may_repeat
 from tests.app.client.scripted import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = {

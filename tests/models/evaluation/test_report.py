@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.commands.evaluation_tables import print_report
+from app.cli.evaluation_tables import print_report
 from models.evaluation import schema
 from models.evaluation.report import CONTENT_SECURITY_POLICY, render_html, summary
 

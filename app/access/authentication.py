@@ -1,0 +1,163 @@
+"""Who may call at all: keys in `Authorization: Bearer` or `X-API-Key`, where there are any."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.access.callers import SCOPE, Caller, address_of, keyless
+from app.access.failed_attempts import Attempts, FailedAttempts
+from app.access.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
+from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits
+from app.http.errors import Problem, problem_response
+from app.http.json_lines import BackgroundLog
+from app.http.request_log import audit_file, shortened, timestamp
+from app.state import House
+from worker.keys.key_file import KeysUnreadable, digest_of
+from worker.settings import Settings
+
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_FOLDERS = ("/console/", "/docs/files/")
+"""What is answered without a key: whether the service works, and pages that hold no data. All else needs one."""
+
+REPORTS = parse("10/minute")
+"""Most reports of wrong keys, of all addresses: a flood of them must not push changes out of the audit log."""
+
+TEXTS: dict[Refusal, str] = {
+    "missing": "a key is needed and none was given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+    "unknown": "the key is not known",
+    "expired": "the key has expired",
+    "revoked": "the key was revoked",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Authentication:
+    """ASGI middleware that leaves the `Caller` of a request in its scope, or answers a 401 problem before its body.
+
+    Without any key every caller may do everything.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings, writer: BackgroundLog) -> None:
+        self._app = app
+        self._keys = keys
+        self._attempts = FailedAttempts()
+        self._limits = RateLimits()
+        self._reports = FixedWindowRateLimiter(MemoryStorage())
+        self._writer = writer
+        self._audit = audit_file(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the requests of known callers."""
+        if scope["type"] == "http" and not is_open(scope["path"]):
+            try:
+                self._admit(scope)
+            except Problem as problem:
+                await problem_response(problem, scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        address = address_of(scope)
+        if not self._keys.needed:
+            scope[SCOPE] = keyless(address)
+            return
+        key = self._key(scope, address)
+        scope[SCOPE] = Caller(f"key:{key.id}", address, key.role, key.name)
+        allowance = Allowance(key, self._limits)
+        allowance.take_request()
+        scope[ALLOWANCE] = allowance
+
+    def _key(self, scope: Scope, address: str) -> HeldKey:
+        text = given_key(scope)
+        digest = digest_of(text or "")
+        wait = self._attempts.wait_s(address, digest) if text else 0.0
+        # Others may share the address: a secret that cannot be guessed is looked at all the same.
+        if text and wait and not self._keys.knows_id(text):
+            self._attempts.held_off(address)
+            _count(scope, "held-off")
+            raise _held_off(math.ceil(wait))
+        try:
+            key = self._keys.find(text)
+        except KeyRefused as refused:
+            _count(scope, refused.reason)
+            if text:
+                self._report(scope, refused.reason, self._attempts.failed(address, digest))
+            if wait and refused.reason == "unknown":
+                raise _held_off(math.ceil(self._attempts.wait_s(address, digest))) from None
+            raise Problem(
+                401,
+                "unauthorized",
+                "A valid key is needed",
+                TEXTS[refused.reason],
+                headers={"WWW-Authenticate": 'Bearer realm="snf"'},
+            ) from None
+        except KeysUnreadable as error:
+            _count(scope, "unreadable")
+            raise Problem(
+                503,
+                "keys-unreadable",
+                "The keys cannot be read",
+                "the file of keys is damaged or gone, so no key of it is accepted; the log of the service says why",
+                headers={"Retry-After": "30"},
+            ) from error
+        self._attempts.succeeded(address, digest)
+        return key
+
+    def _report(self, scope: Scope, reason: Refusal, attempts: Attempts) -> None:
+        # The first wrong key of an address, and then each one that makes it wait longer, with what was held off.
+        if attempts.wrong > 1 and not attempts.blocked_until:
+            return
+        if not self._reports.hit(REPORTS, "all"):
+            return
+        address = address_of(scope)
+        log.warning("%d attempts with a wrong key from %s (%s)", attempts.unreported, address, reason)
+        record = {
+            "time": timestamp(),
+            "event": "wrong-key",
+            "reason": reason,
+            "attempts": attempts.unreported,
+            "address": address,
+            "agent": shortened(Headers(scope=scope).get("user-agent", "")),
+            "method": shortened(scope["method"]),
+            "path": shortened(scope["path"]),
+        }
+        attempts.unreported = 0
+        self._writer.put(self._audit, record)
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path is answered without a key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
+
+
+def given_key(scope: Scope) -> str | None:
+    """Return the text of the key that a request carries."""
+    headers = Headers(scope=scope)
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return credentials.strip()
+    return headers.get("x-api-key")
+
+
+def _held_off(seconds: int) -> Problem:
+    return Problem(
+        429,
+        "too-many-wrong-keys",
+        "Too many wrong keys",
+        f"too many wrong keys came from this address; try again in {seconds} s",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _count(scope: Scope, reason: str) -> None:
+    house = scope.get("state", {}).get("house")
+    if isinstance(house, House):
+        house.metrics.count_authentication_failure(reason)

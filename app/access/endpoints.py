@@ -1,0 +1,26 @@
+"""The caller itself: which key it shows and what that allows."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.access.callers import caller_of
+from app.access.permissions import CallerScope, MayRead
+from app.access.schemas import CallerView
+from app.http.errors import responses
+from worker.keys.roles import ROLES, includes
+
+router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
+
+
+@router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))
+async def show_caller(scope: CallerScope) -> CallerView:
+    """Show the name and the role of the key that the request carries."""
+    caller = caller_of(scope)
+    kind, _, id = caller.name.partition(":")
+    return CallerView(
+        name=caller.label or "anyone",
+        key=id if kind == "key" else None,
+        role=caller.role,
+        may=[role for role in ROLES if includes(caller.role, role)],
+    )

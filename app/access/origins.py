@@ -1,0 +1,138 @@
+"""Protection from other web pages: which host names are answered, and whose pages may change something.
+
+A browser sends requests to a service on its own machine for any page that asks it to. A page whose name is made to
+lead to 127.0.0.1 (DNS rebinding) even reads the answers, but its requests carry that name as `Host`. A page of another
+origin can send forms, but its requests carry `Origin` or `Sec-Fetch-Site`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.http.errors import Problem, problem_response
+from worker.settings import Settings, is_loopback
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so that any page may send them: it cannot read the answers."""
+EXPOSED = ("Content-Disposition", "Location", "Retry-After", "X-Seed")
+"""Headers of answers that pages of allowed origins can read besides those that all can."""
+ANY = "*"
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+class OriginCheck:
+    """ASGI middleware: answers requests to unknown hosts, and changes that other origins ask for, with a 403 problem.
+
+    Args:
+        app: Application behind it.
+        settings: `host`, `allowed_hosts` and `cors_origins` of them.
+        asks_for_keys: Whether callers must show a key. A page has none, so that any host name is answered then unless
+            `allowed_hosts` names some.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
+        self._app = with_cors(app, settings.cors_origins)
+        self._hosts = frozenset(settings.allowed_hosts) | _bound_hosts(settings.host)
+        self._restricted = bool(settings.allowed_hosts)
+        self._origins = frozenset(settings.cors_origins)
+        self._asks_for_keys = asks_for_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with a problem."""
+        if scope["type"] == "http":
+            problem = self._problem(scope)
+            if problem is not None:
+                await problem_response(problem, scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> Problem | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or (host := _HOST.fullmatch(hosts[0].lower())) is None:
+            got = ascii(hosts[0][:100]) if len(hosts) == 1 else f"{len(hosts)} headers"
+            return Problem(400, "invalid-host", "The Host header is not valid", f"expected one host name, got {got}")
+        name = host["name"].rstrip(".")
+        if not self._answers(name):
+            return Problem(
+                403,
+                "host-not-allowed",
+                "The host name is not allowed",
+                f"this service does not answer to {name[:100]!r}; to allow it, add it to SNF_ALLOWED_HOSTS",
+            )
+        origins, method = headers.getlist("origin"), scope["method"]
+        preflight = method == "OPTIONS" and "access-control-request-method" in headers
+        if (method in READING and not preflight) or self._may_change(scope["scheme"], hosts[0], origins, headers):
+            return None
+        source = ascii(origins[0][:200]) if origins else "another site"
+        return Problem(
+            403,
+            "cross-origin",
+            "Another origin asks for a change",
+            f"expected a request from a page of this service or from a program, got one from a page of {source}; to "
+            "allow an origin, add it to SNF_CORS_ORIGINS; a proxy must pass the header Host on unchanged",
+        )
+
+    def _answers(self, name: str) -> bool:
+        if not self._restricted and self._asks_for_keys():
+            return True
+        return name in self._hosts or ANY in self._hosts or is_loopback(name.strip("[]"))
+
+    def _may_change(self, scheme: str, host: str, origins: Collection[str], headers: Headers) -> bool:
+        site = headers.get("sec-fetch-site", "none")
+        if not origins:
+            # `same-site` is a page on another port or below the same domain: not this service's.
+            return site in ("none", "same-origin")
+        if len(origins) > 1:
+            return False
+        (origin,) = origins
+        if origin.lower() in self._origins:
+            return True
+        return site != "cross-site" and _is_origin_of(origin.lower(), scheme, host.lower())
+
+
+def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
+    """Return `app` with the answers that let pages of `origins` call it; `app` itself where there are none."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=[ANY],
+        allow_headers=[ANY],
+        allow_private_network=True,
+        expose_headers=EXPOSED,
+    )
+
+
+def _is_origin_of(origin: str, scheme: str, host: str) -> bool:
+    """Whether a page of `origin` was served by the service that a request names as `host`."""
+    try:
+        of_origin = urlsplit(origin)
+        of_host = urlsplit(f"{of_origin.scheme}://{host}")
+        default = DEFAULT_PORTS[of_origin.scheme]
+        ports = of_origin.port or default, of_host.port or default
+    except (KeyError, ValueError):
+        return False
+    # Behind a proxy that ends TLS a page of https arrives by http, and never the other way round.
+    plain = of_origin.scheme == "http" and scheme == "https"
+    return not plain and of_origin.hostname == of_host.hostname and ports[0] == ports[1]
+
+
+def _bound_hosts(host: str) -> frozenset[str]:
+    """Return the names under which the address that the service listens on is called, none where that is any."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return frozenset({host.lower()})
+    if address.is_unspecified:
+        return frozenset()
+    return frozenset({f"[{address}]" if address.version == 6 else str(address)})

@@ -1,0 +1,90 @@
+"""What callers may do: the role that each operation needs, checked before anything else of a request."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
+from starlette.types import Scope
+
+from app.access.callers import SCOPE, Caller
+from app.http.errors import Problem, responses
+from worker.keys.roles import ROLES, Role, includes
+
+REFUSALS = (401, 403, 429, 503)
+"""How an operation that needs a role may be refused: no valid key, another role, too often, keys unreadable."""
+
+ALLOWED = "snf.allowed"
+"""Set in the scope of a request whose caller has the role that its operation needs."""
+
+log = logging.getLogger(__name__)
+
+# They only describe, for OpenAPI, where the key stands: `app.access.authentication` has read it before.
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A key, as `Authorization: Bearer KEY`.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key", description="The same key.")
+
+
+async def _check(
+    scopes: SecurityScopes,
+    request: Request,
+    _given: Annotated[object, Security(_bearer)],
+    _other: Annotated[object, Security(_header)],
+) -> None:
+    for needed in ROLES:
+        if needed in scopes.scopes:
+            require(request.scope, needed)
+            request.scope[ALLOWED] = True
+
+
+MayRead = Security(_check, scopes=["read"])
+MayScore = Security(_check, scopes=["score"])
+MayTrain = Security(_check, scopes=["train"])
+MayAdminister = Security(_check, scopes=["admin"])
+
+
+def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
+    """Return the caller of a request; raise a 403 problem where its role does not include ``needed``."""
+    caller = scope.get(SCOPE)
+    if not isinstance(caller, Caller):
+        # Only where a path was left open by mistake.
+        raise Problem(401, "unauthorized", "A valid key is needed", "the request was not authenticated")
+    if not includes(caller.role, needed):
+        log.info("refused %s %s to %s, role %s", scope["method"], scope["path"], caller.name, caller.role)
+        raise Problem(
+            403,
+            "insufficient-role",
+            "The key may not do this",
+            f"the key {caller.label!r} has the role {caller.role!r}; {what} needs {needed!r}",
+            extensions={"needed": needed, "held": caller.role},
+        )
+    return caller
+
+
+async def _caller(request: Request) -> Scope:
+    return request.scope
+
+
+CallerScope = Annotated[Scope, Depends(_caller)]
+"""The scope of a request, for checks that depend on what it asks for."""
+
+
+def describe(document: dict[str, Any]) -> None:
+    """Add to an OpenAPI document what each role means for its operations: a sentence, and how it may be refused."""
+    refusals = responses(*REFUSALS)
+    for calls in document["paths"].values():
+        for operation in calls.values():
+            role = role_of(operation)
+            if role is None:
+                continue
+            operation["description"] = f"{operation.get('description', '')}\n\nNeeds the role `{role}`.".strip()
+            for status, answer in refusals.items():
+                operation["responses"].setdefault(str(status), answer)
+            operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def role_of(operation: dict[str, Any]) -> Role | None:
+    """Return the role that an operation of an OpenAPI document needs; None where it is open to everybody."""
+    named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
+    return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

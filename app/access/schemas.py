@@ -1,0 +1,17 @@
+"""What a caller is shown about itself."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from app.http.schemas import Answer
+from worker.keys.roles import Role
+
+
+class CallerView(Answer):
+    """Who is calling, and what it may do."""
+
+    name: str = Field(description="Name of the key; `anyone` where the service asks for none.", examples=["line-1"])
+    key: str | None = Field(description="Id of the key; null without one.", examples=["5f3a90c1d2e4"])
+    role: Role = Field(description="Role of the key; admin without one.")
+    may: list[Role] = Field(description="Roles that it includes.", examples=[["read", "score"]])

@@ -1,0 +1,1 @@
+"""Calls that audit the scores of a model."""

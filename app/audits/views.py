@@ -1,0 +1,47 @@
+"""What is told about an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from app.audits.schemas import Audit, AuditedImage, AuditedLayer, AuditedTotal
+from app.registry.model_pool import Loaded
+
+if TYPE_CHECKING:
+    from models.audit import Audited
+
+
+def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
+    """Both numbers of every image and every layer, and whether they agree."""
+    scorer = loaded.scorer
+    images = [
+        AuditedImage(
+            index=index,
+            source=one.source,
+            log_likelihood=one.log_likelihood,
+            recomputed=one.recomputed,
+            difference=one.log_likelihood - one.recomputed,
+        )
+        for index, one in enumerate(audited)
+    ]
+    cached, recomputed = scorer.manifest.log_dets.layers, audited[0].log_dets
+    layers = [
+        AuditedLayer(layer=name, cached=cached[name], recomputed=value, difference=cached[name] - value)
+        for name, value in recomputed.items()
+    ]
+    used, anew = scorer.log_det_total, sum(recomputed.values())
+    total = AuditedTotal(cached=used, recomputed=anew, difference=used - anew, tolerance=scorer.exact_tolerance)
+    return Audit(
+        model=loaded.version.name,
+        version=loaded.version.version,
+        engine=scorer.engine_name,
+        precision=scorer.precision,
+        images=images,
+        log_dets=layers,
+        total=total,
+        tolerance=scorer.tolerance,
+        agrees=abs(total.difference) <= total.tolerance
+        and all(abs(image.difference) <= scorer.tolerance for image in images),
+        seconds=sum(one.seconds for one in audited),
+    )

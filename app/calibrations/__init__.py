@@ -1,0 +1,1 @@
+"""Calls about calibrations of a model."""

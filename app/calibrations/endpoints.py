@@ -1,0 +1,98 @@
+"""Calibrations: making one of a user's own images, and going from one to another, without training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+
+from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
+from app.calibrations import views
+from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
+from app.http import schemas
+from app.http.errors import responses
+from app.http.json_body import json_body, json_body_schema
+from app.jobs.endpoints import IdempotencyKey, submit_job
+from app.state import InHouse
+from models.registry.registry import parse_ref
+
+# Plain functions: the framework runs them in threads, where disk and job store may block.
+router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"])
+
+Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the model came with.", examples=[1])]
+
+
+@router.post(
+    "",
+    operation_id="calibrate_model",
+    summary="Calibrate a model on other images",
+    status_code=202,
+    dependencies=[MayTrain],
+    responses={
+        202: {
+            "description": "The job is queued.",
+            "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
+        },
+        **responses(401, 404, 413, 415, 422, 429, 500, 503),
+    },
+    openapi_extra=json_body_schema(CalibrationRequest),
+)
+def calibrate_model(
+    ref: str,
+    request: Annotated[CalibrationRequest, Depends(json_body(CalibrationRequest))],
+    house: InHouse,
+    response: Response,
+    scope: CallerScope,
+    key: IdempotencyKey = None,
+) -> schemas.JobView:
+    """Queues a job that scores the images of a dataset and makes a calibration of the version from them.
+
+    The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
+    10,000, give the p-values. Of the data that the model was trained on only what training left out is used. At least
+    20 images are needed. The model's weights stay as they are; scores have the precision of the calibration in use.
+
+    With `activate`, which is the default, it becomes the calibration in use: that needs the role `admin`.
+    """
+    house.serving.registry.locate(parse_ref(ref))
+    parameters = {"activate": request.activate, "precision": request.precision}
+    job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
+    return submit_job(job, house, response, scope, key)
+
+
+@router.get(
+    "",
+    operation_id="list_calibrations",
+    summary="List the calibrations of a model",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
+    """Lists all calibrations of a version, the one in use, and thresholds that keep a false-alarm rate."""
+    return views.listing(house.serving.registry, ref)
+
+
+@router.put(
+    "/active",
+    operation_id="choose_calibration",
+    summary="Use another calibration",
+    dependencies=[MayAdminister],
+    responses=responses(401, 404, 413, 415, 422, 429, 500),
+    openapi_extra=json_body_schema(CalibrationChoice),
+)
+def choose_calibration(
+    ref: str, choice: Annotated[CalibrationChoice, Depends(json_body(CalibrationChoice))], house: InHouse
+) -> CalibrationList:
+    """Makes a calibration the one in use, an earlier one too; scoring goes over to it in about a second."""
+    return views.choose(house.serving.registry, ref, choice.calibration)
+
+
+@router.get(
+    "/{number}",
+    operation_id="get_calibration",
+    summary="Show a calibration of a model",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def get_calibration(ref: str, number: Number, house: InHouse) -> CalibrationView:
+    """Shows one calibration of a version."""
+    return views.one(house.serving.registry, ref, number)

@@ -1,0 +1,116 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Jobs and their learning curves, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.cli.progress import duration
+
+if TYPE_CHECKING:
+    from app.http.schemas import JobList, JobView
+    from app.jobs.schemas import TrainingCurve
+
+STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
+
+
+def print_jobs(page: JobList) -> None:
+    """Prints a row a job."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    # A narrow terminal must not cut what other commands need.
+    table = Table(Column("id", min_width=26), "type", "status", "model", "dataset", "done", "ETA", "bits/dim")
+    for job in page.jobs:
+        table.add_row(
+            job.id,
+            job.type,
+            Text(job.status, STYLES.get(job.status, "")),
+            job.model,
+            job.dataset,
+            _percent(job),
+            duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
+            _bits(job),
+        )
+    Console().print(table)
+
+
+def print_job(job: JobView) -> None:
+    """Prints what is known of a job."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{job.type} {job.id}", title_justify="left", show_header=False)
+    rows: dict[str, str | Text] = {
+        "status": Text(job.status, STYLES.get(job.status, "")),
+        "model": job.model,
+        "dataset": job.dataset,
+        "preset": job.preset if job.type == "train" else "",
+        "parameters": ", ".join(f"{name} {value}" for name, value in job.parameters.items()),
+        "queue": job.queue if job.place_in_line is None else f"{job.queue}, {job.place_in_line} before it",
+        "done": _percent(job),
+        "step": "{step} of {steps}".format_map(job.progress) if {"step", "steps"} <= job.progress.keys() else "",
+        "ETA": duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
+        "bits/dim": _bits(job),
+        "expected to take": duration(job.estimate.seconds) if job.estimate else "",
+        "attempts": str(job.attempts),
+        "checkpoint": "" if job.checkpoint_step is None else f"step {job.checkpoint_step}",
+        "queued": _moment(job.created_at.isoformat()),
+        "started": _moment(job.started_at.isoformat() if job.started_at else ""),
+        "over": _moment(job.finished_at.isoformat() if job.finished_at else ""),
+        "tries again": job.retry_of or "",
+        "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
+        "outcome": outcome(job) if job.status == "succeeded" else "",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(value, overflow="fold"))
+    Console().print(table)
+
+
+def print_curve(curve: TrainingCurve) -> None:
+    """Draws the learning curves of a training; says so where there are none."""
+    from rich.console import Console
+
+    from app.cli.live_terminal import Curves
+
+    if len(curve.points) < 2:
+        Console().print("no curve yet: it begins with the second report of the training")
+        return
+    curves = Curves()
+    for point in curve.points:
+        curves.add({"event": "metrics", **point.model_dump()})
+    for validation in curve.validations:
+        curves.add({"event": "validation", **validation.model_dump()})
+    Console().print(curves)
+    Console().print(f"steps {curve.points[0].step} to {curve.points[-1].step}")
+
+
+def outcome(job: JobView) -> str:
+    """What a job that succeeded has made, in one line."""
+    result = job.result or {}
+    if "calibration" in result:
+        return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
+    if "ref" in result:
+        return f"registered {result['ref']}"
+    if "anomalies" in result:
+        return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
+    return f"job {job.id} succeeded"
+
+
+def _bits(job: JobView) -> str:
+    bits = job.metrics.get("bits_per_dim")
+    return "" if bits is None else f"{bits:.4f}"
+
+
+def _moment(text: str) -> str:
+    return f"{text[:10]} {text[11:19]} UTC" if text else ""
+
+
+def _percent(job: JobView) -> str:
+    if job.status == "succeeded":
+        return "100 %"
+    done = job.progress.get("fraction")
+    return "" if done is None else f"{100 * done:.0f} %"

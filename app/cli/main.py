@@ -1,0 +1,120 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""The command line `snf`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.common import USAGE, fail, settings
+from app.cli.datasets import datasets
+from app.cli.evaluate import evaluate
+from app.cli.jobs import jobs
+from app.cli.keys import keys
+from app.cli.models import models
+from app.cli.sample import sample
+from app.cli.score import score
+from app.cli.train import train
+from worker.gc_tuning import look_rarely
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+cli = typer.Typer(
+    name="snf",
+    help="Exact image density scoring with Self Normalizing Flows.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.  [env: SNF_HOST]")]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")]
+
+
+@cli.command()
+def up(host: Host = None, port: Port = None) -> None:
+    """Run everything on this machine: broker, worker and service, until Ctrl-C."""
+    _set(host=host, port=port)
+    found = settings()
+    from worker.launch.launcher import supervise
+
+    raise typer.Exit(supervise(found, say=typer.echo))
+
+
+@cli.command()
+def serve(host: Host = None, port: Port = None) -> None:
+    """Run the HTTP service alone."""
+    _set(host=host, port=port)
+    found = settings()
+    from app.server import serve as run
+    from worker.log_setup import configure_logging
+
+    configure_logging(found, "service")
+    raise typer.Exit(run(found))
+
+
+@cli.command()
+def worker(
+    queues: Annotated[
+        str | None, typer.Option("--queues", help="Queues to serve: train-cpu,train-gpu,score.  [env: SNF_QUEUES]")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", help="Devices, one job each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the workers that run here; exit code 1: one is unhealthy.")
+    ] = False,
+) -> None:
+    """Run this machine's workers alone; they take jobs from the broker in REDIS_URL or of this machine."""
+    _set(queues=queues, devices=devices)
+    found = settings()
+    if check:
+        raise typer.Exit(_check_workers(found))
+    from worker.launch.workers import run_workers
+
+    try:
+        code = run_workers(found, typer.echo)
+    except ValueError as error:
+        raise fail(str(error), USAGE) from error
+    raise typer.Exit(code)
+
+
+def _check_workers(found: Settings) -> int:
+    from worker.runtime.health import check_workers
+
+    try:
+        healthy, line = check_workers(found)
+    except ValueError as error:
+        raise fail(str(error), USAGE) from error
+    typer.echo(line)
+    return 0 if healthy else 1
+
+
+def _set(**options: str | int | None) -> None:
+    # Through the environment, so that the one settings object validates them together with all others.
+    import os
+
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"SNF_{name.upper()}"] = str(value)
+
+
+cli.command()(train)
+cli.command()(score)
+cli.command()(evaluate)
+cli.command()(sample)
+cli.add_typer(models, name="models")
+cli.add_typer(datasets, name="datasets")
+cli.add_typer(jobs, name="jobs")
+cli.add_typer(keys, name="keys")
+
+
+def main() -> None:
+    """Entry point of the command `snf`."""
+    look_rarely()
+    cli()
+
+
+if __name__ == "__main__":
+    main()

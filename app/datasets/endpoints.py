@@ -1,0 +1,147 @@
+"""Datasets: uploading and deleting them, and what is known of each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.access.permissions import MayAdminister, MayRead, MayTrain
+from app.datasets.form import FILE, NAME
+from app.datasets.schemas import DatasetDetail, DatasetList
+from app.datasets.views import detail, entries, refuse_builtin, refuse_used
+from app.http.errors import Problem, responses
+from app.scoring.request_images import MULTIPART
+from app.state import InHouse
+from models.datasets.builtin import NAMES
+from models.errors import DatasetNotFound
+
+PATH = "/v1/datasets"
+
+# Plain functions: the framework runs them in threads, where disk, network and job store may block.
+router = APIRouter(prefix=PATH, tags=["datasets"])
+
+DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
+
+_FORM = {
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": [NAME, FILE],
+                "properties": {
+                    NAME: {
+                        "type": "string",
+                        "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
+                        "description": "Name to train by. Best sent first: a name that is taken then ends the upload.",
+                        "examples": ["bottles"],
+                    },
+                    FILE: {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy, or images: PNG, JPEG, "
+                        "WebP or BMP, one or many. Folders in archives and file names are groups that are not "
+                        "torn apart.",
+                    },
+                },
+            }
+        }
+    },
+}
+
+
+@router.post(
+    "",
+    operation_id="upload_dataset",
+    summary="Upload a dataset",
+    dependencies=[MayTrain],
+    status_code=201,
+    responses={
+        201: {
+            "description": "The dataset can be trained on.",
+            "headers": {"Location": {"description": "Path of the dataset.", "schema": {"type": "string"}}},
+        },
+        **responses(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 507),
+    },
+    openapi_extra={"requestBody": _FORM},
+)
+def upload_dataset(request: Request, house: InHouse, response: Response) -> DatasetDetail:
+    """Streams files to disk, looks at every image and keeps the good ones as a dataset; answers a report.
+
+    Single files that are no usable images are left out and named in the report. An archive or array that is damaged,
+    unsafe or too large is refused as a whole, and nothing of it stays.
+    """
+    name = house.dataset_uploads.receive(request).name
+    found = detail(name, house.datasets, house.settings.data_dir)
+    response.headers["Location"] = found.links["self"]
+    return found
+
+
+@router.get(
+    "",
+    operation_id="list_datasets",
+    summary="List the datasets",
+    dependencies=[MayRead],
+    responses=responses(401, 500),
+)
+def list_datasets(house: InHouse) -> DatasetList:
+    """Lists the built-in and the uploaded datasets; one that cannot be used says why in `problem`."""
+    return DatasetList(datasets=entries(house.datasets, house.settings.data_dir))
+
+
+@router.get(
+    "/{name}",
+    operation_id="get_dataset",
+    summary="Show a dataset",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
+    """Shows counts, sizes, the split, and for an uploaded one the report: duplicates, rejected files, notes."""
+    return detail(name, house.datasets, house.settings.data_dir)
+
+
+@router.get(
+    "/{name}/contact-sheet",
+    operation_id="get_dataset_contact_sheet",
+    summary="Look at a dataset",
+    dependencies=[MayTrain],
+    response_class=Response,
+    responses={
+        **responses(401, 404, 422, 500),
+        200: {
+            "description": "Up to 100 of the images, evenly spread over the paths.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
+    """Answers a PNG with up to 100 of an uploaded dataset's images; built-in ones have none."""
+    if name in NAMES:
+        raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
+    try:
+        content = house.datasets.contact_sheet(name).read_bytes()
+    except FileNotFoundError:
+        raise DatasetNotFound(f"the dataset {name!r} has just been deleted") from None
+    return Response(content, media_type="image/png")
+
+
+@router.delete(
+    "/{name}",
+    operation_id="delete_dataset",
+    summary="Delete a dataset",
+    dependencies=[MayAdminister],
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def delete_dataset(name: DatasetName, house: InHouse) -> None:
+    """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over uses it.
+
+    Models that were trained on it stay.
+    """
+    refuse_builtin(name)
+    refuse_used(name, house.jobs)
+    house.datasets.delete(name)

@@ -1,0 +1,159 @@
+"""The form of an uploaded dataset, parsed piece by piece: its files go to disk as they come, none is held in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.http.errors import Problem, invalid, unsupported_media_type
+from app.scoring.request_images import MULTIPART
+from models.datasets import Source
+
+NAME, FILE = "name", "file"
+MAX_FILES = 100_000
+"""Parts of one form: each takes an inode. An archive may hold more."""
+MAX_NAME_BYTES = 64
+_NAME = re.compile(rb"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class DatasetForm:
+    """Takes a form in pieces; keeps its files in ``folder`` and the name; blocks on the disk.
+
+    ``check_name`` hears the name as soon as it is there, ``take`` the bytes before they are written; what they raise
+    ends the upload. Raises 400, 413, 415 and 422 problems.
+    """
+
+    def __init__(
+        self,
+        content_type: str | None,
+        folder: Path,
+        check_name: Callable[[str], None],
+        take: Callable[[int], None],
+    ) -> None:
+        kind, options = parse_options_header(content_type)
+        if kind != MULTIPART.encode():
+            raise unsupported_media_type(kind.decode(errors="replace"), [MULTIPART])
+        self._folder = folder
+        self._check_name = check_name
+        self._take = take
+        self._name: str | None = None
+        self._sources: list[Source] = []
+        self._ended = False
+        self._header, self._value = b"", b""
+        self._field = b""
+        self._text = b""
+        self._file: BinaryIO | None = None
+        self._open = ExitStack()
+        if not options.get(b"boundary"):
+            raise _malformed("its content type names no boundary")
+        try:
+            self._parser = MultipartParser(
+                options[b"boundary"],
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._begin_content,
+                    "on_part_data": self._content,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def write(self, data: bytes) -> None:
+        """Takes the next piece."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def close(self) -> None:
+        """Closes the file in hand."""
+        self._open.close()
+
+    def finish(self) -> tuple[str, list[Source]]:
+        """The name and the files, once the form is complete."""
+        self.close()
+        if not self._ended:
+            raise _malformed("it ends before its last boundary")
+        if self._name is None:
+            raise invalid(f"/body/{NAME}", "the dataset's name is expected, and none came")
+        if not self._sources:
+            raise invalid(f"/body/{FILE}", "at least one file is expected, and none came")
+        return self._name, self._sources
+
+    def _begin_part(self) -> None:
+        self._field = self._text = self._header = self._value = b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._field = self._value
+        self._header = self._value = b""
+
+    def _begin_content(self) -> None:
+        _, options = parse_options_header(self._field)
+        self._field = options.get(b"name", b"")
+        filename = options.get(b"filename")
+        match self._field, filename:
+            case b"name", None:
+                if self._name is not None:
+                    raise invalid(f"/body/{NAME}", "came twice")
+            case b"name", _:
+                raise invalid(f"/body/{NAME}", "text is expected, and a file came")
+            case b"file", None:
+                raise invalid(f"/body/{FILE}", "a file is expected, with a file name, and text came")
+            case b"file", bytes():
+                self._begin_file(filename)
+            case _:
+                field = self._field.decode(errors="replace")
+                raise invalid(f"/body/{field}", f"unknown form field; there are {NAME!r} and {FILE!r}")
+
+    def _begin_file(self, filename: bytes) -> None:
+        if len(self._sources) == MAX_FILES:
+            raise Problem(
+                413, "too-many-files", "Too many files", f"a form may carry {MAX_FILES} files; send an archive of them"
+            )
+        path = self._folder / str(len(self._sources))
+        self._file = self._open.enter_context(path.open("xb"))
+        self._sources.append(Source(path, filename.decode(errors="surrogateescape")))
+
+    def _content(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._take(end - start)
+            self._file.write(memoryview(data)[start:end])
+        else:
+            self._text += data[start:end]
+            if len(self._text) > MAX_NAME_BYTES:
+                raise invalid(f"/body/{NAME}", f"expected at most {MAX_NAME_BYTES} characters")
+
+    def _end_part(self) -> None:
+        if self._file is not None:
+            self._file = None
+            self._open.close()
+            return
+        if not _NAME.fullmatch(self._text):
+            raise invalid(f"/body/{NAME}", "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")
+        self._name = self._text.decode()
+        self._check_name(self._name)
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _malformed(detail: str) -> Problem:
+    return Problem(400, "malformed-form", "The form cannot be read", f"{MULTIPART}: {detail}")

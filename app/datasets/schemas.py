@@ -1,0 +1,126 @@
+"""What the service answers about datasets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from app.http.schemas import Answer
+from models.datasets.report import DatasetReport
+
+EXAMPLE: dict[str, Any] = {
+    "name": "bottles",
+    "origin": "stored",
+    "images": 1200,
+    "image_shape": [3, 64, 64],
+    "train": 960,
+    "statistics": 120,
+    "calibration": 120,
+    "test": 0,
+    "folds": 0,
+    "smallest": [640, 480],
+    "largest": [4032, 3024],
+    "bytes": 731906048,
+    "created": "2026-07-01T12:00:00Z",
+    "problem": None,
+}
+
+
+class DatasetEntry(Answer):
+    """One dataset that can be trained on."""
+
+    name: str
+    origin: Literal["built-in", "stored"]
+    images: int
+    image_shape: list[int] = Field(
+        description="Channels, height, width of what a model is trained on, unless its parameters say otherwise."
+    )
+    train: int = Field(description="Images that fit the flow.")
+    statistics: int = Field(
+        description="Images that select the model and fit the anomaly statistics; where there are folds, the reference "
+        "images that give p-values, too."
+    )
+    calibration: int = Field(description="Images that give p-values alone; 0 where there are folds.")
+    test: int = Field(description="Images that only evaluation sees.")
+    folds: int = Field(
+        description="Fewer than 400 uploaded images have no calibration part: so many folds of `statistics` serve both "
+        "by cross-conformal prediction. Else 0."
+    )
+    smallest: list[int] = Field(description="Smallest width and smallest height of the images as they came.")
+    largest: list[int] = Field(description="Largest width and largest height of the images as they came.")
+    bytes: int = Field(description="Size of the originals.")
+    created: datetime | None = Field(description="When it was uploaded; null for built-in ones.")
+    problem: str | None = Field(None, description="Why it cannot be trained on as it is, if so; counts are 0 then.")
+
+
+class DatasetList(Answer):
+    """All datasets, the built-in ones first."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"datasets": [EXAMPLE]}]})
+
+    datasets: list[DatasetEntry]
+
+
+REPORT_EXAMPLE: dict[str, Any] = {
+    "format_version": 1,
+    "name": "bottles",
+    "created": "2026-07-01T12:00:00Z",
+    "images": 1200,
+    "bytes": 731906048,
+    "rejected": 1,
+    "rejected_files": [{"path": "lot-7/notes.txt", "reason": "expected one of PNG, JPEG, WEBP, BMP"}],
+    "rejected_by": {"undecodable-image": 1},
+    "ignored": 2,
+    "formats": {"JPEG": 1200},
+    "modes": {"RGB": 1200},
+    "coloured": 1200,
+    "sizes": [{"width": 4032, "height": 3024, "images": 1188}, {"width": 640, "height": 480, "images": 12}],
+    "different_sizes": 2,
+    "facts": {
+        "smallest": [640, 480],
+        "largest": [4032, 3024],
+        "median_shorter_side": 3024,
+        "coloured": True,
+        "channels": 3,
+    },
+    "duplicates": {"images": 2, "sets": 1, "examples": [["lot-1/0001.jpg", "lot-3/0044.jpg"]]},
+    "near_duplicates": {"images": 0, "sets": 0, "examples": []},
+    "groups": {"lot-1": 400, "lot-3": 400, "lot-7": 400},
+    "different_groups": 3,
+    "split": {
+        "rule": "by-image",
+        "reason": "3 groups are too few to share out",
+        "seed": 0,
+        "train": 960,
+        "statistics": 120,
+        "calibration": 120,
+        "groups": {},
+        "folds": [],
+    },
+    "notes": ["1 file was left out"],
+}
+
+
+class DatasetDetail(DatasetEntry):
+    """One dataset, with the report of its validation where it was uploaded."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    **EXAMPLE,
+                    "report": REPORT_EXAMPLE,
+                    "links": {
+                        "self": "/v1/datasets/bottles",
+                        "contact_sheet": "/v1/datasets/bottles/contact-sheet",
+                    },
+                }
+            ]
+        },
+    )
+
+    report: DatasetReport | None
+    links: dict[str, str]

@@ -1,0 +1,103 @@
+"""From datasets on this machine to what the service and the command line say of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.datasets.schemas import DatasetDetail, DatasetEntry
+from app.http.errors import Problem
+from app.jobs.in_use import refuse_in_use
+from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
+from models.datasets.builtin import NAMES, builtin_file
+from models.errors import ModelsError
+from worker.jobs.store import JobStore
+
+
+def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
+    """Every dataset; a damaged one says why it cannot be used and does not take the list with it."""
+    found = []
+    for name in dataset_names(data_dir, store):
+        try:
+            found.append(entry(name, store, data_dir))
+        except ModelsError as error:
+            found.append(_unusable(name, error.detail))
+    return found
+
+
+def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
+    """One dataset; raises `DatasetNotFound`, `DatasetUnfit`."""
+    path = builtin_file(name, data_dir)
+    summary = summarize(name, data_dir, store)
+    if path is None:
+        report = store.report(name)
+        facts = report.facts
+        return _entry(
+            name,
+            summary,
+            origin="stored",
+            smallest=list(facts.smallest),
+            largest=list(facts.largest),
+            bytes=report.bytes,
+            created=report.created,
+        )
+    size = list(summary.image_shape[:0:-1])
+    return _entry(
+        name, summary, origin="built-in", smallest=size, largest=size, bytes=path.stat().st_size, created=None
+    )
+
+
+def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
+    """One dataset with its report; raises `DatasetNotFound`, `DatasetUnfit`."""
+    found = entry(name, store, data_dir)
+    links = {"self": f"/v1/datasets/{name}"}
+    if found.origin == "built-in":
+        return DatasetDetail(**found.model_dump(), report=None, links=links)
+    links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
+    return DatasetDetail(**found.model_dump(), report=store.report(name), links=links)
+
+
+def refuse_builtin(name: str) -> None:
+    """Raises a 409 problem for a dataset that is no upload."""
+    if name in NAMES:
+        raise Problem(
+            409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
+        )
+
+
+def refuse_used(name: str, jobs: JobStore) -> None:
+    """Raises a 409 problem while a job that is not over uses a dataset; `BrokerDown` where nobody can tell."""
+    refuse_in_use(
+        jobs,
+        lambda job: name in (job.dataset, *job.parameters.get("against", ())),
+        "dataset-in-use",
+        "The dataset is in use",
+        name,
+    )
+
+
+def _entry(name: str, summary: DatasetSummary, **more: object) -> DatasetEntry:
+    parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
+    return DatasetEntry.model_validate(
+        {
+            "name": name,
+            "images": sum(parts.values()),
+            "image_shape": list(summary.image_shape),
+            **parts,
+            "folds": summary.folds,
+            **more,
+        }
+    )
+
+
+def _unusable(name: str, reason: str) -> DatasetEntry:
+    counts = dict.fromkeys(("images", "train", "statistics", "calibration", "test", "folds", "bytes"), 0)
+    return DatasetEntry(
+        name=name,
+        origin="built-in" if name in NAMES else "stored",
+        image_shape=[],
+        smallest=[],
+        largest=[],
+        created=None,
+        problem=reason,
+        **counts,
+    )

@@ -1,0 +1,1 @@
+"""Drift: whether recent images still look like those of the calibration."""

@@ -1,0 +1,73 @@
+"""Health, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from app.access.permissions import MayRead
+from app.http import schemas
+from app.http.errors import responses
+from app.registry.model_pool import Listed, ModelState
+from app.state import House, InHouse
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", operation_id="health", summary="Is the process alive?")
+async def health() -> schemas.Health:
+    """Answers while the event loop runs."""
+    return schemas.Health(status="alive")
+
+
+@router.get(
+    "/readyz",
+    operation_id="readiness",
+    summary="Can it score?",
+    responses={503: {"model": schemas.Readiness, "description": "Loading, draining, or without any model."}},
+)
+async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
+    """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
+    listing = await asyncio.to_thread(house.serving.listing)
+    failed = {
+        f"{one.name}:{one.version}": reason or "unknown"
+        for one, (state, reason) in house.serving.states().items()
+        if state is ModelState.FAILED
+    }
+    failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}
+    status = _status(house, listing)
+    response.status_code = 200 if status == "ready" else 503
+    return schemas.Readiness(
+        status=status,
+        models={one.name: one.state.value for one in listing},
+        failed=failed,
+        jobs="ok" if house.jobs_watch.answers else "degraded",
+        queue={"images": house.queue.images, "capacity": house.queue.capacity},
+    )
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    dependencies=[MayRead],
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
+)
+async def metrics(house: InHouse) -> Response:
+    """Requests, images, queues, models and drift in Prometheus' text format; never waits for the job store."""
+    text = await asyncio.to_thread(house.metrics.render, house.serving.registered)
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", "draining", "failed"]:
+    if house.draining.is_set():
+        return "draining"
+    if not house.serving.started:
+        return "loading"
+    if listing and all(one.state is ModelState.FAILED for one in listing):
+        return "failed"
+    return "ready"

@@ -1,0 +1,77 @@
+"""What is read off the service when somebody asks for its metrics."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.drift.monitor import DriftMonitor
+from app.jobs.store_monitor import JobStoreWatch
+from app.registry.model_pool import ModelState, Serving
+from app.scoring.queue import ScoringQueue
+
+MODEL = ["model", "version", "calibration", "source"]
+
+
+class StateCollector(Collector):
+    """Gauges of queue, models, jobs and drift; reads memory and the registry's folders, and asks no other process."""
+
+    def __init__(self, queue: ScoringQueue, serving: Serving, jobs: JobStoreWatch, drift: DriftMonitor) -> None:
+        self._queue = queue
+        self._serving = serving
+        self._jobs = jobs
+        self._drift = drift
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges as they stand."""
+        yield GaugeMetricFamily(
+            "snf_queue_images", "Images waiting or in work, each counted once a draw.", self._queue.images
+        )
+        yield GaugeMetricFamily("snf_queue_capacity_images", "Images that the queue holds.", self._queue.capacity)
+        yield self._models()
+        yield GaugeMetricFamily("snf_job_store_up", "Whether the job store answers.", int(self._jobs.answers))
+        waiting = GaugeMetricFamily(
+            "snf_jobs_waiting",
+            "Jobs that wait, by queue; absent while the job store does not answer.",
+            labels=["queue"],
+        )
+        for queue, count in self._jobs.waiting.items():
+            waiting.add_metric([queue.value], count)
+        yield waiting
+        yield from self._drifts()
+
+    def _models(self) -> Metric:
+        family = GaugeMetricFamily("snf_models", "Model versions in this process by state.", labels=["state"])
+        tally = Tally(state for state, _ in self._serving.states().values())
+        for state in (ModelState.LOADING, ModelState.READY, ModelState.FAILED):
+            family.add_metric([state.value], tally[state])
+        return family
+
+    def _drifts(self) -> Iterable[Metric]:
+        images = GaugeMetricFamily(
+            "snf_drift_images", "Images in a window of drift; without a source, all images together.", labels=MODEL
+        )
+        statistic = GaugeMetricFamily(
+            "snf_drift_statistic", "Kolmogorov-Smirnov distance of recent p-values from calibration.", labels=MODEL
+        )
+        p_value = GaugeMetricFamily("snf_drift_p_value", "How rare that distance is without drift.", labels=MODEL)
+        low_share = GaugeMetricFamily(
+            "snf_drift_low_share", "Share of recent images with a p-value of 0.05 or less.", labels=MODEL
+        )
+        alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
+        registered = self._serving.registered()
+        for key, windows in self._drift.all().items():
+            if (key.name, key.version) not in registered:
+                continue
+            for seen in windows:
+                labels = [key.name, str(key.version), str(key.calibration), seen.source or ""]
+                images.add_metric(labels, seen.images)
+                low_share.add_metric(labels, seen.low_share)
+                alarm.add_metric(labels, int(seen.alarm))
+                if seen.statistic is not None and seen.p_value is not None:
+                    statistic.add_metric(labels, seen.statistic)
+                    p_value.add_metric(labels, seen.p_value)
+        return images, statistic, p_value, low_share, alarm

@@ -1,0 +1,1 @@
+"""What all calls share: errors, bodies, connections, uploads, deadlines and logs."""

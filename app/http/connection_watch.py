@@ -1,0 +1,132 @@
+"""Admission of connections, and the regular check of their limits of time."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.access.callers import network_of
+from app.http.errors import Problem
+from app.http.shares import Shares
+from worker.settings import Settings
+
+RESERVED_FILES = 256
+"""Descriptors for everything but connections."""
+FILES_EACH = 4
+"""Descriptors for one connection and what is sent through it."""
+FEWEST = 16
+RETRY_S = 5
+
+log = logging.getLogger(__name__)
+
+
+class Watched(Protocol):
+    """A connection with limits of time."""
+
+    def check(self, now: float) -> None:
+        """End the connection where it is past one of its limits; `now` is the loop's time."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Limits on connections.
+
+    Args:
+        most: Connections at once; one address alone gets half.
+        header_s: Time for the headers of a request, in seconds.
+        send_s: Time within which a client must take something of its answer, in seconds.
+        proxies: Addresses and networks of trusted proxies, behind which there are many clients.
+    """
+
+    most: int
+    header_s: float
+    send_s: float
+    proxies: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> ConnectionLimits:
+        """Return the limits that the settings name and this process can keep; raises its limit on open files."""
+        most = min(settings.max_connections, _room(settings.max_connections))
+        if most < settings.max_connections:
+            log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
+        return cls(most, settings.header_timeout_s, settings.send_timeout_s, settings.trusted_proxies)
+
+
+class ConnectionWatch:
+    """The open connections of a server, shared among addresses, and checked a few times within their limits of time."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self._shares = Shares(limits.most)
+        self._open: dict[Watched, str] = {}
+        self._period = min(1.0, limits.header_s / 4, limits.send_s / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = 0
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
+
+    def admit(self, connection: Watched, host: str) -> Problem | None:
+        """Admit a connection from `host`; return the problem of one that is not admitted."""
+        # Behind a proxy are many clients: each of its connections counts by itself.
+        address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
+        if not self._shares.take(address):
+            self._refused += 1
+            return _too_many(self.limits.most, alone=self._shares.free > 0)
+        self._open[connection] = address
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
+        return None
+
+    def release(self, connection: Watched) -> None:
+        """Forget a connection, which may be one that was not admitted."""
+        address = self._open.pop(connection, None)
+        if address is not None:
+            self._shares.give_back(address)
+
+    def _is_proxy(self, host: str) -> bool:
+        if not self._proxies:
+            return False
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in proxy for proxy in self._proxies)
+
+    def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._period, self._check) if self._open else None
+        if self._refused:
+            log.warning(
+                "%d connections were refused; %d of %d are open", self._refused, len(self._open), self.limits.most
+            )
+            self._refused = 0
+        now = loop.time()
+        for connection in list(self._open):
+            connection.check(now)
+
+
+def _too_many(most: int, *, alone: bool) -> Problem:
+    headers = {"Retry-After": str(RETRY_S)}
+    if alone:
+        detail = f"one address may have as many of {most} connections as stay free for all others; close some"
+        return Problem(429, "too-many-connections", "Too many connections", detail, headers=headers)
+    detail = f"all {most} connections are open; try again in about {RETRY_S} s"
+    return Problem(503, "too-many-connections", "Too many connections", detail, headers=headers)
+
+
+def _room(wanted: int) -> int:
+    """Return the connections for which this process may open files, after raising its limit as far as it needs to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted * FILES_EACH + RESERVED_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    except (OSError, ValueError) as error:
+        log.warning("the limit on open files cannot be raised from %d to %d: %s", soft, raised, error)
+    return max(FEWEST, (soft - RESERVED_FILES) // FILES_EACH)

@@ -1,0 +1,201 @@
+"""HTTP connections within limits: the size of headers, the time for them, and clients that do not read their answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.server import ServerState
+
+from app.http.connection_watch import ConnectionWatch
+from app.http.errors import Problem, problem_response
+
+HEADER_BYTES = 64 * 2**10
+"""Most bytes of a request's first line and headers, and of whatever else arrives without becoming part of a body."""
+HEADERS = 256
+"""Most headers of a request; each takes more memory than its bytes."""
+PIPELINED = 16
+"""Most requests of a connection that wait for the answer to the one before them."""
+LINGER_S = 2.0
+"""Time in which a refused client may read why."""
+LINGER_BYTES = 2**20
+"""Bytes of a refused client that are read and thrown away: unread ones would reset the answer on its way."""
+
+log = logging.getLogger(__name__)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of uvicorn's, within the limits of its watch."""
+
+    def __init__(
+        self,
+        watch: ConnectionWatch,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._watch = watch
+        self._unframed = 0
+        self._advanced = False
+        self._in_body = False
+        self._too_many = False
+        self._head_since: float | None = None
+        self._refused_since: float | None = None
+        self._discarded = 0
+        self._unsent: int | None = None
+        self._taken_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or close it where there are too many."""
+        client = get_remote_addr(transport)
+        problem = self._watch.admit(self, client[0] if client else "")
+        if problem is not None:
+            self.transport = transport
+            self._refused_since = self.loop.time()
+            transport.write(encode(problem))
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._head_since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._watch.release(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, in pieces between which its size is checked."""
+        if self._refused_since is not None:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self.transport.abort()
+            return
+        rest = memoryview(data)
+        while rest:
+            room = HEADER_BYTES - self._unframed
+            piece, rest = rest[:room], rest[room:]
+            self._advanced = False
+            super().data_received(data if len(piece) == len(data) else bytes(piece))
+            if self.transport.is_closing() or self._refused_since is not None:
+                return
+            self._unframed = 0 if self._advanced else self._unframed + len(piece)
+            if self._unframed >= HEADER_BYTES:
+                self._refuse(_headers_too_large())
+                return
+        if self._unframed and not self._in_body and self._head_since is None:
+            self._head_since = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; those that follow a body are dropped, because the request is being answered."""
+        if self._in_body:
+            return
+        if len(self.headers) >= HEADERS:
+            self._too_many = True
+            raise ValueError(f"expected at most {HEADERS} headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start to answer the request."""
+        self._advanced = self._in_body = True
+        self._head_since = None
+        super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED:
+            raise ValueError(f"expected at most {PIPELINED} pipelined requests")
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of a body on."""
+        self._advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a body."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, which must not take long to come where this one's body has not ended."""
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:
+            self._head_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Go on sending, and note that the client has read."""
+        self._unsent = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed."""
+        malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
+        self._refuse(_headers_too_large() if self._too_many else malformed)
+
+    def check(self, now: float) -> None:
+        """End the connection where it is past one of its limits of time; `now` is the loop's."""
+        if self._refused_since is not None:
+            if now - self._refused_since > LINGER_S:
+                self.transport.abort()
+            return
+        if self._is_stuck(now):
+            log.info("a client took nothing of its answer for %g s and is cut off", self._watch.limits.send_s)
+            self.transport.abort()
+        elif self._head_since is not None and now - self._head_since > self._watch.limits.header_s:
+            if self._is_answering():
+                self._head_since = now
+            elif self._unframed and not self._in_body:
+                seconds = self._watch.limits.header_s
+                detail = f"expected the headers of a request within {seconds:g} s; send them without pauses"
+                self._refuse(Problem(408, "request-timeout", "Request Timeout", detail))
+            else:
+                self.transport.close()
+
+    def _is_stuck(self, now: float) -> bool:
+        """Return whether the client has read nothing of what waits for it for the time that it has."""
+        if not (self.flow.write_paused or self.transport.is_closing()):
+            self._unsent = None
+            return False
+        unsent = self.transport.get_write_buffer_size()
+        if self._unsent is None or unsent < self._unsent:
+            self._taken_at = now
+        self._unsent = unsent
+        return now - self._taken_at > self._watch.limits.send_s
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer with a problem, unless another answer is on its way, and end the connection."""
+        self._refused_since = self.loop.time()
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
+        if self._is_answering():
+            if self.pipeline or self.cycle.response_started:
+                self.transport.close()
+                return
+            # As if the client had left: what answers the request stops and sends nothing.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(encode(problem))
+        self.transport.write_eof()
+
+
+def encode(problem: Problem) -> bytes:
+    """Return the answer of a problem as it is sent where no request could be read."""
+    answer = problem_response(problem, "")
+    lines = [STATUS_LINE[answer.status_code]]
+    lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+    return b"".join([*lines, b"connection: close\r\n\r\n", cast(bytes, answer.body)])
+
+
+def _headers_too_large() -> Problem:
+    return Problem(
+        431,
+        "headers-too-large",
+        "Request Header Fields Too Large",
+        f"expected a first line and headers of less than {HEADER_BYTES} bytes and at most {HEADERS} headers, got more",
+    )

@@ -1,0 +1,42 @@
+"""The deadline of a request: past it the answer is a 504 and its queued work is not done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Header
+
+from app.http.errors import Problem
+
+MAX_TIMEOUT_MS = 600_000
+
+TimeoutMs = Annotated[
+    int | None,
+    Header(
+        alias="X-Timeout-Ms",
+        ge=1,
+        le=MAX_TIMEOUT_MS,
+        description="Deadline of this request in milliseconds.",
+    ),
+]
+
+
+@asynccontextmanager
+async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[None]:
+    """Cancels its body after the time and raises a 504 problem instead."""
+    seconds = default_s if timeout_ms is None else timeout_ms / 1000
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise Problem(
+            504,
+            "deadline-exceeded",
+            "The deadline passed",
+            f"the work was not done within {seconds:g} s and was given up",
+        ) from error

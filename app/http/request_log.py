@@ -1,0 +1,139 @@
+"""The audit log of what callers change, and the optional log of every request."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.access.callers import caller_of
+from app.access.permissions import ALLOWED
+from app.http.json_lines import BackgroundLog, JsonLines, Record
+from app.metrics.middleware import route_template
+from worker.settings import Settings
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+UNCHANGING = frozenset({"score_images", "estimate_job"})
+"""Operations that change nothing although they are no GET."""
+BODY = "snf.body"
+"""Where a JSON body that was read stands in its request's scope."""
+LONGEST = 500
+"""Characters of one value from outside that are logged."""
+
+
+def audit_file(settings: Settings) -> JsonLines:
+    """Return the audit log, `home/logs/audit.jsonl`."""
+    return JsonLines(settings.logs_dir / "audit.jsonl")
+
+
+def timestamp() -> str:
+    """Return the time for a record, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def note_body(scope: Scope, body: dict[str, Any]) -> None:
+    """Keep the JSON body of a request for its record in the audit log."""
+    scope[BODY] = body
+
+
+def shortened(text: str) -> str:
+    """Return a text from outside, cut where it is too long for a log."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def origin_of(scope: Scope) -> Record:
+    """Return the members of a record that say who sent a request and from where."""
+    caller = caller_of(scope)
+    return {
+        "caller": caller.name,
+        "key": caller.label or None,
+        "role": caller.role,
+        "address": caller.address,
+        "agent": shortened(Headers(scope=scope).get("user-agent", "")) or None,
+    }
+
+
+class RequestLog:
+    """ASGI middleware that records requests once they are answered.
+
+    The audit log has each call that may change something and that the role of its caller allows, whatever its status.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, writer: BackgroundLog) -> None:
+        self._app = app
+        self._writer = writer
+        self._audit = audit_file(settings)
+        self._access = JsonLines(settings.logs_dir / "access.jsonl") if settings.access_log else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and record it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status, sent, location = 500, 0, None
+
+        async def noted(message: Message) -> None:
+            nonlocal status, sent, location
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                location = Headers(raw=message["headers"]).get("location")
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            milliseconds = round((time.perf_counter() - began) * 1000, 1)
+            if self._access is not None:
+                self._writer.put(self._access, _access_record(scope, status, milliseconds, sent))
+            if _may_change(scope) and status not in (401, 403):
+                self._writer.put(self._audit, _change_record(scope, status, milliseconds, location))
+
+
+def _may_change(scope: Scope) -> bool:
+    # A route alone proves nothing: one that has another method is there as well.
+    return scope.get(ALLOWED) is True and scope["method"] not in SAFE and scope["route"].operation_id not in UNCHANGING
+
+
+def _access_record(scope: Scope, status: int, milliseconds: float, sent: int) -> Record:
+    caller = caller_of(scope)
+    return {
+        "time": timestamp(),
+        "caller": caller.name,
+        "address": caller.address,
+        "method": shortened(scope["method"]),
+        "route": route_template(scope),
+        "path": shortened(scope["path"]),
+        "status": status,
+        "ms": milliseconds,
+        "bytes": sent,
+    }
+
+
+def _change_record(scope: Scope, status: int, milliseconds: float, location: str | None) -> Record:
+    query = dict(QueryParams(scope["query_string"]))
+    record = {
+        "time": timestamp(),
+        "event": "change",
+        **origin_of(scope),
+        "operation": scope["route"].operation_id,
+        "method": scope["method"],
+        "path": shortened(scope["path"]),
+        "query": _bounded(query) if query else None,
+        "body": _bounded(scope.get(BODY)),
+        "status": status,
+        "location": location,
+        "ms": milliseconds,
+    }
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _bounded(value: Any) -> Any:
+    text = json.dumps(value, default=str)
+    return value if len(text) <= LONGEST * 4 else shortened(text)

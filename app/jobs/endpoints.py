@@ -1,0 +1,279 @@
+"""Jobs: submitting and estimating, listing and showing, cancelling, pausing, resuming and trying again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Scope
+
+from app.access.permissions import CallerScope, MayRead, MayTrain, require
+from app.http import schemas
+from app.http.errors import responses
+from app.http.json_body import json_body, json_body_schema
+from app.jobs.planning import plan_job, require_memory
+from app.state import InHouse
+from worker.jobs.record import Job, JobType, Status
+from worker.jobs.submission import (
+    fingerprint_of,
+    resume,
+    retry,
+    submit_on_model,
+    submit_training,
+)
+
+JOB_ID = r"^[0-9a-z]{26}$"
+
+# Plain functions: the framework runs them in threads, where the job store may block.
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
+
+JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Repeating a request with the same key answers the job that was made first.",
+    ),
+]
+
+
+class JobQuery(BaseModel):
+    """The query of the list of jobs; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status | None = Field(None, description="Only jobs with this status.")
+    type: JobType | None = Field(None, description="Only jobs of this type.")
+    after: str | None = Field(None, pattern=JOB_ID, description="`next` of the page before.")
+    limit: int = Field(50, ge=1, le=200, description="Most jobs in one page.")
+
+
+@router.post(
+    "",
+    operation_id="submit_job",
+    summary="Submit a job",
+    dependencies=[MayTrain],
+    status_code=202,
+    responses={
+        202: {
+            "description": "The job is queued.",
+            "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
+        },
+        **responses(401, 413, 415, 422, 429, 500, 503),
+    },
+    openapi_extra=json_body_schema(schemas.JobRequest),
+)
+def submit_job(
+    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
+    house: InHouse,
+    response: Response,
+    scope: CallerScope,
+    key: IdempotencyKey = None,
+) -> schemas.JobView:
+    """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
+
+    A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
+    is true. Where no worker is running this is not known, and `fits` in its estimate is null.
+
+    The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
+    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
+    one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
+
+    A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
+    """
+    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
+    fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
+    known = None if key is None else house.jobs.known(key, fingerprint)
+    if known is not None:  # before it is checked again: what it needs may be gone or changed by now
+        response.headers["Location"] = f"/v1/jobs/{known.id}"
+        return _view(known)
+    plan = plan_job(job, house)
+    if not job.force:
+        require_memory(plan)
+    if job.type != "train":
+        pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
+        made = submit_on_model(
+            house.jobs,
+            house.celery,
+            job.type,
+            model=plan.model,
+            dataset=job.dataset,
+            parameters=job.parameters | pinned,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+    else:
+        made = submit_training(
+            house.jobs,
+            house.celery,
+            model=plan.model,
+            dataset=job.dataset,
+            preset=job.preset,
+            parameters=job.parameters,
+            promote=job.promote,
+            device=job.device,
+            queue=plan.queue,
+            estimate=plan.estimate.model_dump() if plan.estimate else None,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+    response.headers["Location"] = f"/v1/jobs/{made.id}"
+    return _view(made)
+
+
+@router.post(
+    "/estimate",
+    operation_id="estimate_job",
+    summary="What would this job take?",
+    dependencies=[MayTrain],
+    responses=responses(401, 413, 415, 422, 429, 500, 503),
+    openapi_extra=json_body_schema(schemas.JobRequest),
+)
+def estimate_job(
+    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))], house: InHouse
+) -> schemas.EstimatedJob:
+    """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
+    plan = plan_job(job, house)
+    return schemas.EstimatedJob(
+        queue=plan.queue.value,
+        waiting=house.jobs.waiting(plan.queue),
+        workers=plan.workers,
+        estimate=plan.estimate,
+    )
+
+
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="List jobs, newest first",
+    dependencies=[MayRead],
+    responses=responses(401, 422, 500, 503),
+)
+def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
+    """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
+    page = house.jobs.list(query.after, query.limit, query.status, query.type)
+    return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    summary="Show a job",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500, 503),
+)
+def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Shows status, progress, latest metrics, error and result of a job."""
+    job = house.jobs.get(job_id)
+    return _view(job, house.jobs.place_in_line(job))
+
+
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    dependencies=[MayTrain],
+    status_code=202,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
+    return _view(house.jobs.request_cancel(job_id))
+
+
+@router.post(
+    "/{job_id}/pause",
+    operation_id="pause_job",
+    summary="Pause a job",
+    dependencies=[MayTrain],
+    status_code=202,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
+    return _view(house.jobs.request_pause(job_id))
+
+
+@router.post(
+    "/{job_id}/resume",
+    operation_id="resume_job",
+    summary="Resume a paused job",
+    dependencies=[MayTrain],
+    status_code=202,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+    """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
+    return _view(resume(house.jobs, house.celery, job_id))
+
+
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    summary="Try a failed or cancelled job again",
+    dependencies=[MayTrain],
+    status_code=202,
+    responses={
+        202: {
+            "description": "Another job, `retry_of` this one, is queued; asking twice answers the same.",
+            "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
+        },
+        **responses(401, 404, 409, 422, 500, 503),
+    },
+)
+def retry_job(job_id: JobId, house: InHouse, response: Response, scope: CallerScope) -> schemas.JobView:
+    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
+
+    It needs the role `admin` where submitting the job did.
+    """
+    job = house.jobs.get(job_id)
+    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
+    made = retry(house.jobs, house.celery, job_id)
+    response.headers["Location"] = f"/v1/jobs/{made.id}"
+    return _view(made)
+
+
+@workers.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
+def list_workers(house: InHouse) -> schemas.WorkerList:
+    """Shows which workers are running, on which device, and which job each has in hand."""
+    found = house.presence.workers()
+    return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
+
+
+def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
+    """Raise a 403 problem where a job would change what is served and the caller may not."""
+    if promote:
+        require(scope, "admin", "a job that makes its model live ('promote': true)")
+    if type == "calibrate" and parameters.get("activate", True) is not False:
+        require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")
+
+
+def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
+    path = f"/v1/jobs/{job.id}"
+    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
+    if not job.finished:
+        links["cancel"] = f"{path}/cancel"
+        links["pause"] = f"{path}/pause"
+    if job.status is Status.PAUSED:
+        links["resume"] = f"{path}/resume"
+    if job.status in (Status.FAILED, Status.CANCELLED):
+        links["retry"] = f"{path}/retry"
+    if job.result is not None:
+        links["result"] = f"{path}/result"
+    if job.result is not None and "ref" in job.result:
+        links["model"] = f"/v1/models/{job.result['ref']}"
+        links["score"] = f"/v1/models/{job.result['ref']}/score"
+    if job.result is not None and "calibration" in job.result:
+        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
+    return schemas.JobView(
+        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
+        status=job.status.value,
+        queue=job.queue.value,
+        place_in_line=place_in_line,
+        links=links,
+    )

@@ -1,0 +1,127 @@
+"""Checks of a job before it is queued: what cannot succeed is refused, naming what is wrong; and what it will take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.http.errors import FieldProblem, Problem, invalid, pointer_of
+from app.http.schemas import Estimate, JobRequest
+from app.jobs.calibration_requests import check_calibration
+from app.jobs.evaluation_requests import check_evaluation
+from app.jobs.scoring_requests import check_scoring
+from app.state import House
+from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
+from models.errors import DatasetNotFound, DatasetUnfit
+from models.flows.architecture import Architecture
+from models.registry.registry import NAME
+from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
+from models.training.presets import PRESETS
+from worker.jobs.record import DeviceKind, Queue
+from worker.jobs.submission import training_queue
+from worker.jobs.worker_registry import WorkerInfo
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """Where a job would run, with which model and calibration, and what it is expected to take."""
+
+    model: str
+    queue: Queue
+    workers: int
+    estimate: Estimate | None
+    calibration: int | None = None
+
+
+def plan_job(request: JobRequest, house: House) -> JobPlan:
+    """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
+    if request.type == "score":
+        model, calibration = check_scoring(request, house)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
+    if request.type == "calibrate":
+        return JobPlan(check_calibration(request, house), Queue.SCORE, _scoring_workers(house), None)
+    if request.type == "evaluate":
+        model, calibration = check_evaluation(request, house)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
+    return _plan_training(request, house)
+
+
+def require_memory(plan: JobPlan) -> None:
+    """Raise a 422 problem for a training that needs more memory than any running worker of its queue gives one."""
+    estimate = plan.estimate
+    if estimate is None or estimate.fits is not False:
+        return
+    raise Problem(
+        422,
+        "out-of-memory-expected",
+        "The job is not expected to fit into memory",
+        f"it is expected to need {estimate.memory_bytes} bytes; expected at most {estimate.available_bytes}, the most "
+        f"that a running worker of {plan.queue} gives a training. A smaller batch_size or preset needs less; "
+        '"force": true queues it all the same',
+        extensions={"memory_bytes": estimate.memory_bytes, "available_bytes": estimate.available_bytes},
+    )
+
+
+def _scoring_workers(house: House) -> int:
+    return sum(Queue.SCORE in worker.queues for worker in house.presence.workers())
+
+
+def _plan_training(request: JobRequest, house: House) -> JobPlan:
+    if NAME.fullmatch(request.model) is None:
+        raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
+    architecture, config, dataset = check_training(request, house.settings.data_dir, house.datasets)
+    queue = training_queue(request.device, house.presence)
+    device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
+    slowness, measured = house.pace.slowness(device, request.preset)
+    found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
+    serving = [worker for worker in house.presence.workers() if queue in worker.queues]
+    memories = [_memory_for_training(worker, queue) for worker in serving]
+    available = max((memory for memory in memories if memory is not None), default=None)
+    estimate = Estimate(
+        seconds=found.seconds,
+        memory_bytes=found.memory_bytes,
+        parameters=found.parameters,
+        slowness=slowness,
+        measured=measured,
+        fits=None if available is None else available >= found.memory_bytes,
+        available_bytes=available,
+    )
+    return JobPlan(request.model, queue, len(serving), estimate)
+
+
+def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
+    """Return the most memory that a worker gives all processes of a training; None where that is not known."""
+    if worker.train_memory_bytes is not None:
+        return worker.train_memory_bytes * worker.train_processes
+    # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
+    return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
+
+
+def check_training(
+    request: JobRequest, data_dir: Path | None, store: DatasetStore
+) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
+    """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
+    if request.preset not in PRESETS:
+        raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
+    try:
+        config = PRESETS[request.preset].config(request.parameters)
+    except ValidationError as error:
+        found = [
+            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
+            for item in error.errors()
+        ]
+        detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
+        raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
+    try:
+        dataset = summarize(request.dataset, data_dir, store, config)
+    except DatasetNotFound as error:
+        known = ", ".join(dataset_names(data_dir, store))
+        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+    try:
+        architecture = PRESETS[request.preset].architecture(dataset.image_shape, config.pixel_transform)
+    except DatasetUnfit as error:
+        raise invalid("/body/dataset", error.detail) from error
+    return architecture, config, dataset

@@ -1,0 +1,235 @@
+"""What a job leaves behind: its training curve, its log, its previews and its result."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import FileResponse, PlainTextResponse
+
+from app.access.permissions import MayRead
+from app.http.errors import Problem, responses
+from app.jobs.dependencies import ExistingJob, folder_of
+from app.jobs.schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
+from app.state import House, InHouse
+from models.evaluation.report import CONTENT_SECURITY_POLICY
+from models.evaluation.schema import EvaluationReport
+from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
+from worker.attempts.score import RESULT
+from worker.jobs.curve import read_curve, thin
+from worker.jobs.journal import FILE, Event
+from worker.jobs.record import Status
+
+# Plain functions: the framework runs them in threads, where job store and disk may block.
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
+
+COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
+PARQUET = "application/vnd.apache.parquet"
+HTML = "text/html"
+TAIL = 64 * 1024
+LONGEST_TAIL = 2**20
+_PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
+
+
+class CurveQuery(BaseModel):
+    """The query of a training curve; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["json", "csv"] = Field("json", description="`csv`: one row a step.")
+    points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
+
+
+class ResultQuery(BaseModel):
+    """The query of a result; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["json", "html"] | None = Field(
+        None, description="Of an evaluation's report; without it the header `Accept` decides."
+    )
+
+
+@router.get(
+    "/{job_id}/metrics",
+    operation_id="get_job_metrics",
+    summary="Show the training curve of a job",
+    response_model=TrainingCurve,
+    responses={
+        **responses(401, 404, 422, 500, 503),
+        200: {
+            "description": "The curve.",
+            "content": {"text/csv": {"schema": {"type": "string"}, "example": f"{','.join(COLUMNS)}\n"}},
+        },
+    },
+)
+def get_job_metrics(job: ExistingJob, house: InHouse, query: Annotated[CurveQuery, Query()]) -> Response:
+    """Answers what the trainer reported at which step, as JSON or as a table; validations are never thinned out."""
+    curve = read_curve(folder_of(job.id, house.settings) / FILE)
+    points = curve.points if query.points is None else thin(curve.points, query.points)
+    # Made into text here: a long curve would hold up the event loop.
+    if query.format == "csv":
+        return Response(_table(points, curve.validations), media_type="text/csv")
+    answer = TrainingCurve(
+        job=job.id,
+        points=[CurvePoint.model_validate(point) for point in points],
+        validations=[Validation.model_validate(_without_kind(one)) for one in curve.validations],
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+@router.get(
+    "/{job_id}/log",
+    operation_id="get_job_log",
+    summary="Show the end of a job's log",
+    response_class=PlainTextResponse,
+    responses=responses(401, 404, 422, 500, 503),
+)
+def get_job_log(
+    job: ExistingJob,
+    house: InHouse,
+    tail: Annotated[int, Query(ge=1, le=LONGEST_TAIL, description="Most bytes of it.")] = TAIL,
+) -> PlainTextResponse:
+    """Answers the last whole lines that the training processes of this job printed; empty before the first."""
+    try:
+        with (folder_of(job.id, house.settings) / "trainer.log").open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            # One byte more tells whether the first line is whole.
+            file.seek(max(0, size - tail - 1))
+            found = file.read(tail + 1)
+    except FileNotFoundError:
+        found = b""
+    if len(found) > tail:
+        found = found.partition(b"\n")[2] or found[1:]
+    return PlainTextResponse(found.decode("utf-8", errors="replace"))
+
+
+@router.get(
+    "/{job_id}/samples",
+    operation_id="list_job_samples",
+    summary="List the previews of a training",
+    responses=responses(401, 404, 422, 500, 503),
+)
+def list_job_samples(job: ExistingJob, house: InHouse) -> Previews:
+    """Lists the grids of samples that were drawn at validations and are kept."""
+    names = (path.name for path in _samples(job.id, house).glob("step-*.png"))
+    steps = sorted(int(found[1]) for found in map(_PREVIEW.fullmatch, names) if found)
+    samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
+    return Previews(job=job.id, samples=samples)
+
+
+@router.get(
+    "/{job_id}/samples/{step}",
+    operation_id="get_job_sample",
+    summary="Show a preview of a training",
+    response_class=Response,
+    responses={
+        **responses(401, 404, 422, 500, 503),
+        200: {
+            "description": "A grid of samples.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+def get_job_sample(
+    job: ExistingJob,
+    house: InHouse,
+    step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
+) -> Response:
+    """Answers the PNG of one step; the same latents at every step, so that previews can be compared."""
+    try:
+        content = (_samples(job.id, house) / f"step-{step:08d}.png").read_bytes()
+    except FileNotFoundError:
+        raise Problem(
+            404, "sample-not-found", "No such sample", f"job {job.id} keeps no preview of step {step}"
+        ) from None
+    # An attempt that goes back to a checkpoint draws later ones anew.
+    return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
+
+
+@router.get(
+    "/{job_id}/result",
+    operation_id="get_job_result",
+    summary="Show the result of a job",
+    response_model=CalibrationResult | JobResult | EvaluationReport,
+    responses={
+        200: {
+            "description": "What the job made.",
+            "content": {
+                PARQUET: {"schema": {"type": "string", "format": "binary"}},
+                "text/html": {"schema": {"type": "string"}},
+            },
+        },
+        **responses(401, 404, 409, 422, 500, 503),
+    },
+)
+def get_job_result(
+    job: ExistingJob, house: InHouse, request: Request, query: Annotated[ResultQuery, Query()]
+) -> JobResult | FileResponse:
+    """Answers the model version that a training registered, the calibration that was made, or the Parquet file of a
+    scoring: a row an image with `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
+    `error`, `error_detail`; or the report of an evaluation, as JSON or as a page (`Accept: text/html`, `format=html`).
+
+    409 says how a job stands that has not succeeded.
+    """
+    if job.status is not Status.SUCCEEDED or job.result is None:
+        reason = f": {job.error['detail']}" if job.finished and job.error else ""
+        raise Problem(
+            409,
+            "job-has-no-result",
+            "The job has no result",
+            f"job {job.id} is {job.status.value}{reason}",
+            extensions={"job_status": job.status.value, "job_error": job.error},
+        )
+    if job.type == "score":
+        path = folder_of(job.id, house.settings) / RESULT
+        return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
+    if job.type == "evaluate":
+        accept = request.headers.get("accept", "")
+        return _report(job.id, house, query.format or ("html" if HTML in accept else "json"))
+    model = f"/v1/models/{job.result['ref']}"
+    links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
+    result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
+    if job.type != "calibrate":
+        return result
+    number, smallest = job.result["calibration"], job.result["smallest_p"]
+    links |= {"calibration": f"{model}/calibrations/{number}", "active": f"{model}/calibrations/active"}
+    return CalibrationResult(
+        **result.model_dump(exclude={"links"}), links=links, calibration=number, smallest_p=smallest
+    )
+
+
+def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileResponse:
+    folder = folder_of(job_id, house.settings)
+    # One address has two forms.
+    headers = {"Vary": "Accept"}
+    if form == "json":
+        return FileResponse(folder / REPORT_JSON, media_type="application/json", headers=headers)
+    headers |= {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
+    return FileResponse(folder / REPORT_HTML, media_type=HTML, headers=headers)
+
+
+def _samples(job_id: str, house: House) -> Path:
+    return folder_of(job_id, house.settings) / "samples"
+
+
+def _without_kind(event: Event) -> Event:
+    return {key: value for key, value in event.items() if key != "event"}
+
+
+def _table(points: list[Event], validations: list[Event]) -> str:
+    rows: dict[int, Event] = {point["step"]: point for point in points}
+    for one in validations:
+        row = rows.get(one["step"], {key: one.get(key) for key in ("step", "time", "attempt")})
+        rows[one["step"]] = {**row, "validation_bits_per_dim": one.get("bits_per_dim")}
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows[step] for step in sorted(rows))
+    return text.getvalue()

@@ -1,0 +1,62 @@
+"""Counts requests and the time to the head of their answers, by route template and never by address."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.errors import ERROR
+from app.state import House
+from models.errors import ImageError, ScoreNotFinite
+
+UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestMetrics:
+    """The middleware; an event stream counts when it begins, so that hours of it are no latency."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+        house = scope.get("state", {}).get("house")
+        if scope["type"] != "http" or house is None:
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        answered = False
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start" and not answered:
+                answered = True
+                _note(house, scope, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            # Answered outside of this middleware, with a 500.
+            if not answered:
+                _note(house, scope, 500, time.perf_counter() - began)
+            raise
+
+
+def route_template(scope: Scope) -> str:
+    """Return the path of the route that a request has been given to."""
+    # Files lie under a mount, which is no route of its own but leaves its path.
+    mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+    return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))
+
+
+def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
+    route = route_template(scope)
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    house.metrics.observe_request(route, method, status, seconds)
+    error = scope.get(ERROR)
+    # The only image of a request, whose error is the request's.
+    if isinstance(error, ImageError | ScoreNotFinite):
+        house.metrics.count_image_errors([error.slug])

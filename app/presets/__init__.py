@@ -1,0 +1,1 @@
+"""Calls that list presets and parameters of training."""

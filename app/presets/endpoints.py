@@ -1,0 +1,42 @@
+"""The ways to train: presets and the parameters of a training job."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fastapi import APIRouter
+
+from app.access.permissions import MayRead
+from app.http.errors import responses
+from app.http.schemas import JobRequest
+from app.presets.schemas import PresetList, PresetView
+from models.training.config import TrainingConfig
+from models.training.presets import PRESETS, Preset
+
+router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
+
+
+@router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))
+async def list_presets() -> PresetList:
+    """Lists the presets that a training job may name, and the JSON Schema of its `parameters`."""
+    return _listing()
+
+
+@cache
+def _listing() -> PresetList:
+    return PresetList(
+        presets=[_view(preset) for preset in PRESETS.values()],
+        default=JobRequest.model_fields["preset"].default,
+        parameters=TrainingConfig.model_json_schema(),
+    )
+
+
+def _view(preset: Preset) -> PresetView:
+    own, usual = preset.config({}), TrainingConfig()
+    return PresetView(
+        name=preset.name,
+        purpose=preset.purpose,
+        family=preset.family,
+        linear=preset.linear,
+        parameters={name: value for name, value in own.model_dump().items() if value != getattr(usual, name)},
+    )

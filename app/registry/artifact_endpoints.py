@@ -1,0 +1,97 @@
+"""Models as files: taking one out of a service, and bringing it into another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.access.permissions import MayAdminister, MayTrain
+from app.calibrations.views import view_of
+from app.http.errors import responses, unsupported_media_type
+from app.http.schemas import Name
+from app.http.streams import ClosedStream
+from app.registry.schemas import ModelDetail
+from app.registry.views import detail
+from app.state import InHouse
+from models.artifacts.tar import pack
+from models.registry.calibrations import OWN
+from models.registry.registry import parse_ref
+
+TAR = "application/x-tar"
+PATH = "/v1/models"
+
+# Plain functions: the framework runs them in threads, where disk and network may block.
+router = APIRouter(prefix=PATH, tags=["models"])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BINARY}}}
+
+
+class ImportQuery(BaseModel):
+    """Where a model that is brought goes; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(description="The name that it becomes the next version of.", examples=["line-1"])
+    promote: bool = Field(False, description="Whether it goes live; the first version of a name does anyway.")
+
+
+@router.get(
+    "/{ref}/artifact",
+    operation_id="export_model",
+    summary="Download a model",
+    dependencies=[MayTrain],
+    response_class=Response,
+    responses={
+        **responses(401, 404, 422, 500),
+        200: {
+            "description": "A tar, the same bytes every time, that `POST /v1/models` takes.",
+            "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
+            "content": {TAR: _BINARY},
+        },
+    },
+)
+def export_model(ref: str, house: InHouse) -> Response:
+    """Streams the files of a version with the calibration that it came with, as a plain tar."""
+    registry = house.serving.registry
+    name, version = registry.locate(parse_ref(ref))
+    packed = pack(registry.with_calibration(name, version, OWN).path)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}-{version}.tar"',
+        "Content-Length": str(packed.size),
+    }
+    return ClosedStream(packed.pieces, headers, TAR)
+
+
+@router.post(
+    "",
+    operation_id="import_model",
+    summary="Upload a model",
+    status_code=201,
+    dependencies=[MayAdminister],
+    responses={
+        201: {
+            "description": "The model is registered.",
+            "headers": {"Location": {"description": "Path of the version.", "schema": {"type": "string"}}},
+        },
+        **responses(400, 401, 408, 413, 415, 422, 429, 500, 503, 507),
+    },
+    openapi_extra=_BODY,
+)
+def import_model(
+    request: Request, query: Annotated[ImportQuery, Query()], house: InHouse, response: Response
+) -> ModelDetail:
+    """Takes a tar as `GET /v1/models/{ref}/artifact` gives it, and registers the model as the next version of a name.
+
+    Nothing in it is trusted: only the plain files of a model are taken, and a process of its own, with bounds on memory
+    and time, verifies all digests, loads the model and scores its stored image again, before anything is registered.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != TAR:
+        raise unsupported_media_type(kind, [TAR])
+    version = house.model_uploads.receive(request, query.name, query.promote)
+    response.headers["Location"] = f"{PATH}/{version.name}:{version.version}"
+    calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
+    return detail(version, calibration, None)

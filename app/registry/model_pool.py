@@ -1,0 +1,292 @@
+"""The models that are served: loaded off the event loop, watched on disk, swapped atomically."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.http.errors import Problem, draining
+from models.errors import ModelNotFound, ModelsError
+from models.registry.registry import ModelRef, ModelVersion, Registry, parse_ref
+from models.scoring.options import EngineOptions
+
+if TYPE_CHECKING:
+    from models.scorer import Scorer
+
+POLL_S = 1.0
+"""Time between two looks at the registry."""
+RETRY_S = 30.0
+"""Time after which a model that failed to load is tried again when somebody asks for it."""
+LOADERS = 2
+"""Versions that are loaded at once: most of the work is done outside of Python."""
+MAX_LOADED = 16
+"""Versions kept in memory; the least recently asked for goes first."""
+
+log = logging.getLogger(__name__)
+
+
+class ModelState(StrEnum):
+    """Where a model version stands in this process."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version that can score; only the scoring thread may call `scorer`'s methods that compute."""
+
+    version: ModelVersion
+    scorer: Scorer
+
+
+@dataclass(eq=False)
+class Slot:
+    """One version's place in memory."""
+
+    future: Future[Loaded] = field(default_factory=Future)
+    born: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
+    reason: str | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """Where the version stands."""
+        if not self.future.done():
+            return ModelState.LOADING
+        return ModelState.READY if self.future.exception() is None else ModelState.FAILED
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of one model name; `live` is absent when its manifest cannot be read."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+    live: ModelVersion | None
+    state: ModelState
+    reason: str | None
+
+
+class Serving:
+    """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
+
+    def __init__(self, root: Path, options: EngineOptions) -> None:
+        self.registry = Registry(root)
+        self._options = options
+        self._lock = threading.Lock()
+        self._slots: dict[ModelVersion, Slot] = {}
+        self._refs: dict[ModelRef, ModelVersion] = {}
+        self._stop = threading.Event()
+        self._started = threading.Event()
+        self._loader = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
+        self._watcher = threading.Thread(target=self._watch, name="registry", daemon=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether every model that ships with the product has been loaded or has failed."""
+        return self._started.is_set()
+
+    def start(self) -> None:
+        """Starts to load the shipped models and to watch the registry."""
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stops watching; a load that has begun is waited for."""
+        self._stop.set()
+        self._loader.shutdown(cancel_futures=True)
+        with self._lock:
+            unfinished = [slot for slot in self._slots.values() if not slot.future.done()]
+        for slot in unfinished:
+            slot.future.set_exception(draining())
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    async def acquire(self, ref: str) -> Loaded:
+        """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
+        parsed = parse_ref(ref)
+        version = self._refs.get(parsed)
+        slot = self._slots.get(version) if version else None
+        if slot is None or slot.state is ModelState.FAILED:
+            slot = await asyncio.to_thread(self._open, parsed)
+        slot.used = time.monotonic()
+        if slot.future.done():
+            return slot.future.result()
+        # Shielded: a caller's deadline must not cancel the load that others wait for.
+        return await asyncio.shield(asyncio.wrap_future(slot.future))
+
+    def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
+        """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
+        version = self.registry.resolve(ref)
+        return version, self._slots.get(version)
+
+    def listing(self) -> list[Listed]:
+        """Every model name with its state; blocks on the disk."""
+        return [self._listed(name) for name in sorted(self.registry.names())]
+
+    def registered(self) -> set[tuple[str, int]]:
+        """Name and version of all that the registry holds; blocks on the disk."""
+        return {(name, version) for name in self.registry.names() for version in self.registry.versions(name)}
+
+    def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
+        """State and, for a failed one, reason of every version that has been asked for."""
+        with self._lock:
+            slots = dict(self._slots)
+        return {version: (slot.state, slot.reason) for version, slot in slots.items()}
+
+    def _listed(self, name: str) -> Listed:
+        versions: tuple[int, ...] = ()
+        aliases: dict[str, int] = {}
+        try:
+            versions = tuple(self.registry.versions(name))
+            aliases = dict(self.registry.aliases(name))
+            live = self.registry.resolve(name)
+            _ = live.manifest
+        # One damaged model must not take the list of the others with it.
+        except (ModelsError, OSError) as error:
+            return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
+        slot = self._slots.get(live)
+        state = slot.state if slot else ModelState.IDLE
+        return Listed(name, versions, aliases, live, state, slot.reason if slot else None)
+
+    def _open(self, ref: ModelRef) -> Slot:
+        version = self.registry.find(ref)
+        slot = self._slot(version)
+        self._refs[ref] = version
+        return slot
+
+    def _slot(self, version: ModelVersion) -> Slot:
+        with self._lock:
+            slot = self._slots.get(version)
+            stale = slot is not None and slot.state is ModelState.FAILED and time.monotonic() - slot.born > RETRY_S
+            if slot is None or stale:
+                slot = self._slots[version] = Slot()
+                self._loader.submit(self._load, version, slot)
+            return slot
+
+    def _load(self, version: ModelVersion, slot: Slot) -> None:
+        name = f"{version.name}:{version.version}"
+        if version.calibration:
+            name += f" with calibration {version.calibration}"
+        began = time.monotonic()
+        try:
+            import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
+
+            from models.scorer import Scorer  # noqa: PLC0415 - as torch
+            from models.scoring.threads import one_blas_thread  # noqa: PLC0415 - as torch
+
+            if self._options.threads is not None:
+                torch.set_num_threads(self._options.threads)
+            one_blas_thread()
+            loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
+        # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
+        except Exception as error:
+            # The files of a version that is being removed go one after the other.
+            error = self._removal(version) or error
+            slot.reason = reason_of(error)
+            known = isinstance(error, ModelsError)
+            log.error("model %s cannot be loaded: %s", name, slot.reason, exc_info=not known)
+            slot.future.set_exception(error if known else _failed(name))
+            return
+        log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
+        slot.future.set_result(loaded)
+        self._forget()
+
+    def _removal(self, version: ModelVersion) -> ModelNotFound | None:
+        """Why a version cannot be loaded that is not there any more."""
+        try:
+            self.registry.locate(ModelRef(version.name, version.version))
+        except ModelNotFound as error:
+            return error
+        return None
+
+    def _forget(self) -> None:
+        with self._lock:
+            ready = [version for version, slot in self._slots.items() if slot.state is ModelState.READY]
+            ready.sort(key=lambda version: self._slots[version].used)
+            for version in ready[: max(0, len(ready) - MAX_LOADED)]:
+                del self._slots[version]
+
+    def _watch(self) -> None:
+        try:
+            shipped = [self._slot(v) for v in self._live_versions() if v.read_only]
+            for slot in shipped:
+                slot.future.exception()
+        except Exception:
+            log.exception("the shipped models could not be loaded")
+        finally:
+            self._started.set()
+        while not self._stop.wait(POLL_S):
+            try:
+                self._follow()
+            except Exception:
+                # The registry may be on a network volume that comes back.
+                log.exception("the registry could not be read")
+
+    def _live_versions(self) -> list[ModelVersion]:
+        found = []
+        for name in self.registry.names():
+            try:
+                found.append(self.registry.resolve(name))
+            except ModelsError as error:
+                log.error("model %s cannot be read: %s", name, error.detail)
+        return found
+
+    def _follow(self) -> None:
+        """Moves every reference in use whose version has changed, once the new one is loaded; drops what is gone."""
+        for ref, version in list(self._refs.items()):
+            new = self._now(ref, version)
+            if new is None:
+                self._refs.pop(ref, None)
+            elif new != version and self._slot(new).future.exception() is None:
+                self._refs[ref] = new
+                log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
+        with self._lock:
+            versions = list(self._slots)
+        # What a reference still means stays: its successor in the same place cannot be loaded.
+        used = set(self._refs.values())
+        for version in versions:
+            if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
+                with self._lock:
+                    self._slots.pop(version, None)
+                log.info(
+                    "model %s:%d with calibration %d is not in use any more",
+                    version.name, version.version, version.calibration,
+                )  # fmt: skip
+
+    def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
+        """What a reference means now; what it meant before where the registry is damaged there."""
+        try:
+            return self.registry.find(ref)
+        except ModelNotFound:
+            return None
+        except ModelsError as error:
+            log.error("model %s cannot be read: %s", ref.name, error.detail)
+            return before
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model failed, in one line."""
+    if isinstance(error, ModelsError):
+        return error.detail
+    # The text of other errors may hold paths, and `/readyz` answers everybody.
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def _failed(name: str) -> Problem:
+    return Problem(
+        500,
+        "model-failed",
+        "The model could not be loaded",
+        f"{name} could not be loaded; the service's log has the reason",
+    )

@@ -1,0 +1,1 @@
+"""Calls that score images, and the queue of the scoring thread."""

@@ -1,0 +1,236 @@
+"""The scoring queue: one thread that alone touches the scorers, in fair turns, and how much may wait for it.
+
+The thread takes work whenever it is free and never waits for more to come: batches grow while it is busy. All work is
+done in turns of at most about a batch, the order of which is that of `FairLine`.
+
+Two limits keep waiting short. Images bound how much is accepted, and waiting requests how long a small one waits: both
+are shared by callers, so that none takes the room of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from app.http.errors import Problem, draining
+from app.http.shares import Shares
+from app.metrics.registry import Metrics
+from app.scoring.fair_line import BATCH, FairLine, WorkItem
+from models.steps import Steps
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+SMOOTHING = 0.2
+"""Weight of the newest measurement in the running mean of seconds an image."""
+LONGEST_WAIT_S = 60
+"""Longest wait that a refusal asks for, in seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class ScoringQueue:
+    """Run work in one thread.
+
+    An image that passes the flow several times, once a draw, counts as many: it is time that has to be bounded.
+
+    Args:
+        capacity: Most images that wait or are in work.
+        requests: Most requests that wait for their first turn.
+        metrics: Where batches and waits are counted.
+        largest: Images of the largest request, which a queue without other work takes.
+    """
+
+    def __init__(self, capacity: int, requests: int, metrics: Metrics, largest: int = 0) -> None:
+        self.capacity = capacity
+        self.largest = max((capacity + 1) // 2, min(largest, capacity))
+        self._metrics = metrics
+        self._images = Shares(capacity, self.largest)
+        self._requests = Shares(requests)
+        self._line = FairLine()
+        self._seconds_per_image = 0.01
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="scoring", daemon=True)
+
+    @property
+    def images(self) -> int:
+        """Images waiting and in work."""
+        return self.capacity - self._images.free
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the accepted work finish and end the thread; wait for it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    async def run(self, caller: str, steps: Steps[T], images: int) -> T:
+        """Return the result of steps, each of which waits for its turn.
+
+        A step should take at most about the time of a batch. Cancelling the waiting task, as a deadline does, leaves
+        out the steps that have not begun. Raises a 429 problem where the caller has no room left, a 503 problem once
+        the queue closes, and what the steps raise.
+        """
+        result: T = await self._result(
+            WorkItem(caller, images, asyncio.get_running_loop().create_future(), steps=steps)
+        )
+        return result
+
+    async def run_each(
+        self,
+        caller: str,
+        function: Callable[[Sequence[Item]], Sequence[T]],
+        items: Sequence[Item],
+        images_an_item: int = 1,
+        at_once: int = BATCH,
+    ) -> list[T]:
+        """Return what `function` makes of each item, in batches of `at_once` images shared with equal functions.
+
+        It must return one result an item, the same in any company; what it raises goes to all requests in the batch.
+        Cancelling the waiting task takes back the items that are not in hand. Raises what `run` does.
+        """
+        if not items:
+            return []
+        future = asyncio.get_running_loop().create_future()
+        room = max(1, at_once // images_an_item)
+        work = WorkItem(caller, len(items) * images_an_item, future, function, items, room, result=[])
+        results: list[T] = await self._result(work)
+        return results
+
+    def check(self, caller: str, images: int = 1) -> None:
+        """Raise the 429 problem that so many images of a caller would get now: before its body is read and decoded."""
+        if not self._requests.take(caller):
+            raise self._too_many_requests(caller)
+        self._requests.give_back(caller)
+        if not self._images.take(caller, images):
+            raise self._too_many_images(caller, images)
+        self._images.give_back(caller, images)
+
+    async def _result(self, item: WorkItem) -> Any:
+        with self._changed:
+            if self._closing:
+                raise draining()
+            if not self._requests.take(item.caller, item.waiting):
+                raise self._too_many_requests(item.caller)
+            if not self._images.take(item.caller, item.images):
+                self._requests.give_back(item.caller, item.waiting)
+                raise self._too_many_images(item.caller, item.images)
+            self._line.add(item)
+            self._changed.notify()
+        try:
+            return await item.future
+        finally:
+            with self._changed:
+                self._line.remove(item)
+                self._start(item)
+                self._images.give_back(item.caller, item.images)
+
+    def _start(self, item: WorkItem) -> None:
+        if not item.started:
+            item.started = True
+            self._requests.give_back(item.caller, item.waiting)
+
+    def _too_many_requests(self, caller: str) -> Problem:
+        held = self._requests.held(caller)
+        return self._full(
+            self._requests.capacity - self._requests.free,
+            f"{held} requests of this caller wait for their first turn, and {self._requests.free} more of all callers "
+            "may: a caller may hold at most what stays free for others",
+        )
+
+    def _too_many_images(self, caller: str, images: int) -> Problem:
+        held = self._images.held(caller)
+        return self._full(
+            self.images,
+            f"{held} images of this caller are waiting or in work, {images} more came, and of {self.capacity} "
+            f"{self._images.free} are free: a caller may hold at most what stays free for others",
+        )
+
+    def _full(self, images: int, detail: str) -> Problem:
+        wait = min(LONGEST_WAIT_S, max(1, math.ceil(images * self._seconds_per_image)))
+        return Problem(
+            429,
+            "queue-full",
+            "The scoring queue is full",
+            f"{detail}; try again in about {wait} s",
+            headers={"Retry-After": str(wait)},
+        )
+
+    def _loop(self) -> None:
+        while batch := self._next():
+            began = time.perf_counter()
+            self._metrics.observe_waits([began - item.arrived for item in batch if not item.started])
+            try:
+                _do(batch)
+            # Whatever fails is for the requests to answer; the thread has to live on.
+            except BaseException as error:
+                for item in batch:
+                    item.error = error
+            self._count(batch, time.perf_counter() - began)
+            _wake([item for item in batch if item.finished])
+
+    def _next(self) -> list[WorkItem]:
+        """Wait for work and return that of the next turn; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._closing)
+            return self._line.take() if self._line else []
+
+    def _count(self, batch: Sequence[WorkItem], seconds: float) -> None:
+        """Account for a turn, and put what is left of its work back into the line."""
+        images = sum(item.images_in_hand for item in batch)
+        if images and batch[0].error is None:
+            self._seconds_per_image += SMOOTHING * (seconds / images - self._seconds_per_image)
+            self._metrics.observe_batch(images)
+        with self._changed:
+            self._line.charge(batch, seconds)
+            for item in batch:
+                item.in_hand = 0
+                self._start(item)
+                if not (item.finished or item.abandoned):
+                    self._line.add(item)
+
+
+def _do(batch: Sequence[WorkItem]) -> None:
+    """Do the work of one turn: a step of one request, or a batch of several."""
+    first = batch[0]
+    if first.steps is not None:
+        try:
+            next(first.steps)
+        except StopIteration as end:
+            first.result, first.ended = end.value, True
+    elif first.function is not None:
+        owners = [item for item in batch for _ in range(item.in_hand)]
+        results = first.function([value for item in batch for value in item.part])
+        for item, result in zip(owners, results, strict=True):
+            item.result.append(result)
+        for item in batch:
+            item.ended = len(item.result) == len(item.items)
+
+
+def _wake(finished: Sequence[WorkItem]) -> None:
+    """Wake the event loop once for all of a batch."""
+    for loop in {item.future.get_loop() for item in finished}:
+        try:
+            loop.call_soon_threadsafe(_deliver, [one for one in finished if one.future.get_loop() is loop])
+        except RuntimeError:
+            log.warning("the event loop was gone before its work was done")
+
+
+def _deliver(finished: Iterable[WorkItem]) -> None:
+    for item in finished:
+        if item.future.done():
+            continue
+        if item.error is not None:
+            item.future.set_exception(item.error)
+        else:
+            item.future.set_result(item.result)

@@ -1,0 +1,49 @@
+"""The Python client: scores, samples, models, datasets and jobs of a running service.
+
+>>> from snf_client import Client
+>>> def first_p_value(folder: str) -> float:
+...     with Client() as client:  # SNF_URL and SNF_API_KEY, or the service of this machine
+...         job = client.jobs.train("mnist-mini", "first", preset="snf-glow-tiny", parameters={"max_steps": 200})
+...         client.jobs.wait(job.id)
+...         [image, *_] = client.score("first", [folder + "/1.png", folder + "/2.png"]).results
+...     assert image.status == "ok"
+...     return image.anomaly.p_value
+"""
+
+from __future__ import annotations
+
+from snf_client.arrays import heat_map_array, heat_map_png
+from snf_client.client import AsyncClient, Client
+from snf_client.errors import (
+    Busy,
+    ClientError,
+    Conflict,
+    InvalidRequest,
+    NotAuthorized,
+    NotFound,
+    ProblemError,
+    ServiceFailed,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
+from snf_client.job_events import Event
+from snf_client.retries import Retries
+
+__all__ = [
+    "AsyncClient",
+    "Busy",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Event",
+    "InvalidRequest",
+    "NotAuthorized",
+    "NotFound",
+    "ProblemError",
+    "Retries",
+    "ServiceFailed",
+    "ServiceUnavailable",
+    "UnexpectedAnswer",
+    "heat_map_array",
+    "heat_map_png",
+]
