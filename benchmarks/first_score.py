@@ -25,7 +25,7 @@ from benchmarks.speed.machine import cores, describe
 from models.atomic_files import write_atomically
 from tests.browser.chromium import running_chromium
 from tests.browser.helpers import drop
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = ("page takes images", "first score is read", "opening to first score", "one image by a program")

@@ -30,8 +30,8 @@ import httpx
 
 from benchmarks.installation import PatientClient, end_all, find, machine, percentile, processes, resident_bytes, snf_up
 from benchmarks.mutations import VALID, mutation
-from tests.end_to_end.uploads import left
-from tests.models.hostile_files import ARRAYS, MIB, TARS, endless_groups, npy_of, npz_of, white_images
+from tests.end_to_end.support.uploads import left
+from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, endless_groups, npy_of, npz_of, white_images
 
 RESULTS = Path(__file__).parent / "results"
 PAUSE_S = 0.01

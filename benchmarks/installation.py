@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.service import ROOT, environment, free_port
+from tests.end_to_end.support.service import environment, free_port
+from tests.support.paths import ROOT
 
 READY_S = 120
 STOP_S = 90

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tests.models.dataset_files import DIGITS, npy, npz, pngs, tarred, zipped
+from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, tarred, zipped
 
 IMAGES = 12
 EXTREMES = (0, 1, 127, 128, 255)

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.installation import percentile
 from benchmarks.raw_http import Answer, Connections, request
 from models.images.codec import encode_png
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (0.5, 0.9, 1.5, 3.0)

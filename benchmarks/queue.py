@@ -31,7 +31,8 @@ from benchmarks.installation import (
     running,
     until,
 )
-from tests.end_to_end.service import DIGITS, free_port
+from tests.end_to_end.support.service import free_port
+from tests.support.paths import DIGITS
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow"

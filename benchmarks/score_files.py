@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks.installation import PatientClient, machine, running
 from benchmarks.speed.pairing import Ratio, Target, in_turns, ratio
 from models.images.codec import encode_png
-from tests.end_to_end.service import ROOT, environment, free_port
+from tests.end_to_end.support.service import environment, free_port
+from tests.support.paths import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 
 from benchmarks.installation import PatientClient
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 MODEL = "mnist-snf-glow"
 EVERY_S = 0.2

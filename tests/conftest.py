@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from tests.compiled import FOLDER
+from tests.support.compiled_cache import FOLDER
 
 
 def pytest_configure(config: pytest.Config) -> None:

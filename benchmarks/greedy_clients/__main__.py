@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.greedy_clients import scoring, sockets
 from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, watching_memory
 from benchmarks.installation import PatientClient, machine, percentile, running
-from tests.end_to_end.service import free_port
+from tests.end_to_end.support.service import free_port
 
 WAYS = {**sockets.WAYS, **scoring.WAYS}
 RESULTS = Path(__file__).parents[1] / "results"

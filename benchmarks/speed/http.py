@@ -30,7 +30,7 @@ from benchmarks.speed.results import figure
 from models.flows.architecture import GlowArchitecture
 from models.scorer import Scorer
 from models.training.presets import find_preset
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 TITLE = "Speed over HTTP, side by side"
 MODEL = "speed"

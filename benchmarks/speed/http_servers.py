@@ -18,7 +18,7 @@ import httpx
 
 from benchmarks.speed.ours import COMPILED
 from benchmarks.speed.peers import QUIET, ROOT, SIDE, PeerUnavailable, environments, peer_environment
-from tests.end_to_end.service import environment
+from tests.end_to_end.support.service import environment
 
 READY_S = 180
 STOP_S = 30

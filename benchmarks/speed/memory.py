@@ -15,7 +15,7 @@ from benchmarks.speed.artifact import registry
 from benchmarks.speed.context import Context
 from benchmarks.speed.http_servers import Server, our_service
 from benchmarks.speed.pairing import Target, ratio
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 TITLE = "Resident memory of the service"
 NAMES = ("first", "second")

@@ -14,7 +14,7 @@ from benchmarks.speed.context import Context
 from benchmarks.speed.http_servers import Server, our_service
 from benchmarks.speed.pairing import Target, in_turns, ratio, timed
 from models.registry.registry import Registry
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 TITLE = "Time to start"
 SHIPPED = "mnist-snf-glow"

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from tests.browser.chromium import PATIENCE_MS, running_chromium
 from tests.browser.collector import Collector
 from tests.browser.looks import HEIGHT, Look
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
 
 FAILED = pytest.StashKey[bool]()
 

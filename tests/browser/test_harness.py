@@ -8,8 +8,8 @@ from playwright.sync_api import Page
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast
-from tests.end_to_end.service import DIGITS
-from tests.worker.helpers import until
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
 from worker.keys.key_file import KeyFile
 
 pytestmark = pytest.mark.timeout(120)

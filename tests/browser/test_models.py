@@ -16,8 +16,9 @@ from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import slow_uploads, toast
 from tests.browser.looks import HEIGHT, LOOKS, in_every_look
-from tests.end_to_end.service import DIGITS, await_job, files
-from tests.end_to_end.uploads import upload
+from tests.end_to_end.support.service import await_job, files
+from tests.end_to_end.support.uploads import upload
+from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,8 +9,9 @@ from playwright.sync_api import Page, expect
 from pyarrow import parquet
 
 from tests.browser.helpers import toast
-from tests.end_to_end.service import DIGITS, await_job
-from tests.end_to_end.uploads import upload
+from tests.end_to_end.support.service import await_job
+from tests.end_to_end.support.uploads import upload
+from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -13,7 +13,7 @@ from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, slow_uploads
 from tests.browser.looks import in_every_look
-from tests.end_to_end.service import DIGITS
+from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -13,7 +13,7 @@ from models.datasets import load_dataset
 from models.registry.registry import Registry
 from models.training.config import TrainingConfig
 from models.training.run import train
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
 
 MODEL = "digits"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.service import DIGITS, running, score_one
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import running, score_one
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 SCORE = "/v1/models/digits/score"
 

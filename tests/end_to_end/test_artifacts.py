@@ -17,10 +17,11 @@ from models.artifacts.tar import pack
 from models.atomic_files import sha256_file
 from models.registry.registry import Registry
 from tests.end_to_end.conftest import MODEL
-from tests.end_to_end.service import DIGITS, running, score_one
+from tests.end_to_end.support.service import running, score_one
 from tests.end_to_end.test_admission import half_a_post
 from tests.models.helpers import edit_manifest
-from tests.worker.helpers import until
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 TAR = {"content-type": "application/x-tar"}
 LARGEST = 4 * 2**20

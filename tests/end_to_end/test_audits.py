@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.end_to_end.service import running
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import running
+from tests.worker.support.helpers import until
 
 PATH = "/v1/models/{}/audit"
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.service import DIGITS, files, running, score_one
+from tests.end_to_end.support.service import files, running, score_one
+from tests.support.paths import DIGITS
 
 
 def png(image: Image.Image) -> bytes:

@@ -7,7 +7,8 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from tests.end_to_end.service import DIGITS, await_job, score_one
+from tests.end_to_end.support.service import await_job, score_one
+from tests.support.paths import DIGITS
 
 BODY: dict[str, Any] = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
 

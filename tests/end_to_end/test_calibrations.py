@@ -15,12 +15,13 @@ from pyarrow import parquet
 
 from app.calibrations.schemas import LINE
 from app.calibrations.views import advice
-from tests.end_to_end.service import DIGITS, await_job, files, running
+from tests.end_to_end.support.service import await_job, files, running
+from tests.end_to_end.support.uploads import upload
 from tests.end_to_end.test_command_line import snf
-from tests.end_to_end.uploads import upload
-from tests.models.dataset_files import DIGITS as PIXELS
-from tests.models.dataset_files import npz, pngs, zipped
-from tests.worker.helpers import until
+from tests.models.datasets.sample_files import DIGITS as PIXELS
+from tests.models.datasets.sample_files import npz, pngs, zipped
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 MODEL = "/v1/models/mnist-snf-glow"
 PATH = f"{MODEL}/calibrations"

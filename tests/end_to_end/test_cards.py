@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models.registry.registry import ZOO
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
 
 PATH = "/v1/models/mnist-snf-glow/card"
 CARD = ZOO / "mnist-snf-glow" / "1" / "card.md"

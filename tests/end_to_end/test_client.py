@@ -30,9 +30,10 @@ from snf_client import (
 )
 from snf_client.images import Pictures
 from snf_client.job_events import End
-from tests.end_to_end.service import DIGITS, ROOT, await_ready, environment, free_port, running, score_one
+from tests.end_to_end.support.service import await_ready, environment, free_port, running, score_one
 from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
-from tests.worker.helpers import until
+from tests.support.paths import DIGITS, ROOT
+from tests.worker.support.helpers import until
 
 ARRAY = np.stack([np.asarray(Image.open(path)) for path in DIGITS])
 MODEL = "digits"

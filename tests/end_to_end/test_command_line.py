@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from tests.end_to_end.service import DIGITS, ROOT, environment, score_one
+from tests.end_to_end.support.service import environment, score_one
+from tests.support.paths import DIGITS, ROOT
 
 
 def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from tests.end_to_end.conftest import installed
-from tests.end_to_end.service import DIGITS, running, score_one
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import running, score_one
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 HEADER_S, BODY_S, SEND_S = 0.5, 0.5, 1.0
 MOST = 64

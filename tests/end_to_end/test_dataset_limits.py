@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.service import running
+from tests.end_to_end.support.service import running
+from tests.end_to_end.support.uploads import FORM, GOOD, begun, big_tar, form_of, left, upload
 from tests.end_to_end.test_admission import half_a_post
-from tests.end_to_end.uploads import FORM, GOOD, begun, big_tar, form_of, left, upload
-from tests.models.dataset_files import mixed, pngs, tarred, zipped
-from tests.worker.helpers import until
+from tests.models.datasets.sample_files import mixed, pngs, tarred, zipped
+from tests.worker.support.helpers import until
 
 
 @pytest.fixture(scope="module")

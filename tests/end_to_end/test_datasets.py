@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.service import ROOT, await_job, running
+from tests.end_to_end.support.service import await_job, running
+from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, left, upload
 from tests.end_to_end.test_command_line import snf
-from tests.end_to_end.uploads import BOUNDARY, FORM, GOOD, left, upload
-from tests.models.dataset_files import (
+from tests.models.datasets.sample_files import (
     DIGITS,
     mixed,
     npz,
@@ -27,6 +27,7 @@ from tests.models.dataset_files import (
     zip_link,
     zipped,
 )
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from models.datasets import load_dataset
-from tests.end_to_end import service
-from tests.end_to_end.service import DIGITS, ROOT, free_port, running
+from tests.end_to_end.support import service
+from tests.end_to_end.support.service import free_port, running
+from tests.support.paths import DIGITS, ROOT
 
 EXAMPLES = ROOT / "examples"
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from models.registry.registry import Registry
 from tests.end_to_end.conftest import barely_trained
-from tests.end_to_end.service import DIGITS, files, running
+from tests.end_to_end.support.service import files, running
+from tests.support.paths import DIGITS
 
 MODEL = "/v1/models/mnist-snf-glow"
 

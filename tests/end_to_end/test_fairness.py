@@ -10,8 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.end_to_end.service import DIGITS, running
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import running
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 MODEL = "/v1/models/mnist-snf-glow"
 LOOPBACK = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has more loopback addresses than one")

@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.service import ROOT, environment, free_port, running
+from tests.end_to_end.support.service import environment, free_port, running
+from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, begun, left, upload
 from tests.end_to_end.test_dataset_limits import pid_of, rss
-from tests.end_to_end.uploads import BOUNDARY, FORM, GOOD, begun, left, upload
-from tests.models.hostile_files import MIB, TARS, endless_groups, white_images
-from tests.worker.helpers import alive, until
+from tests.models.datasets.hostile_files import MIB, TARS, endless_groups, white_images
+from tests.support.paths import ROOT
+from tests.worker.support.helpers import alive, until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 

@@ -20,10 +20,10 @@ import pytest
 from httpx_sse import connect_sse
 
 from app.jobs.event_streams import LOOK_S
-from tests.end_to_end.service import await_job, running
+from tests.end_to_end.support.service import await_job, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
-from tests.worker.helpers import until
+from tests.worker.support.helpers import until
 from worker.broker.embedded import redis_client
 from worker.settings import Settings
 

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.service import DIGITS, await_job, score_one
+from tests.end_to_end.support.service import await_job, score_one
+from tests.support.paths import DIGITS
 
 TRAINING = {
     "type": "train",

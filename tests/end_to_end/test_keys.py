@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.keys import keys
-from tests.end_to_end.service import ROOT, environment, running
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import environment, running
+from tests.support.paths import ROOT
+from tests.worker.support.helpers import until
 
 KEY = "correct-horse-battery-staple"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.service import ROOT
+from tests.support.paths import ROOT
 
-WATCH = Path(__file__).parent / "network_watch"
+WATCH = ROOT / "tests/end_to_end/support/network_watch"
 
 
 def new_namespace() -> list[str]:
@@ -48,7 +48,7 @@ def test_up_score_and_training_reach_no_other_host(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     alone = "1" if new_namespace() else "0"
-    output, reached = watched(["-m", "tests.end_to_end.network_use", str(home)], tmp_path, NETWORK_ALONE=alone)
+    output, reached = watched(["-m", "tests.end_to_end.support.network_use", str(home)], tmp_path, NETWORK_ALONE=alone)
     assert reached == ""
     assert json.loads(output.splitlines()[-1])["without_route"] in ([0] if alone == "1" else [None])
     # A lasting id of the client would stand there.

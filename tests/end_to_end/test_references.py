@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from tests.end_to_end.service import DIGITS, files
+from tests.end_to_end.support.service import files
+from tests.support.paths import DIGITS
 
 PATH = "/v1/models/digits/reference"
 

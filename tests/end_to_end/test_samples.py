@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.service import score_one
+from tests.end_to_end.support.service import score_one
 
 PATH = "/v1/models/digits/samples"
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from tests.end_to_end.service import DIGITS, files, running, score_one
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import files, running, score_one
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 SAME = 1e-4
 

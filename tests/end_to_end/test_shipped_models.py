@@ -14,7 +14,8 @@ from app.http.schemas import SCORED_DIGIT
 from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.registry.registry import ZOO, Registry
-from tests.end_to_end.service import DIGITS, ROOT, files
+from tests.end_to_end.support.service import files
+from tests.support.paths import DIGITS, ROOT
 
 GREY = ("fashion-snf-glow", "mnist-snf-glow")
 SHIPPED = ("cifar10-snf-glow", *GREY)

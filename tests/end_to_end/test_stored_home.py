@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.service import ROOT, await_job, running, score_one
+from tests.end_to_end.support.service import await_job, running, score_one
+from tests.support.paths import DATA
 
-DATA = ROOT / "tests" / "data"
 TRAINED, CALIBRATED, PAUSED = (
     "01m8b0wkam1erjd7danqy350ns",
     "01m8b0wx1scq5qgxq2v5wqy56c",

@@ -9,8 +9,9 @@ import pytest
 
 from models.registry.registry import Registry
 from tests.end_to_end.conftest import MODEL
-from tests.end_to_end.service import DIGITS, await_job, files, running
-from tests.worker.helpers import until
+from tests.end_to_end.support.service import await_job, files, running
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
 
 PATH = f"/v1/models/{MODEL}"
 

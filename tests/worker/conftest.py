@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.compiled import share_compiled
-from tests.worker.helpers import Start, Submit, new_job, stand_in_command
-from tests.worker.redis_server import RedisServer, redis_settings
+from tests.support.compiled_cache import share_compiled
+from tests.support.paths import ROOT
+from tests.worker.support.helpers import Start, Submit, new_job, stand_in_command
+from tests.worker.support.redis_server import RedisServer, redis_settings
 from worker.broker.celery_app import make_celery
 from worker.broker.embedded import EmbeddedBroker, redis_client
 from worker.jobs.record import Job
@@ -42,7 +43,7 @@ def settings(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Settin
     for name in [name for name in os.environ if name.startswith("SNF_") or name == "REDIS_URL"]:
         monkeypatch.delenv(name)
     # The supervisor's children import the package from the tree.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     settings = Settings(
         home=home,
         runtime_dir=home / "run",
@@ -97,7 +98,7 @@ def start(settings: Settings, broker: EmbeddedBroker) -> Iterator[Start]:
     started = []
 
     def go(
-        module: str = "tests.worker.stand_in_worker", arguments: Sequence[str] = (), **changes: Any
+        module: str = "tests.worker.support.fake_worker", arguments: Sequence[str] = (), **changes: Any
     ) -> "subprocess.Popen[bytes]":
         worker = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

@@ -16,7 +16,7 @@ from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective, inverse_errors
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 from tests.models.helpers import dequantised, real_images
-from tests.models.test_self_normalizing import CountedCalls
+from tests.models.training.test_objective import CountedCalls
 
 CASES = pytest.mark.parametrize(
     ("shape", "kernel"),

@@ -21,7 +21,7 @@ from models.images.codec import encode_png
 from models.images.preprocessing import Preprocessing
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from tests.models.dataset_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 
 BASELINES = {
     "log-likelihood-low",

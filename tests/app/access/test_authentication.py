@@ -1,0 +1,222 @@
+"""Keys of a running service: accepted, refused, throttled, limited, and what is written about them."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.access.failed_attempts import FREE
+from app.access.key_ring import CHECK_S, KeyRing
+from app.main import create_app
+from tests.end_to_end.support.service import files
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from tests.support.paths import DIGITS
+from worker.keys.key_file import KeyFile
+from worker.keys.roles import Role
+from worker.settings import Settings
+
+SCORE = "/v1/models/mnist-snf-glow/score"
+
+
+@contextmanager
+def serving(home: Path, **changes: Any) -> Iterator[TestClient]:
+    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0", **changes)
+    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+        yield client
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+def make(home: Path, name: str, role: Role = "read", **more: Any) -> dict[str, str]:
+    return bearer(KeyFile(home / "keys.json").create(name, role, **more)[1])
+
+
+def audit(home: Path) -> list[dict[str, Any]]:
+    path = home / "logs" / "audit.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_keys_come_and_go_while_the_service_runs(tmp_path: Path) -> None:
+    def status(headers: dict[str, str]) -> int:
+        return client.get("/v1/presets", headers=headers).status_code
+
+    file = KeyFile(tmp_path / "keys.json")
+    with serving(tmp_path) as client:
+        assert status({}) == 200
+        key = make(tmp_path, "a")
+        time.sleep(CHECK_S)
+        assert (status({}), status(key), status(bearer("snf_x_y"))) == (401, 200, 401)
+        _, text = file.rotate("a", timedelta(seconds=3600))
+        time.sleep(CHECK_S)
+        assert (status(key), status({"x-api-key": text})) == (200, 200)
+        file.revoke("a")
+        time.sleep(CHECK_S)
+        assert (status({}), status(key), status(bearer(text))) == (401, 401, 401), "the last key opens nothing"
+        assert "revoked" in client.get("/v1/presets", headers=bearer(text)).json()["detail"]
+
+
+def test_an_expired_key_says_so(tmp_path: Path) -> None:
+    key = make(tmp_path, "a", expires=datetime.now(UTC) + timedelta(seconds=1.2))
+    with serving(tmp_path) as client:
+        while client.get("/v1/presets", headers=key).status_code == 200:
+            time.sleep(0.1)
+        assert client.get("/v1/presets", headers=key).json()["detail"] == "the key has expired"
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone", "a folder"])
+def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    key, path = make(tmp_path, "a", "admin"), tmp_path / "keys.json"
+    kept = path.read_bytes()
+    with serving(tmp_path, api_keys=("sesame",)) as client:
+        assert client.get("/v1/presets", headers=key).status_code == 200
+        path.unlink()
+        if how == "damaged":
+            path.write_bytes(kept[:-20])
+        if how == "a folder":
+            path.mkdir()
+        time.sleep(CHECK_S)
+        for headers in (key, bearer("anything")):
+            answer = client.get("/v1/presets", headers=headers)
+            assert (answer.status_code, answer.json()["type"]) == (503, "keys-unreadable")
+            assert str(tmp_path) not in answer.text
+        assert client.get("/v1/presets").status_code == 401
+        assert client.get("/v1/presets", headers=bearer("sesame")).status_code == 200
+        said = [record for record in caplog.records if record.name == "app.access.key_ring"]
+        assert [record.levelname for record in said] == ["ERROR"]
+        assert str(path) in said[0].getMessage()
+        path.rmdir() if how == "a folder" else path.unlink(missing_ok=True)
+        path.write_bytes(kept)
+        time.sleep(CHECK_S)
+        assert client.get("/v1/presets", headers=key).status_code == 200
+
+
+def test_a_service_that_starts_with_a_damaged_file_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    assert KeyRing(Settings(home=tmp_path)).needed
+    with serving(tmp_path) as client:
+        assert client.get("/v1/presets").status_code == 401
+        assert client.get("/v1/presets", headers=bearer("x")).status_code == 503
+
+
+def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = make(tmp_path, "a", "admin")
+    with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.access.authentication"):
+        assert client.get("/v1/presets", headers=key).status_code == 200
+        answers = [client.get("/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500)]
+        statuses = [answer.status_code for answer in answers]
+        assert statuses[:FREE] == [401] * FREE
+        assert statuses.count(429) > 400
+        held_off = answers[statuses.index(429)]
+        assert held_off.json()["type"] == "too-many-wrong-keys"
+        assert int(held_off.headers["retry-after"]) >= 1
+        assert client.get("/v1/presets", headers=key).status_code == 200, "who was let in before is not locked out"
+        assert client.get("/v1/presets").status_code == 401
+        metrics = client.get("/metrics", headers=key).text
+    counted = {
+        line.partition('reason="')[2].partition('"')[0]: float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith("snf_authentication_failures_total{")
+    }
+    assert counted["unknown"] + counted["held-off"] == 500
+    assert counted["missing"] == 1
+    records = [record for record in audit(tmp_path) if record["event"] == "wrong-key"]
+    assert 2 <= len(records) <= 10
+    assert sum(record["attempts"] for record in records) >= FREE
+    assert records[0]["address"] == "testclient"
+    assert len(caplog.records) == len(records)
+    assert "guess" not in json.dumps(records) + caplog.text
+
+
+def test_a_right_key_is_let_in_from_an_address_that_is_held_off(tmp_path: Path) -> None:
+    def status(headers: dict[str, str]) -> int:
+        return client.get("/v1/presets", headers=headers).status_code
+
+    made = KeyFile(tmp_path / "keys.json").create("a", "read")[1]
+    old = make(tmp_path, "old", expires=datetime.now(UTC) - timedelta(days=1))
+    guess = bearer(made[:-1] + ("A" if made[-1] != "A" else "B"))
+    with serving(tmp_path, api_keys=("sesame",)) as client:
+        assert [status(bearer(f"guess-{n}")) for n in range(FREE)] == [401] * FREE
+        held_off = [status(guess) for _ in range(8)]
+        assert held_off == [429] * 8, "wrong secrets of a known id lengthen the wait"
+        assert int(client.get("/v1/presets", headers=guess).headers["retry-after"]) > 30
+        assert status(bearer(f"snf_{'0' * 12}_{'x' * 43}")) == 429
+        assert status(bearer("sesame")) == 429, "of a key of the environment nothing says that it is hard to guess"
+        assert (status(bearer(made)), status(old)) == (200, 401)
+
+
+def test_a_key_has_rate_limits(tmp_path: Path) -> None:
+    few = make(tmp_path, "few", requests="3/hour")
+    images = make(tmp_path, "images", "score", images="4/hour")
+    with serving(tmp_path) as client:
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.1)
+        assert [client.get("/v1/presets", headers=few).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = client.get("/v1/presets", headers=few)
+        assert refused.json()["type"] == "rate-limited"
+        assert (refused.json()["limit"], refused.json()["unit"]) == ("3/hour", "requests")
+        assert 1 <= int(refused.headers["retry-after"]) <= 3600
+        three = client.post(SCORE, files=files(*DIGITS[:3]), headers=images)
+        assert three.status_code == 200, three.text
+        two = client.post(SCORE, files=files(*DIGITS[:2]), headers=images)
+        assert (two.status_code, two.json()["unit"]) == (429, "images")
+        assert client.get("/v1/models/mnist-snf-glow/samples?n=1", headers=images).status_code == 200
+        assert client.get("/v1/models/mnist-snf-glow/samples?n=1", headers=images).status_code == 429
+        large = client.post(SCORE, files=files(*DIGITS[:5]), headers=images)
+        assert (large.status_code, large.json()["type"]) == (422, "larger-than-rate-limit")
+
+
+def test_changes_are_audited_and_nothing_else(tmp_path: Path) -> None:
+    text = KeyFile(tmp_path / "keys.json").create("ann", "admin")[1]
+    key = bearer(text) | {"user-agent": "test/1"}
+    low = make(tmp_path, "low")
+    with serving(tmp_path) as client:
+        client.get("/v1/models", headers=key)
+        client.post(SCORE, content=b"?", headers=key | {"content-type": "image/png"})
+        client.delete("/v1/models/none", headers=low)
+        client.delete("/v1/models/none")
+        client.put("/v1/models/none/aliases/live", json={"version": 3}, headers=key)
+        client.post("/v1/models?name=new&promote=true", content=b"?", headers=key)
+        client.delete("/v1/datasets/mnist-mini", headers=key)
+    moved, imported, deleted = audit(tmp_path)
+    assert moved["event"] == "change"
+    assert (moved["operation"], moved["method"], moved["status"]) == ("move_alias", "PUT", 404)
+    assert (moved["path"], moved["body"]) == ("/v1/models/none/aliases/live", {"version": 3})
+    assert (moved["key"], moved["role"], moved["address"]) == ("ann", "admin", "testclient")
+    assert moved["caller"] == f"key:{text.split('_')[1]}"
+    assert moved["agent"] == "test/1"
+    assert datetime.fromisoformat(moved["time"]).utcoffset() == timedelta(0)
+    assert imported["query"] == {"name": "new", "promote": "true"}
+    assert (deleted["operation"], deleted["status"]) == ("delete_dataset", 409)
+    assert text not in (tmp_path / "logs" / "audit.jsonl").read_text()
+
+
+def test_every_request_can_be_logged(tmp_path: Path) -> None:
+    key = make(tmp_path, "a")
+    with serving(tmp_path, access_log=True) as client:
+        size = len(client.get("/v1/presets", headers=key).content)
+        client.get("/v1/models/x\u2028y", headers=key)
+        client.get("/v1/models")
+    path = tmp_path / "logs" / "access.jsonl"
+    first, second, third = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (first["method"], first["route"], first["status"], first["bytes"]) == ("GET", "/v1/presets", 200, size)
+    assert first["caller"].startswith("key:")
+    assert first["ms"] > 0
+    assert (second["route"], second["status"]) == ("/v1/models/{ref}", 404)
+    assert (third["caller"], third["status"]) == ("address:testclient", 401)
+    assert key["authorization"].partition(" ")[2] not in path.read_text()
+
+
+def test_a_log_that_cannot_be_written_stops_no_call(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    with serving(tmp_path, access_log=True) as client:
+        assert client.delete("/v1/datasets/mnist-mini").status_code == 409

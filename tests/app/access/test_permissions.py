@@ -1,0 +1,184 @@
+"""Every call by every role, without a key, to a wrong host and from another site: the table of `docs/api-roles.md`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from app.access.authentication import is_open
+from app.access.permissions import REFUSALS, role_of
+from app.http.request_log import SAFE, UNCHANGING
+from app.main import create_app
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from tests.support.paths import ROOT
+from worker.keys.key_file import KeyFile
+from worker.keys.roles import ROLES, Role, includes
+from worker.settings import Settings
+
+PAGE = ROOT / "docs" / "api-roles.md"
+WRITE = "SNF_WRITE_TABLES"
+"""Set it to write the table into the page anew."""
+HEAD = (
+    "| call | operation | role | no key | read | score | train | admin | wrong host | cross-site |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
+)
+PARTS = {"ref": "nobody", "name": "nobody", "job_id": "0" * 26, "alias": "a", "version": 1, "number": 1, "step": 1}
+ELSEWHERE = {"host": "evil.example"}
+CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+PASSES = "yes"
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[TestClient]:
+    """A service without a job store."""
+    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0")
+    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, dict[str, str]]:
+    """The headers of a key of each role; `keyed` knows them."""
+    file = KeyFile(tmp_path_factory.getbasetemp() / "keyed" / "keys.json")
+    return {role: {"authorization": f"Bearer {file.create(role, role)[1]}"} for role in ROLES}
+
+
+@pytest.fixture(scope="module")
+def keyed(keys: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(tmp_path_factory.getbasetemp() / "keyed") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(tmp_path_factory.mktemp("open")) as client:
+        yield client
+
+
+def operations(client: TestClient) -> list[tuple[str, str, dict[str, Any]]]:
+    """Method, path and description of every operation."""
+    paths = client.get("/openapi.json").json()["paths"]
+    return [(method.upper(), path, one) for path, calls in paths.items() for method, one in calls.items()]
+
+
+def outcome(client: TestClient, method: str, path: str, headers: dict[str, str]) -> str:
+    """How a call with a body that is not valid is refused before its body is looked at; `PASSES` where it is not."""
+    url = path.format(**PARTS)
+    answer: httpx.Response = client.request(method, url, content=b"?" if method not in SAFE else b"", headers=headers)
+    if answer.status_code not in (401, 403):
+        assert answer.status_code != 429, (method, path, answer.text)
+        return PASSES
+    assert answer.headers["content-type"] == "application/problem+json"
+    return f"{answer.status_code} {answer.json()['type']}"
+
+
+def row(keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]], call: Any) -> str:
+    method, path, operation = call
+    cells = [
+        f"`{method} {path}`",
+        f"`{operation['operationId']}`",
+        role_of(operation) or "none",
+        outcome(keyed, method, path, {}),
+        *(outcome(keyed, method, path, keys[role]) for role in ROLES),
+        outcome(open_to_all, method, path, ELSEWHERE),
+        outcome(open_to_all, method, path, CROSS_SITE),
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def test_the_table_of_calls_is_what_the_service_does(
+    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]
+) -> None:
+    table = HEAD + "".join(row(keyed, open_to_all, keys, call) for call in operations(keyed))
+    page = PAGE.read_text(encoding="utf-8")
+    before, found, _ = page.partition(HEAD)
+    assert found, f"{PAGE} has no table"
+    if os.environ.get(WRITE):
+        PAGE.write_text(before + table, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == before + table, f"set {WRITE}=1 to write it anew, and look at the change"
+
+
+def test_every_call_needs_exactly_its_role(
+    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]
+) -> None:
+    calls = operations(keyed)
+    assert len(calls) > 40
+    for method, path, operation in calls:
+        needed = role_of(operation)
+        changes = method not in SAFE
+        if needed is None:
+            assert is_open(path), f"{method} {path} declares no role"
+            assert outcome(keyed, method, path, {}) == PASSES
+            assert not changes
+            continue
+        assert outcome(keyed, method, path, {}) == "401 unauthorized"
+        for role in ROLES:
+            expected = PASSES if includes(role, needed) else "403 insufficient-role"
+            assert outcome(keyed, method, path, keys[role]) == expected, (method, path, role)
+        assert outcome(open_to_all, method, path, {}) == PASSES
+        assert outcome(open_to_all, method, path, ELSEWHERE) == "403 host-not-allowed"
+        cross_site = "403 cross-origin" if changes else PASSES
+        assert outcome(open_to_all, method, path, CROSS_SITE) == cross_site
+        # Nor does a browser's key help a page of another origin.
+        assert outcome(keyed, method, path, keys["admin"] | CROSS_SITE) == cross_site
+        assert {str(status) for status in REFUSALS} <= set(operation["responses"])
+        assert f"Needs the role `{needed}`." in operation["description"]
+
+
+def test_reading_changes_nothing_and_only_scores_change_nothing_otherwise(keyed: TestClient) -> None:
+    calls = {operation["operationId"]: (method, role_of(operation)) for method, _, operation in operations(keyed)}
+    assert set(calls) >= UNCHANGING
+    for name, (method, role) in calls.items():
+        if method not in SAFE and name not in UNCHANGING:
+            assert role in ("train", "admin"), name
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing", "/v1", "/nothing", "/metrics/", "/v2/models", "//v1/models", "/docs/x"]
+)
+def test_what_is_no_call_needs_a_key_too(keyed: TestClient, path: str) -> None:
+    assert keyed.get(path, follow_redirects=False).status_code == 401
+
+
+def test_the_pages_are_open(keyed: TestClient) -> None:
+    for path in ("/", "/docs", "/openapi.json", "/console/js/main.js", "/docs/files/swagger-ui.css", "/healthz"):
+        assert keyed.get(path).status_code == 200, path
+    assert keyed.get("/console/../v1/models").status_code == 401
+    assert keyed.get("/console/%2e%2e/v1/models").status_code in (401, 404)
+
+
+def test_going_live_needs_an_administrator(keyed: TestClient, keys: dict[Role, dict[str, str]]) -> None:
+    train: dict[str, Any] = {"type": "train", "dataset": "d", "model": "m"}
+    calibrate: dict[str, Any] = {"type": "calibrate", "dataset": "d", "model": "m"}
+    off = {"parameters": {"activate": False}}
+    for job in (train | {"promote": True}, calibrate, calibrate | {"parameters": {"activate": True}}):
+        refused = keyed.post("/v1/jobs", json=job, headers=keys["train"])
+        assert refused.json()["type"] == "insufficient-role", job
+        assert refused.json()["needed"] == "admin"
+        assert keyed.post("/v1/jobs", json=job, headers=keys["admin"]).status_code not in (401, 403)
+    for job in (train, calibrate | off):
+        assert keyed.post("/v1/jobs", json=job, headers=keys["train"]).status_code not in (401, 403)
+    path = "/v1/models/mnist-snf-glow/calibrations"
+    assert keyed.post(path, json={"dataset": "d"}, headers=keys["train"]).status_code == 403
+    assert keyed.post(path, json={"dataset": "d", "activate": False}, headers=keys["train"]).status_code != 403
+
+
+def test_a_refusal_names_the_role_in_words(keyed: TestClient, keys: dict[Role, dict[str, str]]) -> None:
+    body = keyed.delete("/v1/models/nobody", headers=keys["score"]).json()
+    assert body["detail"] == "the key 'score' has the role 'score'; this call needs 'admin'"
+    assert (body["needed"], body["held"]) == ("admin", "score")
+
+
+def test_a_caller_is_shown_what_it_may(
+    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]
+) -> None:
+    shown = keyed.get("/v1/me", headers=keys["train"]).json()
+    assert (shown["name"], shown["role"], shown["may"]) == ("train", "train", ["read", "score", "train"])
+    assert shown["key"] in keys["train"]["authorization"]
+    assert open_to_all.get("/v1/me").json() == {"name": "anyone", "key": None, "role": "admin", "may": list(ROLES)}

@@ -1,0 +1,76 @@
+"""A stored dataset is trained on by name: checked before queueing, by the command line, and by the trainer."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+from app.http.errors import Problem
+from app.http.schemas import JobRequest
+from app.jobs.planning import check_training
+from models.datasets import DatasetStore
+from models.registry.registry import Registry
+from tests.models.datasets.sample_files import mixed, source, zipped
+from tests.support.compiled_cache import share_compiled
+from worker.attempts.attempt import JobSpec, StopFlag
+from worker.attempts.train import run
+from worker.jobs.events import EventLog
+from worker.settings import Settings
+
+PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    found = Settings(home=share_compiled(tmp_path / "home"), redis_url="redis://127.0.0.1:1/0", train_threads=1)
+    DatasetStore(found.datasets_dir).create("photos", [source(tmp_path / "uploads", zipped(mixed()))])
+    return found
+
+
+def request(**parameters: object) -> JobRequest:
+    return JobRequest.model_validate(
+        {"type": "train", "dataset": "photos", "model": "m", "preset": "snf-glow-tiny", "parameters": parameters}
+    )
+
+
+def test_the_check_before_queueing(settings: Settings) -> None:
+    store = DatasetStore(settings.datasets_dir)
+    architecture, config, dataset = check_training(request(image_size=[8, 16], colour="grey"), None, store)
+    assert architecture.image_shape == dataset.image_shape == (1, 8, 16)
+    assert config.image_size == (8, 16)
+    assert dataset.train + dataset.statistics + dataset.calibration == 60
+    with pytest.raises(Problem, match="set image_size to a multiple of 2"):
+        check_training(request(image_size=9), None, store)
+    with pytest.raises(Problem, match="image_size"):
+        check_training(request(image_size=2), None, store)
+
+
+def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_HOME", str(settings.home))
+    monkeypatch.setenv("SNF_TRAIN_THREADS", "1")
+    runner = CliRunner()
+    listed = json.loads(runner.invoke(cli, ["datasets", "--json"]).stdout)["datasets"]
+    assert {one["name"]: one["image_shape"] for one in listed}["photos"] == [3, 28, 28]
+    given = [word for key, value in PARAMETERS.items() for word in ("--set", f"{key}={value}")]
+    done = runner.invoke(cli, ["train", "--data", "photos", "--preset", "snf-glow-tiny", "--json", *given])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["ref"] == "photos-snf-glow-tiny:1"
+
+
+def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for question in ("require", "admit"):
+        monkeypatch.setattr(f"worker.attempts.train.Fence.{question}", lambda _: None)
+    monkeypatch.setattr("worker.attempts.train.PREPARING_SECONDS", 0.0)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    spec = JobSpec(
+        id="j", attempt=1, model="m", dataset="photos", preset="snf-glow-tiny", parameters=PARAMETERS, promote=False
+    )
+    stop = StopFlag()
+    run(folder, spec, settings, EventLog(folder, 1), stop)
+    manifest = Registry(settings.registry_dir).resolve("m").manifest
+    assert manifest.preprocessing.shape == (3, 8, 8)
+    assert manifest.preprocessing.fit == "crop"
+    assert "prepares the images: 60 of 60" in (folder / "events.jsonl").read_text()

@@ -1,0 +1,140 @@
+"""Drift over HTTP: real digits are no drift, brightened ones are, and a restart forgets neither."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.main import create_app
+from tests.end_to_end.support.service import files
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
+from worker.settings import Settings
+
+MODEL = "/v1/models/mnist-snf-glow"
+
+
+@contextmanager
+def service(home: Path) -> Iterator[TestClient]:
+    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0", drift_min_images=30)
+    with TestClient(create_app(settings), LOCAL) as client:
+        yield client
+
+
+def stack(brighter: int) -> bytes:
+    pixels = np.stack([np.asarray(Image.open(path)) for path in DIGITS])
+    file = io.BytesIO()
+    np.save(file, np.clip(pixels.astype(np.int64) + brighter, 0, 255).astype(np.uint8))
+    return file.getvalue()
+
+
+def score(client: TestClient, brighter: int, **query: str) -> None:
+    headers = {"content-type": "application/x-npy"}
+    client.post(f"{MODEL}/score", params=query, content=stack(brighter), headers=headers).raise_for_status()
+
+
+def drift(client: TestClient) -> dict[str | None, dict[str, Any]]:
+    return {one["source"]: one for one in client.get(f"{MODEL}:1").json()["drift"]}
+
+
+def metric(client: TestClient, name: str) -> dict[str, float]:
+    """Values by source of a metric of the model."""
+    return {
+        sample.labels["source"]: sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and sample.labels["model"] == "mnist-snf-glow"
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> None:
+    with service(home) as client:
+        assert drift(client) == {}
+        assert metric(client, "snf_drift_alarm") == {}
+        score(client, 0, source="line 1/left")
+        score(client, 0)
+        found = drift(client)
+        assert {source: one["images"] for source, one in found.items()} == {None: 72, "line 1/left": 36}
+        for one in found.values():
+            assert not one["alarm"]
+            assert one["p_value"] > 0.05
+            assert one["low_share"] < 0.2
+            assert one["alarm_since"] is None
+        assert metric(client, "snf_drift_alarm") == {"": 0, "line 1/left": 0}
+        score(client, 20, source="line 1/right")
+        found = drift(client)
+        assert {source: one["alarm"] for source, one in found.items()} == {
+            None: True,
+            "line 1/left": False,
+            "line 1/right": True,
+        }
+        assert found["line 1/right"]["low_share"] == 1
+        assert found["line 1/right"]["since"] <= found["line 1/right"]["alarm_since"]
+        assert metric(client, "snf_drift_alarm") == {"": 1, "line 1/left": 0, "line 1/right": 1}
+        assert metric(client, "snf_drift_images") == {"": 108, "line 1/left": 36, "line 1/right": 36}
+        assert metric(client, "snf_drift_p_value")["line 1/right"] < 1e-4
+        assert metric(client, "snf_drift_statistic")["line 1/right"] > 0.9
+    with service(home) as client:
+        again = drift(client)
+        # The file knows when an image came to the second.
+        assert again == {source: one | {"since": again[source]["since"]} for source, one in found.items()}
+        score(client, 0, source="line 1/left")
+        assert drift(client)["line 1/left"]["images"] == 72
+
+
+def test_images_that_fail_are_not_in_the_window(home: Path) -> None:
+    with service(home) as client:
+        before = drift(client)[None]["images"] if drift(client) else 0
+        form = [*files(DIGITS[0]), ("images", ("notes.txt", b"no image", "text/plain"))]
+        client.post(f"{MODEL}/score", params={"source": "forms"}, files=form).raise_for_status()
+        found = drift(client)
+        assert (found[None]["images"], found["forms"]["images"]) == (before + 1, 1)
+        assert found["forms"]["statistic"] is None
+
+
+def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    path = tmp_path / "drift" / "windows.json"
+    path.parent.mkdir()
+    path.write_text("no JSON")
+    with service(tmp_path) as client:
+        score(client, 0)
+        assert drift(client)[None]["images"] == 36
+    assert path.read_text().startswith('{"format_version":1')
+
+
+def test_an_alarm_is_logged_and_kept_though_nobody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.drift.monitor.EVERY_S", 0.05)
+    path = tmp_path / "drift" / "windows.json"
+    path.parent.write_text("a file where a folder should be")
+    with service(tmp_path) as client:
+        score(client, 20)
+        until(lambda: "mnist-snf-glow:1 drifts" in caplog.text)
+        until(lambda: "cannot be written" in caplog.text)
+        path.parent.unlink()
+        until(path.is_file)
+    assert caplog.text.count("mnist-snf-glow:1 drifts") == 1
+    assert caplog.text.count("cannot be written") == 1
+
+
+@pytest.mark.parametrize("source", ["", " left", "-left", "left\n", "le\tft", 'le"ft', "ü", "x" * 65])
+def test_a_bad_label_is_refused(source: str, home: Path) -> None:
+    with service(home) as client:
+        answer = client.post(f"{MODEL}/score", params={"source": source}, files=files(DIGITS[0]))
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"] == "/query/source"

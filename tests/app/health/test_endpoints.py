@@ -1,0 +1,59 @@
+"""Readiness answers soon whatever hangs, and tells strangers nothing of the disk."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.registry.model_pool import reason_of
+from models.errors import ArtifactError
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from tests.worker.support.helpers import until
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=share_compiled(tmp_path), runtime_dir=Path(f"/tmp/snf-readiness-{os.getpid()}"), redis_url=None
+    )
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[int]:
+    """The process id of a real broker."""
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    yield int(redis_client(settings).info("server")["process_id"])
+    broker.stop()
+    settings.runtime_folder.rmdir()
+
+
+def test_a_broker_that_hangs_delays_nothing(settings: Settings, server: int) -> None:
+    # Long enough that waiting for one answer could not go unnoticed.
+    patient = settings.model_copy(update={"broker_timeout_s": 20.0})
+    with TestClient(create_app(patient), LOCAL) as client:
+        until(lambda: client.get("/readyz").json()["jobs"] == "ok")
+        os.kill(server, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            until(lambda: client.get("/readyz").json()["jobs"] == "degraded", 20)
+            assert time.monotonic() - began < 20
+        finally:
+            os.kill(server, signal.SIGCONT)
+        until(lambda: client.get("/readyz").json()["jobs"] == "ok")
+
+
+def test_reasons_hold_no_paths(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing") as caught:
+        (tmp_path / "missing").read_text()
+    assert reason_of(caught.value) == "No such file or directory"
+    assert reason_of(ValueError(f"cannot read {tmp_path}")) == "ValueError"
+    assert reason_of(ArtifactError("digits/1/manifest.json is missing")) == "digits/1/manifest.json is missing"

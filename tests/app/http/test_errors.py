@@ -1,0 +1,186 @@
+"""Every error of the service is a problem of RFC 9457, and OpenAPI says so."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from app.health import endpoints as operations
+from app.http.errors import pointer_of
+from app.jobs import endpoints as jobs
+from app.jobs import event_endpoints as job_events
+from app.jobs import result_endpoints as job_files
+from app.main import Service, create_app
+from app.registry import endpoints as models
+from app.samples import endpoints as samples
+from app.scoring import endpoints as scores
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from worker.settings import Settings
+
+MEMBERS = {"type", "title", "status", "detail", "instance"}
+
+
+def make_app(home: Path, **changes: Any) -> Service:
+    return create_app(
+        Settings(home=share_compiled(home), max_upload_bytes=4096, redis_url="redis://127.0.0.1:1/0", **changes)
+    )
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    app = make_app(tmp_path)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("the secret of the house")
+
+    with TestClient(app, LOCAL, raise_server_exceptions=False) as made:
+        yield made
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert set(body) >= MEMBERS
+    assert (body["status"], body["type"]) == (status, slug)
+    assert body["instance"] == response.request.url.path
+    return body
+
+
+def test_unknown_path(client: TestClient) -> None:
+    problem(client.get("/nowhere"), 404, "not-found")
+
+
+def test_wrong_method_names_the_right_one(client: TestClient) -> None:
+    response = client.delete("/v1/models")
+    problem(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == "GET"
+
+
+def test_unknown_model(client: TestClient) -> None:
+    problem(client.get("/v1/models/nobody"), 404, "model-not-found")
+    problem(client.get("/v1/models/Not A Name!"), 404, "model-not-found")
+
+
+def test_validation_points_at_every_wrong_part(client: TestClient) -> None:
+    body = problem(client.post("/v1/models/m/score?alpha=7&colour=red"), 422, "invalid-request")
+    assert {one["pointer"] for one in body["errors"]} == {"/query/alpha", "/query/colour"}
+    assert all(one["detail"] for one in body["errors"])
+
+
+def test_unreadable_json(client: TestClient) -> None:
+    response = client.post("/v1/jobs", content=b"{", headers={"content-type": "application/json"})
+    assert problem(response, 422, "invalid-request")["errors"][0]["pointer"].startswith("/body")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs"])
+def test_too_large_body_with_a_declared_size(client: TestClient, path: str) -> None:
+    response = client.post(path, content=b" " * 5000, headers={"content-type": "application/json"})
+    assert "4096 bytes" in problem(response, 413, "content-too-large")["detail"]
+
+
+def test_too_large_body_without_a_declared_size(client: TestClient) -> None:
+    response = client.post(
+        "/v1/jobs", content=(b" " * 500 for _ in range(10)), headers={"content-type": "application/json"}
+    )
+    problem(response, 413, "content-too-large")
+
+
+def test_json_bodies_are_small(tmp_path: Path) -> None:
+    with TestClient(
+        create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")), LOCAL
+    ) as client:
+        body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
+        assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
+
+
+def test_only_json_is_json(client: TestClient) -> None:
+    for headers in ({}, {"content-type": "text/plain"}):
+        problem(client.post("/v1/jobs", content=b"{}", headers=headers), 415, "unsupported-media-type")
+
+
+def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
+    routes = [
+        route
+        for router in (job_events, job_files, jobs, models, operations, samples, scores)
+        for route in router.router.routes
+    ]
+    assert len(routes) > 8
+    for route in routes:
+        assert isinstance(route, APIRoute)
+        assert route.body_field is None, f"{route.path}: read the body in a dependency, see app.http.json_body"
+
+
+def test_unexpected_errors_tell_nothing_of_the_inside(client: TestClient) -> None:
+    response = client.get("/broken")
+    problem(response, 500, "internal-error")
+    assert "secret" not in response.text
+    assert "RuntimeError" not in response.text
+
+
+def test_broker_down_says_when_to_come_back_and_nothing_of_the_inside(client: TestClient) -> None:
+    response = client.get("/v1/jobs")
+    assert "127.0.0.1" not in problem(response, 503, "jobs-unavailable")["detail"]
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_keys_are_asked_for_when_there_are_any(tmp_path: Path) -> None:
+    with TestClient(make_app(tmp_path, api_keys=("sesame", "other")), LOCAL) as client:
+        response = client.get("/v1/models")
+        problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        for headers in (
+            {"x-api-key": "sesam"},
+            {"authorization": "Bearer wrong"},
+            {"x-api-key": "s\xe9same".encode("latin-1")},
+        ):
+            problem(client.get("/v1/models", headers=headers), 401, "unauthorized")
+        for headers in ({"x-api-key": "sesame"}, {"authorization": "Bearer other"}):
+            assert client.get("/v1/models", headers=headers).status_code == 200
+        assert client.get("/healthz").status_code == 200
+
+
+def test_openapi_documents_the_one_error_model(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    assert set(schemas["ProblemDetails"]["required"]) == MEMBERS
+    assert "HTTPValidationError" not in schemas
+    ids = []
+    for path, calls in document["paths"].items():
+        for operation in calls.values():
+            ids.append(operation["operationId"])
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400 and path != "/readyz":
+                    assert list(answer["content"]) == ["application/problem+json"], (path, status)
+    assert len(ids) == len(set(ids))
+    assert set(ids) >= {"list_models", "get_model", "score_images", "sample_images", "submit_job", "list_jobs"}
+
+
+def test_every_reference_of_the_document_leads_somewhere(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+
+    def walk(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    for reference in walk(document):
+        target = document
+        for part in reference.removeprefix("#/").split("/"):
+            assert part in target, reference
+            target = target[part]
+
+
+def test_pointers_are_escaped() -> None:
+    assert pointer_of(("body", "a/b", "c~d", 3)) == "/body/a~1b/c~0d/3"

@@ -1,0 +1,122 @@
+"""Jobs that cannot succeed are refused before they are queued."""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.http.errors import Problem
+from app.http.schemas import Estimate, JobRequest
+from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.main import create_app
+from app.state import House
+from models.datasets import DatasetStore
+from tests.support.local import LOCAL
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Queue
+from worker.jobs.worker_registry import Presence, WorkerInfo
+from worker.settings import Settings
+
+
+def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
+    settings = Settings(home=tmp_path, data_dir=tmp_path, redis_url="redis://127.0.0.1:1/0")
+    with TestClient(create_app(settings), LOCAL) as client:
+        answer = client.post("/v1/jobs", json={"type": "train", "dataset": "mnist", "model": "m"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "dataset-unfit")
+    assert "mnist.npz" in answer.json()["detail"]
+    assert str(tmp_path) not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "of_each", "processes", "fits"),
+    [
+        ("cpu", 2**20, None, 1, False),
+        ("cpu", 2**40, None, 1, True),
+        ("cpu", None, None, 1, None),
+        ("cpu", 2**40, 2**20, 1, False),
+        ("cpu", 2**40, 2**28, 1, False),
+        ("cpu", 2**40, 2**28, 64, True),
+        ("cuda:0", 2**20, None, 1, None),
+        ("cuda:0", 2**40, 2**20, 1, False),
+    ],
+)
+def test_an_estimate_says_whether_a_worker_has_the_memory(
+    tmp_path: Path, device: str, memory: int | None, of_each: int | None, processes: int, fits: bool | None
+) -> None:
+    queue = Queue.TRAIN_CPU if device == "cpu" else Queue.TRAIN_GPU
+    worker = WorkerInfo(
+        name="w",
+        device=device,
+        queues=(queue,),
+        memory_bytes=memory,
+        train_memory_bytes=of_each,
+        train_processes=processes,
+        started_at=datetime.now(UTC),
+    )
+    house = SimpleNamespace(
+        settings=Settings(home=tmp_path),
+        datasets=DatasetStore(tmp_path / "datasets"),
+        presence=SimpleNamespace(workers=lambda: [worker]),
+        pace=SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)),
+    )
+    request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
+    plan = plan_job(request, cast(House, house))
+    assert plan.estimate is not None
+    assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (queue, 1, fits, True)
+
+
+def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:
+    estimate = Estimate(
+        seconds=1.0, memory_bytes=3000, parameters=1, slowness=1.0, measured=False, fits=False, available_bytes=2000
+    )
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
+    with pytest.raises(Problem) as refused:
+        require_memory(plan)
+    assert (refused.value.status, refused.value.slug) == (422, "out-of-memory-expected")
+    assert refused.value.extensions == {"memory_bytes": 3000, "available_bytes": 2000}
+    assert all(figure in refused.value.detail for figure in ("3000", "2000", '"force": true'))
+    for fits in (True, None):
+        require_memory(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
+    require_memory(replace(plan, estimate=None))
+
+
+def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    small = WorkerInfo(
+        name="w",
+        device="cpu",
+        queues=(Queue.TRAIN_CPU,),
+        memory_bytes=2**40,
+        train_memory_bytes=2**20,
+        started_at=datetime.now(UTC),
+    )
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+    key = {"Idempotency-Key": "one"}
+    try:
+        with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+            unknown = client.post("/v1/jobs", json=request)
+            assert (unknown.status_code, unknown.json()["estimate"]["fits"]) == (202, None)
+            presence.announce(small, 60)
+            refused = client.post("/v1/jobs", json=request, headers=key)
+            assert (refused.status_code, refused.json()["type"]) == (422, "out-of-memory-expected")
+            assert refused.json()["available_bytes"] == 2**20 < refused.json()["memory_bytes"]
+            estimate = client.post("/v1/jobs/estimate", json=request)
+            assert (estimate.status_code, estimate.json()["estimate"]["fits"]) == (200, False)
+            forced = client.post("/v1/jobs", json=request | {"force": True}, headers=key)
+            assert forced.status_code == 202
+            assert len(client.get("/v1/jobs").json()["jobs"]) == 2
+            (worker,) = client.get("/v1/workers").json()["workers"]
+            assert (worker["state"], worker["train_memory_bytes"]) == ("idle", 2**20)
+    finally:
+        broker.stop()
+        shutil.rmtree(settings.runtime_folder)

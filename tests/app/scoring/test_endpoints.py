@@ -1,0 +1,136 @@
+"""Every image is answered by itself, whatever is scored with it: its numbers, its failure."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from torch import Tensor
+
+from app.main import create_app
+from app.state import House
+from models.scorer import Scorer
+from models.scoring.flow_pass import FlowPass
+from models.steps import Steps
+from tests.end_to_end.support.service import files
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from tests.support.paths import DIGITS
+from tests.worker.support.helpers import until
+from worker.settings import Settings
+
+SCORE = "/v1/models/mnist-snf-glow/score"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
+    with TestClient(create_app(settings), LOCAL) as found:
+        yield found
+
+
+@pytest.fixture
+def overflowing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic that overflows on the first image of a request."""
+    client.post(SCORE, files=files(DIGITS[0])).raise_for_status()
+    exact = FlowPass.terms
+
+    def overflow(found: FlowPass) -> Tensor:
+        terms = exact(found)
+        terms[0] = float("inf")
+        return terms
+
+    monkeypatch.setattr(FlowPass, "terms", overflow)
+
+
+@pytest.mark.parametrize("draws", [1, 3, 8, 9, 32])
+def test_a_turn_has_no_more_draws_than_a_step_of_large_images(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, draws: int
+) -> None:
+    query = {"draws": draws}
+    alone = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
+    exact, in_a_turn = Scorer.score_each, []
+
+    def noted(scorer: Scorer, images: Any, draws: int = 1) -> Any:
+        in_a_turn.append(len(images) * draws)
+        return exact(scorer, images, draws)
+
+    monkeypatch.setattr(Scorer, "score_each", noted)
+    # That of images of 256x256 pixels.
+    monkeypatch.setattr(Scorer, "at_once", 8)
+    found = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
+    for one, other in zip(found["results"], alone["results"], strict=True):
+        assert one["log_likelihood"] == other["log_likelihood"]
+    # Larger numbers of draws go through the steps of the scorer instead.
+    assert max(in_a_turn, default=0) <= 8
+    assert bool(in_a_turn) == (draws <= 8)
+
+
+@pytest.mark.usefixtures("overflowing")
+def test_an_overflow_fails_its_image_alone(client: TestClient) -> None:
+    answer = client.post(SCORE, params={"fdr": True}, files=files(*DIGITS[:3]))
+    assert answer.status_code == 200
+    body = answer.json()
+    assert [one["status"] for one in body["results"]] == ["error", "ok", "ok"]
+    assert body["results"][0]["error"]["type"] == "score-not-finite"
+    assert body["fdr"]["q_values"][0] is None
+    assert None not in body["fdr"]["q_values"][1:]
+
+
+@pytest.mark.usefixtures("overflowing")
+def test_an_overflow_of_the_only_image_is_the_problem(client: TestClient) -> None:
+    raw = client.post(SCORE, content=DIGITS[0].read_bytes(), headers={"content-type": "image/png"})
+    assert (raw.status_code, raw.json()["type"]) == (422, "score-not-finite")
+    form = client.post(SCORE, files=files(DIGITS[0]))
+    assert (form.status_code, form.json()["type"]) == (422, "no-image-scored")
+
+
+def post(client: TestClient, number: int) -> dict[str, Any]:
+    """One digit, as a form and raw by turns, at one of three alphas."""
+    digit = DIGITS[number % len(DIGITS)]
+    query = {} if number % 3 == 0 else {"alpha": 0.1 * (number % 3)}
+    if number % 2:
+        answer = client.post(SCORE, params=query, files=files(digit))
+    else:
+        answer = client.post(SCORE, params=query, content=digit.read_bytes(), headers={"content-type": "image/png"})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def rounded(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer whose evidence is rounded: its last digits depend on how many verdicts were made at once."""
+    [result] = answer["results"]
+    anomaly = result["anomaly"]
+    reasons = [{**one, "z": round(one["z"], 8), "share": round(one["share"], 8)} for one in anomaly["reasons"]]
+    anomaly = {**anomaly, "statistic": round(anomaly["statistic"], 8), "reasons": reasons}
+    return {**answer, "results": [{**result, "anomaly": anomaly}]}
+
+
+def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [post(client, number) for number in range(32)]
+    house = client.app_state["house"]
+    assert isinstance(house, House)
+    assert client.portal is not None
+    batches: list[int] = []
+    monkeypatch.setattr(house.metrics, "observe_batch", batches.append)
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold() -> Steps[None]:
+        begun.set()
+        assert gate.wait(60)
+        return
+        yield
+
+    with ThreadPoolExecutor(32) as clients:
+        held = client.portal.start_task_soon(house.queue.run, "address:elsewhere", hold(), 1)
+        assert begun.wait(60)
+        answers = [clients.submit(post, client, number) for number in range(32)]
+        until(lambda: house.queue.images == 33)
+        gate.set()
+        held.result(60)
+        together = [answer.result(60) for answer in answers]
+    assert batches == [32]
+    assert [rounded(one) for one in together] == [rounded(one) for one in alone]

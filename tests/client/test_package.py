@@ -1,0 +1,81 @@
+"""What a program that uses the client gets: no server's libraries, and types."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from mypy import api
+
+from tests.support.paths import ROOT
+
+
+def test_the_client_needs_none_of_the_servers_libraries() -> None:
+    code = """
+        import sys, snf_client
+        heavy = ("torch", "fastapi", "starlette", "celery", "redis", "openvino", "scipy", "sklearn", "typer")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+PROGRAM = """
+import asyncio
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+from PIL import Image
+
+from snf_client import AsyncClient, Client, Event, heat_map_array
+from app.registry.schemas import ModelDetail, ModelPage
+from app.http.schemas import JobView, Scores
+
+
+def use(client: Client) -> list[float]:
+    assert_type(client.models.list(), ModelPage)
+    assert_type(client.models.get("first"), ModelDetail)
+    job = client.jobs.train("digits", "first", parameters={"max_steps": 3})
+    assert_type(job, JobView)
+    for event in client.jobs.events(job.id):
+        assert_type(event, Event)
+    scores = client.score("first", [Path("a.png"), "b.png", b"...", Image.new("L", (28, 28))], fdr=True)
+    scores = client.score("first", np.zeros((3, 28, 28), np.uint8))
+    assert_type(scores, Scores)
+    for one in scores.results:
+        if one.status == "ok" and one.heat_map is not None:
+            print(heat_map_array(one.heat_map).shape)
+    return [one.log_likelihood for one in scores.results if one.status == "ok"]
+
+
+async def use_async(client: AsyncClient) -> None:
+    assert_type(await client.models.get("first"), ModelDetail)
+    assert_type((await client.samples.draw("first", 3)).seed, int)
+    async for event in client.jobs.events("x"):
+        assert_type(event, Event)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.readiness())
+
+
+def wrong(client: Client, other: AsyncClient) -> None:
+    client.models.get(3)
+    client.jobs.list(status="nope")
+    client.score("first", [1, 2])
+    other.readiness().status
+"""
+WRONG = 4
+
+
+def test_programs_are_checked_strictly(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    first = PROGRAM[: PROGRAM.index("def wrong")].count("\n") + 1
+    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
+    found, problems, _ = api.run([*options, str(program)])
+    assert not problems
+    lines = [int(line.split(":")[1]) for line in found.splitlines() if "program.py:" in line and ": error:" in line]
+    assert len(set(lines)) == WRONG, found
+    assert min(lines) > first, found

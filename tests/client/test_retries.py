@@ -1,0 +1,262 @@
+"""What is repeated, when, and what is raised in the end, against a real server."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from app.http.schemas import Readiness
+from snf_client import (
+    AsyncClient,
+    Busy,
+    Client,
+    ClientError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    ProblemError,
+    ServiceFailed,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
+from snf_client.request import Repeat
+from snf_client.retries import may_repeat
+from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
+
+JOB = {
+    "id": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+    "type": "train",
+    "status": "queued",
+    "queue": "train-cpu",
+    "dataset": "mnist-mini",
+    "model": "first",
+    "preset": "snf-glow-tiny",
+    "parameters": {},
+    "promote": False,
+    "device": "auto",
+    "created_at": "2026-07-01T12:00:00Z",
+    "started_at": None,
+    "finished_at": None,
+    "attempts": 0,
+    "checkpoint_step": None,
+    "cancel_requested": False,
+    "pause_requested": False,
+    "retry_of": None,
+    "estimate": None,
+    "progress": {},
+    "metrics": {},
+    "error": None,
+    "result": None,
+    "links": {},
+}
+BUSY, DOWN = problem(429, "queue-full"), problem(503, "draining")
+
+
+def in_threads(url: str) -> Readiness:
+    with Client(url, retries=QUICK) as client:
+        return client.readiness()
+
+
+def on_a_loop(url: str) -> Readiness:
+    async def ask() -> Readiness:
+        async with AsyncClient(url, retries=QUICK) as client:
+            return await client.readiness()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[in_threads, on_a_loop])
+def ask(request: pytest.FixtureRequest) -> Callable[[str], Readiness]:
+    found: Callable[[str], Readiness] = request.param
+    return found
+
+
+@pytest.mark.parametrize(
+    "before",
+    [(BUSY,), (BUSY, BUSY, BUSY), (DROPPED,), (Answer(cut=True),), (BUSY, DROPPED, Answer(502, b"<html>"))],
+    ids=["busy", "busy-thrice", "dropped", "cut", "mixed"],
+)
+def test_harmless_calls_are_repeated(ask: Callable[[str], Readiness], before: tuple[Answer | None, ...]) -> None:
+    with scripted(*before, Answer()) as server:
+        assert ask(server.url).status == "ready"
+        assert len(server.requests) == len(before) + 1
+
+
+def test_the_last_error_is_raised_with_its_type(ask: Callable[[str], Readiness]) -> None:
+    with scripted(
+        DROPPED, *[problem(429, "queue-full", errors=[{"pointer": "/x", "detail": "y"}], more=7)] * 9
+    ) as server:
+        with pytest.raises(Busy) as raised:
+            ask(server.url)
+        assert len(server.requests) == QUICK.attempts
+    error = raised.value
+    assert (error.status, error.type, error.title, error.detail) == (429, "queue-full", "Queue-Full", "so it is")
+    assert [(one.pointer, one.detail) for one in error.errors] == [("/x", "y")]
+    assert error.extensions == {"more": 7}
+
+
+def test_a_service_that_is_not_there(ask: Callable[[str], Readiness]) -> None:
+    with scripted() as server:
+        pass
+    with pytest.raises(ServiceUnavailable, match="does not answer") as raised:
+        ask(server.url)
+    assert not raised.value.sent
+
+
+def test_a_service_that_has_answered_is_tried_longer() -> None:
+    told: list[float] = []
+    retries = replace(QUICK, attempts=7, strangers=2, told=lambda _error, seconds: told.append(seconds))
+    with scripted(Answer(headers={"Connection": "close"})) as server:
+        known = Client(server.url, retries=retries)
+        known.readiness()
+    with known, pytest.raises(ServiceUnavailable):
+        known.readiness()
+    assert len(told) == 6
+    told.clear()
+    with Client(server.url, retries=retries) as client, pytest.raises(ServiceUnavailable):
+        client.readiness()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (422, InvalidRequest), (413, InvalidRequest), (500, ServiceFailed)],
+)
+def test_refusals_are_not_repeated(status: int, kind: type[ProblemError]) -> None:
+    with scripted(problem(status, "no")) as server, Client(server.url, retries=QUICK) as client:
+        with pytest.raises(kind):
+            client.models.list()
+        assert len(server.requests) == 1
+
+
+def test_something_else_answers() -> None:
+    page = Answer(404, b"<html>nginx</html>")
+    with scripted(page, Answer(200, b"<html>hello</html>")) as server, Client(server.url, retries=QUICK) as client:
+        with pytest.raises(NotFound, match="the service answered 404 Not Found"):
+            client.models.list()
+        with pytest.raises(UnexpectedAnswer):
+            client.models.list()
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_obeyed(form: str) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    busy = problem(429, "queue-full", headers={"Retry-After": "1" if form == "seconds" else date})
+    with scripted(busy, Answer()) as server, Client(server.url, retries=QUICK) as client:
+        began = time.monotonic()
+        client.readiness()
+        # A date has no fractions of a second.
+        assert 0.9 < time.monotonic() - began < 3.5
+
+
+def test_no_wait_is_longer_than_the_time_for_all_attempts() -> None:
+    down = problem(503, "draining", headers={"Retry-After": "3600"})
+    with scripted(down, Answer()) as server, Client(server.url, retries=replace(QUICK, seconds=5)) as client:
+        began = time.monotonic()
+        with pytest.raises(ServiceFailed) as raised:
+            client.models.list()
+        assert raised.value.retry_after == 3600
+        assert time.monotonic() - began < 2
+
+
+def test_a_job_is_submitted_once_however_often_it_is_sent() -> None:
+    with scripted(DROPPED, DOWN, Answer(202, JOB)) as server, Client(server.url, retries=QUICK) as client:
+        assert client.jobs.train("mnist-mini", "first").id == JOB["id"]
+    keys = [request.headers["Idempotency-Key"] for request in server.requests]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+def test_what_may_not_be_done_twice_is_sent_twice_only_where_it_was_refused() -> None:
+    with scripted(DOWN, Answer(202, JOB), DROPPED) as server, Client(server.url, retries=QUICK) as client:
+        client.jobs.cancel(JOB["id"])  # type: ignore[arg-type]
+        with pytest.raises(ServiceUnavailable):
+            client.jobs.cancel(JOB["id"])  # type: ignore[arg-type]
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("lost", [DROPPED, Answer(502, b"<html>")], ids=["dropped", "proxy"])
+def test_a_deletion_whose_answer_was_lost_may_find_that_it_was_done(lost: Answer | None) -> None:
+    gone = problem(404, "dataset-not-found")
+    with scripted(lost, gone, lost, gone, BUSY, gone) as server:
+        with Client(server.url, retries=QUICK) as client:
+            client.datasets.delete("cells")
+
+        async def on_a_loop() -> None:
+            async with AsyncClient(server.url, retries=QUICK) as client:
+                await client.models.delete_version("digits", 1)
+
+        asyncio.run(on_a_loop())
+        with Client(server.url, retries=QUICK) as client, pytest.raises(NotFound):
+            client.datasets.delete("never-there")  # what was refused at first was not done
+        assert [request.method for request in server.requests] == ["DELETE"] * 6
+
+
+@pytest.mark.parametrize("refusal", [DROPPED, BUSY])
+def test_an_upload_is_not_repeated(refusal: Answer | None, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x" * 300_000)
+    told: list[tuple[int, int]] = []
+    with scripted(refusal, Answer(201)) as server, Client(server.url, retries=QUICK) as client:
+        with pytest.raises(ClientError):
+            client.datasets.upload("some", tmp_path, progress=lambda done, total: told.append((done, total)))
+        assert len(server.requests) == 1
+    assert told[-1] == (300_000, 300_000)
+
+
+def test_which_errors_may_be_repeated() -> None:
+    unsent, lost = ServiceUnavailable("no", sent=False), ServiceUnavailable("no", sent=True)
+    busy, proxy = Busy(429, "x", "x", "x"), ServiceFailed(502, "x", "x", "x")
+    table = {
+        Repeat.HARMLESS: (True, True, True, True),
+        Repeat.REFUSED: (True, False, True, False),
+        Repeat.UNSENT: (True, False, False, False),
+    }
+    for repeat, wanted in table.items():
+        assert tuple(may_repeat(repeat, error) for error in (unsent, lost, busy, proxy)) == wanted, repeat
+        assert not may_repeat(repeat, ValueError())
+
+
+def test_pauses_grow_and_differ() -> None:
+    retries = replace(QUICK, first_pause=1.0, longest_pause=8.0)
+    for failures, longest in ((1, 1.0), (2, 2.0), (4, 8.0), (9, 8.0)):
+        pauses = {retries.pause(None, failures) for _ in range(50)}
+        assert len(pauses) > 1
+        assert all(longest / 2 <= pause <= longest for pause in pauses)
+    told: list[float] = []
+    heard = replace(QUICK, told=lambda _error, seconds: told.append(seconds))
+    with scripted(BUSY, DROPPED, Answer()) as server, Client(server.url, retries=heard) as client:
+        client.readiness()
+    assert len(told) == 2
+
+
+def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(server: Scripted) -> tuple[str, str | None]:
+        return server.requests[-1].path, server.requests[-1].headers.get("Authorization")
+
+    with scripted(Answer(), Answer()) as server:
+        monkeypatch.setenv("SNF_URL", server.url + "/")
+        monkeypatch.setenv("SNF_API_KEY", "secret")
+        with Client() as client:
+            client.readiness()
+        assert asked(server) == ("/readyz", "Bearer secret")
+        with Client(key="other") as client:
+            client.readiness()
+        assert asked(server) == ("/readyz", "Bearer other")
+    with pytest.raises(ValueError, match="expected an address"):
+        Client("127.0.0.1:8000")
+
+
+def test_a_download_is_there_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "scores.parquet"
+    half, whole = Answer(200, b"PAR", cut=True), Answer(200, b"PAR1")
+    with scripted(half, whole, *[half] * 4) as server, Client(server.url, retries=QUICK) as client:
+        assert client.jobs.download("x", target).read_bytes() == b"PAR1"
+        with pytest.raises(ServiceUnavailable):
+            client.jobs.download("x", target)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert target.read_bytes() == b"PAR1"

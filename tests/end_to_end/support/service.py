@@ -1,0 +1,95 @@
+"""Real processes for the end-to-end tests: a service alone, or everything that `snf up` starts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.compiled_cache import share_compiled
+from tests.support.paths import ROOT
+
+READY_S = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(home: Path, **changes: Any) -> dict[str, str]:
+    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours."""
+    share_compiled(home)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k != "REDIS_URL"}
+    return clean | {"SNF_HOME": str(home), "SNF_NICE": "0"} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
+
+
+@contextmanager
+def running(*arguments: str, home: Path, **changes: Any) -> Iterator[httpx.Client]:
+    """Runs `python -m ...` until the block ends, then asks it to stop and checks that it does so cleanly."""
+    port = free_port()
+    log = home / f"{arguments[0]}.log"
+    variables = environment(home, port=port, **changes)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
+            await_ready(client, process, log)
+            yield client
+            assert process.poll() is None, log.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def await_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"not ready after {READY_S} s:\n{log.read_text()}")
+
+
+def files(*paths: Path) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("images", (path.name, path.read_bytes(), "image/png")) for path in paths]
+
+
+def score_one(client: httpx.Client, ref: str, data: bytes, **query: Any) -> float:
+    answer = client.post(f"/v1/models/{ref}/score", params=query, content=data, headers={"content-type": "image/png"})
+    assert answer.status_code == 200, answer.text
+    value: float = answer.json()["results"][0]["log_likelihood"]
+    return value
+
+
+def await_job(client: httpx.Client, job_id: str, *statuses: str, seconds: float = 240) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+        if job["status"] in statuses:
+            return job
+        assert job["status"] not in {"failed", "succeeded", "cancelled"}, job
+        time.sleep(0.3)
+    raise AssertionError(f"job {job_id} did not get to {statuses} in {seconds} s: {job}")

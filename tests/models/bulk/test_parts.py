@@ -1,0 +1,310 @@
+"""Bulk scoring: sources by range, parts, their merging, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from models.bulk.part import Stopped, score_part
+from models.bulk.plan import BulkPlan, open_plan
+from models.bulk.sources import BuiltinImages, Found, ImageFiles, ImageSource, StoredImages, open_source
+from models.bulk.table import SCHEMA, merge_parts
+from models.datasets import DatasetStore, load_dataset
+from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
+from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.scorer import Scorer
+from models.scoring.likelihood import Likelihood
+from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.support.paths import DATA
+
+EXACT = Preprocessing(channels=1, height=28, width=28)
+COUNT = 70
+"""More than one batch."""
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Digits as files, three of them bad: no image, another size, not there."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = [folder / f"{index:03d}.png" for index in range(COUNT)]
+    for path, data in zip(paths, pngs(COUNT).values(), strict=True):
+        path.write_bytes(data)
+    paths[3].write_bytes(b"no image")
+    paths[66].write_bytes((DATA / "mnist/00027-4.png").read_bytes()[:200])
+    paths[7].unlink()
+    return paths
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
+    folder = tmp_path_factory.mktemp("home")
+    store = DatasetStore(folder / "datasets", reserve=0)
+    store.create("digits", [source(folder / "uploads", zipped(pngs(40, folders=3)))])
+    store.create("photos", [source(folder / "uploads", zipped(mixed()))])
+    store.create("array", [source(folder / "uploads", npz(images=DIGITS[:20, 0]), "array.npz")])
+    return store
+
+
+def pixels(found: list[Found]) -> list[bytes]:
+    return [image.pixels.tobytes() for _, image in found if isinstance(image, DecodedImage)]
+
+
+def in_ranges(images: ImageSource, size: int) -> list[Found]:
+    return [one for start in range(0, images.count, size) for one in images.read(start, start + size)]
+
+
+def shown(found: list[Found]) -> list[tuple[str, object]]:
+    return [(path, image.slug if isinstance(image, ImageError) else image.pixels.tobytes()) for path, image in found]
+
+
+@pytest.mark.parametrize("name", ["digits", "photos", "array", "mnist-mini"])
+def test_ranges_make_the_whole(name: str, store: DatasetStore) -> None:
+    images = open_source(name, None, store, EXACT)
+    whole = list(images.read(0, images.count))
+    assert len({path for path, _ in whole}) == len(whole) == images.count
+    assert shown(in_ranges(images, 7)) == shown(whole)
+    assert open_source(name, None, store, EXACT).digest == images.digest
+
+
+def test_stored_images_are_those_that_were_uploaded(store: DatasetStore) -> None:
+    wanted = pngs(40, folders=3)
+    found = dict(StoredImages(store, "digits", EXACT).read(0, 40))
+    assert found.keys() == wanted.keys()
+    for path, data in wanted.items():
+        image, alone = found[path], decode_image(data, EXACT)
+        assert isinstance(image, DecodedImage)
+        assert (image.pixels == alone.pixels).all()
+        assert (image.format, image.source_size, image.converted) == (alone.format, alone.source_size, alone.converted)
+
+
+def test_a_policy_is_that_of_the_model(store: DatasetStore) -> None:
+    rgb = Preprocessing(channels=3, height=16, width=24, fit="pad", colour="rgb")
+    found = list(StoredImages(store, "photos", rgb).read(0, 60))
+    wanted = {path: decode_image(data, rgb).pixels for path, data in mixed().items()}
+    assert len(pixels(found)) == 60
+    for path, image in found:
+        assert isinstance(image, DecodedImage)
+        assert (image.pixels == wanted[path]).all()
+
+
+def test_builtin_images_are_training_then_test(store: DatasetStore) -> None:
+    images = open_source("mnist-mini", None, store, EXACT)
+    found = list(images.read(0, images.count))
+    dataset = load_dataset("mnist-mini", None)
+    assert found[-1][0] == f"x_test/{len(dataset.test) - 1:02d}"
+    assert pixels(found)[-len(dataset.test) :] == [image.tobytes() for image in dataset.test]
+    learned = np.concatenate([dataset.train, dataset.statistics, dataset.calibration])
+    assert sorted(pixels(found)[: len(learned)]) == sorted(image.tobytes() for image in learned)
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK\x03\x04 cut off", npz(other=DIGITS[:3, 0]), npz(x_train=DIGITS[:3, 0].astype(np.float32))]
+)
+def test_a_foreign_builtin_file_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mnist.npz").write_bytes(data)
+    with pytest.raises(DatasetRefused):
+        open_source("mnist", tmp_path, None, EXACT)
+
+
+def test_datasets_that_are_not_there(tmp_path: Path) -> None:
+    for store in (None, DatasetStore(tmp_path / "none")):
+        with pytest.raises(DatasetNotFound, match="mnist-mini"):
+            open_source("nothing", None, store, EXACT)
+    store = DatasetStore(tmp_path / "home", reserve=0)
+    store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12)))])
+    images = StoredImages(store, "gone", EXACT)
+    store.delete("gone")
+    with pytest.raises(DatasetNotFound):
+        list(images.read(0, 1))
+    store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12, start=20)))])
+    with pytest.raises(DatasetNotFound):
+        list(images.read(0, 1))
+    assert StoredImages(store, "gone", EXACT).digest != images.digest
+
+
+def test_the_digest_of_files_tells_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    before = ImageFiles([path], EXACT).digest
+    assert ImageFiles([path], EXACT).digest == before
+    path.write_bytes(b"three")
+    assert len({before, ImageFiles([path], EXACT).digest, ImageFiles([path, path], EXACT).digest}) == 3
+
+
+def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
+    images, out = ImageFiles(files, scorer.preprocessing), tmp_path / "part.parquet"
+    told: list[int] = []
+    found = score_part(scorer, images, 0, COUNT, out, alpha=1.0, should_stop=never, progress=told.append)
+    assert told == [64, 6]
+    rows = parquet.ParquetFile(out).read().to_pylist()
+    assert [row["path"] for row in rows] == [str(path) for path in files]
+    bad = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert bad == {
+        str(files[3]): "undecodable-image",
+        str(files[7]): "unreadable-image",
+        str(files[66]): "truncated-image",
+    }
+    assert dataclasses.astuple(found) == (COUNT, 3, COUNT - 3)
+    for row, (_, image) in zip(rows, images.read(0, COUNT), strict=True):
+        if isinstance(image, ImageError):
+            assert row["error_detail"] == image.detail
+            assert row["log_likelihood"] is row["p_value"] is row["is_anomaly"] is row["warning"] is None
+            continue
+        alone = scorer.score(image.pixels[None])[0]
+        verdict = scorer.anomaly(alone, 1.0)
+        wanted = (alone.log_likelihood, alone.bits_per_dim, verdict.p_value, verdict.score, verdict.is_anomaly)
+        assert tuple(row[k] for k in ("log_likelihood", "bits_per_dim", "p_value", "score", "is_anomaly")) == wanted
+
+
+class Overflowing:
+    """A scorer whose arithmetic overflows on one image of a batch."""
+
+    def __init__(self, scorer: Scorer, index: int) -> None:
+        self.manifest, self.anomalies = scorer.manifest, scorer.anomalies
+        self._scorer, self._index = scorer, index
+
+    def score_each(self, images: np.ndarray) -> list[Likelihood | ScoreNotFinite]:  # type: ignore[type-arg]
+        found = self._scorer.score_each(images)
+        found[self._index] = ScoreNotFinite("overflow")
+        return found
+
+
+def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
+    images, out = ImageFiles(files, scorer.preprocessing), tmp_path / "part.parquet"
+    overflowing: Scorer = Overflowing(scorer, 3)  # type: ignore[assignment]
+    score_part(overflowing, images, 0, 6, out, alpha=None, should_stop=never)
+    errors = parquet.ParquetFile(out).read()["error"].to_pylist()
+    assert errors == [None, None, None, "undecodable-image", "score-not-finite", None]
+
+
+def test_parts_make_one_file_whatever_their_size(
+    scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.bulk.table.GROUP_ROWS", 16)
+    images = ImageFiles(files[:40], scorer.preprocessing)
+    merged = []
+    for size in (7, 16, 40):
+        plan = plan_of(scorer, images, images_per_part=size)
+        work = open_plan(tmp_path / f"{size}", plan)
+        assert work.missing() == list(range(math.ceil(40 / size)))
+        for index in work.missing():
+            score_part(scorer, images, *plan.ranges[index], work.part_path(index), alpha=plan.alpha, should_stop=never)
+        assert work.missing() == []
+        merged.append(tmp_path / f"{size}.parquet")
+        summary = merge_parts(work.part_paths, merged[-1], plan.metadata)
+        assert (summary.images, summary.errors) == (40, 2)
+    assert len({path.read_bytes() for path in merged}) == 1
+    with parquet.ParquetFile(merged[0]) as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [16, 16, 8]
+        assert file.read()["path"].to_pylist() == [str(path) for path in files[:40]]
+        said = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
+    assert said["snf.model"] == "digits:1"
+    assert said["snf.dataset_digest"] == images.digest
+    assert (float(said["snf.alpha"]), int(said["snf.count"])) == (scorer.default_alpha, 40)
+
+
+def test_nothing_to_score_is_an_empty_table(tmp_path: Path) -> None:
+    found = merge_parts([], tmp_path / "empty.parquet", {})
+    assert dataclasses.astuple(found) == (0, 0, 0)
+    assert parquet.ParquetFile(tmp_path / "empty.parquet").read().schema.equals(SCHEMA)
+
+
+def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPlan:
+    return BulkPlan(
+        model="digits:1",
+        weights_sha256=scorer.log_det_digest,
+        dataset="files",
+        source_digest=images.digest,
+        alpha=scorer.default_alpha,
+        count=images.count,
+        images_per_part=images_per_part,
+    )
+
+
+def test_an_equal_plan_resumes_and_another_starts_anew(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
+    images = ImageFiles(files[:20], scorer.preprocessing)
+    plan = plan_of(scorer, images, images_per_part=8)
+    assert plan.ranges == [(0, 8), (8, 16), (16, 20)]
+    work = open_plan(tmp_path, plan)
+    score_part(scorer, images, *plan.ranges[1], work.part_path(1), alpha=None, should_stop=never)
+    assert open_plan(tmp_path, plan).missing() == [0, 2]
+    other = plan.model_copy(update={"source_digest": "another"})
+    assert open_plan(tmp_path, other).missing() == [0, 1, 2]
+    (tmp_path / "plan.json").write_text("{}")
+    work.part_path(0).write_bytes(b"of nobody knows what")
+    assert open_plan(tmp_path, plan).missing() == [0, 1, 2]
+
+
+class Watched:
+    """A source that counts what was read and tells the thread in which reading ended."""
+
+    def __init__(self, images: ImageSource, fail_at: int | None = None) -> None:
+        self.count, self.digest = images.count, images.digest
+        self.seen = 0
+        self.threads: set[int] = set()
+        self._images, self._fail_at = images, fail_at
+
+    def read(self, start: int, stop: int) -> Iterator[Found]:
+        self.threads.add(threading.get_ident())
+        try:
+            for found in self._images.read(start, stop):
+                if self.seen == self._fail_at:
+                    raise DatasetNotFound("deleted meanwhile")
+                self.seen += 1
+                yield found
+        finally:
+            self.threads.add(threading.get_ident())
+
+
+def test_stopping_leaves_nothing_and_reads_little_ahead(scorer: Scorer, tmp_path: Path) -> None:
+    images = Watched(open_source("mnist-mini", None, None, scorer.preprocessing))
+    told: list[int] = []
+    with pytest.raises(Stopped):
+        score_part(
+            scorer, images, 0, 500, tmp_path / "part.parquet", alpha=None,
+            should_stop=lambda: len(told) == 1, progress=told.append,
+        )  # fmt: skip
+    assert images.seen <= 64 * 4
+    assert len(images.threads) == 1
+    assert threading.get_ident() not in images.threads
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_goes_away_ends_the_part(scorer: Scorer, tmp_path: Path) -> None:
+    images = Watched(open_source("mnist-mini", None, None, scorer.preprocessing), fail_at=70)
+    with pytest.raises(DatasetNotFound):
+        score_part(scorer, images, 0, 200, tmp_path / "part.parquet", alpha=None, should_stop=never)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_alpha_that_nothing_can_attain(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
+    images = ImageFiles(files, scorer.preprocessing)
+    with pytest.raises(AlphaUnattainable):
+        score_part(scorer, images, 0, 2, tmp_path / "part.parquet", alpha=1e-9, should_stop=never)
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a\udcff.png"
+    assert [name for name, _ in ImageFiles([path], EXACT).read(0, 1)] == [f"{tmp_path}/a\\xff.png"]
+
+
+def test_damage_of_the_builtin_file_is_told_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(npz(x_train=DIGITS[:50, 0]))
+    images = BuiltinImages(path, EXACT)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(DatasetRefused):
+        list(images.read(0, 50))

@@ -1,0 +1,143 @@
+"""Small uploads that cost a careless reader gigabytes or minutes, made by hand."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+
+from PIL import Image
+
+from tests.models.datasets.sample_files import DIGITS, npy, pngs, tarred, zipped
+
+MIB = 2**20
+
+
+def npy_of(shape: str, data: bytes = b"", descr: str = "'|u1'", padding: int = 0) -> bytes:
+    """A .npy file (version 2.0) with ``shape`` as its header says it, and ``padding`` blanks in the header."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * padding + b"\n"
+    return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header + data
+
+
+def npz_of(**arrays: bytes) -> bytes:
+    """A deflated .npz of .npy files that are made already."""
+    return zipped({f"{name}.npy": data for name, data in arrays.items()}, zipfile.ZIP_DEFLATED)
+
+
+def endless_groups(size: int) -> bytes:
+    """A .npz with ``size`` bytes of groups, a negative number of them, which once meant 'as many as there are'."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", npy(DIGITS[:12, 0]))
+        with archive.open("group.npy", "w") as member:
+            member.write(npy_of("(-1,)", descr="'<i8'"))
+            for _ in range(size // MIB):
+                member.write(bytes(MIB))
+    return content.getvalue()
+
+
+def white_images(count: int) -> bytes:
+    """A zip of ``count`` images of 16 million pixels: 16 kB and some 0.1 s of honest work each."""
+    content = io.BytesIO()
+    Image.new("L", (4096, 4096), 255).save(content, "PNG")
+    return zipped({f"{index}.png": content.getvalue() for index in range(count)})
+
+
+def headed(kind: bytes, content: bytes, times: int = 1, size: int | None = None) -> bytes:
+    """A tar of 12 images behind ``times`` extended headers of one kind."""
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, len(content)
+    if size is not None:
+        header.size = size
+    block = header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+    return block * times + tarred(pngs(12))
+
+
+def pax(records: Mapping[str, str]) -> bytes:
+    """The content of a pax header."""
+    content = b""
+    for key, value in records.items():
+        record = f" {key}={value}\n".encode()
+        length = len(record)
+        while length != len(record) + len(str(length)):
+            length = len(record) + len(str(length))
+        content += f"{length}".encode() + record
+    return content
+
+
+def tar_in_order(headers: int) -> bytes:
+    """A tar whose every image has its own global header."""
+    content = io.BytesIO()
+    for index, (name, data) in enumerate(pngs(headers).items()):
+        record = pax({f"comment{index}": "x" * 100})
+        for kind, title, part in ((tarfile.XGLTYPE, "header", record), (tarfile.REGTYPE, name, data)):
+            info = tarfile.TarInfo(title)
+            info.type, info.size = kind, len(part)
+            content.write(info.tobuf(tarfile.GNU_FORMAT) + part + bytes(-len(part) % tarfile.BLOCKSIZE))
+    return content.getvalue() + bytes(1024)
+
+
+def _sparse_member() -> bytes:
+    """A member in GNU's old form for files with holes."""
+    member = tarfile.TarInfo("a.png")
+    member.type = tarfile.GNUTYPE_SPARSE
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+DIGITS_HEADER = gzip.compress(headed(tarfile.XHDTYPE, b"1" * 100_000)[:101_000], mtime=0)
+"""A pax header of 100,000 digits: some ten seconds of quadratic time in Python before 3.11.10 and 3.12.6."""
+TARS: dict[str, tuple[bytes, str, str]] = {
+    "pax digits": (DIGITS_HEADER, "unsafe-archive", "a header has more than 8192 bytes"),
+    "pax global": (headed(tarfile.XGLTYPE, bytes(9000)), "unsafe-archive", "a header has more than"),
+    "pax Solaris": (headed(tarfile.SOLARIS_XHDTYPE, bytes(9000)), "unsafe-archive", "a header has more than"),
+    "long name": (headed(tarfile.GNUTYPE_LONGNAME, b"a" * 9000), "unsafe-archive", "a header has more than"),
+    "long link": (headed(tarfile.GNUTYPE_LONGLINK, b"a" * 9000), "unsafe-archive", "a header has more than"),
+    "header of 8 GiB": (headed(tarfile.XHDTYPE, b"", size=8**11 - 1), "unsafe-archive", "a header has more than"),
+    "many headers": (headed(tarfile.GNUTYPE_LONGNAME, b"a", times=500), "unsafe-archive", "follow each other"),
+    "many global headers": (tar_in_order(40), "unsafe-archive", "global headers"),
+    "sparse": (_sparse_member(), "unsafe-archive", "sparse file"),
+    "pax sparse": (
+        headed(tarfile.XHDTYPE, pax({"GNU.sparse.map": "0,1," * 400 + "0,1"})),
+        "unsafe-archive",
+        "not a plain file",
+    ),
+    "pax negative size": (headed(tarfile.XHDTYPE, pax({"size": "-1024"})), "malformed-archive", "negative size"),
+    "negative size": (headed(tarfile.XHDTYPE, b"", size=-512), "malformed-archive", "negative size"),
+}
+
+ARRAYS: dict[str, tuple[bytes, str]] = {
+    "negative groups": (endless_groups(16 * MIB), "sides"),
+    "groups of long names": (
+        npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", bytes(16 * MIB), "'<U1398101'")),
+        "groups of 1 to 1024 characters",
+    ),
+    "groups without characters": (npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"", "'<U0'")), "groups of"),
+    "groups beyond Unicode": (
+        npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"a\0\0\0\xff\xff\xff\xff" * 12, "'<U2'")),
+        "no characters",
+    ),
+    "groups beyond Unicode, big end first": (
+        npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"\0\0\0a\0\x11\0\0" * 12, "'>U2'")),
+        "no characters",
+    ),
+    "huge header": (npz_of(images=npy_of("(12, 28, 28)", padding=16 * MIB)), "at most 10000 are read"),
+    "huge header alone": (npy_of("(12, 28, 28)", padding=8 * MIB), "at most 10000 are read"),
+    "header that lies": (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{", "at most 10000 are read"),
+    "negative images": (npy_of("(-12, 28, 28)", bytes(12 * 784)), "sides"),
+    "two negative sides": (npy_of("(12, -28, -28)", bytes(12 * 784)), "sides"),
+    "overlong side": (npy_of(f"({2**63}, 28, 28)", bytes(784)), "sides"),
+    "side of a thousand digits": (npy_of(f"({'9' * 1000}, 28, 28)", bytes(784)), "sides"),
+    "overflowing shape": (npy_of(f"({2**60}, 28, 28)", bytes(784)), "2^63"),
+    "overlong side beside an empty one": (npy_of(f"(0, {2**64}, 28)"), "sides"),
+    "side that is true": (npy_of("(True, 28, 28)", bytes(784)), "sides"),
+    "no images": (npy_of("(0, 28, 28)"), "sides of 1 to 4096"),
+    "too many dimensions": (npy_of(f"({'1, ' * 33})", b"1"), "33 dimensions"),
+    "huge element": (npy_of("(12, 28, 28)", b"", "'|V2147483647'"), "expected uint8"),
+    "structure": (npy_of("(12, 28, 28)", b"", "[('a', '|u1'), ('b', '|u1', (2, 2))]"), "records"),
+    "structure that is none": (npy_of("(12, 28, 28)", b"", "[('a',), 7]"), "not an array"),
+    "deep brackets": (npy_of("(" * 4000 + ")" * 4000), "not an array"),
+    "deep signs": (npy_of("-" * 9000 + "1"), "not an array"),
+    "version": (b"\x93NUMPY\x09\x00" + npy_of("(12, 28, 28)")[8:], "not an array"),
+}

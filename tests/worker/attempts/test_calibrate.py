@@ -1,0 +1,115 @@
+"""Calibrating with real processes: published once, whoever dies, and nothing by one that was asked to stop."""
+
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.datasets import DatasetStore, Source
+from models.registry.calibrations import Calibrations
+from models.registry.registry import Registry
+from tests.models.datasets.sample_files import pngs, zipped
+from tests.worker.support.helpers import until
+from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+MODEL = "mnist-snf-glow:1"
+
+
+def calibrating(**changes: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": new_job_id(),
+        "type": "calibrate",
+        "queue": Queue.SCORE,
+        "model": MODEL,
+        "dataset": "mnist-mini",
+        "created_at": datetime.now(UTC),
+    }
+    return Job(**(fields | changes))
+
+
+@pytest.fixture
+def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
+    return Supervisor(store, settings, stopping)
+
+
+@pytest.fixture
+def calibrations(settings: Settings) -> Calibrations:
+    return Registry(settings.registry_dir).calibrations("mnist-snf-glow", 1)
+
+
+def in_background(supervisor: Supervisor, job: Job) -> tuple[threading.Thread, list[Outcome]]:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    thread.start()
+    return thread, outcomes
+
+
+def await_scoring(settings: Settings, job: Job) -> None:
+    journal = settings.jobs_dir / job.id / "events.jsonl"
+    until(lambda: journal.exists() and '"started"' in journal.read_text(), 60, every=0.01)
+
+
+def kill_process(settings: Settings, job: Job) -> None:
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        if f"worker.attempts.calibrate\0{settings.jobs_dir / job.id}".encode() in line.read_bytes():
+            os.kill(int(line.parent.name), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
+    real: Supervisor, store: JobStore, settings: Settings, calibrations: Calibrations
+) -> None:
+    job, _ = store.create(calibrating())
+    thread, outcomes = in_background(real, job)
+    await_scoring(settings, job)
+    kill_process(settings, job)
+    thread.join(60)
+    assert outcomes == [Outcome.QUEUED_AGAIN]
+    assert calibrations.numbers() == [0]
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    done = store.get(job.id)
+    made = {"model": "mnist-snf-glow", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 101}
+    assert (done.result, done.attempts) == (made, 2)
+    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (1400, 1400, 1)
+    record = calibrations.record(1)
+    assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 400)
+    assert calibrations.active() == 1
+
+    # The worker died when all that was missing was the record of the success.
+    again, _ = store.create(calibrating(parameters={"activate": False}))
+    arrays = (calibrations.folder / "1" / "calibration.safetensors").read_bytes()
+    assert calibrations.publish(arrays, record.summary, job=again.id, activate=False) == 2
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert (store.get(again.id).result or {})["calibration"] == 2
+    assert (calibrations.numbers(), calibrations.active()) == ([0, 1, 2], 1)
+
+
+def test_one_that_is_cancelled_publishes_nothing(
+    real: Supervisor, store: JobStore, settings: Settings, calibrations: Calibrations
+) -> None:
+    job, _ = store.create(calibrating())
+    thread, outcomes = in_background(real, job)
+    await_scoring(settings, job)
+    store.request_cancel(job.id)
+    thread.join(60)
+    assert outcomes == [Outcome.CANCELLED]
+    assert calibrations.numbers() == [0]
+
+
+def test_too_few_images_are_final(real: Supervisor, store: JobStore, settings: Settings, tmp_path: Path) -> None:
+    archive = tmp_path / "few.zip"
+    archive.write_bytes(zipped(pngs(12)))
+    DatasetStore(settings.datasets_dir).create("few", [Source(archive, "few.zip")])
+    job, _ = store.create(calibrating(dataset="few"))
+    assert real.run(job.id) is Outcome.FAILED
+    failed = store.get(job.id)
+    assert failed.status is Status.FAILED
+    assert failed.error is not None
+    assert failed.error["type"] == "dataset-unfit"
+    assert "few has 12 images to calibrate on, at least 20 are needed" in failed.error["detail"]

@@ -1,0 +1,186 @@
+"""Bulk scoring with real processes: every image once, whoever dies or helps."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from tests.worker.support.helpers import until
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.jobs.submission import submit_on_model
+from worker.jobs.worker_registry import Presence
+from worker.runtime.process import assistant_command
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+MODEL = "mnist-snf-glow:1"
+IMAGES = 600
+
+
+def scoring(**changes: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": new_job_id(),
+        "type": "score",
+        "queue": Queue.SCORE,
+        "model": MODEL,
+        "dataset": "mnist-mini",
+        "parameters": {"images_per_part": 50},
+        "created_at": datetime.now(UTC),
+    }
+    return Job(**(fields | changes))
+
+
+def rows(settings: Settings, job: Job) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = parquet.read_table(settings.jobs_dir / job.id / "scores.parquet").to_pylist()
+    return found
+
+
+@pytest.fixture
+def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
+    return Supervisor(store, settings, stopping)
+
+
+def in_background(supervisor: Supervisor, job: Job) -> tuple[threading.Thread, list[Outcome]]:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    thread.start()
+    return thread, outcomes
+
+
+def await_part(store: JobStore, job: Job) -> None:
+    until(lambda: store.get(job.id).checkpoint_step, 60)
+
+
+@contextmanager
+def unfinished(store: JobStore, job: Job) -> Iterator[None]:
+    """As long as another holds one of its shards, a job cannot be over, however fast the machine."""
+    shards = store.shards(job.id)
+    shards.offer([0])
+    held = shards.claim(3600)
+    assert held is not None
+    try:
+        yield
+    finally:
+        shards.release(*held)
+
+
+def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
+    real: Supervisor, store: JobStore, settings: Settings
+) -> None:
+    whole, _ = store.create(scoring())
+    assert real.run(whole.id) is Outcome.SUCCEEDED
+    done = store.get(whole.id)
+    assert done.result is not None
+    assert (done.result["model"], done.result["images"], done.result["errors"]) == (MODEL, IMAGES, 0)
+    assert (done.progress["step"], done.progress["steps"]) == (IMAGES, IMAGES)
+    expected = rows(settings, whole)
+    assert len({row["path"] for row in expected}) == len(expected) == IMAGES
+    assert all(row["log_likelihood"] < 0 and row["error"] is None for row in expected)
+    assert not (settings.jobs_dir / whole.id / "parts").exists()
+
+    # The worker died when all that was missing was the record of the success.
+    table = settings.jobs_dir / whole.id / "scores.parquet"
+    written = table.stat().st_mtime_ns
+    again, _ = store.create(scoring())
+    shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
+    shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert store.get(again.id).result == done.result
+    assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
+
+    cut, _ = store.create(scoring())
+    with unfinished(store, cut):
+        thread, outcomes = in_background(real, cut)
+        await_part(store, cut)
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            if f"worker.attempts.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
+                os.kill(int(line.parent.name), signal.SIGKILL)
+        thread.join(60)
+    assert outcomes == [Outcome.QUEUED_AGAIN]
+    assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"
+    assert real.run(cut.id) is Outcome.SUCCEEDED
+    assert rows(settings, cut) == expected
+
+
+def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
+    real: Supervisor, store: JobStore, settings: Settings
+) -> None:
+    job, _ = store.create(scoring())
+    with unfinished(store, job):
+        thread, outcomes = in_background(real, job)
+        await_part(store, job)
+        store.request_cancel(job.id)
+        thread.join(60)
+    assert outcomes == [Outcome.CANCELLED]
+    kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
+    assert 0 < len(kept) < IMAGES / 50
+    again, _ = store.create(scoring(retry_of=job.id))
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
+    assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
+    assert len(rows(settings, again)) == IMAGES
+
+
+def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(scoring(parameters={}))
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    attempt = store.take(job.id, "w", 60) or 0
+    spec = job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"}
+    (folder / "job.json").write_text(json.dumps(spec))
+    helper = subprocess.Popen(assistant_command(folder), env={**os.environ, **settings.environment()})
+    time.sleep(1)
+    assert helper.poll() is None, "it waits for the attempt to make its plan"
+    store.put_back(job.id, attempt, {})
+    assert helper.wait(30) == 0
+
+
+@pytest.mark.timeout(300)
+def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothing(
+    settings: Settings, broker: EmbeddedBroker, store: JobStore
+) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.runtime.main"],
+            env={**os.environ, **settings.environment(), "SNF_LOG_LEVEL": "INFO"},
+            start_new_session=True,
+        )
+        for _ in range(2)
+    ]
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    try:
+        until(lambda: len(presence.workers()) == 2, 60)
+        job = submit_on_model(
+            store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
+        )
+        with unfinished(store, job):
+            # Both have it in hand: one as its attempt, the other to help.
+            until(lambda: [worker.job for worker in presence.workers()] == [job.id, job.id], 60)
+            await_part(store, job)
+            owner = store.get(job.id).worker or ""
+            victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
+            os.kill(victim.pid, signal.SIGKILL)
+        until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    counts = Counter(row["path"] for row in rows(settings, job))
+    assert len(counts) == IMAGES
+    assert set(counts.values()) == {1}

@@ -1,0 +1,405 @@
+"""The real trainer on real digits: success, resume after kill -9, cancel, refusals, and publishing once."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.registry.registry import ZOO, Registry
+from models.training.loop import Interrupted
+from tests.worker.support.helpers import new_job, until
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, only_one
+from worker.attempts.attempt import attempt as attempt_process
+from worker.attempts.train import run
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import StaleAttempt
+from worker.jobs.events import Digest, EventLog, EventReader
+from worker.jobs.record import Job
+from worker.jobs.store import JobStore
+from worker.runtime.process import Exit, attempt_command
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
+LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 1}
+
+
+@pytest.fixture
+def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
+    return Supervisor(store, settings, stopping)
+
+
+def spec_of(job: Job, attempt: int) -> JobSpec:
+    return JobSpec.model_validate(job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"})
+
+
+def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    thread.start()
+
+    def end() -> Outcome:
+        thread.join(120)
+        return outcomes[0]
+
+    return end
+
+
+def trainer_pid(folder: Path) -> int | None:
+    # The trainer's command line names its folder.
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"worker.attempts.train" in words and str(folder).encode() in words:
+            return int(line.parent.name)
+    return None
+
+
+@pytest.mark.timeout(300)
+def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    done = store.get(job.id)
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    assert done.progress["step"] == SHORT["max_steps"]
+    assert done.metrics["bits_per_dim"] > 0
+    assert done.metrics["evaluation"]["test_bits_per_dim"] > 0
+    registry = Registry(settings.registry_dir)
+    assert registry.versions("digits") == [1]
+    left = {path.name for path in (settings.jobs_dir / job.id).iterdir()}
+    kept = {"job.json", "events.jsonl", "trainer.log", "trainer.lock", "samples"}
+    assert left == kept, "the registry has the model"
+    assert registry.resolve("digits").manifest.training.job == job.id
+    # The worker died before it could note the success: the next attempt finds the model and trains nothing.
+    again = subprocess.run(
+        attempt_command(settings.jobs_dir / job.id, "train"),
+        env={**os.environ, **settings.environment()},
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == Exit.DONE
+    assert registry.versions("digits") == [1]
+    last = (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["ref"] == "digits:1"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the trainer through /proc")
+def test_kill_9_resumes_and_cancel_ends_a_real_training(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=LONG))
+    end = in_background(real, job)
+    until(lambda: store.get(job.id).checkpoint_step, 120)
+    os.kill(trainer_pid(settings.jobs_dir / job.id) or 0, signal.SIGKILL)
+    assert end() is Outcome.QUEUED_AGAIN
+    reached = store.get(job.id).checkpoint_step or 0
+    end = in_background(real, job)
+    until(lambda: (store.get(job.id).checkpoint_step or 0) > reached, 120)
+    steps = [
+        event["step"]
+        for event in map(json.loads, (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines())
+        if event["attempt"] == 2 and event["event"] == "metrics"
+    ]
+    assert min(steps) > reached, "the second attempt goes on where the checkpoint was"
+    store.request_cancel(job.id)
+    assert end() is Outcome.CANCELLED
+    assert Registry(settings.registry_dir).versions("digits") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "slug"),
+    [
+        ({"dataset": "no-such-data"}, "dataset-not-found"),
+        ({"parameters": {"max_steps": -1}}, "invalid-parameters"),
+        ({"parameters": {"colour": "blue"}}, "invalid-parameters"),
+    ],
+)
+def test_what_no_attempt_can_change_fails_at_once(
+    real: Supervisor, store: JobStore, changes: dict[str, Any], slug: str
+) -> None:
+    job, _ = store.create(new_job(**({"parameters": SHORT} | changes)))
+    assert real.run(job.id) is Outcome.FAILED
+    failed = store.get(job.id)
+    assert failed.error is not None
+    assert failed.error["type"] == slug
+    assert failed.attempts == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
+def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
+    narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_attempts_without_progress": 1})
+    job, _ = store.create(new_job(preset="snf-glow-medium", parameters=SHORT | {"batch_size": 400}))
+    assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
+    failed = store.get(job.id)
+    assert failed.error is not None
+    assert failed.error["type"] == "out-of-memory"
+    assert "batch_size" in failed.error["detail"]
+
+
+def test_a_job_tried_again_takes_over_the_checkpoints(real: Supervisor, store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job(parameters=SHORT | {"max_steps": 1_000_000}))
+    outcome = in_background(real, job)
+    until(lambda: (store.get(job.id).progress.get("step") or 0) >= 3, 60)
+    store.request_cancel(job.id)
+    assert outcome() is Outcome.CANCELLED
+    step = store.get(job.id).checkpoint_step
+    assert step is not None
+    again, _ = store.create(new_job(parameters=job.parameters, retry_of=job.id))
+    outcome = in_background(real, again)
+    until(lambda: (store.get(again.id).progress.get("step") or 0) > step, 60)
+    shutil.rmtree(settings.jobs_dir / job.id)  # the old job is forgotten meanwhile
+    store.request_pause(again.id)
+    assert outcome() is Outcome.PAUSED
+    events = [json.loads(line) for line in (settings.jobs_dir / again.id / "events.jsonl").read_text().splitlines()]
+    assert next(event for event in events if event["event"] == "started")["step"] == step
+
+
+@pytest.mark.parametrize("moment", ["training", "publishing"])
+def test_a_stale_attempt_publishes_nothing(
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    attempt = store.take(job.id, "slow", 0.05) or 0
+    folder = settings.jobs_dir / job.id
+    shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
+
+    trained = False
+
+    def take_over() -> None:
+        time.sleep(0.1)
+        assert store.expire(job.id, 3) == "queued"
+        assert store.take(job.id, "quick", 30) == 2
+
+    def slow_training(*_: Any, **__: Any) -> Path:
+        nonlocal trained
+        trained = True
+        if moment == "training":
+            take_over()
+        return folder / "artifact"
+
+    def require(fence: Fence) -> None:
+        still_there(fence)
+        if trained:  # it is asked once more under the lock of the registry
+            take_over()
+
+    still_there = Fence.require
+    monkeypatch.setattr(Fence, "require", require)
+    monkeypatch.setattr("models.training.run.train", slow_training)
+    with pytest.raises(StaleAttempt):
+        run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert Registry(settings.registry_dir).versions("digits") == []
+    assert [path.name for path in settings.registry_dir.glob("digits/*") if path.name != ".lock"] == []
+    assert (folder / "events.jsonl").read_text() == ""
+
+
+def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_version(
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.create(new_job(parameters=SHORT))
+    attempt = store.take(job.id, "w", 30) or 0
+    folder = settings.jobs_dir / job.id
+    shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
+    manifest = folder / "artifact" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["training"]["job"] = job.id
+    manifest.write_text(json.dumps(document))
+    registry = Registry(settings.registry_dir)
+
+    def training_beside_another(*_: Any, **__: Any) -> Path:
+        registry.publish(folder / "artifact", "digits")
+        return folder / "artifact"
+
+    monkeypatch.setattr("models.training.run.train", training_beside_another)
+    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert registry.versions("digits") == [1]
+
+
+def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.jobs_dir / "some-job"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
+    nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
+    monkeypatch.setattr("worker.attempts.attempt.begin", lambda: (nowhere, StopFlag()))
+    monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
+
+    def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:
+        Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop).admit()
+
+    assert attempt_process(work) == Exit.PREEMPTED
+    assert not (folder / "events.jsonl").exists() or (folder / "events.jsonl").read_text() == ""
+
+
+def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(new_job())
+    attempt = store.take(job.id, "slow", 0.05) or 0
+    eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
+    fence = Fence(store, spec_of(job, attempt), eager, StopFlag())
+    time.sleep(0.1)
+    fence.check_now_and_then()  # the lease ran out, but nobody took the job: going on harms nobody
+    store.expire(job.id, 3)
+    time.sleep(0.05)
+    with pytest.raises(StaleAttempt):
+        fence.check_now_and_then()
+
+
+def test_the_end_of_a_training_waits_for_a_broker_that_is_down(
+    store: JobStore, settings: Settings, broker: EmbeddedBroker
+) -> None:
+    job, _ = store.create(new_job())
+    attempt = store.take(job.id, "w", 0.1) or 0
+    stop = StopFlag()
+    fence = Fence(store, spec_of(job, attempt), settings.model_copy(update={"lease_seconds": 0.1}), stop)
+    broker.stop()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(fence.require)
+        with pytest.raises(TimeoutError):
+            waiting.result(1.5)  # far longer than the lease
+        again = EmbeddedBroker(settings)
+        again.start()
+        waiting.result(10)
+        again.stop()
+        stopped = pool.submit(fence.require)
+        stop.ask()
+        with pytest.raises(Interrupted):
+            stopped.result(10)
+
+
+def test_a_death_between_publishing_and_promoting_is_made_good(
+    real: Supervisor, store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(settings.registry_dir)
+    assert real.run(store.create(new_job(parameters=SHORT))[0].id) is Outcome.SUCCEEDED
+    job, _ = store.create(new_job(parameters=SHORT | {"seed": 1}, promote=True))
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    assert registry.resolve("digits").version == 2
+    registry.set_alias("digits", "live", 1)  # as if the first attempt had died before it moved the alias
+    store.create(job)
+    attempt = store.take(job.id, "next", 30) or 0
+    folder = settings.jobs_dir / job.id
+    monkeypatch.setattr("models.training.run.train", lambda *_, **__: pytest.fail("it must not train again"))
+    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    assert registry.resolve("digits").version == 2
+    assert registry.versions("digits") == [1, 2]
+
+
+def test_one_trainer_a_folder(tmp_path: Path) -> None:
+    with only_one(tmp_path, 1), pytest.raises(StaleAttempt), only_one(tmp_path, 0.3):
+        pass
+    with only_one(tmp_path, 1):
+        pass
+
+
+def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
+    EventLog(tmp_path, 1).write({"event": "checkpoint", "step": 1})
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "metr')
+    reader = EventReader(tmp_path, 2)
+    EventLog(tmp_path, 2).write({"event": "checkpoint", "step": 2})
+    whole = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line[-1] == "}"]
+    assert [event["step"] for event in whole] == [1, 2]
+    assert [event["step"] for event in reader.read()] == [2]
+
+
+def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
+    stale, current = EventLog(tmp_path, 1), EventLog(tmp_path, 2)
+    reader = EventReader(tmp_path, 2)
+    stale.write({"event": "published", "model": "digits", "version": 9, "ref": "digits:9"})
+    current.write({"event": "checkpoint", "step": 2})
+    stale.write({"event": "checkpoint", "step": 99})
+    assert [event["step"] for event in reader.read()] == [2]
+
+
+def test_the_evaluation_does_not_overwrite_the_training() -> None:
+    digest = Digest({}, {}, None)
+    digest.add({"event": "metrics", "step": 1, "reconstruction_error": 0.5})
+    digest.add({"event": "evaluation", "reconstruction_error": 2.0, "test_nats": float("nan"), "attempt": 1})
+    assert digest.changes()["metrics"] == {
+        "reconstruction_error": 0.5,
+        "evaluation": {"reconstruction_error": 2.0, "test_nats": None},
+    }
+
+
+def other_pids(folder: Path) -> list[int]:
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            words = line.read_bytes().split(b"\0")
+            if b"worker.attempts.ranks" in words and str(folder).encode() in words:
+                found.append(int(line.parent.name))
+    return found
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes through /proc")
+def test_a_job_in_two_processes_pauses_outlives_a_death_and_succeeds(
+    store: JobStore, settings: Settings, stopping: threading.Event
+) -> None:
+    two = Supervisor(store, settings.model_copy(update={"train_processes": 2}), stopping)
+    job, _ = store.create(new_job(parameters=SHORT | {"max_minutes": 0.2, "max_steps": 1_000_000}))
+    folder = settings.jobs_dir / job.id
+
+    end = in_background(two, job)
+    until(lambda: (store.get(job.id).progress.get("step") or 0) >= 3, 60)
+    assert len(other_pids(folder)) == 1
+    store.request_pause(job.id)
+    assert end() is Outcome.PAUSED
+    reached = store.get(job.id).checkpoint_step
+    assert other_pids(folder) == [], "all end together"
+
+    store.request_resume(job.id)
+    end = in_background(two, job)
+    until(lambda: (store.get(job.id).progress.get("step") or 0) > (reached or 0), 60)
+    os.kill(other_pids(folder)[0], signal.SIGKILL)
+    assert end() is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "attempt-crashed"
+    assert "process 2 of the training died: killed" in error["detail"]
+
+    assert two.run(job.id) is Outcome.SUCCEEDED
+    started = [event["step"] for event in events_of(folder) if event["event"] == "started"]
+    assert started == [0, reached, reached], "each attempt has one process that reports"
+    assert Registry(settings.registry_dir).versions("digits") == [1]
+    assert other_pids(folder) == []
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes through /proc")
+def test_processes_end_with_a_first_one_that_is_killed(
+    store: JobStore, settings: Settings, stopping: threading.Event
+) -> None:
+    job, _ = store.create(new_job(parameters=LONG))
+    folder = settings.jobs_dir / job.id
+    end = in_background(Supervisor(store, settings.model_copy(update={"train_processes": 2}), stopping), job)
+    until(lambda: store.get(job.id).progress.get("step"), 60)
+    os.kill(trainer_pid(folder) or 0, signal.SIGKILL)
+    assert end() is Outcome.QUEUED_AGAIN
+    until(lambda: not other_pids(folder), 10)
+
+
+def test_a_process_that_dies_before_the_others_meet_ends_the_attempt(tmp_path: Path) -> None:
+    """The first one waits where no exception reaches it."""
+    program = (
+        "import sys, pathlib, worker.jobs.events, worker.attempts.ranks\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with worker.attempts.ranks.other_ranks(folder, 2, 1, worker.jobs.events.EventLog(folder, 1)): pass"
+    )
+    # There is no job in the folder, so the other process dies at once.
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert "process 2 of the training died" in events_of(tmp_path)[-1]["detail"]

@@ -1,0 +1,159 @@
+"""The embedded broker: durable, one server a home, adopted after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.worker.support.helpers import alive, new_job, until
+from worker.broker.embedded import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path, weaknesses
+from worker.errors import BrokerStartFailed
+from worker.jobs.store import JobStore
+from worker.settings import Settings
+
+
+def server_pid(settings: Settings) -> int:
+    return int(redis_client(settings).info("server")["process_id"])
+
+
+def test_it_is_durable_and_never_evicts(settings: Settings, broker: EmbeddedBroker) -> None:
+    client = redis_client(settings)
+    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "port": "0"}
+    assert {name: client.config_get(name)[name] for name in wanted} == wanted
+    assert weaknesses(client) == []
+    client.config_set("appendonly", "no")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    assert [risk.partition(": ")[2] for risk in weaknesses(client)] == [
+        "set appendonly yes",
+        "set maxmemory-policy noeviction",
+    ]
+
+
+def test_an_acknowledged_write_survives_kill_9(settings: Settings) -> None:
+    first = EmbeddedBroker(settings)
+    first.start()
+    store = JobStore(redis_client(settings))
+    job, _ = store.create(new_job())
+    os.kill(server_pid(settings), signal.SIGKILL)
+    until(lambda: not first.alive())
+    first.stop()
+    second = EmbeddedBroker(settings)
+    assert second.start() == "started"
+    assert store.get(job.id) == job
+    second.stop()
+
+
+def test_a_second_one_attaches_and_leaves_the_server_alone(settings: Settings, broker: EmbeddedBroker) -> None:
+    pid = server_pid(settings)
+    other = EmbeddedBroker(settings)
+    assert other.start() == "attached"
+    other.stop()
+    assert server_pid(settings) == pid
+
+
+def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(settings: Settings) -> None:
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "worker.broker.embedded"], env={**os.environ, **settings.environment()}
+    )
+    probe = EmbeddedBroker(settings)
+    until(probe.alive)
+    pid = server_pid(settings)
+    keeper.kill()
+    keeper.wait()
+    assert alive(pid)
+    adopter = EmbeddedBroker(settings)
+    assert adopter.start() == "adopted"
+    assert server_pid(settings) == pid
+    adopter.stop()
+    until(lambda: not alive(pid), 20)
+
+
+def killed_keeper(settings: Settings, **environment: str) -> int:
+    """The process id of a server whose keeper is dead."""
+    everything = {**os.environ, **settings.environment(), **environment}
+    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker.embedded"], env=everything)
+    until(EmbeddedBroker(settings).alive)
+    keeper.kill()
+    keeper.wait()
+    return server_pid(settings)
+
+
+def test_another_login_adopts_the_server_of_a_killed_keeper(
+    settings: Settings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anywhere = settings.model_copy(update={"runtime_dir": None})
+    pid = killed_keeper(anywhere, XDG_RUNTIME_DIR=str(home), TMPDIR=str(home))
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(home / "other"))
+    adopter = EmbeddedBroker(anywhere)
+    try:
+        assert adopter.start() == "adopted"
+        assert server_pid(anywhere) == pid
+    finally:
+        adopter.stop()
+
+
+def test_a_left_over_server_on_another_socket_is_replaced(settings: Settings, home: Path) -> None:
+    pid = killed_keeper(settings)
+    redis_client(settings).set("kept", "yes")
+    moved = settings.model_copy(update={"runtime_dir": home / "moved"})
+    broker = EmbeddedBroker(moved)
+    assert broker.start() == "started"
+    assert not alive(pid), "two servers would ruin the append-only file"
+    assert redis_client(moved).get("kept") == "yes"
+    broker.stop()
+
+
+def test_no_second_server_beside_one_that_hangs(settings: Settings) -> None:
+    pid = killed_keeper(settings)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerStartFailed, match="does not answer"):
+            EmbeddedBroker(settings).start(timeout=0.5)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    again = EmbeddedBroker(settings)
+    assert again.start() == "adopted"
+    again.stop()
+
+
+def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:
+    command = [sys.executable, "-m", "worker.broker.embedded"]
+    environment = {**os.environ, **settings.environment()}
+    probe = EmbeddedBroker(settings)
+    keeper = subprocess.Popen(command, env=environment)
+    until(probe.alive)
+    pid = server_pid(settings)
+    keeper.terminate()
+    assert keeper.wait(20) == 0
+    assert not alive(pid)
+    keeper = subprocess.Popen(command, env=environment)
+    until(probe.alive)
+    os.kill(server_pid(settings), signal.SIGKILL)
+    assert keeper.wait(20) == 1
+
+
+def test_urls(tmp_path: Path) -> None:
+    embedded = Settings(home=tmp_path, runtime_dir=Path("/tmp/r"), redis_url=None)
+    assert broker_url(embedded) == "unix:///tmp/r/broker.sock?db=0"
+    assert celery_url(embedded) == "redis+socket:///tmp/r/broker.sock?virtual_host=0"
+    external = Settings(home=tmp_path, redis_url="redis://host:6379/4")
+    assert broker_url(external) == celery_url(external) == "redis://host:6379/4"
+
+
+def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BrokerStartFailed, match="SNF_RUNTIME_DIR"):
+        socket_path(Settings(home=tmp_path, runtime_dir=tmp_path / ("x" * 100)))
+
+
+def test_a_held_lock_without_a_server_is_an_error(settings: Settings, broker: EmbeddedBroker) -> None:
+    os.kill(server_pid(settings), signal.SIGKILL)
+    until(lambda: not broker.alive())
+    start = time.monotonic()
+    with pytest.raises(BrokerStartFailed, match="lock"):
+        EmbeddedBroker(settings).start(timeout=0.5)
+    assert time.monotonic() - start < 10

@@ -1,0 +1,60 @@
+"""What is kept of jobs that are over."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker.support.helpers import make_reconciler
+from worker.errors import JobNotFound
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.settings import Settings
+
+Add = Callable[..., Job]
+ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+@pytest.fixture
+def forgetful(settings: Settings) -> Settings:
+    return settings.model_copy(update={"retention_days": 0.2 / 86400})
+
+
+def ended(store: JobStore, settings: Settings, add: Add, status: Status) -> Job:
+    job = add()
+    store.finish(job.id, store.take(job.id, "w", 30) or 0, status, {})
+    (settings.jobs_dir / job.id / "checkpoints").mkdir(parents=True)
+    return store.get(job.id)
+
+
+def test_old_jobs_go_with_their_folders_and_others_stay(store: JobStore, forgetful: Settings, add: Add) -> None:
+    old = [ended(store, forgetful, add, status) for status in ENDS]
+    queued, running = add(), add()
+    store.take(running.id, "w", 600)
+    for job in (queued, running):
+        (forgetful.jobs_dir / job.id).mkdir()
+    time.sleep(0.3)
+    sweeper = make_reconciler(store, forgetful)
+    assert sweeper.sweep() == len(ENDS)
+    for job in old:
+        assert not (forgetful.jobs_dir / job.id).exists()
+        with pytest.raises(JobNotFound):
+            store.get(job.id)
+    assert [job.id for job in store.list().jobs] == [running.id, queued.id]
+    assert [job.id for job in store.list(type="train").jobs] == [running.id, queued.id]
+    assert [store.count(status) for status in ENDS] == [0, 0, 0]
+    assert (forgetful.jobs_dir / queued.id).exists()
+    assert sweeper.sweep() == 0
+
+
+def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Settings, add: Add) -> None:
+    job = ended(store, settings, add, Status.FAILED)
+    assert make_reconciler(store, settings).sweep() == 0
+    assert store.get(job.id) == job
+    assert (settings.jobs_dir / job.id / "checkpoints").exists(), "a failed job's checkpoints may still be wanted"
+
+
+def test_a_job_that_is_not_over_is_never_forgotten(store: JobStore, add: Add) -> None:
+    job = add()
+    store.forget(job.id)
+    assert store.get(job.id) == job

@@ -1,0 +1,398 @@
+"""The contract of the job store, against the embedded Valkey and against a real Redis server."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker.support.helpers import new_job
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
+from worker.jobs.record import Asked, Job, Queue, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.settings import Settings
+
+Add = Callable[..., Job]
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_ids_rise_with_time_and_never_repeat() -> None:
+    ids = [new_job_id() for _ in range(5000)]
+    assert ids == sorted(set(ids))
+    assert {len(i) for i in ids} == {26}
+
+
+def test_a_record_comes_back_as_it_was(store: JobStore) -> None:
+    job = new_job(parameters={"max_steps": 5, "rate": 0.5, "list": []}, promote=True)
+    made, new = store.create(job)
+    assert new
+    assert made == job == store.get(job.id)
+
+
+def test_an_unknown_job(store: JobStore) -> None:
+    with pytest.raises(JobNotFound):
+        store.get("nothing")
+    with pytest.raises(JobNotFound):
+        store.request_cancel("nothing")
+    assert store.take("nothing", "w", 1) is None
+
+
+def test_pages_are_newest_first_and_miss_and_repeat_nothing(store: JobStore, add: Add) -> None:
+    ids = [add().id for _ in range(7)]
+    store.request_cancel(ids[3])
+    seen: list[str] = []
+    after = None
+    while True:
+        page = store.list(after=after, limit=2)
+        seen += [job.id for job in page.jobs]
+        add()  # newer ones do not disturb the cursor
+        if page.next is None:
+            break
+        after = page.next
+    assert seen == ids[::-1]
+    assert [j.id for j in store.list(status=Status.CANCELLED, type="train").jobs] == [ids[3]]
+    assert ids[3] not in [j.id for j in store.list(status=Status.QUEUED).jobs]
+    assert store.count(Status.CANCELLED) == 1
+
+
+def test_idempotency_key(store: JobStore) -> None:
+    first, new = store.create(new_job(), "key", "print")
+    again, renewed = store.create(new_job(), "key", "print")
+    assert (new, renewed) == (True, False)
+    assert again == first
+    with pytest.raises(IdempotencyConflict, match=first.id):
+        store.create(new_job(), "key", "another")
+    assert len(store.list().jobs) == 1
+
+
+def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: Add) -> None:
+    job = add()
+    got: list[int | None] = []
+
+    def take() -> None:
+        got.append(JobStore(redis_client(settings)).take(job.id, "w", 5))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got, key=str) == [1] + [None] * 7
+
+
+def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "me", 5)
+    assert attempt == 1
+    assert store.get(job.id).status is Status.STARTING
+    store.running(job.id, attempt)
+    assert store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is Asked.GO_ON
+    running = store.get(job.id)
+    assert (running.status, running.progress, running.worker) == (Status.RUNNING, {"step": 3}, "me")
+    store.finish(job.id, attempt, Status.SUCCEEDED, {"result": {"ref": "digits:1"}, "error": None})
+    done = store.get(job.id)
+    assert done.finished
+    assert done.result == {"ref": "digits:1"}
+    assert done.finished_at is not None
+    assert done.started_at is not None
+    assert done.worker is None
+
+
+@pytest.mark.parametrize("end", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
+def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.finish(job.id, attempt, end, {})
+    before = store.get(job.id)
+    with pytest.raises(JobConflict):
+        store.request_cancel(job.id)
+    with pytest.raises(StaleAttempt):
+        store.put_back(job.id, attempt, {})
+    with pytest.raises(StaleAttempt):
+        store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "late"}})
+    with pytest.raises(StaleAttempt):
+        store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
+    assert store.take(job.id, "w", 5) is None
+    assert store.expire(job.id, 3) == "kept"
+    assert store.note_dispatch(job.id) is False
+    assert store.get(job.id) == before
+
+
+def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
+    job = add()
+    old = store.take(job.id, "slow", 0.05) or 0
+    time.sleep(0.1)
+    assert store.expired_leases() == [job.id]
+    assert store.expire(job.id, 3) == "queued"
+    new = store.take(job.id, "quick", 5) or 0
+    assert (old, new) == (1, 2)
+    assert not store.holds(job.id, old)
+    assert store.holds(job.id, new)
+    for call in (
+        lambda: store.renew(job.id, old, 5, {"progress": {"step": 99}}),
+        lambda: store.running(job.id, old),
+        lambda: store.put_back(job.id, old, {}),
+        lambda: store.finish(job.id, old, Status.SUCCEEDED, {}),
+    ):
+        with pytest.raises(StaleAttempt):
+            call()
+    assert store.get(job.id).progress == {}
+    assert store.get(job.id).worker == "quick"
+
+
+def test_a_renewed_lease_does_not_expire(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 0.05) or 0
+    time.sleep(0.1)
+    store.renew(job.id, attempt, 30)
+    assert store.expired_leases() == []
+    assert store.expire(job.id, 3) == "kept"
+
+
+def test_cancelling(store: JobStore, add: Add) -> None:
+    queued = add()
+    assert store.request_cancel(queued.id).status is Status.CANCELLED
+    running = add()
+    attempt = store.take(running.id, "w", 5) or 0
+    asked = store.request_cancel(running.id)
+    assert (asked.status, asked.cancel_requested) == (Status.STARTING, True)
+    assert store.renew(running.id, attempt, 5) is Asked.CANCEL
+    # Preempted at that very moment: it must not wait in the queue for ever.
+    assert store.put_back(running.id, attempt, {}) is Status.CANCELLED
+    lost = add()
+    store.take(lost.id, "w", 0.05)
+    store.request_cancel(lost.id)
+    time.sleep(0.1)
+    assert store.expire(lost.id, 3) == "cancelled"
+    assert store.get(lost.id).finished_at is not None
+
+
+def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
+    queued = add()
+    assert store.request_pause(queued.id).status is Status.PAUSED
+    assert store.take(queued.id, "w", 5) is None
+    assert store.request_pause(queued.id).status is Status.PAUSED
+    job, needs_message = store.request_resume(queued.id)
+    assert (job.status, needs_message) == (Status.QUEUED, True)
+    with pytest.raises(JobConflict, match="queued"):
+        store.request_resume(queued.id)
+
+    running = add()
+    attempt = store.take(running.id, "w", 5) or 0
+    with pytest.raises(JobConflict, match="starting"):
+        store.request_resume(running.id)
+    asked = store.request_pause(running.id)
+    assert (asked.status, asked.pause_requested) == (Status.STARTING, True)
+    assert store.renew(running.id, attempt, 5) is Asked.PAUSE
+    assert store.put_back(running.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
+    paused = store.get(running.id)
+    assert (paused.pause_requested, paused.finished_at, paused.checkpoint_step) == (False, None, 7)
+    assert store.request_resume(running.id)[0].status is Status.QUEUED
+    assert store.take(running.id, "w", 5) == 2
+
+
+def test_a_pause_taken_back_in_time_does_not_pause(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.request_pause(job.id)
+    again, needs_message = store.request_resume(job.id)
+    assert (again.status, again.pause_requested, needs_message) == (Status.STARTING, False, False)
+    # The trainer had stopped for it already: the job is queued, not left paused.
+    assert store.put_back(job.id, attempt, {}) is Status.QUEUED
+
+
+def test_cancelling_beats_pausing(store: JobStore, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    store.request_pause(job.id)
+    store.request_cancel(job.id)
+    with pytest.raises(JobConflict, match="being cancelled"):
+        store.request_pause(job.id)
+    assert store.renew(job.id, attempt, 5) is Asked.CANCEL
+    assert store.put_back(job.id, attempt, {}) is Status.CANCELLED
+    paused = add()
+    store.request_pause(paused.id)
+    assert store.request_cancel(paused.id).status is Status.CANCELLED
+    for call in (store.request_pause, store.request_resume):
+        with pytest.raises(JobConflict, match="cancelled"):
+            call(paused.id)
+
+
+def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add) -> None:
+    job = add()
+    store.take(job.id, "w", 0.05)
+    store.request_pause(job.id)
+    time.sleep(0.1)
+    assert store.expire(job.id, 3) == "paused"
+
+
+def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add: Add) -> None:
+    waiting = add(queue=Queue.TRAIN_GPU)
+    time.sleep(0.02)
+    store.take(add().id, "w", 5)
+    time.sleep(0.02)
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
+
+
+def test_the_place_in_line(store: JobStore, add: Add) -> None:
+    first, second, elsewhere = add(), add(), add(queue=Queue.TRAIN_GPU)
+    assert [store.place_in_line(job) for job in (first, second, elsewhere)] == [0, 1, 0]
+    store.take(first.id, "w", 5)
+    assert [store.place_in_line(job) for job in (first, second)] == [None, 0]
+
+
+def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
+    first, second, third = add().id, add().id, add().id
+    time.sleep(0.05)
+    assert store.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
+    store.take(second, "w", 5)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
+    assert store.note_dispatch(first)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+
+
+def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
+    preempted = add()
+    attempt = store.take(preempted.id, "w", 5) or 0
+    waiting = add()
+    time.sleep(0.02)
+    store.put_back(preempted.id, attempt, {})
+    store.take(preempted.id, "w", 5)
+    time.sleep(0.02)
+    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
+
+
+def test_a_lost_message_of_a_job_first_in_line_is_noticed_behind_a_long_queue(store: JobStore, add: Add) -> None:
+    preempted = add()
+    attempt = store.take(preempted.id, "w", 5) or 0
+    waiting = [add() for _ in range(2)]
+    store.put_back(preempted.id, attempt, {})
+    time.sleep(0.02)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=False) == []
+    store.take(waiting[0].id, "w", 5)
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=True) == [preempted.id]
+    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert [store.place_in_line(job) for job in (preempted, waiting[1])] == [0, 1]
+    assert store.waiting(Queue.TRAIN_CPU) == 2
+
+
+def test_a_job_whose_message_was_lost_goes_to_the_front(store: JobStore, add: Add) -> None:
+    lost, others = add(), [add() for _ in range(2)]
+    store.take(others[0].id, "w", 5)
+    assert store.note_dispatch(lost.id)
+    assert [store.place_in_line(job) for job in (lost, others[1])] == [0, 1]
+    assert store.waiting(Queue.TRAIN_CPU) == 2
+    store.take(lost.id, "w", 5)
+    assert store.waiting(Queue.TRAIN_CPU) == 1
+
+
+def lose(store: JobStore, job: Job, step: int | None = None) -> str:
+    """An attempt whose worker vanishes with its trainer, after a checkpoint at `step`."""
+    attempt = store.take(job.id, "host:1", 0.03) or 0
+    store.renew(job.id, attempt, 0.03, {"progress": {"step": 7}} | ({} if step is None else {"checkpoint_step": step}))
+    time.sleep(0.05)
+    return store.expire(job.id, 3)
+
+
+def test_attempts_that_vanish_without_a_new_checkpoint_fail_the_job(store: JobStore, add: Add) -> None:
+    job = add()
+    assert [lose(store, job), lose(store, job, step=5), lose(store, job), lose(store, job)] == ["queued"] * 4
+    assert store.get(job.id).attempts_without_progress == 2, "counted from the newest checkpoint on"
+    assert lose(store, job) == "failed"
+    failed = store.get(job.id)
+    assert (failed.status, failed.attempts, failed.worker) == (Status.FAILED, 5, None)
+    assert failed.finished_at is not None
+    assert failed.error == {
+        "type": "worker-lost",
+        "title": "The worker vanished",
+        "detail": "3 attempts in a row ended without a new checkpoint; the last one: worker host:1 vanished together "
+        "with its trainer at step 7; likely the machine ran out of memory: a smaller batch_size or preset needs less",
+    }
+
+
+def test_a_delivery_that_asks_again_gets_the_same_attempt(store: JobStore, add: Add) -> None:
+    job = add()
+    assert [store.take(job.id, "w", life_s, "mine") for life_s in (0.05, 30)] == [1, 1]
+    time.sleep(0.1)
+    assert store.expire(job.id, 3) == "kept", "asking again renews the lease"
+    assert store.take(job.id, "w", 30, "another") is None
+    assert store.take(job.id, "w", 30) is None
+    store.renew(job.id, 1, 30)
+    assert store.take(job.id, "w", 30, "mine") is None, "it is confirmed: a late copy of the command takes nothing"
+
+
+def test_an_attempt_that_was_never_confirmed_does_not_count(store: JobStore, add: Add) -> None:
+    job = add()
+    assert lose(store, job) == "queued"
+    before = store.get(job.id)
+    for _ in range(4):
+        store.take(job.id, "w", 0.01)
+        time.sleep(0.03)
+        assert store.expire(job.id, 2) == "queued"
+    after = store.get(job.id)
+    assert (after.attempts, after.attempts_without_progress, after.error) == (5, 1, before.error)
+    assert lose(store, job) == "queued"
+    assert lose(store, job) == "failed"
+
+
+def test_a_preemption_is_no_attempt_without_progress(store: JobStore, add: Add) -> None:
+    job = add()
+    for _ in range(4):
+        store.put_back(job.id, store.take(job.id, "w", 5) or 0, {})
+    assert store.get(job.id).attempts_without_progress == 0
+
+
+def test_a_record_of_an_earlier_version_keeps_its_count(store: JobStore, settings: Settings, add: Add) -> None:
+    job = add()
+    key = f"{settings.key_prefix}job:{job.id}"
+    client = redis_client(settings)
+    client.hdel(key, "attempts_without_progress")
+    client.hset(key, "fruitless", 1)
+    assert store.get(job.id).attempts_without_progress == 1
+    assert [lose(store, job), lose(store, job)] == ["queued", "failed"]
+
+
+def test_a_lock_is_held_by_one(store: JobStore) -> None:
+    with store.lock("x", 5) as mine, store.lock("x", 5) as other:
+        assert (mine, other) == (True, False)
+    with store.lock("x", 5) as again:
+        assert again
+
+
+def test_a_server_that_takes_no_writes_counts_as_down(store: JobStore, settings: Settings, add: Add) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 5) or 0
+    before = store.get(job.id)
+    client = redis_client(settings)
+    client.config_set("maxmemory", "1")
+    for call in (lambda: store.create(new_job()), lambda: store.renew(job.id, attempt, 5, {"progress": {"step": 1}})):
+        with pytest.raises(BrokerDown, match="takes no writes"):
+            call()
+    assert store.get(job.id) == before, "reading goes on, and nothing was half written"
+    client.config_set("maxmemory", "0")
+    assert store.renew(job.id, attempt, 5) is Asked.GO_ON
+
+
+def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: EmbeddedBroker, add: Add) -> None:
+    job = add()
+    broker.stop()
+    start = time.monotonic()
+    for call in (
+        store.ping,
+        lambda: store.get(job.id),
+        lambda: store.create(new_job()),
+        store.list,
+        lambda: store.request_cancel(job.id),
+    ):
+        with pytest.raises(BrokerDown):
+            call()
+    assert time.monotonic() - start < 15

@@ -1,0 +1,178 @@
+"""`snf up` with real processes: start, restart of what dies, clean stop, kill -9, a busy port."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.worker.support.helpers import alive, until
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.launch.launcher import address, port_problem, welcome
+from worker.settings import Settings
+
+PROGRAM = (
+    "from worker.launch.launcher import supervise\n"
+    "from worker.settings import load_settings\n"
+    "raise SystemExit(supervise(load_settings(), worker='tests.worker.support.fake_worker',"
+    " service='{service}'))"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def parents() -> list[tuple[int, int]]:
+    """Process and parent ids of all processes; small images have no `ps`, macOS has no `/proc`."""
+    if not Path("/proc/self/stat").exists():
+        command = ["ps", "-e", "-o", "pid=,ppid="]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return [(int(line.split()[0]), int(line.split()[1])) for line in listing.splitlines()]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            found.append((int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])))
+    return found
+
+
+class Up:
+    """A running launcher and what it printed."""
+
+    def __init__(self, settings: Settings, output: Path, service: str) -> None:
+        self._output = output
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM.format(service=service)],
+                env={**os.environ, **settings.environment()},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self._output.read_text()
+
+    def says(self, pattern: str, seconds: float = 60) -> None:
+        until(lambda: re.search(pattern, self.text), seconds)
+
+    def children(self) -> list[int]:
+        pairs = parents()
+        found, todo = [], [self.process.pid]
+        while todo:
+            parent = todo.pop()
+            below = [pid for pid, ppid in pairs if ppid == parent]
+            found += below
+            todo += below
+        return found
+
+
+@pytest.fixture
+def spacious(settings: Settings) -> Settings:
+    return settings.model_copy(update={"port": free_port()})
+
+
+@pytest.fixture
+def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def go(service: str = "tests.worker.support.fake_service") -> Up:
+        launcher = Up(spacious, spacious.home / f"said-{len(started)}.txt", service)
+        started.append(launcher)
+        return launcher
+
+    yield go
+    for launcher in started:
+        launcher.process.terminate()
+        launcher.process.wait(60)
+    until(lambda: not EmbeddedBroker(spacious).alive(), 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_start_and_clean_stop(up: Callable[..., Up], spacious: Settings, number: signal.Signals) -> None:
+    launcher = up()
+    launcher.says("ready after")
+    assert launcher.text.count("curl") == 3
+    assert address(spacious) in launcher.text
+    children = launcher.children()
+    assert len(children) >= 4, "keeper, server, worker, service"
+    launcher.process.send_signal(number)
+    assert launcher.process.wait(30) == 0
+    assert not any(alive(pid) for pid in children)
+    assert launcher.text.rstrip().endswith("stopped")
+    assert "Traceback" not in launcher.text
+
+
+def test_a_part_that_dies_is_started_again(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up()
+    launcher.says("ready after")
+    os.kill(int(redis_client(spacious).info("server")["process_id"]), signal.SIGKILL)
+    launcher.says("broker ended with exit code 1.*starting it again")
+    launcher.says("broker started again")
+    until(EmbeddedBroker(spacious).alive)
+
+
+def test_worker_and_service_are_started_again(up: Callable[..., Up]) -> None:
+    launcher = up()
+    launcher.says("ready after")
+    parts = [pid for pid, parent in parents() if parent == launcher.process.pid]
+    for pid in parts:
+        os.kill(pid, signal.SIGKILL)
+    for name in ("broker", "worker", "service"):
+        launcher.says(f"{name} ended by SIGKILL")
+        launcher.says(f"{name} started again")
+    assert launcher.process.poll() is None
+
+
+def test_a_second_start_finds_the_state_of_the_first(up: Callable[..., Up], spacious: Settings) -> None:
+    first = up()
+    first.says("ready after")
+    redis_client(spacious).set("kept", "yes")
+    first.process.terminate()
+    assert first.process.wait(30) == 0
+    up().says("ready after")
+    assert redis_client(spacious).get("kept") == "yes"
+
+
+def test_kill_9_of_the_launcher_leaves_no_orphans(up: Callable[..., Up]) -> None:
+    launcher = up()
+    launcher.says("ready after")
+    children = launcher.children()
+    launcher.process.kill()
+    launcher.process.wait()
+    until(lambda: not any(alive(pid) for pid in children), 40)
+
+
+def test_a_busy_port_is_a_clear_message(up: Callable[..., Up], spacious: Settings) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", spacious.port))
+        other.listen()
+        launcher = up()
+        assert launcher.process.wait(30) == 2
+    assert launcher.text.count("\n") == 1
+    assert f"127.0.0.1:{spacious.port}" in launcher.text
+    assert "SNF_PORT" in launcher.text
+    assert port_problem("127.0.0.1", spacious.port) is None
+
+
+def test_a_service_that_cannot_start_ends_it_with_the_reason(up: Callable[..., Up]) -> None:
+    launcher = up("tests.worker.no_such_service")
+    assert launcher.process.wait(60) == 1
+    assert "the service did not get ready" in launcher.text
+    assert "no_such_service" in launcher.text
+
+
+def test_the_welcome_has_three_calls(tmp_path: Path) -> None:
+    text = welcome(Settings(home=tmp_path, api_keys=("secret",)), 1.0)
+    assert text.count("curl") == 3
+    assert "secret" not in text

@@ -1,0 +1,102 @@
+"""Devices of a machine, the queues they serve, and a worker process for each of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.worker.support.helpers import until
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Job, Queue, Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import dispatch
+from worker.jobs.worker_registry import Presence
+from worker.launch.child_process import stop
+from worker.launch.workers import worker_parts
+from worker.runtime.devices import find_devices, queues_of, variables
+from worker.runtime.main import queues_to_serve
+from worker.settings import Settings
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose driver names two GPUs."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 0\necho 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_auto_means_every_gpu_and_the_cpu(two_gpus: None) -> None:
+    assert find_devices(["auto"]) == ["cuda:0", "cuda:1", "cpu"]
+    assert find_devices(["cpu"]) == ["cpu"]
+
+
+def test_a_machine_without_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_devices(["auto"]) == ["cpu"]
+    broken = tmp_path / "nvidia-smi"
+    broken.write_text("#!/bin/sh\nexit 9\n")
+    broken.chmod(0o755)
+    assert find_devices(["auto"]) == ["cpu"]
+
+
+def test_a_process_sees_its_device_alone() -> None:
+    assert variables("cuda:3") == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert variables("cpu") == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_queues_follow_the_device_and_the_settings(settings: Settings) -> None:
+    assert queues_of("cuda:0") == [Queue.TRAIN_GPU, Queue.SCORE]
+    assert queues_to_serve(settings, "cpu") == [Queue.TRAIN_CPU, Queue.SCORE]
+    only = settings.model_copy(update={"queues": (Queue.SCORE,)})
+    assert queues_to_serve(only, "cpu") == [Queue.SCORE]
+    gpu_work = settings.model_copy(update={"queues": (Queue.TRAIN_GPU,), "devices": ("cpu", "cuda:1")})
+    assert [(part.name, part.settings.devices) for part in worker_parts(gpu_work)] == [("worker-cuda-1", ("cuda:1",))]
+    with pytest.raises(ValueError, match="none of the devices cpu can serve train-gpu"):
+        worker_parts(gpu_work.model_copy(update={"devices": ("cpu",)}))
+
+
+def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_DEVICES", "cuda:0, cpu")
+    monkeypatch.setenv("SNF_QUEUES", "train-gpu,score")
+    found = Settings()
+    assert (found.devices, found.queues) == (("cuda:0", "cpu"), (Queue.TRAIN_GPU, Queue.SCORE))
+    assert (found.environment()["SNF_DEVICES"], found.environment()["SNF_QUEUES"]) == ("cuda:0,cpu", "train-gpu,score")
+    monkeypatch.setenv("SNF_DEVICES", "tpu")
+    with pytest.raises(ValueError, match="devices"):
+        Settings()
+
+
+def test_each_device_runs_one_job_of_its_queue(
+    settings: Settings, broker: EmbeddedBroker, store: JobStore, add: Callable[..., Job]
+) -> None:
+    both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
+    parts = worker_parts(both, "tests.worker.support.fake_worker")
+    for part in parts:
+        part.start()
+    try:
+        on_cpu, on_gpu = add("wait"), add("wait", queue=Queue.TRAIN_GPU)
+        waiting = add("succeed", queue=Queue.TRAIN_GPU)
+        celery = make_celery(settings)
+        for job in (on_cpu, on_gpu, waiting):
+            dispatch(celery, job)
+        for job in (on_cpu, on_gpu):
+            until(lambda job=job: store.get(job.id).status is Status.RUNNING)
+        workers = {
+            worker.device: worker for worker in until(Presence(redis_client(settings), settings.key_prefix).workers)
+        }
+        assert {device: worker.queues for device, worker in workers.items()} == {
+            "cpu": (Queue.TRAIN_CPU, Queue.SCORE),
+            "cuda:0": (Queue.TRAIN_GPU, Queue.SCORE),
+        }
+        folder = settings.jobs_dir
+        assert '"device": "cuda"' in (folder / on_gpu.id / "job.json").read_text()
+        assert '"device": "cpu"' in (folder / on_cpu.id / "job.json").read_text()
+        assert store.get(waiting.id).status is Status.QUEUED
+        store.request_cancel(on_gpu.id)
+        until(lambda: store.get(waiting.id).status is Status.SUCCEEDED)
+        assert store.get(on_cpu.id).status is Status.RUNNING
+    finally:
+        stop(parts, 0.0)

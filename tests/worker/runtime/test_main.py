@@ -1,0 +1,224 @@
+"""The real worker process on real brokers, Valkey and Redis: delivery, restarts, kills, lost messages."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.worker.support.helpers import Start, Submit, alive, make_reconciler, reaches, trainer_pids, until
+from tests.worker.support.redis_server import RedisServer
+from worker.broker.celery_app import make_celery, queue_keys
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown
+from worker.jobs.record import Queue, Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import dispatch
+from worker.settings import Settings
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_worker_never_imports_torch(settings: Settings) -> None:
+    program = (
+        "import sys, threading\n"
+        "import worker.runtime.main, worker.launch.launcher, worker.jobs.submission, worker.runtime.reconciler\n"
+        "from worker.settings import load_settings\n"
+        "from worker.broker.celery_app import make_celery\n"
+        "make_celery(load_settings()).finalize()\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'app')))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_jobs_run_one_after_the_other(start: Start, submit: Submit, store: JobStore) -> None:
+    jobs = [submit("succeed") for _ in range(3)]
+    worker = start()
+    done = [reaches(store, job, Status.SUCCEEDED) for job in jobs]
+    assert [job.attempts for job in done] == [1, 1, 1]
+    starts = [job.started_at for job in done]
+    ends = [job.finished_at for job in done]
+    assert all(end <= begin for end, begin in zip(ends[:-1], starts[1:], strict=True) if end and begin)
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def test_term_preempts_and_the_next_worker_takes_that_job_first(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    worker = start()
+    running, waiting = submit("wait-once"), submit("succeed")
+    reaches(store, running, Status.RUNNING)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert [alive(pid) for pid in trainer_pids(settings, running)] == [False]
+    assert store.get(running.id).status is Status.QUEUED
+    assert store.get(running.id).checkpoint_step == 5
+    start()
+    first, second = reaches(store, running, Status.SUCCEEDED), reaches(store, waiting, Status.SUCCEEDED)
+    assert (first.attempts, second.attempts) == (2, 1)
+    assert first.finished_at is not None
+    assert second.started_at is not None
+    assert first.finished_at <= second.started_at
+
+
+def test_kill_9_of_the_worker_loses_and_doubles_nothing(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    worker = start()
+    job = submit("wait-once")
+    reaches(store, job, Status.RUNNING)
+    worker.kill()
+    worker.wait()
+    # The pipe to the trainer ends with the worker: no orphan goes on training.
+    until(lambda: not any(alive(pid) for pid in trainer_pids(settings, job)), 20)
+    assert store.get(job.id).status is Status.RUNNING
+    start()
+    assert reaches(store, job, Status.SUCCEEDED).attempts == 2
+
+
+def test_cancel_of_a_running_job_through_the_store(start: Start, submit: Submit, store: JobStore) -> None:
+    start()
+    job = submit("wait")
+    reaches(store, job, Status.RUNNING)
+    store.request_cancel(job.id)
+    reaches(store, job, Status.CANCELLED)
+    after = submit("succeed")
+    reaches(store, after, Status.SUCCEEDED)
+
+
+def test_a_job_cancelled_in_the_queue_never_starts(start: Start, submit: Submit, store: JobStore) -> None:
+    job, after = submit("succeed"), submit("succeed")
+    store.request_cancel(job.id)
+    start()
+    reaches(store, after, Status.SUCCEEDED)
+    assert store.get(job.id).attempts == 0
+
+
+def test_duplicate_messages_run_a_job_once(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
+    job = submit("succeed")
+    celery = make_celery(settings)
+    for _ in range(3):
+        dispatch(celery, job)
+    last = submit("succeed")
+    start()
+    reaches(store, last, Status.SUCCEEDED)
+    assert store.get(job.id).attempts == 1
+    assert trainer_pids(settings, job) == list(dict.fromkeys(trainer_pids(settings, job)))
+
+
+def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
+    job = submit("succeed")
+    keys = queue_keys(settings, Queue.TRAIN_CPU)
+    assert store.queue_length(keys) == 1
+    redis_client(settings).delete(*keys)
+    start()
+    reaches(store, job, Status.SUCCEEDED)
+
+
+def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    lost, *others = (submit("succeed") for _ in range(3))
+    _, in_order = queue_keys(settings, Queue.TRAIN_CPU)
+    assert lost.id in str(redis_client(settings).rpop(in_order)), "the oldest message comes first"
+    hours = [submit("wait") for _ in range(2)]
+    start()
+    for job in others:
+        reaches(store, job, Status.SUCCEEDED)
+    reaches(store, hours[0], Status.RUNNING)
+    if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
+        until(lambda: store.place_in_line(store.get(lost.id)) == 0)
+    store.request_cancel(hours[0].id)
+    reaches(store, lost, Status.SUCCEEDED)
+    reaches(store, hours[1], Status.RUNNING)
+
+
+def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store: JobStore) -> None:
+    start()
+    job = reaches(store, submit("die"), Status.FAILED)
+    assert job.attempts == 3
+    assert job.error is not None
+    assert job.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
+
+
+def test_the_broker_restarts_under_a_worker(
+    start: Start, submit: Submit, store: JobStore, settings: Settings, broker: EmbeddedBroker
+) -> None:
+    start()
+    reaches(store, submit("succeed"), Status.SUCCEEDED)
+    broker.stop()
+    begin = time.monotonic()
+    with pytest.raises(BrokerDown):
+        submit("succeed")
+    assert time.monotonic() - begin < 10
+    again = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
+    again.start()
+    try:
+        job = submit("succeed")
+        reaches(store, job, Status.SUCCEEDED, 60)
+    finally:
+        again.stop()
+
+
+def test_submitting_twice_with_one_key_makes_one_job(submit: Submit, store: JobStore) -> None:
+    first = submit("succeed", idempotency_key="k")
+    assert submit("succeed", idempotency_key="k").id == first.id
+    assert len(store.list().jobs) == 1
+
+
+def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobStore, settings: Settings) -> None:
+    for _ in range(5):
+        submit("succeed")
+    time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
+    reconciler = make_reconciler(store, settings)
+    assert reconciler.sweep() == 0
+    assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
+
+
+def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
+    submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    client = redis_client(settings)
+    client.zadd(f"{settings.key_prefix}leases", {"0-without-record": 1})
+    damaged, sound = submit("succeed"), submit("succeed")
+    for job in (damaged, sound):
+        store.renew(job.id, store.take(job.id, "gone", 5) or 0, 0.01)
+    for field in ("progress", "parameters"):
+        client.hset(f"{settings.key_prefix}job:{damaged.id}", field, "{")
+    time.sleep(0.1)
+    assert make_reconciler(store, settings).sweep() == 2
+    assert store.get(sound.id).status is Status.QUEUED
+    assert store.expired_leases() == []
+
+
+def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, settings: Settings) -> None:
+    job = submit("succeed")
+    store.take(job.id, "gone", 0.01)
+    time.sleep(0.1)
+    moved: list[int] = []
+    sweeps = [
+        threading.Thread(
+            target=lambda: moved.append(make_reconciler(JobStore(redis_client(settings)), settings).sweep())
+        )
+        for _ in range(4)
+    ]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join()
+    assert sum(moved) == 1
+    assert store.get(job.id).status is Status.QUEUED

@@ -1,0 +1,121 @@
+"""Outages of the broker under a worker, and a worker that does not receive messages: real processes and brokers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
+
+import pytest
+
+from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.jobs.record import Status
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import Presence, WorkerState
+from worker.runtime.health import check_workers
+from worker.runtime.main import NOT_RECEIVING
+from worker.settings import Settings
+
+LEASE = {"lease_seconds": 1.0, "heartbeat_seconds": 0.3}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={**LEASE, "devices": ("cpu",)})
+
+
+@pytest.fixture
+def again(settings: Settings) -> Iterator[EmbeddedBroker]:
+    """The broker of after the outage."""
+    broker = EmbeddedBroker(settings)
+    yield broker
+    broker.stop()
+
+
+def test_a_worker_whose_attempt_ends_in_an_outage_takes_the_next_job(
+    start: Start, submit: Submit, store: JobStore, settings: Settings, broker: EmbeddedBroker, again: EmbeddedBroker
+) -> None:
+    start()
+    job = submit("wait-for-file")
+    reaches(store, job, Status.RUNNING)
+    broker.stop()
+    (settings.jobs_dir / job.id / "go").touch()
+    time.sleep(4)  # beyond the lease, and for longer than the end of an attempt was once held back
+    again.start()
+    done = reaches(store, job, Status.SUCCEEDED, 20)
+    assert (done.attempts, done.attempts_without_progress) == (1, 0), "an outage costs no attempt"
+    reaches(store, submit("succeed"), Status.SUCCEEDED, 20)
+
+
+def test_the_next_job_starts_at_once(start: Start, submit: Submit, store: JobStore) -> None:
+    start()
+    jobs = [submit("succeed") for _ in range(4)]
+    done = [reaches(store, job, Status.SUCCEEDED, 30) for job in jobs]
+    pauses = [
+        (after.started_at - before.finished_at).total_seconds()
+        for before, after in pairwise(done)
+        if before.finished_at and after.started_at
+    ]
+    assert len(pauses) == 3
+    assert median(pauses) < 0.2, "the event loop of Celery sleeps on unless it is woken"
+
+
+def test_a_job_whose_worker_and_trainer_die_together_fails_with_its_cause(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    job = submit("wait-for-file")
+    for attempt in (1, 2, 3):
+        worker = start()
+        until(lambda attempt=attempt: store.get(job.id).attempts == attempt, 20)
+        reaches(store, job, Status.RUNNING, 20)
+        worker.kill()
+        os.kill(trainer_pids(settings, job)[-1], signal.SIGKILL)
+        worker.wait()
+    start()
+    failed = reaches(store, job, Status.FAILED, 20)
+    assert (failed.attempts, failed.attempts_without_progress) == (3, 3)
+    assert failed.error is not None
+    assert failed.error["type"] == "worker-lost"
+    assert "likely the machine ran out of memory" in failed.error["detail"]
+
+
+def test_a_worker_that_receives_nothing_reconnects(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    start("tests.worker.support.fake_deaf_worker", arguments=["at-first"])
+    reaches(store, submit("succeed"), Status.SUCCEEDED, 25)
+    until(lambda: check_workers(settings)[0], 5)
+
+
+def test_a_worker_that_receives_nothing_for_good_says_so_and_ends(
+    start: Start, submit: Submit, store: JobStore, settings: Settings
+) -> None:
+    worker = start("tests.worker.support.fake_deaf_worker", arguments=["for-good"])
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    until(lambda: check_workers(settings)[0], 20)
+    job = submit("succeed")
+    until(lambda: [one.state for one in presence.workers()] == [WorkerState.NOT_RECEIVING], 20)
+    healthy, why = check_workers(settings)
+    assert not healthy
+    assert why.endswith("receives no messages")
+    assert worker.wait(20) == NOT_RECEIVING
+    until(lambda: not check_workers(settings)[0], 5)
+    start()
+    reaches(store, job, Status.SUCCEEDED, 20)
+
+
+def test_the_health_check_in_an_outage_blames_no_worker(settings: Settings, broker: EmbeddedBroker) -> None:
+    healthy, why = check_workers(settings)
+    assert (healthy, why) == (False, "no worker of cpu is alive on this machine")
+    command = [sys.executable, "-m", "app.cli.main", "worker", "--check"]
+    environment = {**os.environ, **settings.environment()}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout.strip()) == (1, why)
+    broker.stop()
+    healthy, why = check_workers(settings)
+    assert healthy
+    assert why.startswith("cannot be checked: ")

@@ -1,0 +1,348 @@
+"""The supervisor with a stand-in trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.worker.support.helpers import alive, stand_in_command, until
+from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.errors import BrokerDown
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+Add = Callable[..., Job]
+
+
+class Background:
+    """An attempt that runs in a thread."""
+
+    def __init__(self, supervisor: Supervisor, store: JobStore, job: Job) -> None:
+        self.outcome: Outcome | None = None
+
+        def run() -> None:
+            self.outcome = supervisor.run(job.id)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+        until(lambda: store.get(job.id).status is Status.RUNNING)
+
+    def end(self) -> Outcome | None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.outcome
+
+
+def trainer_pid(settings: Settings, job: Job) -> int:
+    return int((settings.jobs_dir / job.id / "pids").read_text().split()[-1])
+
+
+def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("succeed")
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    done = store.get(job.id)
+    assert done.status is Status.SUCCEEDED
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    assert done.progress == {"step": 1, "steps": 10}
+    assert done.metrics == {"bits_per_dim": 4.5, "learning_rate": 0.001}
+    assert (done.attempts, done.error) == (1, None)
+
+
+def test_a_duplicate_delivery_does_nothing(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert store.get(job.id).attempts == 1
+
+
+def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("die")
+    outcomes = [supervisor.run(job.id) for _ in range(4)]
+    assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.FAILED, Outcome.NOT_TAKEN]
+    failed = store.get(job.id)
+    assert (failed.status, failed.attempts) == (Status.FAILED, 3)
+    assert failed.error is not None
+    assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
+
+
+def test_new_checkpoints_keep_a_dying_job_alive(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("die-with-progress")
+    outcomes = [supervisor.run(job.id) for _ in range(5)]
+    assert outcomes == [Outcome.QUEUED_AGAIN] * 4 + [Outcome.SUCCEEDED]
+    assert store.get(job.id).checkpoint_step == 5
+    assert store.get(job.id).error is None
+
+
+def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("refuse")
+    assert supervisor.run(job.id) is Outcome.FAILED
+    error = store.get(job.id).error
+    assert error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
+
+
+def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    store.request_pause(job.id)
+    assert running.end() is Outcome.PAUSED
+    paused = store.get(job.id)
+    assert (paused.status, paused.checkpoint_step, paused.worker) == (Status.PAUSED, 5, None)
+    assert (paused.attempts_without_progress, paused.error) == (0, None)
+
+
+def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    hasty = settings.model_copy(update={"stop_grace_seconds": 0.2})
+    job = add("deaf")
+    running = Background(Supervisor(store, hasty, stopping, command=stand_in_command), store, job)
+    until((settings.jobs_dir / job.id / "pids").exists)
+    store.request_pause(job.id)
+    assert running.end() is Outcome.PAUSED
+    paused = store.get(job.id)
+    assert (paused.status, paused.attempts_without_progress, paused.error) == (Status.PAUSED, 0, None)
+
+
+def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
+    supervisor: Supervisor, settings: Settings, add: Add
+) -> None:
+    assert supervisor.rest_s == 0
+    settings.jobs_dir.write_text("a file where the folder should be")
+    rests = []
+    for _ in range(8):
+        supervisor.run(add("succeed").id)
+        rests.append(supervisor.rest_s)
+    assert rests == [1, 2, 4, 8, 16, 32, 60, 60]
+    settings.jobs_dir.unlink()
+    assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
+    assert supervisor.rest_s == 0
+
+
+def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_attempts_without_progress": 1})
+    job = add("deaf")
+    assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
+    assert not alive(trainer_pid(settings, job))
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "trainer-stalled"
+
+
+def test_a_folder_that_cannot_be_written_is_a_death_with_its_reason(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("succeed")
+    settings.jobs_dir.mkdir()
+    (settings.jobs_dir / job.id).write_text("a file where the folder should be")
+    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    waiting = store.get(job.id)
+    assert waiting.attempts_without_progress == 1
+    assert waiting.error is not None
+    assert "did not start" in waiting.error["detail"]
+
+
+def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert store.get(job.id).status is Status.CANCELLED
+    assert not alive(pid)
+
+
+def test_a_trainer_that_ignores_term_is_killed(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("deaf")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+    assert not alive(pid)
+
+
+def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add) -> None:
+    job = add("wait-once")
+    running = Background(supervisor, store, job)
+    stopping.set()
+    assert running.end() is Outcome.QUEUED_AGAIN
+    back = store.get(job.id)
+    assert (back.status, back.attempts_without_progress, back.checkpoint_step, back.error) == (
+        Status.QUEUED,
+        0,
+        5,
+        None,
+    )
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "a stopping worker takes nothing"
+    stopping.clear()
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    assert store.get(job.id).attempts == 2
+
+
+def test_kill_9_of_the_trainer_is_tried_again(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = add("wait-once")
+    running = Background(supervisor, store, job)
+    os.kill(trainer_pid(settings, job), signal.SIGKILL)
+    assert running.end() is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert "out of memory" in error["detail"]
+    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+
+
+def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    # What another worker's reconciler does after an outage of this one.
+    client = store._client
+
+    def expire() -> bool:
+        # A heartbeat may come in between.
+        client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
+        return store.expire(job.id, 3) == "queued"
+
+    until(expire)
+    assert store.take(job.id, "another", 30) == 2
+    assert running.end() is Outcome.LOST
+    assert not alive(pid)
+    assert store.get(job.id).worker == "another"
+
+
+def test_the_lease_lives_as_long_as_the_trainer(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    deadline = time.monotonic() + 5  # longer than a lease
+    while time.monotonic() < deadline:
+        assert store.expired_leases() == []
+        time.sleep(0.2)
+    store.request_cancel(job.id)
+    assert running.end() is Outcome.CANCELLED
+
+
+def test_training_goes_on_while_the_broker_is_down(
+    supervisor: Supervisor, store: JobStore, settings: Settings, broker: EmbeddedBroker, add: Add
+) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    pid = trainer_pid(settings, job)
+    broker.stop()
+    time.sleep(2)
+    assert alive(pid)
+    again = EmbeddedBroker(settings)
+    again.start()
+    try:
+        store.request_cancel(job.id)
+        assert running.end() is Outcome.CANCELLED
+        assert store.get(job.id).status is Status.CANCELLED
+    finally:
+        again.stop()
+
+
+class LosesAnswers(JobStore):
+    """A job store whose next answers are lost on the way, by method."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(redis_client(settings), settings.key_prefix)
+        self.lose: dict[str, int] = {}
+
+    def _lost(self, method: str) -> None:
+        if self.lose.get(method, 0):
+            self.lose[method] -= 1
+            raise BrokerDown(f"the answer to {method} is lost")
+
+    def take(self, *args: Any, **more: Any) -> int | None:
+        found = super().take(*args, **more)
+        self._lost("take")
+        return found
+
+    def get(self, job_id: str) -> Job:
+        found = super().get(job_id)
+        self._lost("get")
+        return found
+
+    def put_back(self, *args: Any, **more: Any) -> Status:
+        self._lost("put_back")
+        return super().put_back(*args, **more)
+
+
+@pytest.fixture
+def losing(settings: Settings, broker: EmbeddedBroker) -> LosesAnswers:
+    return LosesAnswers(settings)
+
+
+def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job = add("succeed")
+    losing.lose = {"take": 2, "get": 1}
+    assert Supervisor(losing, settings, stopping, command=stand_in_command).run(job.id) is Outcome.SUCCEEDED
+    assert losing.get(job.id).attempts == 1
+
+
+def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_blamed(
+    losing: LosesAnswers,
+    settings: Settings,
+    stopping: threading.Event,
+    add: Add,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.runtime.supervisor._LAST_WORDS_S", 0.0)
+    short = settings.model_copy(update={"lease_seconds": 0.1})
+    job = add("succeed")
+    losing.lose = {"take": 100}
+    threading.Timer(0.3, stopping.set).start()
+    with pytest.raises(BrokerDown):
+        Supervisor(losing, short, stopping, command=stand_in_command).run(job.id)
+    time.sleep(0.15)
+    assert losing.expire(job.id, 1) == "queued"
+    assert losing.get(job.id).attempts_without_progress == 0
+
+
+def test_a_death_counts_once_however_often_it_is_written(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    supervisor = Supervisor(losing, settings, stopping, command=stand_in_command)
+    losing.lose = {"put_back": 3}
+    assert supervisor.run(add("die").id) is Outcome.QUEUED_AGAIN
+    assert supervisor.rest_s == 1
+
+
+def test_a_machine_that_fails_for_days_still_rests_a_minute(supervisor: Supervisor) -> None:
+    supervisor._deaths = 5000
+    assert supervisor.rest_s == 60
+
+
+def test_a_command_that_cannot_start_counts_as_a_death(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job = add()
+    broken = Supervisor(store, settings, stopping, command=lambda folder, _type: [str(folder / "missing")])
+    assert broken.run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert "did not start" in error["detail"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_trainer_told_to_stop_by_somebody_else_is_preempted(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add, signal_number: signal.Signals
+) -> None:
+    job = add("wait")
+    running = Background(supervisor, store, job)
+    os.kill(trainer_pid(settings, job), signal_number)
+    assert running.end() is Outcome.QUEUED_AGAIN

@@ -1,0 +1,88 @@
+"""A dataset read by another process is the same dataset; over a limit it is refused, and nothing of it is left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.datasets import DatasetStore, Source
+from models.errors import DatasetRefused, ModelsError
+from tests.models.datasets.hostile_files import white_images
+from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped
+from worker.sandbox import ingest as module
+from worker.sandbox.ingest import ingest
+from worker.sandbox.process import ProcessLimits
+from worker.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+def read(settings: Settings, store: DatasetStore, data: bytes, filename: str = "a.zip") -> None:
+    given = source(settings.home / "uploads", data, filename)
+    ingest(store, "photos", [given], settings, lambda _done, _total: None)
+
+
+def test_it_is_the_dataset_that_this_process_would_make(settings: Settings, tmp_path: Path) -> None:
+    files = [source(tmp_path / "uploads", data, name) for name, data in {**mixed(), "a.txt": b"text"}.items()]
+    files.append(source(tmp_path / "uploads", tarred(pngs(20), "xz"), "not utf-8 \udcff.tar.xz"))
+    files.append(Source(source(tmp_path / "uploads", b"x").path, "\udcff.png"))
+    told: list[tuple[int, int]] = []
+    here, there = DatasetStore(tmp_path / "here"), DatasetStore(settings.datasets_dir)
+    expected = here.create("photos", files)
+    report = ingest(there, "photos", files, settings, lambda *at: told.append(at))
+    assert report.model_copy(update={"created": expected.created}) == expected
+    assert (there.root / "photos" / "originals.bin").read_bytes() == (
+        here.root / "photos" / "originals.bin"
+    ).read_bytes()
+    packed = sum(file.path.stat().st_size for file in files)
+    assert told == sorted(told)
+    assert told[-1] == (packed, packed)
+
+
+def test_typed_errors_pass_through(settings: Settings) -> None:
+    store = DatasetStore(settings.datasets_dir)
+    for data, status, slug in (
+        (zipped(pngs(5)), 422, "dataset-too-small"),
+        (zipped(pngs(20))[:-30], 422, "malformed-archive"),
+        (b"Rar!\x1a\x07", 422, "unsupported-archive"),
+        (npz(a=[1], b=[2]), 422, "malformed-array"),
+    ):
+        with pytest.raises(ModelsError) as caught:
+            read(settings, store, data)
+        assert (caught.value.status, caught.value.slug) == (status, slug)
+    with pytest.raises(ModelsError, match="of the quota") as caught:
+        read(settings, DatasetStore(settings.datasets_dir, quota=1000), zipped(pngs(20)))
+    assert (caught.value.status, caught.value.slug) == (507, "storage-full")
+    assert list(store.root.iterdir()) == []
+
+
+LIMITS = {
+    "processor time": (ProcessLimits(2**30, 1, 60), "more than 1 s of processor time"),
+    "time": (ProcessLimits(2**30, 60, 2), "more than 2 s"),
+    "memory": (ProcessLimits(100 * 2**20, 60, 60), "more than 104857600 bytes of memory"),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_over_a_limit_nothing_is_left(limit: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    if limit == "memory" and sys.platform != "linux":
+        pytest.skip("only Linux counts this memory")
+    limits, text = LIMITS[limit]
+    monkeypatch.setattr(module, "_limits", lambda _packed, _settings: limits)
+    store = DatasetStore(settings.datasets_dir)
+    with pytest.raises(DatasetRefused, match=text) as caught:
+        read(settings, store, white_images(200))
+    assert caught.value.slug == "reading-limit"
+    assert list(store.root.iterdir()) == []
+
+
+def test_limits_grow_with_the_upload(settings: Settings) -> None:
+    small, large = module._limits(184, settings), module._limits(20 * 2**30, settings)
+    assert (small.cpu_s, small.wall_s) == (61, 244)
+    assert large.cpu_s > 20 * 2**30 / 700_000 * 4, "four times what the slowest honest files took"
+    assert small.memory_bytes == large.memory_bytes == settings.ingest_memory_bytes

@@ -1,0 +1,23 @@
+"""A worker that receives no messages: for good, or until it has reconnected, as the command line says."""
+
+import sys
+
+from kombu.transport.virtual import QoS
+
+from tests.worker.support.helpers import stand_in_command
+from worker.log_setup import configure_logging
+from worker.runtime.main import run_worker
+from worker.settings import load_settings
+
+if __name__ == "__main__":
+    for_good = sys.argv[1] == "for-good"
+    first: list[QoS] = []
+
+    def can_consume(self: QoS) -> bool:
+        first[:] = first or [self]
+        return not for_good and self is not first[0]
+
+    QoS.can_consume = can_consume
+    settings = load_settings()
+    configure_logging(settings, "worker")
+    raise SystemExit(run_worker(settings, stand_in_command))

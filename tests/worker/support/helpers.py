@@ -1,0 +1,75 @@
+"""What several tests of the worker use: stand-in commands, waiting, and looking at processes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.broker.celery_app import make_celery
+from worker.broker.embedded import redis_client
+from worker.jobs.record import Job, JobType, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import Presence
+from worker.runtime.reconciler import Reconciler
+from worker.settings import Settings
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+Submit = Callable[..., Job]
+STAND_IN = Path(__file__).with_name("fake_trainer.py")
+
+
+def stand_in_command(folder: Path, _type: JobType) -> list[str]:
+    return [sys.executable, str(STAND_IN), str(folder)]
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
+    """The first true answer of `condition`; fails the test where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(every)
+    pytest.fail(f"still not true after {seconds} s: {condition}")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def make_reconciler(store: JobStore, settings: Settings) -> Reconciler:
+    presence = Presence(redis_client(settings), settings.key_prefix)
+    return Reconciler(store, make_celery(settings), settings, presence)
+
+
+def new_job(behave: str = "succeed", **changes: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": new_job_id(),
+        "model": "digits",
+        "dataset": "mnist-mini",
+        "preset": "snf-glow-tiny",
+        "parameters": {"behave": behave},
+        "created_at": datetime.now(UTC),
+    }
+    return Job(**(fields | changes))
+
+
+def reaches(store: JobStore, job: Job, status: Status, seconds: float = 60) -> Job:
+    until(lambda: store.get(job.id).status is status, seconds)
+    return store.get(job.id)
+
+
+def trainer_pids(settings: Settings, job: Job) -> list[int]:
+    return [int(pid) for pid in (settings.jobs_dir / job.id / "pids").read_text().split()]

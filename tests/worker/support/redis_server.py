@@ -1,0 +1,48 @@
+"""A real Redis server on a socket of its own, where the machine has one."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.worker.support.helpers import until
+from worker.settings import Settings
+
+
+def redis_settings(settings: Settings) -> Settings:
+    """The settings of a test, with a Redis server to be started on a socket in its folder."""
+    return settings.model_copy(update={"redis_url": f"unix://{settings.home / 'redis.sock'}?db=0"})
+
+
+class RedisServer:
+    """Started and stopped by the test, with the durability that the README asks for."""
+
+    def __init__(self, settings: Settings) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("no redis-server on this machine (Debian: apt-get install redis-server)")
+        self._program = program
+        self._home: Path = settings.home
+        self._client = redis.Redis.from_url(str(settings.redis_url))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [self._program, "--port", "0", "--unixsocket", str(self._home / "redis.sock")]
+        command += ["--dir", str(self._home), "--appendonly", "yes", "--appendfsync", "always"]
+        command += ["--maxmemory-policy", "noeviction"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(self._answers, 20)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except redis.ConnectionError:
+            return False

@@ -1,0 +1,224 @@
+"""Settings: documented, safe, and handed to child processes unchanged."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.access.key_ring import KeyRefused, KeyRing
+from tests.support.paths import ROOT
+from worker.child_environment import child_environment
+from worker.keys.first_key import ensure_keys
+from worker.keys.key_file import KeyFile, digest_of
+from worker.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SNF_HOME", "SNF_HOST", "SNF_API_KEYS", "REDIS_URL", "SNF_REDIS_URL", "SNF_TRUSTED_BIND"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_every_field_is_documented() -> None:
+    missing = [name for name, field in Settings.model_fields.items() if not field.description]
+    assert missing == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org"])
+def test_an_open_address_gets_a_key_that_is_kept(host: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = Settings(home=tmp_path, host=host)
+    for _ in range(2):
+        ensure_keys(first, said.append)
+    text = first.key_file.read_text().strip()
+    [key] = KeyFile(first.keys_file).read()
+    assert (key.role, key.matches(digest_of(text), key.created)) == ("admin", True)
+    assert first.key_file.stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"api-key", "keys.json", ".lock"}
+    [line] = said
+    assert str(first.key_file) in line
+    assert text not in line
+    first.key_file.unlink()
+    ensure_keys(first, said.append)
+    assert len(said) == 1, "the hash is enough: no other key is made"
+
+
+@pytest.mark.parametrize("others", [(), ("cam",), ("first",)])
+def test_a_key_from_before_they_were_hashed_stays_valid(others: tuple[str, ...], tmp_path: Path) -> None:
+    settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
+    for name in others:
+        KeyFile(settings.keys_file).create(name, "score")
+    settings.key_file.write_text("sesame\n")
+    for _ in range(2):
+        ensure_keys(settings, said.append)
+    held = KeyRing(settings).find("sesame")
+    assert (held.name, held.role) == ("first-2" if "first" in others else "first", "admin")
+    assert "sesame" not in settings.keys_file.read_text()
+    [line] = said
+    assert "stays valid" in line
+    assert [key.name for key in KeyFile(settings.keys_file).read()] == [*others, held.name]
+
+
+@pytest.mark.parametrize("change", ["revoked", "rotated"])
+def test_a_key_from_before_is_not_stored_again(change: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, host="0.0.0.0")
+    settings.key_file.write_text("sesame\n")
+    ensure_keys(settings, lambda _line: None)
+    file = KeyFile(settings.keys_file)
+    text = ""
+    if change == "revoked":
+        file.revoke("first")
+    else:
+        _, text = file.rotate("first", timedelta(hours=1))
+        assert [KeyRing(settings).find(one).name for one in ("sesame", text)] == ["first", "first"]
+        _, text = file.rotate("first", timedelta())
+    kept = file.read()
+    ensure_keys(settings, lambda _line: pytest.fail("nothing to say"))
+    assert file.read() == kept
+    with pytest.raises(KeyRefused):
+        KeyRing(settings).find("sesame")
+    assert not text or KeyRing(settings).find(text).role == "admin"
+
+
+def test_a_text_whose_hash_was_not_written_is_valid_after_a_restart(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, host="0.0.0.0")
+    ensure_keys(settings, lambda _line: None)
+    settings.keys_file.unlink()  # as if the service had died between the two files
+    KeyFile(settings.keys_file).create("cam", "score")
+    ensure_keys(settings, lambda _line: None)
+    assert KeyRing(settings).find(settings.key_file.read_text().strip()).role == "admin"
+
+
+def test_a_damaged_file_of_keys_does_not_stop_the_start(tmp_path: Path) -> None:
+    settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
+    settings.key_file.write_text("sesame\n")
+    settings.keys_file.write_text("{")
+    ensure_keys(settings, said.append)
+    [line] = said
+    assert "is damaged" in line
+    assert settings.keys_file.read_text() == "{"
+
+
+def test_services_that_start_together_share_the_key(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "new", host="0.0.0.0")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: ensure_keys(settings, lambda _line: None), range(8)))
+    [key] = KeyFile(settings.keys_file).read()
+    assert key.matches(digest_of(settings.key_file.read_text().strip()), key.created)
+
+
+def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        ensure_keys(Settings(home=tmp_path, host="0.0.0.0"), lambda _line: None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "0.0.0.0", "api_keys": ("k",)},
+        {"host": "0.0.0.0", "trusted_bind": True},
+        *({"host": host} for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost")),
+    ],
+)
+def test_no_key_is_made_where_none_is_needed(given: dict[str, object], tmp_path: Path) -> None:
+    settings = Settings.model_validate({"home": tmp_path, **given})
+    ensure_keys(settings, lambda _: pytest.fail("nothing to say"))
+    assert not settings.key_file.exists()
+    assert not settings.keys_file.exists()
+
+
+def test_a_job_is_kept_as_long_as_its_idempotency_key() -> None:
+    with pytest.raises(ValidationError, match="Idempotency-Key"):
+        Settings(retention_days=0.5)
+
+
+@pytest.mark.parametrize("request_timeout_s", [0.5, 30, 400])
+def test_no_part_is_killed_while_it_drains(request_timeout_s: float) -> None:
+    settings = Settings(request_timeout_s=request_timeout_s, stop_grace_seconds=1)
+    assert request_timeout_s < settings.drain_seconds < settings.kill_after_seconds
+    assert Settings(request_timeout_s=request_timeout_s, stop_grace_seconds=500).kill_after_seconds > 500
+
+
+def test_containers_are_given_the_time_that_the_service_takes() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    api = compose.partition("  api:")[2].partition("  worker:")[0]
+    grace = re.search(r"stop_grace_period: (\d+)s", api)
+    assert grace is not None
+    assert int(grace[1]) >= Settings().kill_after_seconds
+
+
+def test_a_key_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_API_KEYS", "sesame")
+    monkeypatch.setenv("SNF_PORT", "99999999")
+    with pytest.raises(ValidationError) as caught:
+        load_settings()
+    assert "sesame" not in str(caught.value)
+    monkeypatch.setenv("SNF_PORT", "8000")
+    assert "sesame" not in repr(load_settings())
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
+    with pytest.raises(ValidationError, match="heartbeat"):
+        Settings(lease_seconds=5, heartbeat_seconds=4)
+
+
+def test_bodies_in_flight_hold_the_largest_one() -> None:
+    with pytest.raises(ValidationError, match="in flight"):
+        Settings(max_upload_bytes=2048, max_bytes_in_flight=1024)
+
+
+def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = Settings(home=tmp_path, api_keys=("a", "b"), host="0.0.0.0", redis_url="redis://h/1", threads=2)
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == made.model_copy(update={"api_keys": ()}), "all but the keys of callers"
+
+
+def test_no_child_inherits_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SNF_API_KEYS", "sesame")
+    monkeypatch.setenv("SNF_API_KEY", "sesame")
+    monkeypatch.setenv("snf_api_keys", "sesame")
+    monkeypatch.setenv("Snf_Api_Key", "sesame")
+    monkeypatch.setenv("SNF_PORT", "8123")
+    made = Settings(home=tmp_path, api_keys=("sesame",))
+    given = child_environment(made.environment(), {"MORE": "1"})
+    assert "sesame" not in " ".join(given.values())
+    assert (given["SNF_PORT"], given["MORE"]) == ("8123", "1")
+
+
+def test_unset_redis_url_wins_over_an_inherited_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = Settings(home=tmp_path, redis_url=None)
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().redis_url is None
+
+
+def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = Settings(home=tmp_path / ("d" * 120) / ("e" * 120))
+    assert len(str(deep.runtime_folder / "broker.sock")) < 100
+    assert deep.runtime_folder != Settings(home=tmp_path).runtime_folder
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "another"))
+    assert Settings(home=deep.home).runtime_folder == deep.runtime_folder
+
+
+@pytest.mark.parametrize("proxies", ["nginx", "*", "10.0.0.0/40"])
+def test_trusted_proxies_are_addresses_or_networks(proxies: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_TRUSTED_PROXIES", "10.0.0.1,2001:db8::/32")
+    assert load_settings().trusted_proxies == ("10.0.0.1/32", "2001:db8::/32")
+    monkeypatch.setenv("SNF_TRUSTED_PROXIES", proxies)
+    with pytest.raises(ValidationError, match="trusted_proxies"):
+        load_settings()
+
+
+def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_MAX_FRUITLESS_ATTEMPTS", "7")
+    assert load_settings().max_attempts_without_progress == 7
+    monkeypatch.setenv("SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS", "5")
+    assert load_settings().max_attempts_without_progress == 5
+    assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
