@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from app.registry.model_pool import Loaded
 from app.scoring.request_images import Item
-from app.scoring.responses import Outcome
 from app.state import House
 from models.errors import ImageError, ScoreNotFinite
+
+if TYPE_CHECKING:
+    from models.anomaly.judged import Judgement
 
 
 def note_scores(
@@ -16,7 +19,7 @@ def note_scores(
     loaded: Loaded,
     source: str | None,
     items: Sequence[Item],
-    scored: Mapping[int, Outcome],
+    scored: Mapping[int, Judgement],
     *,
     drifts: bool,
 ) -> None:
