@@ -30,7 +30,7 @@ AHEAD = 2
 def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     """The results of files in their order, in the batches that they were scored in.
 
-    Raises `AlphaUnattainable`, `NotThorough`, `NoPlaces` and what loading a model raises.
+    Raises `AlphaUnattainable`, `GradientEvidenceUnavailable`, `HeatMapUnsupported` and what loading a model raises.
     """
     from app.registry.model_pool import Loaded
     from models.prefetch import ahead
@@ -44,7 +44,7 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, found.engine_options))
     loaded.scorer.calibration.check_alpha(question.alpha, question.detail == "full")
     if question.explain:
-        loaded.scorer.require_places()
+        loaded.scorer.require_spatial()
     decoded = ahead(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
     with closing(ahead(_scored(decoded, loaded, question), AHEAD)) as batches:
         first = 0
@@ -92,7 +92,7 @@ def _scored(
                 yield items, {}
                 continue
             pixels = np.stack(list(images.values()))
-            judged = scorer.judge_each(pixels, question.alpha, question.draws, thorough=full, explain=question.explain)
+            judged = scorer.judge_each(pixels, question.alpha, question.draws, gradients=full, explain=question.explain)
             yield items, dict(zip(images, judged, strict=True))
 
 

@@ -134,7 +134,7 @@ async def score_images(
         # Before the work, so that what cannot be answered costs nothing.
         loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
         if query.explain:
-            loaded.scorer.require_places()
+            loaded.scorer.require_spatial()
             area = math.prod(loaded.scorer.preprocessing.shape[1:])
             limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
@@ -168,10 +168,10 @@ async def _score(
         return await house.queue.run_each(caller, function, asked, query.draws, scorer.at_once)
 
     def work() -> Steps[list[Judgement]]:
-        thorough = query.detail == "full"
+        gradients = query.detail == "full"
         return (
             yield from scorer.judge_steps(
-                np.stack(images), query.alpha, query.draws, thorough=thorough, explain=query.explain
+                np.stack(images), query.alpha, query.draws, gradients=gradients, explain=query.explain
             )
         )
 

@@ -30,6 +30,6 @@ def note_scores(
     flagged = sum(verdict.is_anomaly for verdict in verdicts)
     house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
     house.metrics.count_image_errors(errors)
-    # Thorough verdicts rest on fewer calibration images, and would look like drift among the others.
+    # Verdicts with gradient evidence rest on fewer calibration images, and would look like drift among the others.
     if drifts:
         house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])
