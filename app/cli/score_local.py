@@ -33,7 +33,7 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     Raises `AlphaUnattainable`, `GradientEvidenceUnavailable`, `HeatMapUnsupported` and what loading a model raises.
     """
     from app.registry.model_pool import Loaded
-    from models.prefetch import ahead
+    from models.prefetch import prefetch
     from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
@@ -45,8 +45,8 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     loaded.scorer.calibration.check_alpha(question.alpha, question.detail == "full")
     if question.explain:
         loaded.scorer.require_spatial()
-    decoded = ahead(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
-    with closing(ahead(_scored(decoded, loaded, question), AHEAD)) as batches:
+    decoded = prefetch(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
+    with closing(prefetch(_scored(decoded, loaded, question), AHEAD)) as batches:
         first = 0
         for items, outcomes in batches:
             yield _part(loaded, items, outcomes, first)

@@ -15,7 +15,7 @@ from models.bulk.table import PartSummary, Row, write_part
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
 from models.images.provenance import provenance_warning
-from models.prefetch import ahead
+from models.prefetch import prefetch
 
 if TYPE_CHECKING:
     from models.anomaly.judged import JudgedImage
@@ -47,7 +47,7 @@ def score_part(
     unless all is. Raises ``Stopped``, ``AlphaUnattainable``, and what the source raises when it goes away.
     """
     rows: list[Row] = []
-    with closing(ahead(_batches(source.read(start, stop)), AHEAD)) as batches:
+    with closing(prefetch(_batches(source.read(start, stop)), AHEAD)) as batches:
         while True:
             if should_stop():
                 raise Stopped("scoring was stopped")
