@@ -1,4 +1,4 @@
-"""Activation normalisation: an affine map per channel, initialised from data."""
+"""Activation normalisation: a scale and a shift for each channel, initialised from data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from models.errors import UninitializedModel
 
 
 class ActNorm(ChannelAffine):
-    """Scale and shift every channel: z_c = (x_c - t_c) exp(-l_c), log-det -H·W·Σ l (Kingma & Dhariwal 2018, 3.1).
+    """Activation normalisation, a scale and a shift for each channel: z_c = (x_c - t_c)·exp(-l_c).
 
-    Cost: O(C·H·W) both ways, O(C) for the log-determinant. :meth:`initialize` must have seen a batch first; whether it
-    has is a buffer, so a loaded model is never initialised again.
+    The log-det is -H·W·Σ_c l_c (Kingma & Dhariwal 2018, 3.1). :meth:`initialize` sets t and l from a batch before the
+    first use. The flag ``initialized`` is a buffer and saved with the weights, so a loaded layer is not initialised
+    again.
+
+    Cost: O(N·C·H·W) in both directions, O(C) for the log-det.
+
+    Args:
+        channels: The number of channels C.
     """
 
     initialized: Tensor
@@ -28,10 +34,10 @@ class ActNorm(ChannelAffine):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale so that ``x``, shape ``(N, C, H, W)``, leaves with mean 0 and deviation 1 a channel."""
+        """Set shift and scale so that each channel of ``x``, ``(N, C, H, W)``, is mapped to mean 0 and deviation 1."""
         check_images(x, self.channels)
         std, mean = torch.std_mean(x.double(), dim=(0, 2, 3), correction=0)
-        # A channel that is constant in this batch says nothing of its scale: leave it at 1.
+        # The scale of a channel that is constant in this batch is unknown: leave it at 1.
         std = torch.where(std > 1e-6, std, torch.ones_like(std))
         self.shift.copy_(mean)
         self.log_scale.copy_(std.log())
@@ -40,31 +46,37 @@ class ActNorm(ChannelAffine):
     def _check(self, x: Tensor) -> None:
         check_images(x, self.channels)
         if not self.initialized:
-            raise UninitializedModel("ActNorm has seen no batch yet: call initialize, or load trained weights")
+            raise UninitializedModel(
+                "ActNorm is not initialised: call initialize with a batch, or load trained weights"
+            )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise ``x``, shape ``(N, C, H, W)``. Raises ``UninitializedModel`` before :meth:`initialize`."""
+        """Normalise images ``x``, ``(N, C, H, W)``, and return the log-det, ``(N,)``.
+
+        Raises:
+            UninitializedModel: :meth:`initialize` has not been called and no weights were loaded.
+        """
         self._check(x)
         scale = torch.exp(-self.log_scale).view(1, -1, 1, 1)
         return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`."""
+        """Map ``z`` back: x_c = z_c·exp(l_c) + t_c."""
         self._check(z)
         scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the frozen map. Raises ``UninitializedModel`` before :meth:`initialize`."""
+        """Return the map and its inverse in float64. Raises ``UninitializedModel`` before :meth:`initialize`."""
         if not self.initialized:
-            raise UninitializedModel("ActNorm has seen no batch yet: a flow is frozen after initialize or loading")
+            raise UninitializedModel("ActNorm is not initialised: initialise or load the flow before it is frozen")
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return diag(exp(-l)) and -t exp(-l)."""
+        """Return the matrix diag(exp(-l)) and the offset -t·exp(-l)."""
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return -Σ l in float64. Cost: O(C)."""
+        """Return -Σ_c l_c in float64, the log-det of a single location in nats. Cost: O(C)."""
         return -self.log_scale.double().sum()

@@ -1,4 +1,4 @@
-"""The contract every bijection keeps."""
+"""Base classes of bijections, and the contract that every bijection keeps."""
 
 from __future__ import annotations
 
@@ -12,92 +12,111 @@ from torch import Tensor, nn
 from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
 
 LogDetGradient = Literal["paper", "newton-schulz"]
-"""Stand-in for W^-1 in the gradient of log|det W|: R, or one Newton-Schulz step from R, 2R - R W R."""
+"""Approximation of W^-1 in the gradient of log|det W|: the learned inverse R ("paper"), or 2R - R W R, a Newton-Schulz
+step from R ("newton-schulz")."""
 
 Shape = tuple[int, int, int]
-"""Channels, height, width."""
+"""Channels, height and width of an image."""
 
 
 class Bijection(nn.Module):
-    """An invertible map z = f(x) with the log-determinant of its Jacobian.
+    """Base class of invertible maps z = f(x) that return the log-determinant of their Jacobian.
 
-    What is promised, and checked for every bijection by one conformance suite:
+    A conformance suite checks these promises for every bijection:
 
-    - ``forward(x) -> (z, log_det)`` and ``inverse(z) -> (x, log_det)``; the first axis is the sample, ``log_det`` has
-      shape ``(N,)``, is in nats and belongs to the direction of the call.
-    - Neither direction mutates its input, draws noise, or lets one sample influence another.
-    - In evaluation mode both directions are exact. In training mode a bijection may replace the *gradient* of its
-      log-determinant by an estimate and leave out its value; it says so in its docstring.
+    - ``forward(x)`` returns ``(z, log_det)`` and ``inverse(z)`` returns ``(x, log_det)``. ``log_det`` is the log-det of
+      the direction that was called, one value for each sample, shape ``(N,)``, in nats.
+    - Neither direction changes its input or draws noise, and samples of a batch do not influence each other.
+    - Both directions are exact in evaluation mode. In training mode a bijection may leave out the value of the log-det
+      (``omits_log_det``) and estimate its gradient.
     """
 
     constant_log_det: ClassVar[bool] = False
-    """Whether the log-determinant is the same for every input of one shape."""
+    """Whether the log-det is the same for all inputs of a given shape."""
     learned_inverse: ClassVar[bool] = False
-    """Whether ``approximate_inverse`` exists: an inverse that was learned beside the map."""
+    """Whether the bijection learns an approximate inverse, :meth:`approximate_inverse`, beside the map."""
     omits_log_det: ClassVar[bool] = False
-    """Whether training mode leaves out the value of the log-det, which then has a gradient but costs no determinant."""
+    """Whether training mode returns log-det 0 with the right gradient, which avoids the cost of a determinant."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x`` to ``(z, log|det dz/dx|)``."""
+        """Map ``x`` to z and return the log-det.
+
+        Args:
+            x: Inputs, ``(N, C, H, W)``.
+
+        Returns:
+            z and log|det dz/dx| in nats, ``(N,)``.
+        """
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` to ``(x, log|det dx/dz|)``."""
+        """Map ``z`` back to x and return the log-det of the inverse.
+
+        Args:
+            z: Outputs of :meth:`forward`.
+
+        Returns:
+            x and log|det dx/dz| in nats, ``(N,)``.
+        """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape of z for inputs of ``shape``."""
+        """Return the shape of outputs for inputs of ``shape``, without the batch axis."""
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det for inputs of ``shape``, nats, computed in float64; 0 where it depends on the data."""
+        """Return the data-independent log-det for inputs of ``shape``, in nats, or 0 if it depends on the data."""
         if self.constant_log_det:
-            raise TypeError(f"{type(self).__name__} must say what its log-det is")
+            raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable copy for inputs of ``shape`` in float64, without the data-independent log-det.
+        """Return an immutable float64 copy for scoring, without the data-independent log-det.
 
-        Raises ``TypeError`` where the log-det depends on the data and the bijection does not say where in the image.
+        Args:
+            shape: Channels, height and width of the inputs.
+
+        Raises:
+            TypeError: The log-det depends on the data and the class does not define how it is frozen.
         """
         if not self.constant_log_det:
-            raise TypeError(f"{type(self).__name__} must say how it is frozen")
+            raise TypeError(f"{type(self).__name__} must define freeze")
         module = copy.deepcopy(self).double().eval()
         learned = module.approximate_inverse if self.learned_inverse else None
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Map ``z`` to x by the learned inverse where there is one, by the exact inverse elsewhere."""
+        """Map ``z`` back to x by the learned inverse, or by the exact inverse where none is learned."""
         return self.inverse(z)[0]
 
 
 class ChannelAffine(Bijection):
-    """A bijection of images that maps every location by one matrix: z[:, :, i, j] = A x[:, :, i, j] + b.
+    """Base class of affine maps of the channels, the same at every location: z[:, :, i, j] = A x[:, :, i, j] + b.
 
-    Two of these in a row are one of these; freezing folds them with :meth:`affine`.
+    The composition of two such maps is another one, so freezing folds neighbours into one.
     """
 
     constant_log_det: ClassVar[bool] = True
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return A, shape ``(C, C)``, and b, shape ``(C,)``."""
+        """Return the matrix A, ``(C, C)``, and the offset b, ``(C,)``."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """Return log|det A| of one location, a scalar in nats."""
+        """Return log|det A|, the log-det of a single location, as a scalar in nats."""
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return the learned inverse as matrix and offset, None where there is none."""
+        """Return matrix and offset of the learned inverse, or None if the layer learns none."""
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·log|det A|."""
+        """Return H·W·log|det A|, the log-det of images of ``shape``, in nats."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map with its inverse, O(C³) once."""
+        """Return the map and its inverse in float64. Cost: O(C³)."""
         matrix, offset = (part.double().clone() for part in self.affine())
         inverse = torch.linalg.inv(matrix)
         learned = self.learned_affine()
@@ -108,16 +127,17 @@ class ChannelAffine(Bijection):
         )
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return H·W·log|det A| for every sample of ``x``, shape ``(N,)``. Cost: that of :meth:`log_abs_det`."""
+        """Return H·W·log|det A| for each sample of ``x``, ``(N,)`` in nats. Cost: that of :meth:`log_abs_det`."""
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
 
 class SelfNormalizing(Bijection):
-    """A bijection z = W x + b that learns an inverse R beside W.
+    """Base class of linear layers z = W x + b that learn an approximate inverse R of W (Keller et al. 2021).
 
-    Its training forward leaves the reconstruction error of each sample for the objective, which takes it once. With
-    ``symmetric`` the error is ½ ||R W x - x||² + ½ ||W R y - y||² at y = W x, which counts as data.
+    The forward pass in training mode stores the reconstruction error ||R W x - x||² of each sample, and the training
+    objective collects it with :meth:`pop_reconstruction_error`. If ``symmetric`` is set, the error is
+    ½ ||R W x - x||² + ½ ||W R y - y||² at y = W x, without a gradient through y.
     """
 
     learned_inverse: ClassVar[bool] = True
@@ -131,22 +151,27 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x."""
+        """Return W x, without the offset b."""
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z."""
+        """Return R z, without the offset b."""
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R to W^-1 for inputs of ``shape``, or to its projection on what R can be."""
+        """Set R to W^-1, or to the best approximation of it that R can represent, for inputs of ``shape``."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x."""
+        """Return R W x, which is x where R is the exact inverse."""
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Keep ||R W x - x||², ``(N,)``, for the objective; ``y`` = W x is used where both sides are penalised."""
+        """Store the reconstruction error of a training batch for the objective.
+
+        Args:
+            error: ||R W x - x||² of each sample, ``(N,)``.
+            y: W x, used if ``symmetric`` is set.
+        """
         if self.symmetric:
             data = y.detach()
             back = self.apply_weight(self.apply_inverse_weight(data)) - data
@@ -154,34 +179,35 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Hand over the reconstruction error of the last training forward, shape ``(N,)``, once.
+        """Return the reconstruction error of the last forward pass in training mode, ``(N,)``, and forget it.
 
-        Raises ``RuntimeError`` when no training forward has run since the last call.
+        Raises:
+            RuntimeError: No forward pass in training mode has run since the last call.
         """
         error, self._reconstruction_error = self._reconstruction_error, None
         if error is None:
-            raise RuntimeError("no training forward has run since the reconstruction error was last taken")
+            raise RuntimeError("expected a forward pass in training mode before the reconstruction error is taken")
         return error
 
 
 class Elementwise(Bijection):
-    """A bijection that maps every value on its own: log|det| is the sum of log slopes, and has a place in the image."""
+    """Base class of bijections that map each value by itself; the log-det is the sum of the log slopes log|dz/dx|."""
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log|dz/dx| of every value, each of the shape of ``x``."""
+        """Return z and the log slope log|dz/dx| of each value, both of the shape of ``x``."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, ...)``."""
+        """Map ``x``, ``(N, ...)``, to z and return the sum of the log slopes of each sample, ``(N,)`` in nats."""
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a copy for scoring, which never changes."""
+        """Return an immutable copy for scoring."""
         return copy.deepcopy(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable copy in float64."""
+        """Return an immutable float64 copy for scoring."""
         module = copy.deepcopy(self).double().eval()
 
         def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,5 +224,5 @@ def check_images(x: Tensor, channels: int) -> None:
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Sum every axis but the first: ``(N, ...) -> (N,)``."""
+    """Return the sum over all axes but the first, ``(N, ...) -> (N,)``."""
     return torch.sum(x.flatten(1), dim=1)

@@ -10,9 +10,14 @@ from models.bijections.self_normalizing_product import mix_channels, self_normal
 
 
 class ExactConv1x1(ChannelAffine):
-    """z = W x + b at every location, log-det H·W·log|det W| with its exact gradient (Kingma & Dhariwal 2018, 3.2).
+    """Invertible 1x1 convolution z = W x + b with the exact log-det H·W·log|det W| (Kingma & Dhariwal 2018, 3.2).
 
-    Cost: O(C²·H·W) both ways and O(C³) for the log-determinant, at every training step too.
+    W is a C x C matrix that mixes the channels of each location. It starts as a random orthogonal matrix, b as 0.
+
+    Cost: O(N·C²·H·W) in both directions; O(C³) for the log-det and its gradient, at every training step.
+
+    Args:
+        channels: The number of channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -23,35 +28,39 @@ class ExactConv1x1(ChannelAffine):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, to W x + b and return the log-det, ``(N,)`` in nats."""
         check_images(x, self.channels)
         return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by one LU solve, O(C³ + C²·H·W)."""
+        """Map ``z`` back to W^-1 (z - b) by an LU factorisation. Cost: O(C³ + N·C²·H·W)."""
         check_images(z, self.channels)
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
         x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
         return x, -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return W and b."""
+        """Return the matrix W and the offset b."""
         return self.weight, self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| in float64. Cost: O(C³)."""
+        """Return log|det W| in float64, the log-det of a single location in nats. Cost: O(C³)."""
         log_abs_det: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
         return log_abs_det
 
 
 class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
-    """A 1x1 convolution that learns its inverse R beside its weights W (Keller et al. 2021, eq. 10-12).
+    """1x1 convolution z = W x + b that learns an approximate inverse R of W (Keller et al. 2021, eq. 10-12).
 
-    Evaluation mode is exact, as in :class:`ExactConv1x1`. In training mode no determinant is computed: the returned
-    log-det is 0 and its gradient with respect to W is H·W·R^T (:func:`self_normalizing_product`). The reconstruction
-    error of each sample waits for the objective, which takes it with :meth:`pop_reconstruction_error`.
+    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
+    of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
+    ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
+    :class:`ExactConv1x1`. R starts as the exact inverse.
 
-    Cost of a training step: six products of O(N·C²·H·W), nothing cubic in C.
+    Cost of a training step: six products of O(N·C²·H·W), no term in C³.
+
+    Args:
+        channels: The number of channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,7 +68,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().T.clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the learned gradient."""
+        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -68,35 +77,39 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b)."""
+        """Return R (z - b), the learned inverse of ``z``."""
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x."""
+        """Return W x at each location, without b."""
         return mix_channels(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z."""
+        """Return R z at each location."""
         return mix_channels(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R = W^-1. Cost: O(C³)."""
+        """Set R to the exact inverse W^-1. Cost: O(C³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
-        """Return R and -R b."""
+        """Return the matrix R and the offset -R b of the learned inverse."""
         return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
 class LUConv1x1(ChannelAffine):
-    """z = W x + b at every location with W = P L (U + diag(s)), log-det H·W·Σ log|s| (Kingma & Dhariwal 2018, 3.2).
+    """1x1 convolution z = W x + b with W = P L (U + diag(s)) in LU factors, log-det H·W·Σ log|s|.
 
-    L is lower triangular with ones on its diagonal, U strictly upper triangular. The permutation P and the signs of s
-    stay as they are in the factors of the random orthogonal matrix that W starts as; L, U and log|s| are learned.
+    L is lower triangular with ones on its diagonal, U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and
+    log|s| are learned. The permutation P and the signs of s are fixed; they come from the random orthogonal matrix that
+    W starts as.
 
-    Cost: O(C³ + C²·H·W) for a map, O(C²·H·W) for its inverse, O(C) for the log-determinant.
+    Cost: O(C³ + N·C²·H·W) forward, O(N·C²·H·W) for the inverse, O(C) for the log-det.
+
+    Args:
+        channels: The number of channels C.
     """
 
     permutation: Tensor
@@ -109,7 +122,7 @@ class LUConv1x1(ChannelAffine):
         permutation, lower, upper = torch.linalg.lu(orthogonal)
         diagonal = upper.diagonal()
         self.factors = nn.Parameter(lower.tril(-1) + upper.triu(1) + torch.diag(diagonal.abs().log()))
-        """L below the diagonal, U above it, log|s| on it."""
+        """L below the diagonal, U above it, log|s| on the diagonal."""
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("permutation", permutation.argmax(1))
         self.register_buffer("sign", diagonal.sign())
@@ -120,13 +133,13 @@ class LUConv1x1(ChannelAffine):
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, to W x + b and return the log-det, ``(N,)`` in nats."""
         check_images(x, self.channels)
         matrix, offset = self.affine()
         return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by two triangular solves."""
+        """Map ``z`` back to W^-1 (z - b) by two triangular solves."""
         check_images(z, self.channels)
         lower, upper = self._triangles()
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)[:, self.permutation.argsort()]
@@ -135,10 +148,10 @@ class LUConv1x1(ChannelAffine):
         return x.view_as(z), -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return P L (U + diag(s)) and b. Cost: O(C³)."""
+        """Return the matrix P L (U + diag(s)) and the offset b. Cost: O(C³)."""
         lower, upper = self._triangles()
         return (lower @ upper)[self.permutation], self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ log|s| in float64. Cost: O(C)."""
+        """Return Σ log|s| in float64, the log-det of a single location in nats. Cost: O(C)."""
         return self.factors.diagonal().double().sum()

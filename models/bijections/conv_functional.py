@@ -1,7 +1,8 @@
-"""The geometry of convolutions that keep the image size: their matrix, its factors, transposes and projections.
+"""Functions of convolutions as linear maps: their matrix T(w), its LU factors, transposes, products and projections.
 
-T(w) is the matrix of the convolution with kernel w, ``(O, C, kh, kw)`` of odd sides, stride 1 and zero padding that
-keeps the size: T(w) vec(x) = vec(w * x), vectors in the order (channel, row, column) of ``x.flatten(1)``.
+T(w) is the matrix of the convolution with kernel w, ``(O, C, kh, kw)`` with odd kh and kw, stride 1 and zero padding
+that keeps the image size: T(w) vec(x) = vec(w * x), where vec(x) is ``x.flatten(1)``, in the order (channel, row,
+column). D = C·H·W is the number of values of an image.
 """
 
 from __future__ import annotations
@@ -20,35 +21,45 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.grad import conv2d_weight
 
 Size = tuple[int, int]
-"""Height, width."""
+"""Height and width."""
 
 
 def check_kernel(kernel: Size) -> None:
-    """Raise ``ValueError`` unless both sides are odd: only then is the transpose such a convolution too."""
+    """Raise ``ValueError`` unless both sides of a kernel are odd, so that the transpose of T(w) is a convolution."""
     if min(kernel) < 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"expected a kernel with odd sides, got {kernel[0]}x{kernel[1]}")
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding that keeps the size of images."""
+    """Return the zero padding (rows, columns) with which a kernel keeps the image size."""
     return weight.shape[2] // 2, weight.shape[3] // 2
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return w * x for ``x``, shape ``(N, C, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
+    """Return the convolution w * x of images ``x``, ``(N, C, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
     return F.conv2d(x, weight, padding=same_padding(weight))
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Swap input and output channels and mirror the taps: T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2)."""
+    """Return the kernel of the transpose, T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2).
+
+    Input and output channels are swapped and the taps are mirrored.
+    """
     return weight.transpose(0, 1).flip(2, 3)
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return Σ_n <B_i x_n, z_n> for every kernel element i, B_i = dT(w)/dw_i, in the shape of the kernel.
+    """Return the gradient of Σ_n <w * x_n, z_n> with respect to w.
 
-    This is the gradient of Σ_n <w * x_n, z_n> with respect to w, for x ``(N, C, H, W)`` and z ``(N, O, H, W)``. Cost:
-    that of :func:`convolve`.
+    Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
+
+    Args:
+        x: Inputs, ``(N, C, H, W)``.
+        z: Images in the shape of the outputs, ``(N, O, H, W)``.
+        kernel: Height and width of w.
+
+    Returns:
+        The gradient, ``(O, C, kh, kw)``.
     """
     shape = (z.shape[1], x.shape[1], *kernel)
     gradient: Tensor = conv2d_weight(x, shape, z, padding=(kernel[0] // 2, kernel[1] // 2))  # type: ignore[no-untyped-call]
@@ -56,9 +67,10 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return the kernel of x -> outer * (inner * x) away from the border, of sides k_outer + k_inner - 1.
+    """Return the kernel of the composition outer * (inner * x), which holds away from the border.
 
-    With ``crop`` only the middle that needs no tap beyond ``inner``'s: sides k_inner - k_outer + 1. Cost: O(O·M·C·k⁴).
+    Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
+    Cost: O(O·M·C·k⁴) for M channels between the two.
     """
     height, width = outer.shape[2:]
     padding = (0, 0) if crop else (height - 1, width - 1)
@@ -69,11 +81,20 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return m, ``kernel``, float64: how often each tap stands in the matrix of the convolution, for one channel pair.
+    """Return the multiplicity m of each tap: its number of occurrences in T(w) for a pair of channels.
 
     m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H} (Keller et al.
-    2021, 4.2, where m is the convolution of ones with ones). ``padding`` None keeps the size: c_H(a) = H - |a - p|, the
-    same from both ends. The result is shared: never write to it.
+    2021, 4.2, where m is the convolution of ones with ones).
+
+    Args:
+        kernel: Height and width of the kernel.
+        image: Height and width of the images.
+        stride: Vertical and horizontal stride.
+        padding: Vertical and horizontal padding; None for the padding p that keeps the size, with c_H(a) = H - |a - p|.
+        dilation: Vertical and horizontal dilation.
+
+    Returns:
+        m, float64 ``(kh, kw)``. The tensor is cached and must not be modified.
     """
     if padding is None:
         padding = kernel[0] // 2, kernel[1] // 2
@@ -92,40 +113,45 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the D unit vectors as images, float64 ``(D, C, H, W)``."""
+    """Return the D unit vectors of the space of images, float64 ``(D, C, H, W)``."""
     dimensions = channels * math.prod(image)
     return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return T(w), float64 ``(D, D)``, differentiable: the images of the unit vectors. Cost: O(D·C²·kh·kw·H·W)."""
+    """Return the matrix T(w), float64 ``(D, D)``, differentiable in w. Cost: O(D·C²·kh·kw·H·W)."""
     units = identity_images(weight.shape[1], image, weight.device)
     return convolve(weight.double(), units).flatten(1).T
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel r of the convolution nearest to a matrix M, given M on the unit vectors, ``(D, C, H, W)``.
+    """Return the kernel r of the convolution that is nearest to a matrix M in the Frobenius norm.
 
-    r_i = <B_i, M> / m_i, the orthogonal projection. With M = T(w)^-1 the self normalizing log-det gradient flip(r)·m is
-    the exact one. Cost: O(D·C²·kh·kw·H·W).
+    This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
+    M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(D·C²·kh·kw·H·W).
+
+    Args:
+        inverse_images: M applied to the unit vectors, float64 ``(D, C, H, W)``.
+        kernel: Height and width of r.
     """
     channels, image = inverse_images.shape[1], (inverse_images.shape[2], inverse_images.shape[3])
     units = identity_images(channels, image, inverse_images.device)
-    # A tap that never meets the image has no placement, and is 0.
+    # A tap that lies outside the image at every location occurs nowhere and is 0.
     counts = multiplicity(kernel, image).to(inverse_images.device).clamp(min=1)
     return correlate(units, inverse_images, kernel) / counts
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of T(w) with unknowns in the order (row, column, channel): C·(ph·W + pw) + C - 1."""
+    """Return the half-bandwidth C·(ph·W + pw) + C - 1 of T(w) in the order (row, column, channel), padding (ph, pw)."""
     channels, padding = weight.shape[0], same_padding(weight)
     return channels * (padding[0] * width + padding[1]) + channels - 1
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return T(w), order (row, column, channel), in LAPACK's general band storage with room for the fill of its LU.
+    """Return T(w) in LAPACK's general band storage, with room for its LU factors.
 
-    Entry (i, j) lies at [2b + i - j, j] of ``(3b + 1, D)``, b the half-bandwidth. Cost: O(C²·kh·kw·H·W).
+    Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
+    result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
     """
     taps = weight.detach().double().cpu().numpy()
     channels, (height, width) = taps.shape[0], image
@@ -145,11 +171,18 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 
 class FactorisedConvolution:
-    """T(w) in LU factors, float64: its log|det|, and solves with it or its transpose.
+    """LU factorisation of T(w) in float64, for its log|det| and for linear systems.
 
-    Band factors (LAPACK ``gbtrf``) where the band is narrow, 3b <= D for half-bandwidth b, in O(D·b²) and O(D·b) a
-    solve; dense ones where it is not, or where w lies on an accelerator, in O(D³) and O(D²) a solve. A copy: later
-    changes of w do not reach it. ``log_abs_det``: -inf where T(w) is singular.
+    If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
+    a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
+    no effect.
+
+    Args:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        image: Height and width of the images.
+
+    Attributes:
+        log_abs_det: log|det T(w)| in nats; -inf if T(w) is singular.
     """
 
     def __init__(self, weight: Tensor, image: Size) -> None:
@@ -168,9 +201,17 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Return T(w)^-1 z, or T(w)^-T z, for ``z``, shape ``(N, C, H, W)``, computed in float64, in the type of ``z``.
+        """Return T(w)^-1 z, or T(w)^-T z for side "transpose", computed in float64.
 
-        Raises ``torch.linalg.LinAlgError`` where T(w) is singular.
+        Args:
+            z: Images, ``(N, C, H, W)``.
+            side: The matrix of the system: T(w) or its transpose.
+
+        Returns:
+            The solutions in the shape and type of ``z``.
+
+        Raises:
+            torch.linalg.LinAlgError: T(w) is singular.
         """
         if self.log_abs_det == -math.inf:
             raise LinAlgError("the convolution has no inverse: the matrix of its kernel is singular")
@@ -180,7 +221,7 @@ class FactorisedConvolution:
                 self._factors.LU, self._factors.pivots, right.flatten(1).T, adjoint=side == "transpose"
             )
             return dense.T.reshape(z.shape).to(z.dtype)
-        # One sample a row is one right-hand side a column for LAPACK, which counts columns first.
+        # LAPACK stores matrices by columns: a row for each sample here is a column for each right-hand side there.
         rows = right.permute(0, 2, 3, 1).contiguous().cpu().numpy().reshape(len(z), -1)
         solution, _ = lapack.dgbtrs(
             self._lu, self.half_bandwidth, self.half_bandwidth, rows.T, self._swaps, trans=int(side == "transpose")
@@ -189,5 +230,5 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return T(w)^-1 on the unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
+        """Return T(w)^-1 applied to the unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
         return self.solve(identity_images(self.channels, self.image, self.device))

@@ -1,4 +1,4 @@
-"""Invertible k x k convolutions with zero padding: with the exact gradient, and self-normalizing."""
+"""Invertible k x k convolutions with zero padding: exact, and self-normalizing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ from models.bijections.frozen import Inverse
 
 
 class ExactConv(Bijection):
-    """z = w * x + b with zero padding that keeps the size; log-det log|det T(w)| of the whole operator, exactly.
+    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)|.
 
-    w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
+    Zero padding keeps the image size. T(w) is the D x D matrix of the convolution, D = C·H·W. w starts as the identity
+    plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
 
-    Cost: O(N·C²·kh·kw·H·W) for the map; for the log-det O(D³), D = C·H·W, where it is to be differentiated, as at every
-    training step, and O(D·b²) where it is not, b = C·(ph·W + pw) + C - 1 (:class:`FactorisedConvolution`).
+    Cost: O(N·C²·kh·kw·H·W) for the map. O(D³) for a log-det with gradient, at every training step; O(D·b²) without
+    gradient, with the half-bandwidth b of T(w) (:class:`~models.bijections.conv_functional.FactorisedConvolution`).
+
+    Args:
+        channels: The number of channels C.
+        kernel: Height and width of w, both odd.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -45,21 +50,22 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, to w * x + b and return the log-det, ``(N,)`` in nats."""
         check_images(x, self.channels)
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` in float64: one factorisation, O(D·b²), and a solve, O(D·b), a sample.
+        """Map ``z`` back to T(w)^-1 (z - b), solved in float64. Cost: O(D·b²), and O(D·b) for each sample.
 
-        Raises ``torch.linalg.LinAlgError`` where T(w) is singular.
+        Raises:
+            torch.linalg.LinAlgError: T(w) is singular.
         """
         check_images(z, self.channels)
         x: Tensor = _Solve.apply(self.weight, z - self._offset())  # type: ignore[no-untyped-call]
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det T(w)| for every sample of ``x``, shape ``(N,)``, computed in float64."""
+        """Return log|det T(w)| for each sample of ``x``, ``(N,)`` in nats, computed in float64."""
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
@@ -68,12 +74,12 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det T(w)|."""
+        """Return log|det T(w)| for images of ``shape``, in nats."""
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map in float64 with factors made at the first inverse, which then costs O(D·b) a sample."""
+        """Return the map in float64. Its first inverse factorises T(w)."""
         return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
@@ -81,7 +87,7 @@ class ExactConv(Bijection):
 
 
 class _Solve(torch.autograd.Function):
-    """x = T(w)^-1 z. With q = T(w)^-T δ, δ the incoming gradient: dz = q and dw_i = -<B_i x, q>."""
+    """Solution x = T(w)^-1 z. With incoming gradient δ and q = T(w)^-T δ: dz = q and dw_i = -<B_i x, q>."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, z: Tensor) -> Tensor:
@@ -99,16 +105,22 @@ class _Solve(torch.autograd.Function):
 
 
 class SelfNormalizingConv(ExactConv, SelfNormalizing):
-    """A k x k convolution that learns a kernel r of its inverse beside its own, w (Keller et al. 2021, eq. 13-16).
+    """k x k convolution z = w * x + b that learns an approximate inverse kernel r (Keller et al. 2021, eq. 13-16).
 
-    Evaluation mode is exact, as in :class:`ExactConv`. In training mode no determinant is computed: the returned
-    log-det is 0 and its gradient with respect to w is flip(r)·m (:class:`SelfNormalizingConvolution`). The inverse of a
-    convolution is no convolution, so this gradient is an estimate; right after :meth:`refresh_inverse` it is exact.
+    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to w is flip(r)·m with
+    the multiplicity m of the taps (:class:`SelfNormalizingConvolution`). The inverse of a convolution is not a
+    convolution, so this gradient is an estimate; it is exact right after :meth:`refresh_inverse`. The reconstruction
+    error ||r * w * x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
+    :class:`ExactConv`.
 
-    ``gradient`` "newton-schulz" puts the middle taps of 2r - r * w * r, one Newton-Schulz step from r towards the
-    inverse, in place of r in the gradient of the log-det with respect to w; ours, O(C³·k⁴) a step.
+    If ``gradient`` is "newton-schulz", the gradient of w uses the middle taps of 2r - r * w * r, a Newton-Schulz step
+    towards the inverse, in place of r. This is not in the paper and costs O(C³·k⁴) a step.
 
-    Cost of a training step: six convolutions of O(N·C²·kh·kw·H·W), nothing that grows faster in D = C·H·W.
+    Cost of a training step: six convolutions of O(N·C²·kh·kw·H·W).
+
+    Args:
+        channels: The number of channels C.
+        kernel: Height and width of w and r, both odd.
     """
 
     def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
@@ -116,7 +128,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the learned gradient."""
+        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -125,35 +137,39 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r * (z - b)."""
+        """Return r * (z - b), the learned inverse of ``z``."""
         check_images(z, self.channels)
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return w * x."""
+        """Return the convolution w * x, without b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r * z."""
+        """Return the convolution r * z."""
         return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set r to the projection of T(w)^-1 on convolutions of its size. Cost: D solves, O(D²·b)."""
+        """Set r to the kernel nearest to T(w)^-1 for images of ``shape``. Cost: D solves, O(D²·b)."""
         kernel = (self.weight.shape[2], self.weight.shape[3])
         self.inverse_weight.copy_(project(FactorisedConvolution(self.weight, shape[1:]).inverse_images(), kernel))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map with the kernel of its learned inverse."""
+        """Return the map and the kernel of its learned inverse in float64."""
         return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
 
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """z = w * x + b in float64 on images of one size.
+    """Frozen convolution z = w * x + b in float64, for images of a fixed size.
 
-    ``offset``: b, ``(1, C, 1, 1)``. ``learned_map``: the kernels of the learned inverse, one after the other.
+    Attributes:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        offset: The offset b, ``(1, C, 1, 1)``.
+        image: Height and width of the images.
+        learned_map: The kernels of the learned inverse, applied in this order, or None.
     """
 
     weight: Tensor
@@ -162,11 +178,11 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return w * x + b."""
+        """Return w * x + b, and None as the log-det does not depend on the data."""
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Undo :meth:`forward` by the factors of T(w), or by the learned kernels."""
+        """Map ``z`` back by the LU factors of T(w), or by the learned kernels if ``inverse`` is "learned"."""
         x = z - self.offset
         if inverse == "learned" and self.learned_map is not None:
             for kernel in self.learned_map:
@@ -176,29 +192,29 @@ class FrozenConvolution:
 
     @cached_property
     def _factors(self) -> FactorisedConvolution:
-        # Only samples need the factors: a model that scores never pays for them.
+        # Only sampling needs the factors; scoring does not.
         return FactorisedConvolution(self.weight, self.image)
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):
-    """y = w * x with the gradients of the self normalizing objective.
+    """Convolution y = w * x with the gradients of the self-normalizing objective (Keller et al. 2021, eq. 15 and 16).
 
-    As :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`, with the transposes of
-    convolutions. With the multiplicity m of the taps, x ⋆ z the gradient of <w * x, z> with respect to w, incoming
-    gradients δ of y, c_n of the log-det and v_n of the reconstruction error, e = r * y - x and δx = flip(w) * δ,
+    It is :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices of convolutions.
+    m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With incoming gradients δ
+    of y, c_n of the log-det and v_n of the reconstruction error of sample n, e = r * y - x and δx = flip(w) * δ, the
+    gradients are, up to sign,
 
         dw = ½ x ⋆ δ + ½ Σc m·flip(r) + 2 Σ v_n x ⋆ (flip(r) * e)
         dr = -½ y ⋆ δx - ½ Σc m·flip(w) + 2 Σ v_n y ⋆ e
 
-    (Keller et al. 2021, eq. 15 and 16 up to sign). m counts the locations of one sample: the c_n sum over the batch.
-    What flows on to earlier layers is δx alone, not halved, and nothing of the reconstruction error: its input counts
-    as data.
+    The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the product, the log-det and the reconstruction error, and save what the gradients need."""
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -207,11 +223,12 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients of the arguments, as in the class docstring."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         kernel = (weight.shape[2], weight.shape[3])
         grad_x = convolve(flip(weight), grad_y)
-        # Size-keeping padding: m is its own mirror image, and serves both kernels.
+        # With padding that keeps the size m is symmetric, so the same m holds for both kernels.
         log_det_share = 0.5 * grad_log_det.sum() * multiplicity(kernel, (x.shape[2], x.shape[3])).to(weight)
         weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
         better = newton_schulz(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
@@ -224,12 +241,22 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (w * x, log-det of value 0, ||r * w * x - x||² per sample), see :class:`SelfNormalizingConvolution`."""
+    """Return w * x with the gradients of :class:`SelfNormalizingConvolution`.
+
+    Args:
+        x: Images, ``(N, C, H, W)``.
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        inverse_weight: The kernel r of the learned inverse, ``(C, C, kh, kw)``.
+        gradient: The approximation of the inverse in the gradient of the log-det.
+
+    Returns:
+        w * x, a log-det of value 0, ``(N,)``, and the reconstruction error ||r * w * x - x||², ``(N,)``.
+    """
     outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingConvolution.apply(x, weight, inverse_weight, gradient)  # type: ignore[no-untyped-call]
     return outputs
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return the middle taps of 2r - r * w * r: away from the border, an error E of r becomes one of order E²."""
+    """Return the middle taps of 2r - r * w * r, which turn an error E of r into an error of order E² off the border."""
     there_and_back = compose(weight, inverse_weight)
     return 2 * inverse_weight - compose(inverse_weight, there_and_back, crop=True)

@@ -1,4 +1,4 @@
-"""Bounded affine coupling: half of the channels scale and shift the other half."""
+"""Affine coupling with bounded scales: half of the channels determine scale and shift of the other half."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from models.bijections.base import Bijection, Shape, check_images, sum_samples
 from models.bijections.frozen import Inverse
 
 LOG_SCALE_BOUND = 2.0
-"""|log s| stays below this: no coupling multiplies by more than e² (Keller et al. 2021, published settings)."""
+"""Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
 
 
 class CouplingNet(nn.Module):
-    """The network inside a coupling: 3x3, ReLU, 1x1, ReLU, 3x3.
+    """Convolutional network of a coupling: 3x3, ReLU, 1x1, ReLU, 3x3 convolutions.
 
-    Maps ``(N, in, H, W)`` to ``(N, out, H, W)``; the last layer starts at zero, so a coupling starts as the identity.
+    The last layer starts at zero, so that a coupling starts as the identity.
     Cost: O(N·H·W·width·(9·in + width + 9·out)).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        width: Channels of the hidden layers.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
@@ -29,7 +34,7 @@ class CouplingNet(nn.Module):
         self.last = nn.Conv2d(width, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
         self.autocast: torch.dtype | None = None
-        """Arithmetic of the convolutions in training, where it is not that of the input. Scoring never sets it."""
+        """Type of the convolutions in mixed-precision training, or None for the type of the input."""
         for convolution in (self.first, self.middle):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
@@ -37,20 +42,26 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return log-scale logits and shifts."""
+        """Return the logits of the log scales and the shifts, ``(N, in, H, W) -> (N, out, H, W)``."""
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             hidden = F.relu(self.first(x))
             hidden = F.relu(self.middle(hidden))
             output: Tensor = self.last(hidden)
-        # The gain multiplies the step of the zero-initialised layer under Adam, as in the original Glow.
+        # As in the original Glow: under Adam the gain enlarges the steps of the layer that starts at zero.
         return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)
 
 
 class AffineCoupling(Bijection):
-    """Keep x1, map x2 to x2·exp(log s) + t with (h, t) = net(x1) and log s = 2·tanh(h/2); log-det Σ log s.
+    """Affine coupling z1 = x1, z2 = x2·s + t with the log-det Σ log s (Dinh et al. 2017, 3.2).
 
-    Dinh et al. 2017, 3.2, with the bound of Keller et al. 2021's code. x1 is the first half of the channels, of odd
-    counts the larger one. Cost: that of the network, the same in both directions.
+    x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and
+    log s = 2·tanh(h/2) bounds the scales (Keller et al. 2021, published code).
+
+    Cost: that of the network, the same in both directions.
+
+    Args:
+        channels: The number of channels C.
+        width: Channels of the hidden layers of the network.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -60,26 +71,26 @@ class AffineCoupling(Bijection):
         self.net = CouplingNet(self.kept, 2 * (channels - self.kept), width)
 
     def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (log s, t) for the kept half, each ``(N, C - kept, H, W)``."""
+        """Return log s and t for the half x1 that is kept, each ``(N, C - kept, H, W)``."""
         logits, shift = self.net(kept).chunk(2, dim=1)
         return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, and return the log-det Σ log s, ``(N,)`` in nats."""
         check_images(x, self.channels)
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1), sum_samples(log_scale)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`."""
+        """Map ``z`` back: x1 = z1, x2 = (z2 - t)/s."""
         check_images(z, self.channels)
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -sum_samples(log_scale)
 
     def freeze(self, shape: Shape) -> FrozenCoupling:
-        """Return the coupling with its output gain folded into the last convolution."""
+        """Return the coupling for scoring, with its output gain folded into the last convolution."""
         with torch.no_grad():
             net = self.net
             gain = torch.exp(3 * net.log_gain.double())
@@ -94,9 +105,13 @@ class AffineCoupling(Bijection):
 
 @dataclass(frozen=True)
 class FrozenCoupling:
-    """A frozen coupling: three convolutions (weight, bias) in float32, all else in float64.
+    """Frozen affine coupling: the network in float32, the affine map in float64.
 
-    The middle one, which is nearly all of the work, may be in bfloat16, with sums in float32 (:meth:`in_bfloat16`).
+    Attributes:
+        kept: Channels of the half that is kept.
+        first: Weight and bias of the first convolution.
+        middle: Weight and bias of the 1x1 convolution, most of the work; may be in bfloat16 (:meth:`in_bfloat16`).
+        last: Weight and bias of the last convolution.
     """
 
     kept: int
@@ -105,19 +120,19 @@ class FrozenCoupling:
     last: tuple[Tensor, Tensor]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and its log-det, ``(N, H, W)``."""
+        """Return z and the log-det of each location, ``(N, H, W)`` in nats."""
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Undo :meth:`forward`."""
+        """Map ``z`` back; no inverse is learned, so that ``inverse`` has no effect."""
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
     def in_bfloat16(self) -> FrozenCoupling:
-        """Return the coupling with its middle convolution in bfloat16."""
+        """Return the coupling with its middle convolution in bfloat16, which sums in float32."""
         weight, bias = self.middle
         return replace(self, middle=(weight.bfloat16(), bias.bfloat16()))
 

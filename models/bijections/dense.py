@@ -13,11 +13,14 @@ from models.bijections.self_normalizing_product import mix_channels, self_normal
 
 
 class ExactDense(Bijection):
-    """z = W x + b on the image as one vector of D = C·H·W, log-det log|det W| with its exact gradient.
+    """Dense layer z = W x + b on images as vectors of length D = C·H·W, with the exact log-det log|det W|.
 
-    W starts as the identity, b ~ N(0, 1/D), the variance of a Xavier-normal D x D matrix (Keller et al. 2021, code).
+    W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
 
-    Cost: O(N·D²) both ways and O(D³) for the log-determinant, at every training step too.
+    Cost: O(N·D²) in both directions; O(D³) for the log-det and its gradient, at every training step.
+
+    Args:
+        dimensions: The number of values D of an image.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -29,14 +32,14 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``. Raises ``ValueError`` unless C·H·W is D."""
+        """Map images ``x``, ``(N, C, H, W)`` with C·H·W = D, to W x + b and return the log-det, ``(N,)`` in nats."""
         z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
-        # In training the arithmetic is that of the layer: a gradient needs no more, and float64 costs several times it.
+        # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
         log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`. Cost: one LU factorisation in float64, O(D³ + N·D²)."""
+        """Map ``z`` back to W^-1 (z - b) by an LU factorisation in float64. Cost: O(D³ + N·D²)."""
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
         centred = (self._vectors(z) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
@@ -45,32 +48,35 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det W|, O(D³)."""
+        """Return log|det W| in nats. Cost: O(D³)."""
         return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map with its inverse, O(D³) once; neighbours fold into one."""
+        """Return the map and its inverse in float64. Cost: O(D³)."""
         matrix, offset = self.weight.double().clone(), self.bias.double().clone()
         inverse = torch.linalg.inv(matrix)
         return FrozenAffine((matrix, offset), (inverse, -inverse @ offset), flat=True)
 
     def _vectors(self, x: Tensor) -> Tensor:
-        """Return images ``(N, C, H, W)`` as vectors ``(N, D)``; raise ``ValueError`` where they are no such images."""
+        """Return images ``(N, C, H, W)`` as vectors ``(N, D)``. Raises ``ValueError`` for another shape."""
         if x.dim() != 4 or x.shape[1:].numel() != self.dimensions:
             raise ValueError(f"expected images (N, C, H, W) of {self.dimensions} dimensions, got {tuple(x.shape)}")
         return x.flatten(1)
 
 
 class SelfNormalizingDense(ExactDense, SelfNormalizing):
-    """A dense linear map that learns its inverse R beside its weights W (Keller et al. 2021, 4.1 and eq. 10-11).
+    """Dense layer z = W x + b that learns an approximate inverse R of W (Keller et al. 2021, 4.1 and eq. 10-11).
 
-    Evaluation mode is exact, as in :class:`ExactDense`. In training mode no determinant is computed: the returned
-    log-det is 0 and its gradient with respect to W is R^T (:func:`self_normalizing_product`). The reconstruction error
-    of each sample waits for the objective, which takes it with :meth:`pop_reconstruction_error`. R starts as the
-    identity, the inverse of W.
+    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
+    of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
+    ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
+    :class:`ExactDense`. W and R start as the identity.
 
-    Cost of a training step: six products of O(N·D²), nothing cubic in D.
+    Cost of a training step: six products of O(N·D²), no term in D³.
+
+    Args:
+        dimensions: The number of values D of an image.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -78,7 +84,7 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         self.inverse_weight = nn.Parameter(torch.eye(dimensions))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the learned gradient."""
+        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
         if not self.training:
             return super().forward(x)
         y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight)
@@ -86,38 +92,41 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b). Cost: one product."""
+        """Return R (z - b), the learned inverse of ``z``. Cost: O(N·D²)."""
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x."""
+        """Return W x, without b, in the shape of ``x``."""
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z."""
+        """Return R z in the shape of ``z``."""
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R = W^-1. Cost: O(D³)."""
+        """Set R to the exact inverse W^-1. Cost: O(D³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map with its exact and its learned inverse."""
+        """Return the map, its exact inverse and its learned inverse in float64. Cost: O(D³)."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
         return FrozenAffine(exact.forward_map, exact.inverse_map, (learned, -learned @ exact.forward_map[1]), flat=True)
 
 
 class RelativeGradientDense(ExactDense):
-    """z = W x + b on the whole image, trained without an inverse by the relative gradient (Gresele et al. 2020).
+    """Dense layer z = W x + b that is trained by the relative gradient, without an inverse (Gresele et al. 2020).
 
-    Evaluation mode is exact, as in :class:`ExactDense`. In training mode no determinant is computed, the returned
-    log-det is 0, and what arrives as gradients of W and b is the steepest direction of change relative to what the
-    layer does already (:class:`RelativeProduct`). W starts orthogonal, b at 0.
+    Training mode computes no determinant: the log-det has value 0, and the backward pass replaces the gradients of W
+    and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact, as in :class:`ExactDense`. W
+    starts as a random orthogonal matrix, b as 0.
 
-    Cost of a training step: four products of O(N·D²), nothing cubic in D.
+    Cost of a training step: four products of O(N·D²), no term in D³.
+
+    Args:
+        dimensions: The number of values D of an image.
     """
 
     omits_log_det: ClassVar[bool] = True
@@ -128,7 +137,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the relative gradient."""
+        """Map images ``x``, ``(N, C, H, W)``; in training mode with log-det 0 and relative gradients."""
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = RelativeProduct.apply(self._vectors(x), self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -137,28 +146,30 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """z = W x + b with relative gradients in place of the gradients of W and b (Gresele et al. 2020, section 4).
+    """Product z = W x + b with relative gradients of W and b (Gresele et al. 2020, section 4).
 
-    A change of the layer's own output, z -> z + A z + a, makes W + A W and b + A b + a of W and b. With incoming
-    gradients δ of z and c_n of the log-det, the gradient with respect to A and a is δ z^T + Σc I and Σδ: the
-    log-determinant of (I + A) W needs no inverse. As gradients of W and b this gives
+    The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
+    W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
+    and a are δ z^T + Σc I and Σδ: the log-det of (I + A) W needs no inverse. As changes of W and b they are
 
         dW = δ z^T W + Σc W
         db = δ z^T b + Σδ + Σc b
 
-    that is G̃ W̃^T W̃ of the ordinary gradient G̃ = [G, Σδ], G = δ x^T + Σc W^-T, of the augmented W̃ = [W b; 0 1]. The
-    published code leaves out Σc b, -b for a negative log-likelihood; the derivation gives it, and only with it is the
-    step a descent direction wherever the gradient does not vanish. What flows on is the ordinary W^T δ.
+    or G̃ W̃^T W̃, with the ordinary gradient G̃ = [G, Σδ], G = δ x^T + Σc W^-T, of the augmented matrix W̃ = [W b; 0 1].
+    The published code omits the term Σc b. The derivation contains it, and without it the step is not a descent
+    direction everywhere. The gradient of the input is the ordinary W^T δ.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the product and a log-det of value 0, and save what the gradients need."""
         z = torch.addmm(bias, x, weight.T)
         ctx.save_for_backward(z, weight, bias)
         return z, x.new_zeros(x.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of the arguments, as in the class docstring."""
         grad_z, grad_log_det = gradients
         z, weight, bias = ctx.saved_tensors
         share = grad_log_det.sum()

@@ -1,4 +1,4 @@
-"""Emerging convolutions: two autoregressive convolutions of opposite orders that see all around them together."""
+"""Emerging convolutions: two autoregressive convolutions of opposite orders (Hoogeboom et al. 2019)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from models.bijections.frozen import FrozenMap
 
 
 class AutoregressiveConv(Bijection):
-    """A 2x2 convolution that looks up and left only; log-det H·W·Σ log|L_cc| (Hoogeboom et al. 2019, 3.1).
+    """Autoregressive 2x2 convolution of a pixel and its upper and left neighbours (Hoogeboom et al. 2019, 3.1).
 
-    z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, zero outside the image, L lower triangular: in the order
-    (row, column, channel) the whole matrix is. It starts as the identity plus normal noise of deviation 0.05/√C: the
-    norms of the four noisy matrices sum to about 0.4 at every number of channels C, so the inverse is bounded by
-    1/(1 - 0.4). (The published deviation, 1/(2C), gives a single channel noise of 0.5, whose inverse overflows.)
+    z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
+    the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|.
 
-    Cost: O(N·C²·H·W) both ways; the inverse in H + W - 1 steps, one an anti-diagonal.
+    The kernel starts as the identity plus normal noise of deviation 0.05/√C for C channels. The norms of the four noise
+    matrices then sum to about 0.4, and the norm of the inverse is at most 1/(1 - 0.4). The published deviation, 1/(2C),
+    is 0.5 for a single channel, and the inverse overflows.
+
+    Cost: O(N·C²·H·W) in both directions. The inverse takes H + W - 1 steps, one for each anti-diagonal.
+
+    Args:
+        channels: The number of channels C.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -34,45 +39,49 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, and return the log-det, ``(N,)`` in nats."""
         check_images(x, self.channels)
-        return look_up_left(self.masked_weight(), x), self.log_det(x)
+        return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by back-substitution in float64."""
+        """Map ``z`` back by substitution in float64 (:func:`substitute_back`)."""
         check_images(z, self.channels)
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ log|L_cc|, float64, the log-det of one location. Cost: O(C)."""
+        """Return Σ_c log|L_cc| in float64, the log-det of a single location in nats. Cost: O(C)."""
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return H·W·Σ log|L_cc| for every sample of ``x``, shape ``(N,)``."""
+        """Return H·W·Σ_c log|L_cc| for each sample of ``x``, ``(N,)`` in nats."""
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·Σ log|L_cc|."""
+        """Return H·W·Σ_c log|L_cc| for images of ``shape``, in nats."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64."""
+        """Return the map and its inverse in float64."""
         weight = self.masked_weight().double()
-        return FrozenMap(lambda x: (look_up_left(weight, x), None), lambda z: substitute_back(weight, z))
+        return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the kernel, its last tap made lower triangular."""
+        """Return the kernel with its last tap L masked to a lower triangular matrix."""
         mask = torch.ones_like(self.weight)
         mask[:, :, 1, 1] = mask[:, :, 1, 1].tril()
         return self.weight * mask
 
 
 class EmergingConv(Bijection):
-    """A 1x1 convolution, an autoregressive one, and another in the opposite order (Hoogeboom et al. 2019, 3.1).
+    """Emerging convolution: a 1x1 and two autoregressive convolutions of opposite orders (Hoogeboom et al. 2019, 3.1).
 
-    Together they see a 3x3 neighbourhood. log-det H·W·(log|det W| + Σ log|L_cc| + Σ log|L'_cc|), the sum of the parts;
-    costs and start are theirs too (:class:`AutoregressiveConv`, :class:`~models.bijections.conv1x1.ExactConv1x1`).
+    The composition has a receptive field of 3x3 pixels. The log-det is the sum over the three layers,
+    H·W·(log|det W| + Σ_c log|L_cc| + Σ_c log|L'_cc|). Costs and initial weights are those of the layers
+    (:class:`~models.bijections.conv1x1.ExactConv1x1`, :class:`AutoregressiveConv`).
+
+    Args:
+        channels: The number of channels C.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -85,7 +94,7 @@ class EmergingConv(Bijection):
         self.second = AutoregressiveConv(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, and return the log-det, ``(N,)`` in nats."""
         check_images(x, self.channels)
         z, mixing_log_det = self.mixing(x)
         z, first_log_det = self.first(z)
@@ -93,7 +102,7 @@ class EmergingConv(Bijection):
         return _turn(z), mixing_log_det + first_log_det + second_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`, the parts in reverse."""
+        """Map ``z`` back by the inverses of the three layers in reverse order."""
         check_images(z, self.channels)
         x, second_log_det = self.second.inverse(_turn(z))
         x, first_log_det = self.first.inverse(_turn(x))
@@ -101,11 +110,11 @@ class EmergingConv(Bijection):
         return x, mixing_log_det + first_log_det + second_log_det
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the sum of the parts."""
+        """Return the sum of the log-dets of the three layers, in nats."""
         return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
 
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64, made of the frozen parts."""
+        """Return the composition of the three frozen layers."""
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))
 
         def forward(x: Tensor) -> tuple[Tensor, None]:
@@ -117,43 +126,44 @@ class EmergingConv(Bijection):
         return FrozenMap(forward, inverse)
 
 
-def look_up_left(weight: Tensor, x: Tensor) -> Tensor:
-    """Convolve ``x``, shape ``(N, C, H, W)``, so that tap (1, 1) of the 2x2 kernel lies on the location itself."""
+def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the 2x2 convolution of ``x``, ``(N, C, H, W)``, whose tap (1, 1) is on the location itself."""
     return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight)
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Solve :func:`look_up_left` for x, all samples and a whole anti-diagonal at a time.
+    """Solve :func:`convolve_causally` for x, one anti-diagonal of all samples at a time.
 
-    x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]): a diagonal i + j = d needs the two before it.
+    x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]), so the anti-diagonal i + j = d depends on the two
+    anti-diagonals before it.
     """
     here = weight[:, :, 1, 1]
     neighbours = torch.cat([weight[:, :, 0, 0], weight[:, :, 0, 1], weight[:, :, 1, 0]], dim=1)
     neighbours = torch.linalg.solve_triangular(here, neighbours, upper=False)
     own = torch.linalg.solve_triangular(here, z.flatten(2), upper=False).view_as(z)
-    # Row i of a diagonal is the location (i, d - i). What runs over the right edge never comes back, and is dropped.
+    # Row i of a diagonal is the location (i, d - i). Values beyond the right edge are not used again.
     last = before = torch.zeros_like(z[..., 0])
     diagonals = []
     for diagonal in skew(own).unbind(-1):
-        seen = torch.cat([_next_row(before), _next_row(last), last], dim=1)
-        before, last = last, diagonal - neighbours @ seen
+        previous = torch.cat([_next_row(before), _next_row(last), last], dim=1)
+        before, last = last, diagonal - neighbours @ previous
         diagonals.append(last)
     return unskew(torch.stack(diagonals, dim=-1), z.shape[3])
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift row i by i to the right: anti-diagonals become columns, ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
+    """Shift row i by i to the right, so that anti-diagonals become columns: ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
 
     >>> skew(torch.tensor([[[[1, 2], [3, 4]]]])).tolist()
     [[[[1, 2, 0], [0, 3, 4]]]]
     """
     height, width = x.shape[2:]
-    # Rows of H + W read again as rows of H + W - 1: each starts one later than the row before.
+    # Rows of length H + W, read as rows of length H + W - 1: each starts one place later than the row before.
     return F.pad(x, (0, height)).flatten(2)[..., :-height].reshape(*x.shape[:3], height + width - 1)
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Undo :func:`skew` for images of ``width``."""
+    """Return the inverse of :func:`skew` for images of ``width``."""
     height = x.shape[2]
     return F.pad(x.flatten(2), (0, height)).reshape(*x.shape[:3], height + width)[..., :width]
 

@@ -1,4 +1,4 @@
-"""Convolution exponentials: the exponential of a convolution is invertible whatever its kernel."""
+"""Convolution exponential: the matrix exponential of a convolution, invertible for every kernel."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from models.bijections.periodic import transfer
 from models.bijections.self_normalizing_product import mix_channels
 
 NORM_BOUND = 0.9
-"""The spectral norm of M is held below this, so that few terms of the series will do (Hoogeboom et al. 2020, 3.1)."""
+"""Bound of the spectral norm of M, so that a few terms of the series suffice (Hoogeboom et al. 2020, 3.1)."""
 TRAINING_TERMS = 6
 EVALUATION_TERMS = 13
-MOST_TERMS = 100
-"""Enough for a norm of 30, where the terms of exp(-M) already cancel to nothing in float64."""
+MAX_TERMS = 100
+"""Enough for a norm of 30; beyond it the terms of exp(-M) cancel beyond the precision of float64."""
 
 
 class ExponentialConv(Bijection):
-    """z = exp(M) W (x + b) + c with M x = k * x; log-det H·W·(Σ_c k_cc + log|det W|), k_cc at the middle tap.
+    """Convolution exponential z = exp(M) W (x + b) + c with M x = k * x (Hoogeboom et al. 2020).
 
-    exp(M) x = Σ_n M^n x / n! has the inverse exp(-M) and log|det exp(M)| = trace M (Hoogeboom et al. 2020). k is the
-    learned kernel divided by max(1, σ/0.9), σ its spectral norm as an operator on ``shape``, of which every training
-    forward refines the estimate by one power iteration. b and c have a value for every element; W mixes the channels
-    and starts orthogonal, k as normal noise of deviation 1/(C·kh·kw).
+    exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the layer is
+    H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
+    max(1, σ/0.9), where σ estimates its spectral norm; each forward pass in training mode refines σ by a power
+    iteration. b and c have the shape of an image. W mixes the channels and starts as a random orthogonal matrix; the
+    kernel starts as normal noise of deviation 1/(C·kh·kw).
 
-    In training mode the series stops after 6 terms, the log-det is that of the whole one: off by some 0.9^7/7!. In
-    evaluation mode, and in every inverse, it has 13, or what a kernel needs that has outgrown its estimated norm.
+    The series has 6 terms in training mode, with a relative error of about 0.9^7/7!; the log-det is that of the full
+    series. In evaluation mode and in the inverse it has 13 terms, or more for a kernel of larger norm
+    (:func:`terms_needed`).
 
-    Cost: O(terms·N·C²·kh·kw·H·W) both ways; O(C³) for the log-det.
+    Cost: O(terms·N·C²·kh·kw·H·W) in both directions, O(C³) for the log-det.
+
+    Args:
+        shape: Channels, height and width of the images.
+        kernel: Height and width of k, both odd.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -53,7 +59,7 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode this refines the estimate of the norm."""
+        """Map images ``x``, ``(N, C, H, W)``; training mode also refines the estimate of the spectral norm."""
         self._check(x)
         if self.training:
             self._iterate()
@@ -64,7 +70,7 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by exp(-M) and a solve, in float64."""
+        """Map ``z`` back by exp(-M) and a linear system for W, in float64."""
         self._check(z)
         kernel = self.bounded_kernel().double()
         mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
@@ -72,12 +78,12 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·(Σ_c k_cc + log|det W|)."""
+        """Return H·W·(Σ_c k_cc + log|det W|), in nats."""
         return float(self._log_det(self.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64."""
+        """Return the map and its inverse in float64."""
         kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
         before, after = self.before.double().clone(), self.after.double().clone()
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
@@ -87,8 +93,8 @@ class ExponentialConv(Bijection):
         )
 
     def bounded_kernel(self) -> Tensor:
-        """Return k: the learned kernel, divided where its estimated norm exceeds the bound."""
-        # Copies: the next forward pass moves the buffers, perhaps before the backward pass of this one.
+        """Return k, the learned kernel scaled down to a spectral norm of at most 0.9."""
+        # Copies: the next forward pass may change the buffers before the backward pass of this one.
         norm = torch.sum(self.left.clone() * convolve(self.weight, self.right.clone()))
         return self.weight / torch.clamp(norm / NORM_BOUND, min=1)
 
@@ -108,7 +114,7 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Return Σ_{n <= terms} M^n x / n! with M x = kernel * x. Cost: ``terms`` convolutions."""
+    """Return Σ_{n <= terms} M^n x / n! with M x = kernel * x, for images ``x``. Cost: ``terms`` convolutions."""
     total = term = x
     for n in range(1, terms + 1):
         term = convolve(kernel, term) / n
@@ -117,18 +123,22 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return how many terms leave out less than 1e-11 of the series on ``image``: 13, more where ||M|| is above 1.
+    """Return the number of terms of exp(M) after which the remainder is below 1e-11: 13, or more for ||M|| above 1.
 
-    On a torus larger by the padding the convolution is diagonal in frequency, and M is a part of it: ||M|| <= max_f
-    ||k̂(f)||. Depends on the kernel alone, so that no sample sees its batch mates. Cost: O(C³·H·W).
+    On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
+    ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).
+
+    Args:
+        kernel: The kernel k, ``(C, C, kh, kw)``.
+        image: Height and width of the images.
     """
     torus = image[0] + kernel.shape[2] - 1, image[1] + kernel.shape[3] - 1
-    # A kernel that has diverged yields nan by itself, and would only upset the norm.
+    # A kernel that has diverged gives nan anyway; the norm must not fail on it.
     finite = torch.nan_to_num(kernel.detach().double(), nan=0.0, posinf=0.0, neginf=0.0)
     norm = float(torch.linalg.matrix_norm(transfer(finite, torus), ord=2).max())
     terms = EVALUATION_TERMS
     # In logarithms: powers of the norm of a diverged kernel overflow.
-    while (terms + 1) * math.log(norm + 1e-30) - math.lgamma(terms + 2) > math.log(1e-11) and terms < MOST_TERMS:
+    while (terms + 1) * math.log(norm + 1e-30) - math.lgamma(terms + 2) > math.log(1e-11) and terms < MAX_TERMS:
         terms += 1
     return terms
 

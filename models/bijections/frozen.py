@@ -1,4 +1,4 @@
-"""Frozen steps: what a bijection becomes when a trained flow is frozen for scoring."""
+"""Frozen steps: immutable float64 forms of trained bijections, for scoring and sampling."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from torch import Tensor
 
 Inverse = Literal["exact", "learned"]
 AffineMap = tuple[Tensor, Tensor]
-"""A matrix ``(K, K)`` and an offset ``(K,)``, float64."""
+"""Matrix ``(K, K)`` and offset ``(K,)`` of an affine map, float64."""
 
 
 class FrozenStep(Protocol):
-    """An immutable map of float64 tensors ``(N, C, H, W)`` that never computes a determinant.
+    """Interface of immutable bijections of float64 tensors ``(N, C, H, W)`` that compute no determinant.
 
-    The data-independent log-det is not here: it was computed once and stored with the model.
+    The data-independent log-det is computed once and stored with the model, not here.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map ``x`` to z and its data-dependent log-det in nats where it belongs, ``(N, H, W)``; None without any."""
+        """Return z and the data-dependent log-det of each location, ``(N, H, W)`` in nats, or None if there is none."""
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Map ``z`` to x, exactly or by the learned inverse; exactly where none was learned."""
+        """Return x by the exact or the learned inverse; by the exact one if none was learned."""
         ...
 
 
 @dataclass(frozen=True)
 class FrozenAffine:
-    """z = A x + b on vectors: the channels of every location, or with ``flat`` the whole image as one vector.
+    """Frozen affine map z = A x + b of the channels of each location, or of whole images as vectors.
 
-    Two of one kind in a row fold into one with :meth:`then`. ``learned`` is None where no layer learned an inverse.
+    Attributes:
+        forward_map: A and b.
+        inverse_map: Matrix and offset of the exact inverse.
+        learned_map: Matrix and offset of the learned inverse, or None.
+        flat: Whether the map is of whole images as vectors, ``(N, D)``.
     """
 
     forward_map: AffineMap
@@ -43,17 +47,17 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return A x + b. Cost: one product."""
+        """Return A x + b, and None as the log-det does not depend on the data. Cost: one matrix product."""
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Undo :meth:`forward` by a stored inverse. Cost: one product."""
+        """Return x by the stored exact or learned inverse. Cost: one matrix product."""
         learned = self.learned_map if inverse == "learned" else None
         return self._apply(learned or self.inverse_map, z)
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The map x -> R W x - x of the learned inverse R, None where none was learned."""
+        """The map x -> R W x - x for the learned inverse R, or None if none was learned."""
         if self.learned_map is None:
             return None
         matrix, offset = _after(self.forward_map, self.learned_map)
@@ -61,28 +65,29 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """The largest entry of :attr:`reconstruction_map`, 1 where all are 0: what float32 is to be scaled by."""
+        """The largest entry of :attr:`reconstruction_map`, or 1 if all are 0: the scale for arithmetic in float32."""
         if self.reconstruction_map is None:
             return 1.0
         return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
 
     @property
-    def tells_reconstruction(self) -> bool:
-        """Whether :meth:`reconstruction_error` has one."""
+    def has_reconstruction_error(self) -> bool:
+        """Whether :meth:`reconstruction_error` returns errors."""
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return ||R W x - x||² / ||x||² of each sample, ``(N,)``; None without a learned inverse. Cost: one product.
+        """Return the relative reconstruction error ||R W x - x||² / ||x||² of each sample, ``(N,)``.
 
-        None also with ``flat``: there, that product would double the cost of the layer.
+        It is None if no inverse was learned, and if ``flat`` is set, where it would double the cost of the layer.
+        Cost: one matrix product.
         """
-        if not self.tells_reconstruction or self.reconstruction_map is None:
+        if not self.has_reconstruction_error or self.reconstruction_map is None:
             return None
         error = self._apply(self.reconstruction_map, x)
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return the one map that does this and then ``following``."""
+        """Return the composition of this map and ``following``, which is applied second."""
         learned = None
         if self.learned_map is not None or following.learned_map is not None:
             learned = _after(following.learned_map or following.inverse_map, self.learned_map or self.inverse_map)
@@ -108,41 +113,42 @@ Frozen = TypeVar("Frozen")
 
 
 def moved(frozen: Frozen, device: torch.device) -> Frozen:
-    """Return a frozen step, or what one is made of, with all its tensors on ``device``.
+    """Return a copy of a frozen step, or of a part of it, with all tensors on ``device``.
 
-    Raises ``TypeError`` for steps that hide their tensors in functions.
+    Raises:
+        TypeError: The step is a :class:`FrozenMap`, whose functions hold their tensors.
     """
-    found: Any = frozen
+    copy: Any = frozen
     if isinstance(frozen, FrozenMap):
-        raise TypeError("this layer computes on the CPU alone")
+        raise TypeError("this layer runs on the CPU only")
     if isinstance(frozen, Tensor):
-        found = frozen.to(device)
+        copy = frozen.to(device)
     elif isinstance(frozen, tuple):
-        found = tuple(moved(part, device) for part in frozen)
+        copy = tuple(moved(part, device) for part in frozen)
     elif is_dataclass(frozen) and not isinstance(frozen, type):
         parts = {part.name: moved(getattr(frozen, part.name), device) for part in fields(frozen)}
-        found = replace(frozen, **parts)
-    result: Frozen = found
+        copy = replace(frozen, **parts)
+    result: Frozen = copy
     return result
 
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """A frozen step from three functions; ``learned`` is None where no inverse was learned."""
+    """Frozen step made of functions: the map, its exact inverse, and its learned inverse or None."""
 
     forward_map: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     inverse_map: Callable[[Tensor], Tensor]
     learned_map: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and its data-dependent log-det, ``(N, H, W)``."""
+        """Return z and the data-dependent log-det of each location, ``(N, H, W)`` in nats, or None if there is none."""
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Undo :meth:`forward`."""
+        """Return x by the exact or the learned inverse; by the exact one if none was learned."""
         return (self.learned_map if inverse == "learned" and self.learned_map else self.inverse_map)(z)
 
 
 def has_learned_inverse(step: FrozenStep) -> bool:
-    """Whether ``step.inverse(z, "learned")`` differs from the exact one."""
+    """Return whether a frozen step has a learned inverse."""
     return getattr(step, "learned_map", None) is not None

@@ -1,4 +1,4 @@
-"""Invertible k x k convolutions with periodic borders: block-diagonal in frequency."""
+"""Periodic convolutions: k x k convolutions with circular padding, block-diagonal in frequency."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from models.bijections.frozen import FrozenMap
 
 
 class PeriodicConv(Bijection):
-    """z = w * x + b on a torus; log-det Σ_f log|det ŵ(f)| with a C x C matrix ŵ(f) a frequency (Hoogeboom et al. 2019).
+    """Convolution z = w * x + b with circular padding and the log-det Σ_f log|det ŵ(f)| (Hoogeboom et al. 2019).
 
-    w starts as the identity plus Xavier-normal noise of gain 0.01, as in :class:`.convolution.ExactConv`.
+    ŵ(f) is the C x C matrix of the Fourier transform of w at frequency f. w starts as the identity plus Xavier-normal
+    noise of gain 0.01, as in :class:`~models.bijections.convolution.ExactConv`. Images must be at least as large as the
+    kernel.
 
-    Cost: O(N·C²·kh·kw·H·W) forwards; O(C³·H·W) for the log-det with its exact gradient; the same for the inverse, and
-    O(N·C·H·W·(C + log H·W)) on top. Images must not be smaller than the kernel.
+    Cost: O(N·C²·kh·kw·H·W) forward, O(C³·H·W) for the log-det and its gradient,
+    O(C³·H·W + N·C·H·W·(C + log H·W)) for the inverse.
+
+    Args:
+        channels: The number of channels C.
+        kernel: Height and width of w, both odd.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -34,12 +40,12 @@ class PeriodicConv(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``."""
+        """Map images ``x``, ``(N, C, H, W)``, to w * x + b and return the log-det, ``(N,)`` in nats."""
         self._check(x)
         return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by one C x C solve a frequency, in float64."""
+        """Map ``z`` back by a C x C linear system for each frequency, in float64."""
         self._check(z)
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
         centred = (z - self._offset()).double()
@@ -47,23 +53,23 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| over all frequencies of ``image``, float64. Cost: O(C³·H·W)."""
+        """Return Σ_f log|det ŵ(f)| for images of height and width ``image``, float64 in nats. Cost: O(C³·H·W)."""
         log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
-        # Frequencies f and -f are conjugates, of which only one is kept, but for columns that are their own mirror.
-        own_mirror = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
-        return torch.sum(log_dets * (2 - log_dets.new_tensor(own_mirror)))
+        # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
+        has_both = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
+        return torch.sum(log_dets * (2 - log_dets.new_tensor(has_both)))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| for every sample of ``x``, shape ``(N,)``."""
+        """Return Σ_f log|det ŵ(f)| for each sample of ``x``, ``(N,)`` in nats."""
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return Σ_f log|det ŵ(f)|."""
+        """Return Σ_f log|det ŵ(f)| for images of ``shape``, in nats."""
         return float(self.log_abs_det(shape[1:]).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64 with the inverse matrices of all frequencies."""
+        """Return the map in float64, with the inverse matrix of each frequency."""
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
         inverses = torch.linalg.inv(transfer(weight, shape[1:]))
         return FrozenMap(
@@ -82,23 +88,35 @@ class PeriodicConv(Bijection):
 
 
 def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
-    """Return w * x with ``x``, shape ``(N, C, H, W)``, continued periodically."""
+    """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, with circular padding."""
     down, right = same_padding(weight)
     return F.conv2d(F.pad(x, (right, right, down, down), mode="circular"), weight)
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return ŵ(f), complex ``(H, W // 2 + 1, C, C)``, at the frequencies of real images. Cost: O(C²·H·W·log H·W)."""
+    """Return ŵ(f), the matrices of a convolution in frequency, complex ``(H, W // 2 + 1, C, C)``.
+
+    They are the Fourier transform of the kernel at the frequencies of real images. Cost: O(C²·H·W·log H·W).
+
+    Args:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        image: Height H and width W of the images.
+    """
     down, right = same_padding(weight)
     height, width = weight.shape[2:]
-    # A convolution here is a correlation: its impulse response is the mirrored kernel around the origin.
+    # torch computes a correlation: its impulse response is the mirrored kernel around the origin.
     response = F.pad(weight.flip(2, 3), (0, image[1] - width, 0, image[0] - height)).roll((-down, -right), (2, 3))
     spectrum: Tensor = torch.fft.rfft2(response)
     return spectrum.permute(2, 3, 0, 1)
 
 
 def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply ``function`` to the spectrum of ``x``, given as ``(H, W // 2 + 1, C, N)``, and return the image of it."""
+    """Apply a function to the Fourier transform of images and transform back.
+
+    Args:
+        function: A function of spectra, complex ``(H, W // 2 + 1, C, N)``.
+        x: Images, ``(N, C, H, W)``.
+    """
     spectrum = function(torch.fft.rfft2(x).permute(2, 3, 1, 0))
     image: Tensor = torch.fft.irfft2(spectrum.permute(3, 2, 0, 1), s=x.shape[2:])
     return image

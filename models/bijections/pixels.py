@@ -1,6 +1,6 @@
-"""Pixel transforms: from [0, 256) to the real line, the same map for every pixel, without learned weights.
+"""Pixel transforms: fixed maps of pixel values from [0, 256) to the real line, the first step of every flow.
 
-They run in float64: near the ends of the range 1 - v would lose in float32 what a likelihood may not lose.
+They compute in float64: near the ends of the range, 1 - v loses too many digits in float32.
 """
 
 from __future__ import annotations
@@ -19,33 +19,37 @@ from models.bijections.base import Elementwise, sum_samples
 PIXEL_RANGE = 256.0
 
 COUNTED_AT_ONCE = 1024
-"""Images."""
+"""Images whose pixels are counted at once."""
 
 
 class AffinePixels(Elementwise):
-    """y = x/256 - 1/2, log-det -D·log 256. Cost: O(D)."""
+    """Affine pixel transform y = x/256 - 1/2, with the log-det -D·log 256 for D pixels. Cost: O(N·D)."""
 
     constant_log_det = True
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pixels in [0, 256) to [-1/2, 1/2)."""
+        """Return y in [-1/2, 1/2) and the log slopes for pixels ``x`` in [0, 256)."""
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`; does not clamp."""
+        """Map ``z`` back to pixels, which lie outside [0, 256) if ``z`` is outside [-1/2, 1/2)."""
         return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
 class LogitPixels(Elementwise):
-    """v = (x/256 + a)(1 - 2a), y = log v - log(1 - v), with a = 1e-6 (Keller et al. 2021, published settings).
+    """Logit pixel transform y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
 
-    log-det: Σ log(1 - 2a) - log 256 - log v - log(1 - v). Cost: O(D).
+    The log-det is Σ [log(1 - 2a) - log 256 - log v - log(1 - v)] (Keller et al. 2021, published settings).
+    Cost: O(N·D) for D pixels.
+
+    Args:
+        alpha: The margin a, in (0, 1/2).
     """
 
     def __init__(self, alpha: float = 1e-6) -> None:
         super().__init__()
         if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie in (0, 0.5), got {alpha}")
+            raise ValueError(f"expected alpha in (0, 0.5), got {alpha}")
         self.alpha = alpha
 
     def _log_slope(self, y: Tensor) -> Tensor:
@@ -54,26 +58,28 @@ class LogitPixels(Elementwise):
         return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pixels in [0, 256) to about [-13.8, 13.8]."""
+        """Return y, in about [-13.8, 13.8], and the log slopes for pixels ``x`` in [0, 256)."""
         y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
         return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`; values outside its range land outside [0, 256)."""
+        """Map ``z`` back to pixels, which lie outside [0, 256) if ``z`` is outside the range of the transform."""
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
         return x, -sum_samples(self._log_slope(z))
 
 
 class MarginalPixels(Elementwise):
-    """y = G⁻¹(F(x)): F the distribution of one pixel of the training images, G a mixture of three normals.
+    """Pixel transform y = G⁻¹(F(x)) from the histogram of the training images to a mixture of three normals.
 
-    F is piecewise linear over the 256 bins, squashed into [e, 1 - e]; its bin masses are the histogram of the training
-    images, smoothed but for the first and the last bin, which saturated pixels fill. The components of G stand for
-    black, grey and white, N(-4.5, 1), N(0, 1.5²) and N(4.5, 1), with the masses of the first bin, of all between, and
-    of the last bin. log-det: Σ log((1 - 2e) p_bin) - log G'(y). Cost: O(D), a few Newton steps a pixel.
+    F is the distribution function of the training pixels, piecewise linear over the 256 bins and squashed into
+    [e, 1 - e]. The histogram is smoothed except in the first and the last bin, which contain saturated pixels. G is the
+    distribution function of a mixture of N(-4.5, 1), N(0, 1.5²) and N(4.5, 1) for black, grey and white pixels, with
+    the masses of the first bin, the bins between, and the last bin. The log-det is Σ [log((1 - 2e) p_bin) - log G'(y)].
 
-    Why: a logit turns the uniform noise of a saturated pixel into an exponential, which costs a flow of affine
-    couplings up to 0.42 nats a pixel against the Gaussian that it can model. Here that noise is almost Gaussian.
+    It makes the uniform noise of saturated pixels almost Gaussian. A logit makes it exponential, which costs a flow of
+    affine couplings up to 0.42 nats a pixel.
+
+    Cost: O(N·D) for D pixels, with a few Newton steps for each.
     """
 
     MEANS = (-4.5, 0.0, 4.5)
@@ -91,11 +97,11 @@ class MarginalPixels(Elementwise):
         self._settled: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Take the bin masses from training images of any shape."""
+        """Set the bin masses to the smoothed histogram of training images, uint8 of any shape."""
         self._settled = None
         counts = np.zeros(256, dtype=np.float64)
         for start in range(0, len(images), COUNTED_AT_ONCE):
-            # Counting takes eight bytes a pixel: a mapped dataset may be larger than the memory.
+            # Counting takes eight bytes a pixel, and a memory-mapped dataset may be larger than the memory.
             counts += np.bincount(images[start : start + COUNTED_AT_ONCE].reshape(-1), minlength=256)
         counts /= counts.sum()
         counts[1:255] = gaussian_filter1d(counts[1:255], self.SMOOTHING_BINS, mode="nearest")
@@ -103,7 +109,7 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pixels in [0, 256) to about [-9.3, 9.3]."""
+        """Return y, in about [-9.3, 9.3], and the log slopes for pixels ``x`` in [0, 256)."""
         edges = self._edges()
         bins = x.detach().floor().long().clamp(0, 255)
         share = edges[bins] + edges.diff()[bins] * (x.to(edges.dtype) - bins)
@@ -111,7 +117,7 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`; values outside its range land at the ends of [0, 256)."""
+        """Map ``z`` back to pixels, clamped to [0, 256] if ``z`` is outside the range of the transform."""
         edges = self._edges()
         y = z.to(edges.dtype)
         share = self._mixture(y)[0].clamp(edges[0], edges[-1])
@@ -120,7 +126,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def settled(self) -> MarginalPixels:
-        """Return a copy that scores faster: its edges and its table are made once."""
+        """Return an immutable copy for scoring, with its edges and its table computed once."""
         settled = copy.deepcopy(self)
         settled._settled = self._edges(), self._table()
         return settled
@@ -132,7 +138,7 @@ class MarginalPixels(Elementwise):
         return self.SQUASH + (1 - 2 * self.SQUASH) * edges / edges[-1]
 
     def _mixture(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return G(y) and its slope G'(y)."""
+        """Return G(y) and its derivative G'(y)."""
         first, last = self.masses[0], self.masses[-1]
         distribution, slope = torch.zeros_like(y), torch.zeros_like(y)
         for weight, mean, deviation in zip((first, 1 - first - last, last), self.MEANS, self.DEVIATIONS, strict=True):
@@ -142,14 +148,14 @@ class MarginalPixels(Elementwise):
         return distribution, slope
 
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Return a grid of y and G there."""
+        """Return a grid of y and the values of G on it."""
         if self._settled is not None:
             return self._settled[1]
         grid = torch.linspace(-12, 12, 8193, dtype=self.masses.dtype, device=self.masses.device)
         return grid, self._mixture(grid)[0]
 
     def _quantile(self, share: Tensor) -> Tensor:
-        """Solve G(y) = share: interpolation in a table, then Newton's steps, each kept within its table cell."""
+        """Solve G(y) = share by interpolation in a table and Newton steps that stay within the cell of the table."""
         grid, table = self._table()
         cell = torch.searchsorted(table, share.detach().contiguous()).clamp(1, len(grid) - 1)
         low, high = grid[cell - 1], grid[cell]

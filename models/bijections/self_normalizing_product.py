@@ -1,4 +1,4 @@
-"""The product y = W x with the gradients of the self normalizing objective, for vectors and for images."""
+"""Product y = W x with the gradients of the self-normalizing objective, for vectors and for images."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ from torch import Tensor
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply ``matrix``, shape ``(O, C)``, at every location of ``x``, ``(N, C, H, W)``, or to vectors ``(N, C)``.
+    """Multiply the channels of ``x`` by a matrix, at each location. Cost: O(N·O·C·H·W).
 
-    Cost: O(N·O·C·H·W).
+    Args:
+        matrix: The matrix, ``(O, C)``.
+        x: Images ``(N, C, H, W)`` or vectors ``(N, C)``.
+
+    Returns:
+        The product, ``(N, O, H, W)`` or ``(N, O)``.
     """
     if x.dim() == 2:
-        # A batched product would read the matrix once a sample.
+        # A batched product would read the matrix again for each sample.
         return x @ matrix.T
     return torch.matmul(matrix, x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
 
 
 class SelfNormalizingProduct(torch.autograd.Function):
-    """y = W x at every location with the gradients of the self normalizing objective.
+    """Product y = W x with the gradients of the self-normalizing objective (Keller et al. 2021, eq. 10 and 11).
 
-    The objective is the mean of the log-likelihoods of f (by W) and of its inverse g (by R), minus the weighted
-    reconstruction error (Keller et al. 2021, eq. 9). Its gradients need no inverse of W. With m = H·W locations (1 for
-    vectors), incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error, e = R y - x and
-    δx = W^T δ,
+    The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
+    weighted reconstruction error (eq. 9). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
+    incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error of sample n, e = R y - x and
+    δx = W^T δ, they are, up to sign,
 
         dW = ½ δ x^T + ½ m Σc R^T + 2 Σ w_n R^T e x^T
         dR = -½ δx y^T - ½ m Σc W^T + 2 Σ w_n e y^T
 
-    (eq. 10 and 11 up to sign). What flows on to earlier layers is δx alone, not halved, and nothing of the
-    reconstruction error: its input counts as data. Six products: W x, R y, W^T δ, R^T e and one for dW and dR each.
+    The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x. The cost
+    is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the product, the log-det and the reconstruction error, and save what the gradients need."""
         y = mix_channels(weight, x)
         error = mix_channels(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -43,13 +49,14 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of the arguments, as in the class docstring."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grad_x = mix_channels(weight.T, grad_y)
         log_det_share = 0.5 * x.shape[2:].numel() * grad_log_det.sum()
         weighted_error = 2 * grad_error.view(-1, *[1] * (x.dim() - 1)) * error
         grad_weight = _outer(0.5 * grad_y + mix_channels(inverse_weight.T, weighted_error), x)
-        # Transposed as a copy: adding down the columns of a large matrix misses the cache at every element.
+        # A transposed copy, because access by columns of a large matrix misses the cache at each element.
         grad_weight.addcmul_(log_det_share, inverse_weight.T.contiguous())
         grad_inverse = _outer(weighted_error - 0.5 * grad_x, y)
         grad_inverse.addcmul_(log_det_share, weight.T.contiguous(), value=-1)
@@ -57,14 +64,20 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
 
 def self_normalizing_product(x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (W x, a log-det of value 0, ||R W x - x||² per sample), see :class:`SelfNormalizingProduct`.
+    """Return W x with the gradients of :class:`SelfNormalizingProduct`.
 
-    ``x``: images ``(N, C, H, W)`` or vectors ``(N, C)``; ``weight`` and ``inverse_weight``: ``(C, C)``.
+    Args:
+        x: Images ``(N, C, H, W)`` or vectors ``(N, C)``.
+        weight: The matrix W, ``(C, C)``.
+        inverse_weight: The learned inverse R, ``(C, C)``.
+
+    Returns:
+        W x, a log-det of value 0, ``(N,)``, and the reconstruction error ||R W x - x||², ``(N,)``.
     """
     outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingProduct.apply(x, weight, inverse_weight)  # type: ignore[no-untyped-call]
     return outputs
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Sum left x right^T over samples and locations: two ``(N, C, ...)`` -> ``(C, C)``."""
+    """Return Σ left right^T over samples and locations, for two tensors ``(N, C, ...)``, as ``(C, C)``."""
     return torch.einsum("no...,nc...->oc", left, right)

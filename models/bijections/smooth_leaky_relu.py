@@ -1,4 +1,4 @@
-"""A smooth activation that is invertible everywhere."""
+"""Smooth leaky ReLU: a smooth, strictly increasing activation."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ from models.bijections.base import Elementwise, sum_samples
 
 
 class SmoothLeakyReLU(Elementwise):
-    """z = αx + (1 - α)·log(1 + e^x), log-det Σ log(α + (1 - α)σ(x)) (Gresele et al. 2020; Keller et al. 2021, 5.1).
+    """Smooth leaky ReLU z = α·x + (1 - α)·log(1 + e^x), an invertible activation of each value.
 
-    Cost: O(N·D), the inverse ``NEWTON_STEPS`` times that.
+    The log-det is Σ log(α + (1 - α)·σ(x)) with the logistic function σ (Gresele et al. 2020; Keller et al. 2021, 5.1).
+    Cost: O(N·D) for D values, and ``NEWTON_STEPS`` times that for the inverse.
+
+    Args:
+        alpha: The slope α for large negative x, in [0.01, 1).
     """
 
     NEWTON_STEPS = 7
-    """The inverse is exact to rounding with 5 where α = 0.3, with 7 down to the smallest α."""
+    """Newton steps of the inverse. It is exact up to rounding after 5 steps for α = 0.3, after 7 for the smallest α."""
     MIN_ALPHA = 0.01
+    """The smallest α for which the inverse was verified."""
 
     def __init__(self, alpha: float = 0.3) -> None:
         super().__init__()
         if not self.MIN_ALPHA <= alpha < 1:
-            raise ValueError(f"alpha must lie in [{self.MIN_ALPHA}, 1), got {alpha}")
+            raise ValueError(f"expected alpha in [{self.MIN_ALPHA}, 1), got {alpha}")
         self.alpha = alpha
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, ...)``."""
+        """Return z and the log slopes for values ``x``, ``(N, ...)``."""
         return self._value(x), torch.log(self._slope(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by Newton's method.
+        """Map ``z`` back by Newton's method.
 
-        The map is convex and lies above both of its asymptotes. Their inverse is where the iteration starts: right of
-        the solution, which it then approaches from that side without ever leaving it.
+        The map is convex and lies above its two asymptotes. The iteration starts at the inverse of the asymptotes,
+        which is right of the solution, and approaches the solution from there monotonically.
         """
         x = torch.minimum(z, z / self.alpha)
         for _ in range(self.NEWTON_STEPS):
@@ -41,7 +46,7 @@ class SmoothLeakyReLU(Elementwise):
         return x, -sum_samples(torch.log(self._slope(x)))
 
     def _value(self, x: Tensor) -> Tensor:
-        # Beyond its default threshold of 20 softplus drops 2e-9.
+        # Beyond its default threshold of 20, softplus has an error of 2e-9.
         return self.alpha * x + (1 - self.alpha) * F.softplus(x, threshold=40)
 
     def _slope(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Monotone rational-quadratic splines, one for every element of an image."""
+"""Monotone rational-quadratic splines as activations (Durkan et al. 2019)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from models.bijections.base import Elementwise, Shape, sum_samples
 from models.bijections.frozen import Inverse
 
 MIN_SHARE = 1e-3
-"""No bin is narrower or lower than this share of the whole range."""
+"""Smallest width and height of a bin, as a share of the whole range."""
 MIN_SLOPE = 1e-3
+"""Smallest slope at an inner knot."""
 
 
 class SplineActivation(Elementwise):
-    """z_i = spline_i(x_i), monotone and rational-quadratic on [-bound, bound], for every element (Durkan et al. 2019).
+    """Rational-quadratic spline activation z_i = spline_i(x_i), with a spline for each element (Durkan et al. 2019).
 
-    Outside, a spline is the identity, with log-det 0; the slopes at both ends are 1. Widths, heights and inner slopes
-    of the bins are learned, for every element of ``shape`` by itself, and start close to the identity.
+    Each spline is monotone on [-bound, bound] and the identity outside, with slope 1 at both ends. Widths, heights and
+    inner slopes of its bins are learned and start close to the identity. The log-det is the sum of the log slopes.
 
-    Cost: O(D·bins) a call for the knots, whatever the size of the batch, and O(N·D·log bins) for the map, both ways.
+    Cost: O(D·bins + N·D·log bins) in both directions for D elements.
+
+    Args:
+        shape: Channels, height and width of the images.
+        bins: The number of bins of each spline, at least 2.
+        bound: The end of the interval.
     """
 
     def __init__(self, shape: Shape, bins: int = 5, bound: float = 10.0) -> None:
@@ -37,12 +43,12 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``. Raises ``ValueError`` for images of another shape."""
+        """Return z and the log slopes for images ``x``, ``(N, C, H, W)``. Raises ``ValueError`` for another shape."""
         self._check(x)
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`, by the root of a quadratic equation."""
+        """Map ``z`` back by the root of a quadratic equation in each bin."""
         self._check(z)
         return self.knots().inverse(z)
 
@@ -52,7 +58,7 @@ class SplineActivation(Elementwise):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenSpline:
-        """Return the splines with their knots stored."""
+        """Return the splines in float64 with their knots computed."""
         return FrozenSpline(_knots(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
 
     def _check(self, x: Tensor) -> None:
@@ -62,29 +68,33 @@ class SplineActivation(Elementwise):
 
 @dataclass(frozen=True)
 class FrozenSpline:
-    """Frozen splines, one for every element of an image, in float64."""
+    """Frozen form of :class:`SplineActivation`, in float64."""
 
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and its log-det, ``(N, H, W)``."""
+        """Return z and the log-det of each location, ``(N, H, W)`` in nats."""
         z, log_slope = self.knots.map_with_slope(x)
         return z, log_slope.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Undo :meth:`forward`."""
+        """Map ``z`` back; no inverse is learned, so that ``inverse`` has no effect."""
         return self.knots.inverse(z)[0]
 
 
 @dataclass(frozen=True)
 class Knots:
-    """The knots (x_k, y_k) of D splines and the slopes d_k there, each ``(D, bins + 1)``.
+    """Knots (x_k, y_k) of D splines and their slopes d_k at the knots.
 
-    With θ = (x - x_k) / (x_{k+1} - x_k) in bin k of mean slope s,
+    In bin k, with mean slope s and θ = (x - x_k) / (x_{k+1} - x_k), a spline is (Durkan et al. 2019, eq. 4)
 
-        y = y_k + (y_{k+1} - y_k) (sθ² + d_k θ(1 - θ)) / (s + (d_{k+1} + d_k - 2s) θ(1 - θ))
+        y = y_k + (y_{k+1} - y_k) (s·θ² + d_k·θ(1 - θ)) / (s + (d_{k+1} + d_k - 2s)·θ(1 - θ))
 
-    (Durkan et al. 2019, eq. 4).
+    Attributes:
+        x: x_k, ``(D, bins + 1)``.
+        y: y_k, ``(D, bins + 1)``.
+        slope: d_k, ``(D, bins + 1)``.
+        bound: The end of the interval; outside [-bound, bound] the splines are the identity.
     """
 
     x: Tensor
@@ -93,7 +103,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, and return the log slope of every element with them."""
+        """Return y and the log slopes for images ``x``, ``(N, C, H, W)``."""
         values, inside, clamped = self._by_element(x)
         bins = self._find_bins(self.x, clamped)
         theta = (clamped - bins.x) / bins.width
@@ -101,7 +111,7 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward` by that root of the quadratic which does not cancel (Durkan et al. 2019, eq. 6-8)."""
+        """Return x and the log-det of the inverse, ``(N,)`` in nats, for images ``z`` (Durkan et al. 2019, eq. 6-8)."""
         values, inside, clamped = self._by_element(z)
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)
@@ -110,12 +120,12 @@ class Knots:
         return _images(torch.where(inside, x, values), z), -sum_samples(log_slope)
 
     def _by_element(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``x`` as ``(D, N)``, whether it lies inside, and the same with what lies outside moved to the ends."""
+        """Return ``x`` as ``(D, N)``, whether each value is inside the interval, and the values clamped to it."""
         values = x.flatten(1).T.contiguous()
         return values, values.abs() < self.bound, values.clamp(-self.bound, self.bound)
 
     def _find_bins(self, edges: Tensor, values: Tensor) -> SplineBins:
-        """Return the bins of ``edges`` that ``values``, ``(D, N)``, lie in."""
+        """Return the bins between ``edges`` that contain ``values``, ``(D, N)``."""
         inner = edges.detach()[:, 1:-1].contiguous()
         left = torch.searchsorted(inner, values.detach(), right=True)
         right = left + 1
@@ -126,7 +136,16 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """One bin for every element and sample, each ``(D, N)``: left knot, width, height, slopes at both knots."""
+    """Bins of splines, one for each element and sample; all attributes are ``(D, N)``.
+
+    Attributes:
+        x: x of the left knot.
+        y: y of the left knot.
+        width: Distance of the knots in x.
+        height: Distance of the knots in y.
+        left: Slope at the left knot.
+        right: Slope at the right knot.
+    """
 
     x: Tensor
     y: Tensor
@@ -136,13 +155,13 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return the share of the height that lies below ``theta``."""
+        """Return (y - y_k) / height at θ = ``theta``."""
         mean = self.height / self.width
         mixed = theta * (1 - theta)
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return log dy/dx."""
+        """Return log dy/dx at θ = ``theta`` (Durkan et al. 2019, eq. 5)."""
         mean = self.height / self.width
         rest = 1 - theta
         mixed = theta * rest
@@ -151,11 +170,11 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return theta of the share ``rise``: a root of aθ² + bθ + c."""
+        """Return θ at which (y - y_k) / height is ``rise``, the root of a·θ² + b·θ + c that avoids cancellation."""
         mean = self.height / self.width
         bend = rise * (self.left + self.right - 2 * mean)
         a, b, c = mean - self.left + bend, self.left - bend, -mean * rise
-        # In exact arithmetic the discriminant is positive: the slope of the spline is.
+        # The discriminant is positive in exact arithmetic, because the slope of the spline is.
         root = (b.square() - 4 * a * c).clamp(min=0).sqrt()
         return 2 * c / (-b - root)
 
@@ -167,9 +186,9 @@ def _knots(widths: Tensor, heights: Tensor, slopes: Tensor, bound: float) -> Kno
 
 
 def _edges(logits: Tensor, bound: float) -> Tensor:
-    """Return the edges of bins with these logits, ``(D, bins)`` -> ``(D, bins + 1)``; the first and last are exact."""
+    """Return the edges of bins from the logits of their sizes, ``(D, bins) -> (D, bins + 1)``, exact at both ends."""
     bins = logits.shape[1]
-    # Along the first axis: many short rows are several times slower.
+    # Along the first axis, because softmax of many short rows is several times slower.
     shares = MIN_SHARE + (1 - MIN_SHARE * bins) * torch.softmax(logits.T, dim=0).T
     inner = 2 * bound * shares.cumsum(1)[:, :-1] - bound
     return F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)

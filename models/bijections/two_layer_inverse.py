@@ -1,4 +1,4 @@
-"""A self-normalizing convolution whose learned inverse is not of its own class: two convolutions in a row."""
+"""Self-normalizing convolution whose learned inverse is a composition of two convolutions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ from models.bijections.convolution import ExactConv, FrozenConvolution
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """A k x k convolution w that learns two k x k kernels of its inverse, R z = r2 * (r1 * z), of support 2k - 1.
+    """k x k convolution z = w * x + b that learns an inverse R z = r2 * (r1 * z) made of two k x k kernels.
 
-    The inverse of a convolution is no convolution; R comes nearer to it than one kernel can (Keller et al. 2021, 5,
-    leave such inverses to future work). Evaluation mode is exact, as in :class:`ExactConv`. In training mode
-    no determinant is computed: the returned log-det is 0 and its gradient with respect to w is that of tr(R T(w)), R
-    fixed, which is exact where R = T(w)^-1 (:class:`TwoLayerInverseConvolution`).
+    The inverse of a convolution is not a convolution, and R, with its larger support of 2k - 1, can approximate it
+    better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes no
+    determinant: the log-det has value 0, and its gradient with respect to w is that of tr(R T(w)) for fixed R, which is
+    exact for R = T(w)^-1 (:class:`TwoLayerInverseConvolution`). Evaluation mode is exact, as in
+    :class:`~models.bijections.convolution.ExactConv`.
 
-    An inverse of another class wants a constraint on its Jacobian beside the one on data, E_v ||J_g J_f v - v||²,
-    v ~ N(0, I). Both maps are linear, J_f = T(w) and J_g = R, so that this is the reconstruction error of white noise:
-    train with ``noise_reconstruction`` above 0.
+    An inverse from another class of functions also needs a constraint on its Jacobian, E_v ||J_g J_f v - v||² with
+    v ~ N(0, I). Both maps are linear, so this is the reconstruction error of white noise: train with
+    ``noise_reconstruction`` above 0. r1 starts as 2·identity - w, the inverse to first order in w - identity, and r2 as
+    the identity.
 
-    r1 starts as 2·identity - w, the inverse to first order in w - identity, and r2 as the identity.
+    Cost of a training step: nine convolutions of O(N·C²·kh·kw·H·W), and O(C³·kh²·kw²).
 
-    Cost of a training step: nine convolutions of O(N·C²·kh·kw·H·W) and O(C³·kh²·kw²), nothing that grows faster in
-    D = C·H·W.
+    Args:
+        channels: The number of channels C.
+        kernel: Height and width of w, r1 and r2, both odd.
     """
 
     def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
@@ -48,7 +51,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``; in training mode log-det is 0 and carries the learned gradient."""
+        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -59,23 +62,23 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * (z - b))."""
+        """Return r2 * (r1 * (z - b)), the learned inverse of ``z``."""
         check_images(z, self.channels)
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return w * x."""
+        """Return the convolution w * x, without b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * z)."""
+        """Return the two convolutions r2 * (r1 * z)."""
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set r1 to the projection of T(w)^-1 on convolutions of its size and r2 to the identity. Cost: D solves.
+        """Set r1 to the kernel nearest to T(w)^-1 for images of ``shape``, and r2 to the identity. Cost: D solves.
 
-        The nearest product of two convolutions has no closed form. This one makes the gradient of w exact, as in
+        The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
         """
         kernel = (self.weight.shape[2], self.weight.shape[3])
@@ -85,29 +88,30 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map with both kernels of its learned inverse."""
+        """Return the map and the two kernels of its learned inverse in float64."""
         first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
         return replace(super().freeze(shape), learned_map=(first, second))
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """(w * x, log-det of value 0, ||r2 * r1 * w * x - x||² per sample) with the self normalizing gradients.
+    """Convolution y = w * x with self-normalizing gradients for the learned inverse r2 * (r1 * y).
 
-    Those of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices W = T(w) and
-    R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, P(a, b) that of
-    <T(w), T(a) T(b)> (:func:`place`); δ, c_n and v_n are the incoming gradients of y, of the log-det and of the
-    reconstruction error, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n:
+    They are the gradients of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for W = T(w)
+    and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
+    <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
+    reconstruction error of sample n, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n, they are
 
         dw  = x ⋆ (½ δ + flip(r1) * flip(r2) * ε) + ½ Σc P(flip(r1), flip(r2))
         dr1 = y ⋆ flip(r2) * (ε - ½ δx)           - ½ Σc P(flip(r2), flip(w))
         dr2 = h ⋆ (ε - ½ δx)                      - ½ Σc P(flip(w), flip(r1))
 
-    The last column is ½ Σc times the gradient of tr(W R), one factor at a time: of log|det W| where R = W^-1, and of
-    -log|det R|, the inverse's share, by r1 and r2. What flows on to earlier layers is δx alone.
+    The last column is ½ Σc times the gradient of tr(W R) with respect to each kernel, which for R = W^-1 is that of
+    log|det W| with respect to w and that of -log|det R| with respect to r1 and r2. The gradient of x is δx.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the product, the log-det and the reconstruction error, and save what the gradients need."""
         y = convolve(weight, x)
         hidden = convolve(first, y)
         error = convolve(second, hidden) - x
@@ -116,6 +120,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of the arguments, as in the class docstring."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, hidden, error, weight, first, second = ctx.saved_tensors
         kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
@@ -132,19 +137,26 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return P_i = <B_i, T(outer) T(inner)> for every element i of a kernel, B_i = dT(w)/dw_i: borders and all.
+    """Return the gradient of <T(w), T(outer) T(inner)> with respect to w, exact at the borders too.
 
-    ``outer``, ``inner`` and the result are kernels of one size. At a tap of shift d from the middle,
+    Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 
         P[d] = Σ_t n(d, t) outer[t] inner[d - t],
 
-    n(d, t) the number of locations u of the image for which u + d and u + t lie on it too. P / m is the projection of
-    the product on convolutions, m = n(d, 0); far from the border it is the middle of the composed kernel. Cost:
-    O(C³·kh²·kw²), whatever the batch and the image.
+    where n(d, t) is the number of locations u of the image for which u + d and u + t are in the image too. P / m with
+    m = n(d, 0) is the projection of the product on convolutions. Cost: O(C³·kh²·kw²).
+
+    Args:
+        outer: The kernel that is applied second, ``(C, C, kh, kw)``.
+        inner: The kernel that is applied first, ``(C, C, kh, kw)``.
+        image: Height and width of the images.
+
+    Returns:
+        P, ``(C, C, kh, kw)``.
     """
     down, right = same_padding(outer)
     height, width = outer.shape[2:]
-    # Where d - t leaves the kernel the padding is met, which is 0.
+    # Shifts d - t outside the kernel fall on the padding, which is 0.
     padded = F.pad(inner, (right, right, down, down))
     rows = torch.arange(height)[:, None] - torch.arange(height) + 2 * down
     columns = torch.arange(width)[:, None] - torch.arange(width) + 2 * right
@@ -155,9 +167,14 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return n, float64 ``(kh, kw, kh, kw)``: for how many locations u are u, u + d and u + t on the image.
+    """Return the number n(d, t) of locations u for which u, u + d and u + t are all in the image.
 
-    d by the first two axes, t by the last two, counted from the middle tap. The result is shared: never write to it.
+    Args:
+        kernel: Height kh and width kw of the kernel, whose taps are the shifts d and t from the middle.
+        image: Height and width of the images.
+
+    Returns:
+        n, float64 ``(kh, kw, kh, kw)``, with d along the first two axes. It is cached and must not be modified.
     """
     rows, columns = (_overlaps(side, length) for side, length in zip(kernel, image, strict=True))
     return torch.einsum("at,bu->abtu", rows, columns)

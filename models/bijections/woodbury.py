@@ -1,4 +1,4 @@
-"""Woodbury transformations: the identity plus low-rank mixing of channels and of locations."""
+"""Woodbury transformation: the identity plus low-rank mixing of channels and of locations."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Z = (I + U_c V_c) X (I + U_s V_s) of images as matrices X, ``(C, H·W)`` (Lu & Huang 2020, 3.2).
+    """Woodbury transformation Z = (I + U_c V_c) X (I + U_s V_s) of images as C x HW matrices X (Lu & Huang 2020, 3.2).
 
-    This is their channel and spatial form, not the memory-efficient one that splits rows from columns: U_c V_c of
-    ``channel_rank`` mixes the channels alike at every location, U_s V_s of ``spatial_rank`` the locations alike in
-    every channel. All factors start at N(0, 0.01²), the map close to the identity. By the matrix determinant lemma the
-    log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|, by the Woodbury identity the inverse is of the same
-    form: (I + U V)^-1 = I - U (I + V U)^-1 V.
+    U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
+    channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
+    Woodbury identity the inverse has the same form, (I + U V)^-1 = I - U (I + V U)^-1 V. All factors start as normal
+    noise of deviation 0.01, so the map starts close to the identity. The memory-efficient variant of the paper, which
+    separates rows and columns, is not used.
 
-    Cost, with ranks r_c and r_s: O(N·C·H·W·(r_c + r_s)) both ways, O(C·r_c² + H·W·r_s² + r_c³ + r_s³) for the
-    log-determinant and for the factors of the inverse.
+    Cost: O(N·C·H·W·(r_c + r_s)) in both directions, O(C·r_c² + H·W·r_s² + r_c³ + r_s³) for the log-det and for the
+    factors of the inverse.
+
+    Args:
+        shape: Channels, height and width of the images.
+        channel_rank: The rank r_c.
+        spatial_rank: The rank r_s.
     """
 
     constant_log_det: ClassVar[bool] = True
@@ -36,23 +41,23 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, shape ``(N, C, H, W)``. Raises ``ValueError`` for images of another shape."""
+        """Map images ``x``, ``(N, C, H, W)``, and return the log-det. Raises ``ValueError`` for another shape."""
         self._check(x)
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`forward`."""
+        """Map ``z`` back by the Woodbury identity."""
         self._check(z)
         return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|."""
+        """Return H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|, in nats."""
         return float(self._log_det())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map with the factors of both directions stored."""
+        """Return the map in float64, with the factors of both directions."""
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
         return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z))

@@ -29,7 +29,7 @@ class FrozenLevel:
     @property
     def has_reconstruction(self) -> bool:
         """Whether steps of this level tell how well a learned inverse reconstructs their input."""
-        return any(isinstance(step, FrozenAffine) and step.tells_reconstruction for step in self.steps)
+        return any(isinstance(step, FrozenAffine) and step.has_reconstruction_error for step in self.steps)
 
 
 @dataclass(frozen=True)

@@ -278,5 +278,5 @@ def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
     tensors["levels.0.steps.0.initialized"] = torch.tensor(False)
     save_file(tensors, copy / WEIGHTS)
     sign_again(copy)
-    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm has seen no batch"):
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm is not initialised"):
         Scorer.load(copy)

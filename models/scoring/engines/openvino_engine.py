@@ -96,7 +96,7 @@ def _locations(frozen: FrozenFlow) -> list[tuple[int, int]]:
 
 
 def _reconstruction_sizes(level: FrozenLevel) -> Array:
-    steps = [step for step in level.steps if isinstance(step, FrozenAffine) and step.tells_reconstruction]
+    steps = [step for step in level.steps if isinstance(step, FrozenAffine) and step.has_reconstruction_error]
     return np.array([step.reconstruction_size for step in steps], dtype=np.float64)
 
 

@@ -82,7 +82,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
         slopes: list[Node] = []
         errors: list[Node] = []
         for step in level.steps:
-            if isinstance(step, FrozenAffine) and step.tells_reconstruction:
+            if isinstance(step, FrozenAffine) and step.has_reconstruction_error:
                 errors.append(_reconstruction_error(step, x))
             x, slope = _forward(step, x)
             slopes += [] if slope is None else [slope]

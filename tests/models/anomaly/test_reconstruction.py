@@ -68,7 +68,7 @@ def test_what_has_none() -> None:
     x = torch.randn(2, 4, 6, 3, dtype=torch.float64)
     for step in (scale, exact, scale.then(exact)):
         assert step.reconstruction_error(x) is None
-        assert not step.tells_reconstruction
+        assert not step.has_reconstruction_error
     dense = [step for step in freeze(fully_connected(), (1, 6, 6)).levels[0].steps if isinstance(step, FrozenAffine)]
     assert dense
     assert all(step.learned_map is not None and step.reconstruction_error(x) is None for step in dense)

@@ -50,7 +50,7 @@ def test_smooth_leaky_relu_in_float32_far_outside() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.009, 1.0, -0.3, float("nan")])
 def test_smooth_leaky_relu_refuses_slopes_that_its_inverse_is_not_proved_for(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"alpha must lie in \[0.01, 1\), got"):
+    with pytest.raises(ValueError, match=r"expected alpha in \[0.01, 1\), got"):
         SmoothLeakyReLU(alpha)
 
 

@@ -305,7 +305,7 @@ def test_inverse_refuses(case: Case, shape: Shape, text: str) -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1e-6, 0.5, 2.0, float("nan")])
 def test_logit_refuses_alpha_outside_its_range(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"alpha must lie in \(0, 0.5\), got"):
+    with pytest.raises(ValueError, match=r"expected alpha in \(0, 0.5\), got"):
         LogitPixels(alpha)
 
 
@@ -336,7 +336,7 @@ class TestActNormInitialisation:
     def test_refuses_to_work_before_it(self) -> None:
         x = torch.zeros(2, 3, 4, 4)
         for direction in (ActNorm(3).eval().forward, ActNorm(3).train().forward, ActNorm(3).inverse):
-            with pytest.raises(UninitializedModel, match="seen no batch"):
+            with pytest.raises(UninitializedModel, match="not initialised"):
                 direction(x)
 
     def test_normalises_the_batch_it_sees(self) -> None:
@@ -365,11 +365,11 @@ class TestActNormInitialisation:
 
 def test_reconstruction_error_is_handed_over_once() -> None:
     layer = SelfNormalizingConv1x1(3).train()
-    with pytest.raises(RuntimeError, match="no training forward has run"):
+    with pytest.raises(RuntimeError, match="expected a forward pass in training mode"):
         layer.pop_reconstruction_error()
     layer(torch.randn(4, 3, 2, 2))
     assert layer.pop_reconstruction_error().shape == (4,)
-    with pytest.raises(RuntimeError, match="no training forward has run"):
+    with pytest.raises(RuntimeError, match="expected a forward pass in training mode"):
         layer.pop_reconstruction_error()
 
 
