@@ -1,1 +1,1 @@
-"""The multi-scale flow: its architecture as data, its modules, and how they are built."""
+"""Multi-scale flows: their architectures as data, their modules, and the builder."""

@@ -1,4 +1,4 @@
-"""Descriptions of architectures: what the manifest stores and the builder reads. Free of torch."""
+"""Architectures of flows as data, stored in the manifest of a model and read by the builder; without torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class _ImageArchitecture(BaseModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Channels, height and width of the images."""
         return self.channels, self.height, self.width
 
 
 class GlowArchitecture(_ImageArchitecture):
-    """A multi-scale Glow (Kingma & Dhariwal 2018): levels of squeeze, steps and split.
+    """Architecture of a multi-scale Glow (Kingma & Dhariwal 2018): levels of a squeeze, steps and a split.
 
-    A step is actnorm, 1x1 convolution, bounded affine coupling.
+    A step is activation normalisation, a 1x1 convolution and an affine coupling.
     """
 
     family: Literal["glow"] = "glow"
@@ -36,14 +36,14 @@ class GlowArchitecture(_ImageArchitecture):
     linear: Literal["self-normalizing", "exact", "lu"] = "self-normalizing"
 
     def summary(self) -> str:
-        """Return one line for people."""
+        """Return a description in words, in a single line."""
         return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
 
 
 class ConvolutionalArchitecture(_ImageArchitecture):
-    """Blocks of 3x3 convolutions with a spline after each but the last, a squeeze between blocks, no split.
+    """Architecture of k x k convolutions with spline activations between them, in blocks (Keller et al. 2021, 5).
 
-    Nine layers in three blocks in the paper (Keller et al. 2021, section 5).
+    There is a squeeze between blocks and no split. The paper has nine layers in three blocks.
     """
 
     family: Literal["convolutional"] = "convolutional"
@@ -55,19 +55,19 @@ class ConvolutionalArchitecture(_ImageArchitecture):
     )
 
     def summary(self) -> str:
-        """Return one line for people."""
+        """Return a description in words, in a single line."""
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
 
 class FullyConnectedArchitecture(_ImageArchitecture):
-    """Dense layers over the whole image with smooth leaky ReLUs between them (Keller et al. 2021, section 5)."""
+    """Architecture of dense layers over the whole image with smooth leaky ReLUs (Keller et al. 2021, 5)."""
 
     family: Literal["fully-connected"] = "fully-connected"
     layers: int = Field(2, ge=1, le=16)
     linear: Literal["self-normalizing", "exact", "relative"] = "self-normalizing"
 
     def summary(self) -> str:
-        """Return one line for people."""
+        """Return a description in words, in a single line."""
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
 
@@ -77,7 +77,7 @@ Architecture = Annotated[
 
 
 def depth(height: int, width: int) -> int:
-    """Return the number of levels for an image of this size: halve while both sides are even and the result is >= 4.
+    """Return the number of levels for images of this size: how often both sides can be halved to at least 4 pixels.
 
     >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
     (2, 3, 4, 0)

@@ -1,4 +1,4 @@
-"""Builds flows from their descriptions."""
+"""Builder of flows from their architectures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ DENSE_LAYERS: dict[str, Callable[[int], Bijection]] = {
 
 
 def build_flow(architecture: Architecture) -> Flow:
-    """Build the flow with fresh weights (torch's global generator); it must be initialised or loaded before use."""
+    """Return the flow of an architecture with random weights from torch's global generator.
+
+    Before use it must be initialised with a batch (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
+    """
     if isinstance(architecture, GlowArchitecture):
         levels = _glow(architecture)
     elif isinstance(architecture, ConvolutionalArchitecture):
@@ -86,7 +89,7 @@ def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
         steps: list[Bijection] = []
         for layer in range(architecture.layers):
             steps.append(convolutions[architecture.linear](channels))
-            # No activation at the very end: the last linear layer meets the Gaussian.
+            # No activation after the last layer, whose outputs are the latents.
             if block < architecture.blocks - 1 or layer < architecture.layers - 1:
                 steps.append(SplineActivation((channels, *size)))
         levels.append(Level(steps, squeeze=block > 0))

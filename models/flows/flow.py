@@ -1,4 +1,4 @@
-"""The multi-scale flow: levels of squeeze, steps and split over a standard normal base distribution."""
+"""Multi-scale flow: levels of bijections over a standard normal base distribution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from models.bijections.squeeze import Squeeze
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """What one scale adds to log p: ``log_prior`` and ``log_det``, each ``(N,)`` in nats."""
+    """Contribution of a scale to the log-likelihood of each sample.
+
+    Attributes:
+        log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
+        log_det: Log-det of the bijections of the scale, ``(N,)`` in nats.
+    """
 
     log_prior: Tensor
     log_det: Tensor
@@ -25,9 +30,11 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """The image of a batch: whitened latents by scale (finest first) and the terms of log p.
+    """Latents of a batch and the terms of its log-likelihood.
 
-    ``terms[0]`` is the pixel transform, ``terms[l]`` the level l = 1 ... L.
+    Attributes:
+        latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
+        terms: Terms of the log-likelihood: of the pixel transform, then of the levels 1 to L.
     """
 
     latents: list[Tensor]
@@ -35,18 +42,22 @@ class FlowOutput:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Sum of all terms, ``(N,)``, in nats."""
+        """The log-likelihood of each sample, the sum of all terms, ``(N,)`` in nats."""
         return torch.stack([term.log_prior + term.log_det for term in self.terms]).sum(0)
 
 
 class Level(nn.Module):
-    """One scale: steps, and at its end a split with a learned prior, or at the last scale what is left of the image.
+    """Level of a multi-scale flow: a squeeze, steps, and a split that takes half of the channels out as latents.
 
-    A level without a prior hands everything on to the next one and has no latents of its own.
+    The prior of these latents is a Gaussian whose mean and deviation are functions of the channels that stay (Kingma &
+    Dhariwal 2018, 3.5 and table 1). It is a coupling that whitens the latents to a standard normal; its log-det is part
+    of ``log_prior``. A level without a prior passes all channels on to the next level. All channels that remain after
+    the last level are latents.
 
-    The prior of the half that leaves is Gaussian with mean and deviation from the half that stays: a coupling that
-    whitens the leaving half, after which it is standard normal (Kingma & Dhariwal 2018, 3.5 and table 1). The log-det
-    of that coupling belongs to ``log_prior``.
+    Args:
+        steps: The bijections of the level, first to last.
+        prior: The coupling of the split, or None for no split.
+        squeeze: Whether the level starts with a squeeze.
     """
 
     def __init__(self, steps: list[Bijection], prior: AffineCoupling | None = None, *, squeeze: bool = True) -> None:
@@ -56,7 +67,7 @@ class Level(nn.Module):
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield squeeze, where there is one, and steps in the order of the forward direction."""
+        """Yield the squeeze, if any, and the steps, in the order of the forward direction."""
         if self.squeeze is not None:
             yield self.squeeze
         for step in self.steps:
@@ -65,10 +76,14 @@ class Level(nn.Module):
 
 
 class Flow(nn.Module):
-    """A bijection between images and latents, with the exact log-likelihood of the images.
+    """Normalizing flow: a bijection between images and latents, with the exact log-likelihood of images.
 
-    log p(x) = Σ_l [log N(e_l; 0, I) + log-dets of level l] + log-det of the pixel transform, e_l the whitened latents
-    (change of variables; Keller et al. 2021, eq. 2).
+    By the change of variables (Keller et al. 2021, eq. 2), log p(x) is the log-det of the pixel transform plus
+    Σ_l [log N(e_l; 0, I) + log-dets of level l], with the whitened latents e_l of level l.
+
+    Args:
+        pixels: The pixel transform.
+        levels: The levels, finest scale first.
     """
 
     def __init__(self, pixels: Elementwise, levels: list[Level]) -> None:
@@ -77,16 +92,21 @@ class Flow(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def level_list(self) -> list[Level]:
-        """Return the levels, finest first."""
+        """Return the levels, finest scale first."""
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor) -> FlowOutput:
-        """Score dequantised images ``x``, ``(N, C, H, W)`` in [0, 256)."""
+        """Return latents and log-likelihood terms of dequantised images ``x``, ``(N, C, H, W)`` in [0, 256)."""
         y, log_det = self.pixels(x.double())
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Score images whose pixel transform has been taken already, ``y`` with its log-det ``(N,)``."""
+        """Return latents and log-likelihood terms of images after the pixel transform.
+
+        Args:
+            y: Transformed images, ``(N, C, H, W)``.
+            pixel_log_det: Log-det of the pixel transform, ``(N,)`` in nats.
+        """
         terms = [ScaleTerm(torch.zeros_like(pixel_log_det), pixel_log_det)]
         latents = []
         levels = self.level_list()
@@ -108,7 +128,15 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Map whitened latents, finest scale first, to dequantised images ``(N, C, H, W)``; exact, or by R."""
+        """Map whitened latents back to dequantised images.
+
+        Args:
+            latents: Latents of each scale, finest scale first.
+            learned: Whether to use the learned inverses in place of the exact ones.
+
+        Returns:
+            Images, ``(N, C, H, W)``.
+        """
 
         def undo(bijection: Bijection, z: Tensor) -> Tensor:
             return bijection.approximate_inverse(z) if learned else bijection.inverse(z)[0]
@@ -123,7 +151,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Let every ActNorm see ``x``, dequantised images ``(N, C, H, W)``, unless it has been initialised before."""
+        """Initialise each :class:`ActNorm` that is not yet, from dequantised images ``x``, ``(N, C, H, W)``."""
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         for level in self.level_list():
             for bijection in level.bijections():
@@ -135,7 +163,11 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Yield each level with the name, bijection and input shape of its steps, and the shape that leaves them."""
+    """Iterate over the levels of a flow with the shapes of their inputs.
+
+    Yields:
+        The level; name, bijection and input shape of each of its bijections; the shape of their outputs.
+    """
     names = {id(module): name for name, module in flow.named_modules()}
     shape = image_shape
     for level in flow.level_list():
@@ -149,6 +181,6 @@ def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Return log N(z; 0, I) of each sample, ``(N,)``: -½ Σ z² - (d/2) log 2π."""
+    """Return log N(z; 0, I) = -½ Σ z² - (d/2)·log 2π of samples of d values, ``(N, ...) -> (N,)`` in nats."""
     dimensions = z[0].numel() if z.shape[0] else 0
     return -0.5 * sum_samples(z.square()) - 0.5 * dimensions * math.log(2 * math.pi)

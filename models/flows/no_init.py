@@ -1,4 +1,4 @@
-"""Modules built without random numbers, for weights that are about to be read from a file."""
+"""Construction of modules without random initial weights, for weights that are then loaded from a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class NoRandomness(TorchFunctionMode):
-    """While active, initialisers leave tensors as they are, and random or orthogonal ones are zeros in the same layout.
+    """Context manager that skips random initial weights: initialisers do nothing, and random tensors are zeros.
 
-    Random weights of a large flow take longer to make than its file takes to read. Torch's device "meta" makes none
-    either, but imports its compiler to find out their shapes, which takes longer than reading a small model.
+    Zeros have the memory layout of the random tensors. Random weights of a large flow take longer than reading its
+    file. The device "meta" of torch imports the compiler of torch, which takes longer than loading a small model.
 
     >>> with NoRandomness():
     ...     torch.randn(2, 2)
@@ -29,7 +29,7 @@ class NoRandomness(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Answer for ``func``, or let it run."""
+        """Return a tensor in place of random weights, or the result of ``func`` for other functions."""
         given = kwargs or {}
         if func is torch.randn:
             return torch.zeros(*args, **given)
@@ -48,5 +48,5 @@ class _Factors(NamedTuple):
 def _no_factors(matrix: Tensor) -> _Factors:
     rows, columns = matrix.shape
     rank = min(rows, columns)
-    # Column by column in memory, as LAPACK has them: the order of later sums, and so their last bits, follow from it.
+    # Column-major as in LAPACK, because the last bits of later sums depend on the memory layout.
     return _Factors(matrix.new_zeros(rank, rows).mT, matrix.new_zeros(columns, rank).mT)

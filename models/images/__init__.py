@@ -1,1 +1,1 @@
-"""Images: files to pixels and back, preprocessing, and dequantisation."""
+"""Images: decoding and encoding of files, preprocessing, provenance, and dequantisation."""

@@ -1,4 +1,4 @@
-"""Image files to pixels and back, trusting neither a name nor a size from outside."""
+"""Decoding and encoding of images: PNG, JPEG, WebP and BMP files, and arrays in ``.npy`` files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,25 @@ __all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encod
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 4096 * 4096
-"""Larger images are refused from their header alone, before anything is decompressed."""
+"""Largest number of pixels; larger images are refused by their header, before they are decompressed."""
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode a PNG, JPEG, WebP or BMP file into what a model expects, by its policy for size and colour.
+    """Decode a PNG, JPEG, WebP or BMP file into the pixels that a model expects.
 
-    Palettes and alpha channels that change nothing are converted, and the result says so; under the policy "exact",
-    colour for a grey model (and the reverse) and other sizes are refused, as a silent conversion would change what is
-    scored. 16-bit, animated and transparent files always are. Raises ``ImageError``.
+    Palettes and opaque alpha channels are converted. If the preprocessing is "exact", images of another size or colour
+    are refused, because a conversion would change the score. 16-bit, animated and transparent files are always refused.
+
+    Args:
+        data: Content of the file.
+        preprocessing: Shape of the model's images, and how other sizes and colours are treated.
+
+    Returns:
+        The pixels, with the conversions that were made.
+
+    Raises:
+        ImageError: The file cannot be decoded or the model does not accept it.
     """
     return conform(open_image(data, lambda size: check_size(size, preprocessing)), preprocessing)
 
@@ -35,13 +44,17 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
     """Decode a file into an 8-bit image of its own size and mode.
 
-    ``check`` gets the size (width, height) that the header promises, before anything is decompressed, and may raise.
-    Raises ``ImageError``.
+    Args:
+        data: Content of the file.
+        check: Called with the width and height in the header before the file is decompressed; may raise.
+
+    Raises:
+        ImageError: The file is not an image that can be decoded.
     """
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked below, from the header
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked below, by the header
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
@@ -61,7 +74,7 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
 
 def _undecodable(error: Exception) -> ImageError:
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large(f"the header promises more than the {MAX_PIXELS} pixels that are decoded at most")
+        return _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives more")
     if "truncated" in str(error).lower():
         return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
     return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)
@@ -74,8 +87,8 @@ def _too_large(detail: str) -> ImageError:
 def _check_header(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _too_large(f"the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
-    # A 16-bit colour PNG opens in an 8-bit mode; only the layout of its data tells.
+        raise _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives {width}x{height}")
+    # Pillow opens a 16-bit colour PNG in an 8-bit mode; only the layout of its data differs.
     layouts = [
         tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str) and tile.args.endswith(";16B")
     ]
@@ -87,10 +100,18 @@ def _check_header(image: Image.Image) -> None:
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Decode a ``.npy`` file of uint8 ``(N, H, W)`` or ``(N, H, W, C)`` into ``(N, C, H, W)``.
+    """Decode a ``.npy`` file of images into pixels ``(N, C, H, W)``, without any conversion.
 
-    Raises ``ImageError``; the shape in the header is checked before the data are read. Pickled content is refused, and
-    so is another size or number of channels whatever the policy: arrays are for who has prepared them.
+    The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
+    channels are refused.
+
+    Args:
+        data: Content of the file, a uint8 array ``(N, H, W)`` or ``(N, H, W, C)``.
+        preprocessing: Shape of the model's images.
+        max_images: Largest N.
+
+    Raises:
+        ImageError: The file is not such an array.
     """
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected a .npy file, got 0 bytes")
@@ -128,14 +149,14 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Encode ``(C, H, W)`` with 1, 3 or 4 channels as PNG."""
+    """Return pixels ``(C, H, W)`` with 1, 3 or 4 channels as the content of a PNG file."""
     file = io.BytesIO()
     as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def image_grid(images: Pixels, gap: int = 2) -> Pixels:
-    """Lay out ``(N, C, H, W)`` in a near-square grid with ``gap`` grey pixels between: ``(C, H', W')``."""
+    """Return N images, ``(N, C, H, W)``, in a near-square grid with ``gap`` grey pixels between, ``(C, H', W')``."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -1,4 +1,4 @@
-"""Dequantisation noise that belongs to the image: the same image under the same model always gets the same draw."""
+"""Uniform dequantisation noise that is a function of image and model, so that scores are reproducible."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from numpy.typing import NDArray
 
 
 def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
-    """Return ``draws`` draws u in [0, 1) for one image ``(C, H, W)``: float64, ``(draws, C, H, W)``.
+    """Return uniform dequantisation noise u in [0, 1) for an image, determined by its pixels and the model's weights.
 
-    The stream of a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend on how
-    many are asked for, so one draw and the first of many are the same.
+    The noise comes from a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend
+    on the number of draws.
+
+    Args:
+        image: Pixels, uint8 ``(C, H, W)``.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+        draws: The number of draws.
+
+    Returns:
+        The noise, float64 ``(draws, C, H, W)``.
 
     >>> image = np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
     >>> bool((content_noise(image, "digest", 1) == content_noise(image, "digest", 5)[:1]).all())
@@ -22,12 +30,12 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return the generator whose stream is the noise of one image: draw after draw, ``C·H·W`` numbers each."""
+    """Return the random generator of an image's dequantisation noise, which gives C·H·W numbers for each draw."""
     content = hashlib.sha256()
     content.update(weights_digest.encode())
     content.update(repr(tuple(image.shape)).encode())
     content.update(np.ascontiguousarray(image).tobytes())
     seed = content.digest()
     key, counter = int.from_bytes(seed[:16], "little"), int.from_bytes(seed[16:], "little")
-    # The counter's low half counts blocks of the stream; the seed fills the other half.
+    # The lower half of the counter numbers the blocks of the stream; the seed is in the upper half.
     return np.random.Generator(np.random.Philox(key=key, counter=counter << 128))

@@ -1,4 +1,4 @@
-"""What a model expects of an image, and how an image is brought there: one code path for training and scoring."""
+"""Preprocessing of images to the size and channels of a model, the same in training and scoring."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ Pixels = NDArray[np.uint8]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"grey": 1, "rgb": 3}
 RESAMPLING = Image.Resampling.BICUBIC
-"""Pillow widens the filter when it shrinks, so nothing aliases, and computes in integers, so every machine gets the
-same bytes. Bicubic rather than Lanczos: it overshoots less at edges, and each overshoot is a saturated pixel, which a
-density model sees."""
+"""Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
+the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
 
 
 class Preprocessing(BaseModel):
-    """What a model expects of an image, part of its manifest and applied alike in training and scoring.
+    """Shape of a model's images, and the treatment of images of another size or colour.
 
-    ``fit`` says what becomes of another size. "exact": refused. "crop": the shorter side is resized, then the middle is
-    cut out. "stretch": both sides are resized. "pad": the longer side is resized, black fills the rest. ``colour`` says
-    what becomes of other channels. "exact": refused where a conversion would change a value. "grey": ITU-R 601 luma.
-    "rgb": grey is repeated.
+    ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
+    middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
+    ``colour`` is the treatment of other channels. "exact": they are refused if a conversion would change a value.
+    "grey": colours become their ITU-R 601 luma. "rgb": grey values are repeated.
 
     >>> Preprocessing(channels=1, height=28, width=28).shape
     (1, 28, 28)
@@ -54,26 +53,30 @@ class Preprocessing(BaseModel):
 
     @property
     def id(self) -> str:
-        """``sha256:`` and the digest of the canonical JSON form, which leaves out what is "exact"."""
+        """``sha256:`` and the digest of the canonical JSON form, which omits fields that have their default."""
         return _id(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Channels, height and width of the images."""
         return self.channels, self.height, self.width
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width, height: the order of image files."""
+        """Width and height, in the order of image files."""
         return self.width, self.height
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Pixels ``(C, H, W)``, what was done to get them, and what they came from.
+    """Decoded pixels, with their conversions and the file they came from.
 
-    ``converted`` names a change of mode, such as ``P -> L``. ``format`` and ``source_size`` (width, height) are those
-    of the file, None for pixels that came in no image file.
+    Attributes:
+        pixels: Pixels, uint8 ``(C, H, W)``.
+        converted: The change of mode, such as ``P -> L``, or None.
+        resized: Whether the size was changed.
+        format: The format of the file; None for pixels from an array.
+        source_size: Width and height in the file; None for pixels from an array.
     """
 
     pixels: Pixels
@@ -84,7 +87,7 @@ class DecodedImage:
 
 
 def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
-    """Bring a loaded 8-bit image to the channels and size that a model expects. Raises ``ImageError``."""
+    """Convert a loaded 8-bit image to the channels and size of a model. Raises ``ImageError`` if it is refused."""
     check_size(image.size, preprocessing)
     converted, note = _to_mode(image, preprocessing)
     resized = _to_size(converted, preprocessing)
@@ -99,17 +102,17 @@ def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Bring pixels ``(C, H, W)`` with 1, 3 or 4 channels to what a model expects. Raises ``ImageError``."""
+    """Convert pixels ``(C, H, W)`` with 1, 3 or 4 channels to the channels and size of a model, as :func:`conform`."""
     return conform(as_image(pixels), preprocessing)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Return pixels ``(C, H, W)`` with 1, 3 or 4 channels as an image."""
+    """Return pixels ``(C, H, W)`` with 1, 3 or 4 channels as a Pillow image."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``ImageError`` for a size (width, height) that a model does not take."""
+    """Raise ``ImageError`` for a size (width, height) that a model does not accept."""
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -119,25 +122,25 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Return the same pixels in mode L or RGB. Raises ``ImageError`` where something is transparent."""
+    """Return the image in mode L or RGB. Raises ``ImageError`` if a pixel is transparent."""
     if image.mode in {"1", "CMYK", "YCbCr"}:
         return image.convert("L" if image.mode == "1" else "RGB")
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
         return image
-    # One colour may be declared transparent: as an alpha channel it is judged like any other.
+    # A single colour may be declared transparent; as an alpha channel it is checked like any other.
     grey = image.mode in {"L", "LA"}
     image = image.convert("LA" if grey else "RGBA")
     if image.getchannel("A").getextrema() != (255, 255):
         raise ImageError(
             "unsupported-image",
             "The image is transparent",
-            "expected opaque pixels: what lies behind is not defined",
+            "expected opaque pixels; place the image on a background first",
         )
     return image.convert("L" if grey else "RGB")
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image in mode L or RGB has no colour: grey in a colour file is the same numbers."""
+    """Return whether an image in mode L or RGB is grey, with equal values in all channels."""
     if image.mode == "L":
         return True
     red, green, blue = (np.asarray(band) for band in image.split())
@@ -149,7 +152,7 @@ def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> tuple[Image.Im
     if not source == wanted == "RGBA":
         image = opaque(image)
     if image.mode == "RGB" and wanted == "L" and (preprocessing.colour == "grey" or is_grey(image)):
-        image = image.convert("L")  # of equal channels the luma is their value, exactly
+        image = image.convert("L")  # the luma of equal channels is exactly their value
     if image.mode == "L" and preprocessing.colour == "rgb":
         image = image.convert("RGB")
     if image.mode != wanted:
@@ -170,7 +173,7 @@ def _to_size(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if preprocessing.fit == "stretch":
         return image.resize(size, RESAMPLING)
     scale = min(size[0] / image.width, size[1] / image.height)
-    # A line of one pixel must not vanish.
+    # A side never becomes 0 pixels.
     inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), RESAMPLING)
     canvas = Image.new(image.mode, size)
     canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))

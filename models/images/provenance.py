@@ -1,4 +1,4 @@
-"""What a model's training images came from and how they were shared out, and whether a scored image is another kind."""
+"""Provenance of training images: their files and splits, and warnings about scored images of another kind."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.images.preprocessing import DecodedImage
 
 ARRAY = "array"
-"""The format of pixels that came in no image file."""
+"""Format of pixels that come from an array, not from an image file."""
 LOSSLESS = {"PNG", "BMP", ARRAY}
 SIZE_FACTOR = 1.5
-"""A shorter side so many times out of the range of training is another scale: resizing then blurs otherwise."""
+"""Factor by which the shorter side may be outside the range of the training images before there is a warning."""
 
 
 class Provenance(BaseModel):
-    """The files of a model's training images: counts by format and by conversion, sizes, and how many were resized."""
+    """Statistics of the files of training images: formats, sizes, conversions, and how many were resized."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return what is known after one more image."""
+        """Return the statistics with another image added."""
         file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
         size = (int(size[0]), int(size[1]))
         first = not self.formats
@@ -46,9 +46,10 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """How a dataset's images were shared out: by which rule and why, how many each part has, whose groups.
+    """Split of a dataset into parts for training, statistics and calibration.
 
-    Where there are ``folds``, there is no calibration part: ``statistics`` is the reference part that serves both.
+    If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
+    prediction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,7 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """The sizes of the parts in words.
+        """Sizes of the parts, in words.
 
         >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
         '60 training/40 reference in 5 folds'
@@ -77,10 +78,10 @@ class Split(BaseModel):
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return in words how the file of a scored image differs from those of training, None where it does not.
+    """Return a warning if the file of a scored image differs from the files of training, None otherwise.
 
-    Formats without loss count as one. Nothing is said of an image that came in no file, nor where nothing is known of
-    the training images.
+    Format and size are compared; all lossless formats count as the same. There is no warning for pixels from an array,
+    or if the provenance of the training images is unknown.
 
     >>> import numpy as np
     >>> image = DecodedImage(np.zeros((1, 64, 64), np.uint8), None, True, "JPEG", (4000, 3000))

@@ -1,1 +1,1 @@
-"""From a trained flow to exact, reproducible scores: freezing, engines, likelihood, calibration."""
+"""Scoring with trained flows: freezing, engines, exact log-likelihoods, statistics of images, and sampling."""

@@ -1,4 +1,4 @@
-"""How complex an image is, by arithmetic alone: the same on every machine, unlike the size of a compressed file."""
+"""Complexity of images: the entropy of their prediction residuals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 LEVELS = 256
+"""Number of pixel values."""
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the first-order entropy of each image's prediction residuals, ``(N, C, H, W)`` -> ``(N,)``, in bits/dim.
+    """Return the complexity of each image: the first-order entropy of its prediction residuals, in bits/dim.
 
-    A pixel is predicted by the median of left, upper and left + upper - upper left (the MED predictor of LOCO-I,
-    Weinberger et al. 2000, 3.1), each channel by itself; residuals are taken modulo 256, over all channels together.
+    A pixel is predicted by the median of left, upper and left + upper - upper left, each channel by itself (the MED
+    predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256; the entropy is over all channels.
+    Unlike the size of a compressed file, the result is the same on every machine.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+
+    Returns:
+        The entropy, ``(N,)`` in bits/dim.
 
     >>> flat = np.full((1, 1, 8, 8), 7, dtype=np.uint8)
     >>> float(residual_entropy(flat)[0]) < 0.2

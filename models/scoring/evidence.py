@@ -1,4 +1,4 @@
-"""What one forward pass says of images besides their likelihood: the raw material of every anomaly score."""
+"""Evidence: statistics of images from their pass through a flow, from which anomaly scores are computed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from models.scoring.whole_image import whole_image_statistics
 
 @dataclass(frozen=True)
 class Evidence:
-    """Raw statistics of N images, float64.
+    """Statistics of N images from which anomaly scores are computed, float64.
 
-    ``whole``: of the whole image, ``(N, K)``. ``cells``: the additive map in nats, summed over the cells of a coarse
-    grid, ``(N, cells)``. ``gradients``: features of a backward pass, ``(N, G)``, where one was made.
+    Attributes:
+        whole: Statistics of the whole image, ``(N, K)``.
+        cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
+        gradients: Gradient features from a backward pass, ``(N, G)``, or None.
     """
 
     whole: NDArray[np.float64]
@@ -34,7 +36,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Return the evidence of all parts as one; gradients only where all have them."""
+        """Return the evidence of all parts together, with gradients if all parts have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
@@ -43,6 +45,11 @@ class Evidence:
         )
 
 
-def gather(images: NDArray[np.uint8], found: FlowPass) -> Evidence:
-    """Return the evidence of ``images``, ``(N, C, H, W)``, from their pass through the flow."""
-    return Evidence(whole_image_statistics(images, found), pool(found.additive_map().numpy()))
+def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
+    """Return the evidence of images from their pass through the flow, without gradients.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        flow_pass: The pass of their first dequantisation draw.
+    """
+    return Evidence(whole_image_statistics(images, flow_pass), pool(flow_pass.additive_map().numpy()))

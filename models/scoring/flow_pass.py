@@ -1,4 +1,4 @@
-"""One pass of dequantised images through a frozen flow: all that likelihoods, statistics and heat maps are made of."""
+"""Pass of dequantised images through a frozen flow, the source of likelihoods, statistics and heat maps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from models.scoring.frozen import FrozenFlow
 
 @dataclass(frozen=True)
 class FlowPass:
-    """What ``frozen`` makes of dequantised images, float64.
+    """Result of a pass of N dequantised images through a frozen flow, float64.
 
-    ``pixel_log_slopes``: log|dy/dx| of the pixel transform, ``(N, C, H, W)`` in nats.
+    Attributes:
+        frozen: The flow.
+        pixel_log_slopes: log|dy/dx| of the pixel transform, ``(N, C, H, W)`` in nats.
+        latents: Latents and log-dets of all levels.
     """
 
     frozen: FrozenFlow
@@ -28,9 +31,9 @@ class FlowPass:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Tensor:
-        """Return log-prior and log-det of every scale, ``(N, L + 1, 2)`` in nats; they sum to the log-likelihood.
+        """Return the terms of the log-likelihood: log-prior and log-det of each scale, ``(N, L + 1, 2)`` in nats.
 
-        Scale 0 is the pixel transform.
+        Scale 0 is the pixel transform; scales 1 to L are the levels. The sum of all terms is the log-likelihood.
         """
         latents = self.latents
         terms = torch.zeros(len(self), len(self.frozen.levels) + 1, 2, dtype=torch.float64)
@@ -44,34 +47,41 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Tensor:
-        """Return the log-likelihood spread over the pixels, ``(N, H, W)`` in nats; its sum is the log-likelihood.
+        """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats.
 
-        M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), with m_l = Σ_c log N(e) +
-        prior log-det + Σ_steps log s at a location of level l: every data-dependent log-det of these flows belongs to a
-        location, and the others are spread evenly. What a location owes to its neighbours through the coupling nets
-        stays where it acts.
+        M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), where m_l is Σ_c log N(e) +
+        prior log-det + Σ_steps log s at a location of level l. Data-independent log-dets are distributed evenly. The
+        sum of M over the pixels is the log-likelihood.
         """
         result = self.pixel_log_slopes.sum(1)
         height, width = result.shape[1:]
         scales = iter(self.latents.scales)
         for index, level in enumerate(self.frozen.levels):
-            found = self.latents.log_dets[index] + self.latents.prior_log_dets[index]
+            level_map = self.latents.log_dets[index] + self.latents.prior_log_dets[index]
             if level.latent_shape is not None:
                 latent = next(scales)
-                found = found - 0.5 * latent.square().sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
-            rows, columns = height // found.shape[1], width // found.shape[2]
-            share = found / (rows * columns)
+                level_map = level_map - 0.5 * latent.square().sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
+            rows, columns = height // level_map.shape[1], width // level_map.shape[2]
+            share = level_map / (rows * columns)
             result = result + share.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
         constant = sum(level.constant_log_det for level in self.frozen.levels)
         return result + constant / (height * width)
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return the pass of some of the images."""
-        latents = {part.name: [one[chosen] for one in getattr(self.latents, part.name)] for part in fields(Latents)}
+        """Return the pass of a slice of the images."""
+        latents = {
+            part.name: [tensor[chosen] for tensor in getattr(self.latents, part.name)] for part in fields(Latents)
+        }
         return FlowPass(self.frozen, self.pixel_log_slopes[chosen], Latents(**latents))
 
 
 def run_flow(engine: Engine, frozen: FrozenFlow, x: Tensor) -> FlowPass:
-    """Run dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256), through the flow."""
+    """Return the pass of dequantised images through a flow.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The flow.
+        x: Dequantised images, float64 ``(N, C, H, W)`` in [0, 256).
+    """
     y, log_slopes = frozen.pixels.map_with_slope(x)
     return FlowPass(frozen, log_slopes, engine.forward(y))

@@ -1,4 +1,4 @@
-"""Freezing: the immutable form of a flow that scores and samples without ever computing a determinant."""
+"""Freezing: the immutable form of a trained flow, which scores and samples without computing determinants."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from models.flows.flow import Flow, walk
 
 @dataclass(frozen=True)
 class FrozenLevel:
-    """One scale: its steps, the prior of the half that leaves, and the data-independent log-det in nats.
+    """Frozen level of a multi-scale flow.
 
-    ``kept`` is the number of channels that go on to the next level, 0 at the last.
+    Attributes:
+        steps: The frozen bijections of the level.
+        prior: The coupling that whitens the latents of the level, or None.
+        kept: Channels that are passed on to the next level, 0 at the last level.
+        latent_shape: Channels, height and width of the latents, or None if the level has none.
+        constant_log_det: Sum of the data-independent log-dets of the level, in nats.
     """
 
     steps: tuple[FrozenStep, ...]
@@ -28,13 +33,20 @@ class FrozenLevel:
 
     @property
     def has_reconstruction(self) -> bool:
-        """Whether steps of this level tell how well a learned inverse reconstructs their input."""
+        """Whether steps of this level give reconstruction errors of learned inverses."""
         return any(isinstance(step, FrozenAffine) and step.has_reconstruction_error for step in self.steps)
 
 
 @dataclass(frozen=True)
 class FrozenFlow:
-    """A flow ready to score images of one shape. Holds copies: later training does not touch it."""
+    """Immutable form of a trained flow for images of a fixed shape; later training has no effect on it.
+
+    Attributes:
+        image_shape: Channels, height and width of the images.
+        pixels: The pixel transform.
+        levels: The levels, finest scale first.
+        precision: Arithmetic of the middle convolutions of the coupling networks.
+    """
 
     image_shape: Shape
     pixels: Elementwise
@@ -42,14 +54,17 @@ class FrozenFlow:
     precision: Precision = "float32"
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return the flow with the middle convolutions of its coupling networks in this precision.
+        """Return the flow with the middle convolutions of its coupling networks in another precision.
 
-        Raises ``ValueError`` where it is bfloat16 already and float32 is asked: what was rounded does not come back.
+        Raises:
+            ValueError: The flow is in bfloat16 already, so that its float32 weights are lost.
         """
         if precision == self.precision:
             return self
         if precision == "float32":
-            raise ValueError("this flow was rounded to bfloat16: freeze it again")
+            raise ValueError(
+                "expected a flow in float32, this one was rounded to bfloat16: freeze the trained flow again"
+            )
         levels = tuple(
             replace(
                 level, steps=tuple(_rounded(step) for step in level.steps), prior=level.prior and _rounded(level.prior)
@@ -60,24 +75,28 @@ class FrozenFlow:
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether samples can be drawn through the learned inverses."""
+        """Whether samples can be drawn with learned inverses."""
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     @property
     def is_spatial(self) -> bool:
-        """Whether what it computes belongs to places in the image, as it does not with fully connected layers."""
+        """Whether the flow keeps locations of the image apart, which fully connected layers do not."""
         return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
-        """Return (C, H, W) of the latents, finest scale first."""
+        """Return channels, height and width of the latents of each scale, finest scale first."""
         return [level.latent_shape for level in self.levels if level.latent_shape is not None]
 
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return the data-independent log-det of every layer that has one by its name, in nats, computed in float64.
+    """Return the data-independent log-dets of a flow by layer name, in nats, computed in float64.
 
-    This is the only place that computes determinants for scoring; what it costs stands with each bijection.
+    The cost is given by each bijection. Scoring computes no other determinants.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
     """
     return {
         name: bijection.constant_log_det_at(shape)
@@ -89,9 +108,16 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
-    """Freeze ``flow`` for images ``(C, H, W)``, with the stored log-dets of these weights where they are given.
+    """Return the frozen form of a trained flow.
 
-    Raises ``KeyError`` when ``log_dets`` lacks a layer, ``UninitializedModel``.
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
+        log_dets: Stored log-dets of the layers by name, in nats; None to compute them.
+
+    Raises:
+        KeyError: ``log_dets`` lacks a layer.
+        UninitializedModel: A layer has not been initialised.
     """
     known = constant_log_dets(flow, image_shape) if log_dets is None else log_dets
     levels = []
@@ -108,7 +134,7 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
-    """Return the names of the layers whose log-dets are stored with a model."""
+    """Return the names of the layers whose data-independent log-dets are stored with a model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
 
 
@@ -117,7 +143,7 @@ def _rounded(step: FrozenStep) -> FrozenStep:
 
 
 def _is_stored(bijection: Bijection) -> bool:
-    # A data-independent map without parameters only moves values about.
+    # A data-independent bijection without parameters is a permutation.
     return bijection.constant_log_det and next(bijection.parameters(), None) is not None
 
 

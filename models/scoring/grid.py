@@ -1,4 +1,4 @@
-"""The coarse grid that local statistics look at, and the regions on it."""
+"""Coarse grid of cells for local statistics, and the regions of cells on it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_CELLS = 16
-"""Cells along the longer side, at most: a covariance of all of them is to be estimated."""
+MAX_CELLS = 16
+"""Largest number of cells along the longer side, so that the covariance of all cells can be estimated."""
 SQUARES = (2, 4, 6)
-"""Sides of square regions, in cells."""
+"""Side lengths of square regions, in cells."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of cells: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``."""
+    """Rectangle of cells: rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``."""
 
     top: int
     bottom: int
@@ -26,22 +26,22 @@ class Region:
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side of a cell in pixels.
+    """Return the side of a cell for images of this size, in pixels.
 
     >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
     (2, 2, 4)
     """
-    return math.ceil(max(height, width) / MOST_CELLS)
+    return math.ceil(max(height, width) / MAX_CELLS)
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return the rows and columns of cells; those at the lower and right edge may be smaller."""
+    """Return the number of rows and columns of cells; cells at the lower and right edge may be smaller."""
     side = cell_side(height, width)
     return math.ceil(height / side), math.ceil(width / side)
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum over each cell, ``(N, H, W)`` -> ``(N, cells)``."""
+    """Return the sums of maps over the cells of the grid, ``(N, H, W) -> (N, cells)``."""
     height, width = maps.shape[1:]
     side = cell_side(height, width)
     rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
@@ -51,9 +51,9 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return the regions of a grid by shape: squares of each size that is smaller than the grid, then whole lines.
+    """Return the regions of a grid, grouped by shape: squares of each size, then whole rows and columns.
 
-    Never none: a very long image has a single row or column of cells, whose lines across are single cells.
+    Squares are smaller than the grid. The last group is never empty.
     """
     shapes = [
         [
@@ -70,6 +70,6 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the places of a region's cells in the flat grid."""
+    """Return the indices of the cells of a region in the flattened grid."""
     rows = np.arange(region.top, region.bottom)[:, None]
     return (rows * columns + np.arange(region.left, region.right)).ravel()

@@ -1,4 +1,4 @@
-"""The exact log-likelihood of 8-bit images: dequantise, transform, flow, sum."""
+"""Exact log-likelihoods of 8-bit images under a frozen flow."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from models.scoring.threads import torch_threads
 from models.steps import STEP, Steps, finish
 
 CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
-"""Dequantised images held in float64 at once, and their pixels."""
+"""Largest number of dequantised images in memory at once, and of their pixels."""
 
 
 @dataclass(frozen=True)
 class LogLikelihoodTerm:
-    """What one scale adds to the log-likelihood, in nats. Scale 0 is the pixel transform."""
+    """Contribution of a scale to the log-likelihood of an image, in nats.
+
+    Attributes:
+        scale: 0 for the pixel transform, l for level l.
+        log_prior: Log-density of the latents of the scale.
+        log_det: Log-det of the bijections of the scale.
+    """
 
     scale: int
     log_prior: float
@@ -36,7 +42,14 @@ class LogLikelihoodTerm:
 
 @dataclass(frozen=True)
 class DrawStatistics:
-    """Spread over K dequantisation draws: mean and its standard error, and the importance-weighted bound, in nats."""
+    """Statistics of the log-likelihoods of an image over K dequantisation draws, in nats.
+
+    Attributes:
+        k: The number of draws K.
+        mean: Mean of the log-likelihoods.
+        standard_error: Standard error of the mean.
+        iw_bound: Importance-weighted bound log(1/K Σ_k p_k) of the log-probability of the 8-bit image.
+    """
 
     k: int
     mean: float
@@ -46,10 +59,15 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The exact log-density of one image at its dequantised point, in nats over [0, 256)^D; never a probability.
+    """Exact log-likelihood of an image: the log-density of its dequantised pixels, in nats over [0, 256)^D.
 
-    ``evidence``: what the pass of the first draw says of the image besides, one row; a verdict is made of it, and so
-    does not depend on the number of draws.
+    Attributes:
+        log_likelihood: The log-density in nats, averaged over the dequantisation draws.
+        bits_per_dim: The same in bits per dimension, -log_likelihood / (D ln 2).
+        terms: Contributions of the scales, which sum to ``log_likelihood``.
+        draws: Statistics over the draws, if there are several.
+        kind: "density": the number is a density, not a probability.
+        evidence: Evidence of the first draw, one row; verdicts are computed from it.
     """
 
     log_likelihood: float
@@ -63,18 +81,34 @@ class Likelihood:
 def score_images(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood]:
-    """Return what :func:`score_each` does, for images that all have a likelihood. Raises also ``ScoreNotFinite``."""
+    """Return the exact log-likelihood of each image, as :func:`score_each`.
+
+    Raises:
+        ScoreNotFinite: The log-likelihood of an image is not finite.
+    """
     return require_finite(score_each(engine, frozen, weights_digest, images, draws))
 
 
 def score_each(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return the likelihood of each image ``(N, C, H, W)``, averaged over ``draws`` draws keyed by its content.
+    """Return the exact log-likelihood of each image, averaged over dequantisation draws.
 
-    The noise belongs to the image and the weights (:func:`content_stream`), so a score depends on nothing else; an
-    image whose arithmetic overflows has its error in its place. Raises ``ValueError`` for images of another shape or
-    type, or fewer than one draw.
+    The dequantisation noise is a function of the image and the weights (:func:`content_stream`), so a score does not
+    depend on the other images.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The flow.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        draws: The number of dequantisation draws.
+
+    Returns:
+        N results; an image whose log-likelihood is not finite has its error in its place.
+
+    Raises:
+        ValueError: The images have another shape or type, or ``draws`` is below 1.
     """
     return finish(score_steps(engine, frozen, weights_digest, images, draws, CHUNK))
 
@@ -87,7 +121,7 @@ def score_steps(
     draws: int = 1,
     at_once: int = STEP,
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Return what :func:`score_each` does, in steps of ``at_once`` draws. Raises what it does."""
+    """Compute :func:`score_each` in steps of ``at_once`` dequantised images, between which it yields."""
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
@@ -98,15 +132,17 @@ def score_steps(
         if done:
             yield
         with torch_threads(1):
-            start, found = next(todo)
-            done = start + len(found)
-            terms.append(found.terms())
-            # The first draw of an image comes every so many points.
+            start, flow_pass = next(todo)
+            done = start + len(flow_pass)
+            terms.append(flow_pass.terms())
+            # Every ``draws``-th point is the first draw of an image.
             first = slice(-start % draws, None, draws)
-            count = len(range(len(found))[first])
+            count = len(range(len(flow_pass))[first])
             if count:
                 image = -(-start // draws)
-                evidence.append(gather(images[image : image + count], found if draws == 1 else found.rows(first)))
+                evidence.append(
+                    gather(images[image : image + count], flow_pass if draws == 1 else flow_pass.rows(first))
+                )
     if not terms:
         return []
     return _summarise(torch.cat(terms).view(len(images), draws, -1, 2), images[0].size, Evidence.join(evidence))
@@ -120,9 +156,12 @@ def passes(
     draws: int = 1,
     at_once: int = CHUNK,
 ) -> Iterator[tuple[int, FlowPass]]:
-    """Yield the passes of all draws of all images, image after image, each with the number of its first point.
+    """Yield the passes of all draws of all images through the flow, at most ``at_once`` dequantised images each.
 
-    A pass has at most ``at_once`` points. Memory does not grow with the number of images.
+    Memory does not grow with the number of images. Arguments are those of :func:`score_each`.
+
+    Yields:
+        The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
     """
     start = 0
     size = max(1, min(at_once, CHUNK_PIXELS // math.prod(frozen.image_shape[1:])))
@@ -131,13 +170,13 @@ def passes(
         start += len(chunk)
 
 
-def require_finite(found: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
-    """Return the likelihoods of images that must all have one. Raises ``ScoreNotFinite``."""
+def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
+    """Return the likelihoods of scored images. Raises ``ScoreNotFinite`` if an image has none."""
     likelihoods = []
-    for one in found:
-        if isinstance(one, ScoreNotFinite):
-            raise one
-        likelihoods.append(one)
+    for score in scored:
+        if isinstance(score, ScoreNotFinite):
+            raise score
+        likelihoods.append(score)
     return likelihoods
 
 
@@ -149,7 +188,15 @@ def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: i
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return the points that images, ``(N, C, H, W)``, are scored at: pixels plus their first draw, in [0, 256)."""
+    """Return images plus their first dequantisation draw, the points at which their log-likelihood is computed.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+
+    Returns:
+        Dequantised images, float64 ``(N, C, H, W)`` in [0, 256).
+    """
     return np.stack(list(_dequantised_points(images, weights_digest, 1)))
 
 
@@ -159,26 +206,26 @@ def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[N
 
 
 def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
-    """Return what is told of each image, from its terms, ``(images, draws, scales, 2)``, and its evidence."""
+    """Return the likelihood of each image from its terms, ``(images, draws, scales, 2)``, and its evidence."""
     k = terms.shape[1]
     means = terms.mean(1)
     totals: list[float] = means.sum((1, 2)).tolist()
     spread: Sequence[DrawStatistics | None] = [None] * len(terms) if k == 1 else _draws(terms.sum((2, 3)), totals)
-    found: list[Likelihood | ScoreNotFinite] = []
+    scored: list[Likelihood | ScoreNotFinite] = []
     for index, (log_likelihood, by_scale, draws) in enumerate(zip(totals, means.tolist(), spread, strict=True)):
         if not math.isfinite(log_likelihood):
-            found.append(ScoreNotFinite("the flow's arithmetic overflowed on this image"))
+            scored.append(ScoreNotFinite("the flow's arithmetic overflowed on this image"))
             continue
         parts = tuple(
             LogLikelihoodTerm(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale)
         )
         bits, row = bits_per_dim(log_likelihood, dimensions), evidence[index : index + 1]
-        found.append(Likelihood(log_likelihood, bits, parts, draws, evidence=row))
-    return found
+        scored.append(Likelihood(log_likelihood, bits, parts, draws, evidence=row))
+    return scored
 
 
 def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
-    """Return the spread of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
+    """Return the statistics of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
     k = values.shape[1]
     columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
     rows = zip(means, *(column.tolist() for column in columns), strict=True)
@@ -186,7 +233,7 @@ def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
 
 
 def bits_per_dim(log_likelihood: float, dimensions: int) -> float:
-    """Return -log p / (D ln 2), log p in nats over [0, 256)^D.
+    """Return bits per dimension, -log p / (D ln 2), for a log-likelihood in nats over [0, 256)^D with D ``dimensions``.
 
     >>> round(bits_per_dim(-575.4, 28 * 28), 4)
     1.0588

@@ -1,4 +1,4 @@
-"""What an engine may be told. Free of torch, so that a service can start before it."""
+"""Options of engines; without torch, so that a service can start before it is imported."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ EngineName = Literal["auto", "torch", "openvino"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How frozen flows are run; nothing of it changes a score by more than the rounding of its precision.
+    """Options for running frozen flows. They change scores by no more than the rounding of the precision.
 
-    ``name``: "auto" is OpenVINO on a CPU where it is installed and knows every step of the flow, else torch.
-    ``precision``: None is that of the calibration in use. ``device``: as torch names it. ``threads``: of the CPU; None
-    is every core. ``cache``: folder of compiled flows and measured tiles; None compiles anew and measures nothing.
+    Attributes:
+        name: The engine. "auto" is OpenVINO if it is installed and supports all steps of the flow on a CPU, else torch.
+        precision: Arithmetic of the coupling networks; None for that of the calibration in use.
+        device: The device in torch's notation, "cpu" or "cuda:N".
+        threads: Threads on the CPU; None for all cores.
+        cache: Folder for compiled flows and measured tile sizes; None for no cache and no measurement.
     """
 
     name: EngineName = "auto"

@@ -1,4 +1,4 @@
-"""Images drawn from a frozen flow."""
+"""Sampling of images from a frozen flow."""
 
 from __future__ import annotations
 
@@ -21,10 +21,21 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw ``n`` dequantised images, float64 ``(n, C, H, W)``, from latents of deviation ``temperature``.
+    """Draw dequantised images from the flow, by the inverse of normal latents.
 
-    The images are number ``first``, ``first + 1``, ... of the seed; image i depends on the seed and i alone. No global
-    random state is read or moved.
+    Image i of a seed depends only on the seed and i. No global random state is used.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The flow.
+        n: The number of images.
+        temperature: Standard deviation of the latents.
+        seed: The seed.
+        inverse: The exact or the learned inverse of the flow.
+        first: Number of the first image of the seed.
+
+    Returns:
+        Images, float64 ``(n, C, H, W)``.
     """
     shapes = frozen.latent_shapes()
     dimensions = int(np.prod(frozen.image_shape))
@@ -36,5 +47,5 @@ def sample_frozen(
 
 
 def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Round dequantised images down to pixels, what lies outside [0, 256) to its ends."""
+    """Return dequantised images rounded down to pixels and clipped to [0, 255], uint8."""
     return np.floor(images).clip(0, 255).astype(np.uint8)

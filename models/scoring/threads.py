@@ -1,4 +1,4 @@
-"""How many threads the libraries use for a piece of work."""
+"""Numbers of threads that torch and BLAS use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Give torch ``count`` threads while the block runs.
+    """Run a block with ``count`` threads of torch.
 
-    On arrays of a few kilobytes threads cost more than they bring, and where another engine has threads of its own they
-    keep each other waiting.
+    Threads slow down work on arrays of a few kilobytes, and compete with the threads of other engines.
     """
     before = torch.get_num_threads()
     if before == count:
@@ -28,8 +27,8 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def one_blas_thread() -> None:
-    """Give NumPy and SciPy one thread in this process from here on.
+    """Limit NumPy and SciPy to one BLAS thread in this process.
 
-    The products of a verdict are small: more threads only spin, in the way of those that run the flow.
+    The matrix products of verdicts are small: more threads would only compete with those that run the flow.
     """
     threadpool_limits(1, user_api="blas")

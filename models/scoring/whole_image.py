@@ -1,7 +1,7 @@
-"""Statistics of a whole image from one forward pass, none of them an exact linear combination of others.
+"""Statistics of whole images from their pass through a flow.
 
-Each says what it would be distributed like if the flow were exact. Flows are not: what an image is compared with is
-the reference set, never these.
+No statistic is an exact linear combination of others. Docstrings give the distribution of a statistic for images from
+an exact flow; in practice images are compared with the statistics of a reference set.
 """
 
 from __future__ import annotations
@@ -21,57 +21,69 @@ COMPLEXITY = "complexity"
 PIXEL_TERM = "pixel-term"
 
 TINY = 1e-300
-"""Keeps logarithms finite where a flow's arithmetic underflows."""
+"""Added to arguments of logarithms and to denominators, which may underflow to 0."""
 
 
 def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
-    """Return the bits/dim that the split prior's deviations cost, ``(N, H, W)`` -> ``(N,)``: Σ log2 σ / d.
+    """Return Σ log2 σ / d of the deviations σ of a split prior, in bits/dim: how predictable its latents are.
 
-    No distribution of its own: it says how predictable the leaving half is.
+    Args:
+        prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.
+        dimensions: The number d of latents.
+
+    Returns:
+        The statistic, ``(N,)``.
     """
     return -prior_log_det.sum((1, 2)) / (dimensions * math.log(2))
 
 
 def volume(log_det: Tensor, dimensions: int) -> Tensor:
-    """Return the bits/dim of a level's change of volume, ``(N, H, W)`` -> ``(N,)``: -Λ / (D ln 2).
+    """Return the change of volume of a level, -Λ / (D ln 2) for log-det Λ, in bits/dim.
 
-    No distribution of its own: with :func:`radius` and :func:`spread` it makes up the level's part of bits/dim.
+    Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
+
+    Args:
+        log_det: Log-det of the level at each location, ``(N, H, W)`` in nats.
+        dimensions: The number D of values of the level.
+
+    Returns:
+        The statistic, ``(N,)``.
     """
     return -log_det.sum((1, 2)) / (dimensions * math.log(2))
 
 
 def radius(latent: Tensor) -> Tensor:
-    """Return log(||e||² / d) of whitened latents ``(N, C, H, W)``, ``(N,)``; about N(0, 2/d)."""
+    """Return log(||e||² / d) of d whitened latents e, ``(N, C, H, W) -> (N,)``; about N(0, 2/d)."""
     return torch.log(latent.square().mean((1, 2, 3)) + TINY)
 
 
 def horizontal(latent: Tensor) -> Tensor:
-    """Return the lag-1 autocorrelation along rows, Σ e(j) e(j+1) / Σ e², ``(N,)``; about N(0, (W - 1) / (W d))."""
+    """Return the lag-1 autocorrelation of latents along rows, Σ e(j) e(j+1) / Σ e²; about N(0, (W - 1) / (W d))."""
     return (latent[..., 1:] * latent[..., :-1]).sum((1, 2, 3)) / (latent.square().sum((1, 2, 3)) + TINY)
 
 
 def vertical(latent: Tensor) -> Tensor:
-    """Return the lag-1 autocorrelation along columns, ``(N,)``; about N(0, (H - 1) / (H d))."""
+    """Return the lag-1 autocorrelation of latents along columns, ``(N,)``; about N(0, (H - 1) / (H d))."""
     return horizontal(latent.transpose(2, 3))
 
 
 def kurtosis(latent: Tensor) -> Tensor:
-    """Return the excess kurtosis, mean e⁴ / (mean e²)² - 3, ``(N,)``; about N(0, 24/d)."""
+    """Return the excess kurtosis of latents, mean e⁴ / (mean e²)² - 3, ``(N,)``; about N(0, 24/d)."""
     square = latent.square()
     return square.square().mean((1, 2, 3)) / (square.mean((1, 2, 3)).square() + TINY) - 3
 
 
 def reconstruction(errors: Tensor) -> Tensor:
-    """Return the mean over a level's layers of log(||R W x - x||² / ||x||²), ``(N, layers)`` -> ``(N,)``.
+    """Return the mean of log(||R W x - x||² / ||x||²) over the layers of a level, ``(N, layers) -> (N,)``.
 
-    The learned inverse R was fitted to activations of training images: others lie elsewhere among the channels.
-    Rounding noise, without any distribution, where R is exact to the precision of the weights.
+    The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
+    exact up to the precision of the weights, the statistic is rounding noise.
     """
     return torch.log(errors + TINY).mean(1)
 
 
 def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
-    """Return the names of the statistics of a flow, in the order of :func:`whole_image_statistics`."""
+    """Return the names of the whole-image statistics of a flow, in the order of :func:`whole_image_statistics`."""
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
@@ -87,15 +99,23 @@ def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
     return tuple(names)
 
 
-def whole_image_statistics(images: NDArray[np.uint8], found: FlowPass) -> NDArray[np.float64]:
-    """Return all statistics of ``images``, ``(N, C, H, W)``, and their pass: ``(N, K)``, float64."""
+def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
+    """Return all whole-image statistics of images.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        flow_pass: Their pass through the flow.
+
+    Returns:
+        The K statistics named by :func:`statistic_names`, float64 ``(N, K)``.
+    """
     size = images[0].size
     columns = [
         torch.from_numpy(residual_entropy(images)),
-        -found.pixel_log_slopes.sum((1, 2, 3)) / (size * math.log(2)),
+        -flow_pass.pixel_log_slopes.sum((1, 2, 3)) / (size * math.log(2)),
     ]
-    latents, scales = found.latents, iter(found.latents.scales)
-    for index, level in enumerate(found.frozen.levels):
+    latents, scales = flow_pass.latents, iter(flow_pass.latents.scales)
+    for index, level in enumerate(flow_pass.frozen.levels):
         latent = next(scales) if level.latent_shape is not None else None
         left = 0 if latent is None else latent[0].numel()
         locations = latents.log_dets[index][0].numel()

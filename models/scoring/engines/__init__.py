@@ -1,4 +1,4 @@
-"""Engines run a frozen flow: one interface, chosen by what the machine has and the flow is made of."""
+"""Engines that run frozen flows: torch on CPUs and CUDA, and OpenVINO on CPUs."""
 
 from models.scoring.engines.base import Engine, Latents
 from models.scoring.engines.open import open_engine

@@ -1,4 +1,4 @@
-"""What every engine does."""
+"""Interface of engines, which run frozen flows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from models.bijections.frozen import Inverse
 
 @dataclass(frozen=True)
 class Latents:
-    """What an engine returns for a batch, all float64.
+    """Latents and data-dependent log-dets of N images, float64.
 
-    ``scales``: the whitened latents ``(N, C, H, W)`` of the levels that have some, finest first. ``log_dets`` and
-    ``prior_log_dets``: the data-dependent log-dets of each level's steps and of its prior, where in the image they
-    belong, ``(N, H, W)`` a level, in nats. ``reconstruction_errors``: ||R W x - x||² / ||x||² of the learned inverses
-    of 1x1 convolutions, ``(N, layers)`` a level, which may have none.
+    Attributes:
+        scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
+        log_dets: Data-dependent log-det of the steps of each level, by location, ``(N, H, W)`` in nats.
+        prior_log_dets: Log-det of the prior of each level, by location, ``(N, H, W)`` in nats.
+        reconstruction_errors: ||R W x - x||² / ||x||² of the learned inverses of 1x1 convolutions of each level,
+            ``(N, layers)``; there may be no such layers.
     """
 
     scales: list[Tensor]
@@ -28,30 +30,39 @@ class Latents:
 
 
 class Engine(Protocol):
-    """Maps images after the pixel transform to latents and back. One thread owns it.
+    """Interface for running a frozen flow: images after the pixel transform to latents and back.
 
-    An image's result is the same to the bit alone, in any batch and at any place in it.
+    The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
+    not thread-safe.
     """
 
     @property
     def name(self) -> str:
-        """The library that computes."""
+        """The name of the engine."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the middle convolutions of the coupling networks; all else is float32 or better."""
+        """Arithmetic of the middle convolutions of the coupling networks; everything else is float32 or float64."""
         ...
 
     @property
     def tile(self) -> int:
-        """Images that are computed at once."""
+        """The number of images that are computed at once."""
         ...
 
     def forward(self, y: Tensor) -> Latents:
-        """Map ``y``, float64 ``(N, C, H, W)``, to its latents."""
+        """Return the latents of images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         ...
 
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map whitened latents to images before the inverse of the pixel transform, float64 ``(N, C, H, W)``."""
+        """Map latents back to images, without the inverse of the pixel transform.
+
+        Args:
+            scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
+            inverse: The exact or the learned inverse of the flow.
+
+        Returns:
+            Images before the inverse of the pixel transform, float64 ``(N, C, H, W)``.
+        """
         ...

@@ -1,6 +1,6 @@
-"""Compiled graphs on disk, found by their content: a second start compiles nothing.
+"""Cache of compiled OpenVINO graphs on disk, by their content, so that a second start compiles nothing.
 
-OpenVINO's own cache is not used: for graphs that come from no file its keys do not tell one graph from another.
+OpenVINO's own cache is not used: for graphs that are built in memory, different graphs have the same key.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ from models.scoring.engines.openvino_library import ov
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 4 * 2**30
-"""What all compiled graphs may take; those that were not used for longest go first."""
+MAX_BYTES = 4 * 2**30
+"""Largest size of the cache in bytes; graphs that were not used for the longest time are removed first."""
 DIGEST_BYTES = 32
 
 
 @cache
 def core() -> ov.Core:
-    """Return the one runtime of this process."""
+    """Return the OpenVINO runtime of this process."""
     return ov.Core()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled graph; ``path``: the file that it is not in yet."""
+    """Compiled graph, and the file to store it in.
+
+    Attributes:
+        model: The compiled graph.
+        path: The file; None if the graph is stored already or there is no cache.
+    """
 
     model: ov.CompiledModel
     path: Path | None = None
 
     def keep(self) -> None:
-        """Write it to its file, where it has one that it does not come from."""
+        """Store the graph in its file. A file that cannot be written is logged and ignored."""
         if self.path is None:
             return
         exported = self.model.export_model().getvalue()
@@ -46,25 +51,28 @@ class Compiled:
             write_atomically(self.path, hashlib.sha256(exported).digest() + exported)
             _prune(self.path.parent)
         except OSError as error:
-            log.warning("the compiled flow cannot be kept: %s", error.strerror)
+            log.warning("the compiled flow cannot be stored: %s", error.strerror)
 
 
 class CompiledCache:
-    """Compiles graphs, and keeps them in ``folder`` where there is one.
+    """Cache of compiled graphs in a folder.
 
-    A file is its own SHA-256 and then what OpenVINO exports. One that is damaged or of another version is compiled
-    again.
+    A file holds an exported graph after its SHA-256. Damaged files, and files of
+    another version of OpenVINO, are compiled again.
+
+    Args:
+        folder: The folder, or None to compile without a cache.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return ``model`` compiled with these settings of the CPU, from the folder where it is there."""
+        """Return a graph compiled for the CPU with OpenVINO's ``settings``, from the folder if it is there."""
         path = None if self._folder is None else self._folder / f"{_key(model, settings)}.blob"
-        found = None if path is None else self._load(path, settings)
-        if found is not None:
-            return Compiled(found)
+        stored = None if path is None else self._load(path, settings)
+        if stored is not None:
+            return Compiled(stored)
         return Compiled(core().compile_model(model, "CPU", settings), path)
 
     def _load(self, path: Path, settings: dict[str, Any]) -> ov.CompiledModel | None:
@@ -77,31 +85,31 @@ class CompiledCache:
             return None
         digest, exported = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(exported).digest() != digest:
-            log.warning("the compiled flow %s is damaged and is made again", path.name)
+            log.warning("the compiled flow %s is damaged and is compiled again", path.name)
             return None
         try:
-            found = core().import_model(io.BytesIO(exported), "CPU", settings)
+            stored = core().import_model(io.BytesIO(exported), "CPU", settings)
             os.utime(path)
         except (RuntimeError, OSError) as error:
-            log.warning("the compiled flow %s cannot be used and is made again: %s", path.name, error)
+            log.warning("the compiled flow %s cannot be used and is compiled again: %s", path.name, error)
             return None
-        return found
+        return stored
 
 
 def graph_digest(model: ov.Model) -> str:
-    """Return a digest of all that a graph computes: operations, attributes, connections, constants."""
-    found = hashlib.sha256()
+    """Return a digest of a graph: its operations, attributes, connections and constants."""
+    digest = hashlib.sha256()
     numbers: dict[str, int] = {}
     for number, node in enumerate(model.get_ordered_ops()):
         numbers[node.get_name()] = number
-        sources = [(numbers[one.get_node().get_name()], one.get_index()) for one in node.input_values()]
-        shapes = [(str(one.get_element_type()), str(one.get_partial_shape())) for one in node.outputs()]
-        found.update(repr((node.get_type_name(), sources, shapes)).encode())
+        sources = [(numbers[value.get_node().get_name()], value.get_index()) for value in node.input_values()]
+        shapes = [(str(output.get_element_type()), str(output.get_partial_shape())) for output in node.outputs()]
+        digest.update(repr((node.get_type_name(), sources, shapes)).encode())
         if isinstance(node, ov.op.Constant):
-            found.update(node.data.tobytes())
+            digest.update(node.data.tobytes())
         else:
-            found.update(repr(sorted(node.get_attributes().items())).encode())
-    return found.hexdigest()[:32]
+            digest.update(repr(sorted(node.get_attributes().items())).encode())
+    return digest.hexdigest()[:32]
 
 
 def _key(model: ov.Model, settings: dict[str, Any]) -> str:
@@ -115,5 +123,5 @@ def _prune(folder: Path) -> None:
     total = 0
     for file in files:
         total += file.stat().st_size
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which engine runs a flow."""
+"""Choice of the engine for a flow."""
 
 from __future__ import annotations
 
@@ -15,34 +15,44 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Engine:
-    """Return the engine that ``options`` ask for, ready to run ``frozen``. Raises ``EngineUnavailable``."""
+    """Return an engine that runs a frozen flow.
+
+    Args:
+        frozen: The flow.
+        options: Engine, precision, device and threads; None for the defaults.
+
+    Raises:
+        EngineUnavailable: The engine is not installed, or does not support the flow or the device.
+    """
     options = options or EngineOptions()
     frozen = frozen.with_precision(options.precision or frozen.precision)
     if options.name == "torch" or options.device != "cpu":
         if options.name == "openvino":
-            raise EngineUnavailable(f"OpenVINO runs on the CPU here, not on {options.device}")
+            raise EngineUnavailable(
+                f"expected device cpu with the engine openvino, got {options.device}: use the engine torch"
+            )
         return TorchEngine(frozen, threads=options.threads, device=options.device)
-    reason = why_not_openvino(frozen)
+    reason = openvino_obstacle(frozen)
     if reason is None:
-        # The extra may be missing.
+        # OpenVINO is an optional dependency.
         from models.scoring.engines.openvino_engine import OpenVINOEngine  # noqa: PLC0415
 
         return OpenVINOEngine(frozen, options.threads, options.cache)
     if options.name == "openvino":
         raise EngineUnavailable(reason)
-    log.info("torch scores: %s", reason)
+    log.info("using the engine torch: %s", reason)
     return TorchEngine(frozen, threads=options.threads)
 
 
-def why_not_openvino(frozen: FrozenFlow) -> str | None:
-    """Return why OpenVINO cannot run this flow on this machine; None where it can."""
+def openvino_obstacle(frozen: FrozenFlow) -> str | None:
+    """Return the reason why OpenVINO cannot run a flow on this machine, or None if it can."""
     if find_spec("openvino") is None:
         return "OpenVINO is not installed (pip install 'snf-density[cpu]')"
     from models.scoring.engines.compiled_cache import core  # noqa: PLC0415 - as above
-    from models.scoring.engines.openvino_graph import knows_forward  # noqa: PLC0415 - as above
+    from models.scoring.engines.openvino_graph import supports_forward  # noqa: PLC0415 - as above
 
-    if not knows_forward(frozen):
-        return "the flow has layers that OpenVINO's graphs do not have"
+    if not supports_forward(frozen):
+        return "the flow has layers that the engine openvino does not support"
     if frozen.precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "this CPU has no bfloat16 arithmetic"
     return None

@@ -1,4 +1,4 @@
-"""The engine of OpenVINO: the whole flow as one compiled graph, on CPUs. Needs the extra ``cpu``."""
+"""Engine that runs a flow as a compiled OpenVINO graph on CPUs. Needs the extra ``cpu``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse
 from models.bijections.squeeze import FrozenSqueeze
 from models.scoring.engines.base import Latents
-from models.scoring.engines.openvino_graph import forward_graph, inverse_graph, knows_inverse
+from models.scoring.engines.openvino_graph import forward_graph, inverse_graph, supports_inverse
 from models.scoring.engines.openvino_program import Program
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, FrozenLevel
@@ -25,11 +25,14 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine:
-    """The flow in float32 in one graph, log-dets and priors summed in float64.
+    """Engine that runs a flow as an OpenVINO graph in float32, with log-dets and priors summed in float64.
 
-    Steps that a graph cannot invert are inverted by :class:`TorchEngine`. An image has the same result to the bit
-    alone, in any batch and at any place in it; where this machine's kernels do not keep that from one size of tile to
-    another, a single size is used (:class:`~models.scoring.engines.openvino_program.Program`).
+    Flows whose inverse is not supported by a graph are inverted by :class:`TorchEngine`.
+
+    Args:
+        frozen: The flow.
+        threads: Threads on the CPU; None for all cores.
+        cache: Folder for compiled graphs and measured tile sizes, or None.
     """
 
     name = "openvino"
@@ -46,18 +49,17 @@ class OpenVINOEngine:
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the middle convolutions of the coupling networks."""
+        """Arithmetic of the middle convolutions of the coupling networks."""
         return self.frozen.precision
 
     @property
     def tile(self) -> int:
-        """Images that one thread computes at once."""
+        """The number of images that a thread computes at once."""
         return self._forward.tiling.tile
 
     def forward(self, y: Tensor) -> Latents:
-        """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
-        found = self._forward([_narrow(y)])
-        parts = dict(zip(self._forward.outputs, found, strict=True))
+        """Return the latents of images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        parts = dict(zip(self._forward.outputs, self._forward([_narrow(y)]), strict=True))
         scales, log_dets, prior_log_dets, errors = [], [], [], []
         for index in range(len(self.frozen.levels)):
             if ("latent", index) in parts:
@@ -73,8 +75,8 @@ class OpenVINOEngine:
         return Latents(scales, log_dets, prior_log_dets, errors)
 
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map whitened latents to images before the inverse of the pixel transform."""
-        if not knows_inverse(self.frozen):
+        """Map whitened latents back to images before the inverse of the pixel transform."""
+        if not supports_inverse(self.frozen):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:
             self._inverses[inverse] = Program(
@@ -85,14 +87,14 @@ class OpenVINOEngine:
 
 
 def _locations(frozen: FrozenFlow) -> list[tuple[int, int]]:
-    """Return the height and width that each level works at."""
-    found = []
+    """Return height and width of the activations of each level."""
+    sizes = []
     _, height, width = frozen.image_shape
     for level in frozen.levels:
         if any(isinstance(step, FrozenSqueeze) for step in level.steps):
             height, width = height // 2, width // 2
-        found.append((height, width))
-    return found
+        sizes.append((height, width))
+    return sizes
 
 
 def _reconstruction_sizes(level: FrozenLevel) -> Array:

@@ -1,4 +1,4 @@
-"""From a frozen flow to an OpenVINO graph for a fixed number of images: every step in float32, sums left to the caller.
+"""Conversion of frozen flows to OpenVINO graphs in float32, for a fixed number of images.
 
 Needs the extra ``cpu``.
 """
@@ -27,12 +27,17 @@ Node: TypeAlias = "ov.Output"
 Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image"]
 
 VECTOR = 16
-"""Output channels that a convolution kernel computes at once: fewer cost as much."""
+"""Output channels that a convolution kernel of OpenVINO computes at once; fewer take the same time."""
 
 
 @dataclass
 class Graph:
-    """A graph and what its outputs are: parts of a level, ``(images, ...)`` each, in the order of the results."""
+    """OpenVINO graph of a flow.
+
+    Attributes:
+        model: The graph.
+        outputs: Kind and level of each output, in order.
+    """
 
     model: ov.Model
     outputs: list[tuple[Part, int]]
@@ -51,14 +56,14 @@ class _Outputs:
         return Graph(ov.Model([op.result(node) for node in self.nodes], inputs, "flow"), self.parts)
 
 
-def knows_forward(frozen: FrozenFlow) -> bool:
-    """Whether :func:`forward_graph` has all steps of the flow."""
+def supports_forward(frozen: FrozenFlow) -> bool:
+    """Return whether :func:`forward_graph` supports all steps of a flow."""
     known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
-def knows_inverse(frozen: FrozenFlow) -> bool:
-    """Whether :func:`inverse_graph` has all steps: k x k convolutions are solved for, which a graph cannot."""
+def supports_inverse(frozen: FrozenFlow) -> bool:
+    """Return whether :func:`inverse_graph` supports all steps of a flow; k x k convolutions need a linear solver."""
     return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
 
 
@@ -71,10 +76,15 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Return the graph from images after the pixel transform to latents and log slopes, which the caller sums up.
+    """Return the graph from images after the pixel transform to latents and log slopes.
 
-    Outputs a level, where it has them: the log slopes of every value that a step scales, ``(images, K, H, W)``, those
-    of its prior, its latents, and the reconstruction errors of learned inverses, ``(images, layers)``.
+    The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
+    its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
+    in float64.
+
+    Args:
+        frozen: The flow.
+        images: The number of images of the graph.
     """
     start = op.parameter([images, *frozen.image_shape], np.float32, name="image")
     x, outputs = start.output(0), _Outputs()
@@ -101,7 +111,16 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return the graph from whitened latents, an input a scale, finest first, to images before the pixel transform."""
+    """Return the graph from whitened latents to images before the inverse of the pixel transform.
+
+    Args:
+        frozen: The flow.
+        images: The number of images of the graph.
+        inverse: The exact or the learned inverse of the flow.
+
+    Returns:
+        The graph, with an input for each scale, finest scale first.
+    """
     starts = [op.parameter([images, *shape], np.float32) for shape in frozen.latent_shapes()]
     *remaining, x = [start.output(0) for start in starts]
     for level in reversed(frozen.levels):
@@ -141,7 +160,7 @@ def _affine(affine: AffineMap, x: Node) -> Node:
 
 
 def _reconstruction_error(step: FrozenAffine, x: Node) -> Node:
-    """Return ||R W x - x||² / ||x||², ``(images, 1)``, of a map scaled up so that its square does not underflow."""
+    """Return ||R W x - x||² / ||x||², ``(images, 1)``, divided by the squared size of the map to avoid underflow."""
     assert step.reconstruction_map is not None
     matrix, offset = step.reconstruction_map
     size = step.reconstruction_size
@@ -156,7 +175,7 @@ def _square_sum(x: Node) -> Node:
 
 
 def _couple(coupling: FrozenCoupling, x: Node) -> tuple[Node, Node, Node]:
-    """Return the kept half, the moved half, and the log scales of the latter."""
+    """Return the half that is kept, the transformed half, and the log scales of the latter."""
     kept, moved = _split(x, coupling.kept)
     log_scale, shift = _scale_and_shift(coupling, kept)
     return kept, op.add(op.multiply(moved, op.exp(log_scale)), shift).output(0), log_scale
@@ -176,7 +195,7 @@ def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
 
 
 def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
-    """Convolve with padding that keeps the size, in the arithmetic of ``weight``; the bias is in the same."""
+    """Return a convolution with padding that keeps the size, in the type of ``weight`` and ``bias``."""
     pads = list(same_padding(weight))
     kind = ov.Type.bf16 if weight.dtype == torch.bfloat16 else ov.Type.f32
     kernel, offset = _constant(_numpy(weight)), _constant(_numpy(bias).reshape(1, -1, 1, 1))
@@ -188,11 +207,11 @@ def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
 
 
 def _convolve_to_few(x: Node, weight: Tensor, bias: Tensor) -> Node:
-    """Convolve as :func:`_convolve` to float32, by a product with all taps at once where the outputs are few.
+    """Return a convolution in float32, by a product with all taps at once if there are few output channels.
 
-    w * x = Σ_t shift_t(w_t x): one product gives w_t x for every tap t as channels, a convolution of zeros and ones
-    shifts and sums them, exactly. A kernel with fewer outputs than a vector has values wastes the rest of each; the
-    taps together fill them.
+    w * x = Σ_t shift_t(w_t x): a product gives w_t x for all taps t as channels, and a convolution of zeros and ones
+    shifts and sums them exactly. A convolution with fewer outputs than a vector register holds wastes the rest of the
+    register; all taps together fill it.
     """
     outputs, inputs, height, width = weight.shape
     taps = height * width
@@ -210,7 +229,7 @@ def _filled(channels: int) -> int:
 
 
 def _spline(knots: Knots, x: Node) -> tuple[Node, Node]:
-    """Return z and the log slopes of :meth:`Knots.map_with_slope`; a bin is picked by comparisons, not by an index."""
+    """Return z and the log slopes of :meth:`Knots.map_with_slope`, with bins selected by comparisons."""
     shape = [1, *list(x.get_shape())[1:]]
     inner = [_elements(edge, shape) for edge in knots.x[:, 1:-1].unbind(1)]
     bound = _constant(np.float32(knots.bound))

@@ -1,4 +1,4 @@
-"""A graph compiled for this machine, run over any number of images in tiles of fixed sizes."""
+"""Compiled OpenVINO graphs for any number of images, in tiles of a fixed size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ log = logging.getLogger(__name__)
 Arrays = list[NDArray[np.float32]]
 
 NEVER = 1e6
-"""Seconds for a single image, where single images are never to be computed alone."""
+"""Seconds for a single image that prevent single images from being computed alone."""
 
 
 class Program:
-    """``graph(images)``, compiled twice: for one image by all threads, and for waves of tiles, one a thread.
+    """Graph compiled in two forms: for a single image with all threads, and for waves of tiles with a tile a thread.
 
-    A few images are fastest one after the other, each by all threads; many where threads never wait for each other.
-    The size of the tiles is measured where there is a ``cache`` to keep it in, and with it that both ways give the same
-    to the bit, without which only waves are used.
+    A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
+    for each other. If there is a cache, the tile size is measured, and also whether both forms give the same results to
+    the last bit; if not, only waves are used.
+
+    Args:
+        graph: A function that returns the graph for a number of images.
+        threads: Threads on the CPU; None for all cores.
+        cache: Folder for compiled graphs and measured tile sizes, or None.
     """
 
     def __init__(self, graph: Callable[[int], Graph], threads: int | None = None, cache: Path | None = None) -> None:
@@ -49,7 +54,7 @@ class Program:
             lanes.compiled.keep()
 
     def __call__(self, inputs: Sequence[NDArray[np.float32]]) -> Arrays:
-        """Map arrays with ``images`` first to the outputs, float32, ``images`` first."""
+        """Return the outputs of the graph for inputs of any number of images, float32 ``(images, ...)`` each."""
         images = len(inputs[0])
         outputs = self._single.outputs(images)
         in_waves = min(images, self.tiling.waves(images) * self.tiling.tile * self._lanes)
@@ -58,7 +63,7 @@ class Program:
         return outputs
 
     def _compile(self, graph: Graph, lanes: int) -> Lanes:
-        # Pinned threads would wait for whatever else runs on their core; the rest says what is meant.
+        # Pinned threads would wait for other processes on their core.
         settings = {
             "NUM_STREAMS": lanes,
             "INFERENCE_NUM_THREADS": self._lanes,
@@ -81,13 +86,16 @@ class Program:
         single = seconds(one_by_one) / images
         tiling = Tiling(tile=tile, lanes=self._lanes, wave=seconds(work), single=single)
         if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True)):
-            log.warning("one image and a tile of %d differ in their last bits here: single images fill a tile", tile)
+            log.warning(
+                "a single image and a tile of %d differ in their last bits: single images are computed in full tiles",
+                tile,
+            )
             tiling = tiling.model_copy(update={"single": NEVER})
         return tiling, waves[tile]
 
 
 class Lanes:
-    """A compiled graph and ``lanes`` requests of it that run side by side."""
+    """Compiled graph with ``lanes`` inference requests that run in parallel."""
 
     def __init__(self, compiled: Compiled, lanes: int) -> None:
         self.compiled = compiled
@@ -98,18 +106,18 @@ class Lanes:
         self._output_shapes = [tuple(one.get_shape())[1:] for one in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return room for the outputs of so many images."""
+        """Return uninitialised arrays for the outputs of a number of images."""
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return work on so many images of noise, the same for every graph, and where its outputs go."""
+        """Return a function that runs the graph on seeded noise, and the arrays that it writes its outputs to."""
         random = np.random.default_rng(0)
         inputs = [random.standard_normal((images, *shape), dtype=np.float32) for shape in self._input_shapes]
         outputs = self.outputs(images)
         return lambda: self.run(inputs, outputs, 0, images), outputs
 
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Arrays, start: int, stop: int) -> None:
-        """Compute images ``start`` to ``stop - 1``; what a last tile lacks is whatever was there before."""
+        """Run the graph on images ``start`` to ``stop - 1``; unused places of the last tile keep earlier inputs."""
         running: list[tuple[int, int] | None] = [None] * len(self._requests)
         try:
             for number, first in enumerate(range(start, stop, self.tile)):

@@ -1,4 +1,4 @@
-"""How many images are computed at once: measured once a machine and model, never chosen by a request."""
+"""Tile size, the number of images that are computed at once: measured once for each machine and model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from models.atomic_files import write_atomically
 log = logging.getLogger(__name__)
 
 DEFAULT_TILE = 4
-"""Where nothing was measured. On a CPU the hidden activations of a coupling net of width 512 then stay in cache."""
+"""Tile size without a measurement; hidden activations of a coupling network of width 512 then fit in CPU caches."""
 CANDIDATES = (1, 4, 16)
-"""Few, because each is compiled at the first load: for large images, for large nets, and for small ones."""
+"""Tile sizes that are measured: few, because each is compiled at the first load."""
 GAIN = 1.03
-"""A larger tile must be faster by this factor: it costs more memory, and more where it is not filled."""
+"""Factor by which a larger tile must be faster, since it needs more memory and wastes more if it is not full."""
 HOPELESS = 4.0
-"""A tile that takes this many times as long an image as the best is not tried again."""
+"""A tile size that is slower than the best by this factor is not measured again."""
 ROUNDS, SECONDS = 7, 2.0
-"""Candidates take so many turns, or as many as there is time for: a machine has other work, and it passes."""
+"""Largest number of measurements of each tile size, and the time after which they end."""
 
 
 class Tiling(BaseModel):
-    """``wave`` seconds for ``lanes`` tiles of ``tile`` images side by side, ``single`` seconds for one image.
+    """Measured tile size: seconds of a wave of ``lanes`` tiles in parallel, and of a single image with all threads.
 
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
@@ -42,18 +42,23 @@ class Tiling(BaseModel):
     single: float = Field(gt=0, description="Seconds.")
 
     def waves(self, images: int) -> int:
-        """Return in how many waves to compute ``images``, the last of which may not be full; the rest one by one."""
+        """Return the number of waves in which to compute ``images``; the remaining images are computed singly."""
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
 
 
 def unmeasured(lanes: int) -> Tiling:
-    """Return the tiling where nothing was measured: images one by one cost a tenth more than in a full wave."""
+    """Return the tiling without a measurement: an image alone takes a tenth more time than in a full wave."""
     return Tiling(tile=DEFAULT_TILE, lanes=lanes, wave=1.0, single=1.1 / (DEFAULT_TILE * lanes))
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Return the smallest tile that is about the fastest; ``run(tile)`` prepares, what it returns computes a wave."""
+    """Return the smallest tile size that is about as fast as the fastest.
+
+    Args:
+        run: A function of the tile size that returns a function that computes a wave.
+        candidates: The tile sizes to measure.
+    """
     works = {tile: run(tile) for tile in candidates}
     least: dict[int, float] = {}
     for tile, work in works.items():
@@ -66,11 +71,11 @@ def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterabl
         for tile, work in works.items():
             if least[tile] <= HOPELESS * min(least.values()):
                 least[tile] = min(least[tile], _once(work) / tile)
-    return next(tile for tile, found in least.items() if found <= GAIN * min(least.values()))
+    return next(tile for tile, time_per_image in least.items() if time_per_image <= GAIN * min(least.values()))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the least time of a few runs after one that warms up: what disturbs a measurement only adds to it."""
+    """Return the least time of a few runs in seconds, after a first run that is not counted."""
     work()
     return min(_once(work) for _ in range(ROUNDS))
 
@@ -82,21 +87,21 @@ def _once(work: Callable[[], object]) -> float:
 
 
 def stored_tiling(path: Path, lanes: int) -> Tiling | None:
-    """Return what was measured before for this number of lanes, None where nothing was or it cannot be read."""
+    """Return the stored tiling for a number of lanes, or None if there is none or it cannot be read."""
     try:
-        found = Tiling.model_validate_json(path.read_bytes())
+        tiling = Tiling.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        log.warning("the measured tile in %s cannot be read and is measured again: %s", path.name, error)
+        log.warning("the measured tile size in %s cannot be read and is measured again: %s", path.name, error)
         return None
-    return found if found.lanes == lanes else None
+    return tiling if tiling.lanes == lanes else None
 
 
 def store_tiling(path: Path, tiling: Tiling) -> None:
-    """Write what was measured; a cache that cannot be written costs time at the next load, and nothing else."""
+    """Store a measured tiling. A file that cannot be written is logged and ignored."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, tiling.model_dump_json().encode())
     except OSError as error:
-        log.warning("the measured tile cannot be kept in %s: %s", path.name, error.strerror)
+        log.warning("the measured tile size cannot be stored in %s: %s", path.name, error.strerror)

@@ -1,4 +1,4 @@
-"""The engine of torch: on every CPU, and on CUDA."""
+"""Engine that runs a flow with torch, on CPUs and on CUDA."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ from models.scoring.threads import torch_threads
 Result = TypeVar("Result")
 
 CUDA_TILE = 64
-"""Images at once on a CUDA device, which has no use for few."""
+"""Tile size on a CUDA device."""
 WARM_UPS = 3
 """Calls before a CUDA graph is captured: libraries choose kernels and allocate workspaces in the first calls."""
 
 
 class TorchEngine:
-    """Coupling networks in float32; all that is only a few channels wide in float64.
+    """Engine that runs a flow with torch: coupling networks in float32, everything else in float64.
 
-    The networks are nearly all of the cost. The rest, done in float32, would be nearly all of the rounding: each step
-    would round the state that the next one amplifies. Works in tiles of one fixed size, a short one filled up: memory
-    does not grow with N, and no kernel is chosen by the size of a batch, so a score is the same to the bit in any.
+    The networks take nearly all of the time. Everything else would cause nearly all of the rounding in float32, because
+    each step amplifies the rounding of the state before it. Images are computed in tiles of a fixed size, the last one
+    filled up. Memory therefore does not grow with the number of images, and libraries do not choose kernels by the size
+    of a batch, so a score is the same to the last bit in every batch. On CUDA a tile is a CUDA graph, without TF32.
 
-    On CUDA a tile is one graph, replayed; float32 is float32 there, not TF32.
+    Args:
+        frozen: The flow.
+        tile: Tile size; None for the default of the device.
+        threads: Threads on the CPU; None for the number that torch uses.
+        device: The device in torch's notation.
+
+    Raises:
+        DeviceNotFound: There is no such device.
+        EngineUnavailable: A layer cannot run on the device.
     """
 
     name = "torch"
@@ -42,7 +51,6 @@ class TorchEngine:
     def __init__(
         self, frozen: FrozenFlow, tile: int | None = None, threads: int | None = None, device: str = "cpu"
     ) -> None:
-        """Raises ``DeviceNotFound``, ``EngineUnavailable`` where a layer cannot compute on ``device``."""
         self._device = find_device(device)
         on_cpu = self._device.type == "cpu"
         self.frozen = frozen
@@ -52,23 +60,23 @@ class TorchEngine:
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the middle convolutions of the coupling networks."""
+        """Arithmetic of the middle convolutions of the coupling networks."""
         return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
-        """Map ``y``, float64 ``(N, C, H, W)``, to its latents. Cost: that of the coupling networks, O(N)."""
+        """Return the latents of images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         with torch_threads(self._threads):
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map whitened latents to images before the inverse of the pixel transform."""
+        """Map whitened latents back to images before the inverse of the pixel transform."""
         tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
         with torch_threads(self._threads):
-            found = [self._inverse_tile([one.to(self._device) for one in tile], inverse).cpu() for tile in tiles]
-        return torch.cat(found)[: len(scales[0])]
+            images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
+        return torch.cat(images)[: len(scales[0])]
 
     @cached_property
     def _run(self) -> Callable[[Tensor], Latents]:
@@ -77,10 +85,10 @@ class TorchEngine:
         shape = (self.tile, *self.frozen.image_shape)
         return CudaGraph(self._forward_tile, torch.zeros(shape, dtype=torch.float64, device=self._device))
 
-    def _brought_back(self, found: Latents) -> Latents:
+    def _brought_back(self, latents: Latents) -> Latents:
         if self._device.type == "cpu":
-            return found
-        return Latents(*([one.cpu() for one in getattr(found, part.name)] for part in fields(Latents)))
+            return latents
+        return Latents(*([tensor.cpu() for tensor in getattr(latents, part.name)] for part in fields(Latents)))
 
     def _filled(self, x: Tensor) -> Tensor:
         missing = -len(x) % self.tile
@@ -95,9 +103,9 @@ class TorchEngine:
                 error = step.reconstruction_error(y) if isinstance(step, FrozenAffine) else None
                 if error is not None:
                     errors.append(error[:, None])
-                y, found = step.forward(y)
-                if found is not None:
-                    log_det = found if log_det is None else log_det + found
+                y, step_log_det = step.forward(y)
+                if step_log_det is not None:
+                    log_det = step_log_det if log_det is None else log_det + step_log_det
             prior_log_det = None
             if level.prior is not None:
                 y, prior_log_det = level.prior.forward(y)
@@ -132,9 +140,13 @@ def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:
 
 
 class CudaGraph(Generic[Result]):
-    """``function(x)`` for tensors of the shape of ``example``, which lies on a CUDA device.
+    """Function of a tensor of fixed shape as a CUDA graph: captured once, then replayed without launches from Python.
 
-    What is returned is overwritten by the next call.
+    Each call overwrites the results of the call before.
+
+    Args:
+        function: The function.
+        example: A tensor of the shape and type of the arguments, on a CUDA device.
     """
 
     def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
@@ -150,7 +162,7 @@ class CudaGraph(Generic[Result]):
             self._output = function(self._input)
 
     def __call__(self, x: Tensor) -> Result:
-        """Return ``function(x)``."""
+        """Return the result of the function for ``x``."""
         self._input.copy_(x)
         self._graph.replay()
         return self._output

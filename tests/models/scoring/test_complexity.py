@@ -143,4 +143,5 @@ def test_only_pictures_know_of_png() -> None:
     }
     assert guilty == {"heat_map.py"}
     drawing = {path.name for path in PACKAGE.glob("*.py") if "models.anomaly.heat_map" in imported(path)}
-    assert drawing == set(), "no statistic is made of a picture"
+    # Results of judging hold heat maps; no statistic is computed from one.
+    assert drawing == {"judged.py"}

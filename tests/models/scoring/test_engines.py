@@ -353,7 +353,7 @@ class TestCache:
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:
         OpenVINOEngine(frozen, 1, tmp_path)
-        monkeypatch.setattr("models.scoring.engines.compiled_cache.MOST_BYTES", 1)
+        monkeypatch.setattr("models.scoring.engines.compiled_cache.MAX_BYTES", 1)
         OpenVINOEngine(frozen, 2, tmp_path)
         assert not list(tmp_path.glob("*.blob"))
 
