@@ -1,4 +1,4 @@
-"""The artifact: a folder with all that a model is, written once, verified at every load, never executed."""
+"""Loading and verification of artifacts, the folders with all files of a model; no code in them is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration
 from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
-from models.artifacts.manifest import FILE, Manifest, file_label, read_manifest
+from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import sha256_file
 from models.errors import ArtifactError
 from models.flows.build import build_flow
@@ -24,10 +24,24 @@ from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
 from models.scoring.frozen import layers_with_log_det
 
+STATISTIC_TOLERANCE = 0.05
+"""Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
+PINNED_TOLERANCE = 1e-3
+"""Largest difference of a score from its stored value in nats, up to 784 dimensions."""
+SLACK = 2.0
+"""Factor of the worst measured deviation that is added to the tolerances if the precision is not float32."""
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified artifact in memory: the flow in evaluation mode, its manifest, its calibration, its pinned images."""
+    """Verified artifact in memory.
+
+    Attributes:
+        manifest: The manifest.
+        flow: The trained flow, in evaluation mode.
+        calibration: The calibration.
+        pinned: The images whose scores are verified at each load, uint8 ``(n, C, H, W)``.
+    """
 
     manifest: Manifest
     flow: Flow
@@ -36,9 +50,13 @@ class Artifact:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Load and verify ``folder``: digests of all files, owner of the log-dets, names and shapes of the tensors.
+    """Load an artifact and verify the digests of its files, its log-dets, and the names and shapes of its tensors.
 
-    Raises ``ArtifactError`` that names the file at fault.
+    Args:
+        folder: The folder of the artifact.
+
+    Raises:
+        ArtifactError: A file is missing or damaged; the text names it.
     """
     manifest = read_manifest(folder)
     for name, digest in manifest.files.items():
@@ -54,27 +72,62 @@ def load_artifact(folder: Path) -> Artifact:
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
     architecture = manifest.architecture
     if architecture.image_shape != manifest.preprocessing.shape:
-        raise ArtifactError(f"{file_label(folder / FILE)}: architecture and preprocessing differ in the image's shape")
+        raise ArtifactError(
+            f"{file_label(folder / FILE)}: the architecture and the preprocessing have images of different shapes"
+        )
     with NoRandomness():
         flow = build_flow(architecture)
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     layers = layers_with_log_det(flow, architecture.image_shape)
     if layers != manifest.log_dets.layers.keys():
-        odd = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
-        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {odd}")
+        differing = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
+        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {differing}")
     calibration = load_calibration(folder / CALIBRATION)
-    return Artifact(manifest, flow.eval(), calibration, _read_pinned(folder / PINNED, architecture.image_shape))
+    pinned = _read_pinned(folder / PINNED, architecture.image_shape)
+    if image_digest(pinned[0]) != manifest.pinned.image_sha256:
+        raise ArtifactError(f"{file_label(folder)}: the pinned image is not the one that the manifest names")
+    return Artifact(manifest, flow.eval(), calibration, pinned)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of an artifact whose other files lie in ``folder``, with their digests."""
+    """Write the manifest of an artifact, with the digests of the other files, which are in ``folder`` already."""
     files = {name: sha256_file(folder / name) for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image's shape and pixels."""
+    """Return the SHA-256 of the shape and the pixels of an image, in hexadecimal."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def exact_tolerance(dimensions: int) -> float:
+    """Return the largest difference in nats between a score in float32 and in float64, for images of D values.
+
+    >>> exact_tolerance(28 * 28)
+    0.001
+    """
+    return PINNED_TOLERANCE if dimensions <= 784 else 1e-5 * dimensions
+
+
+def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
+    """Raise ``ArtifactError`` unless the pinned image has its stored log-likelihood, up to ``tolerance`` in nats."""
+    expected = manifest.pinned.log_likelihood
+    if abs(log_likelihood - expected) > tolerance:
+        raise ArtifactError(
+            f"{file_label(folder)}: the pinned image scores {log_likelihood:.6f} nats, stored are {expected:.6f}"
+        )
+
+
+def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
+    """Raise ``ArtifactError`` unless the pinned image has its stored statistic T under the calibration at ``path``."""
+    expected = summary.pinned_statistic
+    tolerance = STATISTIC_TOLERANCE * max(1, abs(expected) / 1000)
+    if summary.deviation is not None:
+        tolerance += SLACK * summary.deviation.worst_statistic
+    if not abs(statistic - expected) <= tolerance:
+        raise ArtifactError(
+            f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
+        )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -100,7 +153,7 @@ def _fill(flow: Flow, tensors: dict[str, Tensor], path: Path) -> None:
         if name not in tensors:
             raise ArtifactError(f"{file_label(path)} lacks {name}")
         if name not in expected:
-            raise ArtifactError(f"{file_label(path)} has {name}, which the architecture does not know")
+            raise ArtifactError(f"{file_label(path)} has {name}, which the architecture does not have")
         if tensors[name].shape != expected[name].shape:
             got, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
             raise ArtifactError(f"{file_label(path)}: {name} has shape {got}, expected {wanted}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -168,6 +168,19 @@ def passes(
     for chunk in _chunks(_dequantised_points(images, weights_digest, draws), size):
         yield start, run_flow(engine, frozen, torch.from_numpy(np.stack(chunk)))
         start += len(chunk)
+
+
+def add_gradients(
+    scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
+) -> list[Likelihood | ScoreNotFinite]:
+    """Return scored images with gradient features, ``(N, G)``, added to their evidence."""
+
+    def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
+        if isinstance(score, ScoreNotFinite) or score.evidence is None:
+            return score
+        return replace(score, evidence=replace(score.evidence, gradients=row[None]))
+
+    return [add(score, row) for score, row in zip(scored, features, strict=True)]
 
 
 def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:

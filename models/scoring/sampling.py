@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.artifacts.manifest import Precision
 from models.bijections.frozen import Inverse
+from models.errors import NoLearnedInverse
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
+from models.steps import Steps, step_size
 
 
 @torch.inference_mode()
@@ -49,3 +54,72 @@ def sample_frozen(
 def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return dequantised images rounded down to pixels and clipped to [0, 255], uint8."""
     return np.floor(images).clip(0, 255).astype(np.uint8)
+
+
+class Sampler:
+    """Frozen flow with an engine, from which images are drawn.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The flow.
+        threads: Threads on the CPU; None for the number that torch uses.
+
+    Attributes:
+        has_learned_inverse: Whether images can be drawn with the learned inverse.
+        engine_name: The name of the engine.
+        precision: The arithmetic of the coupling networks.
+        tile: The number of images that the engine computes at once.
+    """
+
+    def __init__(self, engine: Engine, frozen: FrozenFlow, threads: int | None = None) -> None:
+        self.engine = engine
+        self.frozen = frozen
+        self.has_learned_inverse = frozen.has_learned_inverse
+        self.engine_name = engine.name
+        self.precision: Precision = engine.precision
+        self.tile = engine.tile
+        self._threads = threads
+
+    @property
+    def at_once(self) -> int:
+        """The number of images in a step of a long computation."""
+        return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
+
+    def sample(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.uint8]:
+        """Draw images from the flow. Image i of a seed depends only on the seed and i.
+
+        Args:
+            n: The number of images.
+            temperature: Standard deviation of the latents.
+            seed: The seed.
+            inverse: The exact or the learned inverse of the flow.
+            first: Number of the first image of the seed.
+
+        Returns:
+            Images, uint8 ``(n, C, H, W)``.
+
+        Raises:
+            NoLearnedInverse: ``inverse`` is "learned" and the model has no learned inverse.
+        """
+        return to_pixels(self.sample_continuous(n, temperature, seed, inverse, first))
+
+    def sample_steps(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
+    ) -> Steps[NDArray[np.uint8]]:
+        """Compute :meth:`sample` in steps, between which it yields."""
+        parts = []
+        for first in range(0, n, self.at_once):
+            if first:
+                yield
+            parts.append(self.sample(min(self.at_once, n - first), temperature, seed, inverse, first))
+        return np.concatenate(parts)
+
+    def sample_continuous(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.float64]:
+        """Draw dequantised images, float64 ``(n, C, H, W)``, which :meth:`sample` rounds down to pixels."""
+        if inverse == "learned" and not self.has_learned_inverse:
+            raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
+        return sample_frozen(self.engine, self.frozen, n, temperature, seed, inverse, first)

@@ -159,7 +159,7 @@ def _set(*path: str, value: object) -> Change:
         (_set("format_version", value=3), "format_version"),
         (_set("surprise", value=1), "surprise"),
         (_set("architecture", "family", value="maf"), "architecture: Input tag 'maf'"),
-        (_set("architecture", "steps", value=3), "which the architecture does not know"),
+        (_set("architecture", "steps", value=3), "which the architecture does not have"),
         (_set("architecture", "steps", value=5), "lacks levels"),
         (_set("architecture", "hidden", value=48), r"has shape .*, expected"),
         (_set("architecture", "pixel_transform", value="logit"), "pixels.masses, which the architecture does not"),

@@ -158,7 +158,7 @@ def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer)
 
 
 def test_a_calibration_for_another_precision_is_refused(copy: Path) -> None:
-    with pytest.raises(ArtifactError, match="is for float32, the engine in use computes in bfloat16"):
+    with pytest.raises(ArtifactError, match="is for float32, the engine computes in bfloat16"):
         Scorer.load(copy, options=EngineOptions(precision="bfloat16"))
 
 

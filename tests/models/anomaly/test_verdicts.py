@@ -186,7 +186,7 @@ def test_no_gradients_where_the_calibration_has_no_gradients(artifact: Path, ima
 
 def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     bare = replace(scorer.score(images[:1])[0], evidence=None)
-    with pytest.raises(ValueError, match="carry no evidence"):
+    with pytest.raises(ValueError, match="without evidence"):
         scorer.anomalies([bare])
     assert scorer.anomalies([]) == []
     assert judged(scorer, images[:0], gradients=True) == []
