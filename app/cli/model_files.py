@@ -137,8 +137,8 @@ def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
 
 
 def _folder(model: str) -> Path:
+    from models.naming import parse_ref
     from models.registry.calibrations import OWN
-    from models.registry.registry import parse_ref
 
     here = registry()
     # Whatever state its calibrations are in, a model has its files.

@@ -17,7 +17,8 @@ from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically
 from models.datasets.ingest.limits import Room
 from models.datasets.store import RESERVE
-from models.registry.registry import ModelVersion, Registry, check_name
+from models.naming import check_name
+from models.registry.registry import ModelVersion, Registry
 from worker.sandbox.verify_upload import admit
 from worker.settings import Settings
 

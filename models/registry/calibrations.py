@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.artifacts.manifest import CalibrationRecord, CalibrationSummary, file_label
 from models.atomic_files import locked, new_folder, sha256_file, write_atomically
 from models.errors import ArtifactError, CalibrationNotFound
+from models.naming import is_version
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ FOLDER = "calibrations"
 RECORD = "calibration.json"
 ARRAYS = "calibration.safetensors"
 CHOICE = "active.json"
-NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 OWN = 0
 """The number of the calibration that is part of the artifact."""
 
@@ -53,7 +52,7 @@ class Calibrations:
     def numbers(self) -> list[int]:
         """Return the numbers there are, 0 first."""
         there = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted({OWN} | {int(path.name) for path in there if NUMBER.fullmatch(path.name) and path.is_dir()})
+        return sorted({OWN} | {int(path.name) for path in there if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
         """Return the number in use; it may have been deleted since. Raises ``ArtifactError`` for a damaged choice."""

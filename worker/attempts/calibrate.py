@@ -30,7 +30,8 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.anomaly.fitting.calibrate import looks_at_images
     from models.anomaly.fitting.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
-    from models.registry.registry import Registry, parse_ref
+    from models.naming import parse_ref
+    from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.training.loop import Interrupted
 

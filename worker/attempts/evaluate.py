@@ -37,7 +37,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.evaluation.parameters import EvaluationParameters
     from models.evaluation.report import render_html
     from models.evaluation.schema import EvaluationReport
-    from models.registry.registry import Registry, parse_ref
+    from models.naming import parse_ref
+    from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.training.loop import Interrupted
 
