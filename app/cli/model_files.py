@@ -91,9 +91,9 @@ def export(
         with errors_for_people():
             from models.artifacts.tar import pack
 
-            packed = pack(_folder(model))
+            pieces = pack(_folder(model))
             with target.open("wb") as file:
-                file.writelines(packed.pieces)
+                file.writelines(pieces)
     typer.echo(f"{model} is in {target}")
 
 

@@ -61,7 +61,7 @@ def export_model(ref: str, house: InHouse) -> Response:
         "Content-Disposition": f'attachment; filename="{name}-{version}.tar"',
         "Content-Length": str(packed.size),
     }
-    return ClosedStream(packed.pieces, headers, TAR)
+    return ClosedStream(packed, headers, TAR)
 
 
 @router.post(
