@@ -11,7 +11,7 @@ from models.errors import AlphaUnattainable, DatasetUnfit
 from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
-from models.evaluation.image_sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
+from models.evaluation.image_sets import Datasets, ImageSet, Normals, evenly
 from models.evaluation.raw_scores import RawSet, score_set
 from models.evaluation.schema import EvaluationReport
 from models.evaluation.scores import Scores, look_at
@@ -57,7 +57,7 @@ def evaluate(
     faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)
     if chosen.corruptions:
         table = corruptions(*scorer.preprocessing.shape[1:])
-        tasks += [Task(str(one), None, CorruptedImages(normals.test, faulty, one)) for one in table]
+        tasks += [Task(str(one), None, normals.test.damaged(faulty, one)) for one in table]
     meter = _Meter(progress, [normals.fit, normals.thresholds, normals.test, *(task.images for task in tasks)])
 
     scores = Scores(scorer, _fit(subject, normals, meter), chosen.thorough)
