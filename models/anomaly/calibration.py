@@ -11,8 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
-from models.anomaly.distribution import Distribution, distribution
+from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
 from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
 from models.anomaly.statistics.combined import Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily

@@ -18,9 +18,16 @@ from models.evaluation.curves import shared_edges, shares
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
 from models.evaluation.metrics import RESAMPLES
-from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.raw_scores import RawSet
-from models.evaluation.schema import EvaluationReport, Histogram, Histograms, ImageCount, Normal, SetReport
+from models.evaluation.schema import (
+    EvaluationParameters,
+    EvaluationReport,
+    Histogram,
+    Histograms,
+    ImageCount,
+    Normal,
+    SetReport,
+)
 from models.evaluation.scores import COMBINED, Scored, Scores
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
 from models.scorer import Scorer

@@ -12,10 +12,9 @@ from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, a
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
 from models.evaluation.image_sets import Datasets, ImageSet, Normals, evenly
-from models.evaluation.raw_scores import RawSet, score_set
+from models.evaluation.raw_scores import RawSet, Shelf, score_set
 from models.evaluation.schema import EvaluationReport
 from models.evaluation.scores import Scores, look_at
-from models.evaluation.shelf import Shelf
 
 FAULTY = 500
 """Normal images that are damaged, at most; each grade damages the same ones, which then do not count as normal."""

@@ -19,7 +19,7 @@ from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
-from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationParameters
 from models.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
 from models.training.config import TrainingConfig
 

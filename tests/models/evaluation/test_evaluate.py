@@ -15,8 +15,7 @@ from models.evaluation.checks import adapted, check_anomalous, check_normals, ch
 from models.evaluation.corruptions import corruptions
 from models.evaluation.evaluate import evaluate
 from models.evaluation.image_sets import Datasets, evenly
-from models.evaluation.parameters import EvaluationParameters
-from models.evaluation.schema import EvaluationReport
+from models.evaluation.schema import EvaluationParameters, EvaluationReport
 from models.images.codec import encode_png
 from models.images.preprocessing import Preprocessing
 from models.registry.registry import Registry
