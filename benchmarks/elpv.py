@@ -103,7 +103,7 @@ def cells(path: Path) -> tuple[Pixels, Pixels]:
 
 def look(scorer: Scorer, images: Pixels) -> Evidence:
     """Return the evidence of images, with gradients."""
-    found = scorer.score_each(np.ascontiguousarray(images), thorough=True)
+    found = scorer.score_each(np.ascontiguousarray(images), gradients=True)
     return Evidence.join([one.evidence for one in found if hasattr(one, "evidence") and one.evidence is not None])
 
 

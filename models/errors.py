@@ -227,16 +227,16 @@ class NoLearnedInverse(ModelsError):
     status = 422
 
 
-class NotThorough(ModelsError):
-    """A verdict with gradients was asked of a calibration that has none."""
+class GradientEvidenceUnavailable(ModelsError):
+    """The calibration in use has no gradient evidence, which ``detail=full`` needs."""
 
     slug = "detail-unsupported"
-    title = "This model has no thorough verdict"
+    title = "The model has no verdicts with gradient evidence"
     status = 422
 
 
-class NoPlaces(ModelsError):
-    """A heat map was asked of a flow that mixes all pixels at once."""
+class HeatMapUnsupported(ModelsError):
+    """A flow whose layers mix all pixels at once has no heat maps."""
 
     slug = "explain-unsupported"
     title = "This model has no heat map"

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Generator[T], most: int = 2) -> Generator[T]:
+def prefetch(items: Generator[T], most: int = 2) -> Generator[T]:
     """Yield what ``items`` does; up to ``most`` of it is made before it is asked for. Raises what ``items`` raises.
 
     All of ``items`` runs in one thread, closing it too, since files and SQLite's connections are closed where they were

@@ -19,10 +19,11 @@ from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientLooks
 from models.anomaly.gradients.probe import GradientProbe, tile_of
 from models.anomaly.heat_map import HeatMap, standardise
+from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.bijections.frozen import Inverse
-from models.errors import ArtifactError, NoLearnedInverse, NoPlaces, ScoreNotFinite, UninitializedModel
+from models.errors import ArtifactError, HeatMapUnsupported, NoLearnedInverse, ScoreNotFinite, UninitializedModel
 from models.flows.flow import Flow
 from models.images.codec import Preprocessing
 from models.loading import Artifact, image_digest, load_artifact
@@ -113,7 +114,7 @@ class Scorer:
         summary = self.calibration_summary
         try:
             got = self.anomaly(pinned).statistic
-            if self.calibration.is_thorough:
+            if self.calibration.has_gradients:
                 _ = self._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(path)} does not fit the model: {error}") from error
@@ -206,23 +207,23 @@ class Scorer:
         return score_images(self._engine, self.frozen, self.log_det_digest, images, draws)
 
     def score_each(
-        self, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False
+        self, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
         """Return what :meth:`score` does, with the error of an image without a finite likelihood in its place.
 
-        With ``thorough`` a backward pass is made too, and verdicts take it into account. Raises ``NotThorough``.
+        With ``gradients`` a backward pass adds gradient evidence. Raises ``GradientEvidenceUnavailable``.
         """
-        return finish(self.score_steps(images, draws, thorough=thorough, at_once=CHUNK))
+        return finish(self.score_steps(images, draws, gradients=gradients, at_once=CHUNK))
 
     def score_steps(
-        self, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False, at_once: int | None = None
+        self, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
         """Return what :meth:`score_each` does, in steps of ``at_once`` draws, and of a few backward passes."""
-        if thorough:
-            self.calibration.check_alpha(None, thorough=True)
+        if gradients:
+            self.calibration.check_alpha(None, gradients=True)
         size = at_once or self.at_once
         found = yield from score_steps(self._engine, self.frozen, self.log_det_digest, images, draws, size)
-        if not (thorough and found):
+        if not (gradients and found):
             return found
         features = []
         for start in range(0, len(images), self._backward_at_once):
@@ -248,22 +249,24 @@ class Scorer:
     def _fisher(self) -> list[Tensor]:
         return self._looks.split(np.zeros(0, np.float32) if (f := self.calibration.fisher) is None else f)
 
-    def require_places(self) -> MapReference:
-        """Return what heat maps are drawn against. Raises ``NoPlaces``."""
+    def require_spatial(self) -> MapReference:
+        """Return what heat maps are drawn against. Raises ``HeatMapUnsupported``."""
         if self.calibration.pixels is None:
-            raise NoPlaces("its layers mix all pixels of the image at once, so that nothing belongs to a place")
+            raise HeatMapUnsupported(
+                "its layers mix all pixels of the image at once, so that nothing belongs to a place"
+            )
         return self.calibration.pixels
 
     def heat_maps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> list[HeatMap]:
         """Return where each image's log-likelihood comes from, and with ``gradients`` how it would change.
 
-        Raises ``NoPlaces`` where every value of the flow depends on all pixels.
+        Raises ``HeatMapUnsupported`` where every value of the flow depends on all pixels.
         """
         return finish(self.heat_map_steps(images, gradients=gradients))
 
     def heat_map_steps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> Steps[list[HeatMap]]:
         """Return what :meth:`heat_maps` does, in steps."""
-        reference = self.require_places()
+        reference = self.require_spatial()
         found: list[HeatMap] = []
         size = self._backward_at_once if gradients else self.at_once
         for start in range(0, len(images), size):
@@ -276,6 +279,53 @@ class Scorer:
             slopes = self._looks.maps(rows) if gradients else None
             found += [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
         return found
+
+    def judge_each(
+        self,
+        images: NDArray[np.uint8],
+        alpha: float | Sequence[float | None] | None = None,
+        draws: int = 1,
+        *,
+        gradients: bool = False,
+        explain: bool = False,
+    ) -> list[Judgement]:
+        """Return the exact log-likelihood of each image and the verdict on it.
+
+        Args:
+            images: Images, uint8 ``(N, C, H, W)``.
+            alpha: The false-alarm rate of the verdicts, or that of each image; None for the calibration's default.
+            draws: Dequantisation draws that a log-likelihood is the mean of.
+            gradients: Whether verdicts include gradient evidence, from a backward pass.
+            explain: Whether to add heat maps.
+
+        Returns:
+            N results in the order of the images; an image without a finite likelihood has its error there.
+
+        Raises:
+            AlphaUnattainable: The calibration has too few images for a false-alarm rate.
+            GradientEvidenceUnavailable: The calibration has no gradient evidence.
+            HeatMapUnsupported: The model has no heat maps.
+        """
+        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=CHUNK))
+
+    def judge_steps(
+        self,
+        images: NDArray[np.uint8],
+        alpha: float | Sequence[float | None] | None = None,
+        draws: int = 1,
+        *,
+        gradients: bool = False,
+        explain: bool = False,
+        at_once: int | None = None,
+    ) -> Steps[list[Judgement]]:
+        """Return what :meth:`judge_each` returns, in steps of ``at_once`` draws."""
+        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
+        maps = None
+        if explain:
+            yield
+            maps = yield from self.heat_map_steps(images, gradients=gradients)
+        alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
+        return judge_scored(scored, alphas, self.anomalies, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
         """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""

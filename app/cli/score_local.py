@@ -15,7 +15,7 @@ from app.cli.common import settings
 if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
     from app.scoring.request_images import Item
-    from app.scoring.responses import Outcome
+    from models.anomaly.judged import Judgement
     from snf_client.resources.scores import Part, Question
 
 DECODERS = min(4, os.cpu_count() or 1)
@@ -30,10 +30,10 @@ AHEAD = 2
 def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     """The results of files in their order, in the batches that they were scored in.
 
-    Raises `AlphaUnattainable`, `NotThorough`, `NoPlaces` and what loading a model raises.
+    Raises `AlphaUnattainable`, `GradientEvidenceUnavailable`, `HeatMapUnsupported` and what loading a model raises.
     """
     from app.registry.model_pool import Loaded
-    from models.prefetch import ahead
+    from models.prefetch import prefetch
     from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
@@ -44,9 +44,9 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, found.engine_options))
     loaded.scorer.calibration.check_alpha(question.alpha, question.detail == "full")
     if question.explain:
-        loaded.scorer.require_places()
-    decoded = ahead(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
-    with closing(ahead(_scored(decoded, loaded, question), AHEAD)) as batches:
+        loaded.scorer.require_spatial()
+    decoded = prefetch(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
+    with closing(prefetch(_scored(decoded, loaded, question), AHEAD)) as batches:
         first = 0
         for items, outcomes in batches:
             yield _part(loaded, items, outcomes, first)
@@ -79,11 +79,10 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 def _scored(
     batches: Generator[list[Item]], loaded: Loaded, question: Question
-) -> Generator[tuple[list[Item], dict[int, Outcome]]]:
+) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
     import numpy as np
 
     from app.scoring.request_images import decoded
-    from app.scoring.responses import outcomes
 
     scorer, full = loaded.scorer, question.detail == "full"
     with closing(batches):
@@ -93,13 +92,11 @@ def _scored(
                 yield items, {}
                 continue
             pixels = np.stack(list(images.values()))
-            found = scorer.score_each(pixels, draws=question.draws, thorough=full)
-            maps = scorer.heat_maps(pixels, gradients=full) if question.explain else None
-            told = outcomes(scorer, found, [question.alpha] * len(found), maps)
-            yield items, dict(zip(images, told, strict=True))
+            judged = scorer.judge_each(pixels, question.alpha, question.draws, gradients=full, explain=question.explain)
+            yield items, dict(zip(images, judged, strict=True))
 
 
-def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Outcome], first: int) -> Part:
+def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> Part:
     from app.scoring.responses import one_result
     from snf_client.resources.scores import Part
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -32,11 +32,14 @@ from app.scoring.request_images import (
     read_batch,
     too_many,
 )
-from app.scoring.responses import Outcome, answer_json, outcomes
+from app.scoring.responses import answer_json
 from app.scoring.service import Asked, PlainScores
 from app.state import House, InHouse
 from models.errors import ScoreNotFinite
 from models.steps import Steps
+
+if TYPE_CHECKING:
+    from models.anomaly.judged import Judgement
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -131,7 +134,7 @@ async def score_images(
         # Before the work, so that what cannot be answered costs nothing.
         loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
         if query.explain:
-            loaded.scorer.require_places()
+            loaded.scorer.require_spatial()
             area = math.prod(loaded.scorer.preprocessing.shape[1:])
             limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
@@ -156,7 +159,7 @@ async def score_images(
 
 async def _score(
     house: House, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery
-) -> list[Outcome]:
+) -> list[Judgement]:
     scorer = loaded.scorer
     # The draws of an image in a shared batch are one turn of the thread; steps spread more of them over several.
     if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once:
@@ -164,14 +167,12 @@ async def _score(
         function = PlainScores(scorer, query.draws)
         return await house.queue.run_each(caller, function, asked, query.draws, scorer.at_once)
 
-    def work() -> Steps[list[Outcome]]:
-        full = query.detail == "full"
-        pixels = np.stack(images)
-        found = yield from scorer.score_steps(pixels, query.draws, thorough=full)
-        maps = None
-        if query.explain:
-            yield
-            maps = yield from scorer.heat_map_steps(pixels, gradients=full)
-        return outcomes(scorer, found, [query.alpha] * len(found), maps)
+    def work() -> Steps[list[Judgement]]:
+        gradients = query.detail == "full"
+        return (
+            yield from scorer.judge_steps(
+                np.stack(images), query.alpha, query.draws, gradients=gradients, explain=query.explain
+            )
+        )
 
     return await house.queue.run(caller, work(), len(images) * query.passes)

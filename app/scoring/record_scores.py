@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from app.registry.model_pool import Loaded
 from app.scoring.request_images import Item
-from app.scoring.responses import Outcome
 from app.state import House
 from models.errors import ImageError, ScoreNotFinite
+
+if TYPE_CHECKING:
+    from models.anomaly.judged import Judgement
 
 
 def note_scores(
@@ -16,7 +19,7 @@ def note_scores(
     loaded: Loaded,
     source: str | None,
     items: Sequence[Item],
-    scored: Mapping[int, Outcome],
+    scored: Mapping[int, Judgement],
     *,
     drifts: bool,
 ) -> None:
@@ -27,6 +30,6 @@ def note_scores(
     flagged = sum(verdict.is_anomaly for verdict in verdicts)
     house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
     house.metrics.count_image_errors(errors)
-    # Thorough verdicts rest on fewer calibration images, and would look like drift among the others.
+    # Verdicts with gradient evidence rest on fewer calibration images, and would look like drift among the others.
     if drifts:
         house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])

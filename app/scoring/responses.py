@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from app.http import schemas
 from app.http.errors import FieldProblem, Problem
@@ -16,50 +16,13 @@ from models.images.codec import DecodedImage
 from models.images.provenance import provenance_warning
 
 if TYPE_CHECKING:
-    from models.anomaly.calibration import Anomaly
-    from models.anomaly.heat_map import HeatMap
-    from models.scorer import Scorer
-    from models.scoring.likelihood import Likelihood
-
-
-class Scored(NamedTuple):
-    """What is known of one image that was scored."""
-
-    likelihood: Likelihood
-    verdict: Anomaly
-    heat_map: HeatMap | None = None
-
-
-Outcome: TypeAlias = Scored | ScoreNotFinite
-
-
-def outcomes(
-    scorer: Scorer,
-    found: Sequence[Likelihood | ScoreNotFinite],
-    alphas: Sequence[float | None],
-    heat_maps: Sequence[HeatMap] | None = None,
-) -> list[Outcome]:
-    """What is known of each image, judged at its own alpha; an image without a likelihood has its error."""
-    verdicts: dict[int, Anomaly] = {}
-    # Many verdicts at one alpha cost little more than one.
-    for alpha in dict.fromkeys(alphas):
-        good = {
-            place: one
-            for place, (one, asked) in enumerate(zip(found, alphas, strict=True))
-            if asked == alpha and not isinstance(one, ScoreNotFinite)
-        }
-        verdicts.update(zip(good, scorer.anomalies(list(good.values()), alpha), strict=True))
-    maps: Sequence[HeatMap | None] = heat_maps or [None] * len(found)
-    return [
-        one if isinstance(one, ScoreNotFinite) else Scored(one, verdicts[place], maps[place])
-        for place, one in enumerate(found)
-    ]
+    from models.anomaly.judged import JudgedImage, Judgement
 
 
 def answer_json(
     loaded: Loaded,
     items: Sequence[Item],
-    scored: Mapping[int, Outcome],
+    scored: Mapping[int, Judgement],
     *,
     fdr: bool,
 ) -> bytes:
@@ -83,7 +46,7 @@ def answer_json(
 
 
 def one_result(
-    index: int, item: Item, found: Outcome | None, loaded: Loaded
+    index: int, item: Item, found: Judgement | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
     """One image's place in `results`; `found` is absent for an image that could not be decoded."""
     if isinstance(item.image, ImageError):
@@ -94,8 +57,8 @@ def one_result(
     return _scored(index, item, item.image, found, loaded)
 
 
-def _scored(index: int, item: Item, image: DecodedImage, found: Scored, loaded: Loaded) -> schemas.ScoredImage:
-    likelihood, verdict, heat_map = found
+def _scored(index: int, item: Item, image: DecodedImage, found: JudgedImage, loaded: Loaded) -> schemas.ScoredImage:
+    likelihood, verdict, heat_map = found.likelihood, found.verdict, found.heat_map
     content: dict[str, Any] = {
         "index": index,
         "filename": item.filename,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from app.scoring.request_images import Pixels
-from app.scoring.responses import Outcome, outcomes
 
 if TYPE_CHECKING:
+    from models.anomaly.judged import Judgement
     from models.scorer import Scorer
 
 
@@ -29,7 +29,7 @@ class PlainScores:
     scorer: Scorer
     draws: int
 
-    def __call__(self, asked: Sequence[Asked]) -> list[Outcome]:
+    def __call__(self, asked: Sequence[Asked]) -> list[Judgement]:
         """What is known of each image, which does not depend on the others."""
-        found = self.scorer.score_each(np.stack([one.pixels for one in asked]), draws=self.draws)
-        return outcomes(self.scorer, found, [one.alpha for one in asked])
+        images = np.stack([image.pixels for image in asked])
+        return self.scorer.judge_each(images, [image.alpha for image in asked], self.draws)

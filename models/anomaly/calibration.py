@@ -15,7 +15,7 @@ from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, 
 from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
 from models.anomaly.statistics.combined import Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
-from models.errors import AlphaUnattainable, NotThorough
+from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.scoring.evidence import Evidence
 from models.scoring.grid import cell_side
 from models.scoring.whole_image import COMPLEXITY
@@ -48,7 +48,7 @@ class Anomaly:
 
 
 @dataclass(frozen=True)
-class Thorough:
+class GradientCalibration:
     """The family of gradients, and the sorted values T of all families together of the calibration images."""
 
     gradients: GradientFamily
@@ -64,7 +64,8 @@ class Fold:
 
     statistic: Statistic
     ordered: Array
-    thorough: Thorough | None = None
+    # A name in calibration files: it stays as it is.
+    thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
         """Return the surprise of each family, ``(N, families)``, that of gradients last where the evidence has them."""
@@ -100,13 +101,15 @@ class Calibration:
     pixels: MapReference | None
     fisher: NDArray[np.float32] | None = None
 
-    def ordered(self, thorough: bool = False) -> list[Array]:
-        """Return the sorted T of the calibration images of each fold. Raises ``NotThorough``."""
-        if not thorough:
+    def ordered(self, gradients: bool = False) -> list[Array]:
+        """Return the sorted T of the calibration images of each fold. Raises ``GradientEvidenceUnavailable``."""
+        if not gradients:
             return [fold.ordered for fold in self.folds]
         found = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
         if not found or len(found) < len(self.folds):
-            raise NotThorough("its calibration was made without gradients, or of too few images for them")
+            raise GradientEvidenceUnavailable(
+                "its calibration was made without gradients, or of too few images for them"
+            )
         return found
 
     @cached_property
@@ -115,7 +118,7 @@ class Calibration:
         return sum(map(len, self.ordered()))
 
     @property
-    def is_thorough(self) -> bool:
+    def has_gradients(self) -> bool:
         """Whether verdicts may take gradients into account."""
         return all(fold.thorough is not None for fold in self.folds)
 
@@ -133,12 +136,12 @@ class Calibration:
         """Return the histogram of T of the calibration images, and where p-values fall to the usual alphas."""
         return distribution(self.ordered(), bins, STRANGEST)
 
-    def check_alpha(self, alpha: float | None, thorough: bool = False) -> float:
+    def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
         """Return the false-alarm rate to use, 0.01 or the smallest attainable where none is asked.
 
-        Raises ``AlphaUnattainable`` where nothing could ever be flagged, ``NotThorough``.
+        Raises ``AlphaUnattainable`` where nothing could ever be flagged, ``GradientEvidenceUnavailable``.
         """
-        smallest = smallest_p(sum(map(len, self.ordered(thorough))))
+        smallest = smallest_p(sum(map(len, self.ordered(gradients))))
         if alpha is not None and alpha < smallest:
             raise AlphaUnattainable(alpha, smallest)
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
@@ -165,11 +168,11 @@ class Calibration:
         """Return the verdict on each image at false-alarm rate ``alpha`` (None: the default).
 
         ``names``: of the whole-image statistics; ``image``: height and width in pixels. Evidence with gradients is
-        judged with them. Raises ``AlphaUnattainable``, ``NotThorough``.
+        judged with them. Raises ``AlphaUnattainable``, ``GradientEvidenceUnavailable``.
         """
-        thorough = evidence.gradients is not None
-        used = self.check_alpha(alpha, thorough)
-        reference = self.ordered(thorough)
+        gradients = evidence.gradients is not None
+        used = self.check_alpha(alpha, gradients)
+        reference = self.ordered(gradients)
         smallest = smallest_p(sum(map(len, reference)))
         if not len(evidence):
             return []

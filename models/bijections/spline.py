@@ -95,18 +95,18 @@ class Knots:
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images ``x``, ``(N, C, H, W)``, and return the log slope of every element with them."""
         values, inside, clamped = self._by_element(x)
-        piece = self._piece(self.x, clamped)
-        theta = (clamped - piece.x) / piece.width
-        y = piece.y + piece.height * piece.rise(theta)
-        return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, piece, theta), x)
+        bins = self._find_bins(self.x, clamped)
+        theta = (clamped - bins.x) / bins.width
+        y = bins.y + bins.height * bins.rise(theta)
+        return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo :meth:`forward` by that root of the quadratic which does not cancel (Durkan et al. 2019, eq. 6-8)."""
         values, inside, clamped = self._by_element(z)
-        piece = self._piece(self.y, clamped)
-        theta = piece.solve((clamped - piece.y) / piece.height)
-        x = piece.x + piece.width * theta
-        log_slope = _images(_log_slope(inside, piece, theta), z)
+        bins = self._find_bins(self.y, clamped)
+        theta = bins.solve((clamped - bins.y) / bins.height)
+        x = bins.x + bins.width * theta
+        log_slope = _images(_log_slope(inside, bins, theta), z)
         return _images(torch.where(inside, x, values), z), -sum_samples(log_slope)
 
     def _by_element(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,18 +114,18 @@ class Knots:
         values = x.flatten(1).T.contiguous()
         return values, values.abs() < self.bound, values.clamp(-self.bound, self.bound)
 
-    def _piece(self, edges: Tensor, values: Tensor) -> Piece:
+    def _find_bins(self, edges: Tensor, values: Tensor) -> SplineBins:
         """Return the bins of ``edges`` that ``values``, ``(D, N)``, lie in."""
         inner = edges.detach()[:, 1:-1].contiguous()
         left = torch.searchsorted(inner, values.detach(), right=True)
         right = left + 1
         x, y = self.x.gather(1, left), self.y.gather(1, left)
         width, height = self.x.gather(1, right) - x, self.y.gather(1, right) - y
-        return Piece(x, y, width, height, self.slope.gather(1, left), self.slope.gather(1, right))
+        return SplineBins(x, y, width, height, self.slope.gather(1, left), self.slope.gather(1, right))
 
 
 @dataclass(frozen=True)
-class Piece:
+class SplineBins:
     """One bin for every element and sample, each ``(D, N)``: left knot, width, height, slopes at both knots."""
 
     x: Tensor
@@ -179,5 +179,5 @@ def _images(values: Tensor, like: Tensor) -> Tensor:
     return values.T.reshape(like.shape)
 
 
-def _log_slope(inside: Tensor, piece: Piece, theta: Tensor) -> Tensor:
-    return torch.where(inside, piece.log_slope(theta), 0)
+def _log_slope(inside: Tensor, bins: SplineBins, theta: Tensor) -> Tensor:
+    return torch.where(inside, bins.log_slope(theta), 0)

@@ -43,7 +43,7 @@ def evaluate(
 
     ``folder`` keeps the raw scores of every finished set, and another run with the same ``folder`` goes on after them;
     ``finished`` is told of each set. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``AlphaUnattainable``,
-    ``NotThorough``, and what ``progress`` raises.
+    ``GradientEvidenceUnavailable``, and what ``progress`` raises.
     """
     chosen, scorer = subject.parameters, subject.scorer
     if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:

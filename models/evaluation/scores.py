@@ -93,20 +93,20 @@ class Scored:
 
 
 class Scores:
-    """Computes all scores of images by one pass of a model, two with ``thorough``. Not thread-safe, as its scorer.
+    """Computes all scores of images by one pass of a model, two with ``gradients``. Not thread-safe, as its scorer.
 
-    Raises ``NotThorough`` where the calibration has no gradients.
+    Raises ``GradientEvidenceUnavailable`` where the calibration has no gradients.
     """
 
-    def __init__(self, scorer: Scorer, baselines: Baselines, thorough: bool = False) -> None:
+    def __init__(self, scorer: Scorer, baselines: Baselines, gradients: bool = False) -> None:
         calibration = scorer.calibration
-        calibration.check_alpha(None, thorough)
+        calibration.check_alpha(None, gradients)
         self._scorer = scorer
-        self._thorough = thorough
+        self._gradients = gradients
         # Another score of the service, when it has one, is another group here.
         self._groups = (
             combined(calibration),
-            *([with_gradients(calibration)] if thorough else []),
+            *([with_gradients(calibration)] if gradients else []),
             families(calibration),
             whole_image(calibration, scorer.statistics),
             local(calibration),
@@ -120,7 +120,7 @@ class Scores:
 
     def __call__(self, images: Images) -> Scored:
         """Return the scores of images ``(N, C, H, W)``."""
-        kept, batch = look_at(self._scorer, images, self._thorough)
+        kept, batch = look_at(self._scorer, images, self._gradients)
         if batch is None:
             return Scored(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
         values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
@@ -128,9 +128,9 @@ class Scores:
         return Scored(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
 
 
-def look_at(scorer: Scorer, images: Images, thorough: bool = False) -> tuple[NDArray[np.int64], Batch | None]:
+def look_at(scorer: Scorer, images: Images, gradients: bool = False) -> tuple[NDArray[np.int64], Batch | None]:
     """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
-    found = scorer.score_each(images, thorough=thorough)
+    found = scorer.score_each(images, gradients=gradients)
     good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
     likelihoods = [one for _, one in good]
@@ -139,7 +139,7 @@ def look_at(scorer: Scorer, images: Images, thorough: bool = False) -> tuple[NDA
         return kept, None
     together = Evidence.join(evidence)
     plain = replace(together, gradients=None)
-    return kept, Batch(images[kept], likelihoods, plain, together if thorough else None)
+    return kept, Batch(images[kept], likelihoods, plain, together if gradients else None)
 
 
 def combined(calibration: Calibration) -> Group:

@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, Elementwise
-from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
-from models.bijections.dense import ExactDense, SelfNormalizingDense
+from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.emerging import EmergingConv
 from models.bijections.exponential import ExponentialConv
-from models.bijections.lu import LUConv1x1
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.relative import RelativeGradientDense
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.two_layer_inverse import TwoLayerInverseConv

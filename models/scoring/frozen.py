@@ -64,7 +64,7 @@ class FrozenFlow:
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     @property
-    def has_places(self) -> bool:
+    def is_spatial(self) -> bool:
         """Whether what it computes belongs to places in the image, as it does not with fully connected layers."""
         return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
 

@@ -26,7 +26,7 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 
 @dataclass(frozen=True)
-class Term:
+class LogLikelihoodTerm:
     """What one scale adds to the log-likelihood, in nats. Scale 0 is the pixel transform."""
 
     scale: int
@@ -35,7 +35,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Draws:
+class DrawStatistics:
     """Spread over K dequantisation draws: mean and its standard error, and the importance-weighted bound, in nats."""
 
     k: int
@@ -54,8 +54,8 @@ class Likelihood:
 
     log_likelihood: float
     bits_per_dim: float
-    terms: tuple[Term, ...]
-    draws: Draws | None = None
+    terms: tuple[LogLikelihoodTerm, ...]
+    draws: DrawStatistics | None = None
     kind: str = "density"
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
@@ -163,24 +163,26 @@ def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likel
     k = terms.shape[1]
     means = terms.mean(1)
     totals: list[float] = means.sum((1, 2)).tolist()
-    spread: Sequence[Draws | None] = [None] * len(terms) if k == 1 else _draws(terms.sum((2, 3)), totals)
+    spread: Sequence[DrawStatistics | None] = [None] * len(terms) if k == 1 else _draws(terms.sum((2, 3)), totals)
     found: list[Likelihood | ScoreNotFinite] = []
     for index, (log_likelihood, by_scale, draws) in enumerate(zip(totals, means.tolist(), spread, strict=True)):
         if not math.isfinite(log_likelihood):
             found.append(ScoreNotFinite("the flow's arithmetic overflowed on this image"))
             continue
-        parts = tuple(Term(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale))
+        parts = tuple(
+            LogLikelihoodTerm(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale)
+        )
         bits, row = bits_per_dim(log_likelihood, dimensions), evidence[index : index + 1]
         found.append(Likelihood(log_likelihood, bits, parts, draws, evidence=row))
     return found
 
 
-def _draws(values: Tensor, means: list[float]) -> list[Draws]:
+def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
     """Return the spread of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
     k = values.shape[1]
     columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
     rows = zip(means, *(column.tolist() for column in columns), strict=True)
-    return [Draws(k, *row) for row in rows]
+    return [DrawStatistics(k, *row) for row in rows]
 
 
 def bits_per_dim(log_likelihood: float, dimensions: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from models.prefetch import ahead
+from models.prefetch import prefetch
 
 
 class Source:
@@ -32,14 +32,14 @@ class Source:
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_everything_comes_in_order(count: int) -> None:
     source = Source(count)
-    assert list(ahead(source.items())) == list(range(count))
+    assert list(prefetch(source.items())) == list(range(count))
     assert source.threads <= {source.closed_in}
     assert threading.get_ident() not in source.threads
 
 
 def test_items_are_made_before_they_are_asked_for_and_not_too_many() -> None:
     source = Source(100)
-    found = ahead(source.items(), 3)
+    found = prefetch(source.items(), 3)
     assert next(found) == 0
     deadline = time.monotonic() + 10
     while source.made < 4 and time.monotonic() < deadline:
@@ -51,7 +51,7 @@ def test_items_are_made_before_they_are_asked_for_and_not_too_many() -> None:
 
 
 def test_what_fails_is_raised_after_what_came_before() -> None:
-    found = ahead(Source(2, ValueError("broken")).items())
+    found = prefetch(Source(2, ValueError("broken")).items())
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ValueError, match="broken"):
         next(found)

@@ -57,7 +57,7 @@ def calibrate(
     Raises ``ScoreNotFinite``, and what ``progress`` raises.
     """
     names = statistic_names(frozen)
-    grid = grid_shape(*frozen.image_shape[1:]) if frozen.has_places else None
+    grid = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
 
     def look(part: str, images: ImageRows) -> Reference:
         return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
@@ -85,7 +85,7 @@ def calibrate(
         held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
-    if calibration.is_thorough:
+    if calibration.has_gradients:
         calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     deviation = None
     if precise is not None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import Calibration, Fold, MapReference, Thorough
+from models.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
 from models.anomaly.statistics.combined import Statistic
 from models.anomaly.statistics.gradient import GradientFamily
 from models.scoring.evidence import Evidence
@@ -39,7 +39,7 @@ class Reference:
         """Return the same with the gradient features of its first images, ``(m, G)``."""
         return replace(self, gradients=gradients)
 
-    def thorough(self) -> Evidence:
+    def evidence_with_gradients(self) -> Evidence:
         """Return the evidence of the images that have gradients."""
         count = 0 if self.gradients is None else len(self.gradients)
         return replace(self.evidence[:count], gradients=self.gradients)
@@ -69,7 +69,9 @@ def fit_split(
     alarms are more frequent than asked, by up to that share.
     """
     fold = _fold(statistics.evidence, calibration.evidence, names, grid, suspect_share)
-    fold = _thorough(fold, statistics.thorough(), calibration.thorough(), suspect_share)
+    fold = _add_gradients(
+        fold, statistics.evidence_with_gradients(), calibration.evidence_with_gradients(), suspect_share
+    )
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     return Calibration((fold,), np.sort(together), statistics.pixels())
 
@@ -90,8 +92,8 @@ def fit_cross(
     for fold in np.unique(folds):
         inside = np.asarray(folds == fold)
         fold_of = _fold(evidence[~inside], evidence[inside], names, grid, suspect_share)
-        thorough, here = reference.thorough(), inside[: len(reference.thorough())]
-        fitted.append(_thorough(fold_of, thorough[~here], thorough[here], suspect_share))
+        complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
+        fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
     return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels())
 
 
@@ -108,15 +110,15 @@ def _fold(
     return Fold(statistic, _kept(statistic(held_out), suspect_share))
 
 
-def _thorough(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
+def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
     """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
     if fitted_to.gradients is None or len(fitted_to) < FEWEST or not len(held_out):
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
     assert usual.gradients is not None
     family = GradientFamily.fit(usual.gradients, usual.whole[:, 0])
-    found = replace(fold, thorough=Thorough(family, np.zeros(0)))
-    return replace(fold, thorough=Thorough(family, _kept(found.values(held_out), suspect_share)))
+    found = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
+    return replace(fold, thorough=GradientCalibration(family, _kept(found.values(held_out), suspect_share)))
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:

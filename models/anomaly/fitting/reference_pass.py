@@ -49,7 +49,7 @@ def look_at(
     if not np.isfinite(values).all():
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
     together = Evidence.join(evidence) if evidence else _none(frozen)
-    places = frozen.has_places and len(values) > 0
+    places = frozen.is_spatial and len(values) > 0
     return Reference(together, values, total if places else None, squares if places else None)
 
 

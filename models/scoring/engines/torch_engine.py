@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,16 @@ from models.bijections.frozen import FrozenAffine, Inverse, moved
 from models.devices import find_device
 from models.errors import EngineUnavailable
 from models.scoring.engines.base import Latents
-from models.scoring.engines.cuda_graph import CudaGraph
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow, FrozenLevel
 from models.scoring.threads import torch_threads
 
+Result = TypeVar("Result")
+
 CUDA_TILE = 64
 """Images at once on a CUDA device, which has no use for few."""
+WARM_UPS = 3
+"""Calls before a CUDA graph is captured: libraries choose kernels and allocate workspaces in the first calls."""
 
 
 class TorchEngine:
@@ -125,3 +129,28 @@ def _moved(frozen: FrozenFlow, device: torch.device) -> tuple[FrozenLevel, ...]:
 
 def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:
     return [torch.cat(parts)[:count] for parts in zip(*tiles, strict=True)]
+
+
+class CudaGraph(Generic[Result]):
+    """``function(x)`` for tensors of the shape of ``example``, which lies on a CUDA device.
+
+    What is returned is overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
+        self._input = example.clone()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                function(self._input)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = function(self._input)
+
+    def __call__(self, x: Tensor) -> Result:
+        """Return ``function(x)``."""
+        self._input.copy_(x)
+        self._graph.replay()
+        return self._output

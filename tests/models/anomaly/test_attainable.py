@@ -1,4 +1,4 @@
-"""What a calibration can give: its smallest alpha, and thorough verdicts where enough images have gradients."""
+"""What a calibration can give: its smallest alpha, and verdicts with gradients where enough images have gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.fitting.fit import FEWEST, fit_cross, fit_split
-from models.errors import AlphaUnattainable, NotThorough
+from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
 
@@ -30,39 +30,39 @@ def test_the_smallest_alpha_is_named_and_accepted() -> None:
         assert calibration.judge(strange, NAMES, IMAGE, named)[0].is_anomaly
 
 
-def test_without_gradients_there_is_no_thorough_verdict() -> None:
+def test_without_gradients_there_is_no_verdict_with_them() -> None:
     calibration = split(gradients=False)
-    assert not calibration.is_thorough
+    assert not calibration.has_gradients
     for refused in (
-        lambda: calibration.ordered(thorough=True),
-        lambda: calibration.check_alpha(None, thorough=True),
+        lambda: calibration.ordered(gradients=True),
+        lambda: calibration.check_alpha(None, gradients=True),
         lambda: calibration.judge(evidence(2), NAMES, IMAGE),
     ):
-        with pytest.raises(NotThorough):
+        with pytest.raises(GradientEvidenceUnavailable):
             refused()
     assert len(calibration.judge(evidence(2, gradients=False), NAMES, IMAGE)) == 2
 
 
 @pytest.mark.parametrize("images", range(4, 16))
-def test_few_images_give_every_fold_a_thorough_verdict_or_none(images: int) -> None:
+def test_few_images_give_every_fold_a_verdict_with_gradients_or_none(images: int) -> None:
     folds = (np.arange(images) % 5).astype(np.int8)
     calibration = fit_cross(reference(images, 1), folds, NAMES, GRID)
     some = evidence(3, 5)
     assert len(calibration.judge(without_gradients(some), NAMES, IMAGE)) == 3
-    if calibration.is_thorough:
+    if calibration.has_gradients:
         assert len(calibration.judge(some, NAMES, IMAGE)) == 3
         assert images - math.ceil(images / 5) >= FEWEST
     else:
-        with pytest.raises(NotThorough):
+        with pytest.raises(GradientEvidenceUnavailable):
             calibration.judge(some, NAMES, IMAGE)
 
 
-def test_thorough_calibration_counts_the_images_that_have_gradients() -> None:
+def test_calibration_with_gradients_counts_the_images_that_have_gradients() -> None:
     held_out = reference(200, 2)
     assert held_out.gradients is not None
     calibration = fit_split(reference(300, 1), held_out.with_gradients(held_out.gradients[:49]), NAMES, GRID)
     assert calibration.check_alpha(1 / 201) == 1 / 201
     with pytest.raises(AlphaUnattainable) as caught:
-        calibration.check_alpha(1 / 201, thorough=True)
+        calibration.check_alpha(1 / 201, gradients=True)
     assert caught.value.smallest == 1 / 50
     assert calibration.judge(evidence(1), NAMES, IMAGE)[0].alpha == 1 / 50

@@ -58,8 +58,8 @@ def test_cross_conformal_p_values_by_hand() -> None:
     folds = np.random.default_rng(0).permutation(np.arange(83) % 5).astype(np.int8)
     calibration = fit_cross(reference(83, 1), folds, NAMES, GRID)
     everything, new = evidence(83, 1), evidence(30, 5)
-    for thorough in (False, True):
-        own, others = (everything, new) if thorough else (without_gradients(everything), without_gradients(new))
+    for gradients in (False, True):
+        own, others = (everything, new) if gradients else (without_gradients(everything), without_gradients(new))
         at_least = np.zeros(30, dtype=int)
         for number, fold in enumerate(calibration.folds):
             of_fold = fold.values(own[folds == number])
@@ -69,7 +69,7 @@ def test_cross_conformal_p_values_by_hand() -> None:
             np.testing.assert_allclose(alone.folds[0].values(others), fold.values(others), rtol=1e-9)
         assert calibration.p_values(others).tolist() == ((1 + at_least) / 84).tolist()
     assert calibration.images == 83
-    assert calibration.is_thorough
+    assert calibration.has_gradients
 
 
 def part(chosen: NDArray[np.bool_]) -> Reference:
@@ -83,13 +83,13 @@ def part(chosen: NDArray[np.bool_]) -> Reference:
     )
 
 
-@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_false_alarms_are_those_of_the_interval(seed: int, thorough: bool) -> None:
+def test_false_alarms_are_those_of_the_interval(seed: int, gradients: bool) -> None:
     n, tests = 499, 1000
     fitted, held_out = reference(300, 10 + seed), reference(n, 20 + seed)
     calibration = fit_split(fitted, held_out, NAMES, GRID)
-    p = calibration.p_values(evidence(tests, 30 + seed, gradients=thorough))
+    p = calibration.p_values(evidence(tests, 30 + seed, gradients=gradients))
     for alpha in (0.01, 0.05, 0.2):
         ranks = round(alpha * (n + 1))
         low, high = betabinom(tests, ranks, n + 1 - ranks).interval(0.9999)
@@ -123,7 +123,7 @@ def test_verdicts_say_what_they_are() -> None:
         assert one.is_anomaly == (p_value <= 0.05)
         assert one.alpha == 0.05
         assert one.statistic == statistic
-        assert one.extrapolated == (statistic > calibration.ordered(thorough=True)[0][-1])
+        assert one.extrapolated == (statistic > calibration.ordered(gradients=True)[0][-1])
         assert one.smallest_p == 1 / 100
     assert {one.is_anomaly for one in found} == {True, False}
     assert calibration.judge(some[:0], NAMES, IMAGE) == []
@@ -139,10 +139,10 @@ def test_an_image_less_strange_than_all_has_score_zero() -> None:
 
 
 @pytest.mark.parametrize("grid", [GRID, None])
-@pytest.mark.parametrize("thorough", [False, True])
-def test_reasons(grid: tuple[int, int] | None, thorough: bool) -> None:
+@pytest.mark.parametrize("gradients", [False, True])
+def test_reasons(grid: tuple[int, int] | None, gradients: bool) -> None:
     calibration = fit_split(reference(300, 1), reference(99, 2), NAMES, grid)
-    some = evidence(50, 5, gradients=thorough)
+    some = evidence(50, 5, gradients=gradients)
     some.whole[:10, 4] -= 20
     some.cells[10:20, 14:16] += 30
     if some.gradients is not None:
@@ -170,7 +170,7 @@ def test_reasons(grid: tuple[int, int] | None, thorough: bool) -> None:
             assert right > 2
             assert top < 3
             assert bottom > 2
-    if thorough:
+    if gradients:
         assert all(one.reasons[0].feature == "gradients" for one in found[20:30])
 
 
@@ -189,10 +189,11 @@ def test_arithmetic_that_overflows_is_as_strange_as_can_be() -> None:
 def _with_last(calibration: Calibration, value: float) -> Calibration:
     fold = calibration.folds[0]
     assert fold.thorough is not None
-    ordered, thorough = fold.ordered.copy(), fold.thorough.ordered.copy()
-    ordered[-1] = thorough[-1] = value
+    ordered, with_gradients = fold.ordered.copy(), fold.thorough.ordered.copy()
+    ordered[-1] = with_gradients[-1] = value
     return replace(
-        calibration, folds=(replace(fold, ordered=ordered, thorough=replace(fold.thorough, ordered=thorough)),)
+        calibration,
+        folds=(replace(fold, ordered=ordered, thorough=replace(fold.thorough, ordered=with_gradients)),),
     )
 
 

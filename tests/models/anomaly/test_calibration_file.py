@@ -57,7 +57,7 @@ def test_round_trip_is_bit_identical(kind: str, tmp_path: Path) -> None:
     save_calibration(calibration, path)
     back = load_calibration(path)
     assert same(calibration, back) == len(load_file(path)) > 20
-    some = evidence(20, 5, gradients=calibration.is_thorough)
+    some = evidence(20, 5, gradients=calibration.has_gradients)
     assert np.array_equal(back.p_values(some), calibration.p_values(some))
     assert back.judge(some, NAMES, IMAGE) == calibration.judge(some, NAMES, IMAGE)
     save_calibration(back, tmp_path / "again")
@@ -121,9 +121,9 @@ def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
 def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer) -> None:
     whole = scorer.calibration
     fold = whole.folds[0]
-    local, thorough = fold.statistic.local, fold.thorough
+    local, with_gradients = fold.statistic.local, fold.thorough
     assert local is not None
-    assert thorough is not None
+    assert with_gradients is not None
     assert whole.fisher is not None
     short_tails = replace(local, tails=local.tails[:-1])
     few_weights = replace(local, weights=local.weights[:, :-1])

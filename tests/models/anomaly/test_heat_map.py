@@ -13,7 +13,7 @@ from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
 from models.anomaly.heat_map import SHOWN_SIDE, overlay, standardise
 from models.datasets import load_dataset
-from models.errors import NoPlaces
+from models.errors import HeatMapUnsupported
 from models.loading import Artifact, load_artifact
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
@@ -109,12 +109,12 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
     preprocessing = manifest.preprocessing.model_copy(update={"height": 6, "width": 6})
     small = manifest.model_copy(update={"preprocessing": preprocessing, "log_dets": log_dets, "calibration": summary})
     scorer = Scorer(Artifact(small, flow, calibration, images[:1]))
-    with pytest.raises(NoPlaces):
-        scorer.require_places()
-    with pytest.raises(NoPlaces):
+    with pytest.raises(HeatMapUnsupported):
+        scorer.require_spatial()
+    with pytest.raises(HeatMapUnsupported):
         scorer.heat_maps(images[:2])
-    # Verdicts there are, thorough ones too.
-    for thorough in (False, True):
-        found = scorer.anomalies(scorer.score_each(images[40:44], thorough=thorough))  # type: ignore[arg-type]
+    # Verdicts there are, those with gradients too.
+    for gradients in (False, True):
+        found = scorer.anomalies(scorer.score_each(images[40:44], gradients=gradients))  # type: ignore[arg-type]
         assert all(0 < one.p_value <= 1 for one in found)
         assert all(reason.box is None for one in found for reason in one.reasons)

@@ -1,4 +1,4 @@
-"""Verdicts of a loaded model: the same for the same image wherever, and thorough ones differ by gradients alone."""
+"""Verdicts of a loaded model: the same for the same image wherever, and those with gradients differ by them alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.anomaly.gradients.passes import GradientLooks
 from models.anomaly.gradients.probe import GradientProbe
 from models.anomaly.statistics.combined import merge
 from models.datasets import load_dataset
-from models.errors import NotThorough, ScoreNotFinite
+from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.evidence import Evidence
@@ -42,8 +42,8 @@ def refuse(*_arguments, **_options):
 for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
     setattr(zlib, name, refuse)
 PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
-for thorough in (False, True):
-    found = scorer.anomalies(scorer.score_each(images, thorough=thorough))
+for gradients in (False, True):
+    found = scorer.anomalies(scorer.score_each(images, gradients=gradients))
     print(json.dumps([[one.p_value, one.statistic, [reason.text for reason in one.reasons]] for one in found]))
 """
 
@@ -58,13 +58,13 @@ def images() -> NDArray[np.uint8]:
     return found
 
 
-def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False) -> list[Anomaly]:
-    found = scorer.score_each(images, draws, thorough=thorough)
+def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> list[Anomaly]:
+    found = scorer.score_each(images, draws, gradients=gradients)
     return scorer.anomalies([one for one in found if not isinstance(one, ScoreNotFinite)])
 
 
-def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, thorough: bool = False) -> Evidence:
-    found = scorer.score_each(images, draws, thorough=thorough)
+def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> Evidence:
+    found = scorer.score_each(images, draws, gradients=gradients)
     return Evidence.join([one.evidence for one in found if isinstance(one, Likelihood) and one.evidence is not None])
 
 
@@ -75,25 +75,25 @@ def same_verdicts(left: list[Anomaly], right: list[Anomaly]) -> None:
         assert [reason.text for reason in one.reasons] == [reason.text for reason in other.reasons]
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_alone_in_a_batch_and_in_any_order(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
-    together = judged(scorer, images, thorough=thorough)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_alone_in_a_batch_and_in_any_order(scorer: Scorer, images: NDArray[np.uint8], gradients: bool) -> None:
+    together = judged(scorer, images, gradients=gradients)
     assert len({one.p_value for one in together}) > 3
     order = np.random.default_rng(1).permutation(len(images))
-    same_verdicts(judged(scorer, images[order], thorough=thorough), [together[i] for i in order])
+    same_verdicts(judged(scorer, images[order], gradients=gradients), [together[i] for i in order])
     for i in (0, 5, 23):
-        same_verdicts(judged(scorer, images[i : i + 1], thorough=thorough), [together[i]])
+        same_verdicts(judged(scorer, images[i : i + 1], gradients=gradients), [together[i]])
     company = np.concatenate([np.zeros_like(images[:2]), np.full_like(images[:1], 255), images[7:8]])
-    same_verdicts(judged(scorer, company, thorough=thorough)[3:], [together[7]])
-    same_verdicts(judged(scorer, np.asfortranarray(images), thorough=thorough), together)
+    same_verdicts(judged(scorer, company, gradients=gradients)[3:], [together[7]])
+    same_verdicts(judged(scorer, np.asfortranarray(images), gradients=gradients), together)
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
-    together = evidence_of(scorer, images, thorough=thorough)
-    assert (together.gradients is not None) == thorough
+@pytest.mark.parametrize("gradients", [False, True])
+def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np.uint8], gradients: bool) -> None:
+    together = evidence_of(scorer, images, gradients=gradients)
+    assert (together.gradients is not None) == gradients
     for i in (0, 11, 23):
-        alone = evidence_of(scorer, images[i : i + 1], thorough=thorough)
+        alone = evidence_of(scorer, images[i : i + 1], gradients=gradients)
         np.testing.assert_allclose(alone.whole[0], together.whole[i], rtol=STATISTICS, atol=STATISTICS)
         np.testing.assert_allclose(alone.cells[0], together.cells[i], rtol=STATISTICS, atol=STATISTICS)
         if alone.gradients is not None and together.gradients is not None:
@@ -106,8 +106,8 @@ def test_in_another_process_without_any_compressor(
     np.save(tmp_path / "images.npy", images[:10])
     command = [sys.executable, "-c", WITHOUT_COMPRESSION, str(artifact), str(tmp_path / "images.npy")]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=240, text=True)
-    for thorough, line in zip((False, True), answer.stdout.splitlines(), strict=True):
-        here = judged(scorer, images[:10], thorough=thorough)
+    for gradients, line in zip((False, True), answer.stdout.splitlines(), strict=True):
+        here = judged(scorer, images[:10], gradients=gradients)
         for (p_value, statistic, texts), one in zip(json.loads(line), here, strict=True):
             assert p_value == one.p_value
             assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
@@ -124,9 +124,9 @@ def test_draws_do_not_change_the_verdict(scorer: Scorer, images: NDArray[np.uint
     np.testing.assert_allclose(got.cells, expected.cells, rtol=STATISTICS, atol=STATISTICS)
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], thorough: bool) -> None:
-    for one in judged(scorer, images, thorough=thorough):
+@pytest.mark.parametrize("gradients", [False, True])
+def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], gradients: bool) -> None:
+    for one in judged(scorer, images, gradients=gradients):
         shares = [reason.share for reason in one.reasons]
         assert len(shares) <= 3
         assert shares == sorted(shares, reverse=True)
@@ -152,34 +152,34 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     assert [one.p_value for one in judged(scorer, images)] == expected
 
 
-def test_thorough_differs_by_the_family_of_gradients_alone(scorer: Scorer, images: NDArray[np.uint8]) -> None:
+def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     fold = scorer.calibration.folds[0]
     assert fold.thorough is not None
-    basic, thorough = evidence_of(scorer, images), evidence_of(scorer, images, thorough=True)
-    assert thorough.gradients is not None
-    assert np.array_equal(basic.whole, thorough.whole)
-    assert np.array_equal(basic.cells, thorough.cells)
-    families = fold.families(thorough)
+    basic, full = evidence_of(scorer, images), evidence_of(scorer, images, gradients=True)
+    assert full.gradients is not None
+    assert np.array_equal(basic.whole, full.whole)
+    assert np.array_equal(basic.cells, full.cells)
+    families = fold.families(full)
     assert families.shape == (len(images), 3)
     assert np.array_equal(families[:, :2], fold.families(basic))
     np.testing.assert_allclose(
-        families[:, 2], fold.thorough.gradients.surprise(thorough.gradients, basic.whole[:, 0]), rtol=1e-9
+        families[:, 2], fold.thorough.gradients.surprise(full.gradients, basic.whole[:, 0]), rtol=1e-9
     )
-    np.testing.assert_allclose([one.statistic for one in judged(scorer, images, thorough=True)], merge(families))
+    np.testing.assert_allclose([one.statistic for one in judged(scorer, images, gradients=True)], merge(families))
     # Likelihoods are the same: a backward pass adds to evidence, not to scores.
-    assert scorer.score_each(images, thorough=True) == scorer.score_each(images)
+    assert scorer.score_each(images, gradients=True) == scorer.score_each(images)
     looks = GradientLooks(GradientProbe(scorer._flow), scorer.log_det_digest)
     assert scorer.calibration.fisher is not None
     expected = looks.features(images, looks.split(scorer.calibration.fisher))
-    np.testing.assert_allclose(thorough.gradients, expected, rtol=1e-9)
+    np.testing.assert_allclose(full.gradients, expected, rtol=1e-9)
 
 
-def test_not_thorough_where_the_calibration_has_no_gradients(artifact: Path, images: NDArray[np.uint8]) -> None:
+def test_no_gradients_where_the_calibration_has_no_gradients(artifact: Path, images: NDArray[np.uint8]) -> None:
     whole = load_artifact(artifact)
     plain = replace(whole.calibration, folds=tuple(replace(fold, thorough=None) for fold in whole.calibration.folds))
     scorer = Scorer(replace(whole, calibration=plain))
-    with pytest.raises(NotThorough):
-        scorer.score_each(images[:2], thorough=True)
+    with pytest.raises(GradientEvidenceUnavailable):
+        scorer.score_each(images[:2], gradients=True)
     assert len(judged(scorer, images[:2])) == 2
     assert scorer.score_each(images[:0]) == []
 
@@ -189,7 +189,7 @@ def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[
     with pytest.raises(ValueError, match="carry no evidence"):
         scorer.anomalies([bare])
     assert scorer.anomalies([]) == []
-    assert judged(scorer, images[:0], thorough=True) == []
+    assert judged(scorer, images[:0], gradients=True) == []
 
 
 def test_calibration_images_tie_with_themselves_in_any_company(scorer: Scorer) -> None:
@@ -210,6 +210,6 @@ def test_cross_conformal_calibrations_offer_no_gradients(scorer: Scorer) -> None
     reference = ReferenceImages("few", "", images, images[:0], np.arange(40, dtype=np.int8) % 5)
     calibration, summary = scorer.calibrate(reference, lambda *_: None)
     assert summary.folds == 5
-    assert not calibration.is_thorough
-    with pytest.raises(NotThorough):
-        calibration.check_alpha(None, thorough=True)
+    assert not calibration.has_gradients
+    with pytest.raises(GradientEvidenceUnavailable):
+        calibration.check_alpha(None, gradients=True)

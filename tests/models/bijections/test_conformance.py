@@ -18,16 +18,14 @@ from torch import Tensor
 import models.bijections
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, ChannelAffine, Elementwise, SelfNormalizing
-from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
-from models.bijections.dense import ExactDense, SelfNormalizingDense
+from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.emerging import AutoregressiveConv, EmergingConv
 from models.bijections.exponential import ExponentialConv
-from models.bijections.lu import LUConv1x1
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.relative import RelativeGradientDense
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze

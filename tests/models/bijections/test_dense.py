@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.base import Bijection, Shape
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.bijections.dense import ExactDense, SelfNormalizingDense
+from models.bijections.conv1x1 import LUConv1x1, SelfNormalizingConv1x1
+from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.frozen import FrozenAffine
-from models.bijections.lu import LUConv1x1
-from models.bijections.relative import RelativeGradientDense
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.woodbury import WoodburyConv
 from tests.models.helpers import jacobian_log_det, randomise
