@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.calibration import Anomaly, Calibration, MapReference
+from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_later
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.anomaly.heat_map import HeatMap, standardise
+from models.anomaly.heat_map import PixelMaps, standardise
 from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
@@ -242,8 +242,8 @@ class Scorer:
         return [add(one, row) for one, row in zip(found, features, strict=True)]
 
     @cached_property
-    def _looks(self) -> GradientLooks:
-        return GradientLooks(GradientProbe(self._flow), self.log_det_digest)
+    def _looks(self) -> GradientPasses:
+        return GradientPasses(GradientProbe(self._flow), self.log_det_digest)
 
     @cached_property
     def _fisher(self) -> list[Tensor]:
@@ -257,17 +257,17 @@ class Scorer:
             )
         return self.calibration.pixels
 
-    def heat_maps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> list[HeatMap]:
+    def heat_maps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> list[PixelMaps]:
         """Return where each image's log-likelihood comes from, and with ``gradients`` how it would change.
 
         Raises ``HeatMapUnsupported`` where every value of the flow depends on all pixels.
         """
         return finish(self.heat_map_steps(images, gradients=gradients))
 
-    def heat_map_steps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> Steps[list[HeatMap]]:
+    def heat_map_steps(self, images: NDArray[np.uint8], *, gradients: bool = False) -> Steps[list[PixelMaps]]:
         """Return what :meth:`heat_maps` does, in steps."""
         reference = self.require_spatial()
-        found: list[HeatMap] = []
+        found: list[PixelMaps] = []
         size = self._backward_at_once if gradients else self.at_once
         for start in range(0, len(images), size):
             if start:
@@ -277,7 +277,7 @@ class Scorer:
             nats = np.concatenate([one.additive_map().numpy() for _, one in maps])
             z = standardise(nats, reference)
             slopes = self._looks.maps(rows) if gradients else None
-            found += [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
+            found += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
         return found
 
     def judge_each(
@@ -327,11 +327,11 @@ class Scorer:
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
         return judge_scored(scored, alphas, self.anomalies, maps)
 
-    def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
+    def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
         """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""
         return self.anomalies([likelihood], alpha)[0]
 
-    def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Anomaly]:
+    def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
         """Return the verdicts on scored images; many cost little more than one. Raises ``AlphaUnattainable``."""
         evidence = [one.evidence for one in likelihoods if one.evidence is not None]
         if len(evidence) < len(likelihoods):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
-from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.reasons import VerdictReason, gradient_reason, region_reason, statistic_reason
 from models.anomaly.statistics.combined import Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
@@ -22,15 +22,15 @@ from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 
-MOST_REASONS = 3
-STRANGEST = 1e6
+MAX_REASONS = 3
+MAX_STATISTIC = 1e6
 """T is told up to here, nats: on some images the arithmetic of the statistics overflows."""
-LEAST_SHARE = 0.05
+MIN_SHARE = 0.05
 """A reason with less of the evidence than this is not worth a person's time."""
 
 
 @dataclass(frozen=True)
-class Anomaly:
+class Verdict:
     """A verdict: flagged when ``p_value <= alpha``.
 
     ``score`` is -log10 p; ``statistic`` is T in nats, larger = stranger, which goes on where p-values end:
@@ -44,7 +44,7 @@ class Anomaly:
     statistic: float
     extrapolated: bool
     smallest_p: float
-    reasons: tuple[Reason, ...]
+    reasons: tuple[VerdictReason, ...]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Calibration:
 
     def distribution(self, bins: int) -> Distribution:
         """Return the histogram of T of the calibration images, and where p-values fall to the usual alphas."""
-        return distribution(self.ordered(), bins, STRANGEST)
+        return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
         """Return the false-alarm rate to use, 0.01 or the smallest attainable where none is asked.
@@ -164,7 +164,7 @@ class Calibration:
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
-    ) -> list[Anomaly]:
+    ) -> list[Verdict]:
         """Return the verdict on each image at false-alarm rate ``alpha`` (None: the default).
 
         ``names``: of the whole-image statistics; ``image``: height and width in pixels. Evidence with gradients is
@@ -183,7 +183,7 @@ class Calibration:
         with np.errstate(over="ignore", invalid="ignore"):
             reasons = explain(self.folds[0], evidence, families[0], names, image)
         return [
-            Anomaly(
+            Verdict(
                 float(p[i]),
                 abs(math.log10(p[i])),
                 bool(p[i] <= used),
@@ -204,13 +204,13 @@ def _merged(families: list[Array]) -> list[Array]:
 
 
 def _typical(statistics: list[Array]) -> Array:
-    typical: Array = np.minimum(np.mean(statistics, axis=0), STRANGEST)
+    typical: Array = np.minimum(np.mean(statistics, axis=0), MAX_STATISTIC)
     return typical
 
 
 def explain(
     fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
-) -> list[tuple[Reason, ...]]:
+) -> list[tuple[VerdictReason, ...]]:
     """Return what speaks loudest in each image, at most three reasons, the strongest first.
 
     ``surprises``: of each family, as :meth:`Fold.families` gives them for this evidence.
@@ -228,11 +228,8 @@ def explain(
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
     shares = np.where(uneven, 0, shares)
-    found: list[list[Reason]] = [
-        [
-            statistic_reason(labels[k], float(z[i, k]), float(shares[i, k]))
-            for k in np.argsort(-shares[i])[:MOST_REASONS]
-        ]
+    found: list[list[VerdictReason]] = [
+        [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in np.argsort(-shares[i])[:MAX_REASONS]]
         for i in range(len(evidence))
     ]
     if statistic.local is not None:
@@ -244,6 +241,5 @@ def explain(
         for i, reasons in enumerate(found):
             reasons.append(gradient_reason(float(surprises[i, -1]), float(parts[i, -1])))
     return [
-        tuple(sorted((r for r in some if r.share >= LEAST_SHARE), key=lambda r: -r.share)[:MOST_REASONS])
-        for some in found
+        tuple(sorted((r for r in some if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS]) for some in found
     ]

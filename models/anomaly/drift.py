@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from scipy.special import kolmogorov
 
 LOW = 0.05
-"""P-values up to this one are counted in :attr:`Drift.low_share`."""
+"""P-values up to this one are counted in :attr:`DriftResult.low_share`."""
 
 
 @dataclass(frozen=True)
-class Drift:
+class DriftResult:
     """A verdict on a window of p-values.
 
     ``low_share`` and ``mean_p`` say in which direction it went: without drift they are about 0.05 and 0.5; strange
@@ -29,7 +29,7 @@ class Drift:
     alarm: bool
 
 
-def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> Drift:
+def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
     """Return the two-sample Kolmogorov-Smirnov test of a window against its calibration set.
 
     D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1), and its p-value is that of Kolmogorov's
@@ -51,7 +51,7 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
         raise ValueError(f"p-values in (0, 1] are expected, got {p[0]} to {p[-1]}")
     statistic = _distance(np.rint(p * (n + 1)), n, max(1.0, round(smallest_p * (n + 1))))
     p_value = float(kolmogorov(statistic * math.sqrt(n * m / (n + m))))
-    return Drift(
+    return DriftResult(
         images=m,
         statistic=statistic,
         p_value=p_value,

@@ -14,7 +14,7 @@ from models.images.codec import encode_png
 
 Array = NDArray[np.float64]
 
-SHOWN_SIDE = 256
+OVERLAY_SIDE = 256
 """Small images are enlarged by a whole number so that their longer side has about so many pixels."""
 SMOOTHING = 0.75
 """Pixels: the noise of dequantisation is not for looking at."""
@@ -24,7 +24,7 @@ LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 
 
 @dataclass(frozen=True)
-class HeatMap:
+class PixelMaps:
     """``nats``: the exact additive map, ``(H, W)``, whose sum is the log-likelihood at the first draw.
 
     ``z``: the same against the reference images, (M - mean) / deviation at each pixel; below 0: less likely than usual.
@@ -57,6 +57,6 @@ def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return pixels ``(H, W, C)`` repeated so often that they can be looked at."""
-    factor = max(1, SHOWN_SIDE // max(pixels.shape[:2]))
+    factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

@@ -29,7 +29,7 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 
 
 @dataclass(frozen=True)
-class Reason:
+class VerdictReason:
     """What speaks for an anomaly.
 
     ``feature``: the name of a statistic, or ``region``. ``z``: standard deviations from what is expected given the
@@ -44,22 +44,22 @@ class Reason:
     box: tuple[int, int, int, int] | None = None
 
 
-def statistic_reason(name: str, z: float, share: float) -> Reason:
+def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
     """Return the reason that a statistic of the whole image gives."""
     kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
     higher, lower = WORDS[kind]
-    return Reason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
+    return VerdictReason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
 
 
-def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> Reason:
+def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
     """Return the reason that a region gives; ``side``: of a cell in pixels, ``image``: height and width."""
     height, width = image
     left, top = region.left * side, region.top * side
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return Reason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+    return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
 
 
-def gradient_reason(surprise: float, share: float) -> Reason:
+def gradient_reason(surprise: float, share: float) -> VerdictReason:
     """Return the reason that gradients give; in place of z stands the surprise -ln P, in nats."""
-    return Reason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")
+    return VerdictReason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")

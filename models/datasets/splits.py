@@ -26,7 +26,7 @@ REFERENCE_PERCENT = 40
 
 
 @dataclass(frozen=True)
-class Shares:
+class SplitAssignment:
     """Where every image goes, ``(N,)`` each, and how that was chosen.
 
     ``part``: 0 to 2 in the order of ``PARTS``. ``fold``: that of an image of the reference part, else -1; None where
@@ -38,7 +38,7 @@ class Shares:
     split: Split
 
 
-def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> Shares:
+def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
     """Return the part of every image, and below 400 images the folds of the reference part.
 
     ``groups``: the group of every image. ``digests``: equal for equal pixels. By group where there are at least
@@ -81,7 +81,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> Shares:
             **dict(zip(PARTS, np.bincount(part, minlength=3).tolist(), strict=True)),
         }
     )
-    return Shares(part, fold, split)
+    return SplitAssignment(part, fold, split)
 
 
 def _whole_groups(
@@ -166,7 +166,7 @@ def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 FOLDS = 5
-MOST_OF_A_FOLD = 0.4
+MAX_FOLD_SHARE = 0.4
 """Twice the share of a fold in five: a lot above it makes folds of whole lots too unequal."""
 
 
@@ -181,7 +181,7 @@ def fold_units(
     """
     if len(np.unique(groups)) >= FOLDS:
         folds = _balanced(groups, generator)
-        if np.bincount(folds).max() <= MOST_OF_A_FOLD * len(folds):
+        if np.bincount(folds).max() <= MAX_FOLD_SHARE * len(folds):
             return folds, "by group"
     return _balanced(images, generator), "by image"
 

@@ -14,9 +14,9 @@ from models.datasets.builtin import NAMES
 from models.datasets.choose_preprocessing import choose_preprocessing
 from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
-from models.datasets.ingest.limits import Limits, Room, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits, full_disk
 from models.datasets.ingest.sources import Source
-from models.datasets.prepared import LEFTOVER_SECONDS, Progress, nobody, prepare
+from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
 from models.errors import DatasetNotFound, DatasetTaken
 from models.naming import check_name, is_name
@@ -63,7 +63,7 @@ class DatasetStore:
         sources: Sequence[Source],
         *,
         limits: Limits | None = None,
-        progress: Progress = nobody,
+        progress: Progress = no_progress,
         fill: Fill = fill_folder,
     ) -> DatasetReport:
         """Validate the files and keep them as dataset ``name``; return its report. All of it is there, or nothing.
@@ -103,14 +103,14 @@ class DatasetStore:
         split = report.split
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
-    def load(self, name: str, config: TrainingConfig, progress: Progress = nobody) -> Dataset:
+    def load(self, name: str, config: TrainingConfig, progress: Progress = no_progress) -> Dataset:
         """Return a dataset as ``config`` asks for it, its pixels mapped from a file that is made at the first time.
 
         ``progress`` is told images. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
         """
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
-        room = Room(self.root, self._quota, self._reserve)
+        room = DiskQuota(self.root, self._quota, self._reserve)
         with full_disk():
             return prepare(self._folder(name), report, preprocessing, room, progress)
 

@@ -28,7 +28,7 @@ from models.evaluation.schema import (
     Normal,
     SetReport,
 )
-from models.evaluation.scores import COMBINED, Scored, Scores
+from models.evaluation.scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
 from models.scorer import Scorer
 from models.scoring.likelihood import bits_per_dim
@@ -61,7 +61,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Task:
+class AnomalousSet:
     """An anomalous set that is told from the normal images: a ``dataset``, or None for a fault."""
 
     name: str
@@ -75,17 +75,17 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredSets:
     """What scoring gave. ``raw``: by key; ``faulty``: the places of the normal images that were damaged."""
 
-    scores: Scores
+    scores: ScoreSuite
     normals: Normals
-    tasks: Sequence[Task]
+    tasks: Sequence[AnomalousSet]
     raw: Mapping[str, RawSet]
     faulty: NDArray[np.int64]
 
 
-def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> EvaluationReport:
+def assemble(subject: Subject, found: ScoredSets, tell: Callable[[str], None]) -> EvaluationReport:
     """Return the report; ``tell`` is told which set is summed up, and may raise."""
     scorer, columns = subject.scorer, found.scores.columns
     alpha = subject.parameters.alpha
@@ -155,9 +155,9 @@ def _is_adapted(subject: Subject, dataset: str) -> bool:
     return False
 
 
-def _histograms(sets: Mapping[str, Scored]) -> list[Histograms]:
+def _histograms(sets: Mapping[str, ImageScores]) -> list[Histograms]:
     found = []
-    numbers: tuple[tuple[str, bool, Callable[[Scored], Array]], ...] = (
+    numbers: tuple[tuple[str, bool, Callable[[ImageScores], Array]], ...] = (
         ("combined score T, nats", True, lambda scored: scored.statistics),
         ("log-likelihood, nats", False, lambda scored: scored.log_likelihoods),
     )
@@ -169,7 +169,7 @@ def _histograms(sets: Mapping[str, Scored]) -> list[Histograms]:
     return found
 
 
-def _notes(subject: Subject, found: Found) -> list[str]:
+def _notes(subject: Subject, found: ScoredSets) -> list[str]:
     dataset, summary = subject.dataset, subject.scorer.calibration_summary
     notes = [
         f"{dataset}: {found.normals.parts}.",

@@ -15,9 +15,9 @@ Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
 
 COMPONENTS = 64
-MOST_NUMBERS = 4096
+MAX_PIXEL_VALUES = 4096
 """Numbers an image that the principal components are taken of; a larger image is averaged in squares first."""
-SMALLEST = 1e-9
+MIN_SPREAD = 1e-9
 
 NAMES = (
     "log-likelihood-low",
@@ -45,7 +45,7 @@ class TwoSided:
     @classmethod
     def fit(cls, values: Array) -> Self:
         """Fit to ``(n,)``."""
-        return cls(float(values.mean()), max(float(values.std()), SMALLEST))
+        return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
         """Return the score of each image, ``(N,)``."""
@@ -72,12 +72,12 @@ class PrincipalComponents:
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
-        while images[0].size / block**2 > MOST_NUMBERS:
+        while images[0].size / block**2 > MAX_PIXEL_VALUES:
             block += 1
         pixels = _blocks(images, block)
         count = max(1, min(COMPONENTS, len(images) // 4, pixels.shape[1] // 2))
         found = PCA(count, svd_solver="randomized", random_state=0).fit(pixels)
-        smallest = max(1e-6 * float(found.explained_variance_[0]), SMALLEST)
+        smallest = max(1e-6 * float(found.explained_variance_[0]), MIN_SPREAD)
         variances = np.maximum(found.explained_variance_, smallest)
         return cls(block, found.mean_, found.components_, variances, max(float(found.noise_variance_), smallest))
 
@@ -134,8 +134,8 @@ def intensity_moments(images: Images) -> Array:
     """
     x = images.reshape(*images.shape[:2], -1).astype(np.float64)
     mean, deviation = x.mean(2), x.std(2)
-    z = (x - mean[..., None]) / np.maximum(deviation, SMALLEST)[..., None]
-    flat = deviation < SMALLEST
+    z = (x - mean[..., None]) / np.maximum(deviation, MIN_SPREAD)[..., None]
+    flat = deviation < MIN_SPREAD
     skewness = np.where(flat, 0.0, (z**3).mean(2))
     kurtosis = np.where(flat, 0.0, (z**4).mean(2) - 3)
     return np.concatenate([mean, deviation, skewness, kurtosis], 1)

@@ -13,8 +13,8 @@ from models.errors import DatasetNotFound, DatasetUnfit
 from models.images.preprocessing import Preprocessing
 from models.training.config import TrainingConfig
 
-FEWEST_NORMALS = 40
-FEWEST_STRANGE = 2
+MIN_NORMAL_IMAGES = 40
+MIN_ANOMALOUS_IMAGES = 2
 
 
 def check_normals(
@@ -45,8 +45,8 @@ def check_normals(
             "them would mean nothing; upload held-out images as a dataset of their own"
         )
     images = store.report(name).images
-    if images < FEWEST_NORMALS:
-        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {FEWEST_NORMALS} are needed")
+    if images < MIN_NORMAL_IMAGES:
+        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {MIN_NORMAL_IMAGES} are needed")
 
 
 def check_anomalous(
@@ -64,7 +64,7 @@ def check_anomalous(
         check_shape(name, preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
-        if summarize_builtin(name, path, TrainingConfig()).test < FEWEST_STRANGE:
+        if summarize_builtin(name, path, TrainingConfig()).test < MIN_ANOMALOUS_IMAGES:
             raise DatasetUnfit(f"{name} has no test images")
     elif store is None or name not in store.names():
         raise not_found(name, data_dir, store)

@@ -28,7 +28,7 @@ GRADES: dict[Kind, tuple[float, ...]] = {
 }
 """From hardly visible to gross; lengths of shift, hole and line are for images of side 28 to 32."""
 SCALED: frozenset[Kind] = frozenset({"shift", "hole", "line"})
-SIDE, LARGEST_UNSCALED = 28, 32
+SIDE, MAX_UNSCALED = 28, 32
 SEED = 0
 
 
@@ -53,7 +53,7 @@ def corruptions(height: int, width: int) -> list[Corruption]:
     ['hole-9', 'hole-14', 'hole-18', 'hole-27', 'hole-37']
     """
     side = min(height, width)
-    factor = 1.0 if SIDE <= side <= LARGEST_UNSCALED else side / SIDE
+    factor = 1.0 if SIDE <= side <= MAX_UNSCALED else side / SIDE
     found = []
     for kind, levels in GRADES.items():
         scaled = [max(1, round(level * factor)) if kind in SCALED else level for level in levels]

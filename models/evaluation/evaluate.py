@@ -8,36 +8,36 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import AlphaUnattainable, DatasetUnfit
-from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
+from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
-from models.evaluation.image_sets import Datasets, ImageSet, Normals, evenly
-from models.evaluation.raw_scores import RawSet, Shelf, score_set
+from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
+from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
 from models.evaluation.schema import EvaluationReport
-from models.evaluation.scores import Scores, look_at
+from models.evaluation.scores import ScoreSuite, scored_batch
 
 FAULTY = 500
 """Normal images that are damaged, at most; each grade damages the same ones, which then do not count as normal."""
-SHOWN, FAULTY_SHOWN = 16, 4
+GALLERY_IMAGES, FAULT_GALLERY_IMAGES = 16, 4
 """Images shown at either end of a set."""
 
 Progress = Callable[[str, int, int], None]
 """Is told of work: what is scored, images done, images in all. What it raises ends the work."""
 
 
-def nobody(_set: str, _done: int, _total: int) -> None:
+def no_progress(_set: str, _done: int, _total: int) -> None:
     """Tell nobody of the progress."""
 
 
-def silent(_set: str) -> None:
+def no_finish(_set: str) -> None:
     """Tell nobody of a finished set."""
 
 
 def evaluate(
     subject: Subject,
-    progress: Progress = nobody,
+    progress: Progress = no_progress,
     folder: Path | None = None,
-    finished: Callable[[str], None] = silent,
+    finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
     """Score all sets and return the report.
 
@@ -50,21 +50,21 @@ def evaluate(
         raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
     scorer.calibration.check_alpha(None, chosen.thorough)
     used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
-    datasets = Datasets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
+    datasets = ImageSets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)
-    tasks = [Task(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
+    tasks = [AnomalousSet(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
     faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)
     if chosen.corruptions:
         table = corruptions(*scorer.preprocessing.shape[1:])
-        tasks += [Task(str(one), None, normals.test.damaged(faulty, one)) for one in table]
+        tasks += [AnomalousSet(str(one), None, normals.test.damaged(faulty, one)) for one in table]
     meter = _Meter(progress, [normals.fit, normals.thresholds, normals.test, *(task.images for task in tasks)])
 
-    scores = Scores(scorer, _fit(subject, normals, meter), chosen.thorough)
-    shelf = Shelf(folder, _plan(subject, datasets, scores))
+    scores = ScoreSuite(scorer, _fit(subject, normals, meter), chosen.thorough)
+    shelf = RawScoreCache(folder, _plan(subject, datasets, scores))
     sets: list[tuple[str, str, ImageSet, int]] = [
         (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),
-        (TEST, subject.dataset, normals.test, SHOWN),
-        *((one.key, one.name, one.images, SHOWN if one.dataset else FAULTY_SHOWN) for one in tasks),
+        (TEST, subject.dataset, normals.test, GALLERY_IMAGES),
+        *((one.key, one.name, one.images, GALLERY_IMAGES if one.dataset else FAULT_GALLERY_IMAGES) for one in tasks),
     ]
     raw: dict[str, RawSet] = {}
     for key, label, images, shown in sets:
@@ -79,10 +79,10 @@ def evaluate(
         else:
             raw[key] = RawSet.of_arrays(kept)
             meter.did(len(images))
-    return assemble(subject, Found(scores, normals, tasks, raw, faulty), meter.still)
+    return assemble(subject, ScoredSets(scores, normals, tasks, raw, faulty), meter.still)
 
 
-def _plan(subject: Subject, datasets: Datasets, scores: Scores) -> dict[str, object]:
+def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str, object]:
     """Return all that raw scores depend on."""
     names = dict.fromkeys([subject.dataset, *subject.parameters.against])
     return {
@@ -100,7 +100,7 @@ def _fit(subject: Subject, normals: Normals, meter: _Meter) -> Baselines:
     meter.begins(f"{subject.dataset} (baselines)")
     images, values = [], []
     for batch in normals.fit.batches():
-        places, found = look_at(subject.scorer, batch)
+        places, found = scored_batch(subject.scorer, batch)
         if found is not None:
             images.append(batch[places])
             values.append(found.log_likelihoods)

@@ -14,7 +14,7 @@ from models.evaluation.schema import Example, Gallery
 from models.images.preprocessing import as_image
 from models.scorer import Scorer
 
-LARGEST = 96
+MAX_SIDE = 96
 """Longer side of a picture, pixels; a larger one is made smaller."""
 
 
@@ -45,6 +45,6 @@ def _examples(scorer: Scorer, extremes: Extremes, names: Sequence[str]) -> list[
 
 def _png(pixels: NDArray[np.uint8]) -> str:
     image, file = as_image(pixels), io.BytesIO()
-    image.thumbnail((LARGEST, LARGEST))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -134,7 +134,7 @@ class Normals:
 
 
 @dataclass(frozen=True)
-class Datasets:
+class ImageSets:
     """Where datasets are looked for, and how their images are brought to the model's shape.
 
     ``used``: the datasets that the model was trained and calibrated on; ``own``: the model's preprocessing.

@@ -15,7 +15,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 TPR = 0.95
 """Share of anomalous images found at which false positives are counted."""
-AT_ONCE = 2_000_000
+MAX_COUNTS = 2_000_000
 """Resampled counts held at once."""
 
 
@@ -71,7 +71,7 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
     """
     group = _groups(np.concatenate([normal, strange]), len(normal))
     normal_sums, strange_sums = _sums(group[: len(normal)], group), _sums(group[len(normal) :], group)
-    step = max(1, AT_ONCE // len(group))
+    step = max(1, MAX_COUNTS // len(group))
     parts = []
     for start in range(0, resamples.normal.shape[1], step):
         chosen = slice(start, start + step)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.atomic_files import write_atomically
 from models.evaluation.image_sets import ImageSet
-from models.evaluation.scores import Scored, Scores
+from models.evaluation.scores import ImageScores, ScoreSuite
 
 Images: TypeAlias = NDArray[np.uint8]
 
@@ -48,7 +48,7 @@ class RawSet:
     """What is kept of a set of ``images`` images; memory does not grow with their size, but for the few shown."""
 
     images: int
-    scored: Scored
+    scored: ImageScores
     most: Extremes
     least: Extremes
 
@@ -67,17 +67,17 @@ class RawSet:
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> Self:
         """Return what :meth:`arrays` took apart. Raises ``KeyError``."""
-        scored = Scored(*(arrays[f"scored.{name}"] for name in Scored.__dataclass_fields__))
+        scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
         ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
         return cls(int(arrays["images"]), scored, *ends)
 
 
-def score_set(scores: Scores, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
+def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
     """Score all images of a set, keeping ``shown`` at either end of T; ``progress`` is told images, and may raise.
 
     Raises ``DatasetUnfit``, ``DatasetNotFound``.
     """
-    parts: list[Scored] = []
+    parts: list[ImageScores] = []
     most = least = None
     done = 0
     for batch in images.batches():
@@ -85,12 +85,12 @@ def score_set(scores: Scores, images: ImageSet, shown: int, progress: Callable[[
         found = Extremes(batch[scored.kept], scored.statistics, scored.kept + done)
         most = (most or Extremes.none(batch.shape[1:])).merged(found, shown, -1)
         least = (least or Extremes.none(batch.shape[1:])).merged(found, shown, 1)
-        parts.append(Scored(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
+        parts.append(ImageScores(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
         done += len(batch)
         progress(len(batch))
     if most is None or least is None:
         raise ValueError("a set without images")
-    return RawSet(done, Scored.join(parts), most, least)
+    return RawSet(done, ImageScores.join(parts), most, least)
 
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ PLAN = "plan.json"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Shelf:
+class RawScoreCache:
     """``folder/<set>.npz`` for each finished set, whole or not there; without a folder nothing is kept.
 
     ``plan``, as JSON, is what the numbers depend on: where the folder has another one, what lies there is thrown away.

@@ -12,18 +12,18 @@ from models.naming import Name
 Interval = tuple[float, float]
 
 
-class _Part(BaseModel):
+class _EvaluationPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Rate(_Part):
+class Rate(_EvaluationPart):
     """The share of images that a score flags at a false-alarm rate; null where no threshold can be as strict."""
 
     alpha: float
     share: float | None
 
 
-class FalseAlarms(_Part):
+class FalseAlarms(_EvaluationPart):
     """The share of normal images that a score flags, and where it is expected if they are like its calibration's."""
 
     alpha: float
@@ -33,7 +33,7 @@ class FalseAlarms(_Part):
     calibration_images: int
 
 
-class Column(_Part):
+class Column(_EvaluationPart):
     """A score, larger = stranger, and its false alarms on the normal images."""
 
     name: str
@@ -42,7 +42,7 @@ class Column(_Part):
     false_alarms: list[FalseAlarms]
 
 
-class Result(_Part):
+class Result(_EvaluationPart):
     """How well one score tells a set from the normal images; 95 % bootstrap intervals."""
 
     score: str
@@ -55,21 +55,21 @@ class Result(_Part):
     detected: list[Rate]
 
 
-class Curve(_Part):
+class Curve(_EvaluationPart):
     """A ROC curve, thinned: (false, true) positive rates."""
 
     score: str
     points: list[tuple[float, float]]
 
 
-class Histogram(_Part):
+class Histogram(_EvaluationPart):
     """Shares of the images in each bar."""
 
     set: str
     shares: list[float]
 
 
-class Histograms(_Part):
+class Histograms(_EvaluationPart):
     """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars.
 
     Those of T are spaced evenly in log(1 + T).
@@ -80,7 +80,7 @@ class Histograms(_Part):
     sets: list[Histogram]
 
 
-class Example(_Part):
+class Example(_EvaluationPart):
     """One image of a set."""
 
     name: str = Field(description="Path in the dataset, or part and place.")
@@ -91,14 +91,14 @@ class Example(_Part):
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 
-class Gallery(_Part):
+class Gallery(_EvaluationPart):
     """The most and the least anomalous images of a set by the combined score, the extreme one first."""
 
     most: list[Example]
     least: list[Example]
 
 
-class ImageCount(_Part):
+class ImageCount(_EvaluationPart):
     """A set of images: how many were asked for, and how many had no finite likelihood and are left out."""
 
     name: str
@@ -107,7 +107,7 @@ class ImageCount(_Part):
     adapted: bool = Field(False, description="Whether size or colour were converted as the model would not.")
 
 
-class SetReport(_Part):
+class SetReport(_EvaluationPart):
     """One anomalous set against the normal images."""
 
     name: str
@@ -122,7 +122,7 @@ class SetReport(_Part):
     gallery: Gallery
 
 
-class Normal(_Part):
+class Normal(_EvaluationPart):
     """The normal images."""
 
     name: str
@@ -135,7 +135,7 @@ class Normal(_Part):
     bits_per_dim: float
 
 
-class EvaluationReport(_Part):
+class EvaluationReport(_EvaluationPart):
     """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
 
     format_version: Literal[1] = 1

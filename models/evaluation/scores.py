@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import STRANGEST, Calibration
+from models.anomaly.calibration import MAX_STATISTIC, Calibration
 from models.anomaly.statistics.combined import Statistic
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
@@ -27,7 +27,7 @@ COMBINED = "combined"
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoreColumn:
     """One score, larger = stranger."""
 
     name: str
@@ -36,7 +36,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ScoredBatch:
     """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave.
 
     ``with_gradients``: the same evidence with what a backward pass adds, where one was made.
@@ -54,15 +54,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Scores that are computed together: ``compute`` gives ``(N, len(columns))``."""
+class ScoreGroup:
+    """ScoreSuite that are computed together: ``compute`` gives ``(N, len(columns))``."""
 
-    columns: tuple[Column, ...]
-    compute: Callable[[Batch], Array]
+    columns: tuple[ScoreColumn, ...]
+    compute: Callable[[ScoredBatch], Array]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ImageScores:
     """The scores of images.
 
     ``values``: ``(N, columns)``; ``log_likelihoods``: ``(N,)`` in nats; ``p_values``: ``(N,)`` of the combined score.
@@ -77,8 +77,8 @@ class Scored:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> Scored:
-        return Scored(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
+    def __getitem__(self, rows: NDArray[np.bool_]) -> ImageScores:
+        return ImageScores(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
 
     @property
     def statistics(self) -> Array:
@@ -86,13 +86,13 @@ class Scored:
         return self.values[:, 0]
 
     @classmethod
-    def join(cls, parts: Sequence[Scored]) -> Scored:
+    def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
         """Return all parts as one."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-class Scores:
+class ScoreSuite:
     """Computes all scores of images by one pass of a model, two with ``gradients``. Not thread-safe, as its scorer.
 
     Raises ``GradientEvidenceUnavailable`` where the calibration has no gradients.
@@ -114,21 +114,23 @@ class Scores:
         )
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[ScoreColumn, ...]:
         """What the scores are called; the combined one is the first."""
         return tuple(column for group in self._groups for column in group.columns)
 
-    def __call__(self, images: Images) -> Scored:
+    def __call__(self, images: Images) -> ImageScores:
         """Return the scores of images ``(N, C, H, W)``."""
-        kept, batch = look_at(self._scorer, images, self._gradients)
+        kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
-            return Scored(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
+            return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
         values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
-        values = np.nan_to_num(values, nan=STRANGEST, posinf=STRANGEST, neginf=-STRANGEST)
-        return Scored(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
+        values = np.nan_to_num(values, nan=MAX_STATISTIC, posinf=MAX_STATISTIC, neginf=-MAX_STATISTIC)
+        return ImageScores(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
 
 
-def look_at(scorer: Scorer, images: Images, gradients: bool = False) -> tuple[NDArray[np.int64], Batch | None]:
+def scored_batch(
+    scorer: Scorer, images: Images, gradients: bool = False
+) -> tuple[NDArray[np.int64], ScoredBatch | None]:
     """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
     found = scorer.score_each(images, gradients=gradients)
     good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
@@ -139,41 +141,43 @@ def look_at(scorer: Scorer, images: Images, gradients: bool = False) -> tuple[ND
         return kept, None
     together = Evidence.join(evidence)
     plain = replace(together, gradients=None)
-    return kept, Batch(images[kept], likelihoods, plain, together if gradients else None)
+    return kept, ScoredBatch(images[kept], likelihoods, plain, together if gradients else None)
 
 
-def combined(calibration: Calibration) -> Group:
+def combined(calibration: Calibration) -> ScoreGroup:
     """Return T, the one number that verdicts are made of."""
-    column = Column(COMBINED, "combined score T", "combined")
-    return Group((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
+    column = ScoreColumn(COMBINED, "combined score T", "combined")
+    return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
-def with_gradients(calibration: Calibration) -> Group:
+def with_gradients(calibration: Calibration) -> ScoreGroup:
     """Return T of all families and gradients together, and the surprise of the gradients, both in nats."""
     columns = (
-        Column("thorough", "combined score with gradients", "thorough"),
-        Column("gradient-family", "family of gradients", "family"),
+        ScoreColumn("thorough", "combined score with gradients", "thorough"),
+        ScoreColumn("gradient-family", "family of gradients", "family"),
     )
 
-    def compute(batch: Batch) -> Array:
+    def compute(batch: ScoredBatch) -> Array:
         if batch.with_gradients is None:
             raise ValueError("these images were scored without a backward pass")
         evidence = batch.with_gradients
         gradients = _mean([fold.families(evidence)[:, -1] for fold in calibration.folds])
         return np.stack([calibration.typical_statistics(evidence), gradients], 1)
 
-    return Group(columns, compute)
+    return ScoreGroup(columns, compute)
 
 
-def families(calibration: Calibration) -> Group:
+def families(calibration: Calibration) -> ScoreGroup:
     """Return the surprise of each family, in nats, the mean over the folds."""
-    columns = [Column("whole-family", "family of whole-image statistics", "family")]
+    columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
     if _first(calibration).local is not None:
-        columns.append(Column("local-family", "family of local statistics", "family"))
-    return Group(tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
+        columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
+    return ScoreGroup(
+        tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)])
+    )
 
 
-def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
+def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
     """Return |z| of every statistic of the whole image given complexity, and of complexity itself.
 
     ``names``: of the whole-image statistics of the evidence.
@@ -182,9 +186,9 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
     names = fits[0].names(names)
     common = [place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in fits)]
     labels = [*(names[place] for place in common), COMPLEXITY]
-    columns = tuple(Column(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
+    columns = tuple(ScoreColumn(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
 
-    def compute(batch: Batch) -> Array:
+    def compute(batch: ScoredBatch) -> Array:
         found = []
         for one in fits:
             used = one.whole.used.tolist()
@@ -192,14 +196,14 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
             found.append(np.abs(one.whole.standardised(one.statistics(batch.evidence))[:, chosen]))
         return _mean(found)
 
-    return Group(columns, compute)
+    return ScoreGroup(columns, compute)
 
 
-def local(calibration: Calibration) -> Group:
+def local(calibration: Calibration) -> ScoreGroup:
     """Return the surprise of each local extreme, in nats; none for a flow without places."""
     family = _first(calibration).local
     if family is None:
-        return Group((), lambda batch: np.zeros((len(batch.images), 0)))
+        return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
     columns = []
     for shape in regions(*family.shape):
         first = shape[0]
@@ -207,22 +211,22 @@ def local(calibration: Calibration) -> Group:
         name = f"square-{sides[0]}" if sides[0] == sides[1] else "line"
         words = f"{sides[0]}x{sides[1]} cells" if sides[0] == sides[1] else "rows and columns of cells"
         columns += [
-            Column(f"{name}-likely", f"plainest of {words}", "local"),
-            Column(f"{name}-unlikely", f"least likely of {words}", "local"),
+            ScoreColumn(f"{name}-likely", f"plainest of {words}", "local"),
+            ScoreColumn(f"{name}-unlikely", f"least likely of {words}", "local"),
         ]
 
-    def compute(batch: Batch) -> Array:
+    def compute(batch: ScoredBatch) -> Array:
         complexity = batch.evidence.whole[:, 0]
         fits = [one.local for one in _fits(calibration) if one.local is not None]
         return _mean([one.surprises(batch.evidence.cells, complexity) for one in fits])
 
-    return Group(tuple(columns), compute)
+    return ScoreGroup(tuple(columns), compute)
 
 
-def trivial(baselines: Baselines) -> Group:
+def trivial(baselines: Baselines) -> ScoreGroup:
     """Return the baselines."""
-    columns = tuple(Column(name, LABELS[name], "baseline") for name in NAMES)
-    return Group(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
+    columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
+    return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
 
 
 def _fits(calibration: Calibration) -> list[Statistic]:

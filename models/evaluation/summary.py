@@ -13,7 +13,7 @@ from models.anomaly import conformal
 from models.evaluation import schema
 from models.evaluation.curves import roc_points
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
-from models.evaluation.scores import COMBINED, Column, Scored
+from models.evaluation.scores import COMBINED, ImageScores, ScoreColumn
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class Thresholds:
     ordered: Array
 
     @classmethod
-    def of(cls, calibration_images: int, scored: Scored) -> Thresholds:
+    def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
         """Return the thresholds that scored images give."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
@@ -38,13 +38,13 @@ class Thresholds:
         """Return the number of images that the p-values of a score come from."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
-    def p_values(self, scored: Scored, column: int) -> Array:
+    def p_values(self, scored: ImageScores, column: int) -> Array:
         """Return the conformal p-values of images by one score, ``(N,)``."""
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
-    def share(self, scored: Scored, column: int, alpha: float) -> float | None:
+    def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
         """Return the share of images that a score flags at ``alpha``; None where no p-value can be as small."""
         if not conformal.flagged_ranks(self.images(column), alpha):
             return None
@@ -52,7 +52,7 @@ class Thresholds:
 
 
 def describe_columns(
-    columns: Sequence[Column], thresholds: Thresholds, normal: Scored, alphas: Sequence[float]
+    columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
     """Return every score with its false alarms on normal images."""
     return [
@@ -66,7 +66,7 @@ def describe_columns(
     ]
 
 
-def _false_alarms(thresholds: Thresholds, normal: Scored, column: int, alpha: float) -> schema.FalseAlarms:
+def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> schema.FalseAlarms:
     share, images = thresholds.share(normal, column, alpha), thresholds.images(column)
     low, high = conformal.false_alarm_interval(images, len(normal), alpha)
     inside = None if share is None else low <= share <= high
@@ -74,10 +74,10 @@ def _false_alarms(thresholds: Thresholds, normal: Scored, column: int, alpha: fl
 
 
 def compare(
-    columns: Sequence[Column],
+    columns: Sequence[ScoreColumn],
     thresholds: Thresholds,
-    normal: Scored,
-    strange: Scored,
+    normal: ImageScores,
+    strange: ImageScores,
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
@@ -109,7 +109,9 @@ def compare(
     return results, best, (ours - theirs, *interval(our_draws - their_draws))
 
 
-def curves(columns: Sequence[Column], normal: Scored, strange: Scored, families: Sequence[str]) -> list[schema.Curve]:
+def curves(
+    columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
+) -> list[schema.Curve]:
     """Return the ROC curves of the scores of some families."""
     return [
         schema.Curve(score=one.name, points=roc_points(normal.values[:, place], strange.values[:, place]))

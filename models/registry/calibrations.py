@@ -1,4 +1,4 @@
-"""Calibrations of a model version that were made after it: numbered, published whole, one of them active.
+"""CalibrationStore of a model version that were made after it: numbered, published whole, one of them active.
 
 Free of torch.
 """
@@ -28,7 +28,7 @@ OWN = 0
 """The number of the calibration that is part of the artifact."""
 
 
-class Choice(BaseModel):
+class ActiveCalibration(BaseModel):
     """Which calibration was chosen, and the newest there was then: one that came later is active instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +37,7 @@ class Choice(BaseModel):
     newest: int = Field(OWN, ge=0)
 
 
-class Calibrations:
+class CalibrationStore:
     """The calibrations of one version in ``root/<name>/calibrations/<version>/<number>/``.
 
     Each appears whole, once for a job, and never changes; number 0 is the artifact's own and has no folder here. The
@@ -89,11 +89,11 @@ class Calibrations:
         *,
         job: str | None = None,
         activate: bool = True,
-        admit: Callable[[], None] = lambda: None,
+        before_publish: Callable[[], None] = lambda: None,
     ) -> int:
         """Keep a calibration under the next number and return that; it becomes active with ``activate``.
 
-        That of a job is published once: where one carries the job's id already, its number is returned. ``admit`` is
+        That of a job is published once: where one carries the job's id already, its number is returned. ``before_publish`` is
         called when nothing else can come between any more, and stops it by raising.
         """
         with locked(self._of_name):
@@ -118,7 +118,7 @@ class Calibrations:
             with new_folder(self.folder / str(number)) as folder:
                 (folder / ARRAYS).write_bytes(arrays)
                 (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-                admit()
+                before_publish()
                 if not activate:
                     self._choose(before, number)
             # It is active from the moment it is there: this makes its deletion an error, not a change of the choice.
@@ -141,19 +141,19 @@ class Calibrations:
                 log.warning("%s is written anew", problem.detail)
             self._choose(number, newest)
 
-    def _choice(self) -> Choice:
+    def _choice(self) -> ActiveCalibration:
         path = self.folder / CHOICE
         try:
-            return Choice.model_validate_json(path.read_bytes())
+            return ActiveCalibration.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return Choice()
+            return ActiveCalibration()
         except OSError as error:
             raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             raise ArtifactError(f"{file_label(path)} does not say which calibration was chosen") from error
 
     def _choose(self, number: int, newest: int) -> None:
-        choice = Choice(calibration=number, newest=newest)
+        choice = ActiveCalibration(calibration=number, newest=newest)
         write_atomically(self.folder / CHOICE, choice.model_dump_json().encode())
 
     def _unknown(self, number: int) -> CalibrationNotFound:

@@ -16,7 +16,7 @@ from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelRead
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
 from models.registry.aliases import read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
-from models.registry.calibrations import OWN, RECORD, Calibrations, read_record
+from models.registry.calibrations import OWN, RECORD, CalibrationStore, read_record
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +132,9 @@ class Registry:
         stamp = None if calibration is None else _stamp(calibration / RECORD)
         return ModelVersion(name, version, path, shipped, _stamp(path / FILE), number, calibration, stamp)
 
-    def calibrations(self, name: str, version: int) -> Calibrations:
+    def calibrations(self, name: str, version: int) -> CalibrationStore:
         """Return the calibrations of a version."""
-        return Calibrations(self.root, name, version)
+        return CalibrationStore(self.root, name, version)
 
     def publish(
         self,
@@ -142,12 +142,12 @@ class Registry:
         name: str,
         *,
         promote: bool = False,
-        admit: Callable[[], None] = lambda: None,
+        before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
         """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
 
         The artifact of a job is published once: where a version carries its job's id already, that one is returned.
-        ``admit`` is called when nothing else can come between any more, and stops it by raising. Raises
+        ``before_publish`` is called when nothing else can come between any more, and stops it by raising. Raises
         ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
         """
         job = read_manifest(artifact).training.job
@@ -165,7 +165,7 @@ class Registry:
             shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
-                admit()
+                before_publish()
             if promote or not versions:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")

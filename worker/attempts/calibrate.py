@@ -74,7 +74,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             summary,
             job=spec.id,
             activate=spec.parameters.get("activate", True),
-            admit=admit,
+            before_publish=admit,
         )
     smallest = calibrations.record(number).summary.smallest_p
     made = {"model": name, "version": version, "ref": f"{name}:{version}"}

@@ -12,12 +12,12 @@ from scipy.interpolate import CubicSpline, PPoly
 
 Array = NDArray[np.float64]
 
-ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE = 200, 40
+MIN_IMAGES_CURVE, MIN_IMAGES_LINE = 200, 40
 """Images from which on mean and spread may bend with complexity, and depend on it at all."""
 KNOTS = 4
 FLOOR = 1e-3
 """Residuals below this share of their deviation count as that much: the logarithm of a spread must stay finite."""
-SMALLEST = 1e-9
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Conditioning:
         basis = _basis(complexity, knots)
         mean = _solve(basis, statistics)
         rest = np.abs(statistics - basis @ mean)
-        floor = np.maximum(FLOOR * np.sqrt(np.square(rest).mean(0)), SMALLEST)
+        floor = np.maximum(FLOOR * np.sqrt(np.square(rest).mean(0)), MIN_SPREAD)
         log_spread = _solve(basis, np.log(np.maximum(rest, floor)))
         # The mean of the log is not the log of the deviation: made up for by one factor a statistic.
         z = rest / np.exp(basis @ log_spread)
-        log_spread = log_spread + np.log(np.maximum(np.sqrt(np.square(z).mean(0)), SMALLEST))
+        log_spread = log_spread + np.log(np.maximum(np.sqrt(np.square(z).mean(0)), MIN_SPREAD))
         found = basis @ log_spread
-        return cls(knots, mean, log_spread, np.maximum(found.min(0), np.log(SMALLEST)), found.max(0))
+        return cls(knots, mean, log_spread, np.maximum(found.min(0), np.log(MIN_SPREAD)), found.max(0))
 
     def __call__(self, statistics: Array, complexity: Array) -> Array:
         """Return z, ``(N, K)``, of statistics ``(N, K)`` at complexities ``(N,)``."""
@@ -61,7 +61,7 @@ class Conditioning:
 
 def _knots(complexity: Array) -> Array:
     count = len(complexity)
-    wanted = KNOTS if count >= ENOUGH_FOR_A_CURVE else 2 if count >= ENOUGH_FOR_A_LINE else 1
+    wanted = KNOTS if count >= MIN_IMAGES_CURVE else 2 if count >= MIN_IMAGES_LINE else 1
     knots = np.unique(np.quantile(complexity, np.linspace(0, 1, wanted)))
     # Where most images are equally complex, knots fall together, and a curve would swing between them.
     return knots if len(knots) == wanted else knots[:1]

@@ -14,8 +14,8 @@ from models.anomaly.density.gaussian import Gaussian
 
 Array = NDArray[np.float64]
 
-MOST_COMPONENTS = 5
-SMALLEST = 1e-9
+MAX_COMPONENTS = 5
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Mixture:
         """
         from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
-        location, scale = samples.mean(0), np.maximum(samples.std(0), SMALLEST)
+        location, scale = samples.mean(0), np.maximum(samples.std(0), MIN_SPREAD)
         u = (samples - location) / scale
-        count = min(MOST_COMPONENTS, len(samples) // images_a_component)
+        count = min(MAX_COMPONENTS, len(samples) // images_a_component)
         if count < 2:
             gaussian = Gaussian.fit(u)
             return cls(location, scale, np.zeros(1), gaussian.mean[None], gaussian.root[None])

@@ -14,7 +14,7 @@ POINTS = 256
 """Points of the stored survival function."""
 TAIL = 0.05
 """Share of the reference values that the tail is fitted to."""
-FEWEST = 5
+MIN_TAIL_VALUES = 5
 """Values that the tail is fitted to at least."""
 
 
@@ -35,7 +35,7 @@ class Tail:
         """Fit to reference values, ``(n,)``."""
         ordered = np.sort(reference)
         count = len(ordered)
-        kept = max(1, count - max(FEWEST, round(TAIL * count)))
+        kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
         threshold = ordered[kept - 1]
         places = np.unique(np.linspace(0, kept - 1, POINTS).round().astype(int))
         surprises = -np.log1p(-(places + 0.5) / (count + 1))

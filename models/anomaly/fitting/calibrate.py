@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.fitting.fit import Reference, fit_cross, fit_split
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
-from models.anomaly.fitting.reference_pass import look_at
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.flows.flow import Flow
@@ -59,8 +59,8 @@ def calibrate(
     names = statistic_names(frozen)
     grid = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
 
-    def look(part: str, images: ImageRows) -> Reference:
-        return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
+    def look(part: str, images: ImageRows) -> ReferenceEvidence:
+        return collect_evidence(engine, frozen, weights_digest, images, told(part, len(images)))
 
     def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
         few = min(len(images), THOROUGH_IMAGES)
@@ -69,7 +69,7 @@ def calibrate(
     def told(part: str, images: int) -> Callable[[int], None]:
         return lambda done: progress(part, done, images)
 
-    looks = GradientLooks(GradientProbe(flow), weights_digest)
+    looks = GradientPasses(GradientProbe(flow), weights_digest)
     statistics = look("statistics", reference.statistics)
     fisher: list[Tensor] = []
     if reference.folds is not None:
@@ -90,7 +90,7 @@ def calibrate(
     deviation = None
     if precise is not None:
         images = reference.calibration if reference.folds is None else reference.statistics
-        again = look_at(precise, frozen, weights_digest, images, told("comparison with float32", len(images)))
+        again = collect_evidence(precise, frozen, weights_digest, images, told("comparison with float32", len(images)))
         deviation = _deviation(calibration, held_out, again)
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
@@ -113,7 +113,7 @@ def calibrate(
     return calibration, summary
 
 
-def _deviation(calibration: Calibration, found: Reference, precise: Reference) -> Deviation:
+def _deviation(calibration: Calibration, found: ReferenceEvidence, precise: ReferenceEvidence) -> Deviation:
     distances = np.abs(found.log_likelihoods - precise.log_likelihoods)
     statistics = [calibration.typical_statistics(one.evidence) for one in (found, precise)]
     return Deviation(

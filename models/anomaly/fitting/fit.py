@@ -17,12 +17,12 @@ from models.scoring.evidence import Evidence
 Array: TypeAlias = NDArray[np.float64]
 
 
-FEWEST = 10
+MIN_GRADIENT_IMAGES = 10
 """Images that a family of gradients is fitted to at least."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceEvidence:
     """What one pass over reference images gave.
 
     ``log_likelihoods``: ``(n,)`` in nats. ``map_sum``, ``map_squares``: sums over the images of the additive map and of
@@ -35,7 +35,7 @@ class Reference:
     map_squares: Array | None
     gradients: Array | None = None
 
-    def with_gradients(self, gradients: Array) -> Reference:
+    def with_gradients(self, gradients: Array) -> ReferenceEvidence:
         """Return the same with the gradient features of its first images, ``(m, G)``."""
         return replace(self, gradients=gradients)
 
@@ -55,8 +55,8 @@ class Reference:
 
 
 def fit_split(
-    statistics: Reference,
-    calibration: Reference,
+    statistics: ReferenceEvidence,
+    calibration: ReferenceEvidence,
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
@@ -77,7 +77,7 @@ def fit_split(
 
 
 def fit_cross(
-    reference: Reference,
+    reference: ReferenceEvidence,
     folds: NDArray[np.integer],
     names: Sequence[str],
     grid: tuple[int, int] | None,
@@ -112,7 +112,7 @@ def _fold(
 
 def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
     """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
-    if fitted_to.gradients is None or len(fitted_to) < FEWEST or not len(held_out):
+    if fitted_to.gradients is None or len(fitted_to) < MIN_GRADIENT_IMAGES or not len(held_out):
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
     assert usual.gradients is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.anomaly.fitting.fit import Reference
+from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
 from models.errors import ScoreNotFinite
 from models.scoring.engines import Engine
@@ -16,17 +16,17 @@ from models.scoring.grid import grid_shape
 from models.scoring.likelihood import passes
 from models.scoring.whole_image import statistic_names
 
-AT_ONCE, PIXELS_AT_ONCE = 512, 2**21
+BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
 """Images and pixels read at once: a dataset may be larger than the memory, and who asks to stop is heard between."""
 
 
-def look_at(
+def collect_evidence(
     engine: Engine,
     frozen: FrozenFlow,
     weights_digest: str,
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
-) -> Reference:
+) -> ReferenceEvidence:
     """Return what one pass over ``images``, ``(n, C, H, W)``, gives; ``progress`` is told images done, and may raise.
 
     Raises ``ScoreNotFinite`` where the flow's arithmetic overflows on one: it is no reference.
@@ -35,7 +35,7 @@ def look_at(
     log_likelihoods: list[float] = []
     height, width = frozen.image_shape[1:]
     total, squares = np.zeros((height, width)), np.zeros((height, width))
-    at_once = max(1, min(AT_ONCE, PIXELS_AT_ONCE // (height * width)))
+    at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
     for begin in range(0, len(images), at_once):
         batch = np.ascontiguousarray(images[begin : begin + at_once])
         for start, found in passes(engine, frozen, weights_digest, batch):
@@ -50,7 +50,7 @@ def look_at(
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
     together = Evidence.join(evidence) if evidence else _none(frozen)
     places = frozen.is_spatial and len(values) > 0
-    return Reference(together, values, total if places else None, squares if places else None)
+    return ReferenceEvidence(together, values, total if places else None, squares if places else None)
 
 
 def _none(frozen: FrozenFlow) -> Evidence:

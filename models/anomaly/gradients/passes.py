@@ -15,12 +15,12 @@ from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_info
 from models.datasets import Images
 from models.scoring.likelihood import dequantise
 
-AT_ONCE = 32
+BATCH_IMAGES = 32
 """Images whose gradients are held at once."""
 
 
 @dataclass(frozen=True)
-class GradientLooks:
+class GradientPasses:
     """Looks at images, ``(N, C, H, W)`` uint8, by a probe; ``weights_digest`` keys the dequantisation noise."""
 
     probe: GradientProbe
@@ -71,6 +71,6 @@ class GradientLooks:
 
     def _batches(self, images: ImageRows, most: int | None = None) -> Iterator[Gradients]:
         count = len(images) if most is None else min(most, len(images))
-        for start in range(0, count, AT_ONCE):
-            rows = images[start : min(start + AT_ONCE, count)]
+        for start in range(0, count, BATCH_IMAGES):
+            rows = images[start : min(start + BATCH_IMAGES, count)]
             yield self.probe(torch.from_numpy(dequantise(rows, self.weights_digest)))

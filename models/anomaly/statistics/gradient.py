@@ -14,7 +14,7 @@ from models.anomaly.density.tails import Tail
 
 Array = NDArray[np.float64]
 
-SMALLEST_SPREAD = 1e-9
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GradientFamily:
     @classmethod
     def fit(cls, features: Array, complexity: Array) -> Self:
         """Fit to the features ``(n, K)`` and complexities ``(n,)`` of reference images."""
-        used = np.flatnonzero(features.std(0) > SMALLEST_SPREAD).astype(np.int64)
+        used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
         conditioning = Conditioning.fit(features[:, used], complexity)
         z = conditioning(features[:, used], complexity)
         density = Mixture.fit(z, images_a_component=1000, regularisation=1e-2)

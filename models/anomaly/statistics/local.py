@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 
 FLAT = 0.1
 """Cells whose deviation is below this share of the median one count as if it were that."""
-SMALLEST = 1e-9
-SMALLEST_EXTREME = 0.1
+MIN_SPREAD = 1e-9
+MIN_EXTREME = 0.1
 """The logarithm of an extreme is taken; one below this is none."""
 
 
@@ -50,11 +50,11 @@ class LocalFamily:
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
         """Fit to the cells ``(n, rows * columns)`` and complexities ``(n,)`` of reference images."""
         deviation = cells.std(0)
-        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), SMALLEST))
+        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
         precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
         weights = np.stack([_predictor(region, grid[1], precision, scale) for region in _flat(grid)], 1)
-        found = np.maximum((standardised @ weights).std(0), SMALLEST)
+        found = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
         weights = (weights / found).astype(np.float32)
         extremes = _extremes(standardised @ weights.astype(np.float64), grid)
         conditioning = Conditioning.fit(extremes, complexity)
@@ -84,7 +84,7 @@ class LocalFamily:
         squares = np.square(self.deviations(cells))
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
-        found: Array = np.log(np.stack(means, 1) + SMALLEST)
+        found: Array = np.log(np.stack(means, 1) + MIN_SPREAD)
         return found
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
@@ -133,7 +133,7 @@ def _extremes(z: Array, grid: tuple[int, int]) -> Array:
         start += len(shape)
     if start != z.shape[1]:
         raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
-    extremes: Array = np.log(np.maximum(np.stack(columns, 1), SMALLEST_EXTREME))
+    extremes: Array = np.log(np.maximum(np.stack(columns, 1), MIN_EXTREME))
     return extremes
 
 

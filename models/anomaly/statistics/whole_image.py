@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 ROUNDING_NOISE = np.log(1e-12)
 """A learned inverse whose relative squared error is smaller than this is exact to its float32 weights."""
-SMALLEST_SPREAD = 1e-12
+MIN_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _named(names: Sequence[str], start: str) -> list[int]:
 def _informs(name: str, values: Array) -> bool:
     if name.startswith("reconstruction-") and np.median(values) < ROUNDING_NOISE:
         return False
-    return bool(values.std() > SMALLEST_SPREAD)
+    return bool(values.std() > MIN_SPREAD)
 
 
 def _standardise(
