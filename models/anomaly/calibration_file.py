@@ -1,4 +1,4 @@
-"""A calibration on disk: arrays and nothing else."""
+"""The file of a calibration: safetensors with one array for each number that was fitted, never code."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from models.registry.calibrations import ARRAYS, check_files, read_record
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return the content of the file of a calibration."""
+    """Return a calibration as the bytes of a safetensors file."""
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration, whole or not at all."""
+    """Write a calibration to a file, atomically."""
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a calibration. Raises ``ArtifactError`` that names the file."""
+    """Return the calibration in a file. Raises ``ArtifactError``, which names the file."""
     try:
         return from_arrays(Calibration, load_file(path))
     except KeyError as error:
@@ -41,9 +41,9 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Read and verify a calibration that was made after its model: arrays and what is known of them.
+    """Return a calibration that was added to a model later, and its summary, after a check of its files.
 
-    Raises ``ArtifactError`` for one that is missing, damaged, or of other weights than those with this digest.
+    Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.
     """
     record = read_record(folder)
     check_files(folder, record, weights_sha256)
@@ -59,24 +59,24 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Return the arrays of a dataclass of arrays, of other such dataclasses, and of tuples of them, by dotted name."""
+    """Return the arrays of a nested dataclass by dotted name; its fields are arrays, dataclasses, tuples or None."""
     if isinstance(part, np.ndarray):
         return {prefix: np.asarray(part, order="C")}
     if isinstance(part, tuple):
-        named: dict[str, object] = {str(index): one for index, one in enumerate(part)}
+        named: dict[str, object] = {str(index): item for index, item in enumerate(part)}
     elif is_dataclass(part):
         named = {field.name: getattr(part, field.name) for field in fields(part)}
     else:
         raise TypeError(f"{prefix or 'it'} is neither an array nor a dataclass: {type(part).__name__}")
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, value in named.items():
         if value is not None:
-            found |= to_arrays(value, f"{prefix}.{name}" if prefix else name)
-    return found
+            arrays |= to_arrays(value, f"{prefix}.{name}" if prefix else name)
+    return arrays
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Return the part that :func:`to_arrays` took apart. Raises ``KeyError`` that names an array that is missing."""
+    """Return the dataclass that :func:`to_arrays` stored. Raises ``KeyError`` with the name of a missing array."""
     hints = get_type_hints(kind)
     values = {
         field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)

@@ -91,10 +91,15 @@ class CalibrationStore:
         activate: bool = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Keep a calibration under the next number and return that; it becomes active with ``activate``.
+        """Store a calibration under the next number, and return the number.
 
-        That of a job is published once: where one carries the job's id already, its number is returned. ``before_publish`` is
-        called when nothing else can come between any more, and stops it by raising.
+        Args:
+            arrays: The content of the calibration's file.
+            summary: Its summary.
+            job: The job that made it. A job publishes once: the number of an earlier calibration of the job is
+                returned.
+            activate: Whether it becomes the active calibration.
+            before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
         """
         with locked(self._of_name):
             known = None if job is None else self.of_job(job)

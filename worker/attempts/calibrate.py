@@ -27,7 +27,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     import torch
 
     from models.anomaly.calibration_file import calibration_bytes
-    from models.anomaly.fitting.calibrate import looks_at_images
+    from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
     from models.naming import parse_ref
@@ -66,7 +66,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         )
         reference = reference_of(dataset, scorer.manifest)
         precision = spec.parameters.get("precision", "float32")
-        reports = _Reports(looks_at_images(reference, precision), events, go_on)
+        reports = _Reports(count_image_passes(reference, precision), events, go_on)
         calibration, summary = scorer.calibrate(reference, reports.progress, precision)
         fence.require()  # before the registry's lock is held, for an outage may last
         number = calibrations.publish(

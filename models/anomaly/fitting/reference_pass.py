@@ -1,4 +1,4 @@
-"""One pass over reference images: the evidence that a calibration is fitted to."""
+"""The pass over reference images that collects the evidence for a calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.scoring.likelihood import passes
 from models.scoring.whole_image import statistic_names
 
 BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
-"""Images and pixels read at once: a dataset may be larger than the memory, and who asks to stop is heard between."""
+"""Images and pixels of a batch: a dataset may be larger than the memory, and work can be stopped between batches."""
 
 
 def collect_evidence(
@@ -27,9 +27,17 @@ def collect_evidence(
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> ReferenceEvidence:
-    """Return what one pass over ``images``, ``(n, C, H, W)``, gives; ``progress`` is told images done, and may raise.
+    """Return the evidence of reference images, from one forward pass.
 
-    Raises ``ScoreNotFinite`` where the flow's arithmetic overflows on one: it is no reference.
+    Args:
+        engine: The engine that computes the pass.
+        frozen: The frozen flow.
+        weights_digest: The digest of the weights, which keys the dequantisation noise.
+        images: The images, ``(n, C, H, W)``.
+        progress: Called with the number of images done; what it raises ends the work.
+
+    Raises:
+        ScoreNotFinite: The flow overflows on an image, which therefore cannot be a reference.
     """
     evidence: list[Evidence] = []
     log_likelihoods: list[float] = []
@@ -38,12 +46,12 @@ def collect_evidence(
     at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
     for begin in range(0, len(images), at_once):
         batch = np.ascontiguousarray(images[begin : begin + at_once])
-        for start, found in passes(engine, frozen, weights_digest, batch):
-            maps = found.additive_map().numpy()
+        for start, flow_pass in passes(engine, frozen, weights_digest, batch):
+            maps = flow_pass.additive_map().numpy()
             total += maps.sum(0)
             squares += np.square(maps).sum(0)
-            log_likelihoods += found.terms().sum((1, 2)).tolist()
-            evidence.append(gather(batch[start : start + len(found)], found))
+            log_likelihoods += flow_pass.terms().sum((1, 2)).tolist()
+            evidence.append(gather(batch[start : start + len(flow_pass)], flow_pass))
         progress(len(log_likelihoods))
     values = np.array(log_likelihoods)
     if not np.isfinite(values).all():

@@ -14,7 +14,7 @@ import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
-from models.anomaly.fitting.calibrate import looks_at_images
+from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary
 from models.bulk.plan import BulkPlan, join_plan, open_plan
@@ -295,7 +295,7 @@ def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
         "calibration": (4, 4),
         "calibration, gradients": (4, 4),
     }
-    assert looks_at_images(reference) == sum(images for _, images in done.values())
+    assert count_image_passes(reference) == sum(images for _, images in done.values())
     evidence = scorer.score(255 - real_images(40))[-1].evidence
     assert evidence is not None
     assert 0 < calibration.p_values(evidence)[0] <= 1
@@ -310,7 +310,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
         reference, lambda part, _done, images: told.update({part: images}), "bfloat16"
     )
     assert told["comparison with float32"] == 12
-    assert sum(told.values()) == looks_at_images(reference, "bfloat16")
+    assert sum(told.values()) == count_image_passes(reference, "bfloat16")
     deviation = summary.deviation
     assert summary.precision == "bfloat16"
     assert deviation is not None
