@@ -1,4 +1,4 @@
-"""The most and the least anomalous images of a set, each with what is said of it."""
+"""The gallery of a set: its most and least anomalous images, with their verdicts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from models.images.preprocessing import as_image
 from models.scorer import Scorer
 
 MAX_SIDE = 96
-"""Longer side of a picture, pixels; a larger one is made smaller."""
+"""Largest side of a picture in pixels; larger images are reduced."""
 
 
 def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
-    """Return the images at either end of a set; ``names``: of all its images."""
+    """Return the most and least anomalous images of a set, given the names of all its images."""
     return Gallery(most=_examples(scorer, raw.most, names), least=_examples(scorer, raw.least, names))
 
 

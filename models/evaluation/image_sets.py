@@ -1,4 +1,4 @@
-"""Which images of which dataset an evaluation looks at, read in batches as the model sees them. Free of torch."""
+"""The sets of images of an evaluation, read in batches with the preprocessing of the model. Free of torch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Rows: TypeAlias = NDArray[np.int64]
 
 BATCH = 250
 BATCH_BYTES = 16 * 2**20
-"""Images read at once: so many, or so many bytes of them where they are large."""
+"""Most images and bytes of a batch."""
 FITTED = 2000
 FITTED_BYTES = 256 * 2**20
-"""Images that baselines are fitted to, at most; all of them are in memory together."""
+"""Most images, and bytes of them, to which baselines are fitted; all are in memory together."""
 SEED = 0
 PARTS_BUILTIN = (
     "baselines are fitted to its statistics part, thresholds of single scores come from its calibration part, and its "
@@ -45,7 +45,7 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images of one part of a built-in dataset, which is in memory; ``rows`` are the places of those to read."""
+    """A source of images of one part of a built-in dataset in memory; ``rows`` holds the places of those to read."""
 
     part: str
     pixels: Images
@@ -78,7 +78,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one dataset that an evaluation scores together, as they are or damaged by a ``corruption``."""
+    """A set of images of one dataset that an evaluation scores together, with a ``corruption`` or without."""
 
     dataset: str
     source: ArrayImages | StoredImages
@@ -94,7 +94,7 @@ class ImageSet:
         return self.source.names
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return the set of the images at some places of this one, damaged."""
+        """Return the set of the images at the places ``rows`` of this set, damaged by ``corruption``."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
@@ -124,8 +124,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Normals:
-    """Normal images in three disjoint parts: baselines are fitted to ``fit``, thresholds of single scores come from
-    ``thresholds``, and ``test`` is told from anomalous images. ``parts`` says in words which are which."""
+    """Normal images in three disjoint parts.
+
+    Attributes:
+        fit: The images to which baselines are fitted.
+        thresholds: The images that give the thresholds of single scores.
+        test: The images that are compared with anomalous images.
+        parts: A description of the parts, for the report.
+    """
 
     fit: ImageSet
     thresholds: ImageSet
@@ -135,9 +141,14 @@ class Normals:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Where datasets are looked for, and how their images are brought to the model's shape.
+    """The image sets of an evaluation, by the name of their dataset.
 
-    ``used``: the datasets that the model was trained and calibrated on; ``own``: the model's preprocessing.
+    Attributes:
+        used: The datasets on which the model was trained and calibrated.
+        own: The preprocessing of the model.
+        parameters: The parameters of the evaluation.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
     """
 
     used: tuple[str, ...]
@@ -148,26 +159,26 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """Most images of a set."""
+        """Return the largest number of images of a set."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to images."""
+        """Return the preprocessing of all images of the evaluation."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
-        """Return the normal images of a dataset. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+        """Return normal images of a dataset in three parts. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
-            found = load_builtin(name, path, TrainingConfig())
+            dataset = load_builtin(name, path, TrainingConfig())
             chosen = [
                 self._array_set(name, part, pixels, min(most, self.images))
                 for part, pixels, most in (
-                    ("statistics", found.statistics, self._fitted),
-                    ("calibration", found.calibration, self.images),
-                    ("test", found.test, self.images),
+                    ("statistics", dataset.statistics, self._fitted),
+                    ("calibration", dataset.calibration, self.images),
+                    ("test", dataset.test, self.images),
                 )
             ]
             return Normals(chosen[0], chosen[1], chosen[2], PARTS_BUILTIN)
@@ -183,7 +194,10 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return the test part of a built-in dataset, all images of a user's. Raises what :meth:`normals` does."""
+        """Return anomalous images: the test part of a built-in dataset, or all images of a user's dataset.
+
+        Raises ``DatasetNotFound``, ``DatasetUnfit``.
+        """
         check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
@@ -193,13 +207,13 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return what tells a dataset from another one that gets its name later. Raises ``DatasetNotFound``."""
+        """Return a text that differs where a dataset was replaced by another. Raises ``DatasetNotFound``."""
         path = builtin_file(name, self.data_dir)
         try:
-            found = (path or self._stored(name).root / name / ORIGINALS).stat()
+            status = (path or self._stored(name).root / name / ORIGINALS).stat()
         except OSError as error:
             raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
-        return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
     @property
     def _fitted(self) -> int:
@@ -220,7 +234,7 @@ class ImageSets:
 
 
 def evenly(count: int, most: int) -> Rows:
-    """Return at most ``most`` of ``count`` places, evenly spread.
+    """Return at most ``most`` evenly spaced places of ``count``.
 
     >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])

@@ -1,4 +1,4 @@
-"""The report of an evaluation for people: one HTML file that fetches nothing. Free of torch."""
+"""The report of an evaluation as one HTML file with inline SVG charts, which loads nothing. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from markupsafe import Markup, escape
 from models.evaluation.schema import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What a browser may do with the report, whatever a name in it tries."""
+"""The policy that keeps a browser from loading or running anything, whatever a name in the report contains."""
 HEADLINE = ("combined", "thorough", "family", "baseline")
-"""Families of scores that stand in the tables that are always open."""
+"""Families of scores in the tables that are always open."""
 PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return the report as an HTML page; all that comes from users is escaped."""
+    """Return the report as an HTML page, with all texts of users escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -36,21 +36,21 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return what the numbers say, in sentences: is the combined score worth its while, false alarms as promised?"""
-    found = [_against(report, one) for one in report.sets if one.kind == "dataset"]
+    """Return the results in sentences: the combined score against the best baseline, and its false alarms."""
+    sentences = [_against(report, one) for one in report.sets if one.kind == "dataset"]
     faults = [one for one in report.sets if one.kind == "corruption"]
     if faults:
         better = sum(one.auroc_over_baseline_interval[0] > 0 for one in faults)
         worse = sum(one.auroc_over_baseline_interval[1] < 0 for one in faults)
-        found.append(
+        sentences.append(
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    return found + [_false_alarms(one) for one in report.columns[0].false_alarms]
+    return sentences + [_false_alarms(one) for one in report.columns[0].false_alarms]
 
 
 def result_of(one: SetReport, score: str) -> Result:
-    """Return a score's result on a set."""
+    """Return the result of a score on a set."""
     return next(result for result in one.results if result.score == score)
 
 
@@ -111,11 +111,11 @@ def _template() -> Template:
 SIDE, WIDTH, HEIGHT = 320, 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 40
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 2", "3 1 1 1")
-"""A line is told by its dashes as well as by its colour."""
+"""Dash patterns, so that lines differ by more than their colour."""
 
 
 def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
-    """Return ROC curves in a square, one line a curve, of class ``line-0``, ``line-1``, ... as in its legend."""
+    """Return a chart of ROC curves. Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend."""
     span = SIDE - LEFT - RIGHT, SIDE - TOP - BOTTOM
     parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))]
     parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
@@ -126,7 +126,7 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return the outlines of histograms that share their edges, one a set; all bars are drawn equally wide."""
+    """Return a chart of the outlines of histograms with shared edges, one for each set; all bars are equally wide."""
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for one in histograms.sets for share in one.shares), default=0.0) or 1.0
@@ -143,7 +143,7 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
 
 
 def legend(labels: Sequence[str]) -> Markup:
-    """Return the key to the lines of a chart."""
+    """Return the legend of the lines of a chart."""
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
             _line([(1, 5), (33, 5)], number, None), label

@@ -1,4 +1,4 @@
-"""The report of an evaluation as data: what ``report.json`` holds. Free of torch."""
+"""Parameters and report of an evaluation, as JSON: the fields of a job and of ``report.json``. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class _EvaluationPart(BaseModel):
 
 
 class Rate(_EvaluationPart):
-    """The share of images that a score flags at a false-alarm rate; null where no threshold can be as strict."""
+    """The share of images that a score flags at a false-alarm rate; null where no threshold is strict enough."""
 
     alpha: float
     share: float | None
 
 
 class FalseAlarms(_EvaluationPart):
-    """The share of normal images that a score flags, and where it is expected if they are like its calibration's."""
+    """The share of normal images that a score flags, with the interval expected for images like the calibration's."""
 
     alpha: float
     share: float | None = Field(description="Null where the calibration is too small for this alpha.")
@@ -34,7 +34,7 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """A score, larger = stranger, and its false alarms on the normal images."""
+    """A score, larger = more anomalous, and its false alarms on the normal images."""
 
     name: str
     label: str
@@ -43,7 +43,7 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """How well one score tells a set from the normal images; 95 % bootstrap intervals."""
+    """How well one score separates a set from the normal images, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -56,23 +56,23 @@ class Result(_EvaluationPart):
 
 
 class Curve(_EvaluationPart):
-    """A ROC curve, thinned: (false, true) positive rates."""
+    """A thinned ROC curve: (false, true) positive rates."""
 
     score: str
     points: list[tuple[float, float]]
 
 
 class Histogram(_EvaluationPart):
-    """Shares of the images in each bar."""
+    """The share of the images of one set in each bar of a histogram."""
 
     set: str
     shares: list[float]
 
 
 class Histograms(_EvaluationPart):
-    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars.
+    """Histograms of one number over several sets, with shared edges. Values beyond them count in the outermost bars.
 
-    Those of T are spaced evenly in log(1 + T).
+    Edges of T are evenly spaced in log(1 + T).
     """
 
     label: str
@@ -81,7 +81,7 @@ class Histograms(_EvaluationPart):
 
 
 class Example(_EvaluationPart):
-    """One image of a set."""
+    """One image of a gallery, with its scores."""
 
     name: str = Field(description="Path in the dataset, or part and place.")
     p_value: float
@@ -92,14 +92,14 @@ class Example(_EvaluationPart):
 
 
 class Gallery(_EvaluationPart):
-    """The most and the least anomalous images of a set by the combined score, the extreme one first."""
+    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
 
     most: list[Example]
     least: list[Example]
 
 
 class ImageCount(_EvaluationPart):
-    """A set of images: how many were asked for, and how many had no finite likelihood and are left out."""
+    """The number of images of a set, and how many are left out for want of a finite likelihood."""
 
     name: str
     images: int
@@ -108,7 +108,7 @@ class ImageCount(_EvaluationPart):
 
 
 class SetReport(_EvaluationPart):
-    """One anomalous set against the normal images."""
+    """The comparison of one set of anomalous images with the normal images."""
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -123,7 +123,7 @@ class SetReport(_EvaluationPart):
 
 
 class Normal(_EvaluationPart):
-    """The normal images."""
+    """The normal images of an evaluation, and their parts."""
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -136,7 +136,7 @@ class Normal(_EvaluationPart):
 
 
 class EvaluationReport(_EvaluationPart):
-    """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
+    """The report of an evaluation: the scores of a model on normal and anomalous images, beside trivial baselines."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -154,16 +154,15 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="What a reader must know to read the numbers rightly.")
 
     def column(self, name: str) -> Column:
-        """Return a score's column."""
+        """Return the column of a score."""
         return next(one for one in self.columns if one.name == name)
 
 
 class EvaluationParameters(BaseModel):
-    """The anomalous sets that normal images are told from, and how many images count.
+    """Parameters of an evaluation: the sets of anomalous images, and how scores are computed and reported.
 
-    ``thorough`` also compares the combined score that takes a backward pass into account: several times the work.
-    ``alpha`` is a false-alarm rate to report beside 0.01 and 0.05. ``adapt``: images whose size or colour a model
-    refuses are converted, and the report says so.
+    ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
+    whose size or colour the model refuses are converted, and the report notes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""All scores of images that an evaluation compares: the combined one, what it is made of, and the baselines."""
+"""All scores that an evaluation compares: the combined score, its components, and the baselines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMBINED = "combined"
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """One score, larger = stranger."""
+    """The name, label and family of a score; larger scores are more anomalous."""
 
     name: str
     label: str
@@ -37,9 +37,13 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave.
+    """A batch of N images with finite likelihoods, and the results of their pass through the flow.
 
-    ``with_gradients``: the same evidence with what a backward pass adds, where one was made.
+    Attributes:
+        images: The images, ``(N, C, H, W)``.
+        likelihoods: Their likelihoods.
+        evidence: Their evidence from the forward pass.
+        with_gradients: The evidence with gradients, where a backward pass was made.
     """
 
     images: Images
@@ -49,13 +53,13 @@ class ScoredBatch:
 
     @property
     def log_likelihoods(self) -> Array:
-        """In nats, ``(N,)``."""
-        return np.array([one.log_likelihood for one in self.likelihoods])
+        """Return the log-likelihoods in nats, ``(N,)``."""
+        return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """ScoreSuite that are computed together: ``compute`` gives ``(N, len(columns))``."""
+    """Scores that are computed together; ``compute`` returns them for a batch, ``(N, len(columns))``."""
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
@@ -63,10 +67,13 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """The scores of images.
+    """All scores of N images. Images without a finite likelihood are left out.
 
-    ``values``: ``(N, columns)``; ``log_likelihoods``: ``(N,)`` in nats; ``p_values``: ``(N,)`` of the combined score.
-    Images without a finite likelihood are left out: ``kept`` are the places of the others.
+    Attributes:
+        values: The scores, ``(N, columns)``.
+        log_likelihoods: The log-likelihoods in nats, ``(N,)``.
+        p_values: The p-values of the combined score, ``(N,)``.
+        kept: The places of the N images in their set, ``(N,)``.
     """
 
     values: Array
@@ -82,20 +89,20 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """T of each image, in nats: the first column."""
+        """Return T of each image in nats, the first column, ``(N,)``."""
         return self.values[:, 0]
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        """Return all parts as one."""
+        """Return the scores of all parts, one after the other."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
-    """Computes all scores of images by one pass of a model, two with ``gradients``. Not thread-safe, as its scorer.
+    """All scores of an evaluation, computed for images by one forward pass, and one backward pass with ``gradients``.
 
-    Raises ``GradientEvidenceUnavailable`` where the calibration has no gradients.
+    Not thread-safe. Raises ``GradientEvidenceUnavailable`` where the calibration has no gradient evidence.
     """
 
     def __init__(self, scorer: Scorer, baselines: Baselines, gradients: bool = False) -> None:
@@ -103,7 +110,7 @@ class ScoreSuite:
         calibration.check_alpha(None, gradients)
         self._scorer = scorer
         self._gradients = gradients
-        # Another score of the service, when it has one, is another group here.
+        # A new score of the service is added here as another group.
         self._groups = (
             combined(calibration),
             *([with_gradients(calibration)] if gradients else []),
@@ -115,11 +122,11 @@ class ScoreSuite:
 
     @property
     def columns(self) -> tuple[ScoreColumn, ...]:
-        """What the scores are called; the combined one is the first."""
+        """Return the columns of the scores; the combined score is the first."""
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Images) -> ImageScores:
-        """Return the scores of images ``(N, C, H, W)``."""
+        """Return all scores of images, uint8 ``(N, C, H, W)``."""
         kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
@@ -131,12 +138,12 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Images, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
-    found = scorer.score_each(images, gradients=gradients)
-    good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
+    """Return the places of the images with a finite likelihood, and the scored batch of them; None without any."""
+    scores = scorer.score_each(images, gradients=gradients)
+    good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
-    likelihoods = [one for _, one in good]
-    evidence = [one.evidence for one in likelihoods if one.evidence is not None]
+    likelihoods = [likelihood for _, likelihood in good]
+    evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
     if not evidence:
         return kept, None
     together = Evidence.join(evidence)
@@ -145,13 +152,13 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return T, the one number that verdicts are made of."""
+    """Return the group of the combined score T, which gives the verdicts."""
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return T of all families and gradients together, and the surprise of the gradients, both in nats."""
+    """Return the group of scores from gradients: T with gradients, and the surprise of the gradients, in nats."""
     columns = (
         ScoreColumn("thorough", "combined score with gradients", "thorough"),
         ScoreColumn("gradient-family", "family of gradients", "family"),
@@ -168,7 +175,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return the surprise of each family, in nats, the mean over the folds."""
+    """Return the group of the surprises of each family in nats, means over the folds."""
     columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
     if _first(calibration).local is not None:
         columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
@@ -178,29 +185,29 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return |z| of every statistic of the whole image given complexity, and of complexity itself.
+    """Return the group of the whole-image statistics: the absolute z of each given complexity, and of complexity.
 
-    ``names``: of the whole-image statistics of the evidence.
+    ``names`` are the names of the whole-image statistics of the evidence.
     """
     fits = _fits(calibration)
     names = fits[0].names(names)
-    common = [place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in fits)]
+    common = [place for place in range(len(names)) if all(place in fit.whole.used.tolist() for fit in fits)]
     labels = [*(names[place] for place in common), COMPLEXITY]
     columns = tuple(ScoreColumn(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
 
     def compute(batch: ScoredBatch) -> Array:
-        found = []
-        for one in fits:
-            used = one.whole.used.tolist()
+        values = []
+        for fit in fits:
+            used = fit.whole.used.tolist()
             chosen = [*(used.index(place) for place in common), len(used)]
-            found.append(np.abs(one.whole.standardised(one.statistics(batch.evidence))[:, chosen]))
-        return _mean(found)
+            values.append(np.abs(fit.whole.standardised(fit.statistics(batch.evidence))[:, chosen]))
+        return _mean(values)
 
     return ScoreGroup(columns, compute)
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return the surprise of each local extreme, in nats; none for a flow without places."""
+    """Return the group of the surprises of local extremes in nats; it is empty for a flow without spatial structure."""
     family = _first(calibration).local
     if family is None:
         return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
@@ -217,14 +224,14 @@ def local(calibration: Calibration) -> ScoreGroup:
 
     def compute(batch: ScoredBatch) -> Array:
         complexity = batch.evidence.whole[:, 0]
-        fits = [one.local for one in _fits(calibration) if one.local is not None]
-        return _mean([one.surprises(batch.evidence.cells, complexity) for one in fits])
+        fits = [fit.local for fit in _fits(calibration) if fit.local is not None]
+        return _mean([fit.surprises(batch.evidence.cells, complexity) for fit in fits])
 
     return ScoreGroup(tuple(columns), compute)
 
 
 def trivial(baselines: Baselines) -> ScoreGroup:
-    """Return the baselines."""
+    """Return the group of the baseline scores."""
     columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
     return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
 
@@ -237,6 +244,6 @@ def _first(calibration: Calibration) -> Statistic:
     return calibration.folds[0].statistic
 
 
-def _mean(found: Sequence[Array]) -> Array:
-    mean: Array = np.mean(found, axis=0)
+def _mean(values: Sequence[Array]) -> Array:
+    mean: Array = np.mean(values, axis=0)
     return mean
