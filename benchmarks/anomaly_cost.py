@@ -23,7 +23,7 @@ import torch
 
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.atomic_files import write_atomically
 from models.flows.build import build_flow
@@ -70,7 +70,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     engine = open_engine(frozen)
     parts = ReferenceImages("random", "", images[:REFERENCE], images[REFERENCE : 2 * REFERENCE])
     calibration, _ = calibrate(engine, frozen, "digest", flow, parts, images[0], lambda *_: None)
-    looks = GradientLooks(GradientProbe(flow), "digest")
+    looks = GradientPasses(GradientProbe(flow), "digest")
     fisher = looks.split(calibration.fisher if calibration.fisher is not None else np.zeros(0, np.float32))
     names, work = statistic_names(frozen), images[: arguments.images]
 

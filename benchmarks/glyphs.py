@@ -27,7 +27,7 @@ from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
-from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationParameters
 from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.run import train

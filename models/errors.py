@@ -68,7 +68,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """A name that is not ``[a-z0-9][a-z0-9._-]{0,63}``."""
+    """A name of a model, dataset or alias that breaks the rule of names (``models.naming``)."""
 
     slug = "invalid-name"
     title = "The name is not valid"

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from models.anomaly.calibration import Anomaly, Calibration, MapReference
+from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_later
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.anomaly.heat_map import HeatMap, standardise
+from models.anomaly.heat_map import PixelMaps, standardise
 from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
@@ -178,8 +178,8 @@ class Scorer(Sampler):
         return add_gradients(scored, np.concatenate(features))
 
     @cached_property
-    def _gradient_passes(self) -> GradientLooks:
-        return GradientLooks(GradientProbe(self.flow), self.log_det_digest)
+    def _gradient_passes(self) -> GradientPasses:
+        return GradientPasses(GradientProbe(self.flow), self.log_det_digest)
 
     @cached_property
     def _fisher(self) -> list[Tensor]:
@@ -194,7 +194,7 @@ class Scorer(Sampler):
             )
         return self.calibration.pixels
 
-    def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[HeatMap]:
+    def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[PixelMaps]:
         """Return the contribution of each pixel to the log-likelihood of each image, uint8 ``(N, C, H, W)``.
 
         With ``gradients``, the norm of the gradient at each pixel is added. Raises ``HeatMapUnsupported`` if the layers
@@ -202,10 +202,10 @@ class Scorer(Sampler):
         """
         return finish(self.heat_map_steps(images, gradients=gradients))
 
-    def heat_map_steps(self, images: Pixels, *, gradients: bool = False) -> Steps[list[HeatMap]]:
+    def heat_map_steps(self, images: Pixels, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
         """Compute :meth:`heat_maps` in steps, between which it yields."""
         reference = self.require_spatial()
-        maps: list[HeatMap] = []
+        maps: list[PixelMaps] = []
         size = tile_of(self._height * self._width) if gradients else self.at_once
         for start in range(0, len(images), size):
             if start:
@@ -215,7 +215,7 @@ class Scorer(Sampler):
             nats = np.concatenate([flow_pass.additive_map().numpy() for _, flow_pass in flow_passes])
             z = standardise(nats, reference)
             slopes = self._gradient_passes.maps(rows) if gradients else None
-            maps += [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
+            maps += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
         return maps
 
     def judge_each(
@@ -259,11 +259,11 @@ class Scorer(Sampler):
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
         return judge_scored(scored, alphas, self.anomalies, maps)
 
-    def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
+    def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
         """Return the verdict on one scored image, as :meth:`anomalies`."""
         return self.anomalies([likelihood], alpha)[0]
 
-    def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Anomaly]:
+    def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
         """Return the verdicts on images scored by this scorer; many together take little more time than one.
 
         Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.

@@ -14,7 +14,7 @@ from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
 from app.jobs.endpoints import IdempotencyKey, submit_job
 from app.state import InHouse
-from models.registry.registry import parse_ref
+from models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"])

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.schemas import Answer, Name
+from app.http.schemas import Answer
 from models.artifacts.manifest import Deviation, Precision
+from models.naming import Name
 
 LINE: dict[str, Any] = {
     "number": 1,

@@ -9,8 +9,9 @@ from app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.artifacts.manifest import CalibrationSummary
 from models.errors import ArtifactError, CalibrationNotFound
+from models.naming import parse_ref
 from models.registry.calibrations import OWN
-from models.registry.registry import Registry, parse_ref
+from models.registry.registry import Registry
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:

@@ -15,8 +15,7 @@ from app.cli.remote import followed, service
 from app.cli.train import INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
-    from models.evaluation.parameters import EvaluationParameters
-    from models.evaluation.schema import EvaluationReport
+    from models.evaluation.schema import EvaluationParameters, EvaluationReport
 
 
 def evaluate(
@@ -88,7 +87,7 @@ def evaluate(
 def _parameters(given: dict[str, object]) -> EvaluationParameters:
     from pydantic import ValidationError
 
-    from models.evaluation.parameters import EvaluationParameters
+    from models.evaluation.schema import EvaluationParameters
 
     try:
         return EvaluationParameters.model_validate(given)

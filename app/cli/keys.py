@@ -49,10 +49,11 @@ def create(
 ) -> None:
     """Make a key and print it, once: only a hash of it is stored."""
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
+    from models.naming import NAME, NAME_RULE
     from worker.keys.first_key import import_key_file
-    from worker.keys.key_file import NAME, RATE
+    from worker.keys.key_file import RATE
 
-    _check("NAME", name, NAME, "1 to 64 of a-z 0-9 . _ - with a letter or digit first")
+    _check("NAME", name, NAME, NAME_RULE)
     for option, rate in (("--requests", requests), ("--images", images)):
         _check(option, rate, RATE, "a rate such as 600/minute")
     here = settings()

@@ -91,9 +91,9 @@ def export(
         with errors_for_people():
             from models.artifacts.tar import pack
 
-            packed = pack(_folder(model))
+            pieces = pack(_folder(model))
             with target.open("wb") as file:
-                file.writelines(packed.pieces)
+                file.writelines(pieces)
     typer.echo(f"{model} is in {target}")
 
 
@@ -137,8 +137,8 @@ def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
 
 
 def _folder(model: str) -> Path:
+    from models.naming import parse_ref
     from models.registry.calibrations import OWN
-    from models.registry.registry import parse_ref
 
     here = registry()
     # Whatever state its calibrations are in, a model has its files.

@@ -16,8 +16,8 @@ from app.cli.train import INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
-    from models.bulk.sources import ImageSource
     from models.bulk.table import PartSummary
+    from models.datasets.image_source import ImageSource
     from models.registry.registry import ModelVersion
     from models.scorer import Scorer
 

@@ -55,15 +55,16 @@ def train(
 
     Under torchrun (--nproc-per-node N -m app.cli.main train) the processes share every batch; the first one reports.
     """
-    from models.registry.registry import NAME, Registry
+    from models.naming import NAME_RULE, is_name
+    from models.registry.registry import Registry
     from models.training.presets import PRESETS
 
     found = settings()
     name = name or f"{data}-{preset}"
     if preset not in PRESETS:
         raise fail(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}", USAGE)
-    if NAME.fullmatch(name) is None:
-        raise fail(f"{name!r} is not a name: {NAME.pattern}", USAGE)
+    if not is_name(name):
+        raise fail(f"{name!r} is not a name: expected {NAME_RULE}", USAGE)
     config = _config(preset, max_steps, max_minutes, set_ or [])
     given, folder = folder, folder or found.home / "runs" / name
     with speaking_first(), errors_for_people(), stop_on_signals() as stop, ExitStack() as processes:

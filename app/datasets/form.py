@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,12 +13,12 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.request_images import MULTIPART
 from models.datasets import Source
+from models.naming import NAME_RULE, is_name
 
 NAME, FILE = "name", "file"
 MAX_FILES = 100_000
 """Parts of one form: each takes an inode. An archive may hold more."""
 MAX_NAME_BYTES = 64
-_NAME = re.compile(rb"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class DatasetForm:
@@ -146,9 +145,10 @@ class DatasetForm:
             self._file = None
             self._open.close()
             return
-        if not _NAME.fullmatch(self._text):
-            raise invalid(f"/body/{NAME}", "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")
-        self._name = self._text.decode()
+        name = self._text.decode(errors="replace")
+        if not is_name(name):
+            raise invalid(f"/body/{NAME}", f"expected {NAME_RULE}")
+        self._name = name
         self._check_name(self._name)
 
     def _end(self) -> None:

@@ -14,7 +14,7 @@ from app.http.upload_folders import UploadFolders, note_target
 from app.http.upload_watch import UploadWatch
 from app.http.uploads import UploadBody, place, upload_problems
 from models.datasets import DatasetStore
-from models.datasets.ingest.limits import Room
+from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
 from models.datasets.store import RESERVE
 from worker.sandbox.ingest import ingest
@@ -53,7 +53,7 @@ class DatasetUploads:
         """
         with place(self._places, request), upload_problems(), self._folders.new() as folder:
             self._store.root.mkdir(parents=True, exist_ok=True)
-            room = Room(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
+            room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
             body = UploadBody(request, self._settings.max_dataset_bytes, self._draining)
             room.require(body.declared)
             kind = request.headers.get("content-type")

@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-"""A model's or dataset's name."""
-REF = r"^[a-z0-9][a-z0-9._-]{0,63}(:[1-9][0-9]{0,8}|@[a-z0-9][a-z0-9._-]{0,63})?$"
-"""A model's name, with a version or an alias."""
+from models.naming import REF_PATTERN, Name
 
 
 class Answer(BaseModel):
@@ -264,7 +261,7 @@ class JobRequest(BaseModel):
         description="The dataset to train on, to score, to calibrate on, or whose images are the normal ones."
     )
     model: str = Field(
-        pattern=REF,
+        pattern=REF_PATTERN,
         description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
         "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
         "queued.",

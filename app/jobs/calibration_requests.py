@@ -12,8 +12,9 @@ from models.anomaly.fitting.reference_images import as_seen, check_summary
 from models.artifacts.manifest import Precision
 from models.datasets import dataset_names, summarize
 from models.errors import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.naming import parse_ref
 from models.registry.calibrations import OWN
-from models.registry.registry import Registry, parse_ref
+from models.registry.registry import Registry
 
 
 class CalibrationParameters(BaseModel):

@@ -10,7 +10,8 @@ from app.http.errors import FieldProblem, Problem, invalid, pointer_of
 from app.http.schemas import JobRequest
 from app.state import House
 from models.errors import ArtifactError, ModelNotFound
-from models.registry.registry import ModelVersion, Registry, parse_ref
+from models.naming import parse_ref
+from models.registry.registry import ModelVersion, Registry
 
 TRAINING_ONLY = ("preset", "promote", "device")
 

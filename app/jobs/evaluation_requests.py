@@ -11,7 +11,7 @@ from app.jobs.checks import find_calibrated, read_parameters
 from app.state import House
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 from models.evaluation.checks import check_anomalous, check_normals
-from models.evaluation.parameters import EvaluationParameters
+from models.evaluation.schema import EvaluationParameters
 
 
 def check_evaluation(request: JobRequest, house: House) -> tuple[str, int]:

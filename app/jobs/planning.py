@@ -16,7 +16,7 @@ from app.state import House
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import DatasetNotFound, DatasetUnfit
 from models.flows.architecture import Architecture
-from models.registry.registry import NAME
+from models.naming import is_name
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
@@ -70,7 +70,7 @@ def _scoring_workers(house: House) -> int:
 
 
 def _plan_training(request: JobRequest, house: House) -> JobPlan:
-    if NAME.fullmatch(request.model) is None:
+    if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
     architecture, config, dataset = check_training(request, house.settings.data_dir, house.datasets)
     queue = training_queue(request.device, house.presence)

@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.access.permissions import MayAdminister, MayTrain
 from app.calibrations.views import view_of
 from app.http.errors import responses, unsupported_media_type
-from app.http.schemas import Name
 from app.http.streams import ClosedStream
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
 from app.state import InHouse
 from models.artifacts.tar import pack
+from models.naming import Name, parse_ref
 from models.registry.calibrations import OWN
-from models.registry.registry import parse_ref
 
 TAR = "application/x-tar"
 PATH = "/v1/models"
@@ -62,7 +61,7 @@ def export_model(ref: str, house: InHouse) -> Response:
         "Content-Disposition": f'attachment; filename="{name}-{version}.tar"',
         "Content-Length": str(packed.size),
     }
-    return ClosedStream(packed.pieces, headers, TAR)
+    return ClosedStream(packed, headers, TAR)
 
 
 @router.post(

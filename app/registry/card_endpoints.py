@@ -11,8 +11,8 @@ from app.http.errors import responses
 from app.registry.markdown import fragment
 from app.state import InHouse
 from models.artifacts.files import CARD, SAMPLES, read_file
+from models.naming import parse_ref
 from models.registry.calibrations import OWN
-from models.registry.registry import parse_ref
 
 HEADERS = {
     # A model may be somebody else's: whatever its card says, a browser loads and runs nothing.

@@ -15,9 +15,10 @@ from app.http.uploads import UploadBody, place, upload_problems
 from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically
-from models.datasets.ingest.limits import Room
+from models.datasets.ingest.limits import DiskQuota
 from models.datasets.store import RESERVE
-from models.registry.registry import ModelVersion, Registry, check_name
+from models.naming import check_name
+from models.registry.registry import ModelVersion, Registry
 from worker.sandbox.verify_upload import admit
 from worker.settings import Settings
 
@@ -44,7 +45,7 @@ class ModelUploads:
         with place(self._places, request), upload_problems(), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
             # It lies on the disk twice for a moment, here and in the registry.
-            room = Room(folder, None, RESERVE)
+            room = DiskQuota(folder, None, RESERVE)
             room.require(2 * body.declared)
             # What is told of a file begins with the last names of its path.
             artifact = folder / name / "upload"
@@ -55,7 +56,7 @@ class ModelUploads:
             return self._registry.publish(artifact, name, promote=promote)
 
 
-def _counted(pieces: Iterator[bytes], room: Room) -> Iterator[bytes]:
+def _counted(pieces: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:
     for piece in pieces:
         room.take(len(piece))
         yield piece

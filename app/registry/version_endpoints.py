@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, Path, Response
 from app.access.permissions import MayAdminister
 from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
-from app.http.schemas import Name
 from app.jobs.in_use import refuse_in_use
 from app.registry.version_schemas import Aliases, AliasTarget
 from app.state import InHouse
+from models.naming import Name
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister])

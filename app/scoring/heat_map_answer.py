@@ -12,10 +12,10 @@ from app.http import schemas
 from app.scoring.request_images import Pixels
 
 if TYPE_CHECKING:
-    from models.anomaly.heat_map import HeatMap
+    from models.anomaly.heat_map import PixelMaps
 
 
-def heat_map_answer(pixels: Pixels, found: HeatMap) -> schemas.HeatMap:
+def heat_map_answer(pixels: Pixels, found: PixelMaps) -> schemas.HeatMap:
     """The answer for one image (C, H, W) and its map."""
     from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
 

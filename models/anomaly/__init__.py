@@ -1,1 +1,1 @@
-"""From one forward pass to a calibrated, explained anomaly score."""
+"""Anomaly detection: calibrated p-values and verdicts with reasons, from the evidence of one forward pass."""

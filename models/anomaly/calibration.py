@@ -1,4 +1,8 @@
-"""A calibration: how strange images of a reference set are, so that a new one gets a p-value and a verdict."""
+"""The calibration of a model, and the anomaly verdicts that it gives.
+
+A calibration holds statistics that were fitted to reference images, and the values of calibration images. An image is
+judged by its rank among these values, which gives a conformal p-value.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.conformal import DEFAULT_ALPHA, p_values, smallest_p
-from models.anomaly.distribution import Distribution, distribution
-from models.anomaly.reasons import Reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
+from models.anomaly.reasons import VerdictReason, gradient_reason, region_reason, statistic_reason
 from models.anomaly.statistics.combined import Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
@@ -23,19 +26,26 @@ from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 
-MOST_REASONS = 3
-STRANGEST = 1e6
-"""T is told up to here, nats: on some images the arithmetic of the statistics overflows."""
-LEAST_SHARE = 0.05
-"""A reason with less of the evidence than this is not worth a person's time."""
+MAX_REASONS = 3
+MAX_STATISTIC = 1e6
+"""Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
+MIN_SHARE = 0.05
+"""Share of the evidence below which a reason is left out."""
 
 
 @dataclass(frozen=True)
-class Anomaly:
-    """A verdict: flagged when ``p_value <= alpha``.
+class Verdict:
+    """The anomaly verdict on one image: an anomaly where ``p_value <= alpha``.
 
-    ``score`` is -log10 p; ``statistic`` is T in nats, larger = stranger, which goes on where p-values end:
-    ``extrapolated`` says that no calibration image was as strange.
+    Attributes:
+        p_value: The conformal p-value.
+        score: -log10 of the p-value.
+        is_anomaly: Whether the image is flagged.
+        alpha: The false-alarm rate of the verdict.
+        statistic: T in nats, larger = more anomalous. It still orders images that share the smallest p-value.
+        extrapolated: Whether no calibration image was as anomalous.
+        smallest_p: The smallest p-value that the calibration can give.
+        reasons: What contributed most, the strongest first.
     """
 
     p_value: float
@@ -45,12 +55,15 @@ class Anomaly:
     statistic: float
     extrapolated: bool
     smallest_p: float
-    reasons: tuple[Reason, ...]
+    reasons: tuple[VerdictReason, ...]
 
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """The family of gradients, and the sorted values T of all families together of the calibration images."""
+    """The part of a fold for evidence with gradients.
+
+    ``ordered`` holds the T of the calibration images by all families, gradients included, sorted, in nats.
+    """
 
     gradients: GradientFamily
     ordered: Array
@@ -58,9 +71,9 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """A fitted statistic, and its sorted values T of calibration images that it was not fitted to.
+    """A fitted statistic, with the sorted T of calibration images that it was not fitted to.
 
-    ``thorough``: the same for evidence that has gradients; absent where a calibration does not offer it.
+    ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
     """
 
     statistic: Statistic
@@ -69,12 +82,12 @@ class Fold:
     thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the surprise of each family, ``(N, families)``, that of gradients last where the evidence has them."""
-        found = self.statistic.families(evidence)
+        """Return the surprise of each family in nats, ``(N, families)``; that of gradients, if any, is the last."""
+        surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:
-            return found
+            return surprises
         gradients = self.thorough.gradients.surprise(evidence.gradients, evidence.whole[:, 0])
-        return np.concatenate([found, gradients[:, None]], axis=1)
+        return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
         """Return T of each image, ``(N,)`` in nats."""
@@ -83,7 +96,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and deviation of the additive map at each pixel over the reference images, ``(H, W)`` in nats."""
+    """Mean and standard deviation of the log-likelihood map over the reference images, ``(H, W)`` each, in nats."""
 
     mean: Array
     deviation: Array
@@ -91,10 +104,13 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The folds, one where the calibration images are a part of their own; and what pictures are drawn against.
+    """Statistics fitted to reference images, which give images p-values and verdicts.
 
-    ``log_likelihoods``: of the reference images, sorted, in nats. ``pixels``: absent where a flow knows no places.
-    ``fisher``: the mean squared gradients of reference images, group after group, ``(P,)``.
+    Attributes:
+        folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
+        log_likelihoods: Log-likelihoods of the reference images, sorted, in nats.
+        pixels: The reference of heat maps; None for a flow without spatial structure.
+        fisher: Mean squared gradients of reference images, ``(P,)``, one group of layers after the other.
     """
 
     folds: tuple[Fold, ...]
@@ -106,16 +122,16 @@ class Calibration:
         """Return the sorted T of the calibration images of each fold. Raises ``GradientEvidenceUnavailable``."""
         if not gradients:
             return [fold.ordered for fold in self.folds]
-        found = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
-        if not found or len(found) < len(self.folds):
+        ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
+        if not ordered or len(ordered) < len(self.folds):
             raise GradientEvidenceUnavailable(
                 "its calibration was made without gradients, or of too few images for them"
             )
-        return found
+        return ordered
 
     @cached_property
     def images(self) -> int:
-        """The number of calibration images."""
+        """Return the number of calibration images."""
         return sum(map(len, self.ordered()))
 
     @property
@@ -125,22 +141,23 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value this calibration can give without gradients: 1 / (n + 1)."""
+        """Return the smallest p-value without gradients: 1 / (n + 1) for n calibration images."""
         return smallest_p(self.images)
 
     @property
     def default_alpha(self) -> float:
-        """The false-alarm rate used when none is asked: 0.01, or the smallest attainable."""
+        """Return the default false-alarm rate: 0.01, or the smallest attainable rate where that is larger."""
         return max(DEFAULT_ALPHA, self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return the histogram of T of the calibration images, and where p-values fall to the usual alphas."""
-        return distribution(self.ordered(), bins, STRANGEST)
+        """Return the histogram of the T of the calibration images, with the thresholds of common false-alarm rates."""
+        return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
-        """Return the false-alarm rate to use, 0.01 or the smallest attainable where none is asked.
+        """Return the false-alarm rate to use: ``alpha``, or the default where it is None.
 
-        Raises ``AlphaUnattainable`` where nothing could ever be flagged, ``GradientEvidenceUnavailable``.
+        Raises ``AlphaUnattainable`` where no image could be flagged at ``alpha``, and
+        ``GradientEvidenceUnavailable``.
         """
         smallest = smallest_p(sum(map(len, self.ordered(gradients))))
         if alpha is not None and alpha < smallest:
@@ -148,7 +165,7 @@ class Calibration:
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return T of each image by the fit of each fold; infinite where arithmetic overflows: as strange as can be."""
+        """Return T of each image in nats, ``(N,)``, by the fit of each fold; infinite where arithmetic overflows."""
         return _merged(self._families(evidence))
 
     def _families(self, evidence: Evidence) -> list[Array]:
@@ -156,7 +173,7 @@ class Calibration:
             return [fold.families(evidence) for fold in self.folds]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return T of each image, the mean over the folds, ``(N,)`` in nats, at most a million."""
+        """Return the mean T of each image over the folds, ``(N,)`` in nats, at most ``MAX_STATISTIC``."""
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
@@ -165,11 +182,15 @@ class Calibration:
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
-    ) -> list[Anomaly]:
-        """Return the verdict on each image at false-alarm rate ``alpha`` (None: the default).
+    ) -> list[Verdict]:
+        """Return the verdict on each image. Evidence with gradients is judged with them.
 
-        ``names``: of the whole-image statistics; ``image``: height and width in pixels. Evidence with gradients is
-        judged with them. Raises ``AlphaUnattainable``, ``GradientEvidenceUnavailable``.
+        Args:
+            evidence: The evidence of N images.
+            names: The names of the whole-image statistics.
+            image: Height and width of the images in pixels.
+            alpha: The false-alarm rate; None for the default.
+         Raises ``AlphaUnattainable``, ``GradientEvidenceUnavailable``.
         """
         gradients = evidence.gradients is not None
         used = self.check_alpha(alpha, gradients)
@@ -184,7 +205,7 @@ class Calibration:
         with np.errstate(over="ignore", invalid="ignore"):
             reasons = explain(self.folds[0], evidence, families[0], names, image)
         return [
-            Anomaly(
+            Verdict(
                 float(p[i]),
                 abs(math.log10(p[i])),
                 bool(p[i] <= used),
@@ -200,51 +221,53 @@ class Calibration:
 
 def _merged(families: list[Array]) -> list[Array]:
     with np.errstate(over="ignore", invalid="ignore"):
-        found = [merge(one) for one in families]
-    return [np.where(np.isnan(one), np.inf, one) for one in found]
+        statistics = [merge(surprises) for surprises in families]
+    return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
 
 def _typical(statistics: list[Array]) -> Array:
-    typical: Array = np.minimum(np.mean(statistics, axis=0), STRANGEST)
+    typical: Array = np.minimum(np.mean(statistics, axis=0), MAX_STATISTIC)
     return typical
 
 
 def explain(
     fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
-) -> list[tuple[Reason, ...]]:
-    """Return what speaks loudest in each image, at most three reasons, the strongest first.
+) -> list[tuple[VerdictReason, ...]]:
+    """Return the reasons for each verdict: the largest shares of the evidence, at most three, the largest first.
 
-    ``surprises``: of each family, as :meth:`Fold.families` gives them for this evidence.
+    Args:
+        fold: The fold whose statistics explain the verdicts.
+        evidence: The evidence of N images.
+        surprises: The surprise of each family, as :meth:`Fold.families` returns it for this evidence.
+        names: The names of the whole-image statistics.
+        image: Height and width of the images in pixels.
     """
     statistic = fold.statistic
     parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(surprises.shape[1])
     parts = parts / parts.sum(1, keepdims=True)
-    found_statistics = statistic.statistics(evidence)
-    squares = np.square(statistic.whole.components(found_statistics))
+    values = statistic.statistics(evidence)
+    squares = np.square(statistic.whole.components(values))
     shares = parts[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
-    z = statistic.whole.standardised(found_statistics)
+    z = statistic.whole.standardised(values)
     all_names = statistic.names(names)
     labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
     # Where the map is uneven there is a region that makes it so: that is what to look at.
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
     shares = np.where(uneven, 0, shares)
-    found: list[list[Reason]] = [
-        [
-            statistic_reason(labels[k], float(z[i, k]), float(shares[i, k]))
-            for k in np.argsort(-shares[i])[:MOST_REASONS]
-        ]
+    reasons: list[list[VerdictReason]] = [
+        [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in np.argsort(-shares[i])[:MAX_REASONS]]
         for i in range(len(evidence))
     ]
     if statistic.local is not None:
         side = cell_side(*image)
         regions = statistic.local.strangest(evidence.cells, evidence.whole[:, 0])
         for i, (region, deviation) in enumerate(regions):
-            found[i].append(region_reason(region, deviation, float(parts[i, 1] + regional[i]), side, image))
+            reasons[i].append(region_reason(region, deviation, float(parts[i, 1] + regional[i]), side, image))
     if evidence.gradients is not None:
-        for i, reasons in enumerate(found):
-            reasons.append(gradient_reason(float(surprises[i, -1]), float(parts[i, -1])))
+        for i, of_image in enumerate(reasons):
+            of_image.append(gradient_reason(float(surprises[i, -1]), float(parts[i, -1])))
     return [
-        tuple(sorted((r for r in some if r.share >= LEAST_SHARE), key=lambda r: -r.share)[:MOST_REASONS])
-        for some in found
+        tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
+        for of_image in reasons
     ]

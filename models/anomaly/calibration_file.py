@@ -1,14 +1,19 @@
-"""A calibration on disk: arrays and nothing else."""
+"""The file of a calibration: safetensors with one array for each number that was fitted, never code."""
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.storage import from_arrays, to_arrays
 from models.artifacts.manifest import CalibrationSummary, file_label
 from models.atomic_files import write_atomically
 from models.errors import ArtifactError
@@ -16,17 +21,17 @@ from models.registry.calibrations import ARRAYS, check_files, read_record
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return the content of the file of a calibration."""
+    """Return a calibration as the bytes of a safetensors file."""
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration, whole or not at all."""
+    """Write a calibration to a file, atomically."""
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a calibration. Raises ``ArtifactError`` that names the file."""
+    """Return the calibration in a file. Raises ``ArtifactError``, which names the file."""
     try:
         return from_arrays(Calibration, load_file(path))
     except KeyError as error:
@@ -36,9 +41,9 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Read and verify a calibration that was made after its model: arrays and what is known of them.
+    """Return a calibration that was added to a model later, and its summary, after a check of its files.
 
-    Raises ``ArtifactError`` for one that is missing, damaged, or of other weights than those with this digest.
+    Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.
     """
     record = read_record(folder)
     check_files(folder, record, weights_sha256)
@@ -47,3 +52,50 @@ def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, Calibrat
         expected = record.summary.calibration_images
         raise ArtifactError(f"{file_label(folder / ARRAYS)}: expected {expected} images, got {calibration.images}")
     return calibration, record.summary
+
+
+Arrays = Mapping[str, NDArray[Any]]
+Part = TypeVar("Part")
+
+
+def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """Return the arrays of a nested dataclass by dotted name; its fields are arrays, dataclasses, tuples or None."""
+    if isinstance(part, np.ndarray):
+        return {prefix: np.asarray(part, order="C")}
+    if isinstance(part, tuple):
+        named: dict[str, object] = {str(index): item for index, item in enumerate(part)}
+    elif is_dataclass(part):
+        named = {field.name: getattr(part, field.name) for field in fields(part)}
+    else:
+        raise TypeError(f"{prefix or 'it'} is neither an array nor a dataclass: {type(part).__name__}")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in named.items():
+        if value is not None:
+            arrays |= to_arrays(value, f"{prefix}.{name}" if prefix else name)
+    return arrays
+
+
+def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
+    """Return the dataclass that :func:`to_arrays` stored. Raises ``KeyError`` with the name of a missing array."""
+    hints = get_type_hints(kind)
+    values = {
+        field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)
+        for field in fields(kind)  # type: ignore[arg-type]  # a dataclass, as every hint below it
+    }
+    return kind(**values)
+
+
+def _value(hint: Any, arrays: Arrays, name: str) -> Any:
+    options = get_args(hint)
+    if get_origin(hint) in (types.UnionType,):
+        there = any(key == name or key.startswith(f"{name}.") for key in arrays)
+        return _value(options[0], arrays, name) if there else None
+    if get_origin(hint) is tuple:
+        kinds = options
+        if options[-1] is Ellipsis:  # as many as there are
+            count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
+            kinds = options[:1] * count
+        return tuple(_value(kind, arrays, f"{name}.{index}") for index, kind in enumerate(kinds))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_arrays(hint, arrays, name)
+    return arrays[name]

@@ -1,9 +1,10 @@
-"""Conformal p-values: the share of calibration images that are at least as strange."""
+"""Conformal p-values: ranks of images among calibration images, with their thresholds and false-alarm intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,22 @@ DIGITS = 6
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
-    """Return p = (1 + #{calibration images at least as strange}) / (n + 1) of each image, ``(N,)``.
+    """Return the conformal p-values of N images, p = (1 + #{i: T_i >= T}) / (n + 1) for n calibration images.
 
-    ``reference``: the sorted statistics of the calibration images of each fold, one fold in a split calibration.
-    ``statistics``: those of the images by the fit of each fold, ``(N,)`` each. With one fold, images exchangeable with
-    the calibration images get p <= alpha with probability at most alpha (Vovk et al. 2005, ch. 2); with several this is
-    cross-conformal prediction (Vovk 2015), close to exact in practice; in the worst case the probability is at most
-    2 alpha + 2 (1 - alpha) (K - 1) / (n + K) for K folds of n images together (Barber et al. 2021).
+    With one fold, an image that is exchangeable with the calibration images has p <= alpha with probability at most
+    alpha (Vovk et al. 2005, ch. 2). Several folds give cross-conformal p-values (Vovk 2015), which are close to exact
+    in practice. In the worst case that probability is 2 alpha + 2 (1 - alpha) (K - 1) / (n + K), for K folds of n
+    images together (Barber et al. 2021).
 
-    Compared are values rounded to a millionth of a nat: the last digits of T depend on how many images were computed at
-    once, and an image that equals a calibration image ties with it.
+    Values are compared after rounding to a millionth of a nat: the last digits of T depend on the size of the batch,
+    and an image that equals a calibration image must tie with it.
+
+    Args:
+        reference: The sorted T of the calibration images of each fold; one array in a split calibration.
+        statistics: The T of the N images by the fit of each fold, ``(N,)`` each.
+
+    Returns:
+        The p-values, ``(N,)``.
     """
     at_least = [
         len(ordered) - np.searchsorted(np.round(ordered, DIGITS), np.round(values, DIGITS), side="left")
@@ -39,22 +46,23 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
 
 
 def smallest_p(images: int) -> float:
-    """Return the smallest p-value that ``images`` calibration images can give."""
+    """Return the smallest p-value that ``images`` calibration images can give, 1 / (n + 1)."""
     return 1 / (images + 1)
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval that the share of flagged exchangeable images lies in with probability ``level``.
+    """Return the interval that contains the share of flagged images with probability ``level``.
 
-    Given n calibration images, the test at ``alpha`` flags a new image with probability Beta(k, n + 1 - k), where k =
-    floor(alpha (n + 1)) ranks are flagged; the count in ``tests`` images is Beta-binomial (Bates et al. 2023).
+    It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
+    ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
+    ranks are flagged. The count in ``tests`` images is Beta-binomial (Bates et al. 2023).
     """
     ranks = flagged_ranks(calibration, alpha)
     if ranks == 0:
         return 0.0, 0.0
     if ranks > calibration:
         return 1.0, 1.0
-    # Evaluations and tests ask for it, a service that starts does not; scipy.stats takes half a second to load.
+    # Only evaluations need it, and scipy.stats takes half a second to load.
     from scipy.stats import betabinom  # noqa: PLC0415
 
     low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
@@ -62,13 +70,15 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return k, the number of ranks with p <= ``alpha`` among ``calibration`` images."""
-    # p is a ratio of integers: the comparison must not hang on the rounding of alpha * (n + 1).
+    """Return the number of ranks among ``calibration`` images whose p-value is at most ``alpha``."""
+    # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
     return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p threshold whose false-alarm rate is at most ``alpha`` with this confidence; None without.
+    """Return the largest threshold of p whose false-alarm rate is at most ``alpha`` with this confidence.
+
+    None where there are too few calibration images for any.
 
     The rate at threshold k / (n + 1) is Beta(k, n + 1 - k), whatever the images (Vovk 2012; Bates et al. 2023).
 
@@ -76,13 +86,13 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     (True, True)
     """
     ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
-    # The more ranks are flagged, the less sure it is.
+    # The confidence falls with the number of flagged ranks.
     safe = int(np.sum(betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))
     return safe / (calibration + 1) if safe else None
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return the fewest calibration images for which :func:`safe_threshold` is not None.
+    """Return the smallest number of calibration images for which :func:`safe_threshold` is not None.
 
     One flagged rank of n + 1 is safe where 1 - (1 - alpha)^n is at least the confidence.
 
@@ -98,3 +108,62 @@ def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
 def _around(value: float) -> tuple[int, ...]:
     middle = math.floor(value)
     return tuple(k for k in (middle - 1, middle, middle + 1) if k >= 0)
+
+
+ALPHAS = tuple(float(f"{digits}e-{power}") for power in (1, 2, 3, 4) for digits in (3, 2.5, 2, 1.5, 1, 0.7, 0.5, 0.4))
+"""From 0.3 down to 0.00004, dense enough to interpolate between them."""
+TAIL = 0.999
+"""Share of the images in bins of equal width. T has a heavy tail: with all of it, most images fall in one bin."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The distribution of T over the calibration images.
+
+    Attributes:
+        edges: Edges of a histogram, ``(bins + 1,)`` in nats.
+        counts: Images in each bin, ``(bins,)``.
+        quantiles: The smallest T in nats with p <= alpha, for each alpha of ``ALPHAS`` that the images can attain.
+    """
+
+    edges: Array
+    counts: NDArray[np.int64]
+    quantiles: dict[float, float]
+
+
+def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
+    """Return the distribution of T over the calibration images.
+
+    All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
+    largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
+    the images are counted together, and the quantiles are approximate, as each fold has a statistic of its own.
+
+    Args:
+        reference: The T of the calibration images of each fold, in nats.
+        bins: The number of bins.
+        largest: The value at which T is cut off, in nats.
+    """
+    values = np.minimum(np.sort(np.concatenate(reference)), largest)
+    edges = _edges(values, bins)
+    counts = np.histogram(values, edges)[0]
+    reachable = [alpha for alpha in ALPHAS if alpha >= smallest_p(len(values))]
+    return Distribution(edges, counts, {alpha: threshold(values, alpha) for alpha in reachable})
+
+
+def threshold(ordered: Array, alpha: float) -> float:
+    """Return the smallest T in nats whose p-value among the sorted T of calibration images is at most ``alpha``.
+
+    P-values compare T in millionths of a nat, so this is the T of the last image that is not flagged plus a millionth.
+    """
+    last = float(ordered[len(ordered) - flagged_ranks(len(ordered), alpha)])
+    return round(round(last, DIGITS) + 10.0**-DIGITS, DIGITS)
+
+
+def _edges(values: Array, bins: int) -> Array:
+    smallest, largest = float(values[0]), float(values[-1])
+    tail = float(np.quantile(values, TAIL, method="lower"))
+    if smallest == largest:
+        return np.linspace(smallest - 0.5, largest + 0.5, bins + 1)
+    if not smallest < tail < largest:
+        return np.linspace(smallest, largest, bins + 1)
+    return np.append(np.linspace(smallest, tail, bins), largest)

@@ -1,4 +1,4 @@
-"""Whether the p-values of recent images are those of images like the calibration images."""
+"""A test for drift: whether the p-values of recent images are distributed as those of the calibration images."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from numpy.typing import ArrayLike
 from scipy.special import kolmogorov
 
 LOW = 0.05
-"""P-values up to this one are counted in :attr:`Drift.low_share`."""
+"""Largest p-value that counts in :attr:`DriftResult.low_share`."""
 
 
 @dataclass(frozen=True)
-class Drift:
-    """A verdict on a window of p-values.
+class DriftResult:
+    """The result of a drift test on the p-values of recent images.
 
-    ``low_share`` and ``mean_p`` say in which direction it went: without drift they are about 0.05 and 0.5; strange
-    images raise the first and lower the second, images that are all too usual do the opposite.
+    Attributes:
+        images: The number of recent images.
+        statistic: The Kolmogorov-Smirnov distance.
+        p_value: The p-value of the test.
+        low_share: The share of p-values up to 0.05; about 0.05 without drift, more where images are more anomalous.
+        mean_p: The mean p-value; about 0.5 without drift, less where images are more anomalous.
+        alarm: Whether the p-value of the test is at most its level.
     """
 
     images: int
@@ -29,19 +34,25 @@ class Drift:
     alarm: bool
 
 
-def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> Drift:
-    """Return the two-sample Kolmogorov-Smirnov test of a window against its calibration set.
+def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
+    """Return the two-sample Kolmogorov-Smirnov test of m recent p-values against n calibration images.
 
-    D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1), and its p-value is that of Kolmogorov's
-    distribution at D sqrt(n m / (n + m)), for ``p_values`` ``(m,)`` and n = ``calibration_images``; it is an alarm
-    where that is at most ``level``.
+    The statistic is D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1). Its p-value is that of
+    Kolmogorov's distribution at D sqrt(n m / (n + m)).
 
-    The effective size n m / (n + m) is why one calibration set, which is never quite its distribution, raises no false
-    alarm, however large m grows: uniform p-values are promised on average over calibration sets only (Vovk 2012,
-    "Conditional validity of inductive conformal predictors"). A two-sided p-value takes every second rank alone, and
-    its ``smallest_p``, 2 / (n + 1), says so; the limit of D is the same, as a Brownian bridge that is folded gives
-    one. The limit errs towards silence in small sets. Raises ``ValueError`` for an empty window, a calibration set
-    without images, or a p-value outside (0, 1].
+    The effective size n m / (n + m) prevents false alarms in large windows: p-values are uniform only on average over
+    calibration sets, and any single set differs from its distribution (Vovk 2012, "Conditional validity of inductive
+    conformal predictors"). A two-sided p-value takes every second rank only, so its ``smallest_p`` is 2 / (n + 1). The
+    limit of D is the same, as a folded Brownian bridge is a Brownian bridge. In small sets the test is conservative.
+
+    Args:
+        p_values: The p-values of recent images, ``(m,)``.
+        calibration_images: The number n of calibration images.
+        smallest_p: The smallest attainable p-value.
+        level: The largest p-value of the test that is an alarm.
+
+    Raises:
+        ValueError: There are no p-values or no calibration images, or a p-value is outside (0, 1].
     """
     p = np.sort(np.asarray(p_values, dtype=np.float64))
     m, n = len(p), calibration_images
@@ -51,7 +62,7 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
         raise ValueError(f"p-values in (0, 1] are expected, got {p[0]} to {p[-1]}")
     statistic = _distance(np.rint(p * (n + 1)), n, max(1.0, round(smallest_p * (n + 1))))
     p_value = float(kolmogorov(statistic * math.sqrt(n * m / (n + m))))
-    return Drift(
+    return DriftResult(
         images=m,
         statistic=statistic,
         p_value=p_value,
@@ -62,14 +73,14 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
 
 
 def low_share(p_values: ArrayLike) -> float:
-    """Return the share of p-values ``(m,)``, m > 0, that are at most :data:`LOW`; 0.05 or less without drift."""
-    # A rank over n + 1 that is 0.05 by arithmetic on paper may be a last bit above it here.
+    """Return the share of p-values, ``(m,)`` with m > 0, that are at most 0.05."""
+    # A rank over n + 1 that equals 0.05 exactly may be rounded to a float just above it.
     return float(np.mean(np.asarray(p_values, dtype=np.float64) <= LOW + 1e-9))
 
 
 def _distance(ranks: np.ndarray[tuple[int, ...], np.dtype[np.float64]], n: int, step: float) -> float:
     m = len(ranks)
     below = np.arange(m) / m
-    # Both sides of every jump of F_m; of equal ranks the last, respectively the first, is the farther one.
+    # Both sides of every jump of F_m; of equal ranks the last or the first is the farthest.
     above = (below + 1 / m - ranks / (n + 1)).max()
     return float(max(above, ((ranks - step) / (n + 1) - below).max()))

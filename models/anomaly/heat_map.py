@@ -1,4 +1,4 @@
-"""Where in an image its log-likelihood comes from, and where that is unusual."""
+"""Heat maps: the contribution of each pixel to the log-likelihood, compared with reference images, and its picture."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from models.images.codec import encode_png
 
 Array = NDArray[np.float64]
 
-SHOWN_SIDE = 256
-"""Small images are enlarged by a whole number so that their longer side has about so many pixels."""
+OVERLAY_SIDE = 256
+"""Pixels of the longer side up to which small images are enlarged, by a whole number."""
 SMOOTHING = 0.75
-"""Pixels: the noise of dequantisation is not for looking at."""
+"""Standard deviation in pixels of the filter that hides dequantisation noise."""
 FULL_COLOUR = 4.0
-"""Standard deviations at which the colour is at its strongest."""
+"""Standard deviations at which a colour reaches its full strength."""
 LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 
 
 @dataclass(frozen=True)
-class HeatMap:
-    """``nats``: the exact additive map, ``(H, W)``, whose sum is the log-likelihood at the first draw.
+class PixelMaps:
+    """Maps of one image with a value for each pixel, ``(H, W)`` each.
 
-    ``z``: the same against the reference images, (M - mean) / deviation at each pixel; below 0: less likely than usual.
-    ``gradients``: ||d log p / dy|| at each pixel, where a backward pass was made.
+    Attributes:
+        nats: The contribution to the log-likelihood; the sum over the pixels is the log-likelihood at the first draw.
+        z: The same in standard deviations from the mean of the reference images; negative = less likely than usual.
+        gradients: The gradient norm ||d log p / dy||, where a backward pass was made.
     """
 
     nats: Array
@@ -37,14 +39,19 @@ class HeatMap:
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Return maps ``(N, H, W)`` in deviations from the reference's mean at each pixel."""
+    """Return maps, ``(N, H, W)`` in nats, as standard deviations from the mean of the reference at each pixel."""
     return (nats - reference.mean) / reference.deviation
 
 
 def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
-    """Return a PNG of the image, ``(C, H, W)``, in grey, under its map: red is less likely than usual, blue is more.
+    """Return a PNG of an image in grey with its map as colour: red is less likely than usual, blue more likely.
 
-    Exactly as large as the image times a whole number.
+    Args:
+        image: The pixels, ``(C, H, W)``.
+        z: The map in standard deviations, ``(H, W)``.
+
+    Returns:
+        The content of a PNG file, as large as the image times a whole number.
     """
     grey = image[:3].mean(0)
     smooth = gaussian_filter(z, SMOOTHING)
@@ -56,7 +63,7 @@ def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return pixels ``(H, W, C)`` repeated so often that they can be looked at."""
-    factor = max(1, SHOWN_SIDE // max(pixels.shape[:2]))
+    """Return pixels, ``(H, W, C)``, enlarged by a whole number to about 256 on the longer side."""
+    factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

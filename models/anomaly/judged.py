@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from models.anomaly.calibration import Anomaly
-from models.anomaly.heat_map import HeatMap
+from models.anomaly.calibration import Verdict
+from models.anomaly.heat_map import PixelMaps
 from models.errors import ScoreNotFinite
 from models.scoring.likelihood import Likelihood
 
@@ -23,8 +23,8 @@ class JudgedImage:
     """
 
     likelihood: Likelihood
-    verdict: Anomaly
-    heat_map: HeatMap | None = None
+    verdict: Verdict
+    heat_map: PixelMaps | None = None
 
 
 Judgement: TypeAlias = JudgedImage | ScoreNotFinite
@@ -34,8 +34,8 @@ Judgement: TypeAlias = JudgedImage | ScoreNotFinite
 def judge_scored(
     scored: Sequence[Likelihood | ScoreNotFinite],
     alphas: Sequence[float | None],
-    judge: Callable[[Sequence[Likelihood], float | None], Sequence[Anomaly]],
-    heat_maps: Sequence[HeatMap] | None = None,
+    judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
+    heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
     """Return the verdict on each scored image, and the error of each image without a finite likelihood.
 
@@ -48,7 +48,7 @@ def judge_scored(
     Returns:
         N results, in the order of ``scored``.
     """
-    verdicts: dict[int, Anomaly] = {}
+    verdicts: dict[int, Verdict] = {}
     # Many verdicts at the same alpha cost little more than a single verdict.
     for alpha in dict.fromkeys(alphas):
         likelihoods = {
@@ -57,7 +57,7 @@ def judge_scored(
             if own_alpha == alpha and not isinstance(score, ScoreNotFinite)
         }
         verdicts.update(zip(likelihoods, judge(list(likelihoods.values()), alpha), strict=True))
-    maps: Sequence[HeatMap | None] = heat_maps or [None] * len(scored)
+    maps: Sequence[PixelMaps | None] = heat_maps or [None] * len(scored)
     return [
         score if isinstance(score, ScoreNotFinite) else JudgedImage(score, verdicts[index], maps[index])
         for index, score in enumerate(scored)

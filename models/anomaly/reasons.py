@@ -1,4 +1,4 @@
-"""Why an image is called strange, in words that a person can act on."""
+"""The reasons of an anomaly verdict, as numbers and in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from models.scoring.grid import Region
 
 WORDS = {
-    # statistic: what it means when it is higher than usual, and when it is lower
+    # statistic: the text where it is higher than usual, and where it is lower
     "complexity": ("more complex than usual: more edges, texture or noise", "simpler than usual: smoother or emptier"),
     "pixel-term": (
         "unusual brightness or contrast: rarer grey values than usual",
@@ -29,12 +29,15 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 
 
 @dataclass(frozen=True)
-class Reason:
-    """What speaks for an anomaly.
+class VerdictReason:
+    """A reason of an anomaly verdict.
 
-    ``feature``: the name of a statistic, or ``region``. ``z``: standard deviations from what is expected given the
-    image's complexity. ``share``: its part of the evidence, between 0 and 1. ``text``: the same in words.
-    ``box``: left, top, right, bottom in pixels, of a region.
+    Attributes:
+        feature: The name of a statistic, ``region`` or ``gradients``.
+        z: Standard deviations from the value that the complexity of the image lets expect.
+        share: The share of the evidence, between 0 and 1.
+        text: The reason in words.
+        box: Left, top, right and bottom of a region in pixels; None without a region.
     """
 
     feature: str
@@ -44,22 +47,30 @@ class Reason:
     box: tuple[int, int, int, int] | None = None
 
 
-def statistic_reason(name: str, z: float, share: float) -> Reason:
-    """Return the reason that a statistic of the whole image gives."""
+def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
+    """Return the reason for a statistic of the whole image that is ``z`` standard deviations off."""
     kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
     higher, lower = WORDS[kind]
-    return Reason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
+    return VerdictReason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
 
 
-def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> Reason:
-    """Return the reason that a region gives; ``side``: of a cell in pixels, ``image``: height and width."""
+def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
+    """Return the reason for an unusual region.
+
+    Args:
+        region: The region, in cells of the grid.
+        z: Its deviation from the prediction of the rest of the image, in standard deviations.
+        share: Its share of the evidence.
+        side: The side of a cell in pixels.
+        image: Height and width of the image in pixels.
+    """
     height, width = image
     left, top = region.left * side, region.top * side
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return Reason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+    return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
 
 
-def gradient_reason(surprise: float, share: float) -> Reason:
-    """Return the reason that gradients give; in place of z stands the surprise -ln P, in nats."""
-    return Reason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")
+def gradient_reason(surprise: float, share: float) -> VerdictReason:
+    """Return the reason for unusual gradients; its ``z`` is their surprise -ln P in nats."""
+    return VerdictReason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")

@@ -19,11 +19,11 @@ Precision = Literal["float32", "bfloat16"]
 """Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TrainingRecord(_Part):
+class TrainingRecord(_ManifestPart):
     """How the weights came to be."""
 
     preset: str
@@ -42,7 +42,7 @@ class TrainingRecord(_Part):
     job: str | None = None
 
 
-class Evaluation(_Part):
+class Evaluation(_ManifestPart):
     """Bits/dim with one content-keyed dequantisation draw an image: the uniform-dequantisation bits/dim."""
 
     validation_bits_per_dim: float
@@ -54,7 +54,7 @@ class Evaluation(_Part):
     )
 
 
-class LogDets(_Part):
+class LogDets(_ManifestPart):
     """The data-independent log-dets in nats, float64, and the digest of the weights they belong to."""
 
     layers: dict[str, float]
@@ -62,7 +62,7 @@ class LogDets(_Part):
     weights_sha256: str
 
 
-class Deviation(_Part):
+class Deviation(_ManifestPart):
     """How far images are from the same in float32: of their log-likelihoods, and of their statistics T, in nats."""
 
     images: int = Field(ge=1)
@@ -72,7 +72,7 @@ class Deviation(_Part):
     worst_statistic: float = Field(ge=0)
 
 
-class CalibrationSummary(_Part):
+class CalibrationSummary(_ManifestPart):
     """What a calibration was fitted to, by which arithmetic, and the smallest p-value it allows.
 
     With more than one fold the images of both parts are the same: each fold is calibrated by the fit to the others.
@@ -94,7 +94,7 @@ class CalibrationSummary(_Part):
     deviation: Deviation | None = Field(None, description="Where the precision is not float32.")
 
 
-class CalibrationRecord(_Part):
+class CalibrationRecord(_ManifestPart):
     """``calibration.json`` beside a calibration that was made after its model."""
 
     format_version: Literal[1] = 1
@@ -104,14 +104,14 @@ class CalibrationRecord(_Part):
     sha256: str = Field(description="SHA-256 of the arrays.")
 
 
-class PinnedSample(_Part):
+class PinnedSample(_ManifestPart):
     """One stored image and its score; loading a model rescores it."""
 
     image_sha256: str
     log_likelihood: float
 
 
-class Manifest(_Part):
+class Manifest(_ManifestPart):
     """``manifest.json``: what the model is, where it comes from, how good it is, and what proves its files."""
 
     format_version: Literal[2] = 2

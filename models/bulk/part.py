@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.bulk.sources import Found, ImageSource
 from models.bulk.table import PartSummary, Row, write_part
+from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
 from models.images.provenance import provenance_warning
@@ -59,12 +59,12 @@ def score_part(
     return write_part(rows, path)
 
 
-def _batches(images: Iterator[Found]) -> Generator[list[Found]]:
+def _batches(images: Iterator[NamedImage]) -> Generator[list[NamedImage]]:
     while batch := list(islice(images, BATCH)):
         yield batch
 
 
-def _score(scorer: Scorer, batch: list[Found], alpha: float | None) -> list[Row]:
+def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list[Row]:
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
     judged = iter(scorer.judge_each(np.stack(good), alpha) if good else [])
     rows = []

@@ -9,42 +9,25 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 
 from models.atomic_files import sha256_file
 from models.datasets.builtin import builtin_file
 from models.datasets.catalogue import dataset_names
+from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
 from models.datasets.ingest.limits import Limits
 from models.datasets.ingest.members import archive_errors
-from models.datasets.storage import ORIGINALS, Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
-from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.images.codec import Preprocessing, decode_image
 from models.images.npy import npy_header
-from models.images.preprocessing import conform, conform_pixels
+from models.images.preprocessing import conform_pixels
 
 ARRAYS = ("x_train", "x_test")
 MAX_FILE_BYTES = Limits().file_bytes
-
-Found = tuple[str, DecodedImage | ImageError]
-"""The path of an image, and the image or why it cannot be scored."""
-
-
-class ImageSource(Protocol):
-    """``count`` images in a fixed order; ``digest`` tells them from any others."""
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    def read(self, start: int, stop: int) -> Iterator[Found]:
-        """Yield images ``start`` to ``stop - 1``; one that is bad takes its place with its ``ImageError``."""
-        ...
 
 
 def open_source(
@@ -68,53 +51,16 @@ class ImageFiles:
         self.count = len(paths)
         content = hashlib.sha256()
         for path in paths:
-            content.update(f"{path_text(path)}\0{_stamp(path)}\0".encode())
+            content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
         self.digest = content.hexdigest()
 
-    def read(self, start: int, stop: int) -> Iterator[Found]:
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield the files of a range; the path of one is as it was given."""
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
             except ImageError as error:
                 yield path_text(path), error
-
-
-class StoredImages:
-    """A user's dataset, in the order in which it was stored. Digest: pixels, paths and kinds of the files.
-
-    Raises ``DatasetNotFound``, when it is read too: it may have been deleted meanwhile.
-    """
-
-    def __init__(self, store: DatasetStore, name: str, preprocessing: Preprocessing) -> None:
-        self.count = store.report(name).images
-        self._name = name
-        self._folder = store.root / name
-        self._preprocessing = preprocessing
-        self._version = _stamp(self._folder / ORIGINALS)
-        content = hashlib.sha256()
-        with self._open() as storage:
-            columns = "path, format, mode, width, height, bytes, digest"
-            for row in storage.index.execute(f"SELECT {columns} FROM images ORDER BY id"):  # noqa: S608  # our own words
-                content.update(repr(row).encode())
-        self.digest = content.hexdigest()
-
-    def read(self, start: int, stop: int) -> Iterator[Found]:
-        """Decode the originals of a range."""
-        with self._open() as storage:
-            for stored in storage.images(f"id LIMIT {stop - start} OFFSET {start}"):
-                try:
-                    yield stored.path, conform(storage.image(stored), self._preprocessing)
-                except ImageError as error:
-                    yield stored.path, error
-
-    @contextmanager
-    def _open(self) -> Iterator[Storage]:
-        # A dataset never changes, but its name may be deleted and given to another.
-        if self._version is None or _stamp(self._folder / ORIGINALS) != self._version:
-            raise DatasetNotFound(f"dataset {self._name!r} was deleted meanwhile")
-        with Storage.open(self._folder) as storage:
-            yield storage
 
 
 class BuiltinImages:
@@ -136,7 +82,7 @@ class BuiltinImages:
         self.count = sum(self._counts.values())
         self.digest = sha256_file(path)
 
-    def read(self, start: int, stop: int) -> Iterator[Found]:
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield images of a range with paths like ``x_train/00017``."""
         first = 0
         for name, count in self._counts.items():
@@ -145,7 +91,7 @@ class BuiltinImages:
                 yield from self._images(name, low, high)
             first += count
 
-    def _images(self, name: str, low: int, high: int) -> Iterator[Found]:
+    def _images(self, name: str, low: int, high: int) -> Iterator[NamedImage]:
         digits = len(str(self._counts[name] - 1))
         with (
             archive_errors(self._path.name),
@@ -191,15 +137,6 @@ def read_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
     return data
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return size and time of change in ns of a file, None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def path_text(path: Path) -> str:

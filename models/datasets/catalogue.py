@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
 from models.datasets.dataset import Dataset, DatasetSummary
-from models.datasets.prepared import Progress, nobody
+from models.datasets.prepared import Progress, no_progress
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound
 from models.training.config import TrainingConfig
@@ -34,7 +34,7 @@ def load_dataset(
     data_dir: Path | None,
     store: DatasetStore | None = None,
     config: TrainingConfig | None = None,
-    progress: Progress = nobody,
+    progress: Progress = no_progress,
 ) -> Dataset:
     """Load a dataset as ``config`` (size, fit, colour) asks for it. ``progress`` is told images that are prepared.
 

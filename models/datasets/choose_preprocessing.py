@@ -8,7 +8,7 @@ from models.errors import DatasetUnfit
 from models.images.preprocessing import Colour, Preprocessing
 from models.training.config import TrainingConfig
 
-LARGEST_MODEL_SIDE = 1024
+MAX_MODEL_SIDE = 1024
 CHOSEN_SIDE = 64
 """Largest side that is chosen for a user: what a CPU trains in an hour."""
 
@@ -59,7 +59,7 @@ def _size(config: TrainingConfig, facts: ImageFacts) -> tuple[int, int]:
     """Return width, height."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]
-    if facts.smallest == facts.largest and max(facts.largest) <= LARGEST_MODEL_SIDE:
+    if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:
         return facts.largest
     side = min(CHOSEN_SIDE, max(4, facts.median_shorter_side // 4 * 4))
     return side, side

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import new_folder, remove_leftovers
 from models.datasets.dataset import PARTS, Dataset
-from models.datasets.ingest.limits import Room
+from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
 from models.datasets.storage import Storage
 from models.errors import DatasetUnfit, ImageError
@@ -31,8 +31,8 @@ LEFTOVER_SECONDS = 24 * 3600
 """What a writer left so long ago belongs to one that was killed."""
 
 
-def nobody(_done: int, _total: int) -> None:
-    """Tell nobody of the progress."""
+def no_progress(_done: int, _total: int) -> None:
+    """Tell no_progress of the progress."""
 
 
 class Prepared(BaseModel):
@@ -46,7 +46,7 @@ class Prepared(BaseModel):
 
 
 def prepare(
-    folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: Room, progress: Progress
+    folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
 ) -> Dataset:
     """Return the dataset in ``folder`` as ``preprocessing`` makes it, from its cache where it has been made before.
 

@@ -18,18 +18,18 @@ LISTED = 100
 EXAMPLES = 20
 
 
-class _Part(BaseModel):
+class _ReportPart(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class RejectedFile(_Part):
+class RejectedFile(_ReportPart):
     """A file that was left out, and why."""
 
     path: str
     reason: str
 
 
-class SizeCount(_Part):
+class SizeCount(_ReportPart):
     """How many images have one size."""
 
     width: int
@@ -37,7 +37,7 @@ class SizeCount(_Part):
     images: int
 
 
-class Duplicates(_Part):
+class Duplicates(_ReportPart):
     """Images that others are like: how many, and examples by path."""
 
     images: int = Field(description="Images that have another like them.")
@@ -45,7 +45,7 @@ class Duplicates(_Part):
     examples: list[list[str]]
 
 
-class DatasetReport(_Part):
+class DatasetReport(_ReportPart):
     """The validation report of a stored dataset."""
 
     format_version: Literal[1] = 1

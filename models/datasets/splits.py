@@ -5,6 +5,8 @@ Few images go 60 % to training and 40 % to a reference part in folds, which serv
 
 from __future__ import annotations
 
+import os.path
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.dataset import HELD_OUT_SHARE, PARTS
-from models.datasets.folds import fold_units
 from models.images.provenance import Split
 
 SEED = 0
@@ -25,7 +26,7 @@ REFERENCE_PERCENT = 40
 
 
 @dataclass(frozen=True)
-class Shares:
+class SplitAssignment:
     """Where every image goes, ``(N,)`` each, and how that was chosen.
 
     ``part``: 0 to 2 in the order of ``PARTS``. ``fold``: that of an image of the reference part, else -1; None where
@@ -37,7 +38,7 @@ class Shares:
     split: Split
 
 
-def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> Shares:
+def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
     """Return the part of every image, and below 400 images the folds of the reference part.
 
     ``groups``: the group of every image. ``digests``: equal for equal pixels. By group where there are at least
@@ -80,7 +81,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> Shares:
             **dict(zip(PARTS, np.bincount(part, minlength=3).tolist(), strict=True)),
         }
     )
-    return Shares(part, fold, split)
+    return SplitAssignment(part, fold, split)
 
 
 def _whole_groups(
@@ -162,3 +163,67 @@ def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
     """Return for every image the place of the first one with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
+
+
+FOLDS = 5
+MAX_FOLD_SHARE = 0.4
+"""Twice the share of a fold in five: a lot above it makes folds of whole lots too unequal."""
+
+
+def fold_units(
+    groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[NDArray[np.int8], str]:
+    """Return the fold of every image, ``(N,)`` in 0 ... 4, and "by group" or "by image".
+
+    ``groups``, ``images``: ``(N,)`` numbers, equal for one lot, and for equal pixels, which are of one lot. By group
+    where there are five or more and no fold gets more than two fifths of the images; else by image. Where fewer than
+    five images differ there are as many folds as different images.
+    """
+    if len(np.unique(groups)) >= FOLDS:
+        folds = _balanced(groups, generator)
+        if np.bincount(folds).max() <= MAX_FOLD_SHARE * len(folds):
+            return folds, "by group"
+    return _balanced(images, generator), "by image"
+
+
+def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int8]:
+    """Give whole units, the largest first, to the fold that has the fewest images yet.
+
+    Sizes then differ by one unit at most (Graham 1969); units of one size are taken in a random order.
+    """
+    _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
+    shuffled = generator.permutation(len(sizes))
+    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    filled = np.zeros(min(FOLDS, len(sizes)), dtype=np.int64)
+    fold = np.empty(len(sizes), dtype=np.int8)
+    for one in order:
+        fold[one] = np.argmin(filled)
+        filled[fold[one]] += sizes[one]
+    return fold[unit]
+
+
+def group_and_split(index: sqlite3.Connection) -> Split:
+    """Fill the columns ``group``, ``part`` and ``fold`` of a dataset's table and return how it was shared out."""
+    rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
+    of_folders = folder_groups([path for _, path, _, _ in rows])
+    groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
+    shares = split_images(groups, [digest for *_, digest in rows])
+    folds = (
+        [None] * len(rows) if shares.fold is None else [fold if fold >= 0 else None for fold in shares.fold.tolist()]
+    )
+    index.executemany(
+        'UPDATE images SET "group" = ?, part = ?, fold = ? WHERE id = ?',
+        zip(groups, shares.part.tolist(), folds, (row[0] for row in rows), strict=True),
+    )
+    return shares.split
+
+
+def folder_groups(paths: Sequence[str]) -> list[str]:
+    """Return the first folder of every path below the folder that all of them have in common; ``""`` for none.
+
+    >>> folder_groups(["solar/lot1/a.png", "solar/lot1/sub/b.png", "solar/lot2/a.png", "solar/c.png"])
+    ['lot1', 'lot1', 'lot2', '']
+    """
+    folders = [path.rpartition("/")[0] for path in paths]
+    common = os.path.commonpath(folders) if all(folders) else ""
+    return [folder[len(common) :].lstrip("/").partition("/")[0] for folder in folders]

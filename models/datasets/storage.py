@@ -12,9 +12,9 @@ from typing import BinaryIO, Self
 import numpy as np
 from PIL import Image
 
-from models.datasets.ingest.fingerprint import look_at
+from models.datasets.ingest.fingerprint import fingerprint
 from models.datasets.ingest.items import ImageFile, ImagePixels
-from models.datasets.ingest.limits import Room
+from models.datasets.ingest.limits import DiskQuota
 from models.images.codec import open_image
 from models.images.preprocessing import as_image
 from models.images.provenance import ARRAY
@@ -40,7 +40,7 @@ CREATE TABLE images (
 )
 """
 ROW_BYTES = 256
-"""Room that a row of the table takes, about."""
+"""DiskQuota that a row of the table takes, about."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Stored:
 class StorageWriter:
     """Appends originals to a dataset that nobody reads yet; ``index`` is its table, to be committed by the owner."""
 
-    def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: Room) -> None:
+    def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota) -> None:
         self._originals = originals
         self._room = room
         self.index = index
@@ -70,7 +70,7 @@ class StorageWriter:
             image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
             image, data, group = open_image(item.data), item.data, None
-        look = look_at(image)
+        look = fingerprint(image)
         self._room.take(len(data) + ROW_BYTES)
         row = (
             item.path, group, image.format or ARRAY, look.mode, look.width, look.height, look.grey, look.digest,
@@ -93,7 +93,7 @@ class StorageWriter:
 
 
 @contextmanager
-def write_storage(folder: Path, room: Room) -> Iterator[StorageWriter]:
+def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
     """Yield a writer of a new dataset in an empty folder; what it wrote is complete when the block ends well."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"

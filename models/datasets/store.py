@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from models.datasets.builtin import NAMES
 from models.datasets.choose_preprocessing import choose_preprocessing
 from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
-from models.datasets.ingest.limits import Limits, Room, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits, full_disk
 from models.datasets.ingest.sources import Source
-from models.datasets.prepared import LEFTOVER_SECONDS, Progress, nobody, prepare
+from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
-from models.errors import DatasetNotFound, DatasetTaken, InvalidName
+from models.errors import DatasetNotFound, DatasetTaken
+from models.naming import check_name, is_name
 from models.training.config import TrainingConfig
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVE = 256 * 2**20
 
 
@@ -39,7 +38,7 @@ class DatasetStore:
 
     def names(self) -> list[str]:
         """Return the names of the complete datasets, sorted."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if NAME.fullmatch(path.parent.name))
+        return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if is_name(path.parent.name))
 
     def report(self, name: str) -> DatasetReport:
         """Return a dataset's report. Raises ``DatasetNotFound``."""
@@ -54,8 +53,7 @@ class DatasetStore:
 
     def check_free(self, name: str) -> None:
         """Raise ``InvalidName`` where no dataset may have this name, ``DatasetTaken`` where one has it already."""
-        if NAME.fullmatch(name) is None:
-            raise InvalidName(f"{name!r}: expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")
+        check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
 
@@ -65,7 +63,7 @@ class DatasetStore:
         sources: Sequence[Source],
         *,
         limits: Limits | None = None,
-        progress: Progress = nobody,
+        progress: Progress = no_progress,
         fill: Fill = fill_folder,
     ) -> DatasetReport:
         """Validate the files and keep them as dataset ``name``; return its report. All of it is there, or nothing.
@@ -105,19 +103,19 @@ class DatasetStore:
         split = report.split
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
-    def load(self, name: str, config: TrainingConfig, progress: Progress = nobody) -> Dataset:
+    def load(self, name: str, config: TrainingConfig, progress: Progress = no_progress) -> Dataset:
         """Return a dataset as ``config`` asks for it, its pixels mapped from a file that is made at the first time.
 
         ``progress`` is told images. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
         """
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
-        room = Room(self.root, self._quota, self._reserve)
+        room = DiskQuota(self.root, self._quota, self._reserve)
         with full_disk():
             return prepare(self._folder(name), report, preprocessing, room, progress)
 
     def _folder(self, name: str) -> Path:
-        if NAME.fullmatch(name) is None or not (self.root / name / REPORT).is_file():
+        if not is_name(name) or not (self.root / name / REPORT).is_file():
             raise self._not_found(name)
         return self.root / name
 

@@ -1,1 +1,1 @@
-"""How well an anomaly score tells one dataset from others, beside trivial baselines; and a report of it."""
+"""Evaluation of a model: how well its anomaly scores separate datasets, compared with trivial baselines."""

@@ -1,4 +1,4 @@
-"""Putting the report of an evaluation together."""
+"""Assembly of the report of an evaluation from the scores of all sets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from models.evaluation.curves import shared_edges, shares
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
 from models.evaluation.metrics import RESAMPLES
-from models.evaluation.parameters import EvaluationParameters
 from models.evaluation.raw_scores import RawSet
-from models.evaluation.schema import EvaluationReport, Histogram, Histograms, ImageCount, Normal, SetReport
-from models.evaluation.scores import COMBINED, Scored, Scores
+from models.evaluation.schema import (
+    EvaluationParameters,
+    EvaluationReport,
+    Histogram,
+    Histograms,
+    ImageCount,
+    Normal,
+    SetReport,
+)
+from models.evaluation.scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
 from models.scorer import Scorer
 from models.scoring.likelihood import bits_per_dim
@@ -32,15 +39,22 @@ ALPHAS = (0.01, 0.05)
 """False-alarm rates of every report."""
 OTHER_WRITERS = "mnist"
 THRESHOLDS, TEST = "normal-thresholds", "normal-test"
-"""What the raw scores of normal images are kept under."""
+"""Keys of the raw scores of normal images."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model and its reference for people, the normal dataset, and against what.
+    """The subject of an evaluation: a model, the dataset of normal images, and what they are compared with.
 
-    ``calibration``: the number of the one that ``scorer`` has, 0 for the model's own. ``resamples``: of each bootstrap
-    interval.
+    Attributes:
+        scorer: The model.
+        model: Its reference, such as ``digits:3``, for the report.
+        dataset: The dataset of normal images.
+        parameters: The anomalous datasets and other parameters.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
+        resamples: The number of resamples for each bootstrap interval.
+        calibration: The number of the calibration of ``scorer``; 0 is that of the artifact.
     """
 
     scorer: Scorer
@@ -54,8 +68,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Task:
-    """An anomalous set that is told from the normal images: a ``dataset``, or None for a fault."""
+class AnomalousSet:
+    """A set of anomalous images: those of a ``dataset``, or normal images with a fault where that is None."""
 
     name: str
     dataset: str | None
@@ -63,47 +77,56 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What its raw scores are kept under."""
+        """Return the key of its raw scores."""
         return f"against-{self.name}" if self.dataset else f"fault-{self.name}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What scoring gave. ``raw``: by key; ``faulty``: the places of the normal images that were damaged."""
+class ScoredSets:
+    """The scored sets of an evaluation.
 
-    scores: Scores
+    ``raw`` holds the raw scores by key, ``faulty`` the places of the normal images that were damaged.
+    """
+
+    scores: ScoreSuite
     normals: Normals
-    tasks: Sequence[Task]
+    anomalous: Sequence[AnomalousSet]
     raw: Mapping[str, RawSet]
     faulty: NDArray[np.int64]
 
 
-def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> EvaluationReport:
-    """Return the report; ``tell`` is told which set is summed up, and may raise."""
-    scorer, columns = subject.scorer, found.scores.columns
+def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
+    """Return the report of an evaluation.
+
+    Args:
+        subject: The model and the datasets.
+        scored: The scored sets.
+        report_progress: Called with the set that is summarised; what it raises ends the work.
+    """
+    scorer, columns = subject.scorer, scored.scores.columns
     alpha = subject.parameters.alpha
     alphas = sorted({*ALPHAS, *([] if alpha is None else [alpha])})
-    thresholds, test = found.raw[THRESHOLDS], found.raw[TEST]
+    thresholds, test = scored.raw[THRESHOLDS], scored.raw[TEST]
     flags = Thresholds.of(scorer.calibration.images, thresholds.scored)
     normal = test.scored
-    spared = normal[~np.isin(normal.kept, found.faulty)]
+    spared = normal[~np.isin(normal.kept, scored.faulty)]
     sets = []
-    for task in found.tasks:
-        tell(f"{task.name} (intervals)")
-        own, raw = (normal if task.dataset else spared), found.raw[task.key]
+    for anomalous in scored.anomalous:
+        report_progress(f"{anomalous.name} (intervals)")
+        own, raw = (normal if anomalous.dataset else spared), scored.raw[anomalous.key]
         results, best, (gain, low, high) = compare(columns, flags, own, raw.scored, alphas, subject.resamples)
         sets.append(
             SetReport(
-                name=task.name,
-                kind="dataset" if task.dataset else "corruption",
-                images=_count(subject, task.name, raw, task.dataset or subject.dataset),
+                name=anomalous.name,
+                kind="dataset" if anomalous.dataset else "corruption",
+                images=_count(subject, anomalous.name, raw, anomalous.dataset or subject.dataset),
                 normal_images=len(own),
                 results=results,
                 best_baseline=best,
                 auroc_over_baseline=gain,
                 auroc_over_baseline_interval=(low, high),
-                curves=curves(columns, own, raw.scored, DRAWN if task.dataset else (COMBINED,)),
-                gallery=gallery(scorer, raw, task.images.names),
+                curves=curves(columns, own, raw.scored, DRAWN if anomalous.dataset else (COMBINED,)),
+                gallery=gallery(scorer, raw, anomalous.images.names),
             )
         )
     mean = float(normal.log_likelihoods.mean())
@@ -119,20 +142,20 @@ def assemble(subject: Subject, found: Found, tell: Callable[[str], None]) -> Eva
         resamples=subject.resamples,
         normal=Normal(
             name=dataset,
-            parts=found.normals.parts,
-            fit_images=len(found.normals.fit),
+            parts=scored.normals.parts,
+            fit_images=len(scored.normals.fit),
             thresholds=_count(subject, "thresholds", thresholds, dataset),
             test=_count(subject, "test", test, dataset),
-            gallery=gallery(scorer, test, found.normals.test.names),
+            gallery=gallery(scorer, test, scored.normals.test.names),
             mean_log_likelihood=mean,
             bits_per_dim=bits_per_dim(mean, scorer.dimensions),
         ),
         columns=describe_columns(columns, flags, normal, alphas),
         sets=sets,
         histograms=_histograms(
-            {dataset: normal, **{t.name: found.raw[t.key].scored for t in found.tasks if t.dataset}}
+            {dataset: normal, **{one.name: scored.raw[one.key].scored for one in scored.anomalous if one.dataset}}
         ),
-        notes=_notes(subject, found),
+        notes=_notes(subject, scored),
     )
 
 
@@ -148,9 +171,9 @@ def _is_adapted(subject: Subject, dataset: str) -> bool:
     return False
 
 
-def _histograms(sets: Mapping[str, Scored]) -> list[Histograms]:
-    found = []
-    numbers: tuple[tuple[str, bool, Callable[[Scored], Array]], ...] = (
+def _histograms(sets: Mapping[str, ImageScores]) -> list[Histograms]:
+    histograms = []
+    numbers: tuple[tuple[str, bool, Callable[[ImageScores], Array]], ...] = (
         ("combined score T, nats", True, lambda scored: scored.statistics),
         ("log-likelihood, nats", False, lambda scored: scored.log_likelihoods),
     )
@@ -158,21 +181,21 @@ def _histograms(sets: Mapping[str, Scored]) -> list[Histograms]:
         values = {name: number(scored) for name, scored in sets.items()}
         edges = shared_edges(list(values.values()), logarithmic=logarithmic)
         drawn = [Histogram(set=name, shares=shares(of_set, edges)) for name, of_set in values.items()]
-        found.append(Histograms(label=label, edges=[round(edge, 6) for edge in edges.tolist()], sets=drawn))
-    return found
+        histograms.append(Histograms(label=label, edges=[round(edge, 6) for edge in edges.tolist()], sets=drawn))
+    return histograms
 
 
-def _notes(subject: Subject, found: Found) -> list[str]:
+def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
     dataset, summary = subject.dataset, subject.scorer.calibration_summary
     notes = [
-        f"{dataset}: {found.normals.parts}.",
+        f"{dataset}: {scored.normals.parts}.",
         "The best baseline is the one that is best on the very set it is judged on, which no user could know before.",
         "The size of a PNG file depends on the zlib build that Pillow uses: that baseline differs between machines.",
     ]
     if summary.dataset != dataset:
         notes.append(
             f"The p-values of the combined score come from images of {summary.dataset}, not of {dataset}: its false "
-            "alarms say whether the two are alike."
+            "alarms show whether the two are alike."
         )
     if dataset == OTHER_WRITERS:
         notes.append(
@@ -183,12 +206,12 @@ def _notes(subject: Subject, found: Found) -> list[str]:
         notes.append(
             "The model's p-values are cross-conformal: the interval of the combined score's false alarms is rough."
         )
-    if len(found.faulty):
+    if len(scored.faulty):
         notes.append(
-            f"Faults are put into {len(found.faulty)} of the tested images, the same ones for every grade; they are "
+            f"Faults are put into {len(scored.faulty)} of the tested images, the same ones for every grade; they are "
             "told from the other tested images."
         )
-    failed = sum(raw.failed for raw in found.raw.values())
+    failed = sum(raw.failed for raw in scored.raw.values())
     if failed:
         notes.append(f"{failed} images have no finite likelihood and are left out.")
     names = [dataset, *subject.parameters.against]

@@ -1,4 +1,4 @@
-"""Trivial anomaly scores: what a model must beat to be worth its while."""
+"""Trivial anomaly scores, as baselines that a model must exceed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
 
 COMPONENTS = 64
-MOST_NUMBERS = 4096
-"""Numbers an image that the principal components are taken of; a larger image is averaged in squares first."""
-SMALLEST = 1e-9
+MAX_PIXEL_VALUES = 4096
+"""Most values of an image for principal components; a larger image is averaged over squares first."""
+MIN_SPREAD = 1e-9
 
 NAMES = (
     "log-likelihood-low",
@@ -37,15 +37,15 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """|x - mean| / deviation of one number an image."""
+    """The two-sided score |x - mean| / deviation of a number x that each image has."""
 
     mean: float
     deviation: float
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit to ``(n,)``."""
-        return cls(float(values.mean()), max(float(values.std()), SMALLEST))
+        """Fit to the numbers of n reference images, ``(n,)``."""
+        return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
         """Return the score of each image, ``(N,)``."""
@@ -54,10 +54,16 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Mahalanobis distance by k principal components and what they leave over.
+    """The Mahalanobis distance with the covariance of probabilistic PCA (Tipping & Bishop 1999).
 
-    d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², r what k components leave of x - μ, σ² its mean variance: the covariance
-    of probabilistic PCA (Tipping & Bishop 1999). ``mean``: ``(D,)``; ``vectors``: ``(k, D)``; ``variances``: ``(k,)``.
+    d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², where r is the residual of x - μ beyond k principal components u_i.
+
+    Attributes:
+        block: The side of the squares over which pixels are averaged first.
+        mean: μ, ``(D,)``.
+        vectors: The components u_i, ``(k, D)``.
+        variances: Their variances λ_i, ``(k,)``.
+        noise: The mean variance σ² of the residual.
     """
 
     block: int
@@ -68,21 +74,21 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Fit to reference images ``(n, C, H, W)``; 64 components, fewer for few images."""
+        """Fit 64 components, or fewer for few images, to reference images ``(n, C, H, W)``."""
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
-        while images[0].size / block**2 > MOST_NUMBERS:
+        while images[0].size / block**2 > MAX_PIXEL_VALUES:
             block += 1
         pixels = _blocks(images, block)
         count = max(1, min(COMPONENTS, len(images) // 4, pixels.shape[1] // 2))
-        found = PCA(count, svd_solver="randomized", random_state=0).fit(pixels)
-        smallest = max(1e-6 * float(found.explained_variance_[0]), SMALLEST)
-        variances = np.maximum(found.explained_variance_, smallest)
-        return cls(block, found.mean_, found.components_, variances, max(float(found.noise_variance_), smallest))
+        fit = PCA(count, svd_solver="randomized", random_state=0).fit(pixels)
+        smallest = max(1e-6 * float(fit.explained_variance_[0]), MIN_SPREAD)
+        variances = np.maximum(fit.explained_variance_, smallest)
+        return cls(block, fit.mean_, fit.components_, variances, max(float(fit.noise_variance_), smallest))
 
     def __call__(self, images: Images) -> Array:
-        """Return d of each image, ``(N,)``."""
+        """Return the distance d of each image, ``(N,)``."""
         centred = _blocks(images, self.block) - self.mean
         scores = centred @ self.vectors.T
         rest = np.maximum(np.square(centred).sum(1) - np.square(scores).sum(1), 0)
@@ -92,7 +98,7 @@ class PrincipalComponents:
 
 @dataclass(frozen=True)
 class Baselines:
-    """All baselines, fitted to reference images that are neither tested nor used for thresholds."""
+    """All baseline scores, fitted to reference images that are not used for tests or thresholds."""
 
     likelihood: TwoSided
     png: TwoSided
@@ -110,7 +116,7 @@ class Baselines:
         )
 
     def __call__(self, images: Images, log_likelihoods: Array) -> Array:
-        """Return all scores, larger = stranger, ``(N, len(NAMES))`` in the order of :data:`NAMES`."""
+        """Return all baseline scores, larger = more anomalous, ``(N, len(NAMES))`` in the order of :data:`NAMES`."""
         moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
         columns = [
             -log_likelihoods,
@@ -123,19 +129,19 @@ class Baselines:
 
 
 def png_sizes(images: Images) -> Array:
-    """Return the bytes of each image as PNG by Pillow, ``(N,)``; another zlib build gives other sizes."""
+    """Return the size of each image as a PNG file in bytes, ``(N,)``; it depends on the zlib build."""
     return np.array([len(encode_png(image)) for image in images], dtype=np.float64)
 
 
 def intensity_moments(images: Images) -> Array:
     """Return mean, deviation, skewness and excess kurtosis of each channel, ``(N, C, H, W)`` -> ``(N, 4 C)``.
 
-    An image of one colour has no skewness or kurtosis: 0.
+    Skewness and kurtosis of a channel with a single value are 0.
     """
     x = images.reshape(*images.shape[:2], -1).astype(np.float64)
     mean, deviation = x.mean(2), x.std(2)
-    z = (x - mean[..., None]) / np.maximum(deviation, SMALLEST)[..., None]
-    flat = deviation < SMALLEST
+    z = (x - mean[..., None]) / np.maximum(deviation, MIN_SPREAD)[..., None]
+    flat = deviation < MIN_SPREAD
     skewness = np.where(flat, 0.0, (z**3).mean(2))
     kurtosis = np.where(flat, 0.0, (z**4).mean(2) - 3)
     return np.concatenate([mean, deviation, skewness, kurtosis], 1)

@@ -1,4 +1,4 @@
-"""Whether datasets can be evaluated with a model, told without decoding an image. Free of torch."""
+"""Checks that datasets fit an evaluation of a model, without decoding an image. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from models.errors import DatasetNotFound, DatasetUnfit
 from models.images.preprocessing import Preprocessing
 from models.training.config import TrainingConfig
 
-FEWEST_NORMALS = 40
-FEWEST_STRANGE = 2
+MIN_NORMAL_IMAGES = 40
+MIN_ANOMALOUS_IMAGES = 2
 
 
 def check_normals(
@@ -25,10 +25,19 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where false alarms on these images would mean nothing.
+    """Raise an error unless a dataset can serve as normal images of an evaluation.
 
-    ``used``: the datasets that the model was trained and calibrated on, of which a user's has no test part; ``adapt``:
-    sizes and colours that the model refuses are converted.
+    Args:
+        name: The dataset.
+        used: The datasets on which the model was trained and calibrated.
+        preprocessing: The preprocessing of the model.
+        adapt: Whether sizes and colours that the model refuses are converted.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+        DatasetUnfit: The images do not fit the model, are too few, or were used in its training or calibration.
     """
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
@@ -45,8 +54,8 @@ def check_normals(
             "them would mean nothing; upload held-out images as a dataset of their own"
         )
     images = store.report(name).images
-    if images < FEWEST_NORMALS:
-        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {FEWEST_NORMALS} are needed")
+    if images < MIN_NORMAL_IMAGES:
+        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {MIN_NORMAL_IMAGES} are needed")
 
 
 def check_anomalous(
@@ -57,21 +66,21 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` where there is nothing to tell from the images of ``normal``."""
+    """Raise ``DatasetNotFound`` or ``DatasetUnfit`` unless a dataset can be compared with the dataset ``normal``."""
     if name == normal:
         raise DatasetUnfit(f"{name} is the dataset of normal images")
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
     if path is not None:
-        if summarize_builtin(name, path, TrainingConfig()).test < FEWEST_STRANGE:
+        if summarize_builtin(name, path, TrainingConfig()).test < MIN_ANOMALOUS_IMAGES:
             raise DatasetUnfit(f"{name} has no test images")
     elif store is None or name not in store.names():
         raise not_found(name, data_dir, store)
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetUnfit`` where the model would refuse images of a dataset that exists, by size or colour."""
+    """Raise ``DatasetUnfit`` where the model would refuse the images of a dataset for their size or colour."""
     path = builtin_file(name, data_dir)
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
@@ -96,9 +105,9 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return how images are brought to the model's shape: where ``adapt``, nothing is refused for size or colour.
+    """Return the preprocessing of an evaluation: that of the model, or with ``adapt`` one that refuses no image.
 
-    What the model's own policy says stays; "exact" becomes the resizing of both sides, and grey or rgb.
+    With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and grey or rgb for colours.
     """
     if not adapt:
         return preprocessing
@@ -111,5 +120,5 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    """Return the error that names the datasets that are here."""
+    """Return the error for a missing dataset, which lists the datasets of this machine."""
     return DatasetNotFound(f"{name!r} does not exist; there are {', '.join(dataset_names(data_dir, store))}")

@@ -1,4 +1,4 @@
-"""Graded faults of images, the same in every evaluation and benchmark."""
+"""Graded faults of images: noise, blur, holes and others, the same in every evaluation and benchmark."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ GRADES: dict[Kind, tuple[float, ...]] = {
     "hole": (4, 6, 8, 12, 16),  # side of a square of zeros, pixels
     "line": (1, 2, 3, 4, 6),  # width of full rows or columns of zeros, pixels
 }
-"""From hardly visible to gross; lengths of shift, hole and line are for images of side 28 to 32."""
+"""Grades from hardly visible to gross; lengths of shift, hole and line are for images with sides of 28 to 32."""
 SCALED: frozenset[Kind] = frozenset({"shift", "hole", "line"})
-SIDE, LARGEST_UNSCALED = 28, 32
+SIDE, MAX_UNSCALED = 28, 32
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One fault at one grade, in the units of :data:`GRADES`; ``str`` gives a name such as ``hole-8``."""
+    """A fault of a kind and a grade, in the units of :data:`GRADES`; ``str`` gives a name such as ``hole-8``."""
 
     kind: Kind
     level: float
@@ -44,29 +44,34 @@ class Corruption:
 
 
 def corruptions(height: int, width: int) -> list[Corruption]:
-    """Return the graded table for images of this size.
+    """Return all graded faults for images of a size in pixels.
 
-    Lengths that belong to what is seen (shift, hole, line) are scaled by side / 28 and rounded for sides outside 28 to
-    32, at least one pixel; grades that fall together are one. Blur is the optics': it stays in pixels.
+    For sides outside 28 to 32, lengths of shift, hole and line are scaled by side / 28 and rounded to at least one
+    pixel, and equal grades are merged. Blur stays in pixels, as it belongs to the optics.
 
-    >>> [str(one) for one in corruptions(64, 64) if one.kind == "hole"]
+    >>> [str(fault) for fault in corruptions(64, 64) if fault.kind == "hole"]
     ['hole-9', 'hole-14', 'hole-18', 'hole-27', 'hole-37']
     """
     side = min(height, width)
-    factor = 1.0 if SIDE <= side <= LARGEST_UNSCALED else side / SIDE
-    found = []
+    factor = 1.0 if SIDE <= side <= MAX_UNSCALED else side / SIDE
+    faults = []
     for kind, levels in GRADES.items():
         scaled = [max(1, round(level * factor)) if kind in SCALED else level for level in levels]
-        found += [Corruption(kind, level) for level in dict.fromkeys(scaled)]
-    return found
+        faults += [Corruption(kind, level) for level in dict.fromkeys(scaled)]
+    return faults
 
 
 def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return damaged copies of ``images``, uint8 ``(N, C, H, W)``, rounded and clipped to 0..255.
+    """Return damaged copies of images, rounded and clipped to 0..255.
 
-    x + N(0, s), x + b, m + f (x - m) with m the image's mean, a Gaussian filter, a shift by (l sin a, l cos a), a
-    rotation (order 1, the edge repeated), zeros in a square or in full rows or columns. What is random comes from
-    ``rng``, by default seeded with 0, image after image: chunks with one generator give what the whole gives.
+    The faults are x + N(0, s), x + b, m + f (x - m) with m the mean of the image, a Gaussian filter, a shift by
+    (l sin a, l cos a), a rotation (order 1, the edge repeated), and zeros in a square or in full rows or columns.
+    Random numbers are drawn image after image, so that chunks with the same generator equal the whole.
+
+    Args:
+        images: The images, uint8 ``(N, C, H, W)``.
+        corruption: The fault.
+        rng: The random generator; by default one seeded with 0.
     """
     rng = np.random.default_rng(SEED) if rng is None else rng
     damaged = FAULTS[corruption.kind](images.astype(np.float64), corruption.level, rng)
@@ -75,7 +80,7 @@ def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | N
 
 
 def corrupt_chunks(chunks: Iterable[Images], corruption: Corruption) -> Iterator[Images]:
-    """Yield what :func:`corrupt` makes of all chunks together, one at a time."""
+    """Yield damaged copies of chunks of images; together they equal :func:`corrupt` of all images."""
     rng = np.random.default_rng(SEED)
     for images in chunks:
         yield corrupt(images, corruption, rng)
@@ -147,10 +152,10 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def place(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return top and left of a random rectangle on the object: a hole where nothing was is no fault.
+    """Return top and left of a random rectangle on the object of an image, ``(C, H, W)``.
 
-    Rectangles whose mean intensity is at least that of the image ``(C, H, W)`` are equally likely; without any, the
-    brightest one is taken.
+    All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
+    taken. A hole in the dark background would not be a fault.
     """
     grey = image.mean(0)
     sums = np.pad(grey.cumsum(0).cumsum(1), ((1, 0), (1, 0)))

@@ -1,4 +1,4 @@
-"""What is drawn of scores: thinned ROC curves and histograms."""
+"""Data of charts of scores: thinned ROC curves and histograms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ Array: TypeAlias = NDArray[np.float64]
 POINTS = 200
 BINS = 60
 OUTSIDE = 0.005
-"""Share of the images at either end that may lie beyond the first and last edge; they count into the outermost bars."""
+"""Share of the images at either end beyond the first or last edge; they count in the outermost bars."""
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return (false, true) positive rates of falling thresholds from (0, 0) to (1, 1), at most ``points`` of them.
+    """Return a ROC curve as (false, true) positive rates from (0, 0) to (1, 1), with at most ``points`` points.
 
-    The corners of the exact curve are kept where they fit; else true positives are read off at false positives that
-    are spread evenly in their square root, as small ones matter.
+    A curve with more corners is interpolated at false-positive rates that are evenly spaced in their square root, as
+    small rates matter most.
+
+    Args:
+        normal: The scores of normal images, ``(n,)``.
+        strange: The scores of anomalous images, ``(m,)``.
+        points: Most points of the curve.
     """
     from sklearn.metrics import roc_curve  # noqa: PLC0415 - slow to load
 
@@ -37,9 +42,15 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return the edges of a histogram that all sets share, ``(bins + 1,)``, over all but the outermost values.
+    """Return the edges of histograms of several sets, ``(bins + 1,)``, which include all but the outermost values.
 
-    ``logarithmic``: evenly spaced in log(1 + x), for values that are not negative. Raises ``ValueError`` without any.
+    Args:
+        sets: The values of each set.
+        bins: The number of bars.
+        logarithmic: Whether edges are evenly spaced in log(1 + x), for values that are not negative.
+
+    Raises:
+        ValueError: There are no values.
     """
     low = min(float(np.quantile(values, OUTSIDE)) for values in sets if len(values))
     high = max(float(np.quantile(values, 1 - OUTSIDE)) for values in sets if len(values))
@@ -50,6 +61,6 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the share of the values in each bar, ``(bins,)``; what lies beyond counts into the outermost ones."""
+    """Return the share of the values in each bar, ``(bins,)``; values beyond the edges count in the outermost bars."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return [round(float(count) / max(len(values), 1), 6) for count in counts]

@@ -1,4 +1,4 @@
-"""Evaluating a model: normal images against anomalous sets and graded faults, every score beside the baselines."""
+"""Evaluation of a model on normal images, anomalous datasets and graded faults."""
 
 from __future__ import annotations
 
@@ -8,83 +8,95 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import AlphaUnattainable, DatasetUnfit
-from models.evaluation.assemble import TEST, THRESHOLDS, Found, Subject, Task, assemble
+from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
-from models.evaluation.image_sets import CorruptedImages, Datasets, ImageSet, Normals, evenly
-from models.evaluation.raw_scores import RawSet, score_set
+from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
+from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
 from models.evaluation.schema import EvaluationReport
-from models.evaluation.scores import Scores, look_at
-from models.evaluation.shelf import Shelf
+from models.evaluation.scores import ScoreSuite, scored_batch
 
 FAULTY = 500
-"""Normal images that are damaged, at most; each grade damages the same ones, which then do not count as normal."""
-SHOWN, FAULTY_SHOWN = 16, 4
-"""Images shown at either end of a set."""
+"""Most normal images that are damaged. Every grade damages the same images, which then do not count as normal."""
+GALLERY_IMAGES, FAULT_GALLERY_IMAGES = 16, 4
+"""Images in the gallery at either end of a dataset, and of a set of faults."""
 
 Progress = Callable[[str, int, int], None]
-"""Is told of work: what is scored, images done, images in all. What it raises ends the work."""
+"""A function that is called with the set in work, the images done, and all images. What it raises ends the work."""
 
 
-def nobody(_set: str, _done: int, _total: int) -> None:
-    """Tell nobody of the progress."""
+def no_progress(_set: str, _done: int, _total: int) -> None:
+    """Ignore progress."""
 
 
-def silent(_set: str) -> None:
-    """Tell nobody of a finished set."""
+def no_finish(_set: str) -> None:
+    """Ignore a finished set."""
 
 
 def evaluate(
     subject: Subject,
-    progress: Progress = nobody,
+    progress: Progress = no_progress,
     folder: Path | None = None,
-    finished: Callable[[str], None] = silent,
+    finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
-    """Score all sets and return the report.
+    """Return the report of an evaluation: score all images, and compare the scores with baselines.
 
-    ``folder`` keeps the raw scores of every finished set, and another run with the same ``folder`` goes on after them;
-    ``finished`` is told of each set. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``AlphaUnattainable``,
-    ``GradientEvidenceUnavailable``, and what ``progress`` raises.
+    Args:
+        subject: The model and the datasets to evaluate.
+        progress: Called with the progress; what it raises ends the work.
+        folder: Where the raw scores of finished sets are kept. Another run with this folder does not repeat them.
+        finished: Called with the name of each finished set.
+
+    Raises:
+        DatasetNotFound: A dataset does not exist.
+        DatasetUnfit: The images of a dataset do not fit the model, or there are too few.
+        AlphaUnattainable: The calibration has too few images for the false-alarm rate.
+        GradientEvidenceUnavailable: The calibration has no gradient evidence.
     """
     chosen, scorer = subject.parameters, subject.scorer
     if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
         raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
     scorer.calibration.check_alpha(None, chosen.thorough)
     used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
-    datasets = Datasets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
+    datasets = ImageSets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)
-    tasks = [Task(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
+    anomalous = [AnomalousSet(name, name, datasets.anomalous(name, subject.dataset)) for name in chosen.against]
     faulty = evenly(len(normals.test), min(FAULTY, len(normals.test) // 2) if chosen.corruptions else 0)
     if chosen.corruptions:
         table = corruptions(*scorer.preprocessing.shape[1:])
-        tasks += [Task(str(one), None, CorruptedImages(normals.test, faulty, one)) for one in table]
-    meter = _Meter(progress, [normals.fit, normals.thresholds, normals.test, *(task.images for task in tasks)])
+        anomalous += [AnomalousSet(str(fault), None, normals.test.damaged(faulty, fault)) for fault in table]
+    meter = _ProgressMeter(
+        progress, [normals.fit, normals.thresholds, normals.test, *(one.images for one in anomalous)]
+    )
 
-    scores = Scores(scorer, _fit(subject, normals, meter), chosen.thorough)
-    shelf = Shelf(folder, _plan(subject, datasets, scores))
+    scores = ScoreSuite(scorer, _fit(subject, normals, meter), chosen.thorough)
+    cache = RawScoreCache(folder, _plan(subject, datasets, scores))
     sets: list[tuple[str, str, ImageSet, int]] = [
         (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),
-        (TEST, subject.dataset, normals.test, SHOWN),
-        *((one.key, one.name, one.images, SHOWN if one.dataset else FAULTY_SHOWN) for one in tasks),
+        (TEST, subject.dataset, normals.test, GALLERY_IMAGES),
+        *(
+            (one.key, one.name, one.images, GALLERY_IMAGES if one.dataset else FAULT_GALLERY_IMAGES)
+            for one in anomalous
+        ),
     ]
     raw: dict[str, RawSet] = {}
     for key, label, images, shown in sets:
-        meter.begins(label)
-        kept = shelf.get(key)
+        meter.start(label)
+        kept = cache.get(key)
         if kept is None:
-            raw[key] = score_set(scores, images, shown, meter.did)
+            raw[key] = score_set(scores, images, shown, meter.add)
             if not len(raw[key].scored):
                 raise DatasetUnfit(f"no image of {label} has a finite likelihood")
-            shelf.put(key, raw[key].arrays())
+            cache.put(key, raw[key].arrays())
             finished(label)
         else:
             raw[key] = RawSet.of_arrays(kept)
-            meter.did(len(images))
-    return assemble(subject, Found(scores, normals, tasks, raw, faulty), meter.still)
+            meter.add(len(images))
+    return assemble(subject, ScoredSets(scores, normals, anomalous, raw, faulty), meter.repeat)
 
 
-def _plan(subject: Subject, datasets: Datasets, scores: Scores) -> dict[str, object]:
-    """Return all that raw scores depend on."""
+def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str, object]:
+    """Return everything that raw scores depend on."""
     names = dict.fromkeys([subject.dataset, *subject.parameters.against])
     return {
         "weights": subject.scorer.log_det_digest,
@@ -97,22 +109,22 @@ def _plan(subject: Subject, datasets: Datasets, scores: Scores) -> dict[str, obj
     }
 
 
-def _fit(subject: Subject, normals: Normals, meter: _Meter) -> Baselines:
-    meter.begins(f"{subject.dataset} (baselines)")
+def _fit(subject: Subject, normals: Normals, meter: _ProgressMeter) -> Baselines:
+    meter.start(f"{subject.dataset} (baselines)")
     images, values = [], []
     for batch in normals.fit.batches():
-        places, found = look_at(subject.scorer, batch)
-        if found is not None:
+        places, scored = scored_batch(subject.scorer, batch)
+        if scored is not None:
             images.append(batch[places])
-            values.append(found.log_likelihoods)
-        meter.did(len(batch))
+            values.append(scored.log_likelihoods)
+        meter.add(len(batch))
     if sum(map(len, images)) < 2:
         raise DatasetUnfit(f"{subject.dataset}: too few images have a finite likelihood to fit baselines to")
     return Baselines.fit(np.concatenate(images), np.concatenate(values))
 
 
-class _Meter:
-    """Counts images over all sets and tells how far the work is."""
+class _ProgressMeter:
+    """Counts scored images over all sets and reports the progress."""
 
     def __init__(self, progress: Progress, sets: Sequence[ImageSet]) -> None:
         self._progress = progress
@@ -120,16 +132,16 @@ class _Meter:
         self._done = 0
         self._label = ""
 
-    def begins(self, label: str) -> None:
-        """Tell what is scored next."""
+    def start(self, label: str) -> None:
+        """Report the set that is scored next."""
         self._label = label
-        self.did(0)
+        self.add(0)
 
-    def did(self, images: int) -> None:
-        """Tell of more images."""
+    def add(self, images: int) -> None:
+        """Report more scored images."""
         self._done += images
         self._progress(self._label, self._done, self._total)
 
-    def still(self, label: str) -> None:
-        """Tell that work without images goes on."""
+    def repeat(self, label: str) -> None:
+        """Report work without images."""
         self._progress(label, self._done, self._total)

@@ -1,4 +1,4 @@
-"""The most and the least anomalous images of a set, each with what is said of it."""
+"""The gallery of a set: its most and least anomalous images, with their verdicts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from models.evaluation.schema import Example, Gallery
 from models.images.preprocessing import as_image
 from models.scorer import Scorer
 
-LARGEST = 96
-"""Longer side of a picture, pixels; a larger one is made smaller."""
+MAX_SIDE = 96
+"""Largest side of a picture in pixels; larger images are reduced."""
 
 
 def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
-    """Return the images at either end of a set; ``names``: of all its images."""
+    """Return the most and least anomalous images of a set, given the names of all its images."""
     return Gallery(most=_examples(scorer, raw.most, names), least=_examples(scorer, raw.least, names))
 
 
@@ -45,6 +45,6 @@ def _examples(scorer: Scorer, extremes: Extremes, names: Sequence[str]) -> list[
 
 def _png(pixels: NDArray[np.uint8]) -> str:
     image, file = as_image(pixels), io.BytesIO()
-    image.thumbnail((LARGEST, LARGEST))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

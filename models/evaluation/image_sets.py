@@ -1,24 +1,26 @@
-"""Which images of which dataset an evaluation looks at, read in batches as the model sees them. Free of torch."""
+"""The sets of images of an evaluation, read in batches with the preprocessing of the model. Free of torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.builtin import builtin_file, load_builtin
-from models.datasets.storage import ORIGINALS, Storage
+from models.datasets.image_source import NamedImage, StoredImages
+from models.datasets.storage import ORIGINALS
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
-from models.evaluation.parameters import EvaluationParameters
-from models.images.preprocessing import Preprocessing, conform, conform_pixels
+from models.evaluation.schema import EvaluationParameters
+from models.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
 from models.training.config import TrainingConfig
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -26,10 +28,10 @@ Rows: TypeAlias = NDArray[np.int64]
 
 BATCH = 250
 BATCH_BYTES = 16 * 2**20
-"""Images read at once: so many, or so many bytes of them where they are large."""
+"""Most images and bytes of a batch."""
 FITTED = 2000
 FITTED_BYTES = 256 * 2**20
-"""Images that baselines are fitted to, at most; all of them are in memory together."""
+"""Most images, and bytes of them, to which baselines are fitted; all are in memory together."""
 SEED = 0
 PARTS_BUILTIN = (
     "baselines are fitted to its statistics part, thresholds of single scores come from its calibration part, and its "
@@ -41,117 +43,95 @@ PARTS_STORED = (
 )
 
 
-class ImageSet(Protocol):
-    """Images ``(C, H, W)`` in a fixed order; ``names`` are their labels for people."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def batches(self) -> Iterator[Images]:
-        """Yield all images, ``(N, C, H, W)`` uint8, some at a time. Raises ``DatasetUnfit``."""
-        ...
-
-
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images of a built-in dataset."""
+    """A source of images of one part of a built-in dataset in memory; ``rows`` holds the places of those to read."""
 
-    dataset: str
     part: str
     pixels: Images
     rows: Rows
     preprocessing: Preprocessing
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Return the number of images to read."""
         return len(self.rows)
 
     @property
-    def names(self) -> Sequence[str]:
-        """The part and the place in it."""
+    def names(self) -> list[str]:
+        """Return the part and the place in it of every image."""
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
-    def batches(self) -> Iterator[Images]:
-        """Yield the chosen images."""
-        for rows in _in_batches(self.rows, self.preprocessing):
-            chosen = self.pixels[rows]
-            if chosen.shape[1:] == self.preprocessing.shape:
-                yield np.ascontiguousarray(chosen)
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        """Yield images ``start`` to ``stop - 1``."""
+        for row in self.rows[start:stop].tolist():
+            image = self.pixels[row]
+            name = f"{self.part}/{row:05d}"
+            if image.shape == self.preprocessing.shape:
+                yield name, DecodedImage(image, None)
                 continue
             try:
-                yield np.stack([conform_pixels(image, self.preprocessing).pixels for image in chosen])
+                yield name, conform_pixels(image, self.preprocessing)
             except ImageError as error:
-                raise _unfit(self.dataset, error) from error
+                yield name, error
 
 
 @dataclass(frozen=True)
-class StoredImages:
-    """Images of a user's dataset, decoded when they are read; ``rows`` are places in the order of their paths."""
+class ImageSet:
+    """A set of images of one dataset that an evaluation scores together, with a ``corruption`` or without."""
 
     dataset: str
-    folder: Path
-    rows: Rows
+    source: ArrayImages | StoredImages
     preprocessing: Preprocessing
+    corruption: Corruption | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.source.count
 
     @property
     def names(self) -> Sequence[str]:
-        """The paths."""
-        with Storage.open(self.folder) as storage:
-            paths = [stored.path for stored in storage.images("path")]
-        return [paths[row] for row in self.rows]
+        """Return the names of the images, for people."""
+        return self.source.names
+
+    def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
+        """Return the set of the images at the places ``rows`` of this set, damaged by ``corruption``."""
+        source = self.source
+        chosen = (
+            replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
+        )
+        return replace(self, source=chosen, corruption=corruption)
 
     def batches(self) -> Iterator[Images]:
-        """Decode the chosen images. Raises also ``DatasetNotFound`` where it was deleted meanwhile."""
-        try:
-            with Storage.open(self.folder) as storage:
-                stored = list(storage.images("path"))
-                for rows in _in_batches(self.rows, self.preprocessing):
-                    chosen = [storage.image(stored[row]) for row in rows]
-                    yield np.stack([conform(image, self.preprocessing).pixels for image in chosen])
-        except ImageError as error:
-            raise _unfit(self.dataset, error) from error
-        except FileNotFoundError as error:
-            raise DatasetNotFound(f"dataset {self.dataset!r} was deleted meanwhile") from error
+        """Yield all images, ``(N, C, H, W)`` uint8, in batches.
 
+        Raises ``DatasetUnfit`` for an image that the model refuses, ``DatasetNotFound`` where it was deleted meanwhile.
+        """
+        batches = self._batches()
+        return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
-@dataclass(frozen=True)
-class CorruptedImages:
-    """Damaged copies of the images of another set; ``rows`` are those taken."""
+    def _batches(self) -> Iterator[Images]:
+        size = max(1, min(BATCH, BATCH_BYTES // math.prod(self.preprocessing.shape)))
+        images = self.source.read(0, len(self))
+        while batch := list(islice(images, size)):
+            yield np.stack([self._pixels(image) for _, image in batch])
 
-    source: ImageSet
-    rows: Rows
-    corruption: Corruption
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The names of the images that were damaged."""
-        names = self.source.names
-        return [names[row] for row in self.rows]
-
-    def batches(self) -> Iterator[Images]:
-        """Yield the damaged copies, in batches that may be smaller than others."""
-        return corrupt_chunks(self._chosen(), self.corruption)
-
-    def _chosen(self) -> Iterator[Images]:
-        first = 0
-        for images in self.source.batches():
-            inside = self.rows[(self.rows >= first) & (self.rows < first + len(images))] - first
-            if len(inside):
-                yield images[inside]
-            first += len(images)
+    def _pixels(self, image: DecodedImage | ImageError) -> Images:
+        if isinstance(image, ImageError):
+            detail = f"{image.title}: {image.detail}; adapt=true converts size and colour"
+            raise DatasetUnfit(f"{self.dataset}: {detail}") from image
+        return image.pixels
 
 
 @dataclass(frozen=True)
 class Normals:
-    """Normal images in three disjoint parts: baselines are fitted to ``fit``, thresholds of single scores come from
-    ``thresholds``, and ``test`` is told from anomalous images. ``parts`` says in words which are which."""
+    """Normal images in three disjoint parts.
+
+    Attributes:
+        fit: The images to which baselines are fitted.
+        thresholds: The images that give the thresholds of single scores.
+        test: The images that are compared with anomalous images.
+        parts: A description of the parts, for the report.
+    """
 
     fit: ImageSet
     thresholds: ImageSet
@@ -160,10 +140,15 @@ class Normals:
 
 
 @dataclass(frozen=True)
-class Datasets:
-    """Where datasets are looked for, and how their images are brought to the model's shape.
+class ImageSets:
+    """The image sets of an evaluation, by the name of their dataset.
 
-    ``used``: the datasets that the model was trained and calibrated on; ``own``: the model's preprocessing.
+    Attributes:
+        used: The datasets on which the model was trained and calibrated.
+        own: The preprocessing of the model.
+        parameters: The parameters of the evaluation.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
     """
 
     used: tuple[str, ...]
@@ -174,26 +159,26 @@ class Datasets:
 
     @property
     def images(self) -> int:
-        """Most images of a set."""
+        """Return the largest number of images of a set."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to images."""
+        """Return the preprocessing of all images of the evaluation."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
-        """Return the normal images of a dataset. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+        """Return normal images of a dataset in three parts. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
-            found = load_builtin(name, path, TrainingConfig())
+            dataset = load_builtin(name, path, TrainingConfig())
             chosen = [
-                ArrayImages(name, part, pixels, evenly(len(pixels), min(most, self.images)), self.preprocessing)
+                self._array_set(name, part, pixels, min(most, self.images))
                 for part, pixels, most in (
-                    ("statistics", found.statistics, self._fitted),
-                    ("calibration", found.calibration, self.images),
-                    ("test", found.test, self.images),
+                    ("statistics", dataset.statistics, self._fitted),
+                    ("calibration", dataset.calibration, self.images),
+                    ("test", dataset.test, self.images),
                 )
             ]
             return Normals(chosen[0], chosen[1], chosen[2], PARTS_BUILTIN)
@@ -205,33 +190,42 @@ class Datasets:
             np.sort(shuffled[half // 2 : half][: self.images]),
             np.sort(shuffled[half:][: self.images]),
         )
-        folder = store.root / name
-        fit, thresholds, test = (StoredImages(name, folder, piece, self.preprocessing) for piece in pieces)
+        fit, thresholds, test = (self._stored_set(store, name, piece) for piece in pieces)
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return the test part of a built-in dataset, all images of a user's. Raises what :meth:`normals` does."""
+        """Return anomalous images: the test part of a built-in dataset, or all images of a user's dataset.
+
+        Raises ``DatasetNotFound``, ``DatasetUnfit``.
+        """
         check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
             test = load_builtin(name, path, TrainingConfig()).test
-            return ArrayImages(name, "test", test, evenly(len(test), self.images), self.preprocessing)
+            return self._array_set(name, "test", test, self.images)
         store = self._stored(name)
-        rows = evenly(store.report(name).images, self.images)
-        return StoredImages(name, store.root / name, rows, self.preprocessing)
+        return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return what tells a dataset from another one that gets its name later. Raises ``DatasetNotFound``."""
+        """Return a text that differs where a dataset was replaced by another. Raises ``DatasetNotFound``."""
         path = builtin_file(name, self.data_dir)
         try:
-            found = (path or self._stored(name).root / name / ORIGINALS).stat()
+            status = (path or self._stored(name).root / name / ORIGINALS).stat()
         except OSError as error:
             raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
-        return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
     @property
     def _fitted(self) -> int:
         return max(1, min(FITTED, FITTED_BYTES // math.prod(self.preprocessing.shape)))
+
+    def _array_set(self, name: str, part: str, pixels: Images, most: int) -> ImageSet:
+        source = ArrayImages(part, pixels, evenly(len(pixels), most), self.preprocessing)
+        return ImageSet(name, source, self.preprocessing)
+
+    def _stored_set(self, store: DatasetStore, name: str, rows: Rows) -> ImageSet:
+        source = StoredImages(store, name, self.preprocessing, "path", rows.tolist())
+        return ImageSet(name, source, self.preprocessing)
 
     def _stored(self, name: str) -> DatasetStore:
         if self.store is None:
@@ -240,19 +234,9 @@ class Datasets:
 
 
 def evenly(count: int, most: int) -> Rows:
-    """Return at most ``most`` of ``count`` places, evenly spread.
+    """Return at most ``most`` evenly spaced places of ``count``.
 
     >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])
     """
     return np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(np.int64)
-
-
-def _in_batches(rows: Rows, preprocessing: Preprocessing) -> Iterator[Rows]:
-    size = max(1, min(BATCH, BATCH_BYTES // math.prod(preprocessing.shape)))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _unfit(dataset: str, error: ImageError) -> DatasetUnfit:
-    return DatasetUnfit(f"{dataset}: {error.title}: {error.detail}; adapt=true converts size and colour")

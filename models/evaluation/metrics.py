@@ -1,4 +1,4 @@
-"""How well scores separate two sets, with intervals."""
+"""Metrics of how well a score separates two sets of images, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array: TypeAlias = NDArray[np.float64]
 RESAMPLES = 1000
 LEVEL = 0.95
 TPR = 0.95
-"""Share of anomalous images found at which false positives are counted."""
-AT_ONCE = 2_000_000
-"""Resampled counts held at once."""
+"""True-positive rate at which the false-positive rate is reported."""
+MAX_COUNTS = 2_000_000
+"""Most resampled counts in memory together."""
 
 
 @dataclass(frozen=True)
 class Separation:
-    """AUROC, average precision (AUPR) and false-positive rate at 95 % true positives, strange = positive."""
+    """AUROC, average precision (AUPR) and false-positive rate at 95 % true positives; anomalous = positive."""
 
     auroc: float
     aupr: float
@@ -30,9 +30,11 @@ class Separation:
 
 @dataclass(frozen=True)
 class Resamples:
-    """The same resamples of two sets for all scores: what differs between scores is then the scores alone.
+    """Bootstrap resamples of two sets of images. All scores use the same ones, so that their differences are paired.
 
-    ``normal``, ``strange``: how often each image was drawn, uint8, ``(images, resamples)``.
+    Attributes:
+        normal: How often each normal image was drawn, uint8, ``(images, resamples)``.
+        strange: How often each anomalous image was drawn, uint8, ``(images, resamples)``.
     """
 
     normal: NDArray[np.uint8]
@@ -40,17 +42,30 @@ class Resamples:
 
     @classmethod
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Draw both sets anew with replacement, each to its own size (a stratified bootstrap)."""
+        """Return stratified resamples: each set is drawn with replacement to its own size.
+
+        Args:
+            normal: The number of normal images.
+            strange: The number of anomalous images.
+            resamples: The number of resamples.
+            seed: The seed of the random generator.
+        """
         rng = np.random.default_rng(seed)
         return cls(_drawn(rng, normal, resamples), _drawn(rng, strange, resamples))
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return how well a score, larger = stranger, separates ``(n,)`` normal from ``(m,)`` strange images.
+    """Return how well a score separates normal from anomalous images, by scikit-learn.
 
-    AUROC = P(strange > normal) + P(equal) / 2; average precision Σ (R_k - R_k-1) P_k over all thresholds; the smallest
-    false-positive rate among thresholds with at least 95 % true positives. Computed by scikit-learn. Raises
-    ``ValueError`` for an empty set or values that are not finite.
+    AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
+    is the smallest false-positive rate among thresholds with at least 95 % true positives.
+
+    Args:
+        normal: The scores of normal images, ``(n,)``; larger = more anomalous.
+        strange: The scores of anomalous images, ``(m,)``.
+
+    Raises:
+        ValueError: A set is empty, or a score is not finite.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # noqa: PLC0415 - slow to load
 
@@ -66,12 +81,17 @@ def separation(normal: Array, strange: Array) -> Separation:
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
     """Return AUROC, AUPR and FPR at 95 % TPR of each resample, ``(resamples, 3)``.
 
-    Exact, and all resamples at once: a resample only changes how often an image counts, never the order of values.
-    O(resamples (n + m)) after one sort.
+    The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
+    share one sort and take O(resamples (n + m)) operations.
+
+    Args:
+        normal: The scores of normal images, ``(n,)``; larger = more anomalous.
+        strange: The scores of anomalous images, ``(m,)``.
+        resamples: How often each image was drawn.
     """
     group = _groups(np.concatenate([normal, strange]), len(normal))
     normal_sums, strange_sums = _sums(group[: len(normal)], group), _sums(group[len(normal) :], group)
-    step = max(1, AT_ONCE // len(group))
+    step = max(1, MAX_COUNTS // len(group))
     parts = []
     for start in range(0, resamples.normal.shape[1], step):
         chosen = slice(start, start + step)
@@ -82,29 +102,29 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of resampled values ``(resamples,)``."""
+    """Return the percentile interval of resampled values, ``(resamples,)``, at a confidence level."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.uint8]:
-    found = np.empty((size, resamples), dtype=np.uint8)
+    counts = np.empty((size, resamples), dtype=np.uint8)
     for column in range(resamples):
-        # More than 255 of one image happen in sets of any size with a probability below 1e-200.
-        found[:, column] = np.bincount(rng.integers(size, size=size), minlength=size)
-    return found
+        # More than 255 draws of one image have a probability below 1e-200 in sets of any size.
+        counts[:, column] = np.bincount(rng.integers(size, size=size), minlength=size)
+    return counts
 
 
 def _groups(values: Array, normal: int) -> NDArray[np.intp]:
-    """Return the group of each image, 0 the strangest; the first ``normal`` images are normal, the others strange.
+    """Return the group of each image, 0 the most anomalous; only the first ``normal`` images are normal.
 
     Equal values are one group, and so are neighbours without a strange image: no metric changes within them.
     """
     _, falling = np.unique(-values, return_inverse=True)
     has_strange = np.bincount(falling, weights=np.arange(len(values)) >= normal) > 0
     begins = np.append(True, has_strange[1:] | has_strange[:-1])
-    found: NDArray[np.intp] = (np.cumsum(begins) - 1)[falling]
-    return found
+    group: NDArray[np.intp] = (np.cumsum(begins) - 1)[falling]
+    return group
 
 
 def _sums(group: NDArray[np.intp], all_groups: NDArray[np.intp]) -> sparse.csr_array:

@@ -1,24 +1,36 @@
-"""The raw scores of one set of images, with its most and least anomalous ones."""
+"""Raw scores of a set of images, with its most and least anomalous images, and a cache of them on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.atomic_files import write_atomically
 from models.evaluation.image_sets import ImageSet
-from models.evaluation.scores import Scored, Scores
-from models.evaluation.shelf import Arrays
+from models.evaluation.scores import ImageScores, ScoreSuite
 
 Images: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """Images ``(n, C, H, W)`` at the end of an order, the extreme one first, their T in nats and places in the set."""
+    """The n images at one end of the order by T, the most extreme first.
+
+    Attributes:
+        images: The images, ``(n, C, H, W)``.
+        statistics: Their T in nats, ``(n,)``.
+        places: Their places in the set, ``(n,)``.
+    """
 
     images: Images
     statistics: NDArray[np.float64]
@@ -26,11 +38,11 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return no images of this shape."""
+        """Return an empty selection of images with a shape ``(C, H, W)``."""
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Return the ``count`` images with the largest (``sign`` -1) or smallest (1) T of both."""
+        """Return the ``count`` images of both with the largest T (``sign`` -1) or the smallest T (``sign`` 1)."""
         statistics = np.concatenate([self.statistics, other.statistics])
         best = np.argsort(sign * statistics, kind="stable")[:count]
         images = np.concatenate([self.images, other.images])[best]
@@ -39,49 +51,106 @@ class Extremes:
 
 @dataclass(frozen=True)
 class RawSet:
-    """What is kept of a set of ``images`` images; memory does not grow with their size, but for the few shown."""
+    """The raw scores of a set of images, and the images of its gallery.
+
+    ``images`` is the number of images; only those of the gallery, ``most`` and ``least``, are kept.
+    """
 
     images: int
-    scored: Scored
+    scored: ImageScores
     most: Extremes
     least: Extremes
 
     @property
     def failed(self) -> int:
-        """Images without a finite likelihood."""
+        """Return the number of images without a finite likelihood."""
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:
-        """Return it as named arrays."""
-        found = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
+        """Return the raw scores as named arrays, for a file."""
+        arrays = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
         for end in ("most", "least"):
-            found |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
-        return found
+            arrays |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
+        return arrays
 
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> Self:
-        """Return what :meth:`arrays` took apart. Raises ``KeyError``."""
-        scored = Scored(*(arrays[f"scored.{name}"] for name in Scored.__dataclass_fields__))
+        """Return the raw scores that :meth:`arrays` stored. Raises ``KeyError`` where an array is missing."""
+        scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
         ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
         return cls(int(arrays["images"]), scored, *ends)
 
 
-def score_set(scores: Scores, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
-    """Score all images of a set, keeping ``shown`` at either end of T; ``progress`` is told images, and may raise.
+def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
+    """Return the raw scores of a set of images.
 
-    Raises ``DatasetUnfit``, ``DatasetNotFound``.
+    Args:
+        scores: The scores to compute.
+        images: The set.
+        shown: The number of images to keep at either end of the order by T.
+        progress: Called with the number of images of each batch; what it raises ends the work.
+
+    Raises:
+        DatasetUnfit: The model refuses an image.
+        DatasetNotFound: The dataset was deleted meanwhile.
     """
-    parts: list[Scored] = []
+    parts: list[ImageScores] = []
     most = least = None
     done = 0
     for batch in images.batches():
         scored = scores(batch)
-        found = Extremes(batch[scored.kept], scored.statistics, scored.kept + done)
-        most = (most or Extremes.none(batch.shape[1:])).merged(found, shown, -1)
-        least = (least or Extremes.none(batch.shape[1:])).merged(found, shown, 1)
-        parts.append(Scored(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
+        extremes = Extremes(batch[scored.kept], scored.statistics, scored.kept + done)
+        most = (most or Extremes.none(batch.shape[1:])).merged(extremes, shown, -1)
+        least = (least or Extremes.none(batch.shape[1:])).merged(extremes, shown, 1)
+        parts.append(ImageScores(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
         done += len(batch)
         progress(len(batch))
     if most is None or least is None:
-        raise ValueError("a set without images")
-    return RawSet(done, Scored.join(parts), most, least)
+        raise ValueError("expected a set with images, got none")
+    return RawSet(done, ImageScores.join(parts), most, least)
+
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class RawScoreCache:
+    """A cache of raw scores on disk, so that another attempt at an evaluation does not repeat finished sets.
+
+    Each finished set is one file, ``<set>.npz``, which is written atomically. ``plan`` holds everything that the scores
+    depend on: a folder with another plan is emptied first. Without a folder nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, plan: Mapping[str, Any]) -> None:
+        self._folder = folder
+        if folder is None:
+            return
+        wanted = json.dumps(plan, sort_keys=True, indent=1).encode()
+        try:
+            stored = (folder / PLAN).read_bytes()
+        except OSError:
+            stored = b""
+        if stored != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_atomically(folder / PLAN, wanted)
+
+    def get(self, name: str) -> Arrays | None:
+        """Return the arrays of a set; None where there are none, or they cannot be read."""
+        if self._folder is None or not (path := self._folder / f"{name}.npz").is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s cannot be read and is computed again: %s", path.name, error)
+            return None
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Store the arrays of a set."""
+        if self._folder is None:
+            return
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write_atomically(self._folder / f"{name}.npz", content.getvalue())

@@ -1,25 +1,25 @@
-"""The report of an evaluation for people: one HTML file that fetches nothing. Free of torch."""
+"""The report of an evaluation as one HTML file with inline SVG charts, which loads nothing. Free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
-from models.evaluation.schema import EvaluationReport, FalseAlarms, Interval, Result, SetReport
-from models.evaluation.svg import histogram_chart, legend, roc_chart
+from models.evaluation.schema import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What a browser may do with the report, whatever a name in it tries."""
+"""The policy that keeps a browser from loading or running anything, whatever a name in the report contains."""
 HEADLINE = ("combined", "thorough", "family", "baseline")
-"""Families of scores that stand in the tables that are always open."""
+"""Families of scores in the tables that are always open."""
 PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return the report as an HTML page; all that comes from users is escaped."""
+    """Return the report as an HTML page, with all texts of users escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -36,21 +36,21 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return what the numbers say, in sentences: is the combined score worth its while, false alarms as promised?"""
-    found = [_against(report, one) for one in report.sets if one.kind == "dataset"]
+    """Return the results in sentences: the combined score against the best baseline, and its false alarms."""
+    sentences = [_against(report, one) for one in report.sets if one.kind == "dataset"]
     faults = [one for one in report.sets if one.kind == "corruption"]
     if faults:
         better = sum(one.auroc_over_baseline_interval[0] > 0 for one in faults)
         worse = sum(one.auroc_over_baseline_interval[1] < 0 for one in faults)
-        found.append(
+        sentences.append(
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    return found + [_false_alarms(one) for one in report.columns[0].false_alarms]
+    return sentences + [_false_alarms(one) for one in report.columns[0].false_alarms]
 
 
 def result_of(one: SetReport, score: str) -> Result:
-    """Return a score's result on a set."""
+    """Return the result of a score on a set."""
     return next(result for result in one.results if result.score == score)
 
 
@@ -106,3 +106,82 @@ def _template() -> Template:
     )
     environment.filters["percent"] = percent
     return environment.get_template("report.html.jinja")
+
+
+SIDE, WIDTH, HEIGHT = 320, 480, 220
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 40
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 2", "3 1 1 1")
+"""Dash patterns, so that lines differ by more than their colour."""
+
+
+def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
+    """Return a chart of ROC curves. Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend."""
+    span = SIDE - LEFT - RIGHT, SIDE - TOP - BOTTOM
+    parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))]
+    parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
+    for number, curve in enumerate(curves):
+        points = [(LEFT + x * span[0], SIDE - BOTTOM - y * span[1]) for x, y in curve.points]
+        parts.append(_line(points, number, labels[number]))
+    return _figure(SIDE, SIDE, title, parts)
+
+
+def histogram_chart(histograms: Histograms, title: str) -> Markup:
+    """Return a chart of the outlines of histograms with shared edges, one for each set; all bars are equally wide."""
+    edges = histograms.edges
+    bars = len(edges) - 1
+    top = max((share for one in histograms.sets for share in one.shares), default=0.0) or 1.0
+    span = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    ticks = (edges[0], edges[bars // 2], edges[-1])
+    parts = [_axes(WIDTH, HEIGHT, histograms.label, "share of the images", ticks, (0.0, top / 2, top))]
+    for number, one in enumerate(histograms.sets):
+        points = []
+        for bar, share in enumerate(one.shares):
+            height = HEIGHT - BOTTOM - share / top * span[1]
+            points += [(LEFT + edge / bars * span[0], height) for edge in (bar, bar + 1)]
+        parts.append(_line(points, number, one.set))
+    return _figure(WIDTH, HEIGHT, title, parts)
+
+
+def legend(labels: Sequence[str]) -> Markup:
+    """Return the legend of the lines of a chart."""
+    items = [
+        Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
+            _line([(1, 5), (33, 5)], number, None), label
+        )
+        for number, label in enumerate(labels)
+    ]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
+
+
+def _figure(width: int, height: int, title: str, parts: Iterable[Markup]) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, width, height, title, Markup("").join(parts)
+    )
+
+
+def _line(points: Sequence[tuple[float, float]], number: int, title: str | None) -> Markup:
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    name = Markup("<title>{}</title>").format(title) if title is not None else Markup("")
+    return Markup('<path class="line line-{}" stroke-dasharray="{}" d="{}">{}</path>').format(
+        number % len(DASHES), DASHES[number % len(DASHES)], path, name
+    )
+
+
+def _axes(width: int, height: int, below: str, beside: str, across: Sequence[float], up: Sequence[float]) -> Markup:
+    bottom, right = height - BOTTOM, width - RIGHT
+    parts = [Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, bottom, right)]
+    for place, anchor in enumerate(("start", "middle", "end")):
+        x, y = LEFT + place / 2 * (right - LEFT), bottom - place / 2 * (bottom - TOP)
+        parts.append(_text(x, bottom + 14, f"{across[place]:.4g}", anchor))
+        parts.append(_text(LEFT - 4, y + 4, f"{up[place]:.2g}", "end"))
+    parts.append(_text((LEFT + right) / 2, bottom + 30, below, "middle"))
+    parts.append(
+        Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
+            (TOP + bottom) / 2, escape(beside)
+        )
+    )
+    return Markup("").join(parts)
+
+
+def _text(x: float, y: float, words: str, anchor: str) -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(f"{x:.1f}", f"{y:.1f}", anchor, words)

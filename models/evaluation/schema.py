@@ -1,28 +1,30 @@
-"""The report of an evaluation as data: what ``report.json`` holds. Free of torch."""
+"""Parameters and report of an evaluation, as JSON: the fields of a job and of ``report.json``. Free of torch."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.naming import Name
 
 Interval = tuple[float, float]
 
 
-class _Part(BaseModel):
+class _EvaluationPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Rate(_Part):
-    """The share of images that a score flags at a false-alarm rate; null where no threshold can be as strict."""
+class Rate(_EvaluationPart):
+    """The share of images that a score flags at a false-alarm rate; null where no threshold is strict enough."""
 
     alpha: float
     share: float | None
 
 
-class FalseAlarms(_Part):
-    """The share of normal images that a score flags, and where it is expected if they are like its calibration's."""
+class FalseAlarms(_EvaluationPart):
+    """The share of normal images that a score flags, with the interval expected for images like the calibration's."""
 
     alpha: float
     share: float | None = Field(description="Null where the calibration is too small for this alpha.")
@@ -31,8 +33,8 @@ class FalseAlarms(_Part):
     calibration_images: int
 
 
-class Column(_Part):
-    """A score, larger = stranger, and its false alarms on the normal images."""
+class Column(_EvaluationPart):
+    """A score, larger = more anomalous, and its false alarms on the normal images."""
 
     name: str
     label: str
@@ -40,8 +42,8 @@ class Column(_Part):
     false_alarms: list[FalseAlarms]
 
 
-class Result(_Part):
-    """How well one score tells a set from the normal images; 95 % bootstrap intervals."""
+class Result(_EvaluationPart):
+    """How well one score separates a set from the normal images, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -53,24 +55,24 @@ class Result(_Part):
     detected: list[Rate]
 
 
-class Curve(_Part):
-    """A ROC curve, thinned: (false, true) positive rates."""
+class Curve(_EvaluationPart):
+    """A thinned ROC curve: (false, true) positive rates."""
 
     score: str
     points: list[tuple[float, float]]
 
 
-class Histogram(_Part):
-    """Shares of the images in each bar."""
+class Histogram(_EvaluationPart):
+    """The share of the images of one set in each bar of a histogram."""
 
     set: str
     shares: list[float]
 
 
-class Histograms(_Part):
-    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars.
+class Histograms(_EvaluationPart):
+    """Histograms of one number over several sets, with shared edges. Values beyond them count in the outermost bars.
 
-    Those of T are spaced evenly in log(1 + T).
+    Edges of T are evenly spaced in log(1 + T).
     """
 
     label: str
@@ -78,8 +80,8 @@ class Histograms(_Part):
     sets: list[Histogram]
 
 
-class Example(_Part):
-    """One image of a set."""
+class Example(_EvaluationPart):
+    """One image of a gallery, with its scores."""
 
     name: str = Field(description="Path in the dataset, or part and place.")
     p_value: float
@@ -89,15 +91,15 @@ class Example(_Part):
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 
-class Gallery(_Part):
-    """The most and the least anomalous images of a set by the combined score, the extreme one first."""
+class Gallery(_EvaluationPart):
+    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
 
     most: list[Example]
     least: list[Example]
 
 
-class ImageCount(_Part):
-    """A set of images: how many were asked for, and how many had no finite likelihood and are left out."""
+class ImageCount(_EvaluationPart):
+    """The number of images of a set, and how many are left out for want of a finite likelihood."""
 
     name: str
     images: int
@@ -105,8 +107,8 @@ class ImageCount(_Part):
     adapted: bool = Field(False, description="Whether size or colour were converted as the model would not.")
 
 
-class SetReport(_Part):
-    """One anomalous set against the normal images."""
+class SetReport(_EvaluationPart):
+    """The comparison of one set of anomalous images with the normal images."""
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -120,8 +122,8 @@ class SetReport(_Part):
     gallery: Gallery
 
 
-class Normal(_Part):
-    """The normal images."""
+class Normal(_EvaluationPart):
+    """The normal images of an evaluation, and their parts."""
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -133,8 +135,8 @@ class Normal(_Part):
     bits_per_dim: float
 
 
-class EvaluationReport(_Part):
-    """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
+class EvaluationReport(_EvaluationPart):
+    """The report of an evaluation: the scores of a model on normal and anomalous images, beside trivial baselines."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -152,5 +154,31 @@ class EvaluationReport(_Part):
     notes: list[str] = Field(description="What a reader must know to read the numbers rightly.")
 
     def column(self, name: str) -> Column:
-        """Return a score's column."""
+        """Return the column of a score."""
         return next(one for one in self.columns if one.name == name)
+
+
+class EvaluationParameters(BaseModel):
+    """Parameters of an evaluation: the sets of anomalous images, and how scores are computed and reported.
+
+    ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
+    whose size or colour the model refuses are converted, and the report notes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    against: list[Name] = Field([], max_length=20, description="Datasets of anomalous images.")
+    corruptions: bool = Field(False, description="Also against the normal images with graded faults.")
+    images: int = Field(10_000, ge=40, le=100_000, description="Most images of a set, evenly spread over it.")
+    alpha: float | None = Field(None, gt=0, lt=1, description="A false-alarm rate to report beside 0.01 and 0.05.")
+    thorough: bool = Field(False, description="Also the combined score with gradients, which takes far longer.")
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
+    adapt: bool = Field(False, description="Convert size and colour where the model would refuse an image.")
+
+    @model_validator(mode="after")
+    def _something_to_tell_from(self) -> Self:
+        if not self.against and not self.corruptions:
+            raise ValueError("name datasets in `against`, or ask for `corruptions`")
+        if len(set(self.against)) < len(self.against):
+            raise ValueError("a dataset is named twice in `against`")
+        return self

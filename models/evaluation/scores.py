@@ -1,4 +1,4 @@
-"""All scores of images that an evaluation compares: the combined one, what it is made of, and the baselines."""
+"""All scores that an evaluation compares: the combined score, its components, and the baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import STRANGEST, Calibration
+from models.anomaly.calibration import MAX_STATISTIC, Calibration
 from models.anomaly.statistics.combined import Statistic
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
@@ -27,8 +27,8 @@ COMBINED = "combined"
 
 
 @dataclass(frozen=True)
-class Column:
-    """One score, larger = stranger."""
+class ScoreColumn:
+    """The name, label and family of a score; larger scores are more anomalous."""
 
     name: str
     label: str
@@ -36,10 +36,14 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Images ``(N, C, H, W)`` that have a likelihood, and what their one pass gave.
+class ScoredBatch:
+    """A batch of N images with finite likelihoods, and the results of their pass through the flow.
 
-    ``with_gradients``: the same evidence with what a backward pass adds, where one was made.
+    Attributes:
+        images: The images, ``(N, C, H, W)``.
+        likelihoods: Their likelihoods.
+        evidence: Their evidence from the forward pass.
+        with_gradients: The evidence with gradients, where a backward pass was made.
     """
 
     images: Images
@@ -49,24 +53,27 @@ class Batch:
 
     @property
     def log_likelihoods(self) -> Array:
-        """In nats, ``(N,)``."""
-        return np.array([one.log_likelihood for one in self.likelihoods])
+        """Return the log-likelihoods in nats, ``(N,)``."""
+        return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
-class Group:
-    """Scores that are computed together: ``compute`` gives ``(N, len(columns))``."""
+class ScoreGroup:
+    """Scores that are computed together; ``compute`` returns them for a batch, ``(N, len(columns))``."""
 
-    columns: tuple[Column, ...]
-    compute: Callable[[Batch], Array]
+    columns: tuple[ScoreColumn, ...]
+    compute: Callable[[ScoredBatch], Array]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The scores of images.
+class ImageScores:
+    """All scores of N images. Images without a finite likelihood are left out.
 
-    ``values``: ``(N, columns)``; ``log_likelihoods``: ``(N,)`` in nats; ``p_values``: ``(N,)`` of the combined score.
-    Images without a finite likelihood are left out: ``kept`` are the places of the others.
+    Attributes:
+        values: The scores, ``(N, columns)``.
+        log_likelihoods: The log-likelihoods in nats, ``(N,)``.
+        p_values: The p-values of the combined score, ``(N,)``.
+        kept: The places of the N images in their set, ``(N,)``.
     """
 
     values: Array
@@ -77,25 +84,25 @@ class Scored:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> Scored:
-        return Scored(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
+    def __getitem__(self, rows: NDArray[np.bool_]) -> ImageScores:
+        return ImageScores(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
 
     @property
     def statistics(self) -> Array:
-        """T of each image, in nats: the first column."""
+        """Return T of each image in nats, the first column, ``(N,)``."""
         return self.values[:, 0]
 
     @classmethod
-    def join(cls, parts: Sequence[Scored]) -> Scored:
-        """Return all parts as one."""
+    def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
+        """Return the scores of all parts, one after the other."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-class Scores:
-    """Computes all scores of images by one pass of a model, two with ``gradients``. Not thread-safe, as its scorer.
+class ScoreSuite:
+    """All scores of an evaluation, computed for images by one forward pass, and one backward pass with ``gradients``.
 
-    Raises ``GradientEvidenceUnavailable`` where the calibration has no gradients.
+    Not thread-safe. Raises ``GradientEvidenceUnavailable`` where the calibration has no gradient evidence.
     """
 
     def __init__(self, scorer: Scorer, baselines: Baselines, gradients: bool = False) -> None:
@@ -103,7 +110,7 @@ class Scores:
         calibration.check_alpha(None, gradients)
         self._scorer = scorer
         self._gradients = gradients
-        # Another score of the service, when it has one, is another group here.
+        # A new score of the service is added here as another group.
         self._groups = (
             combined(calibration),
             *([with_gradients(calibration)] if gradients else []),
@@ -114,92 +121,96 @@ class Scores:
         )
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """What the scores are called; the combined one is the first."""
+    def columns(self) -> tuple[ScoreColumn, ...]:
+        """Return the columns of the scores; the combined score is the first."""
         return tuple(column for group in self._groups for column in group.columns)
 
-    def __call__(self, images: Images) -> Scored:
-        """Return the scores of images ``(N, C, H, W)``."""
-        kept, batch = look_at(self._scorer, images, self._gradients)
+    def __call__(self, images: Images) -> ImageScores:
+        """Return all scores of images, uint8 ``(N, C, H, W)``."""
+        kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
-            return Scored(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
+            return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
         values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
-        values = np.nan_to_num(values, nan=STRANGEST, posinf=STRANGEST, neginf=-STRANGEST)
-        return Scored(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
+        values = np.nan_to_num(values, nan=MAX_STATISTIC, posinf=MAX_STATISTIC, neginf=-MAX_STATISTIC)
+        return ImageScores(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
 
 
-def look_at(scorer: Scorer, images: Images, gradients: bool = False) -> tuple[NDArray[np.int64], Batch | None]:
-    """Return the places of the images that have a finite likelihood, and the pass over them; None where none has."""
-    found = scorer.score_each(images, gradients=gradients)
-    good = [(place, one) for place, one in enumerate(found) if not isinstance(one, ScoreNotFinite)]
+def scored_batch(
+    scorer: Scorer, images: Images, gradients: bool = False
+) -> tuple[NDArray[np.int64], ScoredBatch | None]:
+    """Return the places of the images with a finite likelihood, and the scored batch of them; None without any."""
+    scores = scorer.score_each(images, gradients=gradients)
+    good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
-    likelihoods = [one for _, one in good]
-    evidence = [one.evidence for one in likelihoods if one.evidence is not None]
+    likelihoods = [likelihood for _, likelihood in good]
+    evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
     if not evidence:
         return kept, None
     together = Evidence.join(evidence)
     plain = replace(together, gradients=None)
-    return kept, Batch(images[kept], likelihoods, plain, together if gradients else None)
+    return kept, ScoredBatch(images[kept], likelihoods, plain, together if gradients else None)
 
 
-def combined(calibration: Calibration) -> Group:
-    """Return T, the one number that verdicts are made of."""
-    column = Column(COMBINED, "combined score T", "combined")
-    return Group((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
+def combined(calibration: Calibration) -> ScoreGroup:
+    """Return the group of the combined score T, which gives the verdicts."""
+    column = ScoreColumn(COMBINED, "combined score T", "combined")
+    return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
-def with_gradients(calibration: Calibration) -> Group:
-    """Return T of all families and gradients together, and the surprise of the gradients, both in nats."""
+def with_gradients(calibration: Calibration) -> ScoreGroup:
+    """Return the group of scores from gradients: T with gradients, and the surprise of the gradients, in nats."""
     columns = (
-        Column("thorough", "combined score with gradients", "thorough"),
-        Column("gradient-family", "family of gradients", "family"),
+        ScoreColumn("thorough", "combined score with gradients", "thorough"),
+        ScoreColumn("gradient-family", "family of gradients", "family"),
     )
 
-    def compute(batch: Batch) -> Array:
+    def compute(batch: ScoredBatch) -> Array:
         if batch.with_gradients is None:
             raise ValueError("these images were scored without a backward pass")
         evidence = batch.with_gradients
         gradients = _mean([fold.families(evidence)[:, -1] for fold in calibration.folds])
         return np.stack([calibration.typical_statistics(evidence), gradients], 1)
 
-    return Group(columns, compute)
+    return ScoreGroup(columns, compute)
 
 
-def families(calibration: Calibration) -> Group:
-    """Return the surprise of each family, in nats, the mean over the folds."""
-    columns = [Column("whole-family", "family of whole-image statistics", "family")]
+def families(calibration: Calibration) -> ScoreGroup:
+    """Return the group of the surprises of each family in nats, means over the folds."""
+    columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
     if _first(calibration).local is not None:
-        columns.append(Column("local-family", "family of local statistics", "family"))
-    return Group(tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
+        columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
+    return ScoreGroup(
+        tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)])
+    )
 
 
-def whole_image(calibration: Calibration, names: Sequence[str]) -> Group:
-    """Return |z| of every statistic of the whole image given complexity, and of complexity itself.
+def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
+    """Return the group of the whole-image statistics: the absolute z of each given complexity, and of complexity.
 
-    ``names``: of the whole-image statistics of the evidence.
+    ``names`` are the names of the whole-image statistics of the evidence.
     """
     fits = _fits(calibration)
     names = fits[0].names(names)
-    common = [place for place in range(len(names)) if all(place in one.whole.used.tolist() for one in fits)]
+    common = [place for place in range(len(names)) if all(place in fit.whole.used.tolist() for fit in fits)]
     labels = [*(names[place] for place in common), COMPLEXITY]
-    columns = tuple(Column(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
+    columns = tuple(ScoreColumn(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
 
-    def compute(batch: Batch) -> Array:
-        found = []
-        for one in fits:
-            used = one.whole.used.tolist()
+    def compute(batch: ScoredBatch) -> Array:
+        values = []
+        for fit in fits:
+            used = fit.whole.used.tolist()
             chosen = [*(used.index(place) for place in common), len(used)]
-            found.append(np.abs(one.whole.standardised(one.statistics(batch.evidence))[:, chosen]))
-        return _mean(found)
+            values.append(np.abs(fit.whole.standardised(fit.statistics(batch.evidence))[:, chosen]))
+        return _mean(values)
 
-    return Group(columns, compute)
+    return ScoreGroup(columns, compute)
 
 
-def local(calibration: Calibration) -> Group:
-    """Return the surprise of each local extreme, in nats; none for a flow without places."""
+def local(calibration: Calibration) -> ScoreGroup:
+    """Return the group of the surprises of local extremes in nats; it is empty for a flow without spatial structure."""
     family = _first(calibration).local
     if family is None:
-        return Group((), lambda batch: np.zeros((len(batch.images), 0)))
+        return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
     columns = []
     for shape in regions(*family.shape):
         first = shape[0]
@@ -207,22 +218,22 @@ def local(calibration: Calibration) -> Group:
         name = f"square-{sides[0]}" if sides[0] == sides[1] else "line"
         words = f"{sides[0]}x{sides[1]} cells" if sides[0] == sides[1] else "rows and columns of cells"
         columns += [
-            Column(f"{name}-likely", f"plainest of {words}", "local"),
-            Column(f"{name}-unlikely", f"least likely of {words}", "local"),
+            ScoreColumn(f"{name}-likely", f"plainest of {words}", "local"),
+            ScoreColumn(f"{name}-unlikely", f"least likely of {words}", "local"),
         ]
 
-    def compute(batch: Batch) -> Array:
+    def compute(batch: ScoredBatch) -> Array:
         complexity = batch.evidence.whole[:, 0]
-        fits = [one.local for one in _fits(calibration) if one.local is not None]
-        return _mean([one.surprises(batch.evidence.cells, complexity) for one in fits])
+        fits = [fit.local for fit in _fits(calibration) if fit.local is not None]
+        return _mean([fit.surprises(batch.evidence.cells, complexity) for fit in fits])
 
-    return Group(tuple(columns), compute)
+    return ScoreGroup(tuple(columns), compute)
 
 
-def trivial(baselines: Baselines) -> Group:
-    """Return the baselines."""
-    columns = tuple(Column(name, LABELS[name], "baseline") for name in NAMES)
-    return Group(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
+def trivial(baselines: Baselines) -> ScoreGroup:
+    """Return the group of the baseline scores."""
+    columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
+    return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
 
 
 def _fits(calibration: Calibration) -> list[Statistic]:
@@ -233,6 +244,6 @@ def _first(calibration: Calibration) -> Statistic:
     return calibration.folds[0].statistic
 
 
-def _mean(found: Sequence[Array]) -> Array:
-    mean: Array = np.mean(found, axis=0)
+def _mean(values: Sequence[Array]) -> Array:
+    mean: Array = np.mean(values, axis=0)
     return mean

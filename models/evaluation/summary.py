@@ -1,4 +1,4 @@
-"""From raw scores to the numbers of a report."""
+"""The numbers of a report, computed from raw scores: false alarms, detection rates, metrics and curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.anomaly import conformal
 from models.evaluation import schema
 from models.evaluation.curves import roc_points
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
-from models.evaluation.scores import COMBINED, Column, Scored
+from models.evaluation.scores import COMBINED, ImageScores, ScoreColumn
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -23,50 +23,57 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What flags images at false-alarm rate alpha: p-values of the combined score come from the model's own
-    ``calibration_images``, those of any other score from its values of threshold images, sorted, ``(n, columns)``."""
+    """The p-values by which each score flags images.
+
+    P-values of the combined score come from the calibration of the model; those of any other score are ranks among
+    its values for the threshold images.
+
+    Attributes:
+        calibration_images: The number of calibration images of the model.
+        ordered: The scores of n threshold images, each column sorted, ``(n, columns)``.
+    """
 
     calibration_images: int
     ordered: Array
 
     @classmethod
-    def of(cls, calibration_images: int, scored: Scored) -> Thresholds:
-        """Return the thresholds that scored images give."""
+    def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
+        """Return the thresholds from scored threshold images."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of images that the p-values of a score come from."""
+        """Return the number of images among which the p-values of a score are ranks."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
-    def p_values(self, scored: Scored, column: int) -> Array:
-        """Return the conformal p-values of images by one score, ``(N,)``."""
+    def p_values(self, scored: ImageScores, column: int) -> Array:
+        """Return the conformal p-values of N images by one score, ``(N,)``."""
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
-    def share(self, scored: Scored, column: int, alpha: float) -> float | None:
-        """Return the share of images that a score flags at ``alpha``; None where no p-value can be as small."""
+    def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
+        """Return the share of images that a score flags at ``alpha``; None where no p-value is as small."""
         if not conformal.flagged_ranks(self.images(column), alpha):
             return None
         return float((self.p_values(scored, column) <= alpha).mean())
 
 
 def describe_columns(
-    columns: Sequence[Column], thresholds: Thresholds, normal: Scored, alphas: Sequence[float]
+    columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return every score with its false alarms on normal images."""
+    """Return the description of every score, with its false alarms on normal images."""
     return [
         schema.Column(
-            name=one.name,
-            label=one.label,
-            family=one.family,
+            name=column.name,
+            label=column.label,
+            family=column.family,
             false_alarms=[_false_alarms(thresholds, normal, place, alpha) for alpha in alphas],
         )
-        for place, one in enumerate(columns)
+        for place, column in enumerate(columns)
     ]
 
 
-def _false_alarms(thresholds: Thresholds, normal: Scored, column: int, alpha: float) -> schema.FalseAlarms:
+def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> schema.FalseAlarms:
     share, images = thresholds.share(normal, column, alpha), thresholds.images(column)
     low, high = conformal.false_alarm_interval(images, len(normal), alpha)
     inside = None if share is None else low <= share <= high
@@ -74,27 +81,39 @@ def _false_alarms(thresholds: Thresholds, normal: Scored, column: int, alpha: fl
 
 
 def compare(
-    columns: Sequence[Column],
+    columns: Sequence[ScoreColumn],
     thresholds: Thresholds,
-    normal: Scored,
-    strange: Scored,
+    normal: ImageScores,
+    strange: ImageScores,
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return how well each score tells the sets apart, the best baseline, and AUROC of the combined one minus its.
+    """Return the result of each score, the best baseline, and the advantage of the combined score in AUROC.
 
-    The difference comes with its interval (low, high); the resamples are the same for all scores.
+    All scores share the same resamples, so that the interval of the advantage is paired.
+
+    Args:
+        columns: The scores.
+        thresholds: The p-values by which scores flag images.
+        normal: The scores of normal images.
+        strange: The scores of anomalous images.
+        alphas: The false-alarm rates to report.
+        resamples: The number of bootstrap resamples.
+
+    Returns:
+        The results in the order of ``columns``, the name of the baseline with the largest AUROC, and the AUROC of the
+        combined score minus that of this baseline with the ends of its interval.
     """
     drawn = Resamples.draw(len(normal), len(strange), resamples)
     results, aurocs = [], {}
-    for place, one in enumerate(columns):
+    for place, column in enumerate(columns):
         own, other = normal.values[:, place], strange.values[:, place]
         point, draws = separation(own, other), bootstrap(own, other, drawn)
-        low, high = np.array([interval(column) for column in draws.T]).T.tolist()
-        aurocs[one.name] = (point.auroc, draws[:, 0])
+        low, high = np.array([interval(values) for values in draws.T]).T.tolist()
+        aurocs[column.name] = (point.auroc, draws[:, 0])
         results.append(
             schema.Result(
-                score=one.name,
+                score=column.name,
                 auroc=point.auroc,
                 auroc_interval=(low[0], high[0]),
                 aupr=point.aupr,
@@ -104,15 +123,17 @@ def compare(
                 detected=[schema.Rate(alpha=a, share=thresholds.share(strange, place, a)) for a in alphas],
             )
         )
-    best = max((one.name for one in columns if one.family == "baseline"), key=lambda name: aurocs[name][0])
+    best = max((column.name for column in columns if column.family == "baseline"), key=lambda name: aurocs[name][0])
     (ours, our_draws), (theirs, their_draws) = aurocs[COMBINED], aurocs[best]
     return results, best, (ours - theirs, *interval(our_draws - their_draws))
 
 
-def curves(columns: Sequence[Column], normal: Scored, strange: Scored, families: Sequence[str]) -> list[schema.Curve]:
-    """Return the ROC curves of the scores of some families."""
+def curves(
+    columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
+) -> list[schema.Curve]:
+    """Return the ROC curves of the scores that belong to ``families``."""
     return [
-        schema.Curve(score=one.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
-        for place, one in enumerate(columns)
-        if one.family in families
+        schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
+        for place, column in enumerate(columns)
+        if column.family in families
     ]

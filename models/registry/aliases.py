@@ -11,8 +11,6 @@ from models.atomic_files import write_atomically
 from models.errors import ArtifactError
 
 ALIASES = "aliases.json"
-LIVE = "live"
-"""The alias that every model has: the version that its plain name means."""
 
 
 def read_aliases(folder: Path) -> dict[str, int]:

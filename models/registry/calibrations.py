@@ -1,4 +1,4 @@
-"""Calibrations of a model version that were made after it: numbered, published whole, one of them active.
+"""CalibrationStore of a model version that were made after it: numbered, published whole, one of them active.
 
 Free of torch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.artifacts.manifest import CalibrationRecord, CalibrationSummary, file_label
 from models.atomic_files import locked, new_folder, sha256_file, write_atomically
 from models.errors import ArtifactError, CalibrationNotFound
+from models.naming import is_version
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,11 @@ FOLDER = "calibrations"
 RECORD = "calibration.json"
 ARRAYS = "calibration.safetensors"
 CHOICE = "active.json"
-NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 OWN = 0
 """The number of the calibration that is part of the artifact."""
 
 
-class Choice(BaseModel):
+class ActiveCalibration(BaseModel):
     """Which calibration was chosen, and the newest there was then: one that came later is active instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +37,7 @@ class Choice(BaseModel):
     newest: int = Field(OWN, ge=0)
 
 
-class Calibrations:
+class CalibrationStore:
     """The calibrations of one version in ``root/<name>/calibrations/<version>/<number>/``.
 
     Each appears whole, once for a job, and never changes; number 0 is the artifact's own and has no folder here. The
@@ -53,7 +52,7 @@ class Calibrations:
     def numbers(self) -> list[int]:
         """Return the numbers there are, 0 first."""
         there = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted({OWN} | {int(path.name) for path in there if NUMBER.fullmatch(path.name) and path.is_dir()})
+        return sorted({OWN} | {int(path.name) for path in there if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
         """Return the number in use; it may have been deleted since. Raises ``ArtifactError`` for a damaged choice."""
@@ -90,12 +89,17 @@ class Calibrations:
         *,
         job: str | None = None,
         activate: bool = True,
-        admit: Callable[[], None] = lambda: None,
+        before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Keep a calibration under the next number and return that; it becomes active with ``activate``.
+        """Store a calibration under the next number, and return the number.
 
-        That of a job is published once: where one carries the job's id already, its number is returned. ``admit`` is
-        called when nothing else can come between any more, and stops it by raising.
+        Args:
+            arrays: The content of the calibration's file.
+            summary: Its summary.
+            job: The job that made it. A job publishes once: the number of an earlier calibration of the job is
+                returned.
+            activate: Whether it becomes the active calibration.
+            before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
         """
         with locked(self._of_name):
             known = None if job is None else self.of_job(job)
@@ -119,7 +123,7 @@ class Calibrations:
             with new_folder(self.folder / str(number)) as folder:
                 (folder / ARRAYS).write_bytes(arrays)
                 (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-                admit()
+                before_publish()
                 if not activate:
                     self._choose(before, number)
             # It is active from the moment it is there: this makes its deletion an error, not a change of the choice.
@@ -142,19 +146,19 @@ class Calibrations:
                 log.warning("%s is written anew", problem.detail)
             self._choose(number, newest)
 
-    def _choice(self) -> Choice:
+    def _choice(self) -> ActiveCalibration:
         path = self.folder / CHOICE
         try:
-            return Choice.model_validate_json(path.read_bytes())
+            return ActiveCalibration.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return Choice()
+            return ActiveCalibration()
         except OSError as error:
             raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             raise ArtifactError(f"{file_label(path)} does not say which calibration was chosen") from error
 
     def _choose(self, number: int, newest: int) -> None:
-        choice = Choice(calibration=number, newest=newest)
+        choice = ActiveCalibration(calibration=number, newest=newest)
         write_atomically(self.folder / CHOICE, choice.model_dump_json().encode())
 
     def _unknown(self, number: int) -> CalibrationNotFound:

@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from models.artifacts.manifest import FILE, CalibrationRecord, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
-from models.errors import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
-from models.registry.aliases import LIVE, read_aliases, write_aliases
+from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, VersionInUse
+from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
+from models.registry.aliases import read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
-from models.registry.calibrations import OWN, RECORD, Calibrations, read_record
+from models.registry.calibrations import OWN, RECORD, CalibrationStore, read_record
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
-REF = re.compile(rf"(?P<name>{NAME.pattern})(:(?P<version>{VERSION.pattern})|@(?P<alias>{NAME.pattern}))?")
 ZOO = Path(__file__).parents[1] / "zoo"
 REMOVED = "newest-removed"
 """File with the largest version that was ever removed: a number that was given once never means another model."""
 
 Stamp = tuple[int, int, int]
 """Inode, time of change in ns and size of a manifest."""
-
-
-class ModelRef(NamedTuple):
-    """A reference taken apart, the same for every way to write it: a name, and a version or an alias of it."""
-
-    name: str
-    selector: int | str
-
-
-def parse_ref(ref: str) -> ModelRef:
-    """Take ``name``, ``name:3`` or ``name@champion`` apart. Raises ``ModelNotFound``."""
-    found = REF.fullmatch(ref)
-    if found is None:
-        raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
-    return ModelRef(found["name"], int(found["version"]) if found["version"] else found["alias"] or LIVE)
 
 
 @dataclass(frozen=True)
@@ -111,12 +92,12 @@ class Registry:
     def names(self) -> list[str]:
         """Return the names that have a version, in order."""
         found = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
-        return sorted(name for name in found if NAME.fullmatch(name) and self.versions(name))
+        return sorted(name for name in found if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
         check_name(name)
-        found = {int(path.name) for path in self._folders(self.root / name) if VERSION.fullmatch(path.name)}
+        found = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
         return sorted(found | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -151,9 +132,9 @@ class Registry:
         stamp = None if calibration is None else _stamp(calibration / RECORD)
         return ModelVersion(name, version, path, shipped, _stamp(path / FILE), number, calibration, stamp)
 
-    def calibrations(self, name: str, version: int) -> Calibrations:
+    def calibrations(self, name: str, version: int) -> CalibrationStore:
         """Return the calibrations of a version."""
-        return Calibrations(self.root, name, version)
+        return CalibrationStore(self.root, name, version)
 
     def publish(
         self,
@@ -161,12 +142,12 @@ class Registry:
         name: str,
         *,
         promote: bool = False,
-        admit: Callable[[], None] = lambda: None,
+        before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
         """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
 
         The artifact of a job is published once: where a version carries its job's id already, that one is returned.
-        ``admit`` is called when nothing else can come between any more, and stops it by raising. Raises
+        ``before_publish`` is called when nothing else can come between any more, and stops it by raising. Raises
         ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
         """
         job = read_manifest(artifact).training.job
@@ -184,7 +165,7 @@ class Registry:
             shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
-                admit()
+                before_publish()
             if promote or not versions:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")
@@ -311,9 +292,3 @@ class Registry:
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-
-
-def check_name(name: str) -> None:
-    """Raise ``InvalidName`` unless ``name`` is 1 to 64 of a-z, 0-9, dot, dash, underscore, led by a letter or digit."""
-    if not NAME.fullmatch(name):
-        raise InvalidName(f"{name!r}: expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first")

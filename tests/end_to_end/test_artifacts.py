@@ -182,7 +182,7 @@ def test_nothing_is_left_of_a_bad_one(
 ) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "spoilt"))
     spoil(folder)
-    answer = bring(client, b"".join(pack(folder).pieces), "spoilt")
+    answer = bring(client, b"".join(pack(folder)), "spoilt")
     assert (answer.status_code, answer.json()["type"]) == (422, "model-refused"), answer.text
     assert says in answer.json()["detail"]
     assert str(module_home) not in answer.text
@@ -194,7 +194,7 @@ def test_nothing_is_left_of_a_bad_one(
 
 
 def test_what_is_no_upload_of_a_model(client: httpx.Client, module_home: Path, artifact: Path) -> None:
-    data = b"".join(pack(artifact).pieces)
+    data = b"".join(pack(artifact))
     for answer, status, slug in (
         (bring(client, data, "Bad"), 422, "invalid-request"),
         (bring(client, data, ".."), 422, "invalid-request"),
@@ -219,7 +219,7 @@ def test_the_job_of_another_service_is_forgotten(
     """Else a job of that name would take it for its own."""
     folder = Path(shutil.copytree(artifact, tmp_path / "made-by-a-job"))
     edit_manifest(folder, lambda document: document["training"].update(job="06f8m2q1x3z4c5v6b7n8m9k0j1"))
-    data = b"".join(pack(folder).pieces)
+    data = b"".join(pack(folder))
     for version in (1, 2):
         brought = bring(client, data, "twice")
         assert (brought.status_code, brought.json()["version"]) == (201, version)

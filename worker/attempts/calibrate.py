@@ -27,10 +27,11 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     import torch
 
     from models.anomaly.calibration_file import calibration_bytes
-    from models.anomaly.fitting.calibrate import looks_at_images
+    from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
-    from models.registry.registry import Registry, parse_ref
+    from models.naming import parse_ref
+    from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.training.loop import Interrupted
 
@@ -65,7 +66,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         )
         reference = reference_of(dataset, scorer.manifest)
         precision = spec.parameters.get("precision", "float32")
-        reports = _Reports(looks_at_images(reference, precision), events, go_on)
+        reports = _Reports(count_image_passes(reference, precision), events, go_on)
         calibration, summary = scorer.calibrate(reference, reports.progress, precision)
         fence.require()  # before the registry's lock is held, for an outage may last
         number = calibrations.publish(
@@ -73,7 +74,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             summary,
             job=spec.id,
             activate=spec.parameters.get("activate", True),
-            admit=admit,
+            before_publish=admit,
         )
     smallest = calibrations.record(number).summary.smallest_p
     made = {"model": name, "version": version, "ref": f"{name}:{version}"}

@@ -11,7 +11,8 @@ from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, OpenPlan
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore
-from models.registry.registry import Registry, parse_ref
+from models.naming import parse_ref
+from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec

@@ -87,7 +87,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 engine=_engine(settings),
             )
         fence.require()  # before the registry's lock is held, for an outage may last
-        version = registry.publish(artifact, spec.model, promote=spec.promote, admit=fence.admit)
+        version = registry.publish(artifact, spec.model, promote=spec.promote, before_publish=fence.admit)
     elif spec.promote:
         # The earlier attempt may have died between the two; a version that went live since then stays.
         fence.require()

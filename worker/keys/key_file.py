@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from models.atomic_files import locked, write_atomically
+from models.naming import Name
 from worker.keys.roles import Role
 
 LARGEST_BYTES = 16 * 2**20
-NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
@@ -50,7 +50,7 @@ class StoredKey(_Stored):
     """A key without its secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
-    name: str = Field(pattern=NAME)
+    name: Name
     role: Role
     digest: Digest
     created: AwareDatetime

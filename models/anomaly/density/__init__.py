@@ -1,1 +1,1 @@
-"""Densities of statistics: Gaussians, mixtures, tails, and conditioning on complexity."""
+"""Densities of anomaly statistics: Gaussians, mixtures, tails, and conditioning on complexity."""

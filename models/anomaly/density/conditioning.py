@@ -1,4 +1,7 @@
-"""Standardising statistics given complexity: what flows get wrong follows it, and images differ in it."""
+"""Standardisation of statistics given the complexity of an image.
+
+The log-density of a flow depends on how complex an image is. Statistics are compared with images of like complexity.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,26 @@ from scipy.interpolate import CubicSpline, PPoly
 
 Array = NDArray[np.float64]
 
-ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE = 200, 40
-"""Images from which on mean and spread may bend with complexity, and depend on it at all."""
+MIN_IMAGES_CURVE, MIN_IMAGES_LINE = 200, 40
+"""Images from which on mean and spread are curves of complexity, or straight lines; constants with fewer."""
 KNOTS = 4
 FLOOR = 1e-3
-"""Residuals below this share of their deviation count as that much: the logarithm of a spread must stay finite."""
-SMALLEST = 1e-9
+"""Smallest residual, as a share of their standard deviation: the logarithm of a spread must stay finite."""
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """z = (s - m(c)) / σ(c), m and log σ natural cubic splines of complexity c, straight outside the reference's range.
+    """The map z = (s - m(c)) / σ(c) that standardises statistics s given the complexity c of an image.
 
-    ``knots``: of c, ``(k,)``; a single one stands for a constant. ``mean`` and ``log_spread``: values at the knots,
-    ``(k, K)``. ``lowest`` and ``highest``: bounds of log σ over the reference images, ``(K,)``; σ is not extrapolated.
+    m and log σ are natural cubic splines of c, continued as straight lines outside the range of the reference images.
+
+    Attributes:
+        knots: Knots of c, ``(k,)``; with a single knot m and σ are constant.
+        mean: m at the knots, ``(k, K)`` for K statistics.
+        log_spread: log σ at the knots, ``(k, K)``.
+        lowest: The smallest log σ over the reference images, ``(K,)``: σ is not extrapolated.
+        highest: The largest log σ over the reference images, ``(K,)``.
     """
 
     knots: Array
@@ -36,24 +45,26 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array) -> Self:
-        """Fit to reference images by least squares, the mean first, then the log of what is left.
+        """Fit to reference images by least squares: the mean first, then the logarithm of the absolute residuals.
 
-        ``statistics``: ``(n, K)``; ``complexity``: ``(n,)``.
+        Args:
+            statistics: K statistics of n images, ``(n, K)``.
+            complexity: Their complexities, ``(n,)``.
         """
         knots = _knots(complexity)
         basis = _basis(complexity, knots)
         mean = _solve(basis, statistics)
         rest = np.abs(statistics - basis @ mean)
-        floor = np.maximum(FLOOR * np.sqrt(np.square(rest).mean(0)), SMALLEST)
+        floor = np.maximum(FLOOR * np.sqrt(np.square(rest).mean(0)), MIN_SPREAD)
         log_spread = _solve(basis, np.log(np.maximum(rest, floor)))
-        # The mean of the log is not the log of the deviation: made up for by one factor a statistic.
+        # The mean of the logarithm is not the logarithm of the deviation: one factor for each statistic corrects that.
         z = rest / np.exp(basis @ log_spread)
-        log_spread = log_spread + np.log(np.maximum(np.sqrt(np.square(z).mean(0)), SMALLEST))
-        found = basis @ log_spread
-        return cls(knots, mean, log_spread, np.maximum(found.min(0), np.log(SMALLEST)), found.max(0))
+        log_spread = log_spread + np.log(np.maximum(np.sqrt(np.square(z).mean(0)), MIN_SPREAD))
+        fitted = basis @ log_spread
+        return cls(knots, mean, log_spread, np.maximum(fitted.min(0), np.log(MIN_SPREAD)), fitted.max(0))
 
     def __call__(self, statistics: Array, complexity: Array) -> Array:
-        """Return z, ``(N, K)``, of statistics ``(N, K)`` at complexities ``(N,)``."""
+        """Return the standardised statistics z, ``(N, K)``, of statistics ``(N, K)`` at complexities ``(N,)``."""
         basis = _basis(complexity, self.knots)
         spread = np.exp(np.clip(basis @ self.log_spread, self.lowest, np.maximum(self.lowest, self.highest)))
         return (statistics - basis @ self.mean) / spread
@@ -61,9 +72,9 @@ class Conditioning:
 
 def _knots(complexity: Array) -> Array:
     count = len(complexity)
-    wanted = KNOTS if count >= ENOUGH_FOR_A_CURVE else 2 if count >= ENOUGH_FOR_A_LINE else 1
+    wanted = KNOTS if count >= MIN_IMAGES_CURVE else 2 if count >= MIN_IMAGES_LINE else 1
     knots = np.unique(np.quantile(complexity, np.linspace(0, 1, wanted)))
-    # Where most images are equally complex, knots fall together, and a curve would swing between them.
+    # Where most images are equally complex, knots coincide, and a curve would oscillate between them.
     return knots if len(knots) == wanted else knots[:1]
 
 

@@ -1,4 +1,4 @@
-"""A Gaussian whose covariance is shrunk: distances, and what each coordinate has to do with them."""
+"""A Gaussian with a shrunk covariance: Mahalanobis distances and the share of each coordinate in them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """``mean``, ``(K,)``, and ``root``, the symmetric Σ^-1/2, ``(K, K)``."""
+    """A Gaussian N(μ, Σ) of K coordinates.
+
+    Attributes:
+        mean: μ, ``(K,)``.
+        root: The symmetric root Σ^-1/2, ``(K, K)``.
+    """
 
     mean: Array
     root: Array
 
     @classmethod
     def fit(cls, samples: Array) -> Self:
-        """Fit to ``(n, K)``; Σ by Ledoit & Wolf 2004."""
+        """Fit to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
         values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
         root = (vectors / np.sqrt(values)) @ vectors.T
         return cls(samples.mean(0), root)
 
     def components(self, samples: Array) -> Array:
-        """Return w = Σ^-1/2 (u - μ), ``(N, K)``: uncorrelated, and as close to u as such coordinates can be.
+        """Return the whitened samples w = Σ^-1/2 (u - μ), ``(N, K)``.
 
-        Their squares add up to the squared Mahalanobis distance, so each is a coordinate's share of it (Kessy et al.
-        2018, ZCA whitening).
+        The squares of a row add up to the squared Mahalanobis distance, so that each is the share of one coordinate.
+        Among all whitened coordinates these are closest to u (ZCA whitening, Kessy et al. 2018).
         """
-        found: Array = (samples - self.mean) @ self.root
-        return found
+        whitened: Array = (samples - self.mean) @ self.root
+        return whitened
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance of centred samples ``(n, K)``, never singular."""
+    """Return the Ledoit-Wolf covariance of centred samples ``(n, K)``, ``(K, K)``; it is never singular."""
     from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]

@@ -1,4 +1,4 @@
-"""The density of statistics as a mixture of Gaussians: images come in kinds."""
+"""The density of statistics as a mixture of Gaussians, as images form clusters."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from models.anomaly.density.gaussian import Gaussian
 
 Array = NDArray[np.float64]
 
-MOST_COMPONENTS = 5
-SMALLEST = 1e-9
+MAX_COMPONENTS = 5
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of Gaussians of standardised statistics.
+    """A mixture of m Gaussians of K standardised statistics.
 
-    ``location``, ``scale``: ``(K,)``; ``log_weights``: ``(m,)``; ``means``: ``(m, K)``; ``roots``: a root A of
-    each precision matrix A A', ``(m, K, K)``.
+    Attributes:
+        location: Means of the statistics, ``(K,)``.
+        scale: Their standard deviations, ``(K,)``.
+        log_weights: Logarithms of the weights, ``(m,)``.
+        means: Means of the components, ``(m, K)``.
+        roots: A root A of each precision matrix A A', ``(m, K, K)``.
     """
 
     location: Array
@@ -34,24 +38,27 @@ class Mixture:
 
     @classmethod
     def fit(cls, samples: Array, images_a_component: int, regularisation: float) -> Self:
-        """Fit by expectation-maximisation to ``(n, K)``, with a component for so many images, at most five.
+        """Fit to samples by expectation-maximisation.
 
-        ``regularisation`` is added to the variances of standardised statistics. A single component has the Ledoit-Wolf
-        covariance instead: then images are few.
+        Args:
+            samples: K statistics of n images, ``(n, K)``.
+            images_a_component: Images for each component; there are at most five components. A single component, for
+                few images, has a Ledoit-Wolf covariance.
+            regularisation: Added to the variances of the standardised statistics.
         """
         from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
-        location, scale = samples.mean(0), np.maximum(samples.std(0), SMALLEST)
+        location, scale = samples.mean(0), np.maximum(samples.std(0), MIN_SPREAD)
         u = (samples - location) / scale
-        count = min(MOST_COMPONENTS, len(samples) // images_a_component)
+        count = min(MAX_COMPONENTS, len(samples) // images_a_component)
         if count < 2:
             gaussian = Gaussian.fit(u)
             return cls(location, scale, np.zeros(1), gaussian.mean[None], gaussian.root[None])
-        found = GaussianMixture(count, reg_covar=regularisation, n_init=2, random_state=0).fit(u)
-        return cls(location, scale, np.log(found.weights_), found.means_, found.precisions_cholesky_)
+        fit = GaussianMixture(count, reg_covar=regularisation, n_init=2, random_state=0).fit(u)
+        return cls(location, scale, np.log(fit.weights_), fit.means_, fit.precisions_cholesky_)
 
     def surprisal(self, samples: Array) -> Array:
-        """Return -log p of each sample, ``(N, K)`` -> ``(N,)``, in nats."""
+        """Return -log p of each sample of ``(N, K)`` in nats, ``(N,)``."""
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         log_det = np.linalg.slogdet(self.roots).logabsdet

@@ -1,4 +1,4 @@
-"""How surprising a value is among reference values: -ln P(T >= t), and beyond them by an exponential tail."""
+"""The surprise -ln P(T >= t) of a value t among reference values, with an exponential tail beyond them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ Array = NDArray[np.float64]
 POINTS = 256
 """Points of the stored survival function."""
 TAIL = 0.05
-"""Share of the reference values that the tail is fitted to."""
-FEWEST = 5
-"""Values that the tail is fitted to at least."""
+"""Share of the reference values to which the tail is fitted."""
+MIN_TAIL_VALUES = 5
+"""Smallest number of values to which the tail is fitted."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The survival function of one statistic; no p-value comes from it, it only makes statistics comparable.
+    """The survival function P(T >= t) of one statistic, which makes different statistics comparable.
 
-    ``values`` and ``surprises``: points of t -> -ln P(T >= t), both rising, ``(POINTS,)``. ``slope``: what a unit of t
-    adds beyond the last of them, one over the mean excess there (a generalised Pareto tail of shape 0).
+    P-values do not come from it, but from the ranks of calibration images.
+
+    Attributes:
+        values: Points t of the survival function, rising, ``(POINTS,)``.
+        surprises: -ln P(T >= t) at these points in nats, rising, ``(POINTS,)``.
+        slope: The surprise that a unit of t adds beyond the last point: one over the mean excess there (a generalised
+            Pareto tail of shape 0).
     """
 
     values: Array
@@ -32,10 +37,10 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit to reference values, ``(n,)``."""
+        """Fit to n reference values, ``(n,)``."""
         ordered = np.sort(reference)
         count = len(ordered)
-        kept = max(1, count - max(FEWEST, round(TAIL * count)))
+        kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
         threshold = ordered[kept - 1]
         places = np.unique(np.linspace(0, kept - 1, POINTS).round().astype(int))
         surprises = -np.log1p(-(places + 0.5) / (count + 1))
@@ -46,9 +51,9 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return -ln P(T >= t) of each value, in nats."""
-        # T >= t takes in all that equals t: of tied points the first one counts, which interpolation finds just below.
+        """Return the surprise -ln P(T >= t) of each value in nats."""
+        # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)
-        found: Array = inside + self.slope * beyond
-        return found
+        surprise: Array = inside + self.slope * beyond
+        return surprise

@@ -1,1 +1,1 @@
-"""Fitting the statistics of a calibration on reference images."""
+"""Calibration of a model: a pass over reference images, and statistics fitted to it."""

@@ -1,4 +1,4 @@
-"""Calibrating a frozen flow on reference images."""
+"""Calibration of a frozen flow on reference images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.fitting.fit import Reference, fit_cross, fit_split
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
-from models.anomaly.fitting.reference_pass import look_at
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.flows.flow import Flow
@@ -24,19 +24,19 @@ from models.scoring.likelihood import score_images
 from models.scoring.whole_image import statistic_names
 
 FISHER_IMAGES = 500
-THOROUGH_IMAGES = 2000
-"""A backward pass costs several forward ones: so many images of each part are enough for verdicts with gradients."""
+GRADIENT_IMAGES = 2000
+"""Most images of each part with a backward pass, which costs several forward passes."""
 NONE = np.zeros(0, dtype=np.float32)
 
 Progress = Callable[[str, int, int], None]
-"""Is told of work: the part, images done, images in it."""
+"""A function that is called with the name of a part of the work, the images done, and the images in the part."""
 
 
-def looks_at_images(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return how many looks at images calibrating takes: what the parts that ``progress`` is told of add up to."""
+def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
+    """Return the number of image passes of a calibration: the sum over the parts that ``progress`` is called with."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
-    backwards = min(statistics, FISHER_IMAGES) + min(statistics, THOROUGH_IMAGES) + min(calibration, THOROUGH_IMAGES)
+    backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)
     return statistics + calibration + backwards + compared
 
 
@@ -50,38 +50,47 @@ def calibrate(
     progress: Progress,
     precise: Engine | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration and what is to be said of it; ``pinned``: the image that loading scores again.
+    """Return a calibration of a model on reference images, and its summary.
 
-    ``precise``: the engine in float32 that ``engine`` is compared with where it has another precision.
+    Args:
+        engine: The engine whose scores the calibration is for.
+        frozen: The frozen flow of the model.
+        weights_digest: The digest of the weights, which keys the dequantisation noise.
+        flow: The flow with its weights, for gradients.
+        reference: The images to calibrate on.
+        pinned: The image, ``(C, H, W)``, that is scored again whenever the model is loaded.
+        progress: Called with the progress; what it raises ends the work.
+        precise: The float32 engine to compare with, where ``engine`` has another precision.
 
-    Raises ``ScoreNotFinite``, and what ``progress`` raises.
+    Raises:
+        ScoreNotFinite: The flow overflows on a reference image.
     """
     names = statistic_names(frozen)
     grid = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
 
-    def look(part: str, images: ImageRows) -> Reference:
-        return look_at(engine, frozen, weights_digest, images, told(part, len(images)))
+    def collect(part: str, images: ImageRows) -> ReferenceEvidence:
+        return collect_evidence(engine, frozen, weights_digest, images, progress_of(part, len(images)))
 
     def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
-        few = min(len(images), THOROUGH_IMAGES)
-        return looks.features(images, fisher, told(f"{part}, gradients", few), few)
+        few = min(len(images), GRADIENT_IMAGES)
+        return passes.features(images, fisher, progress_of(f"{part}, gradients", few), few)
 
-    def told(part: str, images: int) -> Callable[[int], None]:
+    def progress_of(part: str, images: int) -> Callable[[int], None]:
         return lambda done: progress(part, done, images)
 
-    looks = GradientLooks(GradientProbe(flow), weights_digest)
-    statistics = look("statistics", reference.statistics)
+    passes = GradientPasses(GradientProbe(flow), weights_digest)
+    statistics = collect("statistics", reference.statistics)
     fisher: list[Tensor] = []
     if reference.folds is not None:
-        # No gradients: their Fisher information would hold the very images that are to be ranked against it.
+        # No gradients: their Fisher information would include the images that are to be ranked against it.
         held_out = statistics
         calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
         mean = statistics.log_likelihoods.mean()
     else:
         few = min(len(reference.statistics), FISHER_IMAGES)
-        fisher = looks.fisher(reference.statistics, told("squared gradients", few), few)
+        fisher = passes.fisher(reference.statistics, progress_of("squared gradients", few), few)
         statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
-        held_out = look("calibration", reference.calibration)
+        held_out = collect("calibration", reference.calibration)
         held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
@@ -90,7 +99,9 @@ def calibrate(
     deviation = None
     if precise is not None:
         images = reference.calibration if reference.folds is None else reference.statistics
-        again = look_at(precise, frozen, weights_digest, images, told("comparison with float32", len(images)))
+        again = collect_evidence(
+            precise, frozen, weights_digest, images, progress_of("comparison with float32", len(images))
+        )
         deviation = _deviation(calibration, held_out, again)
     evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
     assert evidence is not None
@@ -113,9 +124,9 @@ def calibrate(
     return calibration, summary
 
 
-def _deviation(calibration: Calibration, found: Reference, precise: Reference) -> Deviation:
-    distances = np.abs(found.log_likelihoods - precise.log_likelihoods)
-    statistics = [calibration.typical_statistics(one.evidence) for one in (found, precise)]
+def _deviation(calibration: Calibration, evidence: ReferenceEvidence, precise: ReferenceEvidence) -> Deviation:
+    distances = np.abs(evidence.log_likelihoods - precise.log_likelihoods)
+    statistics = [calibration.typical_statistics(side.evidence) for side in (evidence, precise)]
     return Deviation(
         images=len(distances),
         median=float(np.median(distances)),

@@ -1,4 +1,4 @@
-"""Fitting a calibration to the evidence of reference images."""
+"""Fit of a calibration to the evidence of reference images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from models.scoring.evidence import Evidence
 Array: TypeAlias = NDArray[np.float64]
 
 
-FEWEST = 10
-"""Images that a family of gradients is fitted to at least."""
+MIN_GRADIENT_IMAGES = 10
+"""Smallest number of images to which a family of gradients is fitted."""
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What one pass over reference images gave.
+class ReferenceEvidence:
+    """The evidence of n reference images, with their log-likelihoods and log-likelihood maps.
 
-    ``log_likelihoods``: ``(n,)`` in nats. ``map_sum``, ``map_squares``: sums over the images of the additive map and of
-    its square, ``(H, W)``; None where a flow has no notion of place.
+    Attributes:
+        evidence: The evidence of each image.
+        log_likelihoods: Log-likelihoods in nats, ``(n,)``.
+        map_sum: The sum of the log-likelihood maps over the images, ``(H, W)``; None without spatial structure.
+        map_squares: The sum of their squares, ``(H, W)``.
+        gradients: Gradient features of the first m images, ``(m, G)``.
     """
 
     evidence: Evidence
@@ -35,8 +39,8 @@ class Reference:
     map_squares: Array | None
     gradients: Array | None = None
 
-    def with_gradients(self, gradients: Array) -> Reference:
-        """Return the same with the gradient features of its first images, ``(m, G)``."""
+    def with_gradients(self, gradients: Array) -> ReferenceEvidence:
+        """Return a copy with gradient features of the first m images, ``(m, G)``."""
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
@@ -45,7 +49,7 @@ class Reference:
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return mean and deviation of the map at each pixel."""
+        """Return the mean and standard deviation of the maps at each pixel; None without spatial structure."""
         if self.map_sum is None or self.map_squares is None:
             return None
         count = len(self.evidence)
@@ -55,18 +59,22 @@ class Reference:
 
 
 def fit_split(
-    statistics: Reference,
-    calibration: Reference,
+    statistics: ReferenceEvidence,
+    calibration: ReferenceEvidence,
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Fit to ``statistics``, and take p-values from ``calibration``, which no fit has seen.
+    """Return the split calibration of two disjoint sets of reference images.
 
-    ``names``: of the whole-image statistics; ``grid``: rows and columns of cells, None without a notion of place.
-    ``suspect_share``: the share of both parts that is expected to be no normals at all: so many of the strangest are
-    left out, of the fit (which is then made again) and of the calibration. Where they were normals after all, false
-    alarms are more frequent than asked, by up to that share.
+    Args:
+        statistics: The evidence to which the statistics are fitted.
+        calibration: The evidence of the images that p-values are ranks among.
+        names: The names of the whole-image statistics.
+        grid: Rows and columns of cells; None for a flow without spatial structure.
+        suspect_share: The expected share of images in both sets that are not normal. This share of the most anomalous
+            images is left out, of the fit (which is then repeated) and of the calibration. Where these images are
+            normal after all, false alarms exceed the requested rate by up to this share.
     """
     fold = _fold(statistics.evidence, calibration.evidence, names, grid, suspect_share)
     fold = _add_gradients(
@@ -77,15 +85,22 @@ def fit_split(
 
 
 def fit_cross(
-    reference: Reference,
+    reference: ReferenceEvidence,
     folds: NDArray[np.integer],
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Fit to all folds but one in turn, and take that one's values: 5-fold cross-conformal for few images (Vovk 2015).
+    """Return the cross-conformal calibration of few reference images (Vovk 2015).
 
-    ``folds``: the fold of each image, ``(n,)``.
+    For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
+
+    Args:
+        reference: The evidence of n reference images.
+        folds: The fold of each image, ``(n,)``.
+        names: The names of the whole-image statistics.
+        grid: Rows and columns of cells; None for a flow without spatial structure.
+        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`.
     """
     evidence = reference.evidence
     fitted = []
@@ -112,13 +127,13 @@ def _fold(
 
 def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
     """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
-    if fitted_to.gradients is None or len(fitted_to) < FEWEST or not len(held_out):
+    if fitted_to.gradients is None or len(fitted_to) < MIN_GRADIENT_IMAGES or not len(held_out):
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
     assert usual.gradients is not None
     family = GradientFamily.fit(usual.gradients, usual.whole[:, 0])
-    found = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
-    return replace(fold, thorough=GradientCalibration(family, _kept(found.values(held_out), suspect_share)))
+    fitted = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
+    return replace(fold, thorough=GradientCalibration(family, _kept(fitted.values(held_out), suspect_share)))
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""The images that a calibration is fitted to, and which of a dataset's may serve. Free of torch."""
+"""Reference images for a calibration, and the choice of them from a dataset. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from models.training.config import TrainingConfig
 MIN_REFERENCE = 20
 SEED = 0
 MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
-"""Images of each part that are used at most, evenly spaced: more change the last digit of a p-value alone."""
+"""Most images of each part, evenly spaced: more would change only the last digit of a p-value."""
 
 
 class ImageRows(Protocol):
-    """Images ``(n, C, H, W)`` to be read a slice at a time."""
+    """A sequence of n images, uint8 ``(n, C, H, W)``, that is read by slices."""
 
     def __len__(self) -> int: ...
 
@@ -32,10 +32,15 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Images drawn like those to be judged, in two disjoint parts, or in one with the ``folds`` of its images.
+    """Images for a calibration, drawn like those to be judged, in two disjoint parts or in folds.
 
-    With ``folds``, ``(n,)``, the images are those of ``statistics``, and ``calibration`` is empty. ``suspect_share``:
-    the share of them that may be no normals at all.
+    Attributes:
+        dataset: The name of the dataset.
+        digest: The digest of its images.
+        statistics: The images to which statistics are fitted; all images where there are folds.
+        calibration: The images that p-values are ranks among; empty where there are folds.
+        folds: The fold of each image in cross-conformal calibration, ``(n,)``.
+        suspect_share: The expected share of images that are not normal.
     """
 
     dataset: str
@@ -50,9 +55,9 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """At most ``most`` evenly spaced images of several arrays, read when asked for: they may be mapped files.
+    """At most ``most`` evenly spaced images of several arrays, read on demand from arrays or mapped files.
 
-    In a seeded random order, so that the first of them are of all lots, too.
+    They are in a seeded random order, so that the first of them come from all groups.
     """
 
     def __init__(self, parts: Sequence[Images], most: int) -> None:
@@ -67,25 +72,32 @@ class EvenlySpaced:
 
     def __getitem__(self, rows: slice, /) -> Images:
         places = self._places[rows]
-        found = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
+        images = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
         for part, end in zip(self._parts, self._ends, strict=True):
             inside = (places >= end - len(part)) & (places < end)
-            found[inside] = part[places[inside] - (end - len(part))]
-        return found
+            images[inside] = part[places[inside] - (end - len(part))]
+        return images
 
 
 def as_seen(preprocessing: Preprocessing) -> TrainingConfig:
-    """Return what loads a dataset as a model of this preprocessing sees it."""
+    """Return the configuration that loads a dataset with the preprocessing of a model."""
     size = (preprocessing.height, preprocessing.width)
     return TrainingConfig(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Return which images of ``dataset``, loaded :func:`as_seen`, a model may be calibrated on again.
+    """Return the images of a dataset that a model may be calibrated on.
 
-    Of the model's own training data what training held out, never its training part, as suspect as it was then. Of any
-    other: its training part for the statistics and the rest but its test part for the p-values; the parts tear no group
-    apart. Raises ``DatasetUnfit`` for images of another shape, and for fewer than 20.
+    Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
+    dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
+    group of images is in both parts.
+
+    Args:
+        dataset: The dataset, loaded with the configuration of :func:`as_seen`.
+        manifest: The manifest of the model.
+
+    Raises:
+        DatasetUnfit: The images have another shape than the model's, or there are fewer than 20.
     """
     check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
     own = dataset.digest == manifest.training.dataset_digest
@@ -111,13 +123,13 @@ def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` for what is sure to be refused by :func:`reference_of`, before any image is read."""
+    """Raise ``DatasetUnfit`` for a dataset that :func:`reference_of` would refuse, before any image is read."""
     check_shape(name, summary.image_shape, manifest.preprocessing)
     check_count(name, summary.train + summary.statistics + summary.calibration, own=False)
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``DatasetUnfit`` for images ``(C, H, W)`` of another shape than the model's."""
+    """Raise ``DatasetUnfit`` for images, ``(C, H, W)``, of another shape than the model's."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "

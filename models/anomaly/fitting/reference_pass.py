@@ -1,4 +1,4 @@
-"""One pass over reference images: the evidence that a calibration is fitted to."""
+"""The pass over reference images that collects the evidence for a calibration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.anomaly.fitting.fit import Reference
+from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
 from models.errors import ScoreNotFinite
 from models.scoring.engines import Engine
@@ -16,41 +16,49 @@ from models.scoring.grid import grid_shape
 from models.scoring.likelihood import passes
 from models.scoring.whole_image import statistic_names
 
-AT_ONCE, PIXELS_AT_ONCE = 512, 2**21
-"""Images and pixels read at once: a dataset may be larger than the memory, and who asks to stop is heard between."""
+BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
+"""Images and pixels of a batch: a dataset may be larger than the memory, and work can be stopped between batches."""
 
 
-def look_at(
+def collect_evidence(
     engine: Engine,
     frozen: FrozenFlow,
     weights_digest: str,
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
-) -> Reference:
-    """Return what one pass over ``images``, ``(n, C, H, W)``, gives; ``progress`` is told images done, and may raise.
+) -> ReferenceEvidence:
+    """Return the evidence of reference images, from one forward pass.
 
-    Raises ``ScoreNotFinite`` where the flow's arithmetic overflows on one: it is no reference.
+    Args:
+        engine: The engine that computes the pass.
+        frozen: The frozen flow.
+        weights_digest: The digest of the weights, which keys the dequantisation noise.
+        images: The images, ``(n, C, H, W)``.
+        progress: Called with the number of images done; what it raises ends the work.
+
+    Raises:
+        ScoreNotFinite: The flow overflows on an image, which therefore cannot be a reference.
     """
     evidence: list[Evidence] = []
     log_likelihoods: list[float] = []
     height, width = frozen.image_shape[1:]
     total, squares = np.zeros((height, width)), np.zeros((height, width))
-    at_once = max(1, min(AT_ONCE, PIXELS_AT_ONCE // (height * width)))
+    at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
     for begin in range(0, len(images), at_once):
         batch = np.ascontiguousarray(images[begin : begin + at_once])
-        for start, found in passes(engine, frozen, weights_digest, batch):
-            maps = found.additive_map().numpy()
+        for start, flow_pass in passes(engine, frozen, weights_digest, batch):
+            maps = flow_pass.additive_map().numpy()
             total += maps.sum(0)
             squares += np.square(maps).sum(0)
-            log_likelihoods += found.terms().sum((1, 2)).tolist()
-            evidence.append(gather(batch[start : start + len(found)], found))
+            log_likelihoods += flow_pass.terms().sum((1, 2)).tolist()
+            evidence.append(gather(batch[start : start + len(flow_pass)], flow_pass))
         progress(len(log_likelihoods))
     values = np.array(log_likelihoods)
     if not np.isfinite(values).all():
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
     together = Evidence.join(evidence) if evidence else _none(frozen)
     places = frozen.is_spatial and len(values) > 0
-    return Reference(together, values, total if places else None, squares if places else None)
+    return ReferenceEvidence(together, values, total if places else None, squares if places else None)
 
 
 def _none(frozen: FrozenFlow) -> Evidence:

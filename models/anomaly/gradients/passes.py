@@ -1,4 +1,4 @@
-"""Backward passes over images at their dequantised points: features, Fisher information, maps."""
+"""Backward passes over dequantised images: gradient features, Fisher information and gradient maps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_info
 from models.datasets import Images
 from models.scoring.likelihood import dequantise
 
-AT_ONCE = 32
-"""Images whose gradients are held at once."""
+BATCH_IMAGES = 32
+"""Images of a batch, whose gradients are in memory together."""
 
 
 @dataclass(frozen=True)
-class GradientLooks:
-    """Looks at images, ``(N, C, H, W)`` uint8, by a probe; ``weights_digest`` keys the dequantisation noise."""
+class GradientPasses:
+    """Gradients of a flow for images, uint8 ``(N, C, H, W)``; ``weights_digest`` keys the dequantisation noise."""
 
     probe: GradientProbe
     weights_digest: str
@@ -29,11 +29,14 @@ class GradientLooks:
     def fisher(
         self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
     ) -> list[Tensor]:
-        """Return the mean squared gradients of the weights, ``(P_group,)`` for each group of layers.
+        """Return the diagonal Fisher information: mean squared gradients, ``(P_group,)`` for each group of layers.
 
-        Of the first ``most`` images, as in :meth:`features`, which are read a few at a time.
+        Args:
+            images: The images, read in batches.
+            progress: Called with the number of images done; what it raises ends the work.
+            most: The number of images to use, from the first on; None for all.
         """
-        return fisher_information(self._told(images, progress, most))
+        return fisher_information(self._counted(images, progress, most))
 
     def features(
         self,
@@ -42,7 +45,7 @@ class GradientLooks:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return what :func:`layer_features` does, ``(N, K)``; ``progress`` is told images done, and may raise."""
+        """Return the gradient features of images, ``(N, K)``, by :func:`layer_features`."""
         rows = []
         done = 0
         for gradients in self._batches(images, most):
@@ -52,17 +55,17 @@ class GradientLooks:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return ||d log p / dy|| at each pixel, ``(N, H, W)``, y the transformed pixels."""
+        """Return the gradient norm ||d log p / dy|| at each pixel, ``(N, H, W)``; y are the transformed pixels."""
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Return a stored Fisher information group by group. Raises ``ValueError`` for that of another flow."""
+        """Return a stored Fisher information by group of layers. Raises ``ValueError`` for that of another flow."""
         sizes = self.probe.sizes
         if sum(sizes) != len(fisher):
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
         return list(torch.split(torch.from_numpy(fisher), sizes))
 
-    def _told(self, images: ImageRows, progress: Callable[[int], None], most: int | None) -> Iterator[Gradients]:
+    def _counted(self, images: ImageRows, progress: Callable[[int], None], most: int | None) -> Iterator[Gradients]:
         done = 0
         for gradients in self._batches(images, most):
             yield gradients
@@ -71,6 +74,6 @@ class GradientLooks:
 
     def _batches(self, images: ImageRows, most: int | None = None) -> Iterator[Gradients]:
         count = len(images) if most is None else min(most, len(images))
-        for start in range(0, count, AT_ONCE):
-            rows = images[start : min(start + AT_ONCE, count)]
+        for start in range(0, count, BATCH_IMAGES):
+            rows = images[start : min(start + BATCH_IMAGES, count)]
             yield self.probe(torch.from_numpy(dequantise(rows, self.weights_digest)))

@@ -1,4 +1,4 @@
-"""How an image would change the model: gradients of its log-likelihood by layer, from one backward pass."""
+"""Per-image gradients of the log-likelihood with respect to weights and pixels, from one backward pass."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from models.bijections.coupling import AffineCoupling
 from models.flows.flow import Flow
 
 TILE = 8
-"""Images at once, at most: their backward pass takes about as long as a batch of plain scores."""
+"""Most images of a tile, whose backward pass takes about as long as a batch of plain scores."""
 TILE_PIXELS = TILE * 32 * 32
-"""Pixels at once: a backward pass keeps all activations."""
+"""Most pixels of a tile: a backward pass keeps all activations."""
 GROUPS = 8
-"""Layers of one kind and level are taken together in so many groups of neighbours, at most."""
+"""Most groups of neighbouring layers of one kind and level."""
 FLOOR = 1e-8
-"""Added to the Fisher information, and below which norms count as that much (Bergamin et al. 2022)."""
+"""Added to the Fisher information and to squared norms (Bergamin et al. 2022)."""
 
 
 def tile_of(pixels: int) -> int:
-    """Return the images of so many pixels that are computed at once.
+    """Return the number of images in a tile, for images of this number of pixels.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)
@@ -40,10 +40,11 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Squared gradients of N images.
+    """Gradients of the log-likelihoods of N images.
 
-    ``layers``: of each group of layers, per image, ``(N, P_group)``, float32. ``image``: the gradient with respect to
-    the transformed pixels, ``(N, C, H, W)``.
+    Attributes:
+        layers: Squared gradients of the weights of each group of layers, ``(N, P_group)``, float32.
+        image: The gradient with respect to the transformed pixels, ``(N, C, H, W)``.
     """
 
     layers: list[Tensor]
@@ -53,8 +54,8 @@ class Gradients:
 class GradientProbe:
     """Per-image gradients of log p with respect to a flow's channel maps and the last convolutions of its couplings.
 
-    One backward pass gives the gradient δ of every layer's output; that of a weight is then Σ_ij δ x', image by image.
-    The wide convolutions are left out: their weights' gradients would cost as much again as the pass.
+    One backward pass gives the gradient δ of the output of every layer. The gradient of a weight is then Σ_ij δ x', for
+    each image. The wide convolutions are left out: the gradients of their weights would cost as much as the pass.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -63,17 +64,17 @@ class GradientProbe:
 
     @property
     def names(self) -> list[str]:
-        """The names of the groups of layers."""
+        """Return the names of the groups of layers."""
         return [name for name, _ in self._groups]
 
     @property
     def sizes(self) -> list[int]:
-        """The number of weights of each group of layers that gradients are taken of."""
+        """Return the number of weights with gradients in each group of layers."""
         return [sum(_weights(layer) for layer in group) for _, group in self._groups]
 
     def __call__(self, x: Tensor) -> Gradients:
         """Return the gradients of dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256)."""
-        # By the size of the image alone: no kernel is chosen by the size of a batch.
+        # The tile depends on the image size only: the size of a batch must not select other kernels.
         tile_size = tile_of(x.shape[2] * x.shape[3])
         missing = -len(x) % tile_size
         filled = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
@@ -88,18 +89,23 @@ class GradientProbe:
             value = self.flow.forward_pixels(y, log_det.float()).log_likelihood.sum()
             outputs = [seen[layer][1] for _, group in self._groups for layer in group]
             image, *deltas = torch.autograd.grad(value, [y, *outputs])
-        found = iter(deltas)
+        remaining = iter(deltas)
         layers = [
-            torch.cat([_squared(layer, seen[layer][0], next(found)) for layer in group], 1) for _, group in self._groups
+            torch.cat([_squared(layer, seen[layer][0], next(remaining)) for layer in group], 1)
+            for _, group in self._groups
         ]
         return Gradients(layers, image.detach())
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return log norms and log Fisher scores, ``(N, 1 + 2 groups)``, float64.
+    """Return log norms and log Fisher scores of gradients, ``(N, 1 + 2 * groups)``, float64.
 
-    log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024), and the logarithm of the mean of
-    g² / (F + 1e-8), F the mean of g² over reference images (Bergamin et al. 2022, with the diagonal of F).
+    The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
+    the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).
+
+    Args:
+        gradients: The gradients of N images.
+        fisher: The diagonal Fisher information of each group, ``(P_group,)``.
     """
     columns = [gradients.image.double().square().sum((1, 2, 3))]
     columns += [squares.double().sum(1) for squares in gradients.layers]
@@ -111,7 +117,7 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return F, the mean of the squared gradients of all images, ``(P_group,)`` for each group, float32."""
+    """Return the diagonal Fisher information: the mean squared gradients, ``(P_group,)`` for each group, float32."""
     total: list[Tensor] | None = None
     count = 0
     for gradients in batches:
@@ -122,7 +128,7 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return ||∇_y log p|| at each pixel, over the channels, ``(N, H, W)``; y are the transformed pixels."""
+    """Return the gradient norm ||∇_y log p|| over the channels of each pixel, ``(N, H, W)``."""
     return gradients.image.double().square().sum(1).sqrt().numpy()
 
 

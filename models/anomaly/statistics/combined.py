@@ -1,4 +1,4 @@
-"""The one number that orders images by strangeness: families of evidence, joined."""
+"""The combined anomaly statistic T: the families of statistics of an image, merged into one number."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from models.scoring.grid import regions
 Array = NDArray[np.float64]
 
 OTHERS_WEIGHT = 0.25
-"""What the local and the gradient family count, against 1 of the whole image: they see less of what is seen at all."""
+"""Weight of the local and of the gradient family, against 1 of the whole image: they detect fewer anomalies."""
 
 
 def weights(families: int) -> Array:
-    """Return the weight of each family, ``(families,)``, the whole image first; they add up to 1."""
-    found = np.full(families, OTHERS_WEIGHT)
-    found[0] = 1
-    shares: Array = found / found.sum()
+    """Return the weight of each family, ``(families,)``; the whole image comes first, and the sum is 1."""
+    unscaled = np.full(families, OTHERS_WEIGHT)
+    unscaled[0] = 1
+    shares: Array = unscaled / unscaled.sum()
     return shares
 
 
 def merge(surprises: Array) -> Array:
     """Return -ln of the weighted harmonic mean of p-values given as surprises -ln p, ``(N, families)`` -> ``(N,)``.
 
-    T = ln Σ_f w_f / p_f. One family's strong evidence is not drowned by another that sees nothing, as it is in sums
-    (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is stranger.
+    T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
+    evidence of one family is not outweighed by families without any.
 
     >>> merge(np.array([[3.0, 3.0]])).round(6).tolist()
     [3.0]
@@ -44,9 +44,9 @@ def merge(surprises: Array) -> Array:
 
 @dataclass(frozen=True)
 class Statistic:
-    """T of an image, in nats: about -ln of the probability of evidence as strong, before calibration.
+    """The combined statistic T of an image in nats: about -ln of the probability of evidence as strong.
 
-    ``local`` is absent where a flow has no notion of place. Where it is there, the unevenness of the regions joins the
+    ``local`` is None for a flow without spatial structure. Otherwise the unevenness of the regions is one of the
     statistics of the whole image.
     """
 
@@ -55,12 +55,18 @@ class Statistic:
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Fit all families to the evidence of reference images; ``names``: of its whole-image statistics."""
+        """Fit all families to the evidence of reference images.
+
+        Args:
+            evidence: The evidence of the reference images.
+            names: The names of its whole-image statistics.
+            grid: Rows and columns of cells; None for a flow without spatial structure.
+        """
         local = None if grid is None else LocalFamily.fit(evidence.cells, evidence.whole[:, 0], grid)
         return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of :meth:`statistics`; ``names``: of the whole-image statistics of the evidence."""
+        """Return the names of :meth:`statistics`, given those of the whole-image statistics of the evidence."""
         return _names(names, self.local)
 
     def statistics(self, evidence: Evidence) -> Array:
@@ -68,14 +74,14 @@ class Statistic:
         return _statistics(evidence, self.local)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the surprise of each family, ``(N, families)``, in nats."""
+        """Return the surprise of each family in nats, ``(N, families)``."""
         columns = [self.whole.surprise(self.statistics(evidence))]
         if self.local is not None:
             columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
         return np.stack(columns, 1)
 
     def __call__(self, evidence: Evidence) -> Array:
-        """Return T of each image, ``(N,)``."""
+        """Return T of each image in nats, ``(N,)``."""
         return merge(self.families(evidence))
 
 

@@ -1,4 +1,4 @@
-"""The family of gradient statistics, for verdicts that may cost a backward pass."""
+"""The family of gradient statistics, for verdicts with a backward pass."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from models.anomaly.density.tails import Tail
 
 Array = NDArray[np.float64]
 
-SMALLEST_SPREAD = 1e-9
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """The density of gradient statistics, each standardised given complexity. ``used``: those that vary at all."""
+    """The density of gradient statistics, each standardised given complexity.
+
+    ``used`` holds the places of the statistics that vary at all.
+    """
 
     used: NDArray[np.int64]
     conditioning: Conditioning
@@ -28,13 +31,13 @@ class GradientFamily:
 
     @classmethod
     def fit(cls, features: Array, complexity: Array) -> Self:
-        """Fit to the features ``(n, K)`` and complexities ``(n,)`` of reference images."""
-        used = np.flatnonzero(features.std(0) > SMALLEST_SPREAD).astype(np.int64)
+        """Fit to the gradient features, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
+        used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
         conditioning = Conditioning.fit(features[:, used], complexity)
         z = conditioning(features[:, used], complexity)
         density = Mixture.fit(z, images_a_component=1000, regularisation=1e-2)
         return cls(used, conditioning, density, Tail.fit(density.surprisal(z)))
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return -ln P of evidence as strong as this, ``(N,)``, in nats."""
+        """Return the surprise of each image in nats, ``(N,)``: -ln P of evidence at least as strong."""
         return self.tail.surprise(self.density.surprisal(self.conditioning(features[:, self.used], complexity)))

@@ -1,4 +1,4 @@
-"""The family of local statistics: whether a region's log-density fits what the rest of the image says of it."""
+"""The family of local statistics: deviations of regions from the log-density that the rest of the image predicts."""
 
 from __future__ import annotations
 
@@ -18,24 +18,33 @@ from models.scoring.grid import Region, members, regions
 Array = NDArray[np.float64]
 
 FLAT = 0.1
-"""Cells whose deviation is below this share of the median one count as if it were that."""
-SMALLEST = 1e-9
-SMALLEST_EXTREME = 0.1
-"""The logarithm of an extreme is taken; one below this is none."""
+"""Smallest standard deviation of a cell, as a share of the median over the cells."""
+MIN_SPREAD = 1e-9
+MIN_EXTREME = 0.1
+"""Smallest extreme before its logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class LocalFamily:
-    """The largest deviations, of both signs, of regions of several shapes from their prediction.
+    """The largest deviations of regions from their prediction, upwards and downwards, for regions of several shapes.
 
-    Cells v of the additive map are taken for Gaussian. A region B is predicted from all cells outside it, and the
-    deviation of its sum is, with P the precision matrix, w the cells' deviations and C = (P_BB)^-1,
+    The cells v of the log-likelihood map are modelled as Gaussian. A region B is predicted from all cells outside it.
+    With P the precision matrix, w the standard deviations of the cells and C = (P_BB)^-1, the deviation of its sum is
 
         z_B = w' C (P v)_B / sqrt(w' C w)
 
-    which is standard normal where the model holds, and linear in v: ``weights`` holds a column a region, ``(cells,
-    regions)``, float32. A hole is a region that is far more likely than its surroundings say, a scratch one that is
-    less. The extremes over all regions of a shape are standardised given complexity; the most surprising counts.
+    which is standard normal where the model holds, and linear in v. A hole is far more likely than its surroundings
+    predict, a scratch far less. The extremes over all regions of a shape are standardised given complexity; the most
+    surprising of them counts.
+
+    Attributes:
+        grid: Rows and columns of cells.
+        location: Means of the cells, ``(cells,)`` in nats.
+        scale: Standard deviations of the cells, ``(cells,)`` in nats.
+        weights: The coefficients of z, one column for each region, ``(cells, regions)``, float32.
+        conditioning: The standardisation of the extremes.
+        tails: The survival function of each extreme.
+        joint: The survival function of the largest surprise.
     """
 
     grid: NDArray[np.int64]
@@ -48,14 +57,14 @@ class LocalFamily:
 
     @classmethod
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Fit to the cells ``(n, rows * columns)`` and complexities ``(n,)`` of reference images."""
+        """Fit to the cells, ``(n, rows * columns)``, and complexities, ``(n,)``, of reference images."""
         deviation = cells.std(0)
-        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), SMALLEST))
+        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
         precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
         weights = np.stack([_predictor(region, grid[1], precision, scale) for region in _flat(grid)], 1)
-        found = np.maximum((standardised @ weights).std(0), SMALLEST)
-        weights = (weights / found).astype(np.float32)
+        spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
+        weights = (weights / spread).astype(np.float32)
         extremes = _extremes(standardised @ weights.astype(np.float64), grid)
         conditioning = Conditioning.fit(extremes, complexity)
         z = conditioning(extremes, complexity)
@@ -69,45 +78,45 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of cells."""
+        """Return the rows and columns of cells."""
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return z of every region, ``(N, cells)`` -> ``(N, regions)``; positive: more likely than predicted."""
+        """Return the z of every region, ``(N, cells)`` -> ``(N, regions)``; positive = more likely than predicted."""
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return log of the mean z² over the regions of each shape, ``(N, cells)`` -> ``(N, shapes)``.
+        """Return the unevenness of each shape, ``(N, cells)`` -> ``(N, shapes)``: log of the mean z² over its regions.
 
-        About 0 for reference images; a statistic of the whole image: some are calmer throughout, some wilder.
+        About 0 for reference images. It is a statistic of the whole image.
         """
         squares = np.square(self.deviations(cells))
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
-        found: Array = np.log(np.stack(means, 1) + SMALLEST)
-        return found
+        unevenness: Array = np.log(np.stack(means, 1) + MIN_SPREAD)
+        return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return -ln P of each extreme, ``(N, 2 * shapes)``: largest and smallest z of the first shape, and so on."""
+        """Return the surprise of the largest and the smallest z of each shape in nats, ``(N, 2 * shapes)``."""
         extremes = _extremes(self.deviations(cells), self.shape)
         return _surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
-        """Return -ln P of evidence as strong as this, ``(N,)``, in nats."""
+        """Return the surprise of each image in nats, ``(N,)``: -ln P of evidence at least as strong."""
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
     def strangest(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
-        """Return the region that speaks loudest in each image, and its z."""
-        z, loudest = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
+        """Return the most surprising region of each image, and its z."""
+        z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         flat = _flat(self.shape)
-        found = []
-        for row, place in zip(z, loudest.tolist(), strict=True):
+        strongest = []
+        for row, place in zip(z, extremes.tolist(), strict=True):
             start, stop = ends[place // 2], ends[place // 2 + 1]
             part = row[start:stop]
             best = start + int(part.argmin() if place % 2 else part.argmax())
-            found.append((flat[best], float(row[best])))
-        return found
+            strongest.append((flat[best], float(row[best])))
+        return strongest
 
 
 def _flat(grid: tuple[int, int]) -> list[Region]:
@@ -117,8 +126,8 @@ def _flat(grid: tuple[int, int]) -> list[Region]:
 def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:
     inside = members(region, columns)
     weight = np.linalg.solve(precision[np.ix_(inside, inside)], scale[inside])
-    found: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
-    return found
+    predictor: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
+    return predictor
 
 
 def _extremes(z: Array, grid: tuple[int, int]) -> Array:
@@ -133,7 +142,7 @@ def _extremes(z: Array, grid: tuple[int, int]) -> Array:
         start += len(shape)
     if start != z.shape[1]:
         raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
-    extremes: Array = np.log(np.maximum(np.stack(columns, 1), SMALLEST_EXTREME))
+    extremes: Array = np.log(np.maximum(np.stack(columns, 1), MIN_EXTREME))
     return extremes
 
 

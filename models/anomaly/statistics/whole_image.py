@@ -1,4 +1,4 @@
-"""The family of whole-image statistics: how surprising they are together."""
+"""The family of whole-image statistics, and their joint surprise."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from models.scoring.whole_image import PIXEL_TERM
 Array = NDArray[np.float64]
 
 ROUNDING_NOISE = np.log(1e-12)
-"""A learned inverse whose relative squared error is smaller than this is exact to its float32 weights."""
-SMALLEST_SPREAD = 1e-12
+"""Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
+MIN_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
-class View:
-    """The density of some of the statistics; ``columns``: which, ``(k,)``."""
+class DensityView:
+    """The density of some of the statistics, those with the places ``columns``, ``(k,)``."""
 
     columns: NDArray[np.int64]
     density: Mixture
@@ -32,27 +32,32 @@ class View:
 
     @classmethod
     def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
-        """Fit to the statistics ``(n, K)`` of reference images."""
+        """Fit to the statistics, ``(n, K)``, of reference images."""
         chosen = np.array(columns, dtype=np.int64)
         density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
         return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return -ln P of a density as small as this, ``(N, K)`` -> ``(N,)``, in nats."""
+        """Return the surprise of each image in nats, ``(N, K)`` -> ``(N,)``: -ln P of a density as small."""
         return self.tail.surprise(self.density.surprisal(statistics[:, self.columns]))
 
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Three views of the whole-image statistics, added up as evidence (Fisher's combination).
+    """Three densities of the whole-image statistics, whose surprises are added (Fisher's combination).
 
-    The density of the few that say what kind of image this is: complexity, the pixel transform's term, the volumes of
-    all scales; that of these with the unevenness of regions; that of all statistics. All are mixtures, so that what is
-    usual depends on complexity. Each becomes a surprise -ln P(T >= t) by its tail; the sum is made one again by
-    ``joint``.
+    The first density is that of the statistics that tell clusters of images apart: complexity, the term of the pixel
+    transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics.
+    All are mixtures, so that the usual values depend on complexity.
 
-    ``used``: the columns that carry information besides complexity, ``(k,)``. For explanations each of them is
-    standardised given complexity, and ``gaussian`` shares the distance out.
+    Attributes:
+        used: Columns of the statistics that carry information besides complexity, ``(k,)``.
+        location: Mean complexity, ``(1,)``.
+        scale: Standard deviation of complexity, ``(1,)``.
+        conditioning: The standardisation of the used statistics, for explanations.
+        gaussian: The density of the standardised statistics, which gives each its share in an explanation.
+        views: The three densities.
+        joint: The survival function of the sum of the three surprises.
     """
 
     used: NDArray[np.int64]
@@ -60,12 +65,12 @@ class WholeFamily:
     scale: Array
     conditioning: Conditioning
     gaussian: Gaussian
-    views: tuple[View, View, View]
+    views: tuple[DensityView, DensityView, DensityView]
     joint: Tail
 
     @classmethod
     def fit(cls, statistics: Array, names: Sequence[str]) -> Self:
-        """Fit to the statistics ``(n, K)`` of reference images; the first is complexity."""
+        """Fit to the statistics, ``(n, K)``, of reference images; the first is complexity."""
         used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
         complexity = statistics[:, 0]
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
@@ -74,24 +79,24 @@ class WholeFamily:
         kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
         layout = [*kind, *_named(names, "unevenness-")]
         views = (
-            View.fit(statistics, kind, images_a_component=200, regularisation=1e-3),
-            View.fit(statistics, layout, images_a_component=500, regularisation=1e-2),
-            View.fit(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
+            DensityView.fit(statistics, kind, images_a_component=200, regularisation=1e-3),
+            DensityView.fit(statistics, layout, images_a_component=500, regularisation=1e-2),
+            DensityView.fit(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
         )
         total = np.sum([view.surprise(statistics) for view in views], axis=0)
         gaussian = Gaussian.fit(standardised)
         return cls(used, location, scale, conditioning, gaussian, views, Tail.fit(total))
 
     def standardised(self, statistics: Array) -> Array:
-        """Return the statistics that are used given complexity, and complexity itself, ``(N, k + 1)``."""
+        """Return the used statistics, standardised given complexity, and standardised complexity, ``(N, k + 1)``."""
         return _standardise(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return what each of :meth:`standardised` adds to the distance, as a root with a sign, ``(N, k + 1)``."""
+        """Return the signed root of what each of :meth:`standardised` adds to the squared distance, ``(N, k + 1)``."""
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return -ln P of evidence as strong as this, ``(N, K)`` -> ``(N,)``, in nats."""
+        """Return the surprise of each image in nats, ``(N, K)`` -> ``(N,)``: -ln P of evidence at least as strong."""
         return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
 
 
@@ -102,7 +107,7 @@ def _named(names: Sequence[str], start: str) -> list[int]:
 def _informs(name: str, values: Array) -> bool:
     if name.startswith("reconstruction-") and np.median(values) < ROUNDING_NOISE:
         return False
-    return bool(values.std() > SMALLEST_SPREAD)
+    return bool(values.std() > MIN_SPREAD)
 
 
 def _standardise(

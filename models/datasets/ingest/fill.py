@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from models.datasets.dataset import MIN_IMAGES
-from models.datasets.groups import group_and_split
 from models.datasets.ingest.items import Ignored, Rejected
-from models.datasets.ingest.limits import Limits, Meter, Room, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits, Meter, full_disk
 from models.datasets.ingest.sources import Source, read_sources
 from models.datasets.prepared import Progress
 from models.datasets.report import Findings, make_report
+from models.datasets.splits import group_and_split
 from models.datasets.storage import Storage, write_storage
 from models.errors import DatasetRefused, ImageError
 from models.images.codec import encode_png, image_grid
@@ -53,7 +53,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
 
     ``progress`` gets bytes of the sources. Raises ``DatasetRefused`` and ``StorageFull``.
     """
-    room = Room(folder.parent, new.quota, new.reserve)
+    room = DiskQuota(folder.parent, new.quota, new.reserve)
     packed = new.packed
     room.require(packed)
     meter, findings = Meter(packed, new.limits), Findings()

@@ -12,7 +12,7 @@ from models.images.preprocessing import is_grey, opaque
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """``digest``: SHA-256 of size and pixels, grey in a colour file being grey. ``dhash``: 64 bits, see below."""
 
     mode: str
@@ -23,15 +23,15 @@ class Look:
     dhash: int
 
 
-def look_at(image: Image.Image) -> Look:
-    """Look at a loaded 8-bit image. Raises ``ImageError`` where something is transparent."""
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """Fingerprint at a loaded 8-bit image. Raises ``ImageError`` where something is transparent."""
     plain = opaque(image)
     grey = is_grey(plain)
     if grey:
         plain = plain.convert("L")
     content = hashlib.sha256(f"{plain.mode} {plain.width} {plain.height} ".encode())
     content.update(plain.tobytes())
-    return Look(image.mode, image.width, image.height, grey, content.digest(), difference_hash(plain))
+    return Fingerprint(image.mode, image.width, image.height, grey, content.digest(), difference_hash(plain))
 
 
 def difference_hash(image: Image.Image) -> int:

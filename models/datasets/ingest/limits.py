@@ -61,7 +61,7 @@ def _too_large(detail: str) -> DatasetRefused:
     return DatasetRefused("dataset-too-large", "The upload holds too much", detail)
 
 
-class Room:
+class DiskQuota:
     """What may still be written under a folder: ``reserve`` bytes of the disk stay free, and ``quota`` is kept."""
 
     def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:

@@ -10,19 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
+from models.archives.tar import Readable, UnsafeTar
 from models.datasets.ingest.items import ImageFile, Rejected, refused
 from models.datasets.ingest.limits import Meter
 
 CHUNK = 2**20
 NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x93NUMPY")
-
-
-class Readable(Protocol):
-    """What bytes come from."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 def read_member(path: str, stream: Readable, meter: Meter) -> ImageFile | Rejected:
@@ -51,6 +45,8 @@ def archive_errors(filename: str) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise refused("unsafe-archive", f"{filename}: a name in it is not UTF-8") from error
+    except UnsafeTar as error:
+        raise refused("unsafe-archive", f"{filename}: {error}") from error
     except (
         zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
         EOFError, OSError, ValueError, IndexError, KeyError, NotImplementedError, OverflowError,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.fitting.fit import Reference, fit_split
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_split
 from models.scoring.evidence import Evidence
 
 NAMES = ("complexity", "pixel-term", "volume-1", "spread-1", "radius-1", "kurtosis-1", "reconstruction-1")
@@ -31,12 +31,12 @@ def generator_matrix(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float
     return np.eye(size) + 0.2 * np.random.default_rng(99).standard_normal((size, size))
 
 
-def reference(count: int, seed: int = 0, *, gradients: bool = True) -> Reference:
+def reference(count: int, seed: int = 0, *, gradients: bool = True) -> ReferenceEvidence:
     """What a pass over so many reference images might have given."""
     found = evidence(count, seed, gradients=gradients)
     maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
     plain = Evidence(found.whole, found.cells)
-    return Reference(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
+    return ReferenceEvidence(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
 
 
 def split(fitted: int = 300, held_out: int = 99, *, gradients: bool = True) -> Calibration:

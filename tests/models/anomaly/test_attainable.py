@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from models.anomaly.fitting.fit import FEWEST, fit_cross, fit_split
+from models.anomaly.fitting.fit import MIN_GRADIENT_IMAGES, fit_cross, fit_split
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
@@ -51,7 +51,7 @@ def test_few_images_give_every_fold_a_verdict_with_gradients_or_none(images: int
     assert len(calibration.judge(without_gradients(some), NAMES, IMAGE)) == 3
     if calibration.has_gradients:
         assert len(calibration.judge(some, NAMES, IMAGE)) == 3
-        assert images - math.ceil(images / 5) >= FEWEST
+        assert images - math.ceil(images / 5) >= MIN_GRADIENT_IMAGES
     else:
         with pytest.raises(GradientEvidenceUnavailable):
             calibration.judge(some, NAMES, IMAGE)

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from models.anomaly.calibration import LEAST_SHARE, MOST_REASONS, STRANGEST, Calibration
-from models.anomaly.fitting.fit import Reference, fit_cross, fit_split
+from models.anomaly.calibration import MAX_REASONS, MAX_STATISTIC, MIN_SHARE, Calibration
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.statistics.combined import OTHERS_WEIGHT, merge
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
@@ -72,7 +72,7 @@ def test_cross_conformal_p_values_by_hand() -> None:
     assert calibration.has_gradients
 
 
-def part(chosen: NDArray[np.bool_]) -> Reference:
+def part(chosen: NDArray[np.bool_]) -> ReferenceEvidence:
     whole = reference(len(chosen), 1)
     assert whole.gradients is not None
     return replace(
@@ -150,9 +150,9 @@ def test_reasons(grid: tuple[int, int] | None, gradients: bool) -> None:
     found = calibration.judge(some, NAMES, IMAGE)
     for one in found:
         shares = [reason.share for reason in one.reasons]
-        assert 1 <= len(shares) <= MOST_REASONS
+        assert 1 <= len(shares) <= MAX_REASONS
         assert shares == sorted(shares, reverse=True)
-        assert all(LEAST_SHARE <= share <= 1 for share in shares)
+        assert all(MIN_SHARE <= share <= 1 for share in shares)
         assert sum(shares) <= 1 + 1e-9
         assert all(reason.text and reason.feature for reason in one.reasons)
         assert all((reason.box is not None) == (reason.feature == "region") for reason in one.reasons)
@@ -182,7 +182,7 @@ def test_arithmetic_that_overflows_is_as_strange_as_can_be() -> None:
         for some in (broken, without_gradients(broken)):
             assert calibration.p_values(some).tolist() == [1 / 100] * 4
             found = calibration.judge(some, NAMES, IMAGE)
-            assert all(one.is_anomaly and one.statistic == STRANGEST for one in found)
+            assert all(one.is_anomaly and one.statistic == MAX_STATISTIC for one in found)
             assert all(math.isfinite(reason.share) for one in found for reason in one.reasons)
 
 

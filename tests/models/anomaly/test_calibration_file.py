@@ -10,9 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_file import load_calibration, save_calibration
+from models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
 from models.anomaly.fitting.fit import fit_cross, fit_split
-from models.anomaly.storage import from_arrays, to_arrays
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer

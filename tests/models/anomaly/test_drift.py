@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, kstwobign
 
 from models.anomaly import conformal
-from models.anomaly.drift import Drift, drift_test, low_share
+from models.anomaly.drift import DriftResult, drift_test, low_share
 
 LEVEL = 1e-4
 
@@ -34,7 +34,7 @@ def alarms(p_values: NDArray[np.float64], n: int, smallest_p: float, level: floa
 def test_distances_by_hand() -> None:
     # Ranks 1 and 4 of 4: F is 1/2 at 1/4, and 1/2 just below 1, where 3/4 are expected.
     found = drift_test([0.25, 1.0], 3, 0.25, LEVEL)
-    assert found == Drift(2, 0.25, float(kstwobign.sf(0.25 * np.sqrt(6 / 5))), 0.0, 0.625, alarm=False)
+    assert found == DriftResult(2, 0.25, float(kstwobign.sf(0.25 * np.sqrt(6 / 5))), 0.0, 0.625, alarm=False)
     assert drift_test([0.25, 0.25], 3, 0.25, LEVEL).statistic == 0.75
     assert drift_test([1.0] * 5, 3, 0.25, LEVEL).statistic == 0.75
     # Two-sided p-values cannot be 1/4 or 3/4: just below 1 no more than 1/2 is expected.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import FLOOR, GROUPS, TILE, GradientProbe, gradient_map
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import ChannelAffine
@@ -152,7 +152,7 @@ def test_company_does_not_matter(count: int) -> None:
 def test_features_and_fisher_information_by_hand() -> None:
     flow = glow(8, 3)
     images = real_images(37, 8, 3)
-    looks = GradientLooks(GradientProbe(flow), "digest")
+    looks = GradientPasses(GradientProbe(flow), "digest")
     x = torch.from_numpy(dequantise(images, "digest"))
     squares, slopes = by_autograd(flow, x)
     fisher = looks.fisher(images)
@@ -172,7 +172,7 @@ def test_features_and_fisher_information_by_hand() -> None:
 
 
 def test_fisher_scores_of_the_images_it_is_of_average_to_one() -> None:
-    looks = GradientLooks(GradientProbe(glow(8)), "digest")
+    looks = GradientPasses(GradientProbe(glow(8)), "digest")
     images = real_images(40, 8)
     fisher = looks.fisher(images)
     scores = np.exp(looks.features(images, fisher)[:, 1 + len(fisher) :])
@@ -180,7 +180,7 @@ def test_fisher_scores_of_the_images_it_is_of_average_to_one() -> None:
 
 
 def test_stored_information_of_another_flow_is_refused() -> None:
-    looks = GradientLooks(GradientProbe(glow(8)), "digest")
+    looks = GradientPasses(GradientProbe(glow(8)), "digest")
     flat = np.concatenate([part.numpy() for part in looks.fisher(real_images(5, 8))])
     assert [len(part) for part in looks.split(flat)] == looks.probe.sizes
     with pytest.raises(ValueError, match=f"expected {len(flat)} squared gradients, got {len(flat) - 1}"):
@@ -197,7 +197,7 @@ def test_probing_leaves_the_flow_and_its_gradients_alone() -> None:
 
 def test_dense_layers_leave_the_gradient_of_the_pixels() -> None:
     flow = fully_connected(6)
-    looks = GradientLooks(GradientProbe(flow), "digest")
+    looks = GradientPasses(GradientProbe(flow), "digest")
     images = real_images(6, 6)
     assert looks.fisher(images) == []
     features = looks.features(images, [])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
-from models.anomaly.heat_map import SHOWN_SIDE, overlay, standardise
+from models.anomaly.heat_map import OVERLAY_SIDE, overlay, standardise
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.loading import Artifact, load_artifact
@@ -33,7 +33,7 @@ def decoded(png: bytes) -> Image.Image:
 def test_overlay_is_a_whole_multiple_of_the_image(shape: tuple[int, int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     picture = decoded(overlay(image, np.zeros(shape[1:])))
-    factor = max(1, SHOWN_SIDE // max(shape[1:]))
+    factor = max(1, OVERLAY_SIDE // max(shape[1:]))
     assert (picture.height, picture.width) == (factor * shape[1], factor * shape[2])
     assert picture.mode == "RGB"
     # Without a deviation it is the image in grey, each pixel a block of that size.

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import Anomaly
+from models.anomaly.calibration import Verdict
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientLooks
+from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.anomaly.statistics.combined import merge
 from models.datasets import load_dataset
@@ -58,7 +58,7 @@ def images() -> NDArray[np.uint8]:
     return found
 
 
-def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> list[Anomaly]:
+def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> list[Verdict]:
     found = scorer.score_each(images, draws, gradients=gradients)
     return scorer.anomalies([one for one in found if not isinstance(one, ScoreNotFinite)])
 
@@ -68,7 +68,7 @@ def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gr
     return Evidence.join([one.evidence for one in found if isinstance(one, Likelihood) and one.evidence is not None])
 
 
-def same_verdicts(left: list[Anomaly], right: list[Anomaly]) -> None:
+def same_verdicts(left: list[Verdict], right: list[Verdict]) -> None:
     for one, other in zip(left, right, strict=True):
         assert (one.p_value, one.score, one.is_anomaly) == (other.p_value, other.score, other.is_anomaly)
         assert one.statistic == pytest.approx(other.statistic, rel=STATISTICS)
@@ -168,7 +168,7 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
     np.testing.assert_allclose([one.statistic for one in judged(scorer, images, gradients=True)], merge(families))
     # Likelihoods are the same: a backward pass adds to evidence, not to scores.
     assert scorer.score_each(images, gradients=True) == scorer.score_each(images)
-    looks = GradientLooks(GradientProbe(scorer._flow), scorer.log_det_digest)
+    looks = GradientPasses(GradientProbe(scorer._flow), scorer.log_det_digest)
     assert scorer.calibration.fisher is not None
     expected = looks.features(images, looks.split(scorer.calibration.fisher))
     np.testing.assert_allclose(full.gradients, expected, rtol=1e-9)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from models.archives.tar import MAX_EXTENDED
 from models.artifacts.files import CARD, NAMES, SAMPLES, WEIGHTS
 from models.artifacts.manifest import FILE
-from models.artifacts.tar import MOST, MOST_EXTRA, pack, unpack
+from models.artifacts.tar import MAX_BYTES, pack, unpack
 from models.errors import ArtifactError, ArtifactRefused
 
 SMALL = {name: name.encode() * 100 for name in NAMES}
@@ -43,9 +44,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("size", [1000, 2**20])
 def test_there_and_back(artifact: Path, tmp_path: Path, size: int) -> None:
     packed = pack(artifact)
-    data = b"".join(packed.pieces)
+    data = b"".join(packed)
     assert len(data) == packed.size
-    assert data == b"".join(pack(artifact).pieces)
+    assert data == b"".join(pack(artifact))
     unpack(pieces(data, size), tmp_path)
     assert contents(tmp_path) == contents(artifact)
 
@@ -54,12 +55,12 @@ def test_the_bytes_do_not_tell_of_the_machine(artifact: Path, copy: Path) -> Non
     for path in copy.iterdir():
         os.utime(path, (1, 1))
         path.chmod(0o600)
-    assert b"".join(pack(copy).pieces) == b"".join(pack(artifact).pieces)
+    assert b"".join(pack(copy)) == b"".join(pack(artifact))
 
 
 def test_other_tools_read_it_and_make_it(artifact: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.tar"
-    file.write_bytes(b"".join(pack(artifact).pieces))
+    file.write_bytes(b"".join(pack(artifact)))
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "xf", file, "-C", tmp_path / "out"], check=True)
     assert contents(tmp_path / "out") == contents(artifact)
@@ -75,7 +76,7 @@ def test_a_version_that_is_removed_meanwhile_is_packed_whole(copy: Path, artifac
     packed = pack(copy)
     for path in copy.iterdir():
         path.unlink()
-    assert b"".join(packed.pieces) == b"".join(pack(artifact).pieces)
+    assert b"".join(packed) == b"".join(pack(artifact))
     with pytest.raises(ArtifactError, match="cannot be read"):
         pack(copy)
 
@@ -110,9 +111,12 @@ GOOD = tar(SMALL)
         (GOOD[:2048] + GOOD, "is there twice"),
         (tar({name: SMALL[name] for name in NAMES if name != CARD}), f"there is no {CARD}"),
         (tar({}), f"there is no {FILE}, {WEIGHTS}"),
-        (tar({FILE: bytes(MOST[FILE] + 1)}), f"'{FILE}' has more than"),
-        (tar({SAMPLES: bytes(MOST[SAMPLES] + 1)}), f"'{SAMPLES}' has more than"),
-        (tar({"x": bytes(MOST_EXTRA + 1)}, lambda member: setattr(member, "type", tarfile.XHDTYPE)), "extended header"),
+        (tar({FILE: bytes(MAX_BYTES[FILE] + 1)}), f"'{FILE}' has more than"),
+        (tar({SAMPLES: bytes(MAX_BYTES[SAMPLES] + 1)}), f"'{SAMPLES}' has more than"),
+        (
+            tar({"x": bytes(MAX_EXTENDED + 1)}, lambda member: setattr(member, "type", tarfile.XHDTYPE)),
+            "a header has more",
+        ),
         (GOOD[:3000], "cut off"),
         (GOOD[:512], "cut off"),
         (GOOD.rstrip(b"\0"), "cut off"),

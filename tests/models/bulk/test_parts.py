@@ -15,9 +15,10 @@ from pyarrow import parquet
 from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
-from models.bulk.sources import BuiltinImages, Found, ImageFiles, ImageSource, StoredImages, open_source
+from models.bulk.sources import BuiltinImages, ImageFiles, open_source
 from models.bulk.table import SCHEMA, merge_parts
 from models.datasets import DatasetStore, load_dataset
+from models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
 from models.images.codec import DecodedImage, Preprocessing, decode_image
 from models.scorer import Scorer
@@ -56,15 +57,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     return store
 
 
-def pixels(found: list[Found]) -> list[bytes]:
+def pixels(found: list[NamedImage]) -> list[bytes]:
     return [image.pixels.tobytes() for _, image in found if isinstance(image, DecodedImage)]
 
 
-def in_ranges(images: ImageSource, size: int) -> list[Found]:
+def in_ranges(images: ImageSource, size: int) -> list[NamedImage]:
     return [one for start in range(0, images.count, size) for one in images.read(start, start + size)]
 
 
-def shown(found: list[Found]) -> list[tuple[str, object]]:
+def shown(found: list[NamedImage]) -> list[tuple[str, object]]:
     return [(path, image.slug if isinstance(image, ImageError) else image.pixels.tobytes()) for path, image in found]
 
 
@@ -124,13 +125,14 @@ def test_datasets_that_are_not_there(tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "home", reserve=0)
     store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12)))])
     images = StoredImages(store, "gone", EXACT)
+    digest = images.digest
     store.delete("gone")
     with pytest.raises(DatasetNotFound):
         list(images.read(0, 1))
     store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12, start=20)))])
     with pytest.raises(DatasetNotFound):
         list(images.read(0, 1))
-    assert StoredImages(store, "gone", EXACT).digest != images.digest
+    assert StoredImages(store, "gone", EXACT).digest != digest
 
 
 def test_the_digest_of_files_tells_changes(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ class Watched:
         self.threads: set[int] = set()
         self._images, self._fail_at = images, fail_at
 
-    def read(self, start: int, stop: int) -> Iterator[Found]:
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         self.threads.add(threading.get_ident())
         try:
             for found in self._images.read(start, stop):

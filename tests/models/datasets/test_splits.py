@@ -7,14 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from models.datasets.splits import Shares, split_images
+from models.datasets.splits import SplitAssignment, split_images
 
 
 def digests(count: int) -> list[bytes]:
     return [b"%d" % index for index in range(count)]
 
 
-def sizes(shares: Shares) -> list[int]:
+def sizes(shares: SplitAssignment) -> list[int]:
     split = shares.split
     return [split.train, split.statistics, split.calibration]
 

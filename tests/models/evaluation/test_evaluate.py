@@ -14,9 +14,8 @@ from models.evaluation.assemble import Subject
 from models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
 from models.evaluation.corruptions import corruptions
 from models.evaluation.evaluate import evaluate
-from models.evaluation.image_sets import Datasets, evenly
-from models.evaluation.parameters import EvaluationParameters
-from models.evaluation.schema import EvaluationReport
+from models.evaluation.image_sets import ImageSets, evenly
+from models.evaluation.schema import EvaluationParameters, EvaluationReport
 from models.images.codec import encode_png
 from models.images.preprocessing import Preprocessing
 from models.registry.registry import Registry
@@ -40,7 +39,7 @@ def digits() -> Scorer:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
-    """Datasets of a user: digits, their negatives, digits of all sizes and colours."""
+    """ImageSets of a user: digits, their negatives, digits of all sizes and colours."""
     folder = tmp_path_factory.mktemp("home")
     store = DatasetStore(folder / "datasets", reserve=0)
     negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(60)}
@@ -205,7 +204,7 @@ def test_other_sizes_and_colours_are_converted_only_when_asked(digits: Scorer, s
 
 def test_built_in_parts_are_used_as_they_are_shared_out(digits: Scorer) -> None:
     chosen = EvaluationParameters(corruptions=True, images=40)
-    normals = Datasets((), digits.preprocessing, chosen, None, None).normals("mnist-mini")
+    normals = ImageSets((), digits.preprocessing, chosen, None, None).normals("mnist-mini")
     mini = load_dataset("mnist-mini", None)
     for found, part in (
         (normals.fit, mini.statistics),
@@ -221,5 +220,5 @@ def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None
     store = DatasetStore(tmp_path / "datasets", reserve=0)
     store.create("arrays", [source(tmp_path / "uploads", npz(images=DIGITS[:50, 0]), "a.npz")])
     chosen = EvaluationParameters(against=["arrays"])
-    images = Datasets((), digits.preprocessing, chosen, None, store).anomalous("arrays", "mnist-mini")
+    images = ImageSets((), digits.preprocessing, chosen, None, store).anomalous("arrays", "mnist-mini")
     assert sorted(map(bytes, np.concatenate(list(images.batches())))) == sorted(map(bytes, DIGITS[:50]))

@@ -9,8 +9,7 @@ import pytest
 
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
-from models.evaluation.parameters import EvaluationParameters
-from models.evaluation.schema import EvaluationReport
+from models.evaluation.schema import EvaluationParameters, EvaluationReport
 from models.registry.registry import Registry
 from models.scorer import Scorer
 

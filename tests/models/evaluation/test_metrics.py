@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_intervals_in_any_number_of_pieces(monkeypa
     normal, strange = some(1, tied=False)
     drawn = Resamples.draw(len(normal), len(strange), 50)
     whole = bootstrap(normal, strange, drawn)
-    monkeypatch.setattr("models.evaluation.metrics.AT_ONCE", 200)
+    monkeypatch.setattr("models.evaluation.metrics.MAX_COUNTS", 200)
     assert (bootstrap(normal, strange, Resamples.draw(len(normal), len(strange), 50)) == whole).all()
 
 

@@ -1,4 +1,4 @@
-"""Calibrations made after a model: numbers, the choice among them, and what may never be loaded."""
+"""CalibrationStore made after a model: numbers, the choice among them, and what may never be loaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
-from models.anomaly.fitting.calibrate import looks_at_images
+from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary
 from models.bulk.plan import BulkPlan, join_plan, open_plan
 from models.datasets import Dataset, load_dataset, summarize
 from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
-from models.registry.calibrations import ARRAYS, CHOICE, RECORD, Calibrations
+from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.helpers import real_images
@@ -53,12 +53,12 @@ def registry(artifact: Path, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def calibrations(registry: Registry) -> Calibrations:
+def calibrations(registry: Registry) -> CalibrationStore:
     return registry.calibrations("digits", 1)
 
 
 def test_the_newest_is_active_and_another_scores(
-    registry: Registry, calibrations: Calibrations, made: Made, scorer: Scorer
+    registry: Registry, calibrations: CalibrationStore, made: Made, scorer: Scorer
 ) -> None:
     before = registry.resolve("digits")
     assert (before.calibration, before.calibration_summary) == (0, before.manifest.calibration)
@@ -76,24 +76,24 @@ def test_the_newest_is_active_and_another_scores(
     assert again.anomaly(again.score(pinned)[0]).statistic != scorer.anomaly(scorer.score(pinned)[0]).statistic
 
 
-def test_a_job_publishes_once(calibrations: Calibrations, made: Made) -> None:
+def test_a_job_publishes_once(calibrations: CalibrationStore, made: Made) -> None:
     assert calibrations.publish(*made, job="a") == 1
     assert calibrations.publish(*made, job="b") == 2
     assert calibrations.publish(*made, job="a") == 1
     assert (calibrations.of_job("b"), calibrations.of_job("c"), calibrations.active()) == (2, None, 2)
 
 
-def test_one_that_lost_its_lease_publishes_nothing(calibrations: Calibrations, made: Made) -> None:
+def test_one_that_lost_its_lease_publishes_nothing(calibrations: CalibrationStore, made: Made) -> None:
     def lost() -> None:
         raise RuntimeError("lost")
 
     for activate in (True, False):
         with pytest.raises(RuntimeError, match="lost"):
-            calibrations.publish(*made, job="a", activate=activate, admit=lost)
+            calibrations.publish(*made, job="a", activate=activate, before_publish=lost)
     assert (calibrations.numbers(), calibrations.active()) == ([0], 0)
 
 
-def test_a_choice_lasts_until_something_newer_comes(calibrations: Calibrations, made: Made) -> None:
+def test_a_choice_lasts_until_something_newer_comes(calibrations: CalibrationStore, made: Made) -> None:
     weights = made[1].weights_sha256
     calibrations.publish(*made)
     calibrations.choose(0, weights)
@@ -111,7 +111,7 @@ def test_a_choice_lasts_until_something_newer_comes(calibrations: Calibrations, 
 
 
 def test_one_that_is_deleted_is_an_error_and_its_number_is_not_given_again(
-    registry: Registry, calibrations: Calibrations, made: Made
+    registry: Registry, calibrations: CalibrationStore, made: Made
 ) -> None:
     calibrations.publish(*made)
     shutil.rmtree(calibrations.folder / "1")
@@ -175,7 +175,7 @@ def edit(folder: Path, **changes: object) -> None:
 )
 def test_damage_is_named(
     registry: Registry,
-    calibrations: Calibrations,
+    calibrations: CalibrationStore,
     made: Made,
     damage: Callable[[Path], None],
     message: str,
@@ -196,7 +196,7 @@ def test_damage_is_named(
     assert Scorer.load(version.path, registry.resolve("digits").calibration_path).smallest_p == 1 / 51
 
 
-def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: Calibrations, made: Made) -> None:
+def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
     calibrations.publish(*made)
     (calibrations.folder / CHOICE).write_text("1")
     with pytest.raises(ArtifactError, match=r"digits/calibrations/1/active\.json does not say"):
@@ -227,10 +227,10 @@ def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, 
 
 def _publish(root: Path, made: Made, answers: multiprocessing.Queue[int]) -> None:
     for _ in range(4):
-        answers.put(Calibrations(root, "digits", 1).publish(*made))
+        answers.put(CalibrationStore(root, "digits", 1).publish(*made))
 
 
-def test_several_processes_publish_at_once(registry: Registry, calibrations: Calibrations, made: Made) -> None:
+def test_several_processes_publish_at_once(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[int] = context.Queue()
     workers = [context.Process(target=_publish, args=(registry.root, made, answers)) for _ in range(2)]
@@ -295,14 +295,14 @@ def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
         "calibration": (4, 4),
         "calibration, gradients": (4, 4),
     }
-    assert looks_at_images(reference) == sum(images for _, images in done.values())
+    assert count_image_passes(reference) == sum(images for _, images in done.values())
     evidence = scorer.score(255 - real_images(40))[-1].evidence
     assert evidence is not None
     assert 0 < calibration.p_values(evidence)[0] <= 1
 
 
 def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
-    registry: Registry, calibrations: Calibrations, scorer: Scorer
+    registry: Registry, calibrations: CalibrationStore, scorer: Scorer
 ) -> None:
     told: dict[str, int] = {}
     reference = reference_of(own_images(60), scorer.manifest)
@@ -310,7 +310,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
         reference, lambda part, _done, images: told.update({part: images}), "bfloat16"
     )
     assert told["comparison with float32"] == 12
-    assert sum(told.values()) == looks_at_images(reference, "bfloat16")
+    assert sum(told.values()) == count_image_passes(reference, "bfloat16")
     deviation = summary.deviation
     assert summary.precision == "bfloat16"
     assert deviation is not None

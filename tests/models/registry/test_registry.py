@@ -15,7 +15,8 @@ import pytest
 from models.artifacts.files import WEIGHTS
 from models.artifacts.manifest import FILE
 from models.errors import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
-from models.registry.registry import ModelRef, Registry, parse_ref
+from models.naming import ModelRef, parse_ref
+from models.registry.registry import Registry
 from models.scorer import Scorer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.datasets import DatasetStore, Source
-from models.registry.calibrations import Calibrations
+from models.registry.calibrations import CalibrationStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.worker.support.helpers import until
@@ -40,7 +40,7 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
 
 
 @pytest.fixture
-def calibrations(settings: Settings) -> Calibrations:
+def calibrations(settings: Settings) -> CalibrationStore:
     return Registry(settings.registry_dir).calibrations("mnist-snf-glow", 1)
 
 
@@ -63,7 +63,7 @@ def kill_process(settings: Settings, job: Job) -> None:
 
 
 def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
-    real: Supervisor, store: JobStore, settings: Settings, calibrations: Calibrations
+    real: Supervisor, store: JobStore, settings: Settings, calibrations: CalibrationStore
 ) -> None:
     job, _ = store.create(calibrating())
     thread, outcomes = in_background(real, job)
@@ -91,7 +91,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
 
 
 def test_one_that_is_cancelled_publishes_nothing(
-    real: Supervisor, store: JobStore, settings: Settings, calibrations: Calibrations
+    real: Supervisor, store: JobStore, settings: Settings, calibrations: CalibrationStore
 ) -> None:
     job, _ = store.create(calibrating())
     thread, outcomes = in_background(real, job)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.optimize import curve_fit
 
-from models.anomaly.density.conditioning import ENOUGH_FOR_A_CURVE, ENOUGH_FOR_A_LINE, KNOTS, Conditioning
+from models.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
 from models.datasets import load_dataset
 from models.scorer import Scorer
 from models.scoring.whole_image import COMPLEXITY
@@ -97,10 +97,10 @@ def test_beyond_the_reference_the_mean_goes_on_straight_and_the_spread_stays(cou
     [
         (1, 1),
         (2, 1),
-        (ENOUGH_FOR_A_LINE - 1, 1),
-        (ENOUGH_FOR_A_LINE, 2),
-        (ENOUGH_FOR_A_CURVE - 1, 2),
-        (ENOUGH_FOR_A_CURVE, KNOTS),
+        (MIN_IMAGES_LINE - 1, 1),
+        (MIN_IMAGES_LINE, 2),
+        (MIN_IMAGES_CURVE - 1, 2),
+        (MIN_IMAGES_CURVE, KNOTS),
     ],
 )
 def test_few_images_bend_less(count: int, knots: int) -> None:

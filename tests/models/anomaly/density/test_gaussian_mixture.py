@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
 from models.anomaly.density.gaussian import Gaussian, shrunk_covariance
-from models.anomaly.density.mixture import MOST_COMPONENTS, Mixture
+from models.anomaly.density.mixture import MAX_COMPONENTS, Mixture
 
 Array = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def test_few_images_have_one_component_with_a_shrunk_covariance(count: int) -> N
 
 
 def test_at_most_five_components() -> None:
-    assert len(Mixture.fit(samples(800, 2), images_a_component=100, regularisation=1e-2).log_weights) == MOST_COMPONENTS
+    assert len(Mixture.fit(samples(800, 2), images_a_component=100, regularisation=1e-2).log_weights) == MAX_COMPONENTS
 
 
 def test_fits_are_reproducible_and_rows_do_not_know_each_other() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import expon, norm
 
-from models.anomaly.density.tails import FEWEST, TAIL, Tail
+from models.anomaly.density.tails import MIN_TAIL_VALUES, TAIL, Tail
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 10, 50, 255, 300, 5000])
@@ -61,7 +61,7 @@ def test_slope_is_one_over_the_mean_excess() -> None:
     assert float(Tail.fit(reference).slope) == pytest.approx(expected, rel=1e-12)
     few = np.arange(8.0)
     assert float(Tail.fit(few).slope) == pytest.approx(1 / np.mean([1, 2, 3, 4, 5]))
-    assert FEWEST == 5
+    assert MIN_TAIL_VALUES == 5
 
 
 def test_order_does_not_matter() -> None:

@@ -1,0 +1,1 @@
+"""Tar archives, written and read as streams."""

@@ -1,0 +1,126 @@
+"""Sources of named images: read by range, in a fixed order, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+from models.datasets.storage import ORIGINALS, Storage
+from models.datasets.store import DatasetStore
+from models.errors import DatasetNotFound, ImageError
+from models.images.preprocessing import DecodedImage, Preprocessing, conform
+
+NamedImage = tuple[str, DecodedImage | ImageError]
+"""The name of an image, and the image or the reason why it cannot be scored."""
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order, prepared for one model.
+
+    ``count`` is their number. ``digest`` differs between sources with different images.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        """Yield images ``start`` to ``stop - 1``; a bad image takes its place with its ``ImageError``."""
+        ...
+
+
+class StoredImages:
+    """Images of a user's dataset, decoded while they are read. The digest covers pixels, paths and formats.
+
+    Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
+
+    Args:
+        store: The datasets of this machine.
+        name: The dataset.
+        preprocessing: What the model does to images.
+        order: The order of upload (``id``), or that of the paths.
+        rows: The places of the images to read, rising, in this order. Default: all.
+    """
+
+    def __init__(
+        self,
+        store: DatasetStore,
+        name: str,
+        preprocessing: Preprocessing,
+        order: Literal["id", "path"] = "id",
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        self._rows = range(store.report(name).images) if rows is None else rows
+        self._order = order
+        self._name = name
+        self._folder = store.root / name
+        self._preprocessing = preprocessing
+        self._version = file_stamp(self._folder / ORIGINALS)
+
+    @property
+    def count(self) -> int:
+        """Return the number of images."""
+        return len(self._rows)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of pixels, paths and formats of all images of the dataset."""
+        content = hashlib.sha256()
+        columns = "path, format, mode, width, height, bytes, digest"
+        with self._open() as storage:
+            for row in storage.index.execute(f"SELECT {columns} FROM images ORDER BY id"):  # noqa: S608  # our own words
+                content.update(repr(row).encode())
+        return content.hexdigest()
+
+    @property
+    def names(self) -> list[str]:
+        """Return the paths of the images."""
+        with self._open() as storage:
+            paths = [stored.path for stored in storage.images(self._order)]
+        return [paths[row] for row in self._rows]
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        """Decode the originals of a range."""
+        rows = self._rows[start:stop]
+        if not rows:
+            return
+        first, wanted = rows[0], frozenset(rows)
+        with self._open() as storage:
+            all_stored = storage.images(f"{self._order} LIMIT {rows[-1] + 1 - first} OFFSET {first}")
+            for row, stored in enumerate(all_stored, first):
+                if row not in wanted:
+                    continue
+                try:
+                    yield stored.path, conform(storage.image(stored), self._preprocessing)
+                except ImageError as error:
+                    yield stored.path, error
+
+    def chosen(self, places: Sequence[int]) -> StoredImages:
+        """Return the source of the images at some places of this one, rising."""
+        source = copy(self)
+        source._rows = [self._rows[place] for place in places]
+        return source
+
+    @contextmanager
+    def _open(self) -> Iterator[Storage]:
+        # A dataset never changes, but another one may get its name once it is deleted.
+        if self._version is None or file_stamp(self._folder / ORIGINALS) != self._version:
+            raise DatasetNotFound(f"dataset {self._name!r} was deleted meanwhile")
+        with Storage.open(self._folder) as storage:
+            yield storage
+
+
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """Return size in bytes and time of change in ns of a file, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

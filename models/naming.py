@@ -1,0 +1,68 @@
+"""Names of models, datasets and keys, and references to one version of a model.
+
+A reference is ``name`` (its alias ``live``), ``name:3`` (a version) or ``name@champion`` (an alias).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from models.errors import InvalidName, ModelNotFound
+
+LIVE = "live"
+"""The alias that every model has: the version that its plain name means."""
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+VERSION = r"[1-9][0-9]{0,8}"
+NAME_PATTERN = rf"^{NAME}$"
+REF_PATTERN = rf"^{NAME}(:{VERSION}|@{NAME})?$"
+"""Patterns of JSON Schema, which match anywhere in a text unless they are anchored."""
+NAME_RULE = "1 to 64 of a-z 0-9 . _ - with a letter or digit first"
+"""The rule of a name, for error texts."""
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""A name as the field of a pydantic model."""
+_REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME}))?")
+
+
+class ModelRef(NamedTuple):
+    """The name of a model, and the number of a version or an alias of it."""
+
+    name: str
+    selector: int | str
+
+
+def parse_ref(ref: str) -> ModelRef:
+    """Return the parts of a reference to a model version.
+
+    Raises:
+        ModelNotFound: The text is not a reference.
+
+    >>> parse_ref("digits"), parse_ref("digits:3").selector, parse_ref("digits@best").selector
+    (ModelRef(name='digits', selector='live'), 3, 'best')
+    """
+    match = _REF.fullmatch(ref)
+    if match is None:
+        raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
+    return ModelRef(match["name"], int(match["version"]) if match["version"] else match["alias"] or LIVE)
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can be the name of a model, a dataset, an alias or a key.
+
+    >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
+    (True, False, False)
+    """
+    return re.fullmatch(NAME, text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Return whether a text is the number of a version or of a calibration: 1 to 999999999."""
+    return re.fullmatch(VERSION, text) is not None
+
+
+def check_name(name: str) -> None:
+    """Raise ``InvalidName`` unless ``name`` is 1 to 64 of a-z, 0-9, dot, dash, underscore, led by a letter or digit."""
+    if not is_name(name):
+        raise InvalidName(f"{name!r}: expected {NAME_RULE}")
