@@ -1,6 +1,5 @@
 """The real trainer on real digits: success, resume after kill -9, cancel, refusals, and publishing once."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -329,77 +328,3 @@ def test_the_evaluation_does_not_overwrite_the_training() -> None:
         "reconstruction_error": 0.5,
         "evaluation": {"reconstruction_error": 2.0, "test_nats": None},
     }
-
-
-def other_pids(folder: Path) -> list[int]:
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            words = line.read_bytes().split(b"\0")
-            if b"worker.attempts.ranks" in words and str(folder).encode() in words:
-                found.append(int(line.parent.name))
-    return found
-
-
-def events_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes through /proc")
-def test_a_job_in_two_processes_pauses_outlives_a_death_and_succeeds(
-    store: JobStore, settings: Settings, stopping: threading.Event
-) -> None:
-    two = Supervisor(store, settings.model_copy(update={"train_processes": 2}), stopping)
-    job, _ = store.create(new_job(parameters=SHORT | {"max_minutes": 0.2, "max_steps": 1_000_000}))
-    folder = settings.jobs_dir / job.id
-
-    end = in_background(two, job)
-    until(lambda: (store.get(job.id).progress.get("step") or 0) >= 3, 60)
-    assert len(other_pids(folder)) == 1
-    store.request_pause(job.id)
-    assert end() is Outcome.PAUSED
-    reached = store.get(job.id).checkpoint_step
-    assert other_pids(folder) == [], "all end together"
-
-    store.request_resume(job.id)
-    end = in_background(two, job)
-    until(lambda: (store.get(job.id).progress.get("step") or 0) > (reached or 0), 60)
-    os.kill(other_pids(folder)[0], signal.SIGKILL)
-    assert end() is Outcome.QUEUED_AGAIN
-    error = store.get(job.id).error
-    assert error is not None
-    assert error["type"] == "attempt-crashed"
-    assert "process 2 of the training died: killed" in error["detail"]
-
-    assert two.run(job.id) is Outcome.SUCCEEDED
-    started = [event["step"] for event in events_of(folder) if event["event"] == "started"]
-    assert started == [0, reached, reached], "each attempt has one process that reports"
-    assert Registry(settings.registry_dir).versions("digits") == [1]
-    assert other_pids(folder) == []
-
-
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes through /proc")
-def test_processes_end_with_a_first_one_that_is_killed(
-    store: JobStore, settings: Settings, stopping: threading.Event
-) -> None:
-    job, _ = store.create(new_job(parameters=LONG))
-    folder = settings.jobs_dir / job.id
-    end = in_background(Supervisor(store, settings.model_copy(update={"train_processes": 2}), stopping), job)
-    until(lambda: store.get(job.id).progress.get("step"), 60)
-    os.kill(trainer_pid(folder) or 0, signal.SIGKILL)
-    assert end() is Outcome.QUEUED_AGAIN
-    until(lambda: not other_pids(folder), 10)
-
-
-def test_a_process_that_dies_before_the_others_meet_ends_the_attempt(tmp_path: Path) -> None:
-    """The first one waits where no exception reaches it."""
-    program = (
-        "import sys, pathlib, worker.jobs.events, worker.attempts.ranks\n"
-        "folder = pathlib.Path(sys.argv[1])\n"
-        "with worker.attempts.ranks.other_ranks(folder, 2, 1, worker.jobs.events.EventLog(folder, 1)): pass"
-    )
-    # There is no job in the folder, so the other process dies at once.
-    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, capture_output=True, check=False)
-    assert ended.returncode == 1
-    assert "process 2 of the training died" in events_of(tmp_path)[-1]["detail"]
