@@ -26,10 +26,15 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process and the number of processes that train one flow together.
+    """The rank of this process among the processes that train one flow together.
 
-    Every method involves all processes: each must call it at the same point. A process that trains alone has rank 0
-    of 1, and the methods return their arguments unchanged. ``device`` is where the numbers are exchanged.
+    The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
+    alone they return their arguments unchanged.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: "cpu" or "cuda", where numbers are exchanged.
     """
 
     rank: int = 0

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
-from models.devices import find_device, training_precision
+from models.devices import find_device
 from models.errors import DamagedCheckpoints, RanksUnfit, TrainingDiverged
 from models.flows.architecture import Architecture
 from models.flows.build import build_flow
@@ -28,6 +27,7 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.divergence import ReportHistory, name_the_cause
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
+from models.training.precision import compute_coupling_nets_in, training_precision
 from models.training.validation import omitted_log_det, trimmed_bits_per_dim, write_preview
 
 Observer = Callable[[dict[str, Any]], None]
@@ -103,7 +103,7 @@ class Trainer:
             )
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
-        _compute_coupling_nets_in(self.averaged, None)
+        compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
@@ -127,7 +127,7 @@ class Trainer:
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config, self.device.type)
-        _compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
         return flow.to(self.device).train()
 
     def _initialize(self) -> None:
@@ -288,10 +288,3 @@ class Trainer:
 
     def _advice(self) -> str:
         return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
-
-
-def _compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    for module in flow.modules():
-        if isinstance(module, CouplingNet):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            module.autocast = dtype

@@ -54,13 +54,17 @@ class FixedMultiplier(Multiplier):
 
 
 class GecoMultiplier(Multiplier):
-    """GECO with a tolerance (Rezende & Viola 2018): the violation c_k = rho_k / target - 1 steers log lambda_k.
+    """Multipliers by GECO with a tolerance (Rezende & Viola 2018), which steer every error rho_k to a target.
 
-    At every step and for every layer a moving average (decay 0.99) of clip(c_k, -1, 1) is updated, and log lambda_k
-    grows by 0.01 times that average: lambda_k rises while the error exceeds the target and falls while it is below, by
-    one percent per step at most, within [1e-3, 1e4]. The penalty is mean_k (lambda_k rho_k + ½ relu(c_k)²).
+    The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
+    updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
+    falls while it is below, by one percent per step at most, within [1e-3, 1e4]. The penalty is
+    mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a target lambda_k could only grow, as rho_k is never negative.
 
-    Without a target lambda_k could only grow, as rho_k is never negative.
+    Args:
+        layers: Number of self normalizing layers.
+        weight: Start value of lambda_k.
+        target: Relative error that each layer is steered to.
     """
 
     RATE = 0.01
@@ -97,10 +101,10 @@ class GecoMultiplier(Multiplier):
 
 
 class DampedMultiplier(Multiplier):
-    """The modified differential method of multipliers, MDMM (Platt & Barr 1988), for c_k = rho_k / target - 1 <= 0.
+    """Multipliers by the modified differential method, MDMM (Platt & Barr 1988), for the constraints rho_k <= target.
 
-    The multipliers ascend on the constraints, lambda_k += 0.01 clip(c_k, -1, 1), and stay non-negative, as for
-    inequalities. The penalty mean_k (lambda_k c_k + ½ relu(c_k)²) includes a damping term.
+    With c_k = rho_k / target - 1 the multipliers ascend, lambda_k += 0.01 clip(c_k, -1, 1), and are clamped at 0 as for
+    inequality constraints. The penalty mean_k (lambda_k c_k + ½ relu(c_k)²) includes a damping term.
 
     Args:
         layers: Number of self normalizing layers.

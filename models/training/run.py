@@ -30,7 +30,6 @@ from models.artifacts.manifest import (
 )
 from models.atomic_files import new_folder, sha256_file
 from models.datasets import Dataset, Images
-from models.devices import training_precision
 from models.errors import FolderTaken
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing
@@ -44,6 +43,7 @@ from models.training.config import TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
 from models.training.objective import inverse_errors
+from models.training.precision import training_precision
 from models.training.presets import find_preset
 
 SAMPLE_COUNT = 64

@@ -13,7 +13,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """Which images of a batch are left out, and the mean log-likelihood of the others.
+    """The result of trimming a batch: the threshold for images to keep, and the mean log-likelihood of those kept.
 
     Attributes:
         deviations: Log-likelihoods of the N images minus their median, ``(N,)`` in nats.
@@ -33,7 +33,7 @@ class TrimmedBatch:
 
 
 class Suspects(nn.Module):
-    """The rule of trimmed maximum likelihood: Σ_i w_i log p(x_i), w_i = 0 for suspects (Neykov & Müller 2003).
+    """Trimmed maximum likelihood: the objective Σ_i w_i log p(x_i) with w_i = 0 for suspects (Neykov & Müller 2003).
 
     An image is a suspect if its log-likelihood lies further below the median of its batch than those of all but a
     ``share`` of the last 1024 images, where 0 < share < ½; so at least half of every batch is learned from.
@@ -54,7 +54,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Return which images of a whole batch are left out.
+        """Find the suspects of a batch.
 
         Divergence stays visible: NaN is no suspect, and the weight 0 turns an infinite loss into NaN.
 

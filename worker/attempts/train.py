@@ -23,7 +23,7 @@ from worker.jobs.store import JobStore
 from worker.settings import Settings
 
 PREPARING_SECONDS = 5.0
-"""Time between two log events while the images of a dataset are prepared."""
+"""Time between two words on the preparation of a dataset's images."""
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
@@ -60,13 +60,13 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         if event["event"] == "scoring" and should_stop():
             raise Interrupted("asked to stop while evaluating")
 
-    last_report = time.monotonic()
+    told = time.monotonic()
 
     def prepared(done: int, total: int) -> None:
-        nonlocal last_report
-        if time.monotonic() - last_report < PREPARING_SECONDS:
+        nonlocal told
+        if time.monotonic() - told < PREPARING_SECONDS:
             return
-        last_report = time.monotonic()
+        told = time.monotonic()
         events.write({"event": "log", "message": f"prepares the images: {done} of {total}"})
         if should_stop():
             raise Interrupted("asked to stop while preparing the images")

@@ -16,7 +16,7 @@ import torch
 from models.artifacts.files import WEIGHTS
 from models.atomic_files import sha256_file
 from models.datasets import Dataset, load_dataset
-from models.devices import find_device, training_precision
+from models.devices import find_device
 from models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound, TrainingDiverged
 from models.loading import load_artifact
 from models.scorer import Scorer
@@ -25,6 +25,7 @@ from models.training.batches import Batches
 from models.training.config import TrainingConfig
 from models.training.divergence import DIVERGED_REPORTS, ReportHistory
 from models.training.loop import Interrupted, Trainer
+from models.training.precision import training_precision
 from models.training.presets import PRESETS
 from models.training.run import train
 from tests.models.helpers import QUICK, real_images
