@@ -1,4 +1,4 @@
-"""Where and in what arithmetic training computes: on the CPU, or on a CUDA device."""
+"""Devices that PyTorch computes on: the CPU, or a CUDA device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import re
 import torch
 
 from models.errors import DeviceNotFound
-from models.training.config import TrainingConfig
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of this name, "cpu", "cuda" or "cuda:N". Raises ``DeviceNotFound`` where it is not there.
+    """Return the device of a name: "cpu", "cuda" or "cuda:N".
 
-    On CUDA the process computes float32 as float32 from here on: TF32, cuDNN's default, keeps ten bits of each factor.
+    For a CUDA device this turns TF32 off in the whole process, because TF32 keeps only ten bits of each factor of a
+    float32 product.
+
+    Raises:
+        DeviceNotFound: The name is not one of these, or the device does not exist.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise DeviceNotFound(f"expected device cpu or cuda, got {name!r}")
@@ -25,17 +28,3 @@ def find_device(name: str) -> torch.device:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)
-
-
-def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the arithmetic of the coupling nets: what was asked; for ``auto`` bfloat16 where the CPU computes it.
-
-    On CUDA ``auto`` is float32.
-    """
-    if config.precision != "auto":
-        return config.precision
-    if device != "cpu":
-        return "float32"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return "bfloat16" if fast else "float32"

@@ -58,13 +58,7 @@ class Settings(ServiceSettings):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of one training, shared by its processes; unset: PyTorch decides.",
-    )
-    train_processes: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="Processes that share every batch of one training on the CPU; one does on a GPU.",
+        description="CPU threads of one training; unset: PyTorch decides.",
     )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."

@@ -46,6 +46,7 @@ def train(
         Path | None,
         typer.Option("--folder", help="Folder of the checkpoints.", show_default=False),
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the steps are computed: cpu or cuda.")] = "cpu",
     force: Annotated[
         bool, typer.Option("--force", help="Train even if it is expected to need more memory than this machine has.")
     ] = False,
@@ -53,7 +54,8 @@ def train(
 ) -> None:
     """Train a model and register it. Ctrl-C writes a checkpoint, and the same command goes on from it.
 
-    Under torchrun (--nproc-per-node N -m app.cli.main train) the processes share every batch; the first one reports.
+    Under torchrun (torchrun --nproc-per-node N -m app.cli.main train ...) N processes share every batch, on CUDA each
+    with a GPU of its own; the first one reports.
     """
     from models.naming import NAME_RULE, is_name
     from models.registry.registry import Registry
@@ -73,9 +75,9 @@ def train(
         from models.training.loop import Interrupted
         from models.training.run import train as run
 
-        ranks = processes.enter_context(ranks_of_torchrun())
+        ranks = processes.enter_context(ranks_of_torchrun(device))
         store = DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes)
-        if not force:
+        if device == "cpu" and not force:
             _require_memory(data, preset, config, found.data_dir, store)
         dataset = load_dataset(data, found.data_dir, store, config)
         try:
@@ -88,6 +90,7 @@ def train(
                     observe=observe,
                     should_stop=stop.is_set,
                     threads=found.train_threads,
+                    device=device,
                     ranks=ranks,
                 )
         except Interrupted as error:

@@ -319,9 +319,8 @@ class WorkerView(Answer):
     queues: list[str]
     memory_bytes: int | None = Field(description="Memory of its machine or container.")
     train_memory_bytes: int | None = Field(
-        description="Most memory that each process of a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+        description="Most memory that a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
     )
-    train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
     started_at: datetime
     state: Literal["idle", "busy", "not-receiving"] = Field(
         description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."

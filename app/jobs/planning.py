@@ -93,9 +93,9 @@ def _plan_training(request: JobRequest, house: House) -> JobPlan:
 
 
 def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
-    """Return the most memory that a worker gives all processes of a training; None where that is not known."""
+    """Return the most memory that a worker gives a training; None where that is not known."""
     if worker.train_memory_bytes is not None:
-        return worker.train_memory_bytes * worker.train_processes
+        return worker.train_memory_bytes
     # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
     return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
 

@@ -1,1 +1,1 @@
-"""Training: configuration, data order, the loop, checkpoints and what turns a trained flow into an artifact."""
+"""Training of flows: settings and presets, objective, training loop, checkpoints, and writing the artifact."""

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are written whole or not at all, checked when read, and never executed."""
+"""Checkpoints of a training: written atomically, verified by digests when read, and free of executable content."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from torch import Tensor, nn
 from models.atomic_files import new_folder, remove_leftovers, sha256_file
 
 KEPT = 2
-"""Newest checkpoints kept beside the best one."""
+"""Number of newest checkpoints that are kept beside the best one."""
 
 FILES = ("weights", "averaged", "objective", "optimizer")
-"""What a checkpoint must hold: the flow, its averaged weights, the multipliers, the optimiser's moments."""
+"""Files of a checkpoint, without suffix: flow, averaged weights, state of the objective, moments of the optimiser."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a run is besides its tensors. Order and noise of the images are functions of (seed, step)."""
+    """The state of a training apart from its tensors.
+
+    Attributes:
+        step: Optimiser steps taken. Order and noise of the images follow from it and the seed.
+        elapsed_seconds: Duration of the training, without interruptions.
+        best_step: Step of the best validation, None before the first.
+        best_bits_per_dim: Bits per dimension at the best validation.
+        config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
+    """
 
     step: int
     elapsed_seconds: float
@@ -38,10 +46,16 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and drop old ones of this configuration, but the best.
+    """Write the checkpoint ``folder/step-NNNNNNNN`` and return its path.
 
-    ``modules`` are saved by their names, a file each. A sound checkpoint of this step and configuration stands; one
-    that is damaged or of another run is replaced.
+    An intact checkpoint of the same step and configuration is left as it is; any other one at this path is replaced.
+    Older checkpoints of the same configuration are deleted, except the two newest and the best.
+
+    Args:
+        folder: Folder of all checkpoints.
+        state: State of the training.
+        modules: Modules by the names of their files.
+        optimizer: Optimiser whose moments are saved.
     """
     path = folder / f"step-{state.step:08d}"
     if path.is_dir() and not _belongs(path, state.config_digest):
@@ -67,7 +81,11 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Fill the modules from the newest sound checkpoint of this configuration; return its state, None without one."""
+    """Load the newest intact checkpoint of a configuration into ``modules`` and ``optimizer``.
+
+    Returns:
+        Its state; None where there is no such checkpoint, and modules and optimiser are unchanged.
+    """
     remove_leftovers(folder)
     for path in _paths(folder):
         state = _read(path)
@@ -81,16 +99,17 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Fill ``averaged`` from the best checkpoint, or where it is damaged from the newest sound one; return its step.
+    """Load the averaged weights of the best checkpoint, or where it is damaged of the newest intact one.
 
-    None where no checkpoint of this configuration is sound.
+    Returns:
+        The step of the checkpoint; None where no checkpoint of this configuration is intact.
     """
     best = [] if state.best_step is None else [folder / f"step-{state.best_step:08d}"]
     for path in [*best, *_paths(folder)]:
-        found = _read(path)
-        if found is not None and found.config_digest == state.config_digest:
+        stored = _read(path)
+        if stored is not None and stored.config_digest == state.config_digest:
             averaged.load_state_dict(load_file(path / "averaged.safetensors"))
-            return found.step
+            return stored.step
     return None
 
 
@@ -104,7 +123,7 @@ def _belongs(path: Path, config_digest: str) -> bool:
 
 
 def _read(path: Path) -> TrainingState | None:
-    """Return the state when every file of the checkpoint is there and has its digest."""
+    """Return the state of a checkpoint; None unless every file exists and has its digest."""
     try:
         document = json.loads((path / "state.json").read_text())
         for name in FILES:
@@ -115,7 +134,7 @@ def _read(path: Path) -> TrainingState | None:
         if path.name != f"step-{state.step:08d}":
             raise ValueError(f"state.json is that of step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("damaged checkpoint %s passed over: %s", path, error)
+        log.warning("ignoring the damaged checkpoint %s: %s", path, error)
         return None
     return state
 
@@ -131,7 +150,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         index, key = name.split(".", 1)
         entries.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    # The fused step walks moments and parameters in the order of their memory, so their strides must be the same.
+    # The fused step reads moments and parameters in the order of their memory, so their strides must be equal.
     for parameter, entry in optimizer.state.items():
         for key, value in entry.items():
             if value.shape == parameter.shape:

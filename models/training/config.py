@@ -1,8 +1,9 @@
-"""What a training run may be told. Free of torch, so that the service can validate a job without loading it."""
+"""Settings of a training. The module does not import PyTorch, so that the service validates jobs without loading it."""
 
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -11,29 +12,29 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from models.images.preprocessing import Colour, Fit
 
 INITIALIZATION_IMAGES = 512
-"""Images that every flow sees before its first step, to set its activation normalisation."""
+"""Number of images that initialise the activation normalisation of a flow before its first step."""
 STEPS_BETWEEN_VALIDATIONS = 25
-"""Short runs validate less often than their configuration asks: validation must not outweigh training."""
+"""Smallest number of steps between two validations; short trainings have fewer validations than configured."""
 
 Side = Annotated[int, Field(ge=4, le=1024)]
 
 
 def _both_sides(value: object) -> object:
-    """Take one side for two, and text, as command lines give it, for what it says."""
+    """Return the pair of sides for a single side; a text, as command lines pass it, is parsed as JSON first."""
     with suppress(ValueError, RecursionError):
         value = json.loads(value) if isinstance(value, str) else value
     return (value, value) if isinstance(value, int) else value
 
 
 class TrainingConfig(BaseModel):
-    """Settings of one training run; the defaults are those of the shipped models."""
+    """Settings of one training; the defaults are those that trained the shipped models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
         None,
         description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
-        "same, else one that suits them.",
+        "same, else a size that suits them.",
     )
     fit: Fit | None = Field(
         None,
@@ -52,7 +53,7 @@ class TrainingConfig(BaseModel):
         None,
         gt=0,
         le=60 * 24 * 14,
-        description="Wall-clock budget; the schedule follows whichever budget is further used.",
+        description="Wall-clock budget; the schedule follows the budget of which the larger share is used.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")
@@ -64,7 +65,7 @@ class TrainingConfig(BaseModel):
         100.0,
         ge=0,
         le=1e6,
-        description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 9).",
+        description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 3).",
     )
     multiplier: Literal["fixed", "geco", "mdmm"] = Field(
         "fixed", description="How the multipliers of the penalty follow the reconstruction errors, if they do."
@@ -88,10 +89,11 @@ class TrainingConfig(BaseModel):
         0.0,
         ge=0,
         lt=0.5,
-        description="Share of the training images that may be dirty: after the warm-up so many, those whose "
-        "log-likelihood falls furthest below that of their batch, are not learned from; nor do they count where "
-        "validation chooses the weights. So many of the strangest statistics and calibration images are left out too, "
-        "which costs false alarms where they were normal. Rare but normal images are left out as well. 0: all count.",
+        description="Share of the training images that may be dirty. After the warm-up this share of the images, "
+        "those whose log-likelihood is furthest below the median of their batch, is not learned from and does not "
+        "count in the validation that selects the weights. The same share of the strangest statistics and calibration "
+        "images is left out too, which raises the false-alarm rate where they were normal. Rare but normal images "
+        "are left out as well. 0: all images count.",
     )
     gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
     ema_decay: float = Field(
@@ -113,5 +115,16 @@ class TrainingConfig(BaseModel):
 
     @property
     def validation_count(self) -> int:
-        """Validations that a run has: as many as asked for, fewer where it has few steps."""
+        """Number of validations: ``validations``, or fewer where the training has few steps."""
         return max(1, min(self.validations, self.max_steps // STEPS_BETWEEN_VALIDATIONS))
+
+    def learning_rate_at(self, step: int, progress: float) -> float:
+        """Return Adam's step size: a linear warm-up times a cosine from 1 to ``final_learning_rate``.
+
+        Args:
+            step: Number of the step, from 0, for the warm-up.
+            progress: Used share of the budget, 0 to 1, for the cosine.
+        """
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * warmup * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)

@@ -1,43 +1,49 @@
-"""Several processes that train one flow as one: each takes a slice of every batch, and the gradients are averaged.
+"""Data-parallel training: processes that ``torchrun`` started share every batch of one training.
 
-One sum over all processes a step carries the gradients and whatever else they must agree on, so that all of them do
-the same at the same step. ``DistributedDataParallel`` has no place here: the penalties on the learned inverses reach
-the loss beside the forward that it would wrap, and the numbers to agree on travel with the gradients for free.
+PyTorch's ``DistributedDataParallel`` averages the gradients. :class:`Ranks` divides the batches and computes, over all
+processes, the numbers that the loss and the training loop need beside the gradients.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import RanksUnfit
 
-PATIENCE = timedelta(hours=2)
-"""Longest wait for another process. The first one validates alone; a process that dies is noticed at once on CPUs."""
+TIMEOUT = timedelta(hours=2)
+"""Longest wait for another process; the others wait while the first one validates."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train together; the first one alone reports and writes files."""
+    """The rank of this process among the processes that train one flow together.
+
+    The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
+    alone they return their arguments unchanged.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: "cpu" or "cuda", where numbers are exchanged.
+    """
 
     rank: int = 0
     size: int = 1
-
-    @classmethod
-    def single(cls) -> Ranks:
-        """Return the place of a process that trains alone."""
-        return cls()
+    device: str = "cpu"
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that reports and writes."""
+        """Whether this process is the one that reports, validates and writes files."""
         return self.rank == 0
 
     @property
@@ -46,71 +52,98 @@ class Ranks:
         return self.size == 1
 
     def share(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's slice of a batch and its share of the images; slices differ by one image at most."""
+        """Return this process's slice of a batch, and n / N: the images in the slice over those in the batch.
+
+        The slices of two processes differ by one image at most.
+        """
         part = batch.tensor_split(self.size)[self.rank]
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return the mean over the batch of what is ``value`` in the mean over this process's slice."""
-        total = value * share
+        """Return the mean over the batch of a quantity whose mean over this process's slice is ``value``.
+
+        All processes get the same value, Σ_r (n_r / N) value_r. Its gradient is W (n_r / N) times that of ``value``, W
+        the number of processes, so that the mean over processes that ``DistributedDataParallel`` takes is the gradient
+        of the whole batch, also where slices differ in size.
+        """
+        if self.alone:
+            return value
+        total = value.detach() * share
         dist.all_reduce(total)
-        return total
+        own = value * (share * self.size)
+        return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Return the values of all images of the batch, in its order, from the ``values`` ``(N,)`` of this slice."""
+        """Return the values of all images of a batch, ``(N,)`` in its order, from those of this slice, ``(n,)``."""
+        if self.alone:
+            return values
         total = values.new_zeros(round(len(values) / share))
         total.tensor_split(self.size)[self.rank].copy_(values)
         dist.all_reduce(total)
         return total
 
-    def average(
-        self, gradients: Sequence[Tensor], means: Tensor, counts: Tensor, share: float
-    ) -> tuple[Tensor, Tensor]:
-        """Replace gradients by those of the whole batch; return the means over it, and the sums of ``counts``.
+    def value_of_first(self, value: float) -> float:
+        """Return the ``value`` that the first process passed."""
+        if self.alone:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return float(shared)
 
-        ``gradients`` and ``means`` are those of this process's slice. One sum over the processes, in float32.
-        """
-        parts = [gradient.flatten() for gradient in gradients]
-        total = torch.cat([*(part * share for part in (*parts, means)), counts])
-        dist.all_reduce(total)
-        *parts, means, counts = torch.split(total, [*(part.numel() for part in parts), len(means), len(counts)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
-        return means, counts
+    def any(self, flag: bool) -> bool:
+        """Return whether ``flag`` is true in any process."""
+        if self.alone:
+            return flag
+        count = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(count)
+        return int(count) > 0
 
-    def require_alike(self, step: int, parameters: Sequence[Tensor]) -> None:
-        """Raise ``RanksUnfit`` unless all processes are about to take the same step from the same weights."""
+    def require_same_start(self, step: int, run: str) -> None:
+        """Raise ``RanksUnfit`` unless all processes start at the same ``step`` of the same ``run``, a digest."""
         if self.alone:
             return
-        weights = torch.stack([parameter.detach().double().abs().sum() for parameter in parameters]).sum()
-        mine = torch.stack([weights.new_tensor(step), weights])
-        others = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(others, mine)
-        # Not bit by bit: processors of different kinds round the initialisation differently.
-        if not all(torch.allclose(other, others[0], rtol=1e-6, atol=0) for other in others):
-            found = ", ".join(f"step {int(other[0])} with weights of sum {float(other[1]):g}" for other in others)
-            raise RanksUnfit(f"the processes of a training must start alike, in one folder; they start at {found}")
+        starts: list[Any] = [None] * self.size
+        dist.all_gather_object(starts, (step, run))
+        if len(set(starts)) > 1:
+            listed = ", ".join(f"process {rank} at step {at} of run {of[:8]}" for rank, (at, of) in enumerate(starts))
+            raise RanksUnfit(
+                f"expected all processes to start at one step of one run, got {listed}; "
+                "give all of them the same settings, images and folder"
+            )
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module to call in training: where there are other processes, one that averages its gradients.
+
+        The parameters of the first process replace those of the others.
+        """
+        if self.alone:
+            return module
+        wrapped = DistributedDataParallel(module)
+        # No broadcast of buffers at each step: every process computes them from the same weights and gathered numbers.
+        # An attribute, as the argument has different names in different versions of PyTorch.
+        wrapped.broadcast_buffers = False
+        return wrapped
 
 
-@contextmanager
-def joined(rank: int, size: int, rendezvous: str, device: str = "cpu") -> Iterator[Ranks]:
-    """Join ``size`` processes that meet at ``rendezvous``, a URL of ``init_process_group``; leave them at the end."""
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
-    try:
-        yield Ranks(rank, size)
-    finally:
-        dist.destroy_process_group()
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started beside this one; alone where it did not start this one."""
+    """Join the processes that ``torchrun`` started beside this one; yield :data:`SINGLE_PROCESS` where there are none.
+
+    Args:
+        device: "cpu" (processes communicate by gloo), or "cuda" (by NCCL; each process computes on the GPU of its
+            local rank).
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks.single()
+        yield SINGLE_PROCESS
         return
-    with joined(int(os.environ["RANK"]), size, "env://", device) as ranks:
-        yield ranks
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()

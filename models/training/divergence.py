@@ -1,16 +1,67 @@
-"""Says why training diverged, in words a person can act on."""
+"""Divergence of a training: when it counts as diverged, and which part of the flow failed."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from models.flows.flow import Flow
 
+REPORT_SECONDS = 0.5
+DIVERGED_BITS = 10.0
+DIVERGED_REPORTS = 20
+"""A training has diverged after this many reports in a row that are ``DIVERGED_BITS`` bits/dim worse than the first.
+
+A single spike is no divergence.
+"""
+
+
+class ReportHistory:
+    """The reports of bits per dimension so far: when the next one is due, and whether the training has diverged.
+
+    Attributes:
+        first_bits: Bits per dimension of the first report.
+        bad_in_a_row: Number of latest reports in a row that exceed ``first_bits`` by more than ``DIVERGED_BITS``.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.first_bits = math.inf
+        self.bad_in_a_row = 0
+        self._step = step
+        self._time: float | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether ``DIVERGED_REPORTS`` reports in a row were bad."""
+        return self.bad_in_a_row >= DIVERGED_REPORTS
+
+    def due(self, now: float) -> bool:
+        """Return whether a report is due at ``now`` in seconds: the first at once, then two per second at most."""
+        return self._time is None or now - self._time >= REPORT_SECONDS
+
+    def add(self, step: int, bits: float, now: float) -> float | None:
+        """Add a report at ``now`` in seconds; return the steps per second since the one before, None for the first."""
+        rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
+        if self._time is None:
+            self.first_bits = bits
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bits > self.first_bits + DIVERGED_BITS else 0
+        self._step, self._time = step, now
+        return rate
+
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return the first thing that is not finite: a weight, or the output of a bijection on the batch ``y``."""
+    """Return a sentence that names the first part of a flow with values that are not finite.
+
+    Args:
+        flow: The flow in training mode, after a step whose loss or gradient was not finite.
+        y: The batch of that step after the pixel transform, ``(N, C, H, W)``.
+
+    Returns:
+        The weights, or the bijection by its place in the order of the forward direction.
+    """
     for name, parameter in flow.named_parameters():
         if not parameter.isfinite().all():
             return f"the weights {name} are not finite"

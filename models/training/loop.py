@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, and the budget that ends it."""
+"""The training loop: optimiser steps, reports, validations and checkpoints, until the budget is used up."""
 
 from __future__ import annotations
 
@@ -7,47 +7,48 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from models.bijections.coupling import CouplingNet
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
-from models.devices import find_device, training_precision
+from models.devices import find_device
 from models.errors import DamagedCheckpoints, RanksUnfit, TrainingDiverged
 from models.flows.architecture import Architecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.likelihood import bits_per_dim
+from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
-from models.training.data import Batches
-from models.training.distributed import Ranks
-from models.training.divergence import name_the_cause
-from models.training.objective import Loss, SelfNormalizingObjective, inverse_quality
-from models.training.previews import write_preview
-from models.training.validation import omitted_log_det, trimmed_bits_per_dim
-
-REPORT_SECONDS = 0.5
-DIVERGED_BITS = 10.0
-DIVERGED_REPORTS = 20
-"""So many reports in a row so many bits/dim worse than the first one count as divergence; a spike alone does not."""
+from models.training.distributed import SINGLE_PROCESS, Ranks
+from models.training.divergence import ReportHistory, name_the_cause
+from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
+from models.training.precision import compute_coupling_nets_in, training_precision
+from models.training.validation import omitted_log_det, trimmed_bits_per_dim, write_preview
 
 Observer = Callable[[dict[str, Any]], None]
+"""A function that receives the events of a training, each a dictionary with the key ``event``."""
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; its checkpoint is written and a later call goes on from there."""
+    """A request to stop ended the training early; its checkpoint is written, and a later call resumes from it."""
 
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A flow with the averaged weights of its best validation, and how it came to be; bits/dim leave suspects out."""
+    """A trained flow with the averaged weights of its best validation.
+
+    Attributes:
+        flow: The flow, in evaluation mode on the CPU.
+        steps: Optimiser steps taken.
+        best_step: Step of the validation whose weights the flow has.
+        validation_bits_per_dim: Bits per dimension at that validation, without suspects.
+        elapsed_seconds: Duration of the training, without interruptions.
+    """
 
     flow: Flow
     steps: int
@@ -56,35 +57,24 @@ class TrainedFlow:
     elapsed_seconds: float
 
 
-class Reports:
-    """When the observer was told last, and what bits/dim were at first."""
-
-    def __init__(self, step: int) -> None:
-        self.first_bits = math.inf
-        self.bad_in_a_row = 0
-        self._step = step
-        self._time: float | None = None
-
-    def due(self, now: float) -> bool:
-        """Whether it is time to tell the observer: at the first step, and then twice a second at most."""
-        return self._time is None or now - self._time >= REPORT_SECONDS
-
-    def note(self, step: int, bits: float, now: float) -> float | None:
-        """Note a report at ``now`` in seconds; return the steps a second since the one before, None at the first."""
-        rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
-        if self._time is None:
-            self.first_bits = bits
-        self.bad_in_a_row = self.bad_in_a_row + 1 if bits > self.first_bits + DIVERGED_BITS else 0
-        self._step, self._time = step, now
-        return rate
-
-
 class Trainer:
-    """Trains one flow in ``folder``, going on from its checkpoints where there are some, whatever device wrote them.
+    """The training of one flow, with its state in a folder.
 
-    Weights, averages, multipliers, optimiser and batches live on ``device``, "cpu" or "cuda"; what :meth:`run` returns
-    is on the CPU. Of several ``ranks`` each makes a trainer in the same folder; the first one alone observes,
-    validates and writes. Raises ``DeviceNotFound``, ``RanksUnfit``.
+    A trainer resumes from the newest checkpoint in its folder, on whatever device that was written. Among several
+    processes each makes a trainer for the same folder; only the first one observes, validates and writes.
+
+    Args:
+        dataset: Images to train on and to validate with.
+        architecture: Architecture of the flow.
+        config: Settings of the training.
+        folder: Folder of the checkpoints and sample previews.
+        observe: Function that receives the events.
+        device: "cpu", "cuda" or "cuda:N": where weights, averages, multipliers, optimiser and batches are.
+        ranks: The processes that share every batch.
+
+    Raises:
+        DeviceNotFound: The device does not exist.
+        RanksUnfit: There are more processes than images in a batch, or the processes would not start alike.
     """
 
     def __init__(
@@ -95,22 +85,25 @@ class Trainer:
         folder: Path,
         observe: Observer,
         device: str = "cpu",
-        ranks: Ranks | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.device = find_device(device)
-        self.ranks = ranks or Ranks.single()
+        self.ranks = ranks
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
-        self.observe: Observer = observe if self.ranks.first else lambda _event: None
+        self.observe: Observer = observe if ranks.first else lambda _event: None
         self.validations = config.validation_count
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
-        if self.batches.batch_size < self.ranks.size:
-            raise RanksUnfit(f"{self.ranks.size} processes cannot share batches of {self.batches.batch_size} images")
+        if self.batches.batch_size < ranks.size:
+            raise RanksUnfit(
+                f"expected at least one image per process in a batch, got {self.batches.batch_size} images for "
+                f"{ranks.size} processes; raise batch_size or start fewer processes"
+            )
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
-        _compute_coupling_nets_in(self.averaged, None)
+        compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
@@ -120,10 +113,12 @@ class Trainer:
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
             self.state = restored
-            self.observe({"event": "log", "message": f"goes on from the checkpoint of step {restored.step}"})
+            self.observe({"event": "log", "message": f"resumes from the checkpoint of step {restored.step}"})
         else:
             self._initialize()
-        self.ranks.require_alike(self.state.step, list(self.flow.parameters()))
+        ranks.require_same_start(self.state.step, digest)
+        self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
+        self.loss_of = ranks.wrap(self.batch_loss)
 
     def _fresh_flow(self, architecture: Architecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -132,7 +127,7 @@ class Trainer:
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config, self.device.type)
-        _compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
         return flow.to(self.device).train()
 
     def _initialize(self) -> None:
@@ -142,9 +137,15 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train to the end of the budget. Raises ``Interrupted`` when asked to stop, ``TrainingDiverged``.
+        """Train until the budget is used up and return the flow of the best validation.
 
-        Raises ``DamagedCheckpoints`` where what it wrote cannot be read.
+        Args:
+            should_stop: Called after every step; returns true to end the training early.
+
+        Raises:
+            Interrupted: ``should_stop`` returned true.
+            TrainingDiverged: Loss, gradient or likelihood is not finite, or bits per dimension have risen too far.
+            DamagedCheckpoints: None of the checkpoints written can be read.
         """
         self.take_steps(should_stop)
         if self.state.best_step is None or self.state.best_bits_per_dim is None:
@@ -161,23 +162,21 @@ class Trainer:
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Take all steps of the budget, as :meth:`run` does; all that other ranks than the first have to do."""
+        """Take all steps of the budget, as :meth:`run` does, without loading the flow of the best validation."""
         started = time.monotonic() - self.state.elapsed_seconds
-        reports = Reports(self.state.step)
+        history = ReportHistory(self.state.step)
         last_checkpoint = time.monotonic()
         progress = self._progress()
-        wish = False
         self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
         while progress < 1:
-            loss, elapsed, stop = self._step(self.state.step, progress, started, wish)
-            self._advance(self.state.step + 1, elapsed)
+            loss = self._step(self.state.step, progress)
+            elapsed = self.ranks.value_of_first(time.monotonic() - started)
+            self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
-            if reports.due(elapsed) or progress >= 1:
-                self._report(loss, reports)
-            # Asked before anything is written: an attempt that lost its lease ends here.
-            wish = should_stop()
-            if self.ranks.alone:  # several hear of it in the next step, so that all stop after the same one
-                stop = wish
+            if history.due(elapsed) or progress >= 1:
+                self._report(loss, history)
+            # Called before anything is written: an attempt that lost its lease ends here.
+            stop = self.ranks.any(should_stop())
             if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
                 self._validate()
                 last_checkpoint = time.monotonic()
@@ -194,73 +193,41 @@ class Trainer:
             share = max(share, self.state.elapsed_seconds / (60 * self.config.max_minutes))
         return min(1.0, share)
 
-    def _step(self, step: int, progress: float, started: float, wish: bool) -> tuple[Loss, float, bool]:
-        """Take a step; return its loss, the time elapsed since ``started``, and whether any rank wishes to stop."""
-        images, share = self.ranks.share(self.batches.batch(step))
-        y, log_det = self._pixels(images)
-        of_batch = gather = None
-        if not self.ranks.alone:
-            of_batch, gather = partial(self.ranks.mean, share=share), partial(self.ranks.gather, share=share)
-        loss = self.objective.loss(self.flow, y, log_det, step, of_batch, gather)
+    def _step(self, step: int, progress: float) -> Loss:
+        images = self.batches.batch(step).to(self.device)
+        loss: Loss = self.loss_of(images, step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
-        elapsed = time.monotonic() - started
-        if not self.ranks.alone:
-            loss, elapsed, wish = self._agree(loss, share, elapsed, wish)
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
         if not (loss.value.isfinite() and norm.isfinite()):
-            y, _ = self._pixels(self.batches.batch(step))  # the cause may be in any rank's slice
+            y, _ = self.batch_loss.transform_pixels(images)
             raise TrainingDiverged(f"step {step}: {name_the_cause(self.flow, y)}; {self._advice()}")
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step, progress)
+            group["lr"] = self.config.learning_rate_at(step, progress)
         self.optimizer.step()
         self.objective.update(loss, step)
         self._average(step)
-        return loss, elapsed, wish
-
-    @torch.no_grad()
-    def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_det = self.flow.pixels(images.to(self.device))
-        return y.float(), log_det.float()
-
-    def _agree(self, loss: Loss, share: float, elapsed: float, wish: bool) -> tuple[Loss, float, bool]:
-        """Make gradients and loss those of the whole batch; return also the first rank's time, and any rank's wish."""
-        gradients = [parameter.grad for parameter in self.flow.parameters() if parameter.grad is not None]
-        means = torch.cat([torch.stack([loss.value.detach(), loss.log_likelihood]), loss.reconstruction_errors])
-        counts = means.new_tensor([elapsed if self.ranks.first else 0.0, float(wish)])
-        means, counts = self.ranks.average(gradients, means, counts, share)
-        return Loss(means[0], means[1], means[2:], loss.trimmed), float(counts[0]), bool(counts[1] > 0)
-
-    def learning_rate(self, step: int, progress: float) -> float:
-        """Linear warm-up, then a cosine from the full step size to its final share over the budget."""
-        config = self.config
-        warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return config.learning_rate * warmup * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+        return loss
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        # The average starts short, so that the first weights, which are noise, are soon forgotten.
+        # The decay starts small, so that the first weights, which are noise, soon lose their influence.
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
 
-    def _advance(self, step: int, elapsed: float) -> None:
-        state = self.state
-        self.state = TrainingState(step, elapsed, state.best_step, state.best_bits_per_dim, state.config_digest)
-
-    def _report(self, loss: Loss, reports: Reports) -> None:
-        """Tell the observer of the last step. Raises ``TrainingDiverged`` where bits/dim have risen beyond hope."""
+    def _report(self, loss: Loss, history: ReportHistory) -> None:
+        """Report the last step. Raises ``TrainingDiverged`` where bits/dim have risen too far for too long."""
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
-        # Suspects may become as unlikely as they like, that is no divergence.
+        # Images that are left out may become ever less likely without a divergence.
         learned = loss.log_likelihood if loss.trimmed is None else loss.trimmed.log_likelihood
         bits, learned_bits = (
             bits_per_dim(float(mean) + omitted, math.prod(self.dataset.image_shape))
             for mean in (loss.log_likelihood, learned)
         )
-        rate = reports.note(self.state.step, learned_bits, self.state.elapsed_seconds)
-        if reports.bad_in_a_row >= DIVERGED_REPORTS:
+        rate = history.add(self.state.step, learned_bits, self.state.elapsed_seconds)
+        if history.diverged:
             raise TrainingDiverged(
-                f"step {self.state.step}: bits/dim rose from {reports.first_bits:.2f} to {learned_bits:.2f}; "
+                f"step {self.state.step}: bits/dim rose from {history.first_bits:.2f} to {learned_bits:.2f}; "
                 f"{self._advice()}"
             )
         progress, elapsed = self._progress(), self.state.elapsed_seconds
@@ -286,19 +253,19 @@ class Trainer:
         bits, kept = trimmed_bits_per_dim(self.averaged, images, share)
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
-            self.state = TrainingState(state.step, state.elapsed_seconds, state.step, kept, state.config_digest)
-        found = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
-        self.observe({"event": "validation", "step": state.step, **found})
+            self.state = replace(state, best_step=state.step, best_bits_per_dim=kept)
+        figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
+        self.observe({"event": "validation", "step": state.step, **figures})
         self._save()
         self._preview()
 
     def _inverse_quality(self) -> dict[str, Any]:
-        found = inverse_quality(self.averaged, self.dataset.image_shape)
-        if not found:
+        by_layer = inverse_quality(self.averaged, self.dataset.image_shape)
+        if not by_layer:
             return {}
         return {
-            "inverse_errors": {name: quality.error for name, quality in found.items()},
-            "inverse_error_bounds": {name: quality.bound for name, quality in found.items()},
+            "inverse_errors": {name: quality.error for name, quality in by_layer.items()},
+            "inverse_error_bounds": {name: quality.bound for name, quality in by_layer.items()},
             "multipliers": self.objective.multiplier.values().tolist(),
         }
 
@@ -313,7 +280,7 @@ class Trainer:
         try:
             path = write_preview(self.averaged, self.dataset.image_shape, self.samples, step)
         except Exception as error:
-            # Pictures are worth no training run, whatever went wrong. The text of an OSError holds the whole path.
+            # A preview must not end a training, whatever failed. The text of an OSError contains the whole path.
             reason = error.strerror if isinstance(error, OSError) else error
             self.observe({"event": "log", "message": f"no samples of step {step}: {reason}"})
         else:
@@ -321,10 +288,3 @@ class Trainer:
 
     def _advice(self) -> str:
         return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
-
-
-def _compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    for module in flow.modules():
-        if isinstance(module, CouplingNet):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            module.autocast = dtype

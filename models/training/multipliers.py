@@ -1,13 +1,14 @@
-"""Multipliers of the reconstruction penalty, one a layer; their state is part of a checkpoint.
+"""Multipliers of the reconstruction penalty, one for each self normalizing layer: fixed, GECO and MDMM.
 
-All take the relative error of each layer, rho_k = mean ||R W x - x||² / D (the mean square a dimension), and give a
-penalty in nats a dimension. Exactness of scores never depends on them: they steer the bias of the gradient alone.
+Each rule turns the relative reconstruction errors rho_k = mean ||R_k W_k h_k - h_k||² / D of the layers (the mean
+square per dimension) into a penalty in nats per dimension. The multipliers steer how far the training gradient is from
+the exact one; scores are exact whatever they are. Their state is part of a checkpoint.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,24 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 
 class Multiplier(nn.Module):
-    """A rule for the multipliers: ``penalty`` belongs to the loss, ``update`` follows the optimiser's step."""
-
-    linear: ClassVar[bool] = False
-    """Whether the penalty of a batch is the mean of its parts' penalties."""
+    """A rule that weights the reconstruction errors in the loss and adapts the weights in training."""
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty of the relative errors ``(K,)``, a scalar in nats a dimension."""
+        """Return the penalty, a scalar in nats per dimension, for the relative errors ``(K,)`` of the layers."""
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Move the multipliers by the errors of this step, ``(K,)``; not finite ones are passed over."""
+        """Adapt the multipliers to the errors ``(K,)`` of a step; errors that are not finite change nothing."""
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the multipliers ``(K,)``."""
+        """Return the multipliers lambda_k, ``(K,)``."""
 
 
 class FixedMultiplier(Multiplier):
-    """The paper's penalty: lambda Σ_k rho_k (Keller et al. 2021, eq. 9)."""
+    """The penalty of the paper, lambda Σ_k rho_k with a constant lambda (Keller et al. 2021, eq. 3)."""
 
-    linear = True
     weights: Tensor
 
     def __init__(self, layers: int, weight: float) -> None:
@@ -45,23 +42,29 @@ class FixedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return Σ lambda rho."""
+        """Return lambda Σ_k rho_k."""
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
-        """Leave the multipliers as they are."""
+        """Do nothing: the multipliers are constant."""
 
     def values(self) -> Tensor:
-        """Return lambda for every layer."""
+        """Return lambda_k of every layer, ``(K,)``."""
         return self.weights
 
 
 class GecoMultiplier(Multiplier):
-    """Damped GECO with a tolerance (Rezende & Viola 2018): c = rho / target - 1 steers log lambda both ways.
+    """Multipliers by GECO with a tolerance (Rezende & Viola 2018), which steer every error rho_k to a target.
 
-    Per layer and step: the moving average of clip(c, -1, 1), decay 0.99, then log lambda += 0.01 average, at most one
-    percent a step, within [1e-3, 1e4]. Penalty: mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a tolerance lambda
-    could only grow, as rho is never negative.
+    The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
+    updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
+    falls while it is below, by one percent per step at most, within [1e-3, 1e4]. The penalty is
+    mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a target lambda_k could only grow, as rho_k is never negative.
+
+    Args:
+        layers: Number of self normalizing layers.
+        weight: Start value of lambda_k.
+        target: Relative error that each layer is steered to.
     """
 
     RATE = 0.01
@@ -85,7 +88,7 @@ class GecoMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Follow the average violation."""
+        """Change log lambda_k by 0.01 times the moving average of the clipped violation."""
         if not errors.isfinite().all():
             return
         self.average.lerp_(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
@@ -93,16 +96,20 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*(torch.tensor(limit).log().item() for limit in self.LIMITS))
 
     def values(self) -> Tensor:
-        """Return lambda for every layer."""
+        """Return lambda_k of every layer, ``(K,)``."""
         return self.log_weights.exp()
 
 
 class DampedMultiplier(Multiplier):
-    """The modified differential method of multipliers (Platt & Barr 1988) for the constraints c = rho / target - 1 <=
-    0.
+    """Multipliers by the modified differential method, MDMM (Platt & Barr 1988), for the constraints rho_k <= target.
 
-    Gradient ascent on the multipliers, lambda += rate c, kept at zero or above for inequalities, and damping:
-    penalty mean_k (lambda_k c_k + ½ damping relu(c_k)²). ``weight`` is where lambda starts, in units of the constraint.
+    With c_k = rho_k / target - 1 the multipliers ascend, lambda_k += 0.01 clip(c_k, -1, 1), and are clamped at 0 as for
+    inequality constraints. The penalty mean_k (lambda_k c_k + ½ relu(c_k)²) includes a damping term.
+
+    Args:
+        layers: Number of self normalizing layers.
+        weight: Start value of lambda_k, in units of the constraint.
+        target: Relative error that each layer is steered to.
     """
 
     RATE = 0.01
@@ -122,23 +129,30 @@ class DampedMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Ascend on the multipliers."""
+        """Add 0.01 times the clipped violation to each multiplier, and clamp it at 0."""
         if errors.isfinite().all():
             self.weights += self.RATE * _clipped_violation(errors, self.target)
             self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return lambda for every layer."""
+        """Return lambda_k of every layer, ``(K,)``."""
         return self.weights
 
 
 def _clipped_violation(errors: Tensor, target: float) -> Tensor:
-    # A violation by orders of magnitude at the start must not wind the multipliers up long after it has gone.
+    # A violation by orders of magnitude at the start must not drive the multipliers up long after it has ended.
     return (errors / target - 1).clamp(-1, 1)
 
 
 def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:
-    """Return the multiplier of this rule for ``layers`` self normalizing layers."""
+    """Return the multipliers of a rule.
+
+    Args:
+        rule: "fixed", "geco" or "mdmm".
+        layers: Number of self normalizing layers.
+        weight: Start value of every multiplier.
+        target: Relative error that "geco" and "mdmm" steer each layer to.
+    """
     if rule == "fixed":
         return FixedMultiplier(layers, weight)
     return (GecoMultiplier if rule == "geco" else DampedMultiplier)(layers, weight, target)

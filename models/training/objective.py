@@ -1,4 +1,8 @@
-"""The self normalizing objective: mixture of both directions under a penalty on the reconstruction error."""
+"""The self normalizing objective, and measures of the learned inverses.
+
+:class:`SelfNormalizingObjective` is the loss that training minimises; :class:`BatchLoss` joins it with a flow to the
+module that data-parallel training wraps. :func:`inverse_quality` measures how well each learned inverse inverts.
+"""
 
 from __future__ import annotations
 
@@ -12,38 +16,48 @@ from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
+from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.multipliers import Multiplier, make_multiplier
-from models.training.trimming import Suspects, Trimmed
+from models.training.trimming import Suspects, TrimmedBatch
 
 
 @dataclass(frozen=True)
 class Loss:
-    """``value`` is what is minimised, in nats a dimension; the others are for people and carry no gradient.
+    """The loss of a batch, and figures of the batch to report.
 
-    ``log_likelihood``: mean of the batch in nats, *without* the log-dets that the self normalizing layers leave out.
-    ``reconstruction_errors``: of each self normalizing layer, mean ||R W x - x||² / D, empty where there is none.
-    ``trimmed``: what was left out of ``value`` and of the errors, None where suspects are not looked for.
+    Attributes:
+        value: The loss to minimise, a scalar in nats per dimension.
+        log_likelihood: Mean log-likelihood of the batch in nats, without gradient, *without* the log-determinants of
+            the self normalizing layers, which training leaves out.
+        reconstruction_errors: Mean ||R W x - x||² / D of each self normalizing layer, ``(K,)``, without gradient.
+        trimmed: The images that were left out of ``value`` and of the errors; None where trimming is off.
     """
 
     value: Tensor
     log_likelihood: Tensor
     reconstruction_errors: Tensor
-    trimmed: Trimmed | None = None
+    trimmed: TrimmedBatch | None = None
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """The largest error over the layers, 0 where no layer learns an inverse."""
+        """The largest error over the layers; 0 where no layer learns an inverse."""
         return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
 
 
 class SelfNormalizingObjective(nn.Module):
-    """-mean log p / D + penalty of the reconstruction errors (Keller et al. 2021, eq. 9).
+    """The training objective of self normalizing flows: -mean log p(x) / D + penalty(rho_1, ..., rho_K).
 
-    Its state is that of the multipliers, and of what is known of suspects where they are looked for.
+    The paper maximises ½ log p_f(x) + ½ log p_g(x) - lambda Σ_k ||g_k(f_k(h_k)) - h_k||² (Keller et al. 2021, eq. 3),
+    with W and R of each layer in place of f_k and g_k. The layers supply the gradients of the two log-likelihoods (eq.
+    10 and 11): R stands in for W^-1, and W for R^-1. The penalty is a function of the relative reconstruction errors
+    rho_k = mean ||R_k W_k h_k - h_k||² / D, where h_k, the input of layer k, has no gradient; with a fixed multiplier
+    it is lambda Σ_k rho_k. For a flow of exact layers there is no penalty, and the loss is the negative
+    log-likelihood.
 
-    The gradients of self normalizing layers stand in for the exact ones. For a flow of exact layers this is the
-    negative log-likelihood. ``noise_weight`` adds to each layer's error that of white noise, E ||e - R W e||² = ||I -
-    R W||_F², which sees the directions that images do not span.
+    Optionally, ``noise_reconstruction`` adds E ||e - R W e||² / D = ||I - R W||_F² / D for white noise e, which covers
+    the directions that no image has, and ``suspect_share`` leaves the least likely images out (:class:`Suspects`).
+
+    The state that a checkpoint keeps is that of the multipliers and of the trimming threshold.
     """
 
     def __init__(self, flow: Flow, image_shape: Shape, config: TrainingConfig) -> None:
@@ -72,41 +86,53 @@ class SelfNormalizingObjective(nn.Module):
         y: Tensor,
         pixel_log_det: Tensor,
         step: int,
-        of_batch: Callable[[Tensor], Tensor] | None = None,
-        gather: Callable[[Tensor], Tensor] | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+        share: float = 1.0,
     ) -> Loss:
-        """Return the loss of a batch after the pixel transform, ``y`` ``(N, C, H, W)``, with its log-det ``(N,)``.
+        """Return the loss of a batch, of which this process has all images or, among several ``ranks``, a slice.
 
-        Where ``y`` is but a slice of the batch, ``of_batch`` makes the errors of the batch from those of the slice, and
-        ``gather`` the log-likelihoods of all images from those of the slice; the mean over the slices of the losses'
-        gradients is the gradient of the batch. Suspects are left out of the penalty, too: its squares would let one
-        image of noise outweigh the batch, and no score depends on what R makes of it.
+        Args:
+            flow: The flow in training mode.
+            y: Images of this process after the pixel transform, ``(n, C, H, W)``.
+            pixel_log_det: Log-determinants of the pixel transform, ``(n,)`` in nats.
+            step: Number of the step; seeds the white noise and ends the warm-up.
+            ranks: The processes that share the batch.
+            share: Images of this process over images of the batch.
+
+        Returns:
+            The loss of the whole batch, the same in all processes. The mean over the processes of its gradients is the
+            gradient of the whole batch.
         """
         dimensions = y[0].numel()
         log_likelihoods = flow.forward_pixels(y, pixel_log_det).log_likelihood
+        # Averaged gradients cannot express trimming, whose threshold is a quantile of the whole batch, nor a penalty
+        # that is not linear in the errors of the whole batch. So these numbers are exchanged before the loss is formed.
+        of_batch = ranks.gather(log_likelihoods.detach(), share)
         trimmed, weights = None, None
         if self.suspects is not None:
-            known = log_likelihoods.detach() if gather is None else gather(log_likelihoods.detach())
-            trimmed = self.suspects.trim(known, active=step >= self.warmup_steps)
+            trimmed = self.suspects.trim(of_batch, active=step >= self.warmup_steps)
             weights = trimmed.weights(log_likelihoods)
 
         def mean(images: Tensor) -> Tensor:
             return images.mean() if weights is None else (weights * images).mean()
 
-        value = -mean(log_likelihoods) / dimensions
+        value = ranks.mean(-mean(log_likelihoods) / dimensions, share)
         errors = y.new_zeros(0)
         if self.layers:
+            # Suspects are left out of the penalty, too: its squares would let a single image of noise outweigh the
+            # batch, and no score depends on what R makes of it.
             errors = torch.stack([mean(layer.pop_reconstruction_error()) for layer, _ in self.layers]) / dimensions
             if self.noise_weight:
                 errors = errors + self.noise_weight * self._noise_errors(step) / dimensions
-            if of_batch is not None and not self.multiplier.linear:
-                # The slope of the penalty is that at the batch's error; what it multiplies is the slice's gradient.
-                errors = errors + (of_batch(errors.detach()) - errors.detach())
+            errors = ranks.mean(errors, share)
             value = value + self.multiplier.penalty(errors)
-        return Loss(value, log_likelihoods.detach().mean(), errors.detach(), trimmed)
+        return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int) -> None:
-        """Follow the optimiser's step ``step``: move the multipliers, refresh inverses at times."""
+        """Update the multipliers and the trimming threshold after the optimiser's ``step``, and inverses when due.
+
+        Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
+        """
         self.multiplier.update(loss.reconstruction_errors)
         if self.suspects is not None and loss.trimmed is not None:
             self.suspects.update(loss.trimmed)
@@ -123,16 +149,48 @@ class SelfNormalizingObjective(nn.Module):
         return torch.stack(errors)
 
 
+class BatchLoss(nn.Module):
+    """The loss of a batch of images as one module: a flow and its objective.
+
+    ``DistributedDataParallel`` wraps this module to train in several processes. The module takes the whole batch and
+    computes the slice of its own process.
+    """
+
+    def __init__(self, flow: Flow, objective: SelfNormalizingObjective, ranks: Ranks = SINGLE_PROCESS) -> None:
+        super().__init__()
+        self.flow = flow
+        self.objective = objective
+        self.ranks = ranks
+
+    def forward(self, images: Tensor, step: int) -> Loss:
+        """Return the loss of dequantised ``images``, float64 ``(N, C, H, W)`` in [0, 256), at the given step."""
+        part, share = self.ranks.share(images)
+        y, log_det = self.transform_pixels(part)
+        return self.objective.loss(self.flow, y, log_det, step, self.ranks, share)
+
+    @torch.no_grad()
+    def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return dequantised images after the pixel transform and its log-determinants ``(N,)`` in nats, float32."""
+        y, log_det = self.flow.pixels(images)
+        return y.float(), log_det.float()
+
+
 def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
-    """Return the layers that learn their inverse, in the order of the forward direction."""
+    """Return the layers that learn an inverse, in the order of the forward direction."""
     return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
 
 
 def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
-    """Return the largest singular value of a linear map by power iteration on A^T A from ``start``, one sample.
+    """Estimate the largest singular value of a linear map x -> A x by power iteration on A^T A.
 
-    A lower estimate that grows to the norm, within about a percent after 100 iterations unless ``start`` is almost
-    orthogonal to what they converge to; A^T comes from the vector-Jacobian product of ``linear``.
+    The estimate is never too large and grows with the iterations; after 100 it is within about 1 % of the norm, unless
+    ``start`` is almost orthogonal to the leading singular vector. A^T is applied as the vector-Jacobian product of
+    ``linear``.
+
+    Args:
+        linear: The map, from one sample ``(1, ...)`` to one sample.
+        start: The sample that the iteration starts from.
+        iterations: Number of iterations.
     """
     vector = start / start.norm()
     norm = 0.0
@@ -146,7 +204,13 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """How good a learned inverse is. ``error``: ||I - R W|| of a direction, root mean square. ``bound``: see below."""
+    """How well a learned inverse R inverts W.
+
+    Attributes:
+        error: ||I - R W||_F / sqrt(D): the root mean square of ||v - R W v|| over directions v of length 1; 0 for an
+            exact inverse.
+        bound: Upper bound of ||W^-1 - R|| in the spectral norm; None where ||I - R W|| >= 1, so that no bound holds.
+    """
 
     error: float
     bound: float | None
@@ -154,19 +218,29 @@ class InverseQuality:
 
 @torch.no_grad()
 def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
-    """Return the error of every learned inverse by the name of its layer, as :func:`inverse_quality` tells it."""
+    """Return the ``error`` of :class:`InverseQuality` of every learned inverse, by the name of its layer.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
+        probes: Samples of white noise that the error is estimated on.
+    """
     return {name: _inverse_error(layer, noise) for name, layer, noise in _probed(flow, image_shape, probes)}
 
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return the quality of every learned inverse by the name of its layer.
+    """Return error and error bound of every learned inverse, by the name of its layer.
 
-    The error is estimated on white noise: E ||e - R W e||² = ||E||_F² with E = I - R W, of which the root of the mean
-    over the D dimensions is given; 0 is a perfect inverse. The bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||) in
-    the spectral norm, None where ||E|| >= 1, so that it does not hold. Its norms are those of the matrix for 1x1
-    convolutions; for other layers they are lower estimates by power iteration (:func:`operator_norm`), and so is the
-    bound: no certificate.
+    The error is estimated on white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The bound is ||W^-1 - R|| <=
+    ||R|| ||E|| / (1 - ||E||) in the spectral norm. For 1x1 convolutions its norms are those of their matrices. For
+    other layers they are estimates from below (:func:`operator_norm`), so that the bound is an estimate, no
+    certificate.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
+        probes: Samples of white noise that the error is estimated on.
     """
     return {
         name: InverseQuality(_inverse_error(layer, noise), _inverse_error_bound(layer, noise[:1]))

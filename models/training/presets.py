@@ -1,4 +1,7 @@
-"""Named systems: an architecture and the training that goes with it. Free of torch, so that a service can list them."""
+"""Presets: named combinations of an architecture and training settings.
+
+The module does not import PyTorch, so that the service lists presets without loading it.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,17 @@ Family = Literal["glow", "convolutional", "fully-connected"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A system by its family, its linear layers, its size, and the training parameters it is meant for.
+    """A named architecture with the training settings that suit it.
 
-    ``levels`` is None where it follows from the image (:func:`depth`). ``defaults`` are training parameters that differ
-    from those of :class:`TrainingConfig`; what a user asks for comes first.
+    Attributes:
+        name: Name of the preset.
+        family: Kind of architecture.
+        linear: Kind of its linear layers, such as "self-normalizing" or "exact".
+        purpose: Short text for lists of presets.
+        steps: Glow steps per level.
+        width: Channels of the hidden layers of Glow's coupling nets.
+        levels: Glow levels; None where they follow from the image size (:func:`depth`).
+        defaults: Training settings that differ from the defaults of :class:`TrainingConfig`.
     """
 
     name: str
@@ -38,24 +48,40 @@ class Preset:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training configuration for ``parameters``. Raises ``pydantic.ValidationError``."""
+        """Return the training configuration with the user's ``parameters``, which override those of the preset.
+
+        Raises:
+            pydantic.ValidationError: A parameter is unknown or outside its bounds.
+        """
         return TrainingConfig.model_validate({**self.defaults, **parameters})
 
     def architecture(self, image_shape: tuple[int, int, int], pixels: PixelTransform) -> Architecture:
-        """Return the architecture for images ``(C, H, W)``. Raises ``DatasetUnfit`` where they do not fit."""
+        """Return the architecture for images of a shape.
+
+        Args:
+            image_shape: Channels, height and width.
+            pixels: The pixel transform.
+
+        Raises:
+            DatasetUnfit: The architecture cannot have this image shape.
+        """
         channels, height, width = image_shape
         shape = {"channels": channels, "height": height, "width": width, "pixel_transform": pixels}
         if not (1 <= channels <= 4 and max(height, width) <= 1024):
             raise DatasetUnfit(f"expected 1 to 4 channels and sides up to 1024, got {channels}x{height}x{width}")
         if self.family == "fully-connected":
             if channels * height * width > MAX_DENSE:
-                raise DatasetUnfit(f"{self.name} has a D x D matrix a layer: at most {MAX_DENSE} dimensions")
+                raise DatasetUnfit(
+                    f"{self.name} has a D x D matrix in each layer: expected at most {MAX_DENSE} dimensions, got "
+                    f"{channels * height * width}; set a smaller image_size"
+                )
             return FullyConnectedArchitecture.model_validate({**shape, "linear": self.linear})
         halvings = 2 if self.family == "convolutional" else self.levels or depth(height, width)
         if halvings == 0 or height % 2**halvings or width % 2**halvings or min(height, width) < 2 ** (halvings + 1):
             raise DatasetUnfit(
-                f"{self.name} halves both sides {max(halvings, 1)} times, {height}x{width} does not allow it; "
-                f"set image_size to a multiple of {2 ** max(halvings, 1)}, at least {max(8, 2 ** (halvings + 1))}"
+                f"{self.name} halves both sides {max(halvings, 1)} times: expected multiples of "
+                f"{2 ** max(halvings, 1)}, at least {max(8, 2 ** (halvings + 1))}, got {height}x{width}; "
+                "set image_size to such a side"
             )
         if self.family == "convolutional":
             return ConvolutionalArchitecture.model_validate({**shape, "linear": self.linear})
@@ -64,7 +90,7 @@ class Preset:
 
 
 MAX_DENSE = 4096
-"""Largest number of dimensions of a dense layer: 128 MiB a matrix in float64."""
+"""Largest number of dimensions D of a dense layer: its D x D matrix takes 128 MiB in float64."""
 
 SELF_NORMALIZING, EXACT = "self-normalizing", "exact"
 
@@ -125,7 +151,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of this name. Raises ``PresetNotFound``."""
+    """Return the preset of a name, or raise ``PresetNotFound``."""
     if name not in PRESETS:
         raise PresetNotFound(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""A whole training run: train, evaluate, calibrate, write the artifact."""
+"""A complete training: train a flow, calibrate and evaluate it, and write the artifact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from models.artifacts.manifest import (
 )
 from models.atomic_files import new_folder, sha256_file
 from models.datasets import Dataset, Images
-from models.devices import training_precision
 from models.errors import FolderTaken
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing
@@ -41,15 +40,18 @@ from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
-from models.training.distributed import Ranks
+from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
 from models.training.objective import inverse_errors
+from models.training.precision import training_precision
 from models.training.presets import find_preset
 
 SAMPLE_COUNT = 64
 SAMPLE_SEED = 0
 PINNED_COUNT = 4
+"""Number of images that are stored with a model, the first one with its score, to verify it after loading."""
 REPORT_EVERY = 500
+"""Images between two reports of the evaluation."""
 
 
 def train(
@@ -63,16 +65,38 @@ def train(
     threads: int | None = None,
     job: str | None = None,
     device: str = "cpu",
-    ranks: Ranks | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
     engine: EngineOptions | None = None,
 ) -> Path:
-    """Train ``preset`` on ``dataset`` and write a complete artifact; return its path, ``folder/artifact``.
+    """Train a flow and write a complete artifact, or return the artifact that an earlier call has written.
 
-    Goes on from ``folder/checkpoints``; a finished artifact is returned as it is. ``observe`` gets a dictionary an
-    event, ``should_stop`` is asked after every step. ``device``, "cpu" or "cuda", is that of the steps; what follows
-    them is done on the CPU, by the ``engine`` that is asked for. Of several ``ranks`` the first one writes the
-    artifact: the others return before it is there. Raises ``Interrupted`` (call again to go on), ``TrainingDiverged``,
-    ``DatasetUnfit``, ``PresetNotFound``, ``FolderTaken``, ``DeviceNotFound``, ``RanksUnfit``, ``EngineUnavailable``.
+    An interrupted training resumes from ``folder/checkpoints``.
+
+    Args:
+        dataset: Images to train, validate, calibrate and test with.
+        preset: Name of the preset.
+        config: Training settings.
+        folder: Folder of checkpoints, sample previews and artifact.
+        observe: Function that receives the events.
+        should_stop: Called after every step; returns true to end the training early.
+        threads: CPU threads of PyTorch; None for PyTorch's default.
+        job: Id of the job, which the manifest records.
+        device: "cpu", "cuda" or "cuda:N", for the training steps; all that follows runs on the CPU.
+        ranks: Processes that share every batch. The first one writes the artifact, the others return before that.
+        engine: Engine that calibrates and evaluates.
+
+    Returns:
+        The path of the artifact, ``folder/artifact``.
+
+    Raises:
+        Interrupted: ``should_stop`` returned true; call again to resume.
+        TrainingDiverged: The training diverged.
+        DatasetUnfit: The preset cannot have the shape of the images.
+        PresetNotFound: There is no such preset.
+        FolderTaken: The folder holds a finished training with other settings.
+        DeviceNotFound: The device does not exist.
+        RanksUnfit: The processes cannot train together.
+        EngineUnavailable: The engine is not installed, or does not support the model.
     """
     path = folder / "artifact"
     if (path / FILE).is_file():
@@ -81,10 +105,10 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     architecture = find_preset(preset).architecture(dataset.image_shape, config.pixel_transform)
-    if ranks is not None and not ranks.first:
+    if not ranks.first:
         Trainer(dataset, architecture, config, folder, observe, device, ranks).take_steps(should_stop)
         return path
-    # The trainer goes at once: gradients and moments are not held while the model is evaluated.
+    # No name for the trainer: its gradients and moments are freed before the model is evaluated.
     trained = Trainer(dataset, architecture, config, folder, observe, device, ranks).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     precision = training_precision(config, device)
@@ -94,11 +118,12 @@ def train(
 
 def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: TrainingConfig) -> None:
     done = manifest.training
-    # Read anew, as JSON knows no tuples, and as parameters that came later have their defaults.
+    # Validated again, as JSON has no tuples, and settings of later versions take their defaults.
     given = TrainingConfig.model_validate(done.config)
     if (done.preset, given, done.dataset_digest) != (preset, config, dataset.digest):
         raise FolderTaken(
-            f"it holds a finished run of {done.preset} on {done.dataset} with other settings; choose another folder"
+            f"expected an empty folder or an earlier run of this training, got a finished training of {done.preset} on "
+            f"{done.dataset} with other settings; choose another folder"
         )
 
 
@@ -115,12 +140,12 @@ def _write_artifact(
 ) -> None:
     shape = dataset.image_shape
     architecture = find_preset(preset).architecture(shape, config.pixel_transform)
-    as_they_are = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
+    no_resizing = Preprocessing(channels=shape[0], height=shape[1], width=shape[2])
     log_dets = constant_log_dets(trained.flow, shape)
     frozen = freeze(trained.flow, shape, log_dets)
     engine = open_engine(frozen, options)
 
-    def tell(part: str, done: int, images: int) -> None:
+    def report(part: str, done: int, images: int) -> None:
         observe({"event": "scoring", "part": part, "done": done, "images": images})
 
     with new_folder(path) as folder:
@@ -138,15 +163,15 @@ def _write_artifact(
             dataset.folds,
             config.suspect_share,
         )
-        calibration, summary = calibrate(engine, frozen, digest, trained.flow, reference, pinned[0], tell)
+        calibration, summary = calibrate(engine, frozen, digest, trained.flow, reference, pinned[0], report)
         save_calibration(calibration, folder / CALIBRATION)
-        test = _log_likelihoods(engine, frozen, digest, dataset.test, tell)
+        test = _log_likelihoods(engine, frozen, digest, dataset.test, report)
         pinned_score = score_images(engine, frozen, digest, pinned[:1])[0]
         dimensions = int(np.prod(shape))
         manifest = Manifest(
             created=datetime.now(UTC).replace(microsecond=0),
             architecture=architecture,
-            preprocessing=dataset.preprocessing or as_they_are,
+            preprocessing=dataset.preprocessing or no_resizing,
             training=TrainingRecord(
                 preset=preset,
                 config=config.model_dump(mode="json"),
@@ -183,18 +208,18 @@ def _write_artifact(
 
 
 def _log_likelihoods(
-    engine: Engine, frozen: FrozenFlow, digest: str, images: Images, tell: Callable[[str, int, int], None]
+    engine: Engine, frozen: FrozenFlow, digest: str, images: Images, report: Callable[[str, int, int], None]
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     values: list[float] = []
     for start in range(0, len(images), REPORT_EVERY):
         batch = images[start : start + REPORT_EVERY]
         values += [result.log_likelihood for result in score_images(engine, frozen, digest, batch)]
-        tell("test", len(values), len(images))
+        report("test", len(values), len(images))
     return np.array(values, dtype=np.float64)
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree, where it is a git checkout and git is there."""
+    """Return the commit of the source tree; None where it is no git checkout or git is not installed."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]
     if git is None or not (source / ".git").exists():

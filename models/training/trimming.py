@@ -1,4 +1,4 @@
-"""Trimmed likelihood: the images that look least like the others are left out of what a flow learns from."""
+"""Trimmed maximum likelihood: a flow does not learn from the images that are least like the others."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 
 WINDOW = 1024
-"""Images that set the threshold: those of the last steps, so that small batches know a small quantile, too."""
+"""Number of the latest images that set the threshold: small batches alone could not estimate a small quantile."""
 
 
 @dataclass(frozen=True)
-class Trimmed:
-    """What trimming makes of a batch of N images.
+class TrimmedBatch:
+    """The result of trimming a batch: the threshold for images to keep, and the mean log-likelihood of those kept.
 
-    ``deviations``: log-likelihoods minus their median, ``(N,)`` in nats. ``floor``: the log-likelihood below which an
-    image is a suspect. ``weight``: N over the number of the others. ``log_likelihood``: mean of the others, in nats.
+    Attributes:
+        deviations: Log-likelihoods of the N images minus their median, ``(N,)`` in nats.
+        floor: Threshold in nats: an image with a smaller log-likelihood is left out.
+        weight: N over the number of images that are not left out.
+        log_likelihood: Mean over the images that are not left out, in nats.
     """
 
     deviations: Tensor
@@ -25,20 +28,21 @@ class Trimmed:
     log_likelihood: Tensor
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
-        """Return the weight of each image, ``(N,)``: 0 of a suspect; the mean over the batch is 1."""
+        """Return the weight of each image, ``(N,)``: 0 for an image that is left out. The mean over the batch is 1."""
         return self.weight * ~(log_likelihoods.detach() < self.floor)
 
 
 class Suspects(nn.Module):
-    """Trimmed maximum likelihood, Σ_i w_i log p(x_i) with w_i = 0 for suspects (Neykov & Müller 2003).
+    """Trimmed maximum likelihood: the objective Σ_i w_i log p(x_i) with w_i = 0 for suspects (Neykov & Müller 2003).
 
-    Suspects are images whose log-likelihood lies further below the median of their batch than that of all but a
-    ``share`` of the last 1024 images. The threshold belongs to many batches, as the number of strange images in a batch
-    varies: with a fixed number left out of each, some would be learned and good ones dropped instead. It is relative
-    to the median, as likelihoods rise while a flow learns, and as training omits log-dets that all images have in
-    common. As ``share`` < ½, at least half of every batch is learned from.
+    An image is a suspect if its log-likelihood lies further below the median of its batch than those of all but a
+    ``share`` of the last 1024 images, where 0 < share < ½; so at least half of every batch is learned from.
 
-    An image is a suspect of the flow as it is now: it counts again once the flow finds it as likely as the others.
+    The threshold spans many batches because the number of strange images differs from batch to batch: a fixed number
+    left out of each would keep some of them and drop good images instead. It is relative to the median because
+    likelihoods rise in training, and because training leaves out log-determinants that all images have in common.
+
+    Whether an image is a suspect is decided anew at every step, by the flow of that step.
     """
 
     deviations: Tensor
@@ -49,27 +53,31 @@ class Suspects(nn.Module):
         self.register_buffer("deviations", torch.full((WINDOW,), torch.nan))
 
     @torch.no_grad()
-    def trim(self, log_likelihoods: Tensor, *, active: bool) -> Trimmed:
-        """Return what becomes of a whole batch by its log-likelihoods ``(N,)``; not ``active``: nothing is left out.
+    def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
+        """Find the suspects of a batch.
 
-        Divergence stays visible: a NaN is no suspect, and the weight 0 makes a NaN of an infinite loss.
+        Divergence stays visible: NaN is no suspect, and the weight 0 turns an infinite loss into NaN.
+
+        Args:
+            log_likelihoods: Of all images of the batch, ``(N,)`` in nats.
+            active: Whether to leave images out at all; false during the warm-up.
         """
         median = log_likelihoods.quantile(0.5)
         deviations = log_likelihoods - median
         floor = median.new_tensor(-torch.inf)
         if active:
-            # The batch itself belongs to the window, which begins empty: NaN, sorted to its end.
+            # The batch itself belongs to the window. The window starts as NaN, which is sorted to its end.
             window = self._window(deviations).sort().values
             floor = median + window[int(self.share * int((~window.isnan()).sum()))].clamp(max=0)
         kept = ~(log_likelihoods < floor)
         weight = len(kept) / kept.sum().to(log_likelihoods)
-        return Trimmed(deviations, floor, weight, log_likelihoods[kept].mean())
+        return TrimmedBatch(deviations, floor, weight, log_likelihoods[kept].mean())
 
     @torch.no_grad()
-    def update(self, trimmed: Trimmed) -> None:
-        """Remember the deviations of a batch once its step is taken."""
+    def update(self, trimmed: TrimmedBatch) -> None:
+        """Add the deviations of a batch to those that set the threshold; to be called once per step."""
         self.deviations.copy_(self._window(trimmed.deviations)[:WINDOW])
 
     def _window(self, deviations: Tensor) -> Tensor:
-        """Return the newest deviations first, 1024 or a whole batch."""
+        """Return the latest deviations, newest first: 1024, or those of the batch where it is larger."""
         return torch.cat([deviations, self.deviations[: max(0, WINDOW - len(deviations))].to(deviations)])

@@ -1,10 +1,10 @@
-"""The trainer: `python -m worker.attempts.train JOB_DIR`.
+"""The process of one attempt at a training job: ``python -m worker.attempts.train JOB_DIR``.
 
-It reads `job.json`, writes `events.jsonl`, trains with checkpoints in the same folder, and publishes the model.
+It reads ``job.json``, writes ``events.jsonl``, trains with checkpoints in the same folder, and publishes the model.
 
-A job publishes once, however often it is tried: the manifest of the artifact carries the job's id, and an
-attempt that finds a registered version with its id answers that one. Whether its fencing token is still the newest
-one is asked under the registry's lock, right before the version appears.
+A job publishes at most one version, however many attempts it takes. The manifest of the artifact has the id of the
+job, and an attempt that finds a registered version with this id trains nothing. The fencing token is checked under the
+lock of the registry, immediately before the version appears, so that a superseded attempt publishes nothing.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -16,7 +16,6 @@ from typing import Any
 
 from models.scoring.options import EngineName, EngineOptions
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.attempts.ranks import other_ranks, threads_each
 from worker.broker.embedded import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
@@ -28,7 +27,20 @@ PREPARING_SECONDS = 5.0
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Trains and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
+    """Train the model of a job and publish it, unless an earlier attempt has published it.
+
+    Args:
+        folder: Folder of the job.
+        spec: The job and the number of the attempt.
+        settings: Settings of the worker.
+        events: Log that receives the events of the training.
+        stop: Flag that requests the end of the attempt.
+
+    Raises:
+        Interrupted: The flag was set; a later attempt resumes from the checkpoint.
+        StaleAttempt: A newer attempt has taken over the job.
+        ModelsError: The job cannot succeed, for example because its dataset does not exist.
+    """
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
     from models.training.loop import Interrupted
@@ -44,7 +56,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     def observe(event: dict[str, Any]) -> None:
         events.write(event)
-        # The evaluation after the last step takes a while, and nobody asks `should_stop` in it.
+        # The evaluation after the last step takes a while and does not call ``should_stop``.
         if event["event"] == "scoring" and should_stop():
             raise Interrupted("asked to stop while evaluating")
 
@@ -65,31 +77,26 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         fence.require()
         earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
         if earlier is not None:
-            events.write({"event": "log", "message": f"goes on from the checkpoints of job {earlier}"})
+            events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
         config = find_preset(spec.preset).config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
-        # A worker has one GPU, and two processes would but share it.
-        size = settings.train_processes if spec.device == "cpu" else 1
-        threads = threads_each(settings, size)
-        with other_ranks(folder, size, threads, events) as ranks:
-            artifact = train(
-                dataset,
-                spec.preset,
-                config,
-                folder,
-                observe=observe,
-                should_stop=should_stop,
-                threads=threads,
-                job=spec.id,
-                device=spec.device,
-                ranks=ranks,
-                engine=_engine(settings),
-            )
-        fence.require()  # before the registry's lock is held, for an outage may last
+        artifact = train(
+            dataset,
+            spec.preset,
+            config,
+            folder,
+            observe=observe,
+            should_stop=should_stop,
+            threads=settings.train_threads,
+            job=spec.id,
+            device=spec.device,
+            engine=_engine(settings),
+        )
+        fence.require()  # before the lock of the registry is held, as an outage of Redis may last
         version = registry.publish(artifact, spec.model, promote=spec.promote, before_publish=fence.admit)
     elif spec.promote:
-        # The earlier attempt may have died between the two; a version that went live since then stays.
+        # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
         fence.require()
         registry.promote(version)
     drop_training_files(folder)
@@ -98,7 +105,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
 
 def _engine(settings: Settings) -> EngineOptions:
-    # "openvino" is no more than a wish here: a training must not fail at its end over an engine.
+    # "openvino" is a preference here: a training must not fail at its end because of the engine.
     name: EngineName = "torch" if settings.engine == "torch" else "auto"
     return replace(settings.job_engine_options, name=name, device="cpu")
 

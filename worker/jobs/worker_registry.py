@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from worker.broker.connection import outages
 from worker.errors import BrokerDown
 from worker.jobs.record import Queue
-from worker.runtime.devices import CPU
 from worker.runtime.machine import memory_of_this_machine
 from worker.settings import Settings
 
@@ -37,8 +36,7 @@ class WorkerInfo(BaseModel):
     device: str = Field(description="Device it runs jobs on: cpu or cuda:N")
     queues: tuple[Queue, ...] = Field(description="Queues it serves")
     memory_bytes: int | None = Field(default=None, description="Memory of its machine or container")
-    train_memory_bytes: int | None = Field(default=None, description="Most memory that each training process gets")
-    train_processes: int = Field(default=1, description="Processes that share a training")
+    train_memory_bytes: int | None = Field(default=None, description="Most memory that a training process gets")
     started_at: datetime
     state: WorkerState = Field(default=WorkerState.IDLE, description="What it does")
     job: str | None = Field(default=None, description="Job in hand")
@@ -103,7 +101,6 @@ class Announcer:
             queues=tuple(queues),
             memory_bytes=memory_of_this_machine(),
             train_memory_bytes=settings.train_memory_bytes,
-            train_processes=settings.train_processes if device == CPU else 1,
             started_at=datetime.now(UTC),
         )
         self._job = job

@@ -27,14 +27,14 @@ def memory_of_this_machine(
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
     """Return the bytes that one training process may allocate, of a machine that runs so many workers.
 
-    It is the setting where that is given, else 80 % of the memory, shared evenly by the workers and by the processes of
-    a training, and at least 2 GiB. None, no limit, on a GPU, whose driver reserves addresses by the terabyte.
+    It is the setting where that is given, else 80 % of the memory, shared evenly by the workers, and at least 2 GiB.
+    None, no limit, on a GPU, whose driver reserves addresses by the terabyte.
     """
     if settings.train_memory_bytes is not None:
         return settings.train_memory_bytes
     if memory is None or device != CPU:
         return None
-    return max(_SMALLEST, int(_SHARE * memory) // (workers * settings.train_processes))
+    return max(_SMALLEST, int(_SHARE * memory) // workers)
 
 
 def _limits(groups: Path, membership: Path) -> Iterator[int]:

@@ -23,6 +23,7 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
             sys.executable,
             "-m",
             "torch.distributed.run",
+            "--standalone",
             "--nproc-per-node",
             "2",
             "-m",

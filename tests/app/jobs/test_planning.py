@@ -35,20 +35,20 @@ def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "memory", "of_each", "processes", "fits"),
+    ("device", "memory", "of_each", "fits"),
     [
-        ("cpu", 2**20, None, 1, False),
-        ("cpu", 2**40, None, 1, True),
-        ("cpu", None, None, 1, None),
-        ("cpu", 2**40, 2**20, 1, False),
-        ("cpu", 2**40, 2**28, 1, False),
-        ("cpu", 2**40, 2**28, 64, True),
-        ("cuda:0", 2**20, None, 1, None),
-        ("cuda:0", 2**40, 2**20, 1, False),
+        ("cpu", 2**20, None, False),
+        ("cpu", 2**40, None, True),
+        ("cpu", None, None, None),
+        ("cpu", 2**40, 2**20, False),
+        ("cpu", 2**40, 2**28, False),
+        ("cpu", 2**20, 2**34, True),
+        ("cuda:0", 2**20, None, None),
+        ("cuda:0", 2**40, 2**20, False),
     ],
 )
 def test_an_estimate_says_whether_a_worker_has_the_memory(
-    tmp_path: Path, device: str, memory: int | None, of_each: int | None, processes: int, fits: bool | None
+    tmp_path: Path, device: str, memory: int | None, of_each: int | None, fits: bool | None
 ) -> None:
     queue = Queue.TRAIN_CPU if device == "cpu" else Queue.TRAIN_GPU
     worker = WorkerInfo(
@@ -57,7 +57,6 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         queues=(queue,),
         memory_bytes=memory,
         train_memory_bytes=of_each,
-        train_processes=processes,
         started_at=datetime.now(UTC),
     )
     house = SimpleNamespace(

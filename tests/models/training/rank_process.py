@@ -1,31 +1,45 @@
-"""One of several processes that train one flow: `rank_process FOLDER RANK SIZE RENDEZVOUS JSON`.
+"""Trainings in the processes that torchrun started: ``torchrun -m tests.models.training.rank_process FOLDER``.
 
-The JSON gives parameters of the run, and what happens in it: ``stop_at`` and ``die_at``, steps at which this process is
-asked to stop and dies.
+Each process writes ``FOLDER/rank-N.json``: what it observed in each training, and digests of its tensors at the end.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import models.training.loop
+import torch.distributed as dist
+
+import models.training.divergence
 from models.datasets import Dataset
+from models.errors import RanksUnfit
 from models.training.config import TrainingConfig
-from models.training.distributed import Ranks, joined
+from models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
 from tests.models.helpers import real_images
-from tests.support.paths import ROOT
 
-Events = list[dict[str, Any]]
+Run = Mapping[str, Any]
+Outcome = dict[str, Any]
+
+PLAIN: Run = {"max_steps": 16}
+COMPARED: dict[str, Run] = {
+    "plain": PLAIN,
+    "geco, trimmed": {
+        **{"max_steps": 10, "multiplier": "geco", "reconstruction_target": 1e-6, "noise_reconstruction": 1.0},
+        **{"refresh_inverse_every": 7, "suspect_share": 0.2, "warmup_steps": 2},
+    },
+    "mdmm, trimmed, uneven slices": {
+        **{"max_steps": 10, "multiplier": "mdmm", "reconstruction_target": 1e-6},
+        **{"batch_size": 7, "suspect_share": 0.4, "warmup_steps": 2},
+    },
+}
+"""Trainings that one process takes as well."""
 
 
 def digits() -> Dataset:
@@ -34,59 +48,58 @@ def digits() -> Dataset:
     return Dataset("digits-16", images[:260], images[260:], images[260:], images[260:], "digest")
 
 
-def train(folder: Path, rank: int, size: int, rendezvous: str, run: Mapping[str, Any]) -> Events:
-    """Train as one of ``size`` processes and return what was observed, a report a step."""
-    models.training.loop.REPORT_SECONDS = 0
-    parameters = dict(run)
-    stop_at, die_at = parameters.pop("stop_at", None), parameters.pop("die_at", None)
-    config = TrainingConfig.model_validate(
-        {"validations": 1, "validation_images": 20, "batch_size": 32, "precision": "float32"} | parameters
-    )
+def trainer_in(folder: Path, run: Run, ranks: Ranks = SINGLE_PROCESS) -> tuple[Trainer, list[dict[str, Any]]]:
+    """Return a trainer and the list that will hold the events, a report for each step."""
+    models.training.divergence.REPORT_SECONDS = 0
+    # At larger step sizes training amplifies rounding: the order of the images in a batch changes as much.
+    defaults = {"validations": 1, "validation_images": 20, "batch_size": 32, "precision": "float32"}
+    config = TrainingConfig.model_validate(defaults | {"learning_rate": 5e-4} | dict(run))
     dataset = digits()
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
-    events: Events = []
-    with nullcontext(Ranks.single()) if size == 1 else joined(rank, size, rendezvous) as ranks:
-        trainer = Trainer(dataset, architecture, config, folder, events.append, ranks=ranks)
+    events: list[dict[str, Any]] = []
+    return Trainer(dataset, architecture, config, folder, events.append, ranks=ranks), events
 
-        def should_stop() -> bool:
-            if trainer.state.step == die_at:
+
+def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = lambda _step: False) -> Outcome:
+    """Train; return events, digests of the tensors, and how it ended. ``wish`` asks to stop after a step."""
+    dist.barrier()  # the first process may still be writing the last checkpoint
+    try:
+        trainer, events = trainer_in(folder, run, ranks)
+        trainer.take_steps(lambda: wish(trainer.state.step))
+        ended = "finished"
+    except RanksUnfit as error:
+        return {"ended": str(error)}
+    except Interrupted as error:
+        ended = str(error)
+    digests = {}
+    for name in ("flow", "objective"):
+        tensors = getattr(trainer, name).state_dict()
+        digests |= {
+            f"{name}.{key}": hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in tensors.items()
+        }
+    return {"events": events, "digests": digests, "ended": ended, "step": trainer.state.step}
+
+
+def main() -> None:
+    """Take all trainings."""
+    folder = Path(sys.argv[1])
+    with ranks_of_torchrun() as ranks:
+        second = ranks.rank == 1
+        outcomes = {name: train(folder / name, run, ranks) for name, run in COMPARED.items()}
+        outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 8)
+        outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
+        # The second process has a clock of its own: a training that followed it would never end.
+        outcomes["timed"] = train(folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01}, ranks)
+        outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)
+        (folder / f"rank-{ranks.rank}.json").write_text(json.dumps(outcomes))
+
+        def die(step: int) -> bool:
+            if second and step == 2:
                 os._exit(9)
-            return trainer.state.step == stop_at
+            return False
 
-        try:
-            trainer.take_steps(should_stop)
-        except Interrupted as stopped:
-            events.append({"event": "interrupted", "message": str(stopped)})
-    return events
-
-
-def train_in(folder: Path, size: int, runs: Sequence[Mapping[str, Any]], seconds: float = 120) -> tuple[list[int], Any]:
-    """Train in ``size`` processes, of which each has its own run; return exit codes and events of each.
-
-    Fails with ``subprocess.TimeoutExpired`` where one of them does not end.
-    """
-    with tempfile.TemporaryDirectory() as meeting:
-        rendezvous = f"file://{meeting}/rendezvous"
-        processes = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.models.training.rank_process"),
-                    *(str(folder), str(rank), str(size), rendezvous, json.dumps(run)),
-                ],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-            )
-            for rank, run in enumerate(runs)
-        ]
-        try:
-            said = [process.communicate(timeout=seconds)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-    return [process.returncode for process in processes], [json.loads(text) if text else [] for text in said]
+        train(folder / "dies", {"max_steps": 1_000_000}, ranks, die)
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5])))
-    )
+    main()

@@ -16,7 +16,7 @@ from models.errors import DatasetUnfit
 from models.flows.architecture import Architecture, ConvolutionalArchitecture, GlowArchitecture
 from models.flows.build import build_flow
 from models.scoring.engines import tiles
-from models.training import loop, previews, run, validation
+from models.training import divergence, run, validation
 from models.training.config import TrainingConfig
 from models.training.cost import estimate
 from models.training.cost import time as work
@@ -92,11 +92,11 @@ def test_importing_does_not_load_torch() -> None:
 
 
 def test_what_is_assumed_of_training_is_so() -> None:
-    assert estimate.REPORT_SECONDS == loop.REPORT_SECONDS
+    assert estimate.REPORT_SECONDS == divergence.REPORT_SECONDS
     assert work.VALIDATION_BATCH == validation.BATCH
     assert work.TILE == tiles.DEFAULT_TILE
     assert work.SAMPLES == run.SAMPLE_COUNT
-    assert work.PREVIEWED == previews.COUNT
+    assert work.PREVIEWED == validation.PREVIEW_SAMPLES
 
 
 SMALL = find_preset("snf-glow-small").architecture((1, 28, 28), "marginal")

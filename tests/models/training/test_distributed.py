@@ -1,8 +1,12 @@
-"""Training in two processes against training in one: the same run, but for the order in which numbers are added."""
+"""Training in two processes against training in one: the same, but for the order in which numbers are added."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,51 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.errors import RanksUnfit
 from models.training.config import TrainingConfig
 from models.training.distributed import Ranks
 from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
-from tests.models.training.rank_process import Events, train, train_in
+from tests.models.training.rank_process import COMPARED, PLAIN, Outcome, trainer_in
+from tests.support.paths import ROOT
 
 DIMENSIONS = 16 * 16
+TOLERANCE = 1e-4
+"""Difference in bits per dimension that the order of additions makes."""
 
-pytestmark = pytest.mark.timeout(300)
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the trainings of two processes, the second of which died at last."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.models.training.rank_process", str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        timeout=200,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (folder / "rank-1.json").is_file(), done.stderr
+    assert done.returncode == 1, "torchrun ends the others when a process dies"
+    return folder
 
 
-def curve(events: Events, key: str) -> Tensor:
+@pytest.fixture(scope="module")
+def first(folder: Path) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = json.loads((folder / "rank-0.json").read_text())
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def second(folder: Path) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = json.loads((folder / "rank-1.json").read_text())
+    return outcomes
+
+
+def curve(events: list[dict[str, Any]], key: str) -> Tensor:
     return torch.tensor([event[key] for event in events if event["event"] == "metrics"], dtype=torch.float64)
 
 
@@ -30,98 +67,102 @@ def weights(folder: Path, step: int, part: str = "weights") -> dict[str, Tensor]
     return load_file(folder / "checkpoints" / f"step-{step:08d}" / f"{part}.safetensors")
 
 
-def assert_same_training(tmp_path: Path, steps: int, run: dict[str, Any], tolerance: float) -> None:
-    run = {"max_steps": steps} | run
-    codes, (two, other) = train_in(tmp_path / "two", 2, [run, run])
-    one = train(tmp_path / "one", 0, 1, "", run)
-    assert codes == [0, 0]
-    assert other == [], "the first process alone reports"
+@pytest.mark.parametrize("name", COMPARED)
+def test_two_processes_train_what_one_does(name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path) -> None:
+    trainer, events = trainer_in(tmp_path, COMPARED[name])
+    trainer.take_steps(lambda: False)
+    steps = COMPARED[name]["max_steps"]
     for key in ("bits_per_dim", "reconstruction_error", "learning_rate"):
-        assert len(curve(one, key)) == steps
-        torch.testing.assert_close(curve(two, key), curve(one, key), rtol=0, atol=tolerance)
+        assert len(curve(events, key)) == steps
+        torch.testing.assert_close(curve(first[name]["events"], key), curve(events, key), rtol=0, atol=TOLERANCE)
     for part in ("weights", "averaged", "objective"):
-        mine, theirs = weights(tmp_path / "two", steps, part), weights(tmp_path / "one", steps, part)
-        for name, value in mine.items():
-            # As much of a log-likelihood in nats as `tolerance` is of one in bits per dimension.
-            atol = tolerance * DIMENSIONS * math.log(2) if name == "suspects.deviations" else 10 * tolerance
-            torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, equal_nan=True, msg=f"{part}.{name}")
+        mine, theirs = weights(folder / name, steps, part), weights(tmp_path, steps, part)
+        for key, value in mine.items():
+            # As much of a log-likelihood in nats as `TOLERANCE` is of one in bits per dimension.
+            atol = TOLERANCE * DIMENSIONS * math.log(2) if key == "suspects.deviations" else 10 * TOLERANCE
+            torch.testing.assert_close(value, theirs[key], rtol=0, atol=atol, equal_nan=True, msg=f"{part}.{key}")
 
 
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    # At larger step sizes training amplifies rounding more than this: the order of the images in a batch does as much.
-    assert_same_training(tmp_path, 200, {"learning_rate": 5e-4}, 1e-4)
+@pytest.mark.parametrize("name", [*COMPARED, "interrupted", "resumed"])
+def test_processes_stay_equal_and_the_first_alone_reports(
+    name: str, first: dict[str, Outcome], second: dict[str, Outcome]
+) -> None:
+    assert first[name]["digests"] == second[name]["digests"], "weights, multipliers and thresholds, to the bit"
+    assert first[name]["events"]
+    assert second[name]["events"] == []
 
 
-@pytest.mark.parametrize("multiplier", ["geco", "mdmm"])
-def test_two_processes_agree_on_multipliers(multiplier: str, tmp_path: Path) -> None:
-    run = {"multiplier": multiplier, "reconstruction_target": 1e-6, "noise_reconstruction": 1.0}
-    assert_same_training(tmp_path, 20, run | {"learning_rate": 5e-4, "refresh_inverse_every": 7}, 1e-4)
+def test_all_stop_when_any_is_asked_to_and_go_on_from_the_checkpoint(
+    folder: Path, first: dict[str, Outcome], second: dict[str, Outcome]
+) -> None:
+    assert first["interrupted"]["ended"] == second["interrupted"]["ended"] == "stopped after step 8"
+    assert first["resumed"]["events"][0]["message"] == "resumes from the checkpoint of step 8"
+    for part in ("weights", "averaged", "optimizer"):
+        whole = weights(folder / "plain", PLAIN["max_steps"], part)
+        for name, value in weights(folder / "resumed", PLAIN["max_steps"], part).items():
+            assert torch.equal(value, whole[name]), f"{part}.{name}"
 
 
+def test_the_first_process_keeps_the_time(first: dict[str, Outcome], second: dict[str, Outcome]) -> None:
+    assert first["timed"]["ended"] == second["timed"]["ended"] == "finished"
+    assert first["timed"]["step"] == second["timed"]["step"] < 1_000_000
+
+
+def test_processes_that_start_apart_are_refused(first: dict[str, Outcome], second: dict[str, Outcome]) -> None:
+    assert first["apart"]["ended"] == second["apart"]["ended"]
+    assert "process 0 at step 16 of run" in first["apart"]["ended"]
+    assert "process 1 at step 0 of run" in first["apart"]["ended"]
+
+
+def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RanksUnfit, match="got 2 images for 3 processes"):
+        trainer_in(tmp_path, {"max_steps": 2, "batch_size": 2}, Ranks(0, 3))
+
+
+class OneOfThree(Ranks):
+    """One of three processes that are computed one after the other: the batch's errors and likelihoods are known."""
+
+    errors: Tensor
+    log_likelihoods: Tensor
+
+    def mean(self, value: Tensor, share: float) -> Tensor:
+        """Return the errors of the batch with the gradient of those of the slice, as three processes do."""
+        own = value * (share * self.size)
+        return own if value.ndim == 0 else self.errors + (own - own.detach())
+
+    def gather(self, values: Tensor, share: float) -> Tensor:
+        """Return the log-likelihoods of the batch."""
+        return self.log_likelihoods
+
+
+@pytest.mark.parametrize("suspect_share", [0.0, 0.45])
 @pytest.mark.parametrize("multiplier", ["fixed", "geco", "mdmm"])
-def test_the_mean_of_the_slices_gradients_is_the_gradient_of_the_batch(multiplier: str) -> None:
+def test_the_mean_of_the_slices_gradients_is_the_gradient_of_the_batch(multiplier: str, suspect_share: float) -> None:
+    """In float64; of three suspects one is all that its process has."""
     flow = glow(16).train().double()
     # A target that no slice meets, so that the quadratic part of the penalty counts.
-    config = TrainingConfig.model_validate({"multiplier": multiplier, "reconstruction_target": 1e-4})
+    settings = {"multiplier": multiplier, "reconstruction_target": 1e-4, "suspect_share": suspect_share}
+    config = TrainingConfig.model_validate(settings | {"warmup_steps": 0})
     objective = SelfNormalizingObjective(flow, (1, 16, 16), config).double()
-    y, log_det = flow.pixels(dequantised(real_images(7, 16)))
+    y, log_det = flow.pixels(dequantised(real_images(3 if suspect_share else 7, 16)))
     parameters = list(flow.parameters())
     batch = objective.loss(flow, y, log_det, 0)
     expected = torch.autograd.grad(batch.value, parameters)
     assert (batch.reconstruction_errors > 2e-4).all()
     got = [torch.zeros_like(gradient) for gradient in expected]
     for rank in range(3):
-        (part, share), (part_log_det, _) = Ranks(rank, 3).share(y), Ranks(rank, 3).share(log_det)
-        loss = objective.loss(flow, part, part_log_det, 0, lambda _: batch.reconstruction_errors)
+        ranks = OneOfThree(rank, 3)
+        object.__setattr__(ranks, "errors", batch.reconstruction_errors)
+        object.__setattr__(ranks, "log_likelihoods", flow.forward_pixels(y, log_det).log_likelihood.detach())
+        (part, share), (part_log_det, _) = ranks.share(y), ranks.share(log_det)
+        loss = objective.loss(flow, part, part_log_det, 0, ranks, share)
+        if suspect_share:
+            assert loss.trimmed is not None
+            assert float(loss.trimmed.weight) == pytest.approx(1.5)
         for total, gradient in zip(got, torch.autograd.grad(loss.value, parameters), strict=True):
-            total.add_(share * gradient)
+            total.add_(gradient / 3)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-
-
-def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:
-    assert_same_training(tmp_path, 20, {"batch_size": 7}, 1e-5)
-
-
-def test_two_processes_go_on_from_a_checkpoint(tmp_path: Path) -> None:
-    run = {"max_steps": 20}
-    train_in(tmp_path / "whole", 2, [run, run])
-    # Any process may be asked to stop: all do, one step later.
-    codes, (first, second) = train_in(tmp_path / "parts", 2, [run, run | {"stop_at": 8}])
-    assert codes == [0, 0]
-    assert first[-1] == second[-1] == {"event": "interrupted", "message": "stopped after step 9"}
-    _, (events, _) = train_in(tmp_path / "parts", 2, [run, run])
-    assert events[0]["message"] == "goes on from the checkpoint of step 9"
-    for part in ("weights", "averaged", "optimizer"):
-        for name, value in weights(tmp_path / "whole", 20, part).items():
-            assert torch.equal(value, weights(tmp_path / "parts", 20, part)[name]), f"{part}.{name}"
-
-
-def test_the_first_process_keeps_the_time(tmp_path: Path) -> None:
-    run = {"max_steps": 1_000_000, "max_minutes": 0.03}
-    codes, (events, _) = train_in(tmp_path, 2, [run, run])
-    assert codes == [0, 0]
-    assert events[-2]["event"] == "checkpoint"
-
-
-@pytest.mark.parametrize("dies", [0, 1])
-def test_a_process_that_dies_ends_the_others(dies: int, tmp_path: Path) -> None:
-    run = {"max_steps": 1_000_000}
-    codes, _ = train_in(tmp_path, 2, [run | ({"die_at": 3} if rank == dies else {}) for rank in range(2)], seconds=60)
-    assert codes[dies] == 9
-    assert codes[1 - dies] == 1
-
-
-def test_processes_that_start_from_different_steps_are_refused(tmp_path: Path) -> None:
-    train(tmp_path, 0, 1, "", {"max_steps": 20, "stop_at": 2})
-    codes, _ = train_in(tmp_path, 2, [{"max_steps": 20}, {"max_steps": 21}])
-    assert codes == [1, 1]
-
-
-def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
-    run = {"max_steps": 2, "batch_size": 2}
-    codes, _ = train_in(tmp_path, 3, [run] * 3)
-    assert codes == [1, 1, 1]
 
 
 def test_slices_are_the_batch() -> None:
@@ -130,6 +171,6 @@ def test_slices_are_the_batch() -> None:
     assert torch.equal(torch.cat(parts), batch)
     assert [len(part) for part in parts] == [3, 2, 2]
     assert math.fsum(shares) == pytest.approx(1)
-    part, share = Ranks.single().share(batch)
+    part, share = Ranks().share(batch)
     assert torch.equal(part, batch)
     assert share == 1

@@ -1,4 +1,4 @@
-"""Suspects are left out of what a flow learns from: which ones, with which gradient, over restarts and processes."""
+"""Suspects are left out of what a flow learns from: which ones, with which gradient, over restarts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from models.datasets import Dataset
 from models.errors import TrainingDiverged
 from models.flows.flow import Flow
 from models.training.config import TrainingConfig
-from models.training.distributed import Ranks
 from models.training.loop import Interrupted, Trainer
 from models.training.objective import SelfNormalizingObjective
 from models.training.presets import PRESETS
 from models.training.trimming import WINDOW, Suspects
 from models.training.validation import trimmed_bits_per_dim, validation_bits_per_dim
 from tests.models.helpers import QUICK, dequantised, glow, real_images
-from tests.models.training.test_distributed import assert_same_training
 
 SHAPE = (1, 16, 16)
 SHARE = 0.2
+Run = tuple[Trainer, list[dict[str, Any]]]
 
 
 def follow(suspects: Suspects, batch: Tensor, active: bool = True) -> Tensor:
@@ -168,26 +167,6 @@ class TestGradient:
             plain = objective_for(flow).loss(flow, y, log_det, step)
             assert torch.allclose(loss.value, plain.value, rtol=1e-12, atol=0) == same
 
-    @pytest.mark.parametrize("multiplier", ["fixed", "geco"])
-    def test_slices_make_that_of_the_batch(self, multiplier: str) -> None:
-        """In three processes, one of which has nothing but a suspect."""
-        flow = glow(16).double().train()
-        y, log_det = batch(flow, 3)
-        settings = {"suspect_share": 0.45, "multiplier": multiplier, "reconstruction_target": 1e-4}
-        objective = objective_for(flow, **settings)
-        whole = objective.loss(flow, y, log_det, 3)
-        known = flow.forward_pixels(y, log_det).log_likelihood.detach()
-        expected = gradients(whole.value, flow)
-        got = {name: torch.zeros_like(value) for name, value in expected.items()}
-        for rank in range(3):
-            (part, share), (part_log_det, _) = Ranks(rank, 3).share(y), Ranks(rank, 3).share(log_det)
-            loss = objective.loss(flow, part, part_log_det, 3, lambda _: whole.reconstruction_errors, lambda _: known)
-            assert loss.trimmed is not None
-            assert float(loss.trimmed.weight) == pytest.approx(1.5)
-            for name, value in gradients(loss.value, flow).items():
-                got[name] += share * value
-        assert_equal(got, expected)
-
 
 def test_off_leaves_no_trace() -> None:
     flow = glow(16).train()
@@ -207,7 +186,7 @@ def dirty() -> Dataset:
     return Dataset("dirty", images[:240], images[240:], images[:0], images[:0], "digest")
 
 
-def run(folder: Path, stop_at: int | None = None, **settings: Any) -> tuple[Trainer, list[dict[str, Any]]]:
+def run(folder: Path, stop_at: int | None = None, **settings: Any) -> Run:
     config = QUICK.model_copy(update={"suspect_share": SHARE, "max_steps": 8, "validation_images": 60, **settings})
     dataset = dirty()
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
@@ -220,11 +199,16 @@ def run(folder: Path, stop_at: int | None = None, **settings: Any) -> tuple[Trai
     return trainer, events
 
 
-def test_an_interrupted_run_remembers_the_threshold(tmp_path: Path) -> None:
-    whole, _ = run(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+def test_an_interrupted_run_remembers_the_threshold(uninterrupted: Run, tmp_path: Path) -> None:
+    whole, _ = uninterrupted
     for stop in (1, 5):
-        run(tmp_path / "parts", stop_at=stop)
-    parts, events = run(tmp_path / "parts")
+        run(tmp_path, stop_at=stop)
+    parts, events = run(tmp_path)
     assert "step 5" in events[0]["message"]
     assert whole.objective.suspects is not None
     assert int(whole.objective.suspects.deviations.isfinite().sum()) == 8 * 32
@@ -235,13 +219,8 @@ def test_an_interrupted_run_remembers_the_threshold(tmp_path: Path) -> None:
             torch.testing.assert_close(mine[key], value, rtol=0, atol=0, equal_nan=True)
 
 
-def test_two_processes_leave_out_the_same_images(tmp_path: Path) -> None:
-    assert_same_training(tmp_path, 20, {"suspect_share": SHARE, "warmup_steps": 2, "learning_rate": 5e-4}, 1e-4)
-    assert_same_training(tmp_path / "odd", 10, {"suspect_share": 0.4, "warmup_steps": 2, "batch_size": 7}, 1e-4)
-
-
-def test_validation_tells_of_all_images_and_selects_by_the_others(tmp_path: Path) -> None:
-    trainer, events = run(tmp_path)
+def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted: Run) -> None:
+    trainer, events = uninterrupted
     (found,) = (event for event in events if event["event"] == "validation")
     statistics = trainer.dataset.statistics
     assert found["bits_per_dim"] == validation_bits_per_dim(trainer.averaged, statistics)
@@ -255,8 +234,8 @@ def test_validation_tells_of_all_images_and_selects_by_the_others(tmp_path: Path
 
 def test_suspects_that_get_unlikely_are_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is learned from counts; there the same rise is one."""
-    monkeypatch.setattr("models.training.loop.REPORT_SECONDS", 0)
-    monkeypatch.setattr("models.training.loop.DIVERGED_REPORTS", 3)
+    monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
+    monkeypatch.setattr("models.training.divergence.DIVERGED_REPORTS", 3)
     loss_of = SelfNormalizingObjective.loss
     spoiled = {"log_likelihood": True, "trimmed": False}
 

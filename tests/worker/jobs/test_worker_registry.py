@@ -46,18 +46,6 @@ def test_a_worker_says_what_it_does_and_signs_off(presence: Presence, settings: 
     assert presence.workers() == []
 
 
-@pytest.mark.parametrize(("device", "processes"), [("cpu", 4), ("cuda:0", 1)])
-def test_a_worker_says_how_many_processes_share_a_training(
-    presence: Presence, settings: Settings, device: str, processes: int
-) -> None:
-    four = settings.model_copy(update={"train_processes": 4})
-    announcer = Announcer(presence, four, name="me", device=device, queues=[], job=lambda: None)
-    announcer.start()
-    (found,) = until(presence.workers)
-    announcer.stop()
-    assert found.train_processes == processes
-
-
 def test_jobs_go_where_a_worker_can_take_them(presence: Presence) -> None:
     assert training_queue("auto", presence) is Queue.TRAIN_CPU
     presence.announce(worker("cpu", Queue.TRAIN_CPU, Queue.SCORE), 30)

@@ -51,7 +51,6 @@ def test_without_control_groups_it_is_the_memory_of_the_machine(tmp_path: Path, 
     [
         ({}, "cpu", 1, 10 * GIB, 8 * GIB),
         ({}, "cpu", 2, 10 * GIB, 4 * GIB),
-        ({"train_processes": 2}, "cpu", 2, 20 * GIB, 4 * GIB),
         ({}, "cpu", 1, GIB, 2 * GIB),
         ({}, "cuda:0", 1, 10 * GIB, None),
         ({}, "cpu", 1, None, None),

@@ -1,4 +1,7 @@
-"""The order of the images and their noise: functions of (seed, step), so that a resumed run needs no saved state."""
+"""Training batches: shuffled, dequantised images.
+
+Order and noise are functions of the seed and the step alone, so that a resumed run needs no saved random state.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ from models.datasets import Images
 
 @dataclass(frozen=True)
 class Batches:
-    """Shuffled batches of dequantised images; an epoch leaves out the incomplete batch at its end."""
+    """Shuffled batches of dequantised images; the incomplete batch at the end of an epoch is left out.
+
+    Attributes:
+        images: All training images, uint8 ``(M, C, H, W)``.
+        batch_size: Images per batch, M at most.
+        seed: Seed of order and noise.
+    """
 
     images: Images
     batch_size: int
@@ -22,11 +31,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, at least one."""
+        """Number of batches per epoch, at least 1."""
         return max(1, len(self.images) // self.batch_size)
 
     def batch(self, step: int) -> Tensor:
-        """Return the batch of ``step``: float64 ``(B, C, H, W)`` in [0, 256), pixels plus uniform noise."""
+        """Return the batch of ``step``: pixels plus uniform noise in [0, 1), float64 ``(B, C, H, W)`` in [0, 256)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size

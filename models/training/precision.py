@@ -1,0 +1,38 @@
+"""Arithmetic of the coupling networks in training: float32 or bfloat16."""
+
+from __future__ import annotations
+
+import torch
+
+from models.bijections.coupling import CouplingNet
+from models.flows.flow import Flow
+from models.training.config import TrainingConfig
+
+
+def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
+    """Return the precision that coupling networks train in, "float32" or "bfloat16".
+
+    ``auto`` is bfloat16 on a CPU with instructions for it, and float32 on any other CPU and on CUDA.
+
+    Args:
+        config: The training settings.
+        device: "cpu" or "cuda".
+    """
+    if config.precision != "auto":
+        return config.precision
+    if device != "cpu":
+        return "float32"
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return "bfloat16" if fast else "float32"
+
+
+def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
+    """Set the type that the convolutions of all coupling networks compute in; None for the type of their input.
+
+    The weights keep their type and are brought to the memory layout that is fastest, channels last.
+    """
+    for module in flow.modules():
+        if isinstance(module, CouplingNet):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.autocast = dtype
