@@ -10,7 +10,7 @@ OBJECTS = 10_000
 through again and again with Python's own 700."""
 
 
-def look_rarely() -> None:
+def relax_gc() -> None:
     """Lets the collector look rarely, and not at all while the process ends: its memory goes with it."""
     gc.set_threshold(OBJECTS, 10, 10)
     atexit.register(gc.freeze)

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, field_validator, mode
 from pydantic_settings import NoDecode
 
 from models.scoring.options import EngineName, EngineOptions
-from worker.jobs.record import Queue
+from worker.queues import Queue
 from worker.service_settings import ServiceSettings, split_list
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]

@@ -14,10 +14,11 @@ import pytest
 
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import ROOT
-from tests.worker.support.helpers import Start, Submit, new_job, stand_in_command
+from tests.worker.support.helpers import Start, Submit, fake_command, new_job
 from tests.worker.support.redis_server import RedisServer, redis_settings
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_training
@@ -79,12 +80,12 @@ def stopping() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def supervisor(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
-    return Supervisor(store, settings, stopping, command=stand_in_command)
+    return Supervisor(store, settings, stopping, command=fake_command)
 
 
 @pytest.fixture
 def add(store: JobStore) -> Callable[..., Job]:
-    """Makes a queued job whose stand-in trainer behaves as asked."""
+    """Makes a queued job whose fake trainer behaves as asked."""
 
     def make(behave: str = "succeed", **changes: Any) -> Job:
         return store.create(new_job(behave, **changes))[0]

@@ -7,7 +7,7 @@ from tests.support.paths import ROOT
 
 CODE = """
 import atexit, gc
-from worker.gc_tuning import OBJECTS, look_rarely
+from worker.gc_tuning import OBJECTS, relax_gc
 
 class Node:
     alive = 0
@@ -18,7 +18,7 @@ class Node:
         Node.alive -= 1
 
 atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # registered first, it runs last
-look_rarely()
+relax_gc()
 most = 0
 for _ in range(20 * OBJECTS):
     Node()

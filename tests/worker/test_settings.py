@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from app.access.key_ring import KeyRefused, KeyRing
 from tests.support.paths import ROOT
-from worker.child_environment import child_environment
 from worker.keys.first_key import ensure_keys
 from worker.keys.key_file import KeyFile, digest_of
+from worker.runtime.lifeline import child_environment
 from worker.settings import Settings, load_settings
 
 

@@ -22,12 +22,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import BrokerDown, StaleAttempt
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 from worker.jobs.events import EventLog
 from worker.jobs.store import JobStore
 from worker.runtime.lifeline import watch
-from worker.runtime.process import Exit, StopReason
-from worker.sandbox.work import be_ended_first, limit_memory
+from worker.runtime.process import ExitCode, StopReason
+from worker.sandbox.work import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -92,9 +92,9 @@ class StopFlag:
         return self._event.is_set()
 
     @property
-    def exit_code(self) -> Exit:
+    def exit_code(self) -> ExitCode:
         """How a process that was asked to stop exits."""
-        return Exit.CANCELLED if self.reason is StopReason.CANCEL else Exit.PREEMPTED
+        return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
 class Fence:
@@ -108,7 +108,7 @@ class Fence:
         self._patience_s = settings.lease_seconds
         self._checked = time.monotonic()
 
-    def check_now_and_then(self) -> None:
+    def check_periodically(self) -> None:
         """Asks once a heartbeat; an outage of the broker is borne. Raises `StaleAttempt`."""
         if time.monotonic() - self._checked < self._every_s:
             return
@@ -130,7 +130,7 @@ class Fence:
                     raise Interrupted("asked to stop while the broker was down") from problem
                 time.sleep(_OUTAGE_S)
 
-    def admit(self) -> None:
+    def check_before_publish(self) -> None:
         """Ask now, under a lock: wait for a lease's life at most; raise `StaleAttempt` or `BrokerDown`."""
         deadline = time.monotonic() + self._patience_s
         while True:
@@ -151,7 +151,7 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 
 @contextmanager
-def only_one(folder: Path, patience_s: float) -> Iterator[None]:
+def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
     """Holds the folder's lock; raises `StaleAttempt` where another process keeps it longer than `patience_s`."""
     with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
         deadline = time.monotonic() + patience_s
@@ -167,12 +167,12 @@ def only_one(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Does the work of one attempt on the job whose folder the command line names; answers the exit code (`Exit`).
+    """Does the work of one attempt on the job whose folder the command line names; answers the exit code (`ExitCode`).
 
     What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `BrokerDown` is too long
     an outage, `ModelsError` is final, anything else is tried again.
     """
-    settings, stop = begin()
+    settings, stop = prepare_process()
     folder = Path(sys.argv[1])
     spec = JobSpec.read(folder)
     events = EventLog(folder, spec.attempt)
@@ -181,7 +181,7 @@ def attempt(work: Work) -> int:
     from models.training.loop import Interrupted
 
     try:
-        with only_one(folder, settings.lease_seconds):
+        with lock_folder(folder, settings.lease_seconds):
             work(folder, spec, settings, events, stop)
     except (Interrupted, BrokerDown) as problem:
         # An outage says nothing of the job either: the next attempt goes on from the checkpoint.
@@ -189,32 +189,32 @@ def attempt(work: Work) -> int:
         return stop.exit_code
     except StaleAttempt as problem:
         log.error("%s", problem.detail)
-        return Exit.STALE
+        return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
         events.write(_error(problem.slug, problem.title, problem.detail))
-        return Exit.REFUSED
+        return ExitCode.REFUSED
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))
-        return Exit.REFUSED
+        return ExitCode.REFUSED
     except Exception as problem:
         # It may be the machine's fault: the supervisor tries again, and the record says why.
         log.exception("the attempt crashed")
         events.write(_explain(problem, settings.train_memory_bytes))
         return 1
-    return Exit.DONE
+    return ExitCode.DONE
 
 
-def begin() -> tuple[Settings, StopFlag]:
+def prepare_process() -> tuple[Settings, StopFlag]:
     """Prepare a process that works on a job: signals, niceness, memory, logging."""
-    look_rarely()
+    relax_gc()
     stop = StopFlag()
     settings = load_settings()
     stop.install(settings.stop_grace_seconds)
     os.nice(settings.nice)
     limit_memory(settings.train_memory_bytes)
-    be_ended_first()
+    prefer_oom_kill()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     return settings, stop
 

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempts.attempt import JobSpec
-from worker.child_environment import child_environment
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 from worker.jobs.events import EventLog
-from worker.runtime.lifeline import Lifeline, watch
+from worker.runtime.lifeline import Lifeline, child_environment, watch
 from worker.runtime.process import explain_exit
 from worker.settings import Settings, load_settings
 
@@ -77,7 +76,7 @@ def other_ranks(folder: Path, size: int, threads: int | None, events: EventLog) 
                 try:
                     yield ranks
                 except RuntimeError as error:
-                    # Asked before this process leaves, as that ends the others, too.
+                    # RequestedAction before this process leaves, as that ends the others, too.
                     _blame(others, error)
                     raise
         finally:
@@ -114,7 +113,7 @@ def _death(rank: int, process: subprocess.Popen[bytes]) -> str:
 
 def main() -> int:
     """Takes part in the training of the job that the command line names, until its first process says otherwise."""
-    look_rarely()
+    relax_gc()
     # The first process is told to stop and tells the others. Memory limit and niceness are inherited from it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

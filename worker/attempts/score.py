@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, begin
-from worker.broker.embedded import redis_client
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, prepare_process
+from worker.broker.connection import redis_client
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.events import EventLog
 from worker.jobs.record import ACTIVE
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
-from worker.runtime.process import Exit
+from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.bulk.plan import open_plan
     from models.bulk.table import merge_parts, read_summary
     from models.training.loop import Interrupted
-    from worker.attempts.shard_work import Reports, ShardWork
+    from worker.attempts.shard_work import ShardProgress, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)
@@ -53,17 +53,17 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
     work = ShardWork(folder / PARTS, spec, settings, open_plan)
     work.shards.offer(work.plan.missing())
-    reports = Reports(work.plan, events)
+    progress = ShardProgress(work.plan, events)
 
     def should_stop() -> bool:
-        fence.check_now_and_then()
+        fence.check_periodically()
         return stop.is_set()
 
     try:
-        while missing := work.plan.missing():
-            reports.now_and_then(missing)
+        while work.plan.missing():
+            progress.report_if_due()
             try:
-                worked = work.one(should_stop, reports.now_and_then)
+                worked = work.one(should_stop, progress.report_if_due)
                 if not worked and work.shards.left() == 0:
                     work.shards.offer(work.plan.missing())  # the job store lost them
             except BrokerDown as problem:
@@ -72,12 +72,12 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             if should_stop():
                 raise Stopped("asked to stop")
             if worked:
-                reports.tell(work.plan.missing())
+                progress.report(work.plan.missing())
             else:
                 time.sleep(IDLE_S)
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
-    reports.tell([])
+    progress.report([])
     fence.require()
     found = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
     _finish(found, folder, store, spec, events)
@@ -133,15 +133,15 @@ def main() -> int:
     """Entry point: an attempt, or with `--assist` a helper of one."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
-    settings, stop = begin()
+    settings, stop = prepare_process()
     from models.errors import ModelsError
 
     try:
         assist(Path(sys.argv[1]), settings, stop)
     except ModelsError as problem:
         log.error("cannot help: %s", problem.detail)
-        return Exit.REFUSED
-    return Exit.DONE
+        return ExitCode.REFUSED
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

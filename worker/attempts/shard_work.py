@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,17 +15,14 @@ from models.registry.registry import Registry, parse_ref
 from models.scorer import Scorer
 from models.scoring.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
-from worker.broker.embedded import redis_client
+from worker.attempts.progress import ProgressReporter
+from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
 from worker.jobs.events import EventLog
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
-
-REPORT_S = 0.5
-SAY_S = 5.0
-"""Time after which it is said that nothing changed."""
 
 
 class ShardWork:
@@ -95,37 +92,25 @@ class ShardWork:
         return True
 
 
-class Reports:
-    """Says how far all processes are together, at most twice a second; what is missing tells."""
+class ShardProgress:
+    """Progress of all processes of a bulk job together, in images, from the parts that are still missing."""
 
     def __init__(self, plan: OpenPlan, events: EventLog) -> None:
         self._plan = plan
-        self._events = events
-        self._began = self._told = self._said = time.monotonic()
-        self._done = self._done_at_first = self._images(plan.missing())
-        events.write({"event": "started", "step": self._done, "steps": plan.plan.count})
+        self._reporter = ProgressReporter(events, plan.plan.count, self._images(plan.missing()))
 
-    def now_and_then(self, missing: list[int] | None = None) -> None:
-        """Tells of the progress where it is time to."""
-        if time.monotonic() - self._told >= REPORT_S:
-            self.tell(self._plan.missing() if missing is None else missing)
+    def report_if_due(self) -> None:
+        """Report the progress unless that was done moments ago: finding the missing parts takes time."""
+        if self._reporter.due:
+            self.report(self._plan.missing())
 
-    def tell(self, missing: list[int]) -> None:
-        """Tells of the progress."""
-        self._told = time.monotonic()
-        done, total = self._images(missing), self._plan.plan.count
-        if done == self._done and time.monotonic() - self._said < SAY_S:
-            return
-        self._said = time.monotonic()
-        if done > self._done:
-            self._done = done
-            # A part is what a checkpoint is to a training: another attempt goes on after it.
-            self._events.write({"event": "checkpoint", "step": done})
-        speed = (done - self._done_at_first) / max(self._told - self._began, 1e-3)
-        eta = (total - done) / speed if speed > 0 else None
-        progress = {"step": done, "steps": total, "progress": done / max(total, 1)}
-        self._events.write({"event": "metrics", **progress, "images_per_second": speed, "eta_seconds": eta})
+    def report(self, missing: Sequence[int]) -> None:
+        """Report the progress; newly written parts are a checkpoint, because another attempt goes on after them."""
+        done = self._images(missing)
+        if done > self._reporter.done:
+            self._reporter.checkpoint(done)
+        self._reporter.report(done)
 
-    def _images(self, missing: list[int]) -> int:
+    def _images(self, missing: Sequence[int]) -> int:
         ranges = self._plan.plan.ranges
         return self._plan.plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)

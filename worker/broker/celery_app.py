@@ -6,8 +6,8 @@ from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
 from kombu.connection import Connection
 
-from worker.broker.embedded import celery_url
-from worker.jobs.record import Queue
+from worker.broker.connection import celery_url
+from worker.queues import Queue
 from worker.settings import Settings
 
 TASK = "worker.run_job"
@@ -59,7 +59,7 @@ def make_celery(settings: Settings) -> Celery:
         # Only the tasks in hand count, at most one; unacknowledged messages are not counted as well.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
-        worker_pool="worker.runtime.pool:WakingThreads",
+        worker_pool="worker.runtime.tasks:WakingThreads",
         worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,

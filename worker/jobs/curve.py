@@ -5,28 +5,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from worker.jobs.journal import Event, read_pieces
+from worker.jobs.journal import Event, read_chunks
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrainingCurve:
     """The events `metrics` and `validation` of the run that led to where the job is now; steps rise strictly."""
 
     points: list[Event] = field(default_factory=list)
     validations: list[Event] = field(default_factory=list)
 
 
-def read_curve(path: Path) -> Curve:
+def read_curve(path: Path) -> TrainingCurve:
     """Reads the curve from a journal.
 
     An attempt that resumed at a checkpoint did the steps after it anew, so what earlier attempts told of them goes.
     """
-    curve = Curve()
+    curve = TrainingCurve()
     newest = 0
-    for piece in read_pieces(path):
-        for _, event in piece.entries:
+    for chunk in read_chunks(path):
+        for _, event in chunk.entries:
             attempt, step = event.get("attempt"), event.get("step")
             # A trainer that lost its lease may write until it learns so; its steps are not the job's.
             if not isinstance(attempt, int) or not isinstance(step, int) or attempt < newest:

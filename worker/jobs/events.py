@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from worker.jobs.journal import FILE, Event, read_pieces
+from worker.jobs.journal import FILE, Event, read_chunks
 
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
@@ -40,14 +40,14 @@ class EventReader:
     def read(self) -> list[Event]:
         """The events of all lines completed since the last call."""
         found: list[Event] = []
-        for piece in read_pieces(self._path, self._offset):
-            self._offset = piece.end
+        for chunk in read_chunks(self._path, self._offset):
+            self._offset = chunk.end
             # A trainer that lost its lease may write until it learns so; that is not this attempt's progress.
-            found += [event for _, event in piece.entries if event.get("attempt") == self._attempt]
+            found += [event for _, event in chunk.entries if event.get("attempt") == self._attempt]
         return found
 
 
-class Digest:
+class AttemptSummary:
     """What the events of one attempt mean for the job record."""
 
     def __init__(self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The journal of a job: one JSON event a line, read from any place on in bounded pieces."""
+"""The journal of a job: one JSON event a line, read from any place on in bounded chunks."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 log = logging.getLogger(__name__)
 
 FILE = "events.jsonl"
-PIECE = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 """Bytes read at once; a line is far shorter."""
 
 Event = dict[str, Any]
@@ -22,15 +22,15 @@ class Entry(NamedTuple):
     event: Event
 
 
-class Piece(NamedTuple):
-    """The events of some complete lines, and where the next piece begins."""
+class JournalChunk(NamedTuple):
+    """The events of some complete lines, and where the next chunk begins."""
 
     entries: list[Entry]
     end: int
     last: bool  # whether it reaches the end of what was written
 
 
-def read_piece(path: Path, offset: int = 0, limit: int = PIECE) -> Piece:
+def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
     """The events of the complete lines in the `limit` bytes from `offset` on; damaged lines are skipped.
 
     A number that JSON has no word for (NaN) is None. A file that is not there yet is an empty one.
@@ -40,13 +40,13 @@ def read_piece(path: Path, offset: int = 0, limit: int = PIECE) -> Piece:
             file.seek(offset)
             data = file.read(limit)
     except FileNotFoundError:
-        return Piece([], offset, True)
+        return JournalChunk([], offset, True)
     last = len(data) < limit
     complete = data[: data.rfind(b"\n") + 1]
     if not complete and not last:
         # No event is as long: the line is passed by, and what is left of it then counts as a damaged one.
         log.warning("skipping %d bytes of %s without a line's end", limit, path)
-        return Piece([], offset + limit, False)
+        return JournalChunk([], offset + limit, False)
     entries = []
     end = offset
     for line in complete.splitlines(keepends=True):
@@ -56,17 +56,17 @@ def read_piece(path: Path, offset: int = 0, limit: int = PIECE) -> Piece:
             entries.append(Entry(end, event))
         elif line.strip():
             log.warning("skipping a damaged line of %s: %r", path, line[:80])
-    return Piece(entries, end, last)
+    return JournalChunk(entries, end, last)
 
 
-def read_pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
-    """All pieces from `offset` to the end of what was written."""
+def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
+    """All chunks from `offset` to the end of what was written."""
     while True:
-        piece = read_piece(path, offset)
-        yield piece
-        if piece.last:
+        chunk = read_chunk(path, offset)
+        yield chunk
+        if chunk.last:
             return
-        offset = piece.end
+        offset = chunk.end
 
 
 def _parse(line: bytes) -> Event | None:

@@ -1,13 +1,17 @@
 """The job record and the states it may pass through."""
 
+import json
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
@@ -25,19 +29,8 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
-JobType = Literal["train", "score", "calibrate", "evaluate"]
-DeviceKind = Literal["auto", "cpu", "cuda"]
 
-
-class Queue(StrEnum):
-    """The queues that workers serve, one for each kind of work and device."""
-
-    TRAIN_CPU = "train-cpu"
-    TRAIN_GPU = "train-gpu"
-    SCORE = "score"
-
-
-class Asked(StrEnum):
+class RequestedAction(StrEnum):
     """What users ask of a job that a worker has in hand."""
 
     GO_ON = "go on"
@@ -89,6 +82,29 @@ class Job(BaseModel):
     def finished(self) -> bool:
         """Whether the job has reached a state that never changes."""
         return self.status in TERMINAL
+
+
+_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
+
+
+def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return fields of a job record in the text form of a Redis hash, without those that are None."""
+    encoded = {}
+    for name, value in fields.items():
+        if name in _JSON_FIELDS:
+            encoded[name] = json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, bool):
+            encoded[name] = str(int(value))
+        elif value is not None:
+            encoded[name] = str(value)
+    return encoded
+
+
+def from_hash(fields: Mapping[str, str]) -> Job:
+    """Return the job record that a Redis hash holds."""
+    return Job.model_validate(
+        {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
+    )
 
 
 class JobPage(BaseModel):

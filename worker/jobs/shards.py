@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import redis
 
-from worker.broker.connection import outages
+from worker.broker.connection import translate_redis_errors
 
 # ARGV: key, life in ms. Answers {shard, token}, or {} where nothing is free.
 _CLAIM = """
@@ -47,18 +47,18 @@ class Shards:
         """Makes shards available; those that are there already keep their claim."""
         found = dict.fromkeys(map(str, shards), 0)
         if found:
-            with outages():
+            with translate_redis_errors():
                 self._client.zadd(self._key, cast(dict[Any, Any], found), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
         """Takes the first free shard for `life_s`: its number and the claim's token; None where none is free."""
-        with outages():
+        with translate_redis_errors():
             found = cast(list[str], self._claim(args=[self._key, int(life_s * 1000)]))
         return (int(found[0]), found[1]) if found else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
         """Prolongs a claim and answers its new token; None where it ended and another process has the shard."""
-        with outages():
+        with translate_redis_errors():
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
@@ -67,21 +67,21 @@ class Shards:
 
     def done(self, shard: int) -> None:
         """Takes a shard off the list: its result is written."""
-        with outages():
+        with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 
     def left(self) -> int:
         """How many shards are still to do, the claimed ones included."""
-        with outages():
+        with translate_redis_errors():
             return self._client.zcard(self._key)
 
     def free(self) -> int:
         """How many shards nobody has claimed."""
-        with outages():
+        with translate_redis_errors():
             seconds, microseconds = self._client.time()
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
 
     def forget(self) -> None:
         """Removes the list."""
-        with outages():
+        with translate_redis_errors():
             self._client.delete(self._key)

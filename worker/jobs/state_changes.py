@@ -8,8 +8,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from worker.broker.connection import outages
-from worker.broker.embedded import broker_url
+from worker.broker.connection import broker_url, translate_redis_errors
 from worker.jobs.record import TERMINAL, Status
 from worker.settings import Settings
 
@@ -19,7 +18,7 @@ START = "0-0"
 _CONNECTIONS = 8
 
 
-class Change(NamedTuple):
+class StateChange(NamedTuple):
     """One change of a job's state; its id begins with the milliseconds of the broker's clock."""
 
     id: str
@@ -33,10 +32,10 @@ class Change(NamedTuple):
         return int(self.id.partition("-")[0])
 
 
-class News(NamedTuple):
+class StateChanges(NamedTuple):
     """The changes after one, with the status and the broker's clock at the same moment: no later one is older."""
 
-    changes: list[Change]
+    changes: list[StateChange]
     status: Status | None  # None where there is no such job (any more)
     clock_ms: int
 
@@ -64,16 +63,16 @@ class ChangeReader:
         self._client = redis.asyncio.Redis.from_pool(pool)
         self._prefix = settings.key_prefix
 
-    async def after(self, job_id: str, change_id: str = START) -> News:
+    async def after(self, job_id: str, change_id: str = START) -> StateChanges:
         """What happened to a job after a change; raises `BrokerDown`. A job that is forgotten has no changes."""
-        with outages():
+        with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.xrange(f"{self._prefix}changes:{job_id}", min=f"({change_id}")
                 pipe.hget(f"{self._prefix}job:{job_id}", "status")
                 pipe.time()
                 entries, status, (seconds, microseconds) = await pipe.execute()
-        return News(
-            [Change(key, Status(it["status"]), int(it["attempt"]), it["worker"]) for key, it in entries],
+        return StateChanges(
+            [StateChange(key, Status(it["status"]), int(it["attempt"]), it["worker"]) for key, it in entries],
             Status(status) if status is not None else None,
             seconds * 1000 + microseconds // 1000,
         )

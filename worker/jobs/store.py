@@ -1,6 +1,5 @@
 """The job store: records in Redis, changed by compare-and-set only."""
 
-import json
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +9,16 @@ from typing import Any, cast
 
 import redis
 
-from worker.broker.connection import outages
+from worker.broker.connection import translate_redis_errors
 from worker.errors import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
 from worker.jobs import lua_scripts as lua
-from worker.jobs.record import TERMINAL, Asked, Job, JobPage, JobType, Queue, Status
+from worker.jobs.record import TERMINAL, Job, JobPage, RequestedAction, Status, from_hash, to_hash
 from worker.jobs.shards import Shards
+from worker.jobs.waiting_lines import WaitingLines
+from worker.queues import JobType
 
 log = logging.getLogger(__name__)
 
-_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
 # `JobStore.list` hides the builtin inside the class.
 Ids = list[str]
 
@@ -31,10 +31,11 @@ class JobStore:
         self._prefix = prefix
         self._idempotency_ms = int(idempotency_s * 1000)
         self._scripts: dict[str, Any] = {}
+        self.lines = WaitingLines(client, prefix)
 
     def ping(self) -> None:
         """Asks Redis for a sign of life."""
-        with outages():
+        with translate_redis_errors():
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
@@ -43,7 +44,7 @@ class JobStore:
         The same `idempotency_key` with the same `fingerprint` of the request answers the job made first;
         raises `IdempotencyConflict` where the fingerprint is another.
         """
-        fields = _encode(job.model_dump(mode="json", exclude={"status"}))
+        fields = to_hash(job.model_dump(mode="json", exclude={"status"}))
         pairs = [part for pair in fields.items() for part in pair]
         key = idempotency_key or ""
         verdict, job_id = self._run(lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs)
@@ -53,7 +54,7 @@ class JobStore:
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
         """The job that this key made, None for a new key; raises `IdempotencyConflict`."""
-        with outages():
+        with translate_redis_errors():
             key = self._key(f"idempotency:{idempotency_key}")
             job_id, stored = cast(Sequence[str | None], self._client.hmget(key, ["id", "fingerprint"]))
         if job_id is None:
@@ -67,11 +68,11 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """The record of a job; raises `JobNotFound`."""
-        with outages():
+        with translate_redis_errors():
             fields = cast(dict[str, str], self._client.hgetall(self._key(f"job:{job_id}")))
         if not fields:
             raise JobNotFound(f"no job has the id {job_id}")
-        return _decode(fields)
+        return from_hash(fields)
 
     def list(
         self,
@@ -90,7 +91,7 @@ class JobStore:
         cursor = after
         while len(found) <= limit:
             wanted = limit + 1 - len(found)
-            with outages():
+            with translate_redis_errors():
                 ids = cast(
                     Ids,
                     self._client.zrange(
@@ -107,7 +108,7 @@ class JobStore:
                 for job_id in ids:
                     pipe.hgetall(self._key(f"job:{job_id}"))
                 records = cast(Sequence[dict[str, str]], pipe.execute())
-            jobs = [_decode(record) for record in records if record]
+            jobs = [from_hash(record) for record in records if record]
             # A job may have moved on since its index was read, and one index serves two filters.
             found += [j for j in jobs if status in (None, j.status) and type in (None, j.type)]
             if len(ids) < wanted:
@@ -118,7 +119,7 @@ class JobStore:
 
     def count(self, status: Status) -> int:
         """How many jobs have this status."""
-        with outages():
+        with translate_redis_errors():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
@@ -159,20 +160,22 @@ class JobStore:
         attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), _now(), token))
         return attempt or None
 
-    def renew(self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None) -> Asked:
+    def renew(
+        self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
+    ) -> RequestedAction:
         """Renews the lease and writes `changes`; answers what the users ask of the job meanwhile.
 
         Raises `StaleAttempt` where the lease belongs to another attempt or to nobody.
         """
-        pairs = [part for pair in _encode(changes or {}).items() for part in pair]
+        pairs = [part for pair in to_hash(changes or {}).items() for part in pair]
         verdict = self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *pairs)
         if verdict == "stale":
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
-        return Asked(verdict)
+        return RequestedAction(verdict)
 
     def holds(self, job_id: str, attempt: int) -> bool:
         """Whether this attempt is the one that may write checkpoints and publish."""
-        with outages():
+        with translate_redis_errors():
             status, newest = cast(
                 Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
             )
@@ -205,66 +208,21 @@ class JobStore:
 
     def expired_leases(self, limit: int = 500) -> Ids:
         """Ids of jobs whose lease ran out."""
-        with outages():
+        with translate_redis_errors():
             return cast(
                 Ids,
                 self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
             )
 
-    def lost_messages(self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500) -> Ids:
-        """Return the ids of jobs in one line of `queue` whose message must be lost.
-
-        A queue has two lines: jobs `first` in line, and the others. A job may wait for hours behind others, so age
-        alone proves nothing: the message is lost where no message is in its line, or where a job that was sent later
-        to the same line has been taken already (lines are in order).
-        """
-        line = _line(queue, first)
-        with outages():
-            newest = float(self._clock_ms()) - age_s * 1000
-            if not line_is_empty:
-                taken = float(cast(str | None, self._client.get(self._key(f"taken:{line}"))) or 0)
-                newest = min(newest, taken - 1)
-            return cast(
-                Ids,
-                self._client.zrangebyscore(self._key(f"waiting:{line}"), "-inf", newest, start=0, num=limit),
-            )
-
-    def place_in_line(self, job: Job) -> int | None:
-        """Return how many jobs of its queue are served before this one; None where it does not wait."""
-        first, others = (self._key(f"waiting:{_line(job.queue, first)}") for first in (True, False))
-        with outages():
-            pipe = self._client.pipeline()
-            pipe.zrank(first, job.id)
-            pipe.zrank(others, job.id)
-            pipe.zcard(first)
-            place_in_first, place_in_others, overtaking = pipe.execute()
-        if place_in_first is not None:
-            return int(place_in_first)
-        return None if place_in_others is None else int(overtaking + place_in_others)
-
-    def waiting(self, queue: Queue) -> int:
-        """How many jobs wait in a queue."""
-        with outages():
-            return sum(self._client.zcard(self._key(f"waiting:{_line(queue, first)}")) for first in (True, False))
-
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Ids of jobs that ended longer than `age_s` seconds ago, the oldest first."""
-        with outages():
+        with translate_redis_errors():
             latest = float(self._clock_ms()) - age_s * 1000
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def forget(self, job_id: str) -> None:
         """Removes the record of a job that is over; one that is not stays."""
         self._run(lua.FORGET, job_id)
-
-    def note_dispatch(self, job_id: str) -> bool:
-        """Note that a queued job gets a new message, first in line; return False where it is not queued any more."""
-        return bool(self._run(lua.REDISPATCH, job_id))
-
-    def queue_length(self, keys: Ids) -> int:
-        """How many messages lie in these lists of the broker."""
-        with outages():
-            return sum(self._client.llen(key) for key in keys)
 
     def shards(self, job_id: str) -> Shards:
         """The shards of a bulk job that are still to do."""
@@ -274,7 +232,7 @@ class JobStore:
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
         """Holds a lock over all workers for at most `life_s`; gives False where another one has it."""
         key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
-        with outages():
+        with translate_redis_errors():
             got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
         try:
             yield got
@@ -288,7 +246,7 @@ class JobStore:
     def _leave(
         self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any], first: bool = False
     ) -> Status:
-        pairs = [part for pair in _encode(changes).items() for part in pair]
+        pairs = [part for pair in to_hash(changes).items() for part in pair]
         left = self._run(lua.LEAVE, job_id, attempt, status.value, "1" if first else "0", _now(), *pairs)
         if not left:
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
@@ -307,7 +265,7 @@ class JobStore:
     def _call(self, script: str, *args: Any) -> Any:
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
-        with outages():
+        with translate_redis_errors():
             return self._scripts[script](args=args)
 
 
@@ -315,27 +273,5 @@ def _reused(job_id: str) -> IdempotencyConflict:
     return IdempotencyConflict(f"this Idempotency-Key was used for another request, job {job_id}")
 
 
-def _line(queue: Queue, first: bool) -> str:
-    return f"first:{queue}" if first else str(queue)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _encode(fields: Mapping[str, Any]) -> dict[str, str]:
-    encoded = {}
-    for name, value in fields.items():
-        if name in _JSON_FIELDS:
-            encoded[name] = json.dumps(value, separators=(",", ":"))
-        elif isinstance(value, bool):
-            encoded[name] = str(int(value))
-        elif value is not None:
-            encoded[name] = str(value)
-    return encoded
-
-
-def _decode(fields: Mapping[str, str]) -> Job:
-    return Job.model_validate(
-        {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
-    )

@@ -13,17 +13,18 @@ from kombu.exceptions import OperationalError
 
 from worker.broker.celery_app import FIRST, IN_ORDER, TASK
 from worker.errors import BrokerDown, JobConflict
-from worker.jobs.record import DeviceKind, Job, Queue, Status, new_job_id
+from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import DeviceKind, Queue
 
 log = logging.getLogger(__name__)
 
 
-def training_queue(device: DeviceKind, presence: Presence) -> Queue:
+def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
     """The queue of a training job: `auto` means a GPU where a living worker has one. Raises `BrokerDown`."""
     if device == "auto":
-        served = {queue for worker in presence.workers() for queue in worker.queues}
+        served = {queue for worker in registry.workers() for queue in worker.queues}
         return Queue.TRAIN_GPU if Queue.TRAIN_GPU in served else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
@@ -126,7 +127,7 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
     """Send the id of a job that is still queued anew, first in line; return whether it was. Raises `BrokerDown`."""
-    if not store.note_dispatch(job_id):
+    if not store.lines.note_dispatch(job_id):
         return False
     dispatch(celery, store.get(job_id), first=True)
     return True

@@ -10,7 +10,7 @@ FIRST = "first"
 """Name of the key that is made."""
 
 
-def ensure_keys(settings: Settings, say: Callable[[str], None]) -> None:
+def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
     """Make a key with the role admin wherever callers must show one and there is none.
 
     Loopback stays open, and so does an address that something else guards (`trusted_bind`). The text of the key is
@@ -27,15 +27,15 @@ def ensure_keys(settings: Settings, say: Callable[[str], None]) -> None:
     except (KeysUnreadable, OSError) as error:
         if not settings.keys_file.exists():
             raise
-        say(f"the key in {path} cannot be stored with the others: {error}")  # the service starts, and accepts none
+        echo(f"the key in {path} cannot be stored with the others: {error}")  # the service starts, and accepts none
         return
     if imported is not None:
-        say(
+        echo(
             f"the key in {path} stays valid: it is stored hashed, as {imported.name!r} with the role admin. "
             "Keep its text elsewhere and delete the file"
         )
     elif not settings.keys_file.exists():
-        _make_first(settings, say)
+        _make_first(settings, echo)
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
@@ -51,7 +51,7 @@ def import_key_file(settings: Settings) -> StoredKey | None:
     return KeyFile(settings.keys_file).import_text(FIRST, "admin", text) if text else None
 
 
-def _make_first(settings: Settings, say: Callable[[str], None]) -> None:
+def _make_first(settings: Settings, echo: Callable[[str], None]) -> None:
     path = settings.key_file
     if path.exists() and not path.read_bytes().strip():
         raise ValueError(f"{path} is empty; remove it, and a key is made")
@@ -61,7 +61,7 @@ def _make_first(settings: Settings, say: Callable[[str], None]) -> None:
         )
     except KeyConflict:
         return  # another service on this home has just made it
-    say(
+    echo(
         f"no key for {settings.host}: made one with the role admin, its text is in {path}. "
         "Keep it elsewhere and delete the file; `snf keys create` makes more keys"
     )

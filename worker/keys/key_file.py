@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from models.atomic_files import locked, write_atomically
 from worker.keys.roles import Role
 
-LARGEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 16 * 2**20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
@@ -35,18 +35,18 @@ class KeyConflict(ValueError):
     """A change of the keys that is not possible."""
 
 
-class _Stored(BaseModel):
+class _KeyModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ReplacedSecret(_Stored):
+class ReplacedSecret(_KeyModel):
     """The secret that a rotated key had before, which stays valid until a time."""
 
     digest: Digest
     until: AwareDatetime
 
 
-class StoredKey(_Stored):
+class StoredKey(_KeyModel):
     """A key without its secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
@@ -75,7 +75,7 @@ class StoredKey(_Stored):
         return current | hmac.compare_digest(self.replaced.digest, given)
 
 
-class _Content(_Stored):
+class _Content(_KeyModel):
     format: Literal[1] = 1
     keys: tuple[StoredKey, ...] = ()
 
@@ -107,9 +107,9 @@ class KeyFile:
     def read(self) -> tuple[StoredKey, ...]:
         """Return all keys, also those that are no longer valid; raise `FileNotFoundError` where there is no file."""
         with self.path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise KeysUnreadable(f"{self.path} is larger than {LARGEST_BYTES} bytes")
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise KeysUnreadable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")
         try:
             keys = _Content.model_validate_json(text).keys
         except ValidationError as error:

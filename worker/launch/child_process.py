@@ -1,4 +1,4 @@
-"""One part of a running installation: a child process that is restarted with back-off."""
+"""One process of a running installation: a child process that is restarted with back-off."""
 
 import logging
 import signal
@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from worker.child_environment import child_environment
-from worker.runtime.lifeline import Lifeline
+from worker.runtime.lifeline import Lifeline, child_environment
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -19,7 +18,7 @@ _HEALTHY_S = 60.0
 _LARGEST_OUTPUT = 5_000_000
 
 
-class Part:
+class ChildProcess:
     """A module run as a process of its own; its output goes to `home/logs/<name>.out`.
 
     `variables` are given to it beside those of the settings.
@@ -65,7 +64,7 @@ class Part:
         self._started = time.monotonic()
         self._restart_at = None
 
-    def mend(self) -> str | None:
+    def restart_if_dead(self) -> str | None:
         """Restarts the process once its pause is over; answers a line for people where something happened."""
         now = time.monotonic()
         if self._restart_at is not None:
@@ -100,7 +99,7 @@ class Part:
             self._process.wait()
         self._forget()
 
-    def last_words(self) -> str:
+    def output_tail(self) -> str:
         """The end of the process's output."""
         if not self._output.exists():
             return f"{self.name} left no output"
@@ -114,18 +113,18 @@ class Part:
             self._lifeline = None
 
 
-def mend(parts: Sequence[Part], say: Callable[[str], None]) -> None:
-    """Restarts the parts that died and whose pause is over, and says so."""
-    for part in parts:
-        message = part.mend()
+def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
+    """Restarts the processes that died and whose pause is over, and says so."""
+    for process in processes:
+        message = process.restart_if_dead()
         if message is not None:
             log.warning(message)
-            say(message)
+            echo(message)
 
 
-def stop(parts: Sequence[Part], deadline: float) -> None:
-    """Asks all parts to stop at once and kills those that have not by `deadline` (monotonic seconds)."""
-    for part in parts:
-        part.ask_to_stop()
-    for part in parts:
-        part.end(deadline)
+def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
+    """Asks all processes to stop at once and kills those that have not by `deadline` (monotonic seconds)."""
+    for process in processes:
+        process.ask_to_stop()
+    for process in processes:
+        process.end(deadline)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
-from worker.launch.child_process import Part, mend, stop
-from worker.launch.workers import worker_parts
+from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
 from worker.settings import Settings
 
@@ -29,7 +30,7 @@ _ENOUGH_DEATHS = 5
 
 def supervise(
     settings: Settings,
-    say: Callable[[str], None] | None = None,
+    echo: Callable[[str], None] | None = None,
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
@@ -37,29 +38,29 @@ def supervise(
 
     `worker` and `service` are the modules to run as such.
 
-    0 after a clean stop, 2 where the port is busy, 1 where a part keeps dying before all is ready.
+    0 after a clean stop, 2 where the port is busy, 1 where a process keeps dying before all is ready.
     """
-    say = say or _print
+    echo = echo or _print
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
-        say(busy)
+        echo(busy)
         return 2
     try:
-        worker_parts(settings)
+        worker_processes(settings)
     except ValueError as problem:
-        say(str(problem))
+        echo(str(problem))
         return 2
     configure_logging(settings, "launcher", terminal=False)
-    ensure_keys(settings, say)
+    ensure_keys(settings, echo)
     asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
         asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    installation = Installation(settings, asked, say, worker, service)
+    installation = Installation(settings, asked, echo, worker, service)
     try:
-        return installation.live()
+        return installation.run()
     finally:
         installation.close()
         for number, handler in previous.items():
@@ -71,49 +72,49 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """The parts of one running installation."""
+    """The processes of one running installation."""
 
     def __init__(
         self,
         settings: Settings,
         stop: threading.Event,
-        say: Callable[[str], None],
+        echo: Callable[[str], None],
         worker: str,
         service: str,
     ) -> None:
         self._settings = settings
         self._stop = stop
-        self._say = say
-        self._broker = None if settings.redis_url else Part("broker", "worker.broker.embedded", settings)
+        self._echo = echo
+        self._broker = None if settings.redis_url else ChildProcess("broker", "worker.broker.embedded", settings)
         # The service alone checks keys: no other process is given any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
-        self._others = [*worker_parts(settings, worker), Part("service", service, settings, keys)]
+        self._others = [*worker_processes(settings, worker), ChildProcess("service", service, settings, keys)]
 
-    def live(self) -> int:
-        """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
+    def run(self) -> int:
+        """Starts all processes, announces the address, restarts what dies; answers the exit code on a stop."""
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
             if not self._until(self._broker_answers, started):
                 return self._give_up("the broker")
-        for part in self._others:
-            part.start()
+        for process in self._others:
+            process.start()
         if not self._until(self._service_is_ready, started):
             return self._give_up("the service")
         if not self._stop.is_set():
-            self._say(welcome(self._settings, time.monotonic() - started))
+            self._echo(welcome(self._settings, time.monotonic() - started))
         while not self._stop.wait(0.2):
-            mend(self._parts(), self._say)
+            restart_dead(self._processes(), self._echo)
         return 0
 
     def close(self) -> None:
-        """Stops all parts: the broker last, because a preempted job is recorded in it."""
-        self._say("stopping ...")
-        stop(self._others, time.monotonic() + self._settings.kill_after_seconds)
+        """Stops all processes: the broker last, because a preempted job is recorded in it."""
+        self._echo("stopping ...")
+        stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
-            stop([self._broker], time.monotonic() + _BROKER_STOP_S)
+            stop_all([self._broker], time.monotonic() + _BROKER_STOP_S)
             self._stop_orphaned_server()
-        self._say("stopped")
+        self._echo("stopped")
 
     def _stop_orphaned_server(self) -> None:
         # A keeper that was killed leaves its server; the next one may not have got round to adopting it.
@@ -126,25 +127,25 @@ class Installation:
         except BrokerStartFailed as problem:
             log.error("a broker goes on that this process cannot stop: %s", problem.detail)
 
-    def _parts(self) -> list[Part]:
+    def _processes(self) -> list[ChildProcess]:
         return [*([self._broker] if self._broker is not None else []), *self._others]
 
     def _until(self, ready: Callable[[], bool], started: float) -> bool:
-        """Waits for `ready`; answers False where time is up or a part keeps dying, True on a stop as well."""
+        """Waits for `ready`; answers False where time is up or a process keeps dying, True on a stop as well."""
         while not self._stop.is_set():
             if ready():
                 return True
-            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._parts()):
+            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._processes()):
                 return False
-            mend(self._parts(), self._say)
+            restart_dead(self._processes(), self._echo)
             self._stop.wait(0.1)
         return True
 
     def _give_up(self, what: str) -> int:
-        self._say(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
-        for part in self._parts():
-            if part.deaths:
-                self._say(part.last_words())
+        self._echo(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
+        for process in self._processes():
+            if process.deaths:
+                self._echo(process.output_tail())
         return 1
 
     def _broker_answers(self) -> bool:

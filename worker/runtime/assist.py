@@ -11,25 +11,26 @@ from kombu.exceptions import OperationalError
 
 from worker.broker.celery_app import ASSIST, FIRST
 from worker.errors import BrokerDown, JobNotFound
-from worker.jobs.record import ACTIVE, Job, Queue
+from worker.jobs.record import ACTIVE, Job
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence, WorkerState
-from worker.runtime.process import Exit, StopReason, TrainerProcess, assistant_command
+from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.queues import Queue
+from worker.runtime.process import AttemptProcess, ExitCode, StopReason, assistant_command
 from worker.runtime.supervisor import attempt_environment
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_ASSISTANTS = 64
+MAX_ASSISTANTS = 64
 _TICK_S = 0.25
 _LOOK_S = 1.0
 _CALL_S = 60
 """Life of a call for help: a worker that was busy for longer is called again by the reconciler."""
 
 
-def call_assistants(celery: Celery, presence: Presence, job: Job, most: int) -> int:
+def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
     """Calls idle workers that serve the queue of bulk jobs, `most` at most; answers how many. Raises `BrokerDown`."""
-    idle = [one for one in presence.workers() if one.state is WorkerState.IDLE and Queue.SCORE in one.queues]
+    idle = [one for one in registry.workers() if one.state is WorkerState.IDLE and Queue.SCORE in one.queues]
     count = min(most, len(idle))
     for _ in range(count):
         try:
@@ -66,7 +67,7 @@ class Assistant:
         if job_id in self._useless or self._wanted_elsewhere(job_id) or not folder.is_dir():
             return None
         log.info("helps with job %s", job_id)
-        process = TrainerProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
+        process = AttemptProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
         self.job = job_id
         look_at = 0.0
         try:
@@ -80,7 +81,7 @@ class Assistant:
             self.job = None
             process.close()
         log.info("helped with job %s (exit code %d)", job_id, code)
-        if code not in (0, Exit.PREEMPTED) and not process.stopping:
+        if code not in (0, ExitCode.PREEMPTED) and not process.stopping:
             self._useless.append(job_id)
         return code
 
@@ -89,7 +90,7 @@ class Assistant:
         if self._stopping.is_set():
             return True
         try:
-            return self._store.get(job_id).status not in ACTIVE or any(map(self._store.waiting, self._queues))
+            return self._store.get(job_id).status not in ACTIVE or any(map(self._store.lines.length, self._queues))
         except JobNotFound:
             return True
         except BrokerDown:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from worker.jobs.record import DeviceKind, Queue
+from worker.queues import DeviceKind, Queue
 
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
@@ -31,10 +31,10 @@ def queues_of(device: str) -> list[Queue]:
     return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
 
 
-def part_name(device: str) -> str:
+def process_name(device: str) -> str:
     """Name of the worker process of a device, in messages and log files.
 
-    >>> part_name("cpu"), part_name("cuda:0")
+    >>> process_name("cpu"), process_name("cuda:0")
     ('worker', 'worker-cuda-0')
     """
     return "worker" if device == CPU else f"worker-{device.replace(':', '-')}"

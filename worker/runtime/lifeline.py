@@ -10,11 +10,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 
 VARIABLE = "SNF_LIFELINE_FD"
+
+
+SECRETS = frozenset({"SNF_API_KEYS", "SNF_API_KEY"})
+"""Variables that no child process inherits: anyone who can read a process's files under `/proc` sees them.
+
+Their names count in any case, as they do for the settings.
+"""
+
+
+def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of this process without its keys, with ``changes`` applied in order."""
+    variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
+    for change in changes:
+        variables |= change
+    return variables
 
 
 class Lifeline:
@@ -28,7 +43,7 @@ class Lifeline:
         """Closes the reading end here once the child has it."""
         os.close(self.fd)
 
-    def say(self, message: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Sends a one-byte message; a child that is gone already needs none."""
         try:
             os.write(self._writing, message)
@@ -67,7 +82,7 @@ def _stop_this_process() -> None:
 
 def main() -> None:
     """Runs the module named on the command line; TERM once the parent is gone, and KILL where that is not heard."""
-    look_rarely()
+    relax_gc()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     watch(lambda _message: None, _stop_this_process)

@@ -11,15 +11,17 @@ import redis
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import redis_client, weaknesses
+from worker.broker.connection import durability_risks, redis_client
 from worker.errors import BrokerDown
-from worker.jobs.record import Job, Queue
+from worker.jobs.record import Job
 from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Announcer, Presence
+from worker.jobs.worker_registry import WorkerRegistry
 from worker.log_setup import configure_logging
-from worker.runtime.assist import MOST_ASSISTANTS, Assistant, call_assistants
-from worker.runtime.devices import find_devices, part_name, queues_of
+from worker.queues import Queue
+from worker.runtime.announcer import Announcer
+from worker.runtime.assist import MAX_ASSISTANTS, Assistant, call_assistants
+from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.process import Command, attempt_command
 from worker.runtime.reconciler import Reconciler
 from worker.runtime.supervisor import Supervisor, worker_name
@@ -30,7 +32,7 @@ from worker.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 NOT_RECEIVING = 70
-"""Exit code of a worker that does not receive messages; whatever started it starts another."""
+"""ExitCode code of a worker that does not receive messages; whatever started it starts another."""
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
@@ -43,12 +45,12 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     celery = make_celery(settings)
     stopping = threading.Event()
-    presence = Presence(client, settings.key_prefix)
+    registry = WorkerRegistry(client, settings.key_prefix)
 
     def call_for_help(job: Job) -> None:
         if job.type == "score":
             try:
-                call_assistants(celery, presence, job, most=MOST_ASSISTANTS)
+                call_assistants(celery, registry, job, most=MAX_ASSISTANTS)
             except BrokerDown as problem:
                 log.info("nobody is called to help with job %s: %s", job.id, problem.detail)
 
@@ -73,7 +75,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     )
     register_tasks(celery, store, supervisor, assistant, stopping, watchdog)
     announcer = Announcer(
-        presence,
+        registry,
         settings,
         name=worker_name(),
         device=device,
@@ -81,7 +83,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         job=lambda: supervisor.job or assistant.job,
         receiving=lambda: watchdog.receiving,
     )
-    reconciler = Reconciler(store, celery, settings, presence)
+    reconciler = Reconciler(store, celery, settings, registry)
 
     def on_shutting_down(**_: object) -> None:
         # Runs inside the signal handler: only a flag may be set here.
@@ -93,7 +95,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
     announcer.start()
-    warn_of_weaknesses(client)
+    warn_of_durability_risks(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     watchdog.start()
     try:
@@ -111,10 +113,10 @@ def _lose_the_connection() -> None:
     raise ConnectionError("the watchdog found that no messages are received")
 
 
-def warn_of_weaknesses(client: redis.Redis) -> None:
+def warn_of_durability_risks(client: redis.Redis) -> None:
     """Logs what an external server's settings put at risk."""
     try:
-        for risk in weaknesses(client):
+        for risk in durability_risks(client):
             log.warning("the Redis server is not safe for jobs: %s", risk)
     except BrokerDown as problem:
         log.warning("%s", problem.detail)
@@ -132,7 +134,7 @@ def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
 def main() -> int:
     """Entry point of `python -m worker.runtime.main`, the worker of one device."""
     settings = load_settings()
-    configure_logging(settings, part_name(settings.devices[0]))
+    configure_logging(settings, process_name(settings.devices[0]))
     return run_worker(settings)
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from worker.child_environment import child_environment
-from worker.jobs.record import JobType
-from worker.runtime.lifeline import Lifeline
+from worker.queues import JobType
+from worker.runtime.lifeline import Lifeline, child_environment
 
 
-class Exit(IntEnum):
-    """Exit codes of a trainer; any other one means that it died and is tried again."""
+class ExitCode(IntEnum):
+    """ExitCode codes of a trainer; any other one means that it died and is tried again."""
 
     DONE = 0
     REFUSED = 65  # a cause that another attempt cannot change; the last `error` event names it
@@ -47,7 +46,7 @@ def attempt_command(folder: Path, type: JobType) -> list[str]:
     return [sys.executable, "-m", MODULES[type], str(folder)]
 
 
-class TrainerProcess:
+class AttemptProcess:
     """A running trainer; its output goes to `trainer.log` in the job's folder."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -92,7 +91,7 @@ class TrainerProcess:
         if self._process.poll() is not None:
             return
         self._kill_at = time.monotonic() + grace_s
-        self._lifeline.say(reason.value.encode())
+        self._lifeline.send(reason.value.encode())
         os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:

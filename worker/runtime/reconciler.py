@@ -10,11 +10,12 @@ from celery import Celery  # type: ignore[import-untyped]
 
 from worker.broker.celery_app import queue_keys
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue, Status
+from worker.jobs.record import Status
 from worker.jobs.retention import sweep_old_jobs
 from worker.jobs.store import JobStore
 from worker.jobs.submission import send_again
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import Queue
 from worker.runtime.assist import call_assistants
 from worker.settings import Settings
 
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Sweeps on start and every `reconcile_seconds`; one worker at a time holds the lock."""
 
-    def __init__(self, store: JobStore, celery: Celery, settings: Settings, presence: Presence) -> None:
+    def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
         self._store = store
-        self._presence = presence
+        self._registry = registry
         self._celery = celery
         self._settings = settings
         self._stop = threading.Event()
@@ -71,8 +72,8 @@ class Reconciler:
         sent = 0
         for queue in Queue:
             for key, first in zip(queue_keys(self._settings, queue), (True, False), strict=True):
-                empty = self._store.queue_length([key]) == 0
-                for job_id in self._store.lost_messages(
+                empty = self._store.lines.message_count([key]) == 0
+                for job_id in self._store.lines.lost_messages(
                     queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
                 ):
                     with _apart(job_id):
@@ -86,7 +87,7 @@ class Reconciler:
         for job in self._store.list(status=Status.RUNNING, type="score").jobs:
             free = self._store.shards(job.id).free()
             if free:
-                call_assistants(self._celery, self._presence, job, most=free)
+                call_assistants(self._celery, self._registry, job, most=free)
 
     def _let_leases_rest(self, seconds: float) -> None:
         # Workers cannot renew in an outage of the broker; after it they get time for two heartbeats.

@@ -2,8 +2,11 @@
 
 import logging
 import threading
+from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
+from celery.concurrency.thread import TaskPool  # type: ignore[import-untyped]
+from kombu.asynchronous import get_event_loop
 
 from worker.broker.celery_app import ASSIST, TASK
 from worker.errors import BrokerDown, JobNotFound
@@ -35,7 +38,7 @@ def register_tasks(
                     send_again(store, celery, job_id)
             except (BrokerDown, JobNotFound) as problem:
                 log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
-            stopping.wait(supervisor.rest_s)
+            stopping.wait(supervisor.back_off_s)
 
     def assist(job_id: str) -> None:
         with watchdog.delivery():
@@ -43,3 +46,22 @@ def register_tasks(
 
     celery.task(name=TASK, ignore_result=True)(run_job)
     celery.task(name=ASSIST, ignore_result=True)(assist)
+
+
+class WakingThreads(TaskPool):  # type: ignore[misc]
+    """Celery's threads, which also wake the event loop when a task has ended.
+
+    The loop asks for the next message when it is awake; unless woken it sleeps on until a timer is due.
+    """
+
+    def on_apply(self, *args: Any, **options: Any) -> Any:
+        """Run a task in a thread."""
+        result = super().on_apply(*args, **options)
+        result.f.add_done_callback(lambda _future: _wake())
+        return result
+
+
+def _wake() -> None:
+    hub = get_event_loop()
+    if hub is not None:
+        hub.call_soon(lambda: None)  # type: ignore[no-untyped-call]

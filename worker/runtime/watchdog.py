@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from worker.broker.celery_app import queue_keys
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue
 from worker.jobs.store import JobStore
+from worker.queues import Queue
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ class Watchdog:
         self._stop.set()
         self._thread.join(timeout=10)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Judge the worker at `now`, in monotonic seconds, and act where it is time to."""
         try:
-            waiting = self._store.queue_length(self._keys)
+            waiting = self._store.lines.message_count(self._keys)
         except BrokerDown:
             waiting = 0  # nothing can be received in an outage
         with self._lock:
@@ -98,7 +98,7 @@ class Watchdog:
     def _loop(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self.look(time.monotonic())
+                self.check(time.monotonic())
             except Exception:
                 # The thread must outlive a bug in one look.
                 log.exception("the watchdog failed")

@@ -22,7 +22,7 @@ from worker.runtime.lifeline import Lifeline
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.5
 """Longest time between two calls of ``progress``, which may end the work."""
-MAX_MESSAGE, MAX_LOG = 2**20, 2**12
+MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12
 """Most bytes of one message, and of what is kept of stderr."""
 INHERITED = {
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
@@ -79,7 +79,7 @@ def run_limited(
             process = _start(module, given.fileno(), lifeline)
         with process:
             try:
-                return _Conversation(process, limits, progress).answer()
+                return _OutputReader(process, limits, progress).answer()
             finally:
                 if process.poll() is None:
                     # It may end meanwhile; macOS then refuses to signal a group of zombies.
@@ -106,7 +106,7 @@ def _start(module: str, given: int, lifeline: Lifeline) -> subprocess.Popen[byte
         lifeline.passed()
 
 
-class _Conversation:
+class _OutputReader:
     """What a process says on its two outputs until it ends."""
 
     def __init__(
@@ -152,7 +152,7 @@ class _Conversation:
 
     def _take(self, data: bytes) -> None:
         *lines, self._said = (self._said + data).split(b"\n")
-        if len(self._said) > MAX_MESSAGE:
+        if len(self._said) > MAX_MESSAGE_BYTES:
             raise ProcessDied("its answer is too long", by_signal=False)
         for line in lines:
             match json.loads(line):
@@ -162,7 +162,7 @@ class _Conversation:
                     self._message = message
 
     def _take_log(self, data: bytes) -> None:
-        self._log = (self._log + data)[-MAX_LOG:]
+        self._log = (self._log + data)[-MAX_LOG_BYTES:]
 
     def _death(self) -> Exception:
         try:

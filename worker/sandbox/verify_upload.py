@@ -17,12 +17,12 @@ SECONDS = 300
 """Largest time that it may take, on the clock and of the processor."""
 BASE_BYTES, FACTOR = 4 * 2**30, 8
 """Memory that it may take: so much, and so many times what the files have."""
-MOST_PIXELS = 2**24
+MAX_PIXELS = 2**24
 
 log = logging.getLogger(__name__)
 
 
-def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
+def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
     """Return where the artifact in ``folder`` can be served; raise ``ArtifactRefused`` where not.
 
     ``progress`` is called all the time, and what it raises ends it.
@@ -41,7 +41,7 @@ def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
         raise ArtifactRefused(problem)
 
 
-def check(folder: Path) -> str | None:
+def find_problem(folder: Path) -> str | None:
     """Return what is wrong with the artifact in ``folder``, None where it can be served."""
     from models.scorer import Scorer
 
@@ -75,13 +75,13 @@ def check_files(folder: Path) -> None:
         raise ArtifactRefused(f"{CARD} is not UTF-8") from error
     read_file(folder, SAMPLES)
     with Image.open(folder / SAMPLES, formats=["PNG"]) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ArtifactRefused(f"{SAMPLES} has more than {MOST_PIXELS} pixels")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ArtifactRefused(f"{SAMPLES} has more than {MAX_PIXELS} pixels")
         picture.load()
 
 
 def _check(order: Any, _progress: Callable[[int, int], None]) -> str | None:
-    return check(Path(order))
+    return find_problem(Path(order))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelsError
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 from worker.runtime.lifeline import watch
 
 NICENESS = 10
@@ -28,11 +28,11 @@ OOM_SCORE_ADJ = 900
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Takes how much is done, and of how much."""
 
 
-def do_limited(work: Callable[[Any, Tell], Any]) -> None:
+def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
     """Do ``work`` on the order in stdin and answer on stdout, as ``worker.sandbox.process`` reads it.
 
     ``work`` takes the order and a function to report progress to. A ``ModelsError`` that it raises, and the end of its
@@ -40,11 +40,11 @@ def do_limited(work: Callable[[Any, Tell], Any]) -> None:
     limits and niceness are set here first.
     """
     os.nice(NICENESS)
-    look_rarely()
+    relax_gc()
     watch(lambda _message: None, lambda: os.killpg(0, signal.SIGKILL))
     given = json.load(sys.stdin.buffer)
     limit_memory(given["limits"]["memory_bytes"])
-    be_ended_first()
+    prefer_oom_kill()
     cpu_s = given["limits"]["cpu_s"]
     lower_limit(resource.RLIMIT_CPU, cpu_s, cpu_s + GRACE_CPU_S)
     lower_limit(resource.RLIMIT_CORE, 0, 0)
@@ -71,7 +71,7 @@ def lower_limit(kind: int, soft: int, hard: int) -> None:
         log.warning("the system refuses limit %d at %d: %s", kind, soft, problem)
 
 
-def be_ended_first() -> None:
+def prefer_oom_kill() -> None:
     """Make the kernel (Linux) end this process and its children before others where the machine runs out of memory."""
     try:
         Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
@@ -92,7 +92,7 @@ class _Progress:
             _write(self._answers, {"progress": [done, total]})
 
 
-def _answer(work: Callable[[Any, Tell], Any], order: Any, progress: Tell) -> dict[str, Any]:
+def _answer(work: Callable[[Any, ProgressCallback], Any], order: Any, progress: ProgressCallback) -> dict[str, Any]:
     try:
         return {"result": work(order, progress)}
     except ModelsError as error:

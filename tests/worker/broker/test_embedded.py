@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker.support.helpers import alive, new_job, until
-from worker.broker.embedded import EmbeddedBroker, broker_url, celery_url, redis_client, socket_path, weaknesses
+from worker.broker.connection import broker_url, celery_url, durability_risks, redis_client, socket_path
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.settings import Settings
@@ -24,10 +25,10 @@ def test_it_is_durable_and_never_evicts(settings: Settings, broker: EmbeddedBrok
     client = redis_client(settings)
     wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "port": "0"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
-    assert weaknesses(client) == []
+    assert durability_risks(client) == []
     client.config_set("appendonly", "no")
     client.config_set("maxmemory-policy", "allkeys-lru")
-    assert [risk.partition(": ")[2] for risk in weaknesses(client)] == [
+    assert [risk.partition(": ")[2] for risk in durability_risks(client)] == [
         "set appendonly yes",
         "set maxmemory-policy noeviction",
     ]

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.shards import Shards
 from worker.settings import Settings
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker.support.helpers import alive, until
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.launch.launcher import address, port_problem, welcome
 from worker.settings import Settings
 

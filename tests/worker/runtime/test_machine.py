@@ -69,7 +69,7 @@ def test_the_kernel_ends_a_process_of_a_job_and_its_children_first(settings: Set
     program = (
         "import subprocess, sys\n"
         "from worker.attempts.attempt import begin\n"
-        "begin()\n"
+        "prepare_process()\n"
         "print(open('/proc/self/oom_score_adj').read(), end='', flush=True)\n"
         "subprocess.run(['cat', '/proc/self/oom_score_adj'], check=True)"
     )

@@ -11,11 +11,13 @@ import pytest
 from tests.worker.support.helpers import Start, Submit, alive, make_reconciler, reaches, trainer_pids, until
 from tests.worker.support.redis_server import RedisServer
 from worker.broker.celery_app import make_celery, queue_keys
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue, Status
+from worker.jobs.record import Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import dispatch
+from worker.queues import Queue
 from worker.settings import Settings
 
 
@@ -123,7 +125,7 @@ def test_duplicate_messages_run_a_job_once(start: Start, submit: Submit, store: 
 def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
     keys = queue_keys(settings, Queue.TRAIN_CPU)
-    assert store.queue_length(keys) == 1
+    assert store.lines.message_count(keys) == 1
     redis_client(settings).delete(*keys)
     start()
     reaches(store, job, Status.SUCCEEDED)
@@ -141,7 +143,7 @@ def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
         reaches(store, job, Status.SUCCEEDED)
     reaches(store, hours[0], Status.RUNNING)
     if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
-        until(lambda: store.place_in_line(store.get(lost.id)) == 0)
+        until(lambda: store.lines.position(store.get(lost.id)) == 0)
     store.request_cancel(hours[0].id)
     reaches(store, lost, Status.SUCCEEDED)
     reaches(store, hours[1], Status.RUNNING)
@@ -186,7 +188,7 @@ def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobSto
     time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
     reconciler = make_reconciler(store, settings)
     assert reconciler.sweep() == 0
-    assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
+    assert store.lines.message_count(queue_keys(settings, Queue.TRAIN_CPU)) == 5
 
 
 def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(

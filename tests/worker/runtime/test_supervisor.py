@@ -1,4 +1,4 @@
-"""The supervisor with a stand-in trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
+"""The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
 import os
 import signal
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.worker.support.helpers import alive, stand_in_command, until
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from tests.worker.support.helpers import alive, fake_command, until
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
@@ -104,7 +105,7 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
 ) -> None:
     hasty = settings.model_copy(update={"stop_grace_seconds": 0.2})
     job = add("deaf")
-    running = Background(Supervisor(store, hasty, stopping, command=stand_in_command), store, job)
+    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
     until((settings.jobs_dir / job.id / "pids").exists)
     store.request_pause(job.id)
     assert running.end() is Outcome.PAUSED
@@ -115,16 +116,16 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
 def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
     supervisor: Supervisor, settings: Settings, add: Add
 ) -> None:
-    assert supervisor.rest_s == 0
+    assert supervisor.back_off_s == 0
     settings.jobs_dir.write_text("a file where the folder should be")
-    rests = []
+    pauses = []
     for _ in range(8):
         supervisor.run(add("succeed").id)
-        rests.append(supervisor.rest_s)
-    assert rests == [1, 2, 4, 8, 16, 32, 60, 60]
+        pauses.append(supervisor.back_off_s)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
     settings.jobs_dir.unlink()
     assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
-    assert supervisor.rest_s == 0
+    assert supervisor.back_off_s == 0
 
 
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
@@ -132,7 +133,7 @@ def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
 ) -> None:
     impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_attempts_without_progress": 1})
     job = add("deaf")
-    assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
+    assert Supervisor(store, impatient, stopping, command=fake_command).run(job.id) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
     error = store.get(job.id).error
     assert error is not None
@@ -290,7 +291,7 @@ def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
 ) -> None:
     job = add("succeed")
     losing.lose = {"take": 2, "get": 1}
-    assert Supervisor(losing, settings, stopping, command=stand_in_command).run(job.id) is Outcome.SUCCEEDED
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.SUCCEEDED
     assert losing.get(job.id).attempts == 1
 
 
@@ -301,13 +302,13 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
     add: Add,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.runtime.supervisor._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("worker.runtime.supervisor._STOPPING_PATIENCE_S", 0.0)
     short = settings.model_copy(update={"lease_seconds": 0.1})
     job = add("succeed")
     losing.lose = {"take": 100}
     threading.Timer(0.3, stopping.set).start()
     with pytest.raises(BrokerDown):
-        Supervisor(losing, short, stopping, command=stand_in_command).run(job.id)
+        Supervisor(losing, short, stopping, command=fake_command).run(job.id)
     time.sleep(0.15)
     assert losing.expire(job.id, 1) == "queued"
     assert losing.get(job.id).attempts_without_progress == 0
@@ -316,15 +317,15 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
 def test_a_death_counts_once_however_often_it_is_written(
     losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
-    supervisor = Supervisor(losing, settings, stopping, command=stand_in_command)
+    supervisor = Supervisor(losing, settings, stopping, command=fake_command)
     losing.lose = {"put_back": 3}
     assert supervisor.run(add("die").id) is Outcome.QUEUED_AGAIN
-    assert supervisor.rest_s == 1
+    assert supervisor.back_off_s == 1
 
 
 def test_a_machine_that_fails_for_days_still_rests_a_minute(supervisor: Supervisor) -> None:
     supervisor._deaths = 5000
-    assert supervisor.rest_s == 60
+    assert supervisor.back_off_s == 60
 
 
 def test_a_command_that_cannot_start_counts_as_a_death(

@@ -4,7 +4,7 @@ import sys
 
 from kombu.transport.virtual import QoS
 
-from tests.worker.support.helpers import stand_in_command
+from tests.worker.support.helpers import fake_command
 from worker.log_setup import configure_logging
 from worker.runtime.main import run_worker
 from worker.settings import load_settings
@@ -20,4 +20,4 @@ if __name__ == "__main__":
     QoS.can_consume = can_consume
     settings = load_settings()
     configure_logging(settings, "worker")
-    raise SystemExit(run_worker(settings, stand_in_command))
+    raise SystemExit(run_worker(settings, fake_command))
