@@ -1,8 +1,7 @@
-"""Calibrating a registered model on other images: `python -m worker.attempts.calibrate JOB_DIR`.
+"""Calibration of a registered model on other images: ``python -m worker.attempts.calibrate JOB_DIR``.
 
-An attempt that was interrupted starts again: it is minutes of work. A job publishes once, however often it is tried:
-the record of a calibration carries the job's id, and whether the fencing token is still the newest one is asked under
-the registry's lock, right before the calibration appears.
+An interrupted attempt starts again, because the work takes minutes. A job publishes one calibration only: the record of
+a calibration carries the id of its job, and the lease is checked under the registry's lock right before publishing.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -18,7 +17,13 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Calibrates and publishes; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`, ...)."""
+    """Calibrate a model on the job's dataset and publish the calibration.
+
+    Raises:
+        Interrupted: The process was asked to stop.
+        StaleAttempt: The attempt lost its lease.
+        ModelsError: The model cannot be calibrated on this dataset.
+    """
     import torch
 
     from models.anomaly.calibration_file import calibration_bytes
@@ -51,7 +56,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     calibrations = registry.calibrations(name, version)
     number = calibrations.of_job(spec.id)
     if number is None:
-        # With the artifact's own calibration, so that a damaged later one can be replaced by another.
+        # With the calibration of the artifact itself, so that a damaged later one can be replaced.
         scorer = Scorer.load(registry.with_calibration(name, version, 0).path, options=settings.job_engine_options)
         preparation = PreparationReporter(events)
 
@@ -72,7 +77,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             progress.report(sum(passes.values()))
 
         calibration, summary = scorer.calibrate(reference, on_pass, precision)
-        fence.require()  # before the registry's lock is held, for an outage may last
+        fence.require()  # before the registry is locked, because an outage may last
         number = calibrations.publish(
             calibration_bytes(calibration),
             summary,

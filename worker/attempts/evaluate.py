@@ -1,7 +1,7 @@
-"""Evaluating a model: `python -m worker.attempts.evaluate JOB_DIR`.
+"""Evaluation of a model on normal images, anomalous datasets and graded corruptions.
 
-Normal images are told from anomalous sets and graded faults. The raw scores of every finished set lie in the job's
-folder, so another attempt, and a job that tries this one again, goes on after them. The report appears whole.
+``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The raw scores of each finished set are stored in the
+folder of the job, so that another attempt, or a job that retries this one, continues after them.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -26,7 +26,13 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Evaluates and writes the report; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`)."""
+    """Evaluate a model and write the report as JSON and HTML.
+
+    Raises:
+        Interrupted: The process was asked to stop.
+        StaleAttempt: The attempt lost its lease.
+        ModelsError: The model cannot be evaluated on these datasets.
+    """
     import torch
 
     from models.atomic_files import write_atomically
@@ -43,7 +49,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)
     fence.require()
-    if (folder / REPORT_JSON).exists():  # written last: an attempt before died when it only had to say so
+    if (folder / REPORT_JSON).exists():  # complete: an earlier attempt died before it could report the result
         _finish(EvaluationReport.model_validate_json((folder / REPORT_JSON).read_bytes()), folder, events)
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, SETS)
@@ -62,11 +68,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     registry = Registry(settings.registry_dir)
     name, number = registry.locate(parse_ref(spec.model))
     parameters = EvaluationParameters.model_validate(spec.parameters)
-    # That of the time when it was queued, whatever becomes active since.
+    # The calibration that was active when the job was queued.
     calibration = registry.calibrations(name, number).active() if (n := parameters.calibration) is None else n
-    found = registry.with_calibration(name, number, calibration)
+    version = registry.with_calibration(name, number, calibration)
     subject = Subject(
-        scorer=Scorer.load(found.path, found.calibration_path, settings.job_engine_options),
+        scorer=Scorer.load(version.path, version.calibration_path, settings.job_engine_options),
         model=spec.model,
         dataset=spec.dataset,
         parameters=parameters,
@@ -110,9 +116,9 @@ def _finish(report: "EvaluationReport", folder: Path, events: EventLog) -> None:
         {
             "event": "evaluated",
             "model": report.model,
-            "auroc": {one.name: one.results[0].auroc for one in report.sets},
-            "auroc_over_baseline": {one.name: one.auroc_over_baseline for one in report.sets},
-            "false_alarms": [one.model_dump(mode="json") for one in combined.false_alarms],
+            "auroc": {images.name: images.results[0].auroc for images in report.sets},
+            "auroc_over_baseline": {images.name: images.auroc_over_baseline for images in report.sets},
+            "false_alarms": [rate.model_dump(mode="json") for rate in combined.false_alarms],
         }
     )
 

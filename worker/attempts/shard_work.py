@@ -1,4 +1,4 @@
-"""What every process of a bulk job does: claim a shard, score it, write its part. Imports PyTorch."""
+"""The work of every process of a bulk job: claim a shard, score it, write its part. Imports PyTorch."""
 
 import logging
 import time
@@ -26,7 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """A loaded model, the images, and the shards of both that are still to do; raises `ModelsError`."""
+    """A loaded model, a source of images, and the unfinished shards of a bulk job.
+
+    Args:
+        folder: Folder of the parts.
+        spec: Specification of the attempt.
+        settings: Settings of this process.
+        take_plan: Function that creates or joins the plan in ``folder``.
+
+    Raises:
+        ModelsError: The model or the dataset cannot be used.
+    """
 
     def __init__(
         self, folder: Path, spec: JobSpec, settings: Settings, take_plan: Callable[[Path, BulkPlan], OpenPlan]
@@ -37,11 +47,11 @@ class ShardWork:
         self._settings = settings
         registry = Registry(settings.registry_dir)
         name, version = registry.locate(parse_ref(spec.model))
-        # That of the time when it was queued: another that becomes active since must not mix with it.
+        # The calibration that was active when the job was queued: all parts must use the same one.
         number = spec.parameters.get("calibration")
         number = registry.calibrations(name, version).active() if number is None else number
-        found = registry.with_calibration(name, version, number)
-        self._scorer = Scorer.load(found.path, found.calibration_path, settings.job_engine_options)
+        calibrated = registry.with_calibration(name, version, number)
+        self._scorer = Scorer.load(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
         plan = BulkPlan(
@@ -55,8 +65,20 @@ class ShardWork:
         self.plan = take_plan(folder, plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
-    def one(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Does one shard; answers False where none is free. Raises `Stopped`, `BrokerDown`."""
+    def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
+        """Claim a shard, score its images and write its part.
+
+        Args:
+            should_stop: Function that is called between batches; True stops the work.
+            progress: Function that is called after each batch.
+
+        Returns:
+            False if no shard is free.
+
+        Raises:
+            Stopped: ``should_stop`` returned True.
+            BrokerDown: Redis does not answer.
+        """
         claim = self.shards.claim(self._settings.lease_seconds)
         if claim is None:
             return False
@@ -70,7 +92,7 @@ class ShardWork:
                 try:
                     token = self.shards.renew(shard, token, self._settings.lease_seconds) or token
                 except BrokerDown as problem:
-                    log.warning("shard %d goes on without the broker: %s", shard, problem.detail)
+                    log.warning("shard %d is scored without the broker: %s", shard, problem.detail)
             return should_stop()
 
         path = self.plan.part_path(shard)

@@ -1,6 +1,6 @@
-"""The waiting lines of queued jobs: positions, lengths, and messages that the broker lost.
+"""The waiting lines of queued jobs: positions, lengths, and lost messages.
 
-Each queue has two lines. Jobs in the first one are served before all others: jobs that were interrupted or resumed.
+Each queue has two lines. Jobs that were interrupted or resumed wait in the first line, which is served first.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """The queued jobs of every queue, in the order in which workers get them.
+    """The queued jobs of all queues, in the order in which workers take them.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -54,7 +54,7 @@ class WaitingLines:
         Args:
             queue: Queue of the line.
             age_s: Age in seconds from which a message may count as lost.
-            first: Whether to look at the first line of the queue instead of the other one.
+            first: Whether the line is the first of the queue.
             line_is_empty: Whether the broker holds no messages of this line.
             limit: Largest number of ids.
         """

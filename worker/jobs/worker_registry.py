@@ -1,4 +1,4 @@
-"""Which workers are alive, as they say themselves: one key a worker that vanishes when it is not renewed."""
+"""The registry of running workers: an entry for each worker that expires unless it is renewed."""
 
 import logging
 from collections.abc import Sequence
@@ -16,31 +16,34 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """What a worker does."""
+    """State of a worker."""
 
     IDLE = "idle"
     BUSY = "busy"
-    NOT_RECEIVING = "not-receiving"  # messages wait for it that it does not get
+    NOT_RECEIVING = "not-receiving"  # messages wait, but none arrives
 
 
 class WorkerInfo(BaseModel):
-    """What a worker says of itself."""
+    """Description of a running worker."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str = Field(description="Host and process id")
-    device: str = Field(description="Device it runs jobs on: cpu or cuda:N")
-    queues: tuple[Queue, ...] = Field(description="Queues it serves")
-    memory_bytes: int | None = Field(default=None, description="Memory of its machine or container")
-    train_memory_bytes: int | None = Field(default=None, description="Most memory that each training process gets")
+    device: str = Field(description="Device that runs the jobs: cpu or cuda:N")
+    queues: tuple[Queue, ...] = Field(description="Queues that the worker serves")
+    memory_bytes: int | None = Field(default=None, description="Memory of the machine or container")
+    train_memory_bytes: int | None = Field(default=None, description="Largest memory of a training process")
     train_processes: int = Field(default=1, description="Processes that share a training")
     started_at: datetime
-    state: WorkerState = Field(default=WorkerState.IDLE, description="What it does")
-    job: str | None = Field(default=None, description="Job in hand")
+    state: WorkerState = Field(default=WorkerState.IDLE, description="State of the worker")
+    job: str | None = Field(default=None, description="Id of the current job")
 
 
 class WorkerRegistry:
-    """Reads and writes who is there; every method raises `BrokerDown` where Redis does not answer."""
+    """Reader and writer of the workers' entries in Redis.
+
+    Every method raises ``BrokerDown`` when Redis does not answer in time.
+    """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client
@@ -48,7 +51,7 @@ class WorkerRegistry:
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        """Says that a worker is alive for the next `life_s` seconds."""
+        """Write the entry of a worker, valid for ``life_s`` seconds."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.sadd(self._index, worker.name)
@@ -56,7 +59,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def withdraw(self, name: str) -> None:
-        """Says that a worker is gone."""
+        """Remove the entry of a worker."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.srem(self._index, name)
@@ -64,13 +67,13 @@ class WorkerRegistry:
             pipe.execute()
 
     def workers(self) -> list[WorkerInfo]:
-        """All workers that are alive, by name; forgets those that are not."""
+        """Return all running workers, sorted by name, and remove expired entries."""
         with translate_redis_errors():
             names = sorted(cast(set[str], self._client.smembers(self._index)))
             if not names:
                 return []
-            found = cast(Sequence[str | None], self._client.mget([self._prefix + name for name in names]))
-            gone = [name for name, text in zip(names, found, strict=True) if text is None]
+            entries = cast(Sequence[str | None], self._client.mget([self._prefix + name for name in names]))
+            gone = [name for name, entry in zip(names, entries, strict=True) if entry is None]
             if gone:
                 self._client.srem(self._index, *gone)
-        return [WorkerInfo.model_validate_json(text) for text in found if text is not None]
+        return [WorkerInfo.model_validate_json(entry) for entry in entries if entry is not None]

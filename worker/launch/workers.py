@@ -1,4 +1,4 @@
-"""The workers of one machine: a process for each device, kept alive."""
+"""The worker processes of one machine: start, restart, and health check."""
 
 import signal
 import socket
@@ -20,15 +20,21 @@ from worker.settings import Settings
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return a worker process for each device that can serve a wanted queue; raise `ValueError` where there is none.
+    """Return a worker process, not yet started, for each device that can serve a wanted queue.
 
-    The workers of a machine share its memory, see `training_memory`.
+    The workers share the memory of the machine, see ``training_memory``.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
     """
     devices = find_devices(settings.devices)
     wanted = set(settings.queues or Queue)
     able = [device for device in devices if wanted & set(queues_of(device))]
     if not able:
-        raise ValueError(f"none of the devices {', '.join(devices)} can serve {', '.join(sorted(wanted))}")
+        raise ValueError(
+            f"none of the devices {', '.join(devices)} can serve {', '.join(sorted(wanted))}; "
+            "change SNF_DEVICES or SNF_QUEUES"
+        )
     memory = memory_of_this_machine()
     return [
         ChildProcess(
@@ -46,16 +52,19 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Works on jobs until TERM or INT: in this process where there is one device, else in one process each.
+    """Run the workers of this machine until SIGTERM or SIGINT.
 
-    Raises `ValueError` where no device can serve a wanted queue.
+    A single device is served by this process, several devices by one child process each.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
     """
     processes = worker_processes(settings)
     if len(processes) == 1:
         configure_logging(settings, processes[0].name)
         return run_worker(processes[0].settings)
     configure_logging(settings, "workers", terminal=False)
-    echo(f"{len(processes)} workers, one a device; their logs are in {settings.logs_dir}")
+    echo(f"{len(processes)} workers, one for each device; their logs are in {settings.logs_dir}")
     asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
@@ -75,19 +84,25 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Return whether every worker that these settings ask for is alive and receives jobs, and a line that says so.
+    """Check that every worker that the settings ask for is alive and receives jobs.
 
-    In an outage of the broker no worker can announce itself. They count as healthy, because to restart them would not
-    mend the broker and would interrupt what they train. Raises `ValueError` where no device can serve a wanted queue.
+    In an outage of the broker all workers count as healthy. They cannot announce themselves then, and a restart would
+    interrupt their jobs without repairing the broker.
+
+    Returns:
+        Whether all workers are healthy, and a line of text with the reason.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
     """
     client = redis_client(settings)
     try:
-        found = WorkerRegistry(client, settings.key_prefix).workers()
+        workers = WorkerRegistry(client, settings.key_prefix).workers()
     except BrokerDown as problem:
         return True, f"cannot be checked: {problem.detail}"
     finally:
         client.close()
-    here = {worker.device: worker for worker in found if worker.name.startswith(f"{socket.gethostname()}:")}
+    here = {worker.device: worker for worker in workers if worker.name.startswith(f"{socket.gethostname()}:")}
     wanted = [device for process in worker_processes(settings) for device in process.settings.devices]
     problems = [f"no worker of {device} is alive on this machine" for device in wanted if device not in here]
     problems += [

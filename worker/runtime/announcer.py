@@ -1,4 +1,4 @@
-"""The thread that announces a worker in the worker registry."""
+"""The thread that announces a running worker to the worker registry."""
 
 import logging
 import threading
@@ -16,7 +16,17 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """A thread that keeps one worker announced, and withdraws it at the end."""
+    """Thread that renews a worker's entry in the worker registry until it is stopped.
+
+    Args:
+        registry: Registry to write to.
+        settings: Settings with the time between two announcements.
+        name: Name of the worker.
+        device: Device that the worker runs jobs on.
+        queues: Queues that the worker serves.
+        job: Function that returns the id of the current job, or None.
+        receiving: Function that returns whether the worker receives messages.
+    """
 
     def __init__(
         self,
@@ -46,17 +56,17 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and withdraws the worker."""
+        """Stop the thread and remove the worker's entry."""
         self._stop.set()
         self._thread.join(timeout=10)
         try:
             self._registry.withdraw(self._info.name)
         except BrokerDown:
-            log.info("could not sign off; the entry of this worker ends by itself")
+            log.info("the broker is down: the entry of this worker expires by itself")
 
     def _now(self) -> dict[str, object]:
         job = self._job()
@@ -70,6 +80,6 @@ class Announcer:
             try:
                 self._registry.announce(info, self._settings.lease_seconds)
             except BrokerDown:
-                # Said by others already, and the next round tells.
-                log.debug("the broker is down; this worker is not announced")
+                # Other parts log the outage already.
+                log.debug("the broker is down: this worker is not announced")
             self._stop.wait(self._settings.heartbeat_seconds)

@@ -1,4 +1,4 @@
-"""The loop beside a running attempt: it renews the lease, records progress and stops the process."""
+"""The monitor of a running attempt: it renews the lease, records progress, and stops the process when asked."""
 
 import logging
 import threading
@@ -18,7 +18,12 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """The loop beside a running trainer: heartbeat, progress, and reasons to stop it."""
+    """Monitor of the process of one attempt.
+
+    Attributes:
+        stale: Whether the attempt lost its lease.
+        stalled: Whether the process was killed because it made no progress.
+    """
 
     def __init__(
         self, store: JobStore, settings: Settings, stopping: threading.Event, job_id: str, attempt: int
@@ -37,7 +42,13 @@ class AttemptMonitor:
         self.stalled = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
-        """Watches until the trainer is gone; answers its exit code."""
+        """Watch a process until it ends, and return its exit code.
+
+        Args:
+            process: Process of the attempt.
+            reader: Reader of the events that the process writes.
+            summary: Summary that the events are added to.
+        """
         while True:
             code = process.wait(_TICK_S)
             for event in reader.read():
@@ -57,11 +68,11 @@ class AttemptMonitor:
             elif asked is RequestedAction.CANCEL:
                 process.stop(StopReason.CANCEL, self._settings.stop_grace_seconds)
             elif asked is RequestedAction.PAUSE or self._stopping.is_set():
-                # The trainer does the same for both; the record decides whether the job is paused or queued again.
+                # The process does the same for both; the record decides whether the job is paused or queued again.
                 process.stop(StopReason.PREEMPT, self._settings.stop_grace_seconds)
 
     def _report(self, summary: AttemptSummary) -> RequestedAction:
-        """Renews the lease and reports what is new, at most twice a second; answers what users ask of the job."""
+        """Renew the lease and record new events, at most twice a second; return what users ask of the job."""
         now = time.monotonic()
         due = now >= self._next_beat or summary.changed or self._settings.heartbeat_seconds <= _REPORT_S
         if self.stale or now < self._next_report or not due:
@@ -76,15 +87,15 @@ class AttemptMonitor:
             self.stale = True
             return RequestedAction.GO_ON
         except BrokerDown as problem:
-            # Nobody else can take the job either while the broker is down: the trainer goes on.
+            # No other worker can take the job while the broker is down, so the process goes on.
             if not self._outage:
                 log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
             self._outage = True
-            self._last_event = now  # a trainer that waits for the broker has nothing to report
+            self._last_event = now  # a process that waits for the broker reports nothing
             return RequestedAction.GO_ON
         if self._outage:
             log.info("job %s: the broker is back", self._job_id)
         self._outage = False
-        # Renewing costs one small command, so users' wishes may be asked for every second.
+        # A renewal is one small command: every second is often enough for users and cheap enough for Redis.
         self._next_beat = now + min(1.0, self._settings.heartbeat_seconds)
         return asked

@@ -1,6 +1,6 @@
-"""The worker process of one device: Celery with one thread for jobs, and the reconciler beside it.
+"""The worker process of one device: a Celery worker with one thread, the reconciler and the watchdog.
 
-It never imports torch: training runs in processes that it starts.
+The process never imports PyTorch. Attempts of jobs run in processes that it starts.
 """
 
 import logging
@@ -32,12 +32,23 @@ from worker.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 NOT_RECEIVING = 70
-"""ExitCode code of a worker that does not receive messages; whatever started it starts another."""
+"""Exit code of a worker that receives no messages; the process that started it starts another."""
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Works on jobs of one device until TERM or INT; a running trainer then writes its checkpoint and its job is
-    queued again. Raises `ValueError` where the settings name several devices or queues that this one cannot serve.
+    """Run the jobs of one device until SIGTERM or SIGINT.
+
+    A running job then writes its checkpoint and is queued again.
+
+    Args:
+        settings: Settings that name exactly one device.
+        command: Function that returns the command of an attempt.
+
+    Returns:
+        Exit code of the worker.
+
+    Raises:
+        ValueError: The settings name several devices, or queues that the device cannot serve.
     """
     (device,) = find_devices(settings.devices)
     queues = queues_to_serve(settings, device)
@@ -52,7 +63,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
             try:
                 call_assistants(celery, registry, job, most=MAX_ASSISTANTS)
             except BrokerDown as problem:
-                log.info("nobody is called to help with job %s: %s", job.id, problem.detail)
+                log.info("no workers are called to assist with job %s: %s", job.id, problem.detail)
 
     pace = Pace(client, settings.key_prefix)
     supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
@@ -90,7 +101,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         stopping.set()
 
     worker_shutting_down.connect(on_shutting_down)
-    # A line a message adds nothing to the supervisor's own.
+    # Celery's line for each message repeats the supervisor's.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
@@ -109,30 +120,36 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
 
 
 def _lose_the_connection() -> None:
-    # Celery's event loop takes it for a connection that broke, and makes everything that belongs to it anew.
-    raise ConnectionError("the watchdog found that no messages are received")
+    # Celery's event loop takes the error for a broken connection and rebuilds everything that belongs to it.
+    raise ConnectionError("the watchdog detected that no messages arrive")
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Logs what an external server's settings put at risk."""
+    """Log the settings of an external server that may lose jobs."""
     try:
         for risk in durability_risks(client):
-            log.warning("the Redis server is not safe for jobs: %s", risk)
+            log.warning("the Redis server may lose jobs: %s", risk)
     except BrokerDown as problem:
         log.warning("%s", problem.detail)
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """The queues of a device, or those of them that the settings name; raises `ValueError` where none is left."""
+    """Return the queues that a device can serve and the settings allow.
+
+    Raises:
+        ValueError: There is no such queue.
+    """
     able = queues_of(device)
-    found = [queue for queue in able if queue in (settings.queues or able)]
-    if not found:
-        raise ValueError(f"{device} can serve {', '.join(able)}, not {', '.join(settings.queues)}")
-    return found
+    queues = [queue for queue in able if queue in (settings.queues or able)]
+    if not queues:
+        raise ValueError(
+            f"{device} can serve {', '.join(able)}, not {', '.join(settings.queues)}; change SNF_DEVICES or SNF_QUEUES"
+        )
+    return queues
 
 
 def main() -> int:
-    """Entry point of `python -m worker.runtime.main`, the worker of one device."""
+    """Run the worker of one device: the entry point of ``python -m worker.runtime.main``."""
     settings = load_settings()
     configure_logging(settings, process_name(settings.devices[0]))
     return run_worker(settings)

@@ -1,4 +1,4 @@
-"""The supervisor of one attempt: takes the lease, runs the trainer, reports, and settles how it ended."""
+"""The supervisor of attempts: it takes the lease of a job, runs a process, and records how the attempt ended."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """How a delivery of a job's id ended."""
+    """Result of the delivery of a job id to a worker."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
     SUCCEEDED = "succeeded"
@@ -57,12 +57,22 @@ _OUTCOMES = {
 
 
 def worker_name() -> str:
-    """Name of this worker process in leases."""
+    """Return the name of this worker process in leases, ``host:pid``."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Supervisor:
-    """Runs attempts of jobs, one at a time; `stopping` asks a running trainer to checkpoint and exit."""
+    """Runner of attempts, one at a time.
+
+    Args:
+        store: Job store.
+        settings: Settings of the worker.
+        stopping: Event that makes a running attempt write its checkpoint and exit.
+        command: Function that returns the command of an attempt.
+        device: Device that attempts run on.
+        pace: Store of measured speeds, None to measure nothing.
+        on_start: Function that is called with a job whose attempt has started.
+    """
 
     def __init__(
         self,
@@ -82,29 +92,33 @@ class Supervisor:
         self._pace = pace
         self._on_start = on_start
         self._job_id: str | None = None
-        self._deaths = 0  # in a row, of attempts that brought nothing, on this machine
+        self._deaths = 0  # attempts in a row that crashed without a new checkpoint
 
     @property
     def back_off_s(self) -> float:
-        """Time to take no job for: where one attempt after the other dies it may be this machine, and others work."""
+        """Seconds to wait before the next job, after attempts that crashed in a row on this machine."""
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
     @property
     def job(self) -> str | None:
-        """Id of the job in hand."""
+        """Id of the current job, or None."""
         return self._job_id
 
     def run(self, job_id: str) -> Outcome:
-        """Run one attempt of a job to its end; raise `BrokerDown` where it had to stop in an outage, before a trainer.
+        """Run one attempt of a job to its end.
 
-        The lease is renewed once before the trainer starts: the job is not blamed for an attempt without one.
+        The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
+        count as one that failed.
+
+        Raises:
+            BrokerDown: The worker stops during an outage, before a process was started.
         """
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
         delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
         attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
         if attempt is None:
-            log.info("job %s is not to be had: a duplicate delivery, or it is over", job_id)
+            log.info("job %s is not taken: it is over, or the message is a duplicate", job_id)
             return Outcome.NOT_TAKEN
         self._job_id = job_id
         try:
@@ -126,7 +140,7 @@ class Supervisor:
             reader = EventReader(folder, attempt)
             process = AttemptProcess(self._command(folder, job.type), folder, self._environment())
         except OSError as error:
-            return self._settle(job, attempt, summary, f"the trainer did not start: {error}")
+            return self._settle(job, attempt, summary, f"the process did not start: {error}")
         try:
             self._on_start(job)
             monitor = AttemptMonitor(self._store, self._settings, self._stopping, job.id, attempt)
@@ -134,12 +148,13 @@ class Supervisor:
         finally:
             process.close()
         if monitor.stalled:
-            why = f"it reported nothing for {self._settings.stall_seconds:g} s and was killed"
+            why = f"the process reported no progress for {self._settings.stall_seconds:g} s and was killed"
             summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
         if process.stopping and code < 0:
-            code = ExitCode.PREEMPTED  # by our own TERM or KILL, which says nothing about the job
+            code = ExitCode.PREEMPTED  # by our own SIGTERM or SIGKILL: no fault of the job
         if code == ExitCode.STALE:
-            code = ExitCode.PREEMPTED  # another process held the folder; where the lease is gone too, the store says so
+            # Another process held the folder. If the lease is lost, too, the store refuses the record.
+            code = ExitCode.PREEMPTED
         if monitor.stale:
             log.warning("job %s: attempt %d lost its lease", job.id, attempt)
             return Outcome.LOST
@@ -161,18 +176,15 @@ class Supervisor:
         return attempt_environment(self._settings, self._device)
 
     def _settle(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> Outcome:
-        """Decide how an attempt ended, once, and record it.
-
-        No other job could be taken in an outage, and an end that is recorded is no lost lease.
-        """
+        """Decide once how an attempt ended and record it, with retries in an outage."""
         try:
             status, changes = self._judge(job, attempt, summary, end)
             status = self._retry_in_outage(lambda: self._leave(job.id, attempt, status, changes))
         except StaleAttempt as problem:
-            log.warning("the end of an attempt came too late: %s", problem.detail)
+            log.warning("the end of the attempt is not recorded: %s", problem.detail)
             return Outcome.LOST
         except BrokerDown as problem:
-            # Nothing is lost: the lease runs out, and the next attempt finds checkpoint and model.
+            # Nothing is lost: the lease expires, and the next attempt continues from checkpoint and model.
             log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
             return Outcome.LOST
         log.info("job %s is %s", job.id, status)
@@ -181,7 +193,7 @@ class Supervisor:
         return _OUTCOMES[status]
 
     def _judge(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> tuple[Status, dict[str, Any]]:
-        """Return the status that the job is to get, `queued` for one that is not over, and what else is recorded."""
+        """Return the new status of the job, ``queued`` if it is not over, and the fields to record."""
         changes = summary.changes()
         if end == ExitCode.DONE and summary.result is not None:
             self._deaths = 0
@@ -193,7 +205,7 @@ class Supervisor:
             return Status.CANCELLED, changes
         why = end if isinstance(end, str) else explain_exit(end)
         if end == ExitCode.DONE:
-            why = "it ended without a result"
+            why = "the process ended without a result"
         error = summary.error or _death(end, why)
         if end == ExitCode.REFUSED:
             log.error("job %s: %s", job.id, error["detail"])
@@ -214,7 +226,7 @@ class Supervisor:
         return status
 
     def _retry_in_outage(self, call: Callable[[], T]) -> T:
-        """Return what a call of the store returns, waiting while the broker is down unless this worker has to stop."""
+        """Return the result of a call of the store, repeated while the broker is down and the worker does not stop."""
         deadline: float | None = None
         while True:
             try:
@@ -232,15 +244,15 @@ class Supervisor:
         try:
             self._pace.learn(self._store.get(job_id), kind_of(self._device))
         except (BrokerDown, JobNotFound) as problem:
-            log.info("the pace of job %s is not learned: %s", job_id, problem.detail)
+            log.info("the speed of job %s is not stored: %s", job_id, problem.detail)
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """The variables of a process that works on a job with this device."""
-    found = settings.environment() | variables(device)
+    """Return the environment variables of a process that works on a job with this device."""
+    environment = settings.environment() | variables(device)
     if settings.train_threads is not None:
-        found["OMP_NUM_THREADS"] = str(settings.train_threads)
-    return found
+        environment["OMP_NUM_THREADS"] = str(settings.train_threads)
+    return environment
 
 
 def _death(end: int | str, why: str) -> dict[str, str]:

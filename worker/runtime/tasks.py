@@ -1,4 +1,4 @@
-"""The Celery tasks: one takes a job's id and runs an attempt of it, one helps with a bulk job."""
+"""The Celery tasks of a worker and the pool of threads that runs them."""
 
 import logging
 import threading
@@ -27,13 +27,13 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Give the Celery application its tasks."""
+    """Register the tasks of a worker: running an attempt of a job, and assisting with a bulk job."""
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():
             try:
                 outcome = supervisor.run(job_id)
-                # The broker has no message of the job any more; one that is still queued needs another.
+                # The broker has deleted the message; a job that is still queued needs another one.
                 if outcome is Outcome.QUEUED_AGAIN or (outcome is Outcome.NOT_TAKEN and stopping.is_set()):
                     send_again(store, celery, job_id)
             except (BrokerDown, JobNotFound) as problem:
@@ -49,9 +49,9 @@ def register_tasks(
 
 
 class WakingThreads(TaskPool):  # type: ignore[misc]
-    """Celery's threads, which also wake the event loop when a task has ended.
+    """Celery's pool of threads, extended to wake the event loop when a task ends.
 
-    The loop asks for the next message when it is awake; unless woken it sleeps on until a timer is due.
+    The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
     """
 
     def on_apply(self, *args: Any, **options: Any) -> Any:
