@@ -167,7 +167,7 @@ def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
 
 
 def test_bodies_in_flight_hold_the_largest_one() -> None:
-    with pytest.raises(ValidationError, match="in flight"):
+    with pytest.raises(ValidationError, match="IN_FLIGHT"):
         Settings(max_upload_bytes=2048, max_bytes_in_flight=1024)
 
 

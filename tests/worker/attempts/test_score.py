@@ -21,7 +21,6 @@ from pyarrow import parquet
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_on_model
@@ -155,7 +154,7 @@ def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: 
 
 @pytest.mark.timeout(300)
 def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothing(
-    settings: Settings, broker: EmbeddedBroker, store: JobStore
+    settings: Settings, store: JobStore
 ) -> None:
     workers = [
         subprocess.Popen(

@@ -232,7 +232,7 @@ def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monke
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
     nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
-    monkeypatch.setattr("worker.attempts.attempt.begin", lambda: (nowhere, StopFlag()))
+    monkeypatch.setattr("worker.attempts.attempt.prepare_process", lambda: (nowhere, StopFlag()))
     monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
 
     def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:

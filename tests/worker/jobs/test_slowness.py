@@ -7,7 +7,6 @@ import pytest
 
 from tests.worker.support.helpers import new_job
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job, Status
 from worker.jobs.slowness import Pace
 from worker.settings import Settings
@@ -16,7 +15,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def pace(settings: Settings, broker: EmbeddedBroker) -> Pace:
+def pace(settings: Settings, served: None) -> Pace:
     return Pace(redis_client(settings), settings.key_prefix)
 
 

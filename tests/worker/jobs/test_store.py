@@ -77,7 +77,7 @@ def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: A
     got: list[int | None] = []
 
     def take() -> None:
-        got.append(JobStore(redis_client(settings)).take(job.id, "w", 5))
+        got.append(JobStore(redis_client(settings), settings.key_prefix).take(job.id, "w", 5))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
@@ -373,7 +373,9 @@ def test_a_lock_is_held_by_one(store: JobStore) -> None:
         assert again
 
 
-def test_a_server_that_takes_no_writes_counts_as_down(store: JobStore, settings: Settings, add: Add) -> None:
+def test_a_server_that_takes_no_writes_counts_as_down(
+    store: JobStore, settings: Settings, broker: EmbeddedBroker, add: Add
+) -> None:
     job = add()
     attempt = store.take(job.id, "w", 5) or 0
     before = store.get(job.id)

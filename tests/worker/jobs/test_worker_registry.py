@@ -19,7 +19,7 @@ from worker.settings import Settings
 
 
 @pytest.fixture
-def registry(settings: Settings, broker: EmbeddedBroker) -> WorkerRegistry:
+def registry(settings: Settings, served: None) -> WorkerRegistry:
     return WorkerRegistry(redis_client(settings), settings.key_prefix)
 
 

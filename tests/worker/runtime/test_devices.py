@@ -8,12 +8,11 @@ import pytest
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import dispatch
 from worker.jobs.worker_registry import WorkerRegistry
-from worker.launch.child_process import stop
+from worker.launch.child_process import stop_all
 from worker.launch.workers import worker_processes
 from worker.queues import Queue
 from worker.runtime.devices import find_devices, queues_of, variables
@@ -73,9 +72,7 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
         Settings()
 
 
-def test_each_device_runs_one_job_of_its_queue(
-    settings: Settings, broker: EmbeddedBroker, store: JobStore, add: Callable[..., Job]
-) -> None:
+def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")
     for part in parts:
@@ -104,4 +101,4 @@ def test_each_device_runs_one_job_of_its_queue(
         until(lambda: store.get(waiting.id).status is Status.SUCCEEDED)
         assert store.get(on_cpu.id).status is Status.RUNNING
     finally:
-        stop(parts, 0.0)
+        stop_all(parts, 0.0)

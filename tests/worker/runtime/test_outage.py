@@ -10,7 +10,6 @@ from itertools import pairwise
 from statistics import median
 
 import pytest
-from worker.runtime.health import check_workers
 
 from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
 from worker.broker.connection import redis_client
@@ -18,6 +17,7 @@ from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Status
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.launch.workers import check_workers
 from worker.runtime.main import NOT_RECEIVING
 from worker.settings import Settings
 

@@ -75,11 +75,15 @@ def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, 
     assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
 
 
-def test_new_checkpoints_keep_a_dying_job_alive(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+def test_new_checkpoints_keep_a_dying_job_alive(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    strict = settings.model_copy(update={"max_attempts_without_progress": 1})
+    supervisor = Supervisor(store, strict, stopping, command=fake_command)
     job = add("die-with-progress")
-    outcomes = [supervisor.run(job.id) for _ in range(5)]
-    assert outcomes == [Outcome.QUEUED_AGAIN] * 4 + [Outcome.SUCCEEDED]
-    assert store.get(job.id).checkpoint_step == 5
+    outcomes = [supervisor.run(job.id) for _ in range(3)]
+    assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.SUCCEEDED]
+    assert store.get(job.id).checkpoint_step == 3
     assert store.get(job.id).error is None
 
 
@@ -164,10 +168,11 @@ def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add
 
 
 def test_a_trainer_that_ignores_term_is_killed(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
+    hasty = settings.model_copy(update={"stop_grace_seconds": 0.5})
     job = add("deaf")
-    running = Background(supervisor, store, job)
+    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
     pid = trainer_pid(settings, job)
     store.request_cancel(job.id)
     assert running.end() is Outcome.CANCELLED
@@ -224,13 +229,16 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
     assert store.get(job.id).worker == "another"
 
 
-def test_the_lease_lives_as_long_as_the_trainer(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+def test_the_lease_lives_as_long_as_the_trainer(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    short = settings.model_copy(update={"lease_seconds": 1.2, "heartbeat_seconds": 0.2})
     job = add("wait")
-    running = Background(supervisor, store, job)
-    deadline = time.monotonic() + 5  # longer than a lease
+    running = Background(Supervisor(store, short, stopping, command=fake_command), store, job)
+    deadline = time.monotonic() + 2  # longer than a lease
     while time.monotonic() < deadline:
         assert store.expired_leases() == []
-        time.sleep(0.2)
+        time.sleep(0.1)
     store.request_cancel(job.id)
     assert running.end() is Outcome.CANCELLED
 
@@ -242,7 +250,7 @@ def test_training_goes_on_while_the_broker_is_down(
     running = Background(supervisor, store, job)
     pid = trainer_pid(settings, job)
     broker.stop()
-    time.sleep(2)
+    time.sleep(1)
     assert alive(pid)
     again = EmbeddedBroker(settings)
     again.start()
@@ -282,7 +290,7 @@ class LosesAnswers(JobStore):
 
 
 @pytest.fixture
-def losing(settings: Settings, broker: EmbeddedBroker) -> LosesAnswers:
+def losing(settings: Settings, served: None) -> LosesAnswers:
     return LosesAnswers(settings)
 
 

@@ -25,7 +25,7 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if behave == "die-with-progress":
         events.write({"event": "checkpoint", "step": spec["attempt"]})
-        if spec["attempt"] < 5:
+        if spec["attempt"] < 3:
             return 1
     if behave == "wait-for-file":
         while not (folder / "go").exists() and not stop.is_set():

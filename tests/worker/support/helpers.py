@@ -1,4 +1,4 @@
-"""What several tests of the worker use: fake commands, waiting, and looking at processes."""
+"""Shared by tests of the worker: fake commands, programs, waiting, and checks of processes."""
 
 import os
 import subprocess
@@ -27,6 +27,19 @@ FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 
 def fake_command(folder: Path, _type: JobType) -> list[str]:
     return [sys.executable, str(FAKE_TRAINER), str(folder)]
+
+
+def run_program(settings: Settings, program: str) -> str:
+    """What a Python program prints that has the settings in its environment."""
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return answer.stdout.strip()
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
