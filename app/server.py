@@ -17,7 +17,7 @@ import uvicorn
 from app.http.connection_watch import ConnectionLimits, ConnectionWatch
 from app.http.connections import Connection
 from app.main import Service, create_app
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 from worker.keys.first_key import ensure_keys
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
@@ -80,7 +80,7 @@ def serve(settings: Settings) -> int:
 
 def main() -> int:
     """Entry point of `python -m app.server`."""
-    look_rarely()
+    relax_gc()
     settings = load_settings()
     configure_logging(settings, "service")
     return serve(settings)

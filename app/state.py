@@ -24,10 +24,10 @@ from app.scoring.decoders import Decoders
 from app.scoring.queue import ScoringQueue
 from models.datasets import DatasetStore
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import redis_client
+from worker.broker.connection import redis_client
 from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
 from worker.settings import Settings
 
 DECODERS = 2
@@ -43,7 +43,7 @@ class House:
     serving: Serving
     decoders: Decoders
     jobs: JobStore
-    presence: Presence
+    presence: WorkerRegistry
     pace: Pace
     jobs_watch: JobStoreWatch
     event_streams: EventStreams
@@ -79,7 +79,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         serving=serving,
         decoders=Decoders(DECODERS),
         jobs=jobs,
-        presence=Presence(client, settings.key_prefix),
+        presence=WorkerRegistry(client, settings.key_prefix),
         pace=Pace(client, settings.key_prefix),
         jobs_watch=jobs_watch,
         event_streams=EventStreams(settings, jobs_watch, draining),

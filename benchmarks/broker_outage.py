@@ -31,7 +31,8 @@ from typing import Any
 from benchmarks.faults_checks import newest_step, read_events
 from benchmarks.installation import PatientClient, end_all, machine, processes, running, snf_up, until
 from benchmarks.steady import Steady, readiness, score
-from worker.broker.embedded import EmbeddedBroker, broker_url
+from worker.broker.connection import broker_url
+from worker.broker.embedded import EmbeddedBroker
 from worker.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"

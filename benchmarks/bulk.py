@@ -34,11 +34,11 @@ from models.datasets import DatasetStore, Source
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import redis_client
+from worker.broker.connection import redis_client
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_on_model
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
 from worker.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
@@ -89,7 +89,7 @@ class Workplace:
         client = redis_client(settings)
         self.settings = settings
         self.store = JobStore(client, settings.key_prefix)
-        self._presence = Presence(client, settings.key_prefix)
+        self._presence = WorkerRegistry(client, settings.key_prefix)
         self._celery = make_celery(settings)
 
     @contextmanager

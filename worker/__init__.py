@@ -1,1 +1,1 @@
-"""Jobs: the broker, the job store, the Celery worker, and the supervisor of a training process."""
+"""Background jobs: broker, job store, worker processes, and the processes that run attempts of jobs."""

@@ -1,8 +1,12 @@
-"""What can go wrong with jobs, as typed errors."""
+"""Typed errors of jobs and of the broker."""
 
 
 class JobsError(Exception):
-    """Base of all errors about jobs; `slug` is stable, `status` is the HTTP status that fits."""
+    """Base class of all errors about jobs.
+
+    ``slug`` and ``title`` identify the kind of error, ``status`` is the HTTP status that fits it, and ``detail`` is the
+    text for the user.
+    """
 
     slug = "jobs-error"
     title = "Jobs error"
@@ -23,7 +27,7 @@ class BrokerDown(JobsError):
 
 
 class JobNotFound(JobsError):
-    """There is no job with this id."""
+    """No job has the requested id."""
 
     slug = "job-not-found"
     title = "No such job"
@@ -31,7 +35,7 @@ class JobNotFound(JobsError):
 
 
 class JobConflict(JobsError):
-    """The job is in a state that does not allow this change."""
+    """The state of the job does not allow the requested change."""
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
@@ -39,7 +43,7 @@ class JobConflict(JobsError):
 
 
 class IdempotencyConflict(JobsError):
-    """The Idempotency-Key was used before, for a different request."""
+    """The ``Idempotency-Key`` of a request was used before for a different request."""
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
@@ -47,7 +51,7 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """This attempt lost its lease: a newer one owns the job, so nothing may be written any more."""
+    """The attempt lost its lease: it may write nothing more, because a newer attempt owns the job."""
 
     slug = "stale-attempt"
     title = "Stale attempt"

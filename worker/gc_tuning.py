@@ -1,16 +1,18 @@
-"""Python's cyclic garbage collector, told what processes here are like: large, and nearly free of cycles."""
+"""Tuning of Python's garbage collector for large processes that create few reference cycles."""
 
 from __future__ import annotations
 
 import atexit
 import gc
 
-OBJECTS = 10_000
-"""Objects that are made before it looks: until a process is ready it makes half a million that stay, which it looked
-through again and again with Python's own 700."""
+GC_THRESHOLD = 10_000
+"""Number of new objects between two collections.
+
+Start-up creates half a million objects that stay. Python's default of 700 would traverse them again and again.
+"""
 
 
-def look_rarely() -> None:
-    """Lets the collector look rarely, and not at all while the process ends: its memory goes with it."""
-    gc.set_threshold(OBJECTS, 10, 10)
+def relax_gc() -> None:
+    """Make the cyclic garbage collector run rarely, and not at all while the process exits."""
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
     atexit.register(gc.freeze)

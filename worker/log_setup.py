@@ -1,4 +1,4 @@
-"""Logging of every process: readable lines on the terminal, JSON lines in `home/logs`."""
+"""Logging of every process: readable lines on the terminal and JSON lines in ``home/logs``."""
 
 import logging
 import logging.handlers
@@ -11,7 +11,15 @@ from worker.settings import Settings
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Sends all log records of this process to `home/logs/<part>.jsonl` (10 MB, 3 kept) and to stderr."""
+    """Send all log records of this process to stderr and to ``home/logs/<part>.jsonl``.
+
+    The file is rotated at 10 MB, and three old files are kept.
+
+    Args:
+        settings: Settings with the log folder and the log level.
+        part: Name of the process, used as the name of the file.
+        terminal: Whether to write to stderr as well.
+    """
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -38,7 +46,7 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
 
 
 def _for_people() -> structlog.dev.ConsoleRenderer:
-    # Values of local variables have no place in a log: they may be keys and images.
+    # A plain traceback has no values of local variables: they may be keys or images.
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the HTTP service: who may call, and how much of everything a request or a caller gets."""
+"""Settings of the HTTP service: access, timeouts, limits of requests, and drift."""
 
 import ipaddress
 import math
@@ -13,14 +13,14 @@ Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
 def split_list(value: object) -> object:
-    """Return the parts of a text separated by commas; anything else as it is."""
+    """Split a comma-separated text into a tuple of its parts; return other values unchanged."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 class ServiceSettings(BaseSettings):
-    """The part of `worker.settings.Settings` that the HTTP service alone uses."""
+    """Settings that only the HTTP service uses, the first part of ``worker.settings.Settings``."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNF_",
@@ -36,20 +36,20 @@ class ServiceSettings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
         repr=False,
-        description="Keys with the role admin, separated by commas, beside those of `snf keys`. Without any key the "
-        "service asks for none on loopback, and elsewhere makes one and keeps its text in `home/api-key`.",
+        description="Keys with the role admin, separated by commas, in addition to those of `snf keys`. Without any "
+        "key the service is open on loopback. On another address it creates a key and writes it to `home/api-key`.",
     )
     access_log: bool = Field(
         default=False, description="Write a line for every request to `home/logs/access.jsonl`, as JSON."
     )
     trusted_bind: bool = Field(
         default=False,
-        description="Ask for no key on an address other than loopback, because something else guards the port.",
+        description="Require no key on an address other than loopback, because something else protects the port.",
     )
     allowed_hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
-        description="Host names, without ports and separated by commas, that callers may use for the service besides "
-        "loopback names and `host`; `*`: any. Unset: any where callers must show a key, no other one elsewhere.",
+        description="Host names of the service that callers may use, without ports and separated by commas, besides "
+        "loopback names and `host`; `*`: any. Unset: any name if callers need a key, no other name if not.",
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
@@ -58,13 +58,13 @@ class ServiceSettings(BaseSettings):
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
         description="Addresses or networks of reverse proxies, separated by commas, whose `X-Forwarded-For` and "
-        "`X-Forwarded-Proto` count; from all others these headers are ignored.",
+        "`X-Forwarded-Proto` headers count; the headers of all other callers are ignored.",
     )
     max_connections: int = Field(
         default=1024,
         ge=16,
         le=65536,
-        description="Most connections at once, as far as the limit on open files allows; one address alone gets half.",
+        description="Largest number of connections, as far as the limit on open files allows; one address gets half.",
     )
     header_timeout_s: float = Field(
         default=10.0, gt=0, description="Time within which the headers of a request must arrive, in seconds."
@@ -72,33 +72,32 @@ class ServiceSettings(BaseSettings):
     body_timeout_s: float = Field(
         default=10.0,
         gt=0,
-        description="Longest wait for the next bytes of a request's body, in seconds; past it the answer is 408.",
+        description="Longest wait for the next bytes of a request's body, in seconds; after it the answer is 408.",
     )
     min_body_rate: int = Field(
         default=1024,
         ge=0,
-        description="Least bytes a second of a request's body, averaged over the time that it is waited for after the "
+        description="Lowest rate of a request's body in bytes per second, averaged over the waiting time after the "
         "first `body_timeout_s`; 0: no limit.",
     )
     send_timeout_s: float = Field(
         default=60.0,
         gt=0,
-        description="Time without a byte taken after which a client that does not read its answer is cut off, in "
-        "seconds.",
+        description="Time after which a client that reads nothing of its answer is disconnected, in seconds.",
     )
     queue_images: int = Field(
         default=4096,
         ge=1,
-        description="Images that may wait for scoring, each counted once a draw; more are refused with 429. One caller "
-        "may hold at most what stays free for others, alone half or one request.",
+        description="Images that may wait for scoring, each counted once per draw; more are refused with 429. A caller "
+        "may hold at most as much as stays free for others: half if it is alone, or a single request.",
     )
     queue_requests: int = Field(
         default=128,
         ge=16,
         le=65536,
-        description="Requests that may wait for the first of their images to be scored, those that share no batch "
-        "counted as 8; more are refused with 429. One caller may hold at most what stays free for others, alone half: "
-        "more clients of one key at once need more, and make each other wait longer.",
+        description="Requests that may wait for scoring to begin, those that cannot share a batch counted as 8; more "
+        "are refused with 429. A caller may hold at most as many as stay free for others: half if it is alone. Raise "
+        "it for many clients with the same key; each of them then waits longer.",
     )
     max_upload_bytes: int = Field(
         default=256 * 2**20, ge=1024, description="Largest request body of the service, in bytes."
@@ -106,10 +105,12 @@ class ServiceSettings(BaseSettings):
     max_bytes_in_flight: int = Field(
         default=512 * 2**20,
         ge=1024,
-        description="Largest sum of the bodies of all requests in hand, in bytes; more are refused with 429. A caller "
-        "holds at most as much as stays free for all others.",
+        description="Largest sum of the bodies of all open requests, in bytes; more are refused with 429. A caller "
+        "may hold at most as much as stays free for others.",
     )
-    max_images_per_request: int = Field(default=1024, ge=1, description="Most images in one scoring request.")
+    max_images_per_request: int = Field(
+        default=1024, ge=1, description="Largest number of images in a scoring request."
+    )
     max_dataset_bytes: int = Field(
         default=20 * 2**30, ge=1024, description="Largest upload of a dataset, in bytes; it is streamed to disk."
     )
@@ -117,57 +118,60 @@ class ServiceSettings(BaseSettings):
         default=4 * 2**30, ge=1024, description="Largest upload of a model, in bytes; it is streamed to disk."
     )
     dataset_quota_bytes: int | None = Field(
-        default=None, ge=0, description="Most bytes that all datasets under `home` may take; unset: what the disk has."
+        default=None,
+        ge=0,
+        description="Largest size of all datasets under `home`, in bytes; unset: limited by the disk.",
     )
     max_dataset_uploads: int = Field(
         default=8,
         ge=1,
         le=16,
-        description="Most uploads of datasets at once, of which one caller alone gets half; more are refused with 429.",
+        description="Largest number of dataset uploads at once, of which one caller gets half; more are refused with "
+        "429.",
     )
     ingest_memory_bytes: int = Field(
         default=1536 * 2**20,
         ge=512 * 2**20,
-        description="Most memory of the process that reads an uploaded dataset, in bytes; an upload that needs more is "
-        "refused. Linux only.",
+        description="Largest memory of the process that reads an uploaded dataset, in bytes; an upload that needs more "
+        "is refused. Linux only.",
     )
     ingest_seconds: int = Field(
         default=60,
         ge=10,
         le=86_400,
-        description="Most processor time of that process, in seconds, besides 10 s for each MB of the upload; it may "
-        "take four times that on the clock.",
+        description="Largest processor time of the process that reads an uploaded dataset, in seconds, plus 10 s for "
+        "each MB of the upload. In real time it may take four times as long.",
     )
     request_timeout_s: float = Field(
-        default=30.0, gt=0, description="Deadline of a request that names none, in seconds."
+        default=30.0, gt=0, description="Deadline of a request that does not set one, in seconds."
     )
     drift_images: int = Field(
         default=500,
         ge=10,
         le=10_000,
-        description="Newest images of a model, and of each source, that are compared with its calibration images.",
+        description="Number of newest images of a model, and of each source, that are compared with its calibration "
+        "images.",
     )
-    drift_min_images: int = Field(
-        default=50, ge=10, description="Images that a window must have before drift is judged at all."
-    )
+    drift_min_images: int = Field(default=50, ge=10, description="Number of images from which drift is tested.")
     drift_alarm: float = Field(
         default=1e-4,
         gt=0,
         lt=1,
-        description="Drift is an alarm where its p-value is at most this. Small, because the window is looked at again "
-        "and again: without drift, 1e-4 raises up to about four alarms in a million images, 1e-3 seventeen.",
+        description="Largest p-value of the drift test that raises an alarm. It is small because the test is repeated "
+        "often: without drift, 1e-4 raises up to about 4 alarms in a million images, 1e-3 raises 17.",
     )
     drift_sources: int = Field(
         default=64,
         ge=1,
         le=1024,
-        description="Sources of a model that are watched on their own; the least recently used one is forgotten first.",
+        description="Largest number of sources of a model with a drift window of their own; the least recently used "
+        "source is dropped first.",
     )
     max_event_streams: int = Field(
         default=256,
         ge=1,
-        description="Most event streams of jobs that are open at once, of which one caller alone gets half; more are "
-        "refused with 429.",
+        description="Largest number of open event streams of jobs, of which one caller gets half; more are refused "
+        "with 429.",
     )
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
@@ -182,17 +186,18 @@ class ServiceSettings(BaseSettings):
     def _consistent_limits(self) -> Self:
         if self.max_bytes_in_flight < self.max_upload_bytes:
             raise ValueError(
-                f"the bodies in flight must hold the largest one: {self.max_bytes_in_flight} bytes, "
-                f"largest body {self.max_upload_bytes} bytes"
+                f"all open requests together must be allowed at least one of the largest bodies, got "
+                f"{self.max_bytes_in_flight} bytes for all and {self.max_upload_bytes} bytes for one; raise "
+                "SNF_MAX_BYTES_IN_FLIGHT"
             )
         if self.drift_min_images > self.drift_images:
             raise ValueError(
-                f"the window of drift must hold the images that a verdict needs: {self.drift_images} images, "
-                f"needed {self.drift_min_images}"
+                f"a drift window must hold the images of one test, got {self.drift_images} images and tests from "
+                f"{self.drift_min_images}; raise SNF_DRIFT_IMAGES"
             )
         return self
 
     @property
     def drain_seconds(self) -> int:
-        """Time that requests in flight get when the service stops: their deadline, and a little to answer."""
+        """Time in seconds that open requests get when the service stops: their deadline and a reserve to answer."""
         return math.ceil(self.request_timeout_s) + 5

@@ -1,4 +1,4 @@
-"""Every setting of the product, read from `SNF_*` variables by one validated object."""
+"""Settings of the product, read from ``SNF_*`` environment variables and validated together."""
 
 import hashlib
 import ipaddress
@@ -11,48 +11,52 @@ from pydantic import AliasChoices, BeforeValidator, Field, field_validator, mode
 from pydantic_settings import NoDecode
 
 from models.scoring.options import EngineName, EngineOptions
-from worker.jobs.record import Queue
+from worker.queues import Queue
 from worker.service_settings import ServiceSettings, split_list
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
 
 
 class Settings(ServiceSettings):
-    """Settings of service, worker and trainer; raises `pydantic.ValidationError` for impossible values."""
+    """All settings of service, workers and jobs.
+
+    Raises:
+        pydantic.ValidationError: A value is impossible, or two values contradict each other.
+    """
 
     home: Path = Field(
         default=Path("var"),
-        description="Folder of all state: registry, jobs, datasets, broker data and logs.",
+        description="Folder of all state: models, jobs, datasets, broker data and logs.",
     )
     data_dir: Path | None = Field(
-        default=None, description="Folder with data set files to train on besides the built-in ones."
+        default=None, description="Folder with more dataset files to train on, such as mnist.npz."
     )
     redis_url: str | None = Field(
         default=None,
         repr=False,
         validation_alias=AliasChoices("SNF_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey to use; unset: `snf up` starts an embedded server under `home`.",
+        description="URL of the Redis or Valkey server to use; unset: `snf up` starts an embedded server under `home`.",
     )
     key_prefix: str = Field(
         default="snf:",
         pattern=r"^[a-z0-9-]+:$",
-        description="Prefix of every key, so that a Redis can be shared.",
+        description="Prefix of every key in Redis, so that several installations can share a server.",
     )
     runtime_dir: Path | None = Field(
-        default=None, description="Folder of the broker's socket; must be short. Unset: derived from `home`."
+        default=None, description="Folder of the broker's socket; its path must be short. Unset: derived from `home`."
     )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: every core."
     )
     engine: EngineName = Field(
         default="auto",
-        description="What runs the models: openvino (CPU), torch; auto: OpenVINO where it is installed and knows all "
-        "layers of a model.",
+        description="Engine that runs the models: openvino (CPU) or torch; auto: OpenVINO if it is installed and "
+        "supports all layers of a model.",
     )
     scoring_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda:[0-9]{1,2})$",
-        description="Device that scores: cpu or cuda:0, ...",
+        description="Device that scores images: cpu or cuda:0, cuda:1, ...",
     )
     train_threads: int | None = Field(
         default=None,
@@ -61,81 +65,83 @@ class Settings(ServiceSettings):
         description="CPU threads of one training; unset: PyTorch decides.",
     )
     lease_seconds: float = Field(
-        default=30.0, gt=0, description="Life of a worker's lease on a job without a heartbeat, in seconds."
+        default=30.0, gt=0, description="Time without a heartbeat after which a worker loses its job, in seconds."
     )
-    heartbeat_seconds: float = Field(default=5.0, gt=0, description="Time between two renewals of a lease, in seconds.")
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, description="Time between two heartbeats of a worker, in seconds."
+    )
     reconcile_seconds: float = Field(
         default=10.0,
         gt=0,
-        description="Time between two sweeps for lost leases and lost messages, in seconds.",
+        description="Time between two searches for jobs that lost their worker or their message, in seconds.",
     )
     dispatch_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="Time after which a queued job's message may count as lost, in seconds.",
+        description="Age from which the message of a queued job may count as lost, in seconds.",
     )
     stop_grace_seconds: float = Field(
         default=20.0,
         gt=0,
-        description="Time a trainer gets to write its checkpoint before it is killed, in seconds.",
+        description="Time that a job gets to write its checkpoint before it is killed, in seconds.",
     )
     stall_seconds: float = Field(
         default=1800.0,
         gt=0,
-        description="Time without any sign of progress after which a trainer counts as hung and is killed, in seconds.",
+        description="Time without a sign of progress after which a job counts as hung and is killed, in seconds.",
     )
     max_attempts_without_progress: int = Field(
         default=3,
         ge=1,
         validation_alias=AliasChoices(
             "SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS",
-            "SNF_MAX_FRUITLESS_ATTEMPTS",  # its name in earlier versions
+            "SNF_MAX_FRUITLESS_ATTEMPTS",  # the name in earlier versions
         ),
-        description="Attempts in a row that may end without a new checkpoint before a job fails, be it that the "
-        "trainer died or that the worker vanished with it.",
+        description="Attempts in a row that may end without a new checkpoint before a job fails, because its process "
+        "died or its worker vanished.",
     )
     devices: Annotated[tuple[Device, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=("auto",),
         min_length=1,
-        description="Devices of this machine's workers, separated by commas: cpu, cuda:0, ...; auto: every GPU and "
-        "the CPU. Each gets a worker process of its own and runs one job at a time.",
+        description="Devices of this machine that run jobs, separated by commas: cpu, cuda:0, ...; auto: every GPU and "
+        "the CPU. Each device gets a worker process of its own and runs one job at a time.",
     )
     queues: Annotated[tuple[Queue, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
         description="Queues that this machine's workers serve, separated by commas: train-cpu, train-gpu, score. "
-        "Unset: all that their devices can.",
+        "Unset: all queues that their devices can serve.",
     )
     train_memory_bytes: int | None = Field(
         default=None,
         ge=256 * 2**20,
-        description="Most memory of one training process, in bytes; one that needs more fails as out of memory "
-        "instead of pushing the machine to its limit. Linux only.",
+        description="Largest memory of one training process, in bytes; a process that needs more fails as out of "
+        "memory instead of using up the machine. Linux only.",
     )
     nice: int = Field(
         default=10,
         ge=0,
         le=19,
-        description="Niceness of training processes, so that scoring stays responsive.",
+        description="Niceness of the processes of jobs, so that scoring stays responsive.",
     )
     broker_timeout_s: float = Field(
         default=2.0, gt=0, description="Longest wait for one answer of the job store, in seconds."
     )
     idempotency_hours: float = Field(
-        default=24.0, gt=0, description="How long an Idempotency-Key is remembered, in hours."
+        default=24.0, gt=0, description="Time for which an Idempotency-Key is remembered, in hours."
     )
     retention_days: float = Field(
-        default=30.0, gt=0, description="How long the record and files of a job that is over are kept, in days."
+        default=30.0, gt=0, description="Time for which record and files of a finished job are kept, in days."
     )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
-        description="Least severe level that is logged.",
+        description="Least severe level of messages that are logged.",
     )
 
     @field_validator("home", "data_dir", "runtime_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        # Child processes may have another working folder.
+        # Child processes may run in another folder.
         return value.expanduser().resolve() if value is not None else None
 
     @field_validator("log_level", mode="before")
@@ -147,44 +153,44 @@ class Settings(ServiceSettings):
     def _safe(self) -> Self:
         if self.retention_days * 24 < self.idempotency_hours:
             raise ValueError(
-                f"a job must be kept as long as its Idempotency-Key: {self.retention_days:g} days, "
-                f"key {self.idempotency_hours:g} hours"
+                f"a job must be kept as long as its Idempotency-Key or longer, got {self.retention_days:g} days for "
+                f"jobs and {self.idempotency_hours:g} hours for keys; raise SNF_RETENTION_DAYS"
             )
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError(
-                f"a lease must outlive two heartbeats: lease {self.lease_seconds} s, "
-                f"heartbeat {self.heartbeat_seconds} s"
+                f"a lease must last at least two heartbeats, got a lease of {self.lease_seconds:g} s and a heartbeat "
+                f"every {self.heartbeat_seconds:g} s; raise SNF_LEASE_SECONDS"
             )
         return self
 
     @property
     def needs_keys(self) -> bool:
-        """Whether only keys under `home` can keep strangers from the service."""
+        """Whether the service is reachable from other machines and nothing but stored keys protects it."""
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers must show a key now."""
+        """Whether callers have to send a key."""
         return bool(self.api_keys) or self.keys_file.exists()
 
     @property
     def keys_file(self) -> Path:
-        """File of the keys that `snf keys` makes, hashed; once it is there, every caller must show one."""
+        """File with the hashed keys of ``snf keys``. If it exists, every caller has to send a key."""
         return self.home / "keys.json"
 
     @property
     def key_file(self) -> Path:
-        """File of the text of the key that the service makes where it needs one and has none."""
+        """File with the text of the first key, which the service creates if it needs a key and has none."""
         return self.home / "api-key"
 
     @property
     def kill_after_seconds(self) -> float:
-        """Time after which a part that was asked to stop is killed: longer than any of them needs."""
+        """Time in seconds after which a process that was asked to stop is killed; longer than any process needs."""
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:
-        """Folder that holds one folder a job."""
+        """Folder with one subfolder for each job."""
         return self.home / "jobs"
 
     @property
@@ -194,27 +200,27 @@ class Settings(ServiceSettings):
 
     @property
     def engine_options(self) -> EngineOptions:
-        """How models are run; compiled ones and measured tiles are kept under `home`."""
+        """Options of the scoring engines in the service; compiled models and tile sizes are cached under ``home``."""
         return EngineOptions(self.engine, device=self.scoring_device, threads=self.threads, cache=self.home / "cache")
 
     @property
     def job_engine_options(self) -> EngineOptions:
-        """The same in the processes of jobs."""
+        """Options of the scoring engines in the processes of jobs."""
         return replace(self.engine_options, threads=self.train_threads)
 
     @property
     def datasets_dir(self) -> Path:
-        """Folder of the datasets that users brought."""
+        """Folder of the uploaded datasets."""
         return self.home / "datasets"
 
     @property
     def uploads_dir(self) -> Path:
-        """Folder of datasets that are still arriving: beside the datasets, so that their quota does not count it."""
+        """Folder of unfinished dataset uploads; beside the datasets, so that the dataset quota does not count it."""
         return self.home / "uploads"
 
     @property
     def drift_file(self) -> Path:
-        """File of the recent p-values of every model, so that a restart does not begin anew."""
+        """File with the recent p-values of every model, which lets drift windows survive a restart."""
         return self.home / "drift" / "windows.json"
 
     @property
@@ -224,32 +230,33 @@ class Settings(ServiceSettings):
 
     @property
     def runtime_folder(self) -> Path:
-        """Short folder for sockets: their path may take 107 bytes at most, and `home` may be deep.
+        """Folder of the sockets; its path is short, because a socket's path may take 107 bytes at most.
 
-        It follows from `home` alone: another login has other XDG_RUNTIME_DIR and TMPDIR, and must find the same broker.
+        It depends on ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the
+        same broker.
         """
         if self.runtime_dir is not None:
             return self.runtime_dir
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
-        return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # made for its owner alone
+        return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # the folder is private to its owner
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these settings, without the keys of callers."""
-        found = {}
+        """Return the environment variables that give a child process these settings, without the keys of callers."""
+        variables = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
             if value is None or name == "api_keys":
                 continue
             if isinstance(value, tuple):
                 value = ",".join(value)
-            found[f"SNF_{name.upper()}"] = str(int(value) if isinstance(value, bool) else value)
-        # Same precedence in the child: an inherited REDIS_URL must not win over an explicit value.
-        found["REDIS_URL"] = self.redis_url or ""
-        return found
+            variables[f"SNF_{name.upper()}"] = str(int(value) if isinstance(value, bool) else value)
+        # An inherited REDIS_URL must not win over an explicit value.
+        variables["REDIS_URL"] = self.redis_url or ""
+        return variables
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached from this machine only."""
+    """Return whether ``host`` is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -259,5 +266,9 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings() -> Settings:
-    """The settings of this process; raises `pydantic.ValidationError` where a variable is wrong."""
+    """Return the settings of this process.
+
+    Raises:
+        pydantic.ValidationError: A variable has an impossible value.
+    """
     return Settings()

@@ -145,7 +145,7 @@ def _send(url: str, key: str | None, name: str, paths: list[Path]) -> DatasetDet
 
 def _delete(here: Settings, name: str) -> None:
     from app.datasets.views import refuse_builtin, refuse_used
-    from worker.broker.embedded import redis_client
+    from worker.broker.connection import redis_client
     from worker.errors import BrokerDown
     from worker.jobs.store import JobStore
 

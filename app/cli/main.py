@@ -16,7 +16,7 @@ from app.cli.models import models
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -39,7 +39,7 @@ def up(host: Host = None, port: Port = None) -> None:
     found = settings()
     from worker.launch.launcher import supervise
 
-    raise typer.Exit(supervise(found, say=typer.echo))
+    raise typer.Exit(supervise(found, echo=typer.echo))
 
 
 @cli.command()
@@ -81,7 +81,7 @@ def worker(
 
 
 def _check_workers(found: Settings) -> int:
-    from worker.runtime.health import check_workers
+    from worker.launch.workers import check_workers
 
     try:
         healthy, line = check_workers(found)
@@ -112,7 +112,7 @@ cli.add_typer(keys, name="keys")
 
 def main() -> None:
     """Entry point of the command `snf`."""
-    look_rarely()
+    relax_gc()
     cli()
 
 

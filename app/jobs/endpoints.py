@@ -15,7 +15,7 @@ from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
 from app.jobs.planning import plan_job, require_memory
 from app.state import InHouse
-from worker.jobs.record import Job, JobType, Status
+from worker.jobs.record import Job, Status
 from worker.jobs.submission import (
     fingerprint_of,
     resume,
@@ -23,6 +23,7 @@ from worker.jobs.submission import (
     submit_on_model,
     submit_training,
 )
+from worker.queues import JobType
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -141,7 +142,7 @@ def estimate_job(
     plan = plan_job(job, house)
     return schemas.EstimatedJob(
         queue=plan.queue.value,
-        waiting=house.jobs.waiting(plan.queue),
+        waiting=house.jobs.lines.length(plan.queue),
         workers=plan.workers,
         estimate=plan.estimate,
     )
@@ -170,7 +171,7 @@ def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.Jo
 def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
     job = house.jobs.get(job_id)
-    return _view(job, house.jobs.place_in_line(job))
+    return _view(job, house.jobs.lines.position(job))
 
 
 @router.post(

@@ -21,7 +21,7 @@ from app.jobs.store_monitor import JobStoreWatch
 from app.jobs.timeline import Advance, Cursor, Timeline, Told
 from worker.errors import BrokerDown
 from worker.jobs.journal import FILE
-from worker.jobs.state_changes import ChangeReader, News
+from worker.jobs.state_changes import ChangeReader, StateChanges
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class EventStreams:
         """Closes the connections to the job store."""
         await self._changes.close()
 
-    async def _news(self, job_id: str, cursor: Cursor) -> News | None:
+    async def _news(self, job_id: str, cursor: Cursor) -> StateChanges | None:
         # A store that hangs would hold up the journal at every look.
         if self._down and not self._watch.answers:
             return None
@@ -113,7 +113,7 @@ class EventStream(ClosedStream):
         super().__init__(content, headers, EventSourceResponse.media_type)
 
 
-def _look(timeline: Timeline, news: News | None, *, brief: bool) -> tuple[Advance, bytes]:
+def _look(timeline: Timeline, news: StateChanges | None, *, brief: bool) -> tuple[Advance, bytes]:
     looked = timeline.advance(news)
     # The last piece is told whole: it is small, and the newest progress is in it.
     leave_out = PROGRESS if brief and looked.more else None

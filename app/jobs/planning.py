@@ -20,9 +20,9 @@ from models.naming import is_name
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
-from worker.jobs.record import DeviceKind, Queue
 from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo
+from worker.queues import DeviceKind, Queue
 
 
 @dataclass(frozen=True)

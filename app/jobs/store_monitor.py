@@ -6,8 +6,8 @@ import threading
 import time
 
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue
 from worker.jobs.store import JobStore
+from worker.queues import Queue
 
 EVERY_S = 0.5
 STALE_S = 3.0
@@ -53,7 +53,7 @@ class JobStoreWatch:
                 self._store.ping()
                 self._alive_at = time.monotonic()
                 if looks % COUNT_EVERY == 0:
-                    self._waiting = {queue: self._store.waiting(queue) for queue in Queue}
+                    self._waiting = {queue: self._store.lines.length(queue) for queue in Queue}
                 looks += 1
             except BrokerDown:
                 self._alive_at = None

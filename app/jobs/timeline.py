@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.jobs.journal import Event, read_piece
+from worker.jobs.journal import Event, read_chunk
 from worker.jobs.record import Status
-from worker.jobs.state_changes import START, Change, News
+from worker.jobs.state_changes import START, StateChange, StateChanges
 
 SETTLED_MS = 250
 """Age at which the journal has all events of a moment: they are written right after they are stamped."""
@@ -73,14 +73,14 @@ class Timeline:
         self._position = cursor.offset  # beyond the cursor's where damaged lines follow, of which no id speaks
         self._held_since: float | None = None
 
-    def advance(self, news: News | None) -> Advance:
+    def advance(self, news: StateChanges | None) -> Advance:
         """What can be told now; blocks on the disk.
 
         `news` is what the job store says of the changes after `cursor`, None where it does not answer. It has to be
         asked before the call: a journal that is read after the job's end is complete.
         """
         now_ms = time.time() * 1000
-        piece = read_piece(self._journal, self._position)
+        piece = read_chunk(self._journal, self._position)
         last = news.status if news is not None and news.over else None
         in_order = last is None and not self._held_too_long()
         clock_ms = news.clock_ms if news is not None and in_order else math.inf
@@ -109,7 +109,7 @@ class Timeline:
         self._position = end
         return Told(self.cursor, event["event"], event)
 
-    def _change(self, change: Change) -> Told:
+    def _change(self, change: StateChange) -> Told:
         self.cursor = replace(self.cursor, change=change.id)
         moment = datetime.fromtimestamp(change.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
         data: Event = {"status": change.status.value, "attempt": change.attempt, "time": moment}

@@ -19,7 +19,7 @@ from models.datasets.ingest.limits import DiskQuota
 from models.datasets.store import RESERVE
 from models.naming import check_name
 from models.registry.registry import ModelVersion, Registry
-from worker.sandbox.verify_upload import admit
+from worker.sandbox.verify_upload import verify_upload
 from worker.settings import Settings
 
 PLACES = 2
@@ -51,7 +51,7 @@ class ModelUploads:
             artifact = folder / name / "upload"
             artifact.mkdir(parents=True)
             unpack(_counted(body.pieces(), room), artifact)
-            admit(artifact, UploadWatch(request, self._draining))
+            verify_upload(artifact, UploadWatch(request, self._draining))
             _forget_job(artifact)
             return self._registry.publish(artifact, name, promote=promote)
 

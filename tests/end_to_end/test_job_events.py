@@ -24,7 +24,7 @@ from tests.end_to_end.support.service import await_job, running
 from tests.end_to_end.test_command_line import snf
 from tests.end_to_end.test_jobs import submit
 from tests.worker.support.helpers import until
-from worker.broker.embedded import redis_client
+from worker.broker.connection import redis_client
 from worker.settings import Settings
 
 STREAMS = 4

@@ -1,4 +1,8 @@
-"""A real server for each test, Valkey or Redis, and settings with short times."""
+"""Real servers, Valkey or Redis, and settings with short times.
+
+Tests share a server of each kind and have keys of their own. A test that asks for `broker` gets a server of its own,
+which it may stop or break.
+"""
 
 import os
 import shutil
@@ -14,10 +18,11 @@ import pytest
 
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import ROOT
-from tests.worker.support.helpers import Start, Submit, new_job, stand_in_command
+from tests.worker.support.helpers import Start, Submit, fake_command, new_job
 from tests.worker.support.redis_server import RedisServer, redis_settings
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_training
@@ -32,6 +37,30 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def shared_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="snf-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_server(shared_folder: Path) -> Iterator[Callable[[str, Settings], None]]:
+    """Starts the shared server of a kind at its first use."""
+    servers: dict[str, EmbeddedBroker | RedisServer] = {}
+
+    def ensure(kind: str, settings: Settings) -> None:
+        if kind not in servers:
+            at = settings.model_copy(update={"home": shared_folder})
+            server = RedisServer(at) if kind == "redis" else EmbeddedBroker(at)
+            server.start()
+            servers[kind] = server
+
+    yield ensure
+    for server in servers.values():
+        server.stop()
+
+
 @pytest.fixture
 def server() -> str:
     """`valkey`, the embedded one, or `redis`; a module whose tests hold for both overrides this."""
@@ -39,14 +68,19 @@ def server() -> str:
 
 
 @pytest.fixture
-def settings(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(
+    home: Path, shared_folder: Path, server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
     for name in [name for name in os.environ if name.startswith("SNF_") or name == "REDIS_URL"]:
         monkeypatch.delenv(name)
     # The supervisor's children import the package from the tree.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shared = "served" in request.fixturenames and "broker" not in request.fixturenames
+    at = shared_folder if shared else home
     settings = Settings(
         home=home,
-        runtime_dir=home / "run",
+        runtime_dir=at / "run",
+        key_prefix=f"{home.name.lower().replace('_', '-')}:" if shared else "snf:",
         lease_seconds=3,
         heartbeat_seconds=0.5,
         reconcile_seconds=0.5,
@@ -54,7 +88,7 @@ def settings(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Settin
         stop_grace_seconds=5,
         train_threads=1,
     )
-    return redis_settings(settings) if server == "redis" else settings
+    return redis_settings(settings, at) if server == "redis" else settings
 
 
 @pytest.fixture
@@ -66,7 +100,18 @@ def broker(settings: Settings) -> Iterator[EmbeddedBroker | RedisServer]:
 
 
 @pytest.fixture
-def store(settings: Settings, broker: EmbeddedBroker) -> JobStore:
+def served(
+    request: pytest.FixtureRequest, settings: Settings, server: str, shared_server: Callable[[str, Settings], None]
+) -> None:
+    """A server runs: that of `broker` where the test asks for it, else the shared one."""
+    if "broker" in request.fixturenames:
+        request.getfixturevalue("broker")
+    else:
+        shared_server(server, settings)
+
+
+@pytest.fixture
+def store(settings: Settings, served: None) -> JobStore:
     return JobStore(redis_client(settings), settings.key_prefix)
 
 
@@ -79,12 +124,12 @@ def stopping() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def supervisor(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
-    return Supervisor(store, settings, stopping, command=stand_in_command)
+    return Supervisor(store, settings, stopping, command=fake_command)
 
 
 @pytest.fixture
 def add(store: JobStore) -> Callable[..., Job]:
-    """Makes a queued job whose stand-in trainer behaves as asked."""
+    """Makes a queued job whose fake trainer behaves as asked."""
 
     def make(behave: str = "succeed", **changes: Any) -> Job:
         return store.create(new_job(behave, **changes))[0]
@@ -93,7 +138,7 @@ def add(store: JobStore) -> Callable[..., Job]:
 
 
 @pytest.fixture
-def start(settings: Settings, broker: EmbeddedBroker) -> Iterator[Start]:
+def start(settings: Settings, served: None) -> Iterator[Start]:
     """Starts workers; those still alive at the end are killed."""
     started = []
 

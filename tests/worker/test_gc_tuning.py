@@ -7,7 +7,7 @@ from tests.support.paths import ROOT
 
 CODE = """
 import atexit, gc
-from worker.gc_tuning import OBJECTS, look_rarely
+from worker.gc_tuning import GC_THRESHOLD, relax_gc
 
 class Node:
     alive = 0
@@ -18,12 +18,12 @@ class Node:
         Node.alive -= 1
 
 atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # registered first, it runs last
-look_rarely()
+relax_gc()
 most = 0
-for _ in range(20 * OBJECTS):
+for _ in range(20 * GC_THRESHOLD):
     Node()
     most = max(most, Node.alive)
-print(most < 2 * OBJECTS, gc.get_freeze_count())
+print(most < 2 * GC_THRESHOLD, gc.get_freeze_count())
 """
 
 

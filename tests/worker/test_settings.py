@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from app.access.key_ring import KeyRefused, KeyRing
 from tests.support.paths import ROOT
-from worker.child_environment import child_environment
 from worker.keys.first_key import ensure_keys
 from worker.keys.key_file import KeyFile, digest_of
+from worker.runtime.lifeline import child_environment
 from worker.settings import Settings, load_settings
 
 
@@ -167,7 +167,7 @@ def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
 
 
 def test_bodies_in_flight_hold_the_largest_one() -> None:
-    with pytest.raises(ValidationError, match="in flight"):
+    with pytest.raises(ValidationError, match="IN_FLIGHT"):
         Settings(max_upload_bytes=2048, max_bytes_in_flight=1024)
 
 

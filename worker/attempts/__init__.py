@@ -1,1 +1,1 @@
-"""What runs in the process of one attempt of a job, a module for each type of job."""
+"""Attempts of jobs: the code of the process that runs an attempt, one module for each type of job."""

@@ -1,7 +1,8 @@
-"""What the process of every attempt does: stop when asked, ask whether it still owns the job, say how it ended.
+"""The frame of every attempt: stop requests, lease checks, and exit codes.
 
-Two attempts never run side by side on one machine (a lock on the folder), and an attempt asks whether its fencing
-token is still the newest one now and then, and right before it makes its result known.
+Two attempts of a job never run at the same time on one machine, because each holds a lock on the job's folder. Across
+machines the number of the attempt is a fencing token: an attempt checks regularly, and before it publishes its result,
+that its number is still the newest.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -22,12 +23,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import BrokerDown, StaleAttempt
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 from worker.jobs.events import EventLog
 from worker.jobs.store import JobStore
 from worker.runtime.lifeline import watch
-from worker.runtime.process import Exit, StopReason
-from worker.sandbox.work import be_ended_first, limit_memory
+from worker.runtime.process import ExitCode, StopReason
+from worker.sandbox.work import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
-    """What `job.json` tells the process of an attempt."""
+    """Specification of an attempt, read from ``job.json`` in the folder of the job."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -52,19 +53,31 @@ class JobSpec(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The specification in a job's folder; raises `OSError`, `pydantic.ValidationError`."""
+        """Read the specification from the folder of a job.
+
+        Raises:
+            OSError: The file cannot be read.
+            pydantic.ValidationError: The file is damaged.
+        """
         return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
 
 
 class StopFlag:
-    """Set by TERM, by the supervisor's message, or by its death; the first reason given by a message counts."""
+    """Flag that asks this process to stop; set by a signal, by a message of the supervisor, or by its death.
+
+    Attributes:
+        reason: Reason from the message of the supervisor; preemption by default.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Listens to the supervisor and to TERM and INT; one whose supervisor is gone is killed after `grace_s`."""
+        """Set the flag on SIGTERM, SIGINT and messages of the supervisor.
+
+        If the supervisor is gone, the process is killed after ``grace_s`` seconds.
+        """
 
         def on_signal(_signum: int, _frame: FrameType | None) -> None:
             self.ask()
@@ -76,7 +89,7 @@ class StopFlag:
         def on_orphaned() -> None:
             self._event.set()
             time.sleep(grace_s)
-            # Nobody else would: a hung process would keep the folder from every later attempt.
+            # A hung process would hold the lock of the folder for ever.
             os.killpg(0, signal.SIGKILL)
 
         signal.signal(signal.SIGTERM, on_signal)
@@ -84,21 +97,28 @@ class StopFlag:
         watch(on_message, on_orphaned)
 
     def ask(self) -> None:
-        """Ask the process to stop."""
+        """Set the flag."""
         self._event.set()
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether the process was asked to stop."""
         return self._event.is_set()
 
     @property
-    def exit_code(self) -> Exit:
-        """How a process that was asked to stop exits."""
-        return Exit.CANCELLED if self.reason is StopReason.CANCEL else Exit.PREEMPTED
+    def exit_code(self) -> ExitCode:
+        """Exit code of a process that was asked to stop."""
+        return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
 class Fence:
-    """Asks the job store whether this attempt is still the one that may write."""
+    """Check that this attempt still holds the lease of its job.
+
+    Args:
+        store: Job store.
+        spec: Specification of the attempt.
+        settings: Settings with the times of leases and heartbeats.
+        stop: Flag that ends waiting in an outage.
+    """
 
     def __init__(self, store: JobStore, spec: JobSpec, settings: Settings, stop: StopFlag) -> None:
         self._store = store
@@ -108,18 +128,27 @@ class Fence:
         self._patience_s = settings.lease_seconds
         self._checked = time.monotonic()
 
-    def check_now_and_then(self) -> None:
-        """Asks once a heartbeat; an outage of the broker is borne. Raises `StaleAttempt`."""
+    def check_periodically(self) -> None:
+        """Check the lease if the last check is a heartbeat ago; an outage of the broker is tolerated.
+
+        Raises:
+            StaleAttempt: The attempt lost its lease.
+        """
         if time.monotonic() - self._checked < self._every_s:
             return
         try:
             self._check()
         except BrokerDown as problem:
-            log.warning("cannot check the lease, work goes on: %s", problem.detail)
+            log.warning("cannot check the lease; the work continues: %s", problem.detail)
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Ask now and wait while the broker is down; raise `StaleAttempt`, or `Interrupted` when asked to stop."""
+        """Check the lease now, and wait while the broker is down.
+
+        Raises:
+            StaleAttempt: The attempt lost its lease.
+            Interrupted: The process was asked to stop during an outage.
+        """
         from models.training.loop import Interrupted
 
         while True:
@@ -130,8 +159,13 @@ class Fence:
                     raise Interrupted("asked to stop while the broker was down") from problem
                 time.sleep(_OUTAGE_S)
 
-    def admit(self) -> None:
-        """Ask now, under a lock: wait for a lease's life at most; raise `StaleAttempt` or `BrokerDown`."""
+    def check_before_publish(self) -> None:
+        """Check the lease while a lock is held: wait in an outage for the length of a lease at most.
+
+        Raises:
+            StaleAttempt: The attempt lost its lease.
+            BrokerDown: The broker did not answer in that time.
+        """
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -143,7 +177,7 @@ class Fence:
 
     def _check(self) -> None:
         if not self._store.holds(self._spec.id, self._spec.attempt):
-            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} lost its lease")
+            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} lost its lease to another attempt")
         self._checked = time.monotonic()
 
 
@@ -151,8 +185,12 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 
 @contextmanager
-def only_one(folder: Path, patience_s: float) -> Iterator[None]:
-    """Holds the folder's lock; raises `StaleAttempt` where another process keeps it longer than `patience_s`."""
+def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
+    """Hold the lock of a job's folder.
+
+    Raises:
+        StaleAttempt: Another process holds the lock for longer than ``patience_s`` seconds.
+    """
     with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
         deadline = time.monotonic() + patience_s
         while True:
@@ -167,12 +205,16 @@ def only_one(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Does the work of one attempt on the job whose folder the command line names; answers the exit code (`Exit`).
+    """Run one attempt of the job whose folder the command line names, and return its exit code.
 
-    What `work` raises decides: `Interrupted` was asked for, `StaleAttempt` came too late, `BrokerDown` is too long
-    an outage, `ModelsError` is final, anything else is tried again.
+    The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
+    ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
+    fails for good. After any other error the attempt is repeated.
+
+    Args:
+        work: Function that does the work of the job.
     """
-    settings, stop = begin()
+    settings, stop = prepare_process()
     folder = Path(sys.argv[1])
     spec = JobSpec.read(folder)
     events = EventLog(folder, spec.attempt)
@@ -181,40 +223,40 @@ def attempt(work: Work) -> int:
     from models.training.loop import Interrupted
 
     try:
-        with only_one(folder, settings.lease_seconds):
+        with lock_folder(folder, settings.lease_seconds):
             work(folder, spec, settings, events, stop)
     except (Interrupted, BrokerDown) as problem:
-        # An outage says nothing of the job either: the next attempt goes on from the checkpoint.
-        log.info("the attempt ends before its work is done: %s", problem)
+        # An outage is no fault of the job: the next attempt continues from the checkpoint.
+        log.info("the attempt ends before the work is done: %s", problem)
         return stop.exit_code
     except StaleAttempt as problem:
         log.error("%s", problem.detail)
-        return Exit.STALE
+        return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
         events.write(_error(problem.slug, problem.title, problem.detail))
-        return Exit.REFUSED
+        return ExitCode.REFUSED
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))
-        return Exit.REFUSED
+        return ExitCode.REFUSED
     except Exception as problem:
-        # It may be the machine's fault: the supervisor tries again, and the record says why.
+        # The cause may be the machine: the supervisor repeats the attempt, and the record gets the error.
         log.exception("the attempt crashed")
         events.write(_explain(problem, settings.train_memory_bytes))
         return 1
-    return Exit.DONE
+    return ExitCode.DONE
 
 
-def begin() -> tuple[Settings, StopFlag]:
-    """Prepare a process that works on a job: signals, niceness, memory, logging."""
-    look_rarely()
+def prepare_process() -> tuple[Settings, StopFlag]:
+    """Prepare a process that works on a job: signals, niceness, limits of memory, and logging."""
+    relax_gc()
     stop = StopFlag()
     settings = load_settings()
     stop.install(settings.stop_grace_seconds)
     os.nice(settings.nice)
     limit_memory(settings.train_memory_bytes)
-    be_ended_first()
+    prefer_oom_kill()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     return settings, stop
 
@@ -222,7 +264,7 @@ def begin() -> tuple[Settings, StopFlag]:
 def _explain(problem: Exception, limit: int | None) -> dict[str, str]:
     import torch
 
-    # PyTorch says of the CPU's memory in words alone that it ran out.
+    # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
     if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
         allowed = "" if limit is None else f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
         detail = f"the process got no more memory: a smaller batch_size or preset needs less{allowed}"

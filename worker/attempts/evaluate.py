@@ -1,18 +1,18 @@
-"""Evaluating a model: `python -m worker.attempts.evaluate JOB_DIR`.
+"""Evaluation of a model on normal images, anomalous datasets and graded corruptions.
 
-Normal images are told from anomalous sets and graded faults. The raw scores of every finished set lie in the job's
-folder, so another attempt, and a job that tries this one again, goes on after them. The report appears whole.
+``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The raw scores of each finished set are stored in the
+folder of the job, so that another attempt, or a job that retries this one, continues after them.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.broker.embedded import redis_client
+from worker.attempts.progress import ProgressReporter
+from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 SETS = "sets"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-REPORT_S = 0.5
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Evaluates and writes the report; raises what stands in the way (`Interrupted`, `StaleAttempt`, `ModelsError`)."""
+    """Evaluate a model and write the report as JSON and HTML.
+
+    Raises:
+        Interrupted: The process was asked to stop.
+        StaleAttempt: The attempt lost its lease.
+        ModelsError: The model cannot be evaluated on these datasets.
+    """
     import torch
 
     from models.atomic_files import write_atomically
@@ -44,7 +49,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)
     fence.require()
-    if (folder / REPORT_JSON).exists():  # written last: an attempt before died when it only had to say so
+    if (folder / REPORT_JSON).exists():  # complete: an earlier attempt died before it could report the result
         _finish(EvaluationReport.model_validate_json((folder / REPORT_JSON).read_bytes()), folder, events)
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, SETS)
@@ -52,22 +57,22 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         events.write({"event": "log", "message": f"goes on from the scores of job {earlier}"})
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)
-    progress = Progress(events)
+    progress = EvaluationProgress(events)
 
     def observe(label: str, done: int, total: int) -> None:
-        fence.check_now_and_then()
+        fence.check_periodically()
         if stop.is_set():
             raise Interrupted("asked to stop")
-        progress.tell(label, done, total)
+        progress.report(label, done, total)
 
     registry = Registry(settings.registry_dir)
     name, number = registry.locate(parse_ref(spec.model))
     parameters = EvaluationParameters.model_validate(spec.parameters)
-    # That of the time when it was queued, whatever becomes active since.
+    # The calibration that was active when the job was queued.
     calibration = registry.calibrations(name, number).active() if (n := parameters.calibration) is None else n
-    found = registry.with_calibration(name, number, calibration)
+    version = registry.with_calibration(name, number, calibration)
     subject = Subject(
-        scorer=Scorer.load(found.path, found.calibration_path, settings.job_engine_options),
+        scorer=Scorer.load(version.path, version.calibration_path, settings.job_engine_options),
         model=spec.model,
         dataset=spec.dataset,
         parameters=parameters,
@@ -75,52 +80,33 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         store=DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
         calibration=calibration,
     )
-    report = evaluate(subject, observe, folder / SETS, progress.finished)
+    report = evaluate(subject, observe, folder / SETS, progress.finish_set)
     fence.require()
     write_atomically(folder / REPORT_HTML, render_html(report).encode())
     write_atomically(folder / REPORT_JSON, report.model_dump_json(indent=1).encode())
     _finish(report, folder, events)
 
 
-class Progress:
-    """Says how far an evaluation is, in images, at most twice a second."""
+class EvaluationProgress:
+    """Progress of an evaluation in images, with a log event for each new image set."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
-        self._began: tuple[float, int] | None = None
-        self._told = 0.0
-        self._done = 0
+        self._reporter: ProgressReporter | None = None
         self._label = ""
 
-    def tell(self, label: str, done: int, total: int) -> None:
-        """Takes in that `done` of `total` images are scored, and what is being done."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-            self._events.write({"event": "started", "step": done, "steps": total})
+    def report(self, label: str, done: int, total: int) -> None:
+        """Report that ``done`` of ``total`` images are scored and that the work named ``label`` goes on."""
+        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
         if label != self._label:
             self._label = label
             self._events.write({"event": "log", "message": label})
-        self._done = done
-        if now - self._told < REPORT_S and done < total:
-            return
-        self._told = now
-        speed = (done - self._began[1]) / max(now - self._began[0], 1e-3)
-        eta = (total - done) / speed if speed > 0 else None
-        self._events.write(
-            {
-                "event": "metrics",
-                "step": done,
-                "steps": total,
-                "progress": done / max(total, 1),
-                "images_per_second": speed,
-                "eta_seconds": eta,
-            }
-        )
+        self._reporter.report(done)
 
-    def finished(self, _label: str) -> None:
-        """Takes in that a set is finished: what a checkpoint is to a training."""
-        self._events.write({"event": "checkpoint", "step": self._done})
+    def finish_set(self, _label: str) -> None:
+        """Report a finished image set as a checkpoint: another attempt goes on after it."""
+        if self._reporter is not None:
+            self._reporter.checkpoint()
 
 
 def _finish(report: "EvaluationReport", folder: Path, events: EventLog) -> None:
@@ -130,9 +116,9 @@ def _finish(report: "EvaluationReport", folder: Path, events: EventLog) -> None:
         {
             "event": "evaluated",
             "model": report.model,
-            "auroc": {one.name: one.results[0].auroc for one in report.sets},
-            "auroc_over_baseline": {one.name: one.auroc_over_baseline for one in report.sets},
-            "false_alarms": [one.model_dump(mode="json") for one in combined.false_alarms],
+            "auroc": {images.name: images.results[0].auroc for images in report.sets},
+            "auroc_over_baseline": {images.name: images.auroc_over_baseline for images in report.sets},
+            "false_alarms": [rate.model_dump(mode="json") for rate in combined.false_alarms],
         }
     )
 

@@ -1,8 +1,8 @@
-"""Bulk scoring: `python -m worker.attempts.score JOB_DIR`, and with `--assist` a helper of the attempt that does it.
+"""Bulk scoring of a dataset: ``python -m worker.attempts.score JOB_DIR``, with ``--assist`` to help another attempt.
 
-The images are cut into shards. Whoever is free takes one, scores it and writes its part, which appears whole; what is
-there is not done again. The attempt that owns the job offers the shards, takes part, and makes one table of all
-parts. A helper owns nothing: it comes and goes.
+The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
+appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
+table. Assisting processes may start and end at any time.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, begin
-from worker.broker.embedded import redis_client
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, prepare_process
+from worker.broker.connection import redis_client
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.events import EventLog
 from worker.jobs.record import ACTIVE
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
-from worker.runtime.process import Exit
+from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,17 +35,23 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Scores every image of a dataset to one Parquet file; raises what stands in the way."""
+    """Score every image of a dataset and write one Parquet file.
+
+    Raises:
+        Interrupted: The process was asked to stop.
+        StaleAttempt: The attempt lost its lease.
+        ModelsError: The dataset cannot be scored with this model.
+    """
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
     from models.bulk.table import merge_parts, read_summary
     from models.training.loop import Interrupted
-    from worker.attempts.shard_work import Reports, ShardWork
+    from worker.attempts.shard_work import ShardProgress, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)
     fence.require()
-    if (folder / RESULT).exists():  # whole, or not there: an attempt before died when it only had to say so
+    if (folder / RESULT).exists():  # complete: an earlier attempt died before it could report the result
         _finish(read_summary(folder / RESULT), folder, store, spec, events)
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, PARTS)
@@ -53,47 +59,47 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
     work = ShardWork(folder / PARTS, spec, settings, open_plan)
     work.shards.offer(work.plan.missing())
-    reports = Reports(work.plan, events)
+    progress = ShardProgress(work.plan, events)
 
     def should_stop() -> bool:
-        fence.check_now_and_then()
+        fence.check_periodically()
         return stop.is_set()
 
     try:
-        while missing := work.plan.missing():
-            reports.now_and_then(missing)
+        while work.plan.missing():
+            progress.report_if_due()
             try:
-                worked = work.one(should_stop, reports.now_and_then)
+                worked = work.score_shard(should_stop, progress.report_if_due)
                 if not worked and work.shards.left() == 0:
-                    work.shards.offer(work.plan.missing())  # the job store lost them
+                    work.shards.offer(work.plan.missing())  # Redis lost them
             except BrokerDown as problem:
-                log.warning("waits for the broker: %s", problem.detail)
+                log.warning("waiting for the broker: %s", problem.detail)
                 worked = False
             if should_stop():
                 raise Stopped("asked to stop")
             if worked:
-                reports.tell(work.plan.missing())
+                progress.report(work.plan.missing())
             else:
                 time.sleep(IDLE_S)
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
-    reports.tell([])
+    progress.report([])
     fence.require()
-    found = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
-    _finish(found, folder, store, spec, events)
+    summary = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
+    _finish(summary, folder, store, spec, events)
 
 
-def _finish(found: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
+def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
     store.shards(spec.id).forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
-    counts = {"images": found.images, "anomalies": found.anomalies, "errors": found.errors}
+    counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
     events.write({"event": "scored", "model": spec.model, **counts})
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Takes shards of a job until none is free, no attempt has the job in hand, or it is told to stop.
+    """Score shards of another worker's job until none is free, the job is not running, or the process is asked to stop.
 
-    Once the job is queued again it ends: this worker may be the one that has to take the job itself.
+    The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
     from models.bulk.part import Stopped
     from models.bulk.plan import join_plan
@@ -102,22 +108,22 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     spec = JobSpec.read(folder)
     store = JobStore(redis_client(settings), settings.key_prefix)
     while not (folder / PARTS / "plan.json").exists():  # the attempt is loading its model
-        if not _goes_on(store, spec, stop):
+        if not _is_running(store, spec, stop):
             return
         time.sleep(IDLE_S)
     work = ShardWork(folder / PARTS, spec, settings, join_plan)
-    while _goes_on(store, spec, stop) and work.plan.missing():
+    while _is_running(store, spec, stop) and work.plan.missing():
         try:
-            if not work.one(stop.is_set):
-                return  # it is called again where something becomes free
+            if not work.score_shard(stop.is_set):
+                return  # the worker is called again when a shard becomes free
         except BrokerDown as problem:
-            log.warning("waits for the broker: %s", problem.detail)
+            log.warning("waiting for the broker: %s", problem.detail)
             time.sleep(IDLE_S)
         except Stopped:
             return
 
 
-def _goes_on(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
+def _is_running(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
     if stop.is_set():
         return False
     try:
@@ -125,23 +131,23 @@ def _goes_on(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
     except JobNotFound:
         return False
     except BrokerDown:
-        return True  # nobody can tell, and what is scored is not lost
+        return True  # unknown, and no finished part is lost
     return status in ACTIVE
 
 
 def main() -> int:
-    """Entry point: an attempt, or with `--assist` a helper of one."""
+    """Run an attempt, or with ``--assist`` help another attempt; return the exit code."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
-    settings, stop = begin()
+    settings, stop = prepare_process()
     from models.errors import ModelsError
 
     try:
         assist(Path(sys.argv[1]), settings, stop)
     except ModelsError as problem:
-        log.error("cannot help: %s", problem.detail)
-        return Exit.REFUSED
-    return Exit.DONE
+        log.error("cannot assist with the job: %s", problem.detail)
+        return ExitCode.REFUSED
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

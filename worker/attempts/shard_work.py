@@ -1,8 +1,8 @@
-"""What every process of a bulk job does: claim a shard, score it, write its part. Imports PyTorch."""
+"""The work of every process of a bulk job: claim a shard, score it, write its part. Imports PyTorch."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
-from worker.broker.embedded import redis_client
+from worker.attempts.progress import ProgressReporter
+from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
 from worker.jobs.events import EventLog
 from worker.jobs.store import JobStore
@@ -24,13 +25,19 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-REPORT_S = 0.5
-SAY_S = 5.0
-"""Time after which it is said that nothing changed."""
-
 
 class ShardWork:
-    """A loaded model, the images, and the shards of both that are still to do; raises `ModelsError`."""
+    """A loaded model, a source of images, and the unfinished shards of a bulk job.
+
+    Args:
+        folder: Folder of the parts.
+        spec: Specification of the attempt.
+        settings: Settings of this process.
+        take_plan: Function that creates or joins the plan in ``folder``.
+
+    Raises:
+        ModelsError: The model or the dataset cannot be used.
+    """
 
     def __init__(
         self, folder: Path, spec: JobSpec, settings: Settings, take_plan: Callable[[Path, BulkPlan], OpenPlan]
@@ -41,11 +48,11 @@ class ShardWork:
         self._settings = settings
         registry = Registry(settings.registry_dir)
         name, version = registry.locate(parse_ref(spec.model))
-        # That of the time when it was queued: another that becomes active since must not mix with it.
+        # The calibration that was active when the job was queued: all parts must use the same one.
         number = spec.parameters.get("calibration")
         number = registry.calibrations(name, version).active() if number is None else number
-        found = registry.with_calibration(name, version, number)
-        self._scorer = Scorer.load(found.path, found.calibration_path, settings.job_engine_options)
+        calibrated = registry.with_calibration(name, version, number)
+        self._scorer = Scorer.load(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
         plan = BulkPlan(
@@ -59,8 +66,20 @@ class ShardWork:
         self.plan = take_plan(folder, plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
-    def one(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Does one shard; answers False where none is free. Raises `Stopped`, `BrokerDown`."""
+    def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
+        """Claim a shard, score its images and write its part.
+
+        Args:
+            should_stop: Function that is called between batches; True stops the work.
+            progress: Function that is called after each batch.
+
+        Returns:
+            False if no shard is free.
+
+        Raises:
+            Stopped: ``should_stop`` returned True.
+            BrokerDown: Redis does not answer.
+        """
         claim = self.shards.claim(self._settings.lease_seconds)
         if claim is None:
             return False
@@ -74,7 +93,7 @@ class ShardWork:
                 try:
                     token = self.shards.renew(shard, token, self._settings.lease_seconds) or token
                 except BrokerDown as problem:
-                    log.warning("shard %d goes on without the broker: %s", shard, problem.detail)
+                    log.warning("shard %d is scored without the broker: %s", shard, problem.detail)
             return should_stop()
 
         path = self.plan.part_path(shard)
@@ -96,37 +115,25 @@ class ShardWork:
         return True
 
 
-class Reports:
-    """Says how far all processes are together, at most twice a second; what is missing tells."""
+class ShardProgress:
+    """Progress of all processes of a bulk job together, in images, from the parts that are still missing."""
 
     def __init__(self, plan: OpenPlan, events: EventLog) -> None:
         self._plan = plan
-        self._events = events
-        self._began = self._told = self._said = time.monotonic()
-        self._done = self._done_at_first = self._images(plan.missing())
-        events.write({"event": "started", "step": self._done, "steps": plan.plan.count})
+        self._reporter = ProgressReporter(events, plan.plan.count, self._images(plan.missing()))
 
-    def now_and_then(self, missing: list[int] | None = None) -> None:
-        """Tells of the progress where it is time to."""
-        if time.monotonic() - self._told >= REPORT_S:
-            self.tell(self._plan.missing() if missing is None else missing)
+    def report_if_due(self) -> None:
+        """Report the progress unless that was done moments ago: finding the missing parts takes time."""
+        if self._reporter.due:
+            self.report(self._plan.missing())
 
-    def tell(self, missing: list[int]) -> None:
-        """Tells of the progress."""
-        self._told = time.monotonic()
-        done, total = self._images(missing), self._plan.plan.count
-        if done == self._done and time.monotonic() - self._said < SAY_S:
-            return
-        self._said = time.monotonic()
-        if done > self._done:
-            self._done = done
-            # A part is what a checkpoint is to a training: another attempt goes on after it.
-            self._events.write({"event": "checkpoint", "step": done})
-        speed = (done - self._done_at_first) / max(self._told - self._began, 1e-3)
-        eta = (total - done) / speed if speed > 0 else None
-        progress = {"step": done, "steps": total, "progress": done / max(total, 1)}
-        self._events.write({"event": "metrics", **progress, "images_per_second": speed, "eta_seconds": eta})
+    def report(self, missing: Sequence[int]) -> None:
+        """Report the progress; newly written parts are a checkpoint, because another attempt goes on after them."""
+        done = self._images(missing)
+        if done > self._reporter.done:
+            self._reporter.checkpoint(done)
+        self._reporter.report(done)
 
-    def _images(self, missing: list[int]) -> int:
+    def _images(self, missing: Sequence[int]) -> int:
         ranges = self._plan.plan.ranges
         return self._plan.plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)

@@ -9,21 +9,18 @@ lock of the registry, immediately before the version appears, so that a supersed
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models.scoring.options import EngineName, EngineOptions
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.broker.embedded import redis_client
+from worker.attempts.progress import PreparationReporter
+from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
 from worker.jobs.store import JobStore
 from worker.settings import Settings
-
-PREPARING_SECONDS = 5.0
-"""Time between two words on the preparation of a dataset's images."""
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
@@ -51,7 +48,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     fence = Fence(store, spec, settings, stop)
 
     def should_stop() -> bool:
-        fence.check_now_and_then()
+        fence.check_periodically()
         return stop.is_set()
 
     def observe(event: dict[str, Any]) -> None:
@@ -60,15 +57,10 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         if event["event"] == "scoring" and should_stop():
             raise Interrupted("asked to stop while evaluating")
 
-    told = time.monotonic()
+    preparation = PreparationReporter(events)
 
     def prepared(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told < PREPARING_SECONDS:
-            return
-        told = time.monotonic()
-        events.write({"event": "log", "message": f"prepares the images: {done} of {total}"})
-        if should_stop():
+        if preparation.report(done, total) and should_stop():
             raise Interrupted("asked to stop while preparing the images")
 
     registry = Registry(settings.registry_dir)
@@ -93,8 +85,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             device=spec.device,
             engine=_engine(settings),
         )
-        fence.require()  # before the lock of the registry is held, as an outage of Redis may last
-        version = registry.publish(artifact, spec.model, promote=spec.promote, before_publish=fence.admit)
+        # Before the registry is locked, because an outage of Redis may last.
+        fence.require()
+        version = registry.publish(
+            artifact, spec.model, promote=spec.promote, before_publish=fence.check_before_publish
+        )
     elif spec.promote:
         # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
         fence.require()

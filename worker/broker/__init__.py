@@ -1,1 +1,1 @@
-"""The broker: the embedded Valkey server or an external Redis, and Celery on it."""
+"""The message broker: an embedded Valkey server or an external Redis, and Celery on top of it."""

@@ -1,4 +1,7 @@
-"""The Celery application: it carries job ids, nothing else; the job store is the truth."""
+"""The Celery application, which carries job ids to workers.
+
+Messages hold nothing but an id. The records in the job store decide what happens with a job.
+"""
 
 from typing import Any
 
@@ -6,30 +9,30 @@ from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
 from kombu.connection import Connection
 
-from worker.broker.embedded import celery_url
-from worker.jobs.record import Queue
+from worker.broker.connection import celery_url
+from worker.queues import Queue
 from worker.settings import Settings
 
 TASK = "worker.run_job"
 ASSIST = "worker.assist"
-# Kombu emulates priorities on Redis with one list a step; 0 is served first.
+# Kombu emulates priorities on Redis with one list for each step; 0 is served first.
 FIRST, IN_ORDER = 0, 6
 _STEPS = [FIRST, IN_ORDER]
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application for these settings; makes no connection.
+    """Return a Celery application for these settings, without connecting to the broker.
 
-    A message is gone from the broker as soon as a worker has it. Leases and the reconciler bring back what that loses.
-    An acknowledgement that has to reach the broker later could fail in an outage, and Kombu would wait for it for ever.
+    Workers acknowledge a message on receipt. A message that is lost with its worker is replaced by means of leases and
+    the reconciler. Late acknowledgement would be fragile: in an outage Kombu would wait for the broker for ever.
     """
     app = Celery("snf", set_as_current=False)
     transport = {
         "ack_emulation": False,
         "global_keyprefix": _prefix(settings),
         "priority_steps": _STEPS,
-        # Priorities come first all the same; between queues of one worker nobody starves.
+        # Applies between queues of equal priority: none of a worker's queues starves.
         "queue_order_strategy": "round_robin",
         "sep": _PRIORITY_SEPARATOR,
         "socket_timeout": 30,
@@ -56,14 +59,14 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=Queue.TRAIN_CPU.value,
         task_default_priority=IN_ORDER,
         task_create_missing_queues=False,
-        # Only the tasks in hand count, at most one; unacknowledged messages are not counted as well.
+        # A worker takes one message at a time.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
-        worker_pool="worker.runtime.pool:WakingThreads",
+        worker_pool="worker.runtime.tasks:WakingThreads",
         worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
-        # A job must not be cut off because the broker restarts; its lease decides who may go on.
+        # A job must survive a restart of the broker; its lease decides whether it may go on.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
         worker_proc_alive_timeout=30,
@@ -74,16 +77,16 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class PromptConnection(Connection):
-    """A connection that is made again within seconds after an outage of any length."""
+    """Kombu connection that reconnects within seconds after an outage of any length."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Retry as Kombu does, with pauses of 1 to 3 s instead of 2 to 30 s."""
+        """Connect with Kombu's own retries, but with pauses of 1 to 3 s instead of 2 to 30 s."""
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
         return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the Redis lists that hold the messages of a queue: first in line, then in order."""
+    """Return the Redis lists with the messages of a queue, the list that is served first before the other."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 
@@ -93,4 +96,4 @@ def _prefix(settings: Settings) -> str:
 
 
 def _keep_our_logging(**_: object) -> None:
-    """Celery leaves logging alone as long as this signal has a receiver."""
+    """Keep Celery from configuring logging, which it does unless this signal has a receiver."""

@@ -1,25 +1,97 @@
-"""An outage of the server, told the same way whatever the Redis client says of it."""
+"""Connections to the broker: its URLs, a Redis client with short timeouts, and the translation of its errors."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
-from worker.errors import BrokerDown
+from worker.errors import BrokerDown, BrokerStartFailed
+from worker.settings import Settings
 
+# A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+_MAX_SOCKET_PATH_BYTES = 103
 _FULL = redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError
 _TAKES_NO_WRITES = "OOM", "MISCONF", "READONLY"
 
 
+def socket_path(settings: Settings) -> Path:
+    """Return the path of the embedded broker's Unix socket.
+
+    Raises:
+        BrokerStartFailed: The path is longer than the operating system allows.
+    """
+    path = settings.runtime_folder / "broker.sock"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise BrokerStartFailed(
+            f"the path of the broker's socket may take {_MAX_SOCKET_PATH_BYTES} bytes, got "
+            f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
+        )
+    return path
+
+
+def broker_url(settings: Settings) -> str:
+    """Return the broker's URL in the form that redis-py reads."""
+    return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
+
+
+def celery_url(settings: Settings) -> str:
+    """Return the broker's URL in the form that Celery reads."""
+    url = broker_url(settings)
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    query = parse_qs(parts.query)
+    database = query.get("db", ["0"])[0]
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """Return a Redis client that reads and writes text and fails within seconds when the broker is down."""
+    return redis.Redis.from_url(
+        broker_url(settings),
+        decode_responses=True,
+        socket_timeout=settings.broker_timeout_s,
+        socket_connect_timeout=settings.broker_timeout_s,
+        health_check_interval=25,
+        # One retry: enough for a connection that died while idle, and bounded for callers who wait.
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
+    )
+
+
 @contextmanager
-def outages() -> Iterator[None]:
-    """Raises `BrokerDown` for a server that cannot be reached, does not answer in time, or takes no writes."""
+def translate_redis_errors() -> Iterator[None]:
+    """Translate Redis errors in the block to ``BrokerDown``.
+
+    Raises:
+        BrokerDown: The server cannot be reached, does not answer in time, or takes no writes.
+    """
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise BrokerDown(f"the job store does not answer: {error}") from error
     except redis.ResponseError as error:
-        # Full memory, a full disk, a replica: for everyone here the same as a server that is not there.
+        # Full memory, a full disk, a replica: callers can do no more than in an outage.
         if not str(error).startswith(_TAKES_NO_WRITES) and not isinstance(error, _FULL):
             raise
         raise BrokerDown(f"the job store takes no writes: {error}") from error
+
+
+def durability_risks(client: redis.Redis) -> list[str]:
+    """Return the settings of a Redis server that may lose accepted jobs, each as a sentence with its remedy.
+
+    Raises:
+        BrokerDown: The server does not answer.
+    """
+    with translate_redis_errors():
+        info = client.info()
+    risks = []
+    if not info.get("aof_enabled"):
+        risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")
+    if info.get("maxmemory_policy") != "noeviction":
+        risks.append("it may throw jobs away when its memory is full: set maxmemory-policy noeviction")
+    return risks

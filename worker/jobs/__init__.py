@@ -1,1 +1,1 @@
-"""Jobs: their records, states, events and shards in the job store."""
+"""The job store: records, states, shards and events of jobs, and the registry of workers."""

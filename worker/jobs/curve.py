@@ -1,34 +1,40 @@
-"""The training curve of a job, as its journal tells it."""
+"""The training curve of a job, read from its journal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from worker.jobs.journal import Event, read_pieces
+from worker.jobs.journal import Event, read_chunks
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The events `metrics` and `validation` of the run that led to where the job is now; steps rise strictly."""
+class TrainingCurve:
+    """Metrics and validations of the run that led to the current state of a job, with strictly increasing steps.
+
+    Attributes:
+        points: Events ``metrics``.
+        validations: Events ``validation``.
+    """
 
     points: list[Event] = field(default_factory=list)
     validations: list[Event] = field(default_factory=list)
 
 
-def read_curve(path: Path) -> Curve:
-    """Reads the curve from a journal.
+def read_curve(path: Path) -> TrainingCurve:
+    """Return the training curve in the journal at ``path``.
 
-    An attempt that resumed at a checkpoint did the steps after it anew, so what earlier attempts told of them goes.
+    An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
+    are dropped.
     """
-    curve = Curve()
+    curve = TrainingCurve()
     newest = 0
-    for piece in read_pieces(path):
-        for _, event in piece.entries:
+    for chunk in read_chunks(path):
+        for _, event in chunk.entries:
             attempt, step = event.get("attempt"), event.get("step")
-            # A trainer that lost its lease may write until it learns so; its steps are not the job's.
+            # An attempt that lost its lease may write events until it notices; they do not belong to the job.
             if not isinstance(attempt, int) or not isinstance(step, int) or attempt < newest:
                 continue
             newest = attempt
@@ -46,7 +52,7 @@ def read_curve(path: Path) -> Curve:
 
 
 def thin(points: Sequence[T], most: int) -> list[T]:
-    """At most `most` (2 or more) of the points, evenly spread, the first and the last among them.
+    """Return at most ``most`` points, evenly spaced, including the first and the last; ``most`` is at least 2.
 
     >>> thin(range(11), 3)
     [0, 5, 10]
@@ -57,6 +63,6 @@ def thin(points: Sequence[T], most: int) -> list[T]:
 
 
 def _cut(points: list[Event], step: int) -> None:
-    """Drops what was told of `step` and later ones."""
+    """Drop the events of ``step`` and later steps."""
     while points and points[-1]["step"] >= step:
         points.pop()

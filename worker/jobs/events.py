@@ -1,4 +1,4 @@
-"""Events of a job: JSON lines that the trainer writes and the supervisor reads."""
+"""Events of a job: their writer, their reader, and the summary that goes into the job record."""
 
 import json
 import os
@@ -6,31 +6,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from worker.jobs.journal import FILE, Event, read_pieces
+from worker.jobs.journal import FILE, Event, read_chunks
 
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
 class EventLog:
-    """The trainer's side: appends one event a line, each stamped with time and attempt."""
+    """Writer of a job's events: one JSON object on each line, with time and attempt."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
-        self._file = (folder / FILE).open("ab+", buffering=0)  # open for the process's life
-        # A killed attempt may have left half a line; the next event must not be glued to it.
+        self._file = (folder / FILE).open("ab+", buffering=0)  # stays open as long as the process runs
+        # A killed attempt may have left half a line; the next event must not be appended to it.
         if self._file.seek(0, os.SEEK_END) and not _ends_line(self._file.fileno()):
             self._file.write(b"\n")
 
     def write(self, event: dict[str, Any]) -> None:
-        """Appends an event; it needs the key `event`."""
+        """Append an event, which must have the key ``event``."""
         stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
-        # One unbuffered write a line: a reader never sees two writers' halves mixed.
+        # One unbuffered write for each line: lines of two writers never mix.
         self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
 
 
 class EventReader:
-    """The supervisor's side: reads the events that one attempt wrote after the reader was made."""
+    """Reader of the events that one attempt writes after the reader was created."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
@@ -38,17 +38,23 @@ class EventReader:
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """The events of all lines completed since the last call."""
-        found: list[Event] = []
-        for piece in read_pieces(self._path, self._offset):
-            self._offset = piece.end
-            # A trainer that lost its lease may write until it learns so; that is not this attempt's progress.
-            found += [event for _, event in piece.entries if event.get("attempt") == self._attempt]
-        return found
+        """Return the events of all lines completed since the last call."""
+        events: list[Event] = []
+        for chunk in read_chunks(self._path, self._offset):
+            self._offset = chunk.end
+            # An earlier attempt that lost its lease may write events until it notices.
+            events += [event for _, event in chunk.entries if event.get("attempt") == self._attempt]
+        return events
 
 
-class Digest:
-    """What the events of one attempt mean for the job record."""
+class AttemptSummary:
+    """Summary of an attempt's events: the fields of the job record that they change.
+
+    Args:
+        progress: Progress in the job record.
+        metrics: Metrics in the job record.
+        checkpoint_step: Step of the newest checkpoint in the job record.
+    """
 
     def __init__(self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None) -> None:
         self.progress = dict(progress)
@@ -60,22 +66,22 @@ class Digest:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Takes one event in."""
+        """Add an event to the summary."""
         kind = event["event"]
         if kind == "metrics":
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
             self.metrics.update({key: event[key] for key in _METRICS if key in event})
-            if "progress" in event:  # of the whole training, be it limited by steps or by time
+            if "progress" in event:  # of the whole training, limited by steps or by time
                 self.progress["fraction"] = event["progress"]
         elif kind == "validation":
             self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")
         elif kind == "evaluation":
-            # Under a name of its own: it is of the finished model, not of a step, and some keys are the same.
-            found = {key: value for key, value in event.items() if isinstance(value, int | float)}
-            self.metrics["evaluation"] = _finite({key: value for key, value in found.items() if key != "attempt"})
+            # Under a key of its own, because it is about the finished model and shares keys with metrics of steps.
+            numbers = {key: value for key, value in event.items() if isinstance(value, int | float)}
+            self.metrics["evaluation"] = _finite({key: value for key, value in numbers.items() if key != "attempt"})
         elif kind == "checkpoint" or (kind == "started" and event["step"] > (self.checkpoint_step or 0)):
-            # An attempt that starts beyond the last one has found that of an earlier one whose worker vanished with it.
+            # An attempt may start from a checkpoint that an earlier one wrote before its worker vanished.
             step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
@@ -94,14 +100,14 @@ class Digest:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """The fields of the record that the events speak of; JSON numbers only, no NaN."""
+        """Return the changed fields of the job record; values that are not finite become None."""
         self.changed = False
-        found: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
+        fields: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
         if self.checkpoint_step is not None:
-            found["checkpoint_step"] = self.checkpoint_step
+            fields["checkpoint_step"] = self.checkpoint_step
         if self.new_checkpoint:
-            found["attempts_without_progress"] = 0
-        return found
+            fields["attempts_without_progress"] = 0
+        return fields
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The journal of a job: one JSON event a line, read from any place on in bounded pieces."""
+"""The journal of a job: a file with one JSON event on each line, read in chunks of bounded size."""
 
 import json
 import logging
@@ -9,44 +9,45 @@ from typing import Any, NamedTuple
 log = logging.getLogger(__name__)
 
 FILE = "events.jsonl"
-PIECE = 256 * 1024
-"""Bytes read at once; a line is far shorter."""
+CHUNK_BYTES = 256 * 1024
+"""Number of bytes read at once; a line is far shorter."""
 
 Event = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An event, and the offset of the byte after its line."""
+    """An event and the offset of the byte after its line."""
 
     end: int
     event: Event
 
 
-class Piece(NamedTuple):
-    """The events of some complete lines, and where the next piece begins."""
+class JournalChunk(NamedTuple):
+    """The events of consecutive complete lines, and the offset of the next chunk."""
 
     entries: list[Entry]
     end: int
-    last: bool  # whether it reaches the end of what was written
+    last: bool  # whether the chunk reaches the end of the file
 
 
-def read_piece(path: Path, offset: int = 0, limit: int = PIECE) -> Piece:
-    """The events of the complete lines in the `limit` bytes from `offset` on; damaged lines are skipped.
+def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
+    """Return the events of the complete lines within ``limit`` bytes from ``offset`` on.
 
-    A number that JSON has no word for (NaN) is None. A file that is not there yet is an empty one.
+    Damaged lines are skipped. ``NaN`` and infinities, which JSON does not have, become None. A missing file counts as
+    empty.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(limit)
     except FileNotFoundError:
-        return Piece([], offset, True)
+        return JournalChunk([], offset, True)
     last = len(data) < limit
     complete = data[: data.rfind(b"\n") + 1]
     if not complete and not last:
-        # No event is as long: the line is passed by, and what is left of it then counts as a damaged one.
-        log.warning("skipping %d bytes of %s without a line's end", limit, path)
-        return Piece([], offset + limit, False)
+        # No event is that long: the line is skipped, and its rest counts as a damaged line.
+        log.warning("skipping %d bytes of %s without the end of a line", limit, path)
+        return JournalChunk([], offset + limit, False)
     entries = []
     end = offset
     for line in complete.splitlines(keepends=True):
@@ -56,17 +57,17 @@ def read_piece(path: Path, offset: int = 0, limit: int = PIECE) -> Piece:
             entries.append(Entry(end, event))
         elif line.strip():
             log.warning("skipping a damaged line of %s: %r", path, line[:80])
-    return Piece(entries, end, last)
+    return JournalChunk(entries, end, last)
 
 
-def read_pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
-    """All pieces from `offset` to the end of what was written."""
+def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
+    """Yield all chunks from ``offset`` to the end of the file."""
     while True:
-        piece = read_piece(path, offset)
-        yield piece
-        if piece.last:
+        chunk = read_chunk(path, offset)
+        yield chunk
+        if chunk.last:
             return
-        offset = piece.end
+        offset = chunk.end
 
 
 def _parse(line: bytes) -> Event | None:
@@ -74,7 +75,7 @@ def _parse(line: bytes) -> Event | None:
         event = json.loads(line, parse_constant=lambda _name: None)
     except ValueError:
         return None
-    # The kind becomes a name in other formats (a server-sent event's), where a line's end would break out of it.
+    # The kind becomes the name of a server-sent event, where the end of a line would start another field.
     if isinstance(event, dict) and isinstance(event.get("event"), str) and event["event"].isidentifier():
         return event
     return None

@@ -1,12 +1,18 @@
-"""The scripts that change job records inside Redis, so that each change is a compare-and-set.
+"""Lua scripts that change job records inside Redis, so that each change is a compare-and-set.
 
-Keys (after the prefix): `job:<id>` the record, a hash; `jobs` all ids; `jobs:status:<s>` and `jobs:type:<t>`
-the indices; `leases` ids by the end of their lease; `finished` ids of jobs that are over by their end; and for
-each line of a queue `waiting:<line>` queued ids by the time of their last message, `taken:<line>` the message time of
-the newest job that was taken from it. A queue has two lines, one list of messages each: `first:<q>` is served before
-`<q>`. `shards:<id>` are the shards of a bulk job; `changes:<id>` is a capped stream of the states that a job
-went through, written with the change.
-All times are milliseconds of the Redis clock, so that the clocks of workers need not agree.
+Keys, after the prefix:
+
+- ``job:<id>``: the record of a job, a hash.
+- ``jobs``, ``jobs:status:<status>``, ``jobs:type:<type>``: indices of ids.
+- ``leases``: ids by the end of their lease.
+- ``finished``: ids of finished jobs by the time of their end.
+- ``waiting:<line>``: queued ids by the time of their last message.
+- ``taken:<line>``: time of the message of the newest job that was taken from the line.
+- ``shards:<id>``: shards of a bulk job.
+- ``changes:<id>``: a capped stream of the states of a job, written together with each change.
+
+A queue has two lines with a list of messages each: ``first:<queue>`` is served before ``<queue>``. All times are
+milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
 
 _HELPERS = """
@@ -58,7 +64,7 @@ local function owns(attempt)
   return (status == 'starting' or status == 'running') and field('attempts') == attempt
 end
 
--- Where a job goes that gives up its lease without being over: what was asked for meanwhile decides.
+-- The status of an unfinished job that gives up its lease, as requested by users.
 local function unfinished()
   if field('cancel_requested') == '1' then return 'cancelled' end
   if field('pause_requested') == '1' then return 'paused' end
@@ -88,8 +94,8 @@ return {'created', id}
 )
 
 # ARGV: prefix, id, worker, lease ms, now as text, token of the delivery.
-# Answers the attempt, or 0 where the job is not to be had. The same delivery may ask again, as after a lost answer:
-# `unconfirmed` is its token until it renews the lease for the first time.
+# Returns the attempt, or 0 if the job cannot be taken. The same delivery may call again, after a lost answer:
+# `unconfirmed` holds its token until it renews the lease for the first time.
 TAKE = (
     _HELPERS
     + """
@@ -115,13 +121,13 @@ return attempt
 """
 )
 
-# ARGV: prefix, id, attempt, lease ms, field, value, ... Answers 'stale', 'cancel', 'pause' or 'go on'.
+# ARGV: prefix, id, attempt, lease ms, field, value, ... Returns 'stale', 'cancel', 'pause' or 'go on'.
 RENEW = (
     _HELPERS
     + """
 if not owns(ARGV[3]) then return 'stale' end
 redis.call('HSET', key, 'lease_expires', now + ARGV[4])
--- After the first write: a server without memory refuses a script at HSET, but none that has deleted already.
+-- After the first write: a server without memory refuses a script at HSET, unless the script has deleted keys.
 redis.call('HDEL', key, 'unconfirmed')
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 write(5)
@@ -131,7 +137,7 @@ return asked[unfinished()]
 )
 
 # ARGV: prefix, id, attempt, new status, '1' for first in line, now as text, field, value, ...
-# Answers the status it has then, or '' where stale. New status 'queued' stands for all that is not over.
+# Returns the resulting status, or '' if stale. The new status 'queued' may result in 'paused' or 'cancelled'.
 LEAVE = (
     _HELPERS
     + """
@@ -146,7 +152,7 @@ return to
 """
 )
 
-# ARGV: prefix, id, now as text. Answers the status after it, or 'missing'.
+# ARGV: prefix, id, now as text. Returns 'now' for a job that was cancelled at once, else its status, or 'missing'.
 CANCEL = (
     _HELPERS
     + """
@@ -163,7 +169,7 @@ return status
 )
 
 # ARGV: prefix, id. Pauses a queued job now, asks a running one to stop.
-# Answers the status before it, 'cancelling', or 'missing'.
+# Returns the earlier status, 'cancelling', or 'missing'.
 PAUSE = (
     _HELPERS
     + """
@@ -176,8 +182,8 @@ return status
 """
 )
 
-# ARGV: prefix, id. Queues a paused job first in line; takes a pause back that was asked for and not done yet.
-# Answers 'queued' where it needs a message now, else the status it has, or 'missing'.
+# ARGV: prefix, id. Queues a paused job first in line, or withdraws a requested pause.
+# Returns 'queued' if the job needs a message, else its status, or 'missing'.
 RESUME = (
     _HELPERS
     + """
@@ -196,9 +202,9 @@ return status == 'queued' and 'waiting' or status
 """
 )
 
-# ARGV: prefix, id, now as text, most attempts without progress.
-# Answers 'queued', 'paused', 'cancelled', 'failed', or 'kept' where the lease is alive after all. An attempt that its
-# worker never confirmed had no trainer: it does not count.
+# ARGV: prefix, id, now as text, largest number of attempts without progress.
+# Returns 'queued', 'paused', 'cancelled', 'failed', or 'kept' if the lease has not expired after all. An attempt that
+# its worker never confirmed had no process and does not count.
 EXPIRE = (
     _HELPERS
     + """
@@ -233,7 +239,7 @@ return to
 """
 )
 
-# ARGV: prefix, id. Notes a new message, first in line, for a queued job; answers 0 where it is not queued any more.
+# ARGV: prefix, id. Moves a queued job to the first line, for a new message; returns 0 if it is no longer queued.
 REDISPATCH = (
     _HELPERS
     + """
@@ -245,7 +251,7 @@ return 1
 """
 )
 
-# ARGV: prefix, id. Removes a job that is over.
+# ARGV: prefix, id. Removes a finished job.
 FORGET = (
     _HELPERS
     + """

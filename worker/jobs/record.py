@@ -1,17 +1,21 @@
-"""The job record and the states it may pass through."""
+"""The record of a job: its fields, its states, and its form in Redis."""
 
+import json
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from worker.queues import DeviceKind, JobType, Queue
+
 
 class Status(StrEnum):
-    """Where a job stands; the terminal ones never change."""
+    """Status of a job; a terminal status never changes."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -25,20 +29,9 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
-JobType = Literal["train", "score", "calibrate", "evaluate"]
-DeviceKind = Literal["auto", "cpu", "cuda"]
 
-
-class Queue(StrEnum):
-    """The queues that workers serve, one for each kind of work and device."""
-
-    TRAIN_CPU = "train-cpu"
-    TRAIN_GPU = "train-gpu"
-    SCORE = "score"
-
-
-class Asked(StrEnum):
-    """What users ask of a job that a worker has in hand."""
+class RequestedAction(StrEnum):
+    """Action that users request of a running job."""
 
     GO_ON = "go on"
     PAUSE = "pause"
@@ -46,53 +39,76 @@ class Asked(StrEnum):
 
 
 class Job(BaseModel):
-    """One job as it stands in the job store; times are UTC."""
+    """Record of a job in the job store; times are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str = Field(description="Identifier; ids sort by time of creation")
     type: JobType = "train"
-    queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; decides on the device")
+    queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; determines the device")
     status: Status = Status.QUEUED
-    model: str = Field(description="Name that a trained model is registered under; name:version of one that is used")
-    device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU where a worker has one")
-    dataset: str = Field(description="Name of the dataset to train on, to score, or to calibrate on")
-    preset: str = Field(default="", description="Name of the architecture preset; empty where nothing is trained")
+    model: str = Field(description="Name of the model that is trained, or name:version of the model that is used")
+    device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
+    dataset: str = Field(description="Name of the dataset to train on, score, calibrate on or evaluate with")
+    preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
     promote: bool = Field(default=False, description="Whether the new version becomes the live one")
     created_at: datetime
     started_at: datetime | None = Field(default=None, description="Start of the first attempt")
     finished_at: datetime | None = None
-    attempts: int = Field(default=0, description="Attempts started; the newest number is the fencing token")
+    attempts: int = Field(default=0, description="Number of attempts started; also the fencing token of the newest")
     attempts_without_progress: int = Field(
         default=0,
-        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # its name in older records
+        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # the name in older records
         description="Attempts in a row that ended without a new checkpoint",
     )
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
     cancel_requested: bool = False
     pause_requested: bool = False
-    retry_of: str | None = Field(default=None, description="Job that this one tries again, from its checkpoint")
+    retry_of: str | None = Field(default=None, description="Job that this job retries, from its checkpoint")
     estimate: dict[str, Any] | None = Field(default=None, description="Expected seconds and memory of the whole job")
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
-    error: dict[str, Any] | None = Field(default=None, description="What went wrong last: type, title, detail")
-    result: dict[str, Any] | None = Field(default=None, description="What a succeeded job made")
+    error: dict[str, Any] | None = Field(default=None, description="Latest error: type, title, detail")
+    result: dict[str, Any] | None = Field(default=None, description="Result of a job that succeeded")
     worker: str | None = Field(default=None, description="Worker that holds the lease")
 
     @property
     def attempt(self) -> int:
-        """The fencing token of the newest attempt; 0 before the first."""
+        """Number of the newest attempt, which is also its fencing token; 0 before the first attempt."""
         return self.attempts
 
     @property
     def finished(self) -> bool:
-        """Whether the job has reached a state that never changes."""
+        """Whether the job has a terminal status."""
         return self.status in TERMINAL
 
 
+_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
+
+
+def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return fields of a job record as texts for a Redis hash, without fields that are None."""
+    encoded = {}
+    for name, value in fields.items():
+        if name in _JSON_FIELDS:
+            encoded[name] = json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, bool):
+            encoded[name] = str(int(value))
+        elif value is not None:
+            encoded[name] = str(value)
+    return encoded
+
+
+def from_hash(fields: Mapping[str, str]) -> Job:
+    """Return the job record in a Redis hash."""
+    return Job.model_validate(
+        {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
+    )
+
+
 class JobPage(BaseModel):
-    """A page of jobs, newest first; `next` is the cursor of the page after it, if any."""
+    """A page of jobs, newest first; ``next`` is the cursor of the following page, or None."""
 
     jobs: list[Job]
     next: str | None = None
@@ -104,13 +120,16 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """A new id of 26 characters: milliseconds since 1970 and 80 random bits; rising within a process."""
+    """Return a new job id of 26 characters that is greater than all earlier ids of this process.
+
+    It consists of the milliseconds since 1970 and 80 random bits.
+    """
     with _id_lock:
         now = time.time_ns() // 1_000_000
         if now > _last[0]:
             _last[:] = [now, secrets.randbits(79)]
         else:
-            # Same millisecond, or the clock went back: stay above the id given last.
+            # Same millisecond, or the clock went back: stay above the last id.
             _last[1] += 1 + secrets.randbits(32)
         number = (_last[0] << 80) | _last[1]
     digits = []

@@ -1,4 +1,4 @@
-"""What is kept of jobs: a registered model's training files go at once, a job that is over after a while."""
+"""Retention of job files: cleanup after training, reuse by retries, and removal of old jobs."""
 
 import logging
 import os
@@ -16,25 +16,41 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Removes checkpoints and artifact of a job whose model is registered: the registry has its own copy."""
+    """Remove checkpoints and artifact of a job whose model is registered, because the registry has a copy."""
     for name in ("checkpoints", "artifact"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Gives a job a folder of the job that it tries again; False where there is nothing to give or it has its own."""
+    """Link a folder of an earlier job into a job that retries it.
+
+    Returns:
+        False if ``source`` does not exist or ``target`` exists already.
+    """
     if target.exists() or not source.is_dir():
         return False
     with new_folder(target) as folder:
-        # Links: the files are never written again, and the old job's may be removed at any time.
+        # Hard links: the files are never changed, and those of the earlier job may be removed at any time.
         shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
     return True
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Gives a job the folder `name` of the newest job that it tries again and that has it; answers that job's id.
+    """Link the folder ``name`` of the newest earlier job that has it into the folder of a job that retries it.
 
-    Jobs that were tried again before they began have none. Raises `BrokerDown`.
+    The chain of retries is followed, because a retry that never began has no files.
+
+    Args:
+        store: Job store.
+        folder: Folder of the job.
+        retry_of: Id of the job that this job retries, or None.
+        name: Name of the folder to link.
+
+    Returns:
+        Id of the earlier job, or None if there are no files to link.
+
+    Raises:
+        BrokerDown: Redis does not answer.
     """
     while retry_of is not None and not (folder / name).exists():
         if adopt_files(folder.parent / retry_of / name, folder / name):
@@ -47,11 +63,11 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Removes records and folders of jobs that ended longer ago than the retention; answers how many."""
+    """Remove records and folders of jobs that ended before the retention time; return how many were removed."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:
-        # The record last: a sweep that dies between the two is taken up by the next one.
+        # The record is removed last, so that the next sweep completes an interrupted removal.
         folder = settings.jobs_dir / job_id
         try:
             if folder.exists():

@@ -1,8 +1,9 @@
-"""Shards of a bulk job: any number of processes take them one by one, and one that dies loses none.
+"""Shards of a bulk job, which any number of processes claim one by one.
 
-A sorted set of the shards that are still to do, each with the end of its claim in milliseconds of the Redis clock
-(0: nobody's). That number is the claim's token. A shard's result is a file that appears whole, and the same whoever
-writes it, so a shard that is done twice does no harm and needs no fence.
+The shards to do are a sorted set in Redis, each with the end of its claim in milliseconds of the Redis clock, 0 for
+unclaimed shards. This number is also the token of the claim. A claim that expires frees the shard, so a process that
+dies loses none. The result of a shard is a file that appears whole and does not depend on the process that writes it,
+so no harm is done if a shard is scored twice.
 """
 
 from collections.abc import Iterable
@@ -10,9 +11,9 @@ from typing import Any, cast
 
 import redis
 
-from worker.broker.connection import outages
+from worker.broker.connection import translate_redis_errors
 
-# ARGV: key, life in ms. Answers {shard, token}, or {} where nothing is free.
+# ARGV: key, life in ms. Returns {shard, token}, or {} if no shard is free.
 _CLAIM = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -23,7 +24,7 @@ redis.call('ZADD', ARGV[1], token, free[1])
 return {free[1], token}
 """
 
-# ARGV: key, shard, token, life in ms. Answers the new token, or '' where the claim is another's by now.
+# ARGV: key, shard, token, life in ms. Returns the new token, or '' if another process has the claim.
 _RENEW = """
 local score = redis.call('ZSCORE', ARGV[1], ARGV[2])
 if not score or tonumber(score) ~= tonumber(ARGV[3]) then return '' end
@@ -35,7 +36,10 @@ return token
 
 
 class Shards:
-    """The shards of one job that are still to do; every method raises `BrokerDown` in an outage."""
+    """The unfinished shards of one job.
+
+    Every method raises ``BrokerDown`` when Redis does not answer in time.
+    """
 
     def __init__(self, client: redis.Redis, prefix: str, job_id: str) -> None:
         self._client = client
@@ -44,44 +48,52 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Makes shards available; those that are there already keep their claim."""
-        found = dict.fromkeys(map(str, shards), 0)
-        if found:
-            with outages():
-                self._client.zadd(self._key, cast(dict[Any, Any], found), nx=True)
+        """Add shards; shards that are present keep their claims."""
+        unclaimed = dict.fromkeys(map(str, shards), 0)
+        if unclaimed:
+            with translate_redis_errors():
+                self._client.zadd(self._key, cast(dict[Any, Any], unclaimed), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
-        """Takes the first free shard for `life_s`: its number and the claim's token; None where none is free."""
-        with outages():
-            found = cast(list[str], self._claim(args=[self._key, int(life_s * 1000)]))
-        return (int(found[0]), found[1]) if found else None
+        """Claim the first free shard for ``life_s`` seconds.
+
+        Returns:
+            Number of the shard and token of the claim, or None if no shard is free.
+        """
+        with translate_redis_errors():
+            claim = cast(list[str], self._claim(args=[self._key, int(life_s * 1000)]))
+        return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Prolongs a claim and answers its new token; None where it ended and another process has the shard."""
-        with outages():
+        """Extend a claim to ``life_s`` seconds from now.
+
+        Returns:
+            The new token, or None if the claim expired and another process has the shard.
+        """
+        with translate_redis_errors():
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
-        """Gives a claim back, where it is still held, so that nobody waits for its end."""
+        """Give up a claim that is still held, so that the shard is free at once."""
         self.renew(shard, token, 0)
 
     def done(self, shard: int) -> None:
-        """Takes a shard off the list: its result is written."""
-        with outages():
+        """Remove a shard whose result is written."""
+        with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 
     def left(self) -> int:
-        """How many shards are still to do, the claimed ones included."""
-        with outages():
+        """Return the number of unfinished shards, including claimed ones."""
+        with translate_redis_errors():
             return self._client.zcard(self._key)
 
     def free(self) -> int:
-        """How many shards nobody has claimed."""
-        with outages():
+        """Return the number of unclaimed shards."""
+        with translate_redis_errors():
             seconds, microseconds = self._client.time()
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
 
     def forget(self) -> None:
-        """Removes the list."""
-        with outages():
+        """Remove all shards of the job."""
+        with translate_redis_errors():
             self._client.delete(self._key)

@@ -4,8 +4,9 @@ from typing import cast
 
 import redis
 
-from worker.broker.connection import outages
-from worker.jobs.record import DeviceKind, Job, Status
+from worker.broker.connection import translate_redis_errors
+from worker.jobs.record import Job, Status
+from worker.queues import DeviceKind
 
 _NEW = 0.5
 """Weight of the newest job in the average."""
@@ -26,7 +27,7 @@ class Pace:
         That of the preset where one of its jobs ended here, else that of the latest job on this kind of device.
         Raises `BrokerDown`.
         """
-        with outages():
+        with translate_redis_errors():
             own, any_ = cast(list[str | None], self._client.hmget(self._key, [f"{device}:{preset}", f"{device}:"]))
         found = own or any_
         return (float(found), True) if found else (1.0, False)
@@ -39,7 +40,7 @@ class Pace:
         before, known = self.slowness(device, job.preset)
         now = before * (1 - _NEW) + measured * _NEW if known else measured
         now = min(max(now, _LIMITS[0]), _LIMITS[1])
-        with outages():
+        with translate_redis_errors():
             self._client.hset(self._key, mapping={f"{device}:{job.preset}": now, f"{device}:": now})
 
 

@@ -1,4 +1,4 @@
-"""The states that a job went through, read from its stream in the job store without blocking."""
+"""State changes of jobs, read without blocking from a stream in the job store."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from worker.broker.connection import outages
-from worker.broker.embedded import broker_url
+from worker.broker.connection import broker_url, translate_redis_errors
 from worker.jobs.record import TERMINAL, Status
 from worker.settings import Settings
 
 START = "0-0"
-"""The id before every change."""
+"""Id before every state change."""
 
 _CONNECTIONS = 8
 
 
-class Change(NamedTuple):
-    """One change of a job's state; its id begins with the milliseconds of the broker's clock."""
+class StateChange(NamedTuple):
+    """A change of a job's status; its id begins with the milliseconds of the Redis clock."""
 
     id: str
     status: Status
@@ -29,28 +28,31 @@ class Change(NamedTuple):
 
     @property
     def time_ms(self) -> int:
-        """When it happened, by the broker's clock."""
+        """Time of the change in milliseconds of the Redis clock."""
         return int(self.id.partition("-")[0])
 
 
-class News(NamedTuple):
-    """The changes after one, with the status and the broker's clock at the same moment: no later one is older."""
+class StateChanges(NamedTuple):
+    """State changes after a given one, with the status of the job and the Redis time at the moment of reading.
 
-    changes: list[Change]
-    status: Status | None  # None where there is no such job (any more)
+    No later change has an earlier time than ``clock_ms``. ``status`` is None if the job does not exist.
+    """
+
+    changes: list[StateChange]
+    status: Status | None
     clock_ms: int
 
     @property
     def over(self) -> bool:
-        """Whether no change will follow."""
+        """Whether the job has a terminal status, so that no change will follow."""
         return self.status in TERMINAL
 
 
 class ChangeReader:
-    """Reads changes of state; one client for all readers of a process."""
+    """Asynchronous reader of state changes, shared by all requests of a process."""
 
     def __init__(self, settings: Settings) -> None:
-        # Readers share a few connections, and one that gets none in time sees an outage.
+        # Readers share a few connections; a reader that gets none in time reports an outage.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             broker_url(settings),
             max_connections=_CONNECTIONS,
@@ -64,20 +66,24 @@ class ChangeReader:
         self._client = redis.asyncio.Redis.from_pool(pool)
         self._prefix = settings.key_prefix
 
-    async def after(self, job_id: str, change_id: str = START) -> News:
-        """What happened to a job after a change; raises `BrokerDown`. A job that is forgotten has no changes."""
-        with outages():
+    async def after(self, job_id: str, change_id: str = START) -> StateChanges:
+        """Return the state changes of a job after the change ``change_id``; a removed job has none.
+
+        Raises:
+            BrokerDown: Redis does not answer in time.
+        """
+        with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.xrange(f"{self._prefix}changes:{job_id}", min=f"({change_id}")
                 pipe.hget(f"{self._prefix}job:{job_id}", "status")
                 pipe.time()
                 entries, status, (seconds, microseconds) = await pipe.execute()
-        return News(
-            [Change(key, Status(it["status"]), int(it["attempt"]), it["worker"]) for key, it in entries],
+        return StateChanges(
+            [StateChange(key, Status(it["status"]), int(it["attempt"]), it["worker"]) for key, it in entries],
             Status(status) if status is not None else None,
             seconds * 1000 + microseconds // 1000,
         )
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose()

@@ -1,4 +1,4 @@
-"""Submitting jobs: the record first, then its id to Celery."""
+"""Submission of jobs: the record is stored first, then its id is sent to Celery."""
 
 import hashlib
 import json
@@ -13,17 +13,22 @@ from kombu.exceptions import OperationalError
 
 from worker.broker.celery_app import FIRST, IN_ORDER, TASK
 from worker.errors import BrokerDown, JobConflict
-from worker.jobs.record import DeviceKind, Job, Queue, Status, new_job_id
+from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import DeviceKind, Queue
 
 log = logging.getLogger(__name__)
 
 
-def training_queue(device: DeviceKind, presence: Presence) -> Queue:
-    """The queue of a training job: `auto` means a GPU where a living worker has one. Raises `BrokerDown`."""
+def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
+    """Return the queue of a training job; ``auto`` selects a GPU if a running worker has one.
+
+    Raises:
+        BrokerDown: Redis does not answer.
+    """
     if device == "auto":
-        served = {queue for worker in presence.workers() for queue in worker.queues}
+        served = {queue for worker in registry.workers() for queue in worker.queues}
         return Queue.TRAIN_GPU if Queue.TRAIN_GPU in served else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
@@ -43,12 +48,27 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Queues a training job and answers its record; the caller has validated the arguments.
+    """Queue a training job with validated arguments and return its record.
 
-    A repeated `idempotency_key` answers the job made first, where the `fingerprint` of the request as it was sent is
-    the same; without one that of these arguments counts. Raises `BrokerDown` where nothing was recorded and
-    `IdempotencyConflict` where the key belongs to a different request. Blocks for a few seconds at most; not
-    for an event loop.
+    The call blocks for a few seconds at most and must not be made from an event loop.
+
+    Args:
+        store: Job store.
+        celery: Celery application that sends the message.
+        model: Name of the model to train.
+        dataset: Name of the training dataset.
+        preset: Name of the preset.
+        parameters: Parameters of the preset to change.
+        promote: Whether the new version becomes the live one.
+        device: Kind of device as requested.
+        queue: Queue of the job.
+        estimate: Expected time and memory.
+        idempotency_key: Key of the request; a repeated key returns the job stored first.
+        fingerprint: Digest of the request, by default computed from these arguments.
+
+    Raises:
+        BrokerDown: Nothing was stored.
+        IdempotencyConflict: The key was used for another request.
     """
     request: dict[str, Any] = {
         "model": model,
@@ -73,9 +93,22 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Queues work with `model`, a name:version, on a dataset; as `submit_training`.
+    """Queue a job that scores, calibrates or evaluates a model, and return its record.
 
-    It scores every image of the dataset, calibrates the model on it, or evaluates the model with it as normal images.
+    Args:
+        store: Job store.
+        celery: Celery application that sends the message.
+        kind: Kind of work: score every image of the dataset, calibrate the model on it, or evaluate the model with the
+            dataset as normal images.
+        model: Model as ``name:version``.
+        dataset: Name of the dataset.
+        parameters: Parameters of the job.
+        idempotency_key: See ``submit_training``.
+        fingerprint: See ``submit_training``.
+
+    Raises:
+        BrokerDown: Nothing was stored.
+        IdempotencyConflict: The key was used for another request.
     """
     request: dict[str, Any] = {
         "type": kind,
@@ -87,23 +120,34 @@ def submit_on_model(
 
 
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queues a new job that tries a failed or cancelled one again, from its newest checkpoint where it has one.
+    """Queue a new job that retries a failed or cancelled job from its newest checkpoint.
 
-    A state that is over never changes, so this is another job, `retry_of` the first; asking twice answers the same.
-    Raises `JobNotFound`, `JobConflict`, `BrokerDown`.
+    A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
+    same job.
+
+    Raises:
+        JobNotFound: No job has this id.
+        JobConflict: The job neither failed nor was cancelled.
+        BrokerDown: Redis does not answer.
     """
     job = store.get(job_id)
     if job.status not in (Status.FAILED, Status.CANCELLED):
-        raise JobConflict(f"job {job_id} is {job.status}; only one that failed or was cancelled can be tried again")
+        raise JobConflict(f"job {job_id} is {job.status}; only a failed or cancelled job can be retried")
     fields = {"type", "model", "dataset", "preset", "parameters", "promote", "device"}
-    # No caller's key starts with a blank: HTTP strips it.
+    # Keys of callers never start with a blank, because HTTP strips it.
     key = f" retry {job_id}"
     changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}
     return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, None, **changes)
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queues a paused job again, first in line; raises `JobNotFound`, `JobConflict`, `BrokerDown`."""
+    """Queue a paused job again, first in line, and return its record.
+
+    Raises:
+        JobNotFound: No job has this id.
+        JobConflict: The job is not paused.
+        BrokerDown: Redis does not answer.
+    """
     job, needs_message = store.request_resume(job_id)
     if needs_message:
         _send(celery, job, first=True)
@@ -111,7 +155,11 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Sends a job's id to its queue, in front of all others where `first`; raises `BrokerDown`."""
+    """Send the id of a job to its queue, with ``first`` before all other jobs.
+
+    Raises:
+        BrokerDown: The broker takes no messages.
+    """
     try:
         celery.send_task(
             TASK,
@@ -121,19 +169,23 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
             ignore_result=True,
         )
     except (OperationalError, redis.RedisError, OSError) as error:
-        raise BrokerDown(f"the broker does not take messages: {error}") from error
+        raise BrokerDown(f"the broker takes no messages: {error}") from error
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send the id of a job that is still queued anew, first in line; return whether it was. Raises `BrokerDown`."""
-    if not store.note_dispatch(job_id):
+    """Send the id of a queued job again, first in line; return False if it is no longer queued.
+
+    Raises:
+        BrokerDown: The broker takes no messages.
+    """
+    if not store.lines.note_dispatch(job_id):
         return False
     dispatch(celery, store.get(job_id), first=True)
     return True
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
-    """SHA-256 of a request as JSON, whatever the order of its members."""
+    """Return the SHA-256 digest of a request as JSON, independent of the order of its fields."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,5 +204,5 @@ def _send(celery: Celery, job: Job, first: bool) -> None:
     try:
         dispatch(celery, job, first)
     except BrokerDown as problem:
-        # The record is durable: the reconciler sends the id again, so the job is accepted all the same.
-        log.warning("job %s is recorded but not sent yet: %s", job.id, problem.detail)
+        # The job is accepted all the same: its record is durable, and the reconciler sends the id again.
+        log.warning("job %s is stored but not yet sent: %s", job.id, problem.detail)

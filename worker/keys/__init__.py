@@ -1,1 +1,1 @@
-"""Keys of callers: the file that holds them, their roles, and the first key."""
+"""API keys: the file that stores them, their roles, and the first key."""

@@ -1,4 +1,4 @@
-"""The first key of a service that listens beyond this machine."""
+"""Creation of the first API key for a service that other machines can reach."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,21 @@ from worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable, StoredKey
 from worker.settings import Settings
 
 FIRST = "first"
-"""Name of the key that is made."""
+"""Name of the key that is created."""
 
 
-def ensure_keys(settings: Settings, say: Callable[[str], None]) -> None:
-    """Make a key with the role admin wherever callers must show one and there is none.
+def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
+    """Create a key with the role admin if callers need a key and there is none.
 
-    Loopback stays open, and so does an address that something else guards (`trusted_bind`). The text of the key is
-    written to `home/api-key` for its owner to read. A text that is there already stays valid.
+    A service on loopback stays open, and so does a service with ``trusted_bind``. The text of the key is written to
+    ``home/api-key``, readable by its owner only. If that file exists already, its text becomes a valid key.
+
+    Args:
+        settings: Settings with the address and the files of keys.
+        echo: Function that shows a line to the user.
 
     Raises:
-        ValueError: `home/api-key` is empty and there are no keys.
+        ValueError: ``home/api-key`` is empty and there are no keys.
     """
     if not settings.needs_keys:
         return
@@ -27,22 +31,26 @@ def ensure_keys(settings: Settings, say: Callable[[str], None]) -> None:
     except (KeysUnreadable, OSError) as error:
         if not settings.keys_file.exists():
             raise
-        say(f"the key in {path} cannot be stored with the others: {error}")  # the service starts, and accepts none
+        # The service starts all the same, and accepts no key.
+        echo(f"the key in {path} cannot be added to the stored keys: {error}")
         return
     if imported is not None:
-        say(
-            f"the key in {path} stays valid: it is stored hashed, as {imported.name!r} with the role admin. "
-            "Keep its text elsewhere and delete the file"
+        echo(
+            f"the key in {path} stays valid: its hash is stored as {imported.name!r} with the role admin. "
+            "Keep the key elsewhere and delete the file"
         )
     elif not settings.keys_file.exists():
-        _make_first(settings, say)
+        _make_first(settings, echo)
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
-    """Store the text of `home/api-key` as a key with the role admin; return None where there is nothing to store.
+    """Store the text of ``home/api-key`` as a key with the role admin.
 
-    The text is from before keys were hashed, or of a key whose hash was not written any more. One that was stored
-    before is not stored again, so that a key that was revoked or rotated stays so.
+    The file comes from a version without hashed keys, or from an interrupted creation of the first key. A text that was
+    stored before is skipped, so that a revoked or rotated key stays so.
+
+    Returns:
+        The new key, or None if there is nothing to store.
     """
     try:
         text = settings.key_file.read_text(encoding="utf-8", errors="surrogateescape").strip()
@@ -51,17 +59,17 @@ def import_key_file(settings: Settings) -> StoredKey | None:
     return KeyFile(settings.keys_file).import_text(FIRST, "admin", text) if text else None
 
 
-def _make_first(settings: Settings, say: Callable[[str], None]) -> None:
+def _make_first(settings: Settings, echo: Callable[[str], None]) -> None:
     path = settings.key_file
     if path.exists() and not path.read_bytes().strip():
-        raise ValueError(f"{path} is empty; remove it, and a key is made")
+        raise ValueError(f"{path} is empty; delete it, and the service creates a key")
     try:
         KeyFile(settings.keys_file).create(
             FIRST, "admin", deliver=lambda text: write_atomically(path, f"{text}\n".encode(), mode=0o600)
         )
     except KeyConflict:
-        return  # another service on this home has just made it
-    say(
-        f"no key for {settings.host}: made one with the role admin, its text is in {path}. "
-        "Keep it elsewhere and delete the file; `snf keys create` makes more keys"
+        return  # another service on this home has just created it
+    echo(
+        f"the address {settings.host} needs an API key: created one with the role admin, see {path}. "
+        "Keep the key elsewhere and delete the file; `snf keys create` creates more keys"
     )

@@ -1,4 +1,4 @@
-"""Keys of callers in `home/keys.json`: who holds them, what they allow, and a hash of each."""
+"""The file of API keys, ``home/keys.json``: names, roles and limits of keys, and a hash of each secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.atomic_files import locked, write_atomically
 from models.naming import Name
 from worker.keys.roles import Role
 
-LARGEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 16 * 2**20
 TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
@@ -32,22 +32,22 @@ class KeysUnreadable(ValueError):
 
 
 class KeyConflict(ValueError):
-    """A change of the keys that is not possible."""
+    """The requested change of the keys is not possible."""
 
 
-class _Stored(BaseModel):
+class _KeyModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ReplacedSecret(_Stored):
-    """The secret that a rotated key had before, which stays valid until a time."""
+class ReplacedSecret(_KeyModel):
+    """The earlier secret of a rotated key, valid until the end of the overlap."""
 
     digest: Digest
     until: AwareDatetime
 
 
-class StoredKey(_Stored):
-    """A key without its secret."""
+class StoredKey(_KeyModel):
+    """An API key as it is stored: everything but the secret itself."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     name: Name
@@ -57,63 +57,67 @@ class StoredKey(_Stored):
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
     replaced: ReplacedSecret | None = None
-    imported: Digest | None = Field(None, description="Digest of the text in `home/api-key` that the key was made of.")
-    requests: Rate | None = Field(None, description="Most requests, such as 600/minute.")
-    images: Rate | None = Field(None, description="Most images scored and drawn, such as 10000/hour.")
+    imported: Digest | None = Field(None, description="Digest of the text in `home/api-key` that became this key.")
+    requests: Rate | None = Field(None, description="Largest rate of requests, such as 600/minute.")
+    images: Rate | None = Field(None, description="Largest rate of images, scored or sampled, such as 10000/hour.")
 
     def state(self, now: datetime) -> KeyState:
-        """Return whether the key is valid at ``now``."""
+        """Return whether the key is active, expired or revoked at the time ``now``."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return whether ``given``, the digest of a text, is that of the key; comparing takes constant time."""
+        """Return, in constant time, whether ``given`` is the digest of the current or a still valid earlier secret."""
         current = hmac.compare_digest(self.digest, given)
         if self.replaced is None or self.replaced.until <= now:
             return current
         return current | hmac.compare_digest(self.replaced.digest, given)
 
 
-class _Content(_Stored):
+class _Content(_KeyModel):
     format: Literal[1] = 1
     keys: tuple[StoredKey, ...] = ()
 
 
 def digest_of(text: str) -> str:
-    """Return the digest that a key is stored as.
+    """Return the SHA-256 digest under which a key is stored.
 
-    One pass of SHA-256: the secret has 256 random bits, so that a slow hash would not make guessing any harder, only
-    every request slower.
+    A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
+    make every request slower.
     """
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in the text of a key, ``snf_<id>_<secret of 256 bits>``; None where it is not of this form."""
-    found = TEXT.fullmatch(text)
-    return found[1] if found else None
+    """Return the id in the text of a key, ``snf_<id>_<secret>``, or None if the text has another form."""
+    match = TEXT.fullmatch(text)
+    return match[1] if match else None
 
 
 class KeyFile:
-    """The keys under one ``home``; any number of processes may read and change them.
+    """The API keys of one ``home``, safe for several processes that read and change them at the same time.
 
-    All methods raise `KeysUnreadable` where the file is damaged, and `OSError`.
+    Every method raises ``KeysUnreadable`` if the file is damaged, and ``OSError`` if it cannot be accessed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> tuple[StoredKey, ...]:
-        """Return all keys, also those that are no longer valid; raise `FileNotFoundError` where there is no file."""
+        """Return all keys, including expired and revoked ones.
+
+        Raises:
+            FileNotFoundError: There is no file of keys.
+        """
         with self.path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise KeysUnreadable(f"{self.path} is larger than {LARGEST_BYTES} bytes")
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise KeysUnreadable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")
         try:
             keys = _Content.model_validate_json(text).keys
         except ValidationError as error:
-            # Without the input: it would bring digests into logs.
+            # Without the input, which would bring digests into logs.
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise KeysUnreadable(f"{self.path} is damaged: {place}: {first['msg']}") from None
@@ -131,9 +135,18 @@ class KeyFile:
         images: str | None = None,
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
-        """Return a new key and its text, which is stored nowhere; raise `KeyConflict` where the name is taken.
+        """Create a key and return it together with its text, which is stored nowhere.
 
-        ``deliver`` is given the text before the key is valid: what it raises leaves the keys as they were.
+        Args:
+            name: Name of the key.
+            role: Role of the key.
+            expires: Time at which the key expires; None for never.
+            requests: Largest rate of requests, such as ``600/minute``.
+            images: Largest rate of images, such as ``10000/hour``.
+            deliver: Function that gets the text before the key becomes valid. If it raises, no key is created.
+
+        Raises:
+            KeyConflict: A valid key has this name.
         """
         now = _now()
         with locked(self.path.parent):
@@ -157,9 +170,10 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Store a text that callers use already as a key and return it; None where it was stored before.
+        """Store a text that callers already use as a key; add a number to ``name`` if it is taken.
 
-        Where the name is taken a number is added to it.
+        Returns:
+            The new key, or None if the text was stored before.
         """
         id, digest, now = id_in(text), digest_of(text), _now()
         with locked(self.path.parent):
@@ -170,7 +184,7 @@ class KeyFile:
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             key = StoredKey(
                 id=id or secrets.token_hex(6),
-                name=next(one for one in names if one not in taken),
+                name=next(free for free in names if free not in taken),
                 role=role,
                 digest=digest,
                 imported=digest,
@@ -180,18 +194,26 @@ class KeyFile:
         return key
 
     def revoke(self, ref: str) -> StoredKey:
-        """Make a key, named by id or name, invalid for good; raise `KeyConflict` where there is none to revoke."""
+        """Revoke the key with the id or name ``ref`` for good and return it.
+
+        Raises:
+            KeyConflict: No valid key has this id or name.
+        """
         with locked(self.path.parent):
             keys = self._read_or_none()
             key = _find(keys, ref)
             revoked = key.model_copy(update={"revoked": _now(), "replaced": None})
-            self._write([revoked if one is key else one for one in keys])
+            self._write([revoked if stored is key else stored for stored in keys])
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Give a key another secret and return both; the one before stays valid for ``overlap``.
+        """Give a key another secret; the earlier secret stays valid for ``overlap``.
 
-        Raise `KeyConflict` where there is no such key or it has expired.
+        Returns:
+            The key and the text with its new secret.
+
+        Raises:
+            KeyConflict: There is no such key, or it has expired.
         """
         now = _now()
         with locked(self.path.parent):
@@ -202,7 +224,7 @@ class KeyFile:
             text = _new_text(key.id)
             replaced = ReplacedSecret(digest=key.digest, until=now + overlap) if overlap else None
             rotated = key.model_copy(update={"digest": digest_of(text), "replaced": replaced})
-            self._write([rotated if one is key else one for one in keys])
+            self._write([rotated if stored is key else stored for stored in keys])
         return rotated, text
 
     def _read_or_none(self) -> tuple[StoredKey, ...]:
@@ -217,11 +239,11 @@ class KeyFile:
 
 
 def _find(keys: Sequence[StoredKey], ref: str) -> StoredKey:
-    """Return the key with this id, else the one with this name that is not revoked."""
-    found = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
-    if not found:
+    """Return the key with this id, or else the key with this name that is not revoked."""
+    matching = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
+    if not matching:
         raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")
-    return next((key for key in found if key.id == ref), found[0])
+    return next((key for key in matching if key.id == ref), matching[0])
 
 
 def _new_text(id: str) -> str:

@@ -1,4 +1,4 @@
-"""Roles of keys: what their holders may do."""
+"""Roles of API keys, from ``read`` to ``admin``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, get_args
 Role = Literal["read", "score", "train", "admin"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
-"""From the least to the most; each role may do what the ones before it may."""
+"""All roles in ascending order; each role includes the permissions of those before it."""
 
 
 def includes(held: Role, needed: Role) -> bool:
-    """Return whether a holder of the role ``held`` may do what the role ``needed`` may."""
+    """Return whether the role ``held`` has all permissions of the role ``needed``."""
     return ROLES.index(held) >= ROLES.index(needed)

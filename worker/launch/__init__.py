@@ -1,1 +1,1 @@
-"""What ``snf up`` starts: child processes that are restarted when they die."""
+"""The processes that ``snf up`` and ``snf worker`` start and restart."""

@@ -1,4 +1,4 @@
-"""One part of a running installation: a child process that is restarted with back-off."""
+"""Child processes of an installation, restarted with growing pauses when they die."""
 
 import logging
 import signal
@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from worker.child_environment import child_environment
-from worker.runtime.lifeline import Lifeline
+from worker.runtime.lifeline import Lifeline, child_environment
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -19,15 +18,21 @@ _HEALTHY_S = 60.0
 _LARGEST_OUTPUT = 5_000_000
 
 
-class Part:
-    """A module run as a process of its own; its output goes to `home/logs/<name>.out`.
+class ChildProcess:
+    """A Python module that runs as a process of its own and is restarted when it dies.
 
-    `variables` are given to it beside those of the settings.
+    Its output goes to ``home/logs/<name>.out``.
+
+    Args:
+        name: Name of the process in messages and file names.
+        module: Module to run with ``python -m``.
+        settings: Settings of the process.
+        variables: Environment variables beside those of the settings.
     """
 
     def __init__(self, name: str, module: str, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self.deaths = 0  # since it was healthy last
+        self.deaths = 0  # in a row, each soon after a start
         self._module = module
         self.settings = settings
         self._variables = dict(variables or {})
@@ -39,11 +44,11 @@ class Part:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id, or None while the process does not run."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Starts the process in a session of its own, so that Ctrl-C reaches the launcher alone."""
+        """Start the process in a session of its own, so that Ctrl-C reaches the launcher alone."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
         lifeline = Lifeline()
@@ -65,8 +70,12 @@ class Part:
         self._started = time.monotonic()
         self._restart_at = None
 
-    def mend(self) -> str | None:
-        """Restarts the process once its pause is over; answers a line for people where something happened."""
+    def restart_if_dead(self) -> str | None:
+        """Note the death of the process, or restart it once its pause is over.
+
+        Returns:
+            A message for the user, or None if nothing happened.
+        """
         now = time.monotonic()
         if self._restart_at is not None:
             if now < self._restart_at:
@@ -84,13 +93,13 @@ class Part:
         return f"{self.name} ended {end}, see {self._output}; starting it again in {pause:g} s"
 
     def ask_to_stop(self) -> None:
-        """Sends TERM."""
+        """Send SIGTERM to the process."""
         self._restart_at = None
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Waits until the process is gone, and kills it after `deadline` (monotonic seconds)."""
+        """Wait for the end of the process, and kill it at ``deadline``, in seconds of the monotonic clock."""
         if self._process is None:
             return
         try:
@@ -100,8 +109,8 @@ class Part:
             self._process.wait()
         self._forget()
 
-    def last_words(self) -> str:
-        """The end of the process's output."""
+    def output_tail(self) -> str:
+        """Return the last lines of the process's output, with the name of the file."""
         if not self._output.exists():
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -114,18 +123,18 @@ class Part:
             self._lifeline = None
 
 
-def mend(parts: Sequence[Part], say: Callable[[str], None]) -> None:
-    """Restarts the parts that died and whose pause is over, and says so."""
-    for part in parts:
-        message = part.mend()
+def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
+    """Restart the dead processes whose pause is over, and pass a message about each to ``echo``."""
+    for process in processes:
+        message = process.restart_if_dead()
         if message is not None:
             log.warning(message)
-            say(message)
+            echo(message)
 
 
-def stop(parts: Sequence[Part], deadline: float) -> None:
-    """Asks all parts to stop at once and kills those that have not by `deadline` (monotonic seconds)."""
-    for part in parts:
-        part.ask_to_stop()
-    for part in parts:
-        part.end(deadline)
+def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
+    """Ask all processes to stop, and kill those that still run at ``deadline``, in seconds of the monotonic clock."""
+    for process in processes:
+        process.ask_to_stop()
+    for process in processes:
+        process.end(deadline)

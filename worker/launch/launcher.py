@@ -1,4 +1,4 @@
-"""What `snf up` runs: broker, workers and service as child processes, restarted when they die."""
+"""The launcher behind ``snf up``: it runs broker, workers and service as child processes."""
 
 import logging
 import signal
@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
-from worker.launch.child_process import Part, mend, stop
-from worker.launch.workers import worker_parts
+from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
 from worker.settings import Settings
 
@@ -29,37 +30,43 @@ _ENOUGH_DEATHS = 5
 
 def supervise(
     settings: Settings,
-    say: Callable[[str], None] | None = None,
+    echo: Callable[[str], None] | None = None,
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Runs everything on this machine until INT or TERM and answers the exit code.
+    """Run a whole installation on this machine until SIGINT or SIGTERM.
 
-    `worker` and `service` are the modules to run as such.
+    Args:
+        settings: Settings of all processes.
+        echo: Function that shows a line to the user; prints by default.
+        worker: Module that runs as worker.
+        service: Module that runs as HTTP service.
 
-    0 after a clean stop, 2 where the port is busy, 1 where a part keeps dying before all is ready.
+    Returns:
+        Exit code: 0 after a clean stop, 2 if the port is in use or no device can serve a wanted queue, 1 if a process
+        keeps dying before everything is ready.
     """
-    say = say or _print
+    echo = echo or _print
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
-        say(busy)
+        echo(busy)
         return 2
     try:
-        worker_parts(settings)
+        worker_processes(settings)
     except ValueError as problem:
-        say(str(problem))
+        echo(str(problem))
         return 2
     configure_logging(settings, "launcher", terminal=False)
-    ensure_keys(settings, say)
+    ensure_keys(settings, echo)
     asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
         asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    installation = Installation(settings, asked, say, worker, service)
+    installation = Installation(settings, asked, echo, worker, service)
     try:
-        return installation.live()
+        return installation.run()
     finally:
         installation.close()
         for number, handler in previous.items():
@@ -71,80 +78,80 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """The parts of one running installation."""
+    """Broker, workers and service of one running installation."""
 
     def __init__(
         self,
         settings: Settings,
         stop: threading.Event,
-        say: Callable[[str], None],
+        echo: Callable[[str], None],
         worker: str,
         service: str,
     ) -> None:
         self._settings = settings
         self._stop = stop
-        self._say = say
-        self._broker = None if settings.redis_url else Part("broker", "worker.broker.embedded", settings)
-        # The service alone checks keys: no other process is given any.
+        self._echo = echo
+        self._broker = None if settings.redis_url else ChildProcess("broker", "worker.broker.embedded", settings)
+        # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
-        self._others = [*worker_parts(settings, worker), Part("service", service, settings, keys)]
+        self._others = [*worker_processes(settings, worker), ChildProcess("service", service, settings, keys)]
 
-    def live(self) -> int:
-        """Starts all parts, announces the address, restarts what dies; answers the exit code on a stop."""
+    def run(self) -> int:
+        """Start all processes, print the address, and restart processes that die; return the exit code."""
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
             if not self._until(self._broker_answers, started):
                 return self._give_up("the broker")
-        for part in self._others:
-            part.start()
+        for process in self._others:
+            process.start()
         if not self._until(self._service_is_ready, started):
             return self._give_up("the service")
         if not self._stop.is_set():
-            self._say(welcome(self._settings, time.monotonic() - started))
+            self._echo(welcome(self._settings, time.monotonic() - started))
         while not self._stop.wait(0.2):
-            mend(self._parts(), self._say)
+            restart_dead(self._processes(), self._echo)
         return 0
 
     def close(self) -> None:
-        """Stops all parts: the broker last, because a preempted job is recorded in it."""
-        self._say("stopping ...")
-        stop(self._others, time.monotonic() + self._settings.kill_after_seconds)
+        """Stop all processes, the broker last: workers record interrupted jobs in it."""
+        self._echo("stopping ...")
+        stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
-            stop([self._broker], time.monotonic() + _BROKER_STOP_S)
+            stop_all([self._broker], time.monotonic() + _BROKER_STOP_S)
             self._stop_orphaned_server()
-        self._say("stopped")
+        self._echo("stopped")
 
     def _stop_orphaned_server(self) -> None:
-        # A keeper that was killed leaves its server; the next one may not have got round to adopting it.
+        # A killed broker process leaves its server behind, and its successor may not have adopted it yet.
         server = EmbeddedBroker(self._settings)
         if not server.alive():
             return
         try:
-            log.warning("a broker outlived its keeper: %s", server.start(timeout=1.0))
+            log.warning("a server outlived its broker process: %s", server.start(timeout=1.0))
             server.stop()
         except BrokerStartFailed as problem:
-            log.error("a broker goes on that this process cannot stop: %s", problem.detail)
+            log.error("a server keeps running that cannot be stopped: %s", problem.detail)
 
-    def _parts(self) -> list[Part]:
+    def _processes(self) -> list[ChildProcess]:
         return [*([self._broker] if self._broker is not None else []), *self._others]
 
     def _until(self, ready: Callable[[], bool], started: float) -> bool:
-        """Waits for `ready`; answers False where time is up or a part keeps dying, True on a stop as well."""
+        """Wait for ``ready`` or a request to stop; return False if time runs out or a process keeps dying."""
         while not self._stop.is_set():
             if ready():
                 return True
-            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._parts()):
+            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._processes()):
                 return False
-            mend(self._parts(), self._say)
+            restart_dead(self._processes(), self._echo)
             self._stop.wait(0.1)
         return True
 
     def _give_up(self, what: str) -> int:
-        self._say(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
-        for part in self._parts():
-            if part.deaths:
-                self._say(part.last_words())
+        self._echo(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
+        for process in self._processes():
+            if process.deaths:
+                self._echo(process.output_tail())
         return 1
 
     def _broker_answers(self) -> bool:
@@ -158,7 +165,7 @@ class Installation:
         return True
 
     def _service_is_ready(self) -> bool:
-        # No proxy: the service is on this machine whatever HTTP_PROXY says.
+        # The service is on this machine: a proxy in HTTP_PROXY must not be used.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"{address(self._settings)}/readyz", timeout=2) as answer:
@@ -168,7 +175,7 @@ class Installation:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """A message where nothing can listen on this address, None where it is free."""
+    """Return why no server can listen on an address, or None if the address is free."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -178,19 +185,19 @@ def port_problem(host: str, port: int) -> str | None:
     except OSError as error:
         return (
             f"cannot listen on {host}:{port}: {error.strerror or error}. "
-            "Stop what uses the port, or choose another: SNF_PORT=8001"
+            "Stop the program that uses the port, or choose another port: SNF_PORT=8001"
         )
     return None
 
 
 def address(settings: Settings) -> str:
-    """The URL under which this machine reaches the service."""
+    """Return the URL of the service as seen from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def welcome(settings: Settings, seconds: float) -> str:
-    """The lines printed once everything is ready."""
+    """Return the text that is printed once everything is ready."""
     url = address(settings)
     key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
     image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))

@@ -1,34 +1,44 @@
-"""The workers of one machine: a process for each device, kept alive."""
+"""The worker processes of one machine: start, restart, and health check."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
 
-from worker.jobs.record import Queue
-from worker.launch.child_process import Part, mend, stop
+from worker.broker.connection import redis_client
+from worker.errors import BrokerDown
+from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.launch.child_process import ChildProcess, restart_dead, stop_all
 from worker.log_setup import configure_logging
-from worker.runtime.devices import find_devices, part_name, queues_of
+from worker.queues import Queue
+from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.machine import memory_of_this_machine, training_memory
 from worker.runtime.main import run_worker
 from worker.settings import Settings
 
 
-def worker_parts(settings: Settings, module: str = "worker.runtime.main") -> list[Part]:
-    """Return a worker process for each device that can serve a wanted queue; raise `ValueError` where there is none.
+def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
+    """Return a worker process, not yet started, for each device that can serve a wanted queue.
 
-    The workers of a machine share its memory, see `training_memory`.
+    The workers share the memory of the machine, see ``training_memory``.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
     """
     devices = find_devices(settings.devices)
     wanted = set(settings.queues or Queue)
     able = [device for device in devices if wanted & set(queues_of(device))]
     if not able:
-        raise ValueError(f"none of the devices {', '.join(devices)} can serve {', '.join(sorted(wanted))}")
+        raise ValueError(
+            f"none of the devices {', '.join(devices)} can serve {', '.join(sorted(wanted))}; "
+            "change SNF_DEVICES or SNF_QUEUES"
+        )
     memory = memory_of_this_machine()
     return [
-        Part(
-            part_name(device),
+        ChildProcess(
+            process_name(device),
             module,
             settings.model_copy(
                 update={
@@ -41,17 +51,20 @@ def worker_parts(settings: Settings, module: str = "worker.runtime.main") -> lis
     ]
 
 
-def run_workers(settings: Settings, say: Callable[[str], None] = print) -> int:
-    """Works on jobs until TERM or INT: in this process where there is one device, else in one process each.
+def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
+    """Run the workers of this machine until SIGTERM or SIGINT.
 
-    Raises `ValueError` where no device can serve a wanted queue.
+    A single device is served by this process, several devices by one child process each.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
     """
-    parts = worker_parts(settings)
-    if len(parts) == 1:
-        configure_logging(settings, parts[0].name)
-        return run_worker(parts[0].settings)
+    processes = worker_processes(settings)
+    if len(processes) == 1:
+        configure_logging(settings, processes[0].name)
+        return run_worker(processes[0].settings)
     configure_logging(settings, "workers", terminal=False)
-    say(f"{len(parts)} workers, one a device; their logs are in {settings.logs_dir}")
+    echo(f"{len(processes)} workers, one for each device; their logs are in {settings.logs_dir}")
     asked = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:
@@ -59,12 +72,44 @@ def run_workers(settings: Settings, say: Callable[[str], None] = print) -> int:
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for part in parts:
-            part.start()
+        for process in processes:
+            process.start()
         while not asked.wait(0.2):
-            mend(parts, say)
+            restart_dead(processes, echo)
     finally:
-        stop(parts, time.monotonic() + settings.kill_after_seconds)
+        stop_all(processes, time.monotonic() + settings.kill_after_seconds)
         for number, handler in previous.items():
             signal.signal(number, handler)
     return 0
+
+
+def check_workers(settings: Settings) -> tuple[bool, str]:
+    """Check that every worker that the settings ask for is alive and receives jobs.
+
+    In an outage of the broker all workers count as healthy. They cannot announce themselves then, and a restart would
+    interrupt their jobs without repairing the broker.
+
+    Returns:
+        Whether all workers are healthy, and a line of text with the reason.
+
+    Raises:
+        ValueError: No device can serve a wanted queue.
+    """
+    client = redis_client(settings)
+    try:
+        workers = WorkerRegistry(client, settings.key_prefix).workers()
+    except BrokerDown as problem:
+        return True, f"cannot be checked: {problem.detail}"
+    finally:
+        client.close()
+    here = {worker.device: worker for worker in workers if worker.name.startswith(f"{socket.gethostname()}:")}
+    wanted = [device for process in worker_processes(settings) for device in process.settings.devices]
+    problems = [f"no worker of {device} is alive on this machine" for device in wanted if device not in here]
+    problems += [
+        f"worker {here[device].name} receives no messages"
+        for device in wanted
+        if device in here and here[device].state is WorkerState.NOT_RECEIVING
+    ]
+    if problems:
+        return False, "; ".join(problems)
+    return True, "; ".join(f"{here[device].name} ({device}): {here[device].state}" for device in wanted)

@@ -1,4 +1,4 @@
-"""Help with a bulk job: workers that have nothing to do take shards of it."""
+"""Assistance with bulk jobs: idle workers score shards of a job that another worker runs."""
 
 import logging
 import threading
@@ -11,25 +11,39 @@ from kombu.exceptions import OperationalError
 
 from worker.broker.celery_app import ASSIST, FIRST
 from worker.errors import BrokerDown, JobNotFound
-from worker.jobs.record import ACTIVE, Job, Queue
+from worker.jobs.record import ACTIVE, Job
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence, WorkerState
-from worker.runtime.process import Exit, StopReason, TrainerProcess, assistant_command
+from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.queues import Queue
+from worker.runtime.process import AttemptProcess, ExitCode, StopReason, assistant_command
 from worker.runtime.supervisor import attempt_environment
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_ASSISTANTS = 64
+MAX_ASSISTANTS = 64
 _TICK_S = 0.25
 _LOOK_S = 1.0
 _CALL_S = 60
-"""Life of a call for help: a worker that was busy for longer is called again by the reconciler."""
+"""Time in seconds after which a call for assistance expires; the reconciler calls again."""
 
 
-def call_assistants(celery: Celery, presence: Presence, job: Job, most: int) -> int:
-    """Calls idle workers that serve the queue of bulk jobs, `most` at most; answers how many. Raises `BrokerDown`."""
-    idle = [one for one in presence.workers() if one.state is WorkerState.IDLE and Queue.SCORE in one.queues]
+def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
+    """Ask idle workers to assist with a bulk job.
+
+    Args:
+        celery: Celery application that sends the messages.
+        registry: Registry of the running workers.
+        job: The bulk job.
+        most: Largest number of workers to ask.
+
+    Returns:
+        Number of workers that were asked.
+
+    Raises:
+        BrokerDown: The broker does not answer or takes no messages.
+    """
+    idle = [info for info in registry.workers() if info.state is WorkerState.IDLE and Queue.SCORE in info.queues]
     count = min(most, len(idle))
     for _ in range(count):
         try:
@@ -37,12 +51,22 @@ def call_assistants(celery: Celery, presence: Presence, job: Job, most: int) -> 
                 ASSIST, args=[job.id], queue=job.queue.value, priority=FIRST, expires=_CALL_S, ignore_result=True
             )
         except (OperationalError, OSError) as error:
-            raise BrokerDown(f"the broker does not take messages: {error}") from error
+            raise BrokerDown(f"the broker takes no messages: {error}") from error
     return count
 
 
 class Assistant:
-    """Runs a process that takes shards of a job until none is left; it owns nothing, so its end needs no record."""
+    """Runner of processes that score shards of other workers' bulk jobs.
+
+    A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
+
+    Args:
+        store: Job store.
+        settings: Settings of the worker.
+        stopping: Event that is set when the worker stops.
+        device: Device that the worker runs jobs on.
+        queues: Queues of the worker; a job that waits in one of them ends the assistance.
+    """
 
     def __init__(
         self,
@@ -57,16 +81,20 @@ class Assistant:
         self._stopping = stopping
         self._device = device
         self._queues = queues
-        self._useless: deque[str] = deque(maxlen=1000)  # jobs that this machine cannot help with
+        self._useless: deque[str] = deque(maxlen=1000)  # jobs that this machine cannot score
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Helps with a job until no shard is free or this worker has something else to do; answers the exit code."""
+        """Assist with a job until no shard is free or this worker has other work.
+
+        Returns:
+            Exit code of the process, or None if none was started.
+        """
         folder = self._settings.jobs_dir / job_id
         if job_id in self._useless or self._wanted_elsewhere(job_id) or not folder.is_dir():
             return None
-        log.info("helps with job %s", job_id)
-        process = TrainerProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
+        log.info("assisting with job %s", job_id)
+        process = AttemptProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
         self.job = job_id
         look_at = 0.0
         try:
@@ -79,18 +107,18 @@ class Assistant:
         finally:
             self.job = None
             process.close()
-        log.info("helped with job %s (exit code %d)", job_id, code)
-        if code not in (0, Exit.PREEMPTED) and not process.stopping:
+        log.info("assisted with job %s (exit code %d)", job_id, code)
+        if code not in (0, ExitCode.PREEMPTED) and not process.stopping:
             self._useless.append(job_id)
         return code
 
     def _wanted_elsewhere(self, job_id: str) -> bool:
-        """Whether this worker stops, the job is in nobody's hand any more, or a job waits in a queue of this worker."""
+        """Return whether to stop assisting: the worker stops, the job ended, or a job waits for this worker."""
         if self._stopping.is_set():
             return True
         try:
-            return self._store.get(job_id).status not in ACTIVE or any(map(self._store.waiting, self._queues))
+            return self._store.get(job_id).status not in ACTIVE or any(map(self._store.lines.length, self._queues))
         except JobNotFound:
             return True
         except BrokerDown:
-            return False  # nobody can tell
+            return False  # unknown, and what is scored is not lost

@@ -1,47 +1,47 @@
-"""The devices that workers run jobs on, found without PyTorch; a worker process has one and runs one job at a time."""
+"""Devices that run jobs, found without PyTorch. Each device has a worker process that runs one job at a time."""
 
 import shutil
 import subprocess
 from collections.abc import Sequence
 
-from worker.jobs.record import DeviceKind, Queue
+from worker.queues import DeviceKind, Queue
 
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """The devices meant by `SNF_DEVICES`: `auto` stands for every NVIDIA GPU of this machine, and its CPU.
+    """Return the devices that ``SNF_DEVICES`` selects; ``auto`` stands for all NVIDIA GPUs of this machine and its CPU.
 
     >>> find_devices(["cuda:1", "cpu", "cpu"])
     ['cuda:1', 'cpu']
     """
-    found: list[str] = []
+    devices: list[str] = []
     for name in wanted:
-        found += [*_gpus(), CPU] if name == AUTO else [name]
-    return list(dict.fromkeys(found))
+        devices += [*_gpus(), CPU] if name == AUTO else [name]
+    return list(dict.fromkeys(devices))
 
 
 def kind_of(device: str) -> DeviceKind:
-    """`cpu` or `cuda`."""
+    """Return the kind of a device, ``cpu`` or ``cuda``."""
     return "cuda" if device.startswith(CUDA) else "cpu"
 
 
 def queues_of(device: str) -> list[Queue]:
-    """The queues whose jobs can run on a device."""
+    """Return the queues whose jobs can run on a device."""
     return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
 
 
-def part_name(device: str) -> str:
-    """Name of the worker process of a device, in messages and log files.
+def process_name(device: str) -> str:
+    """Return the name of a device's worker process in messages and log files.
 
-    >>> part_name("cpu"), part_name("cuda:0")
+    >>> process_name("cpu"), process_name("cuda:0")
     ('worker', 'worker-cuda-0')
     """
     return "worker" if device == CPU else f"worker-{device.replace(':', '-')}"
 
 
 def variables(device: str) -> dict[str, str]:
-    """What makes a child process see this device alone."""
+    """Return the environment variables that hide all other devices from a child process."""
     return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
 
 

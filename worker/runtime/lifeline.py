@@ -1,7 +1,8 @@
-"""A pipe that tells a child process that its parent is gone, on every platform and after kill -9 too.
+"""Safe child processes: a pipe that detects the death of their parent, and an environment without API keys.
 
-The parent keeps the writing end and passes the reading end in `SNF_LIFELINE_FD`; end-of-file means that no
-process holds the writing end any more. `python -m worker.runtime.lifeline MODULE` runs a module with such a watch.
+The parent keeps the writing end of the pipe and passes the reading end in ``SNF_LIFELINE_FD``. End of file means that
+the parent is gone, on every platform and even after ``kill -9``. ``python -m worker.runtime.lifeline MODULE`` runs a
+module that is stopped when its parent is gone.
 """
 
 import os
@@ -10,38 +11,64 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from worker.gc_tuning import look_rarely
+from worker.gc_tuning import relax_gc
 
 VARIABLE = "SNF_LIFELINE_FD"
 
 
+SECRETS = frozenset({"SNF_API_KEYS", "SNF_API_KEY"})
+"""Variables that no child process inherits: their values are visible under ``/proc``.
+
+Names match regardless of case, as they do for the settings.
+"""
+
+
+def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process without its API keys, with ``changes`` applied in order."""
+    variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
+    for change in changes:
+        variables |= change
+    return variables
+
+
 class Lifeline:
-    """The parent's side: `fd` goes to the child by `pass_fds`, `environment` to its variables."""
+    """The parent's side of the pipe to one child process.
+
+    Pass ``fd`` to the child with ``pass_fds`` and ``environment`` with its variables.
+    """
 
     def __init__(self) -> None:
         self.fd, self._writing = os.pipe()
         self.environment = {VARIABLE: str(self.fd)}
 
     def passed(self) -> None:
-        """Closes the reading end here once the child has it."""
+        """Close this process's copy of the reading end after the child was started."""
         os.close(self.fd)
 
-    def say(self, message: bytes) -> None:
-        """Sends a one-byte message; a child that is gone already needs none."""
+    def send(self, message: bytes) -> None:
+        """Send a message of one byte to the child, if it still runs."""
         try:
             os.write(self._writing, message)
         except BrokenPipeError:
             return
 
     def close(self) -> None:
-        """Lets the child see end-of-file."""
+        """Close the writing end, so that the child reads end of file."""
         os.close(self._writing)
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Watches the parent in a thread; answers False where this process was started without a lifeline."""
+    """Watch the lifeline of this process in a thread.
+
+    Args:
+        on_message: Function that is called with each message of the parent.
+        on_parent_gone: Function that is called when the parent is gone.
+
+    Returns:
+        False if this process was started without a lifeline.
+    """
     text = os.environ.pop(VARIABLE, None)
     if text is None:
         return False
@@ -66,8 +93,8 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Runs the module named on the command line; TERM once the parent is gone, and KILL where that is not heard."""
-    look_rarely()
+    """Run the module that the command line names; send it SIGTERM, later SIGKILL, when the parent is gone."""
+    relax_gc()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     watch(lambda _message: None, _stop_this_process)

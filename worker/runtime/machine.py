@@ -1,4 +1,4 @@
-"""Memory that this machine or its container has, and the share of it that a training process gets."""
+"""Memory of this machine or its container, and the share of it that a training process gets."""
 
 import os
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from worker.runtime.devices import CPU
 from worker.settings import Settings
 
 _SHARE = 0.8
-"""Of the memory, for all trainings of this machine; the rest is for service, broker and workers."""
+"""Share of the memory for all trainings of this machine; service, broker and workers need the rest."""
 _SMALLEST = 2 * 2**30
-"""Below that PyTorch's own libraries and threads reach the limit, however small the job."""
+"""Smallest limit in bytes: PyTorch's libraries and threads alone come close to it."""
 
 
 def memory_of_this_machine(
     groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Return the bytes of memory that this process may use: of the machine, or of a control group that has less."""
+    """Return the bytes of memory that this process may use, by the machine and by its control groups."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -25,10 +25,20 @@ def memory_of_this_machine(
 
 
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
-    """Return the bytes that one training process may allocate, of a machine that runs so many workers.
+    """Return the bytes of memory that one training process may allocate.
 
-    It is the setting where that is given, else 80 % of the memory, shared evenly by the workers, and at least 2 GiB.
-    None, no limit, on a GPU, whose driver reserves addresses by the terabyte.
+    The setting ``SNF_TRAIN_MEMORY_BYTES`` counts if it is given. Otherwise 80 % of the memory is shared evenly by the
+    workers, with at least 2 GiB each. On a GPU there is no limit, because its driver
+    reserves terabytes of addresses.
+
+    Args:
+        settings: Settings with the limit, if any.
+        device: Device of the worker.
+        workers: Number of workers on this machine.
+        memory: Memory of this machine in bytes, None if unknown.
+
+    Returns:
+        The limit in bytes, or None for no limit.
     """
     if settings.train_memory_bytes is not None:
         return settings.train_memory_bytes
@@ -47,11 +57,11 @@ def _limits(groups: Path, membership: Path) -> Iterator[int]:
         if controllers == "":
             base, name = groups, "memory.max"
         elif "memory" in controllers.split(","):
-            base, name = groups / "memory", "memory.limit_in_bytes"  # version 1
+            base, name = groups / "memory", "memory.limit_in_bytes"  # control groups version 1
         else:
             continue
         group = base / path.lstrip("/")
-        # A group has no more than those that contain it. In a container the path may be that of the host.
+        # The limits of all enclosing groups apply, too. In a container the path may be that of the host.
         for folder in [group, *group.parents]:
             if not folder.is_relative_to(base):
                 break

@@ -1,6 +1,6 @@
-"""The worker process of one device: Celery with one thread for jobs, and the reconciler beside it.
+"""The worker process of one device: a Celery worker with one thread, the reconciler and the watchdog.
 
-It never imports torch: training runs in processes that it starts.
+The process never imports PyTorch. Attempts of jobs run in processes that it starts.
 """
 
 import logging
@@ -11,15 +11,17 @@ import redis
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import redis_client, weaknesses
+from worker.broker.connection import durability_risks, redis_client
 from worker.errors import BrokerDown
-from worker.jobs.record import Job, Queue
+from worker.jobs.record import Job
 from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Announcer, Presence
+from worker.jobs.worker_registry import WorkerRegistry
 from worker.log_setup import configure_logging
-from worker.runtime.assist import MOST_ASSISTANTS, Assistant, call_assistants
-from worker.runtime.devices import find_devices, part_name, queues_of
+from worker.queues import Queue
+from worker.runtime.announcer import Announcer
+from worker.runtime.assist import MAX_ASSISTANTS, Assistant, call_assistants
+from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.process import Command, attempt_command
 from worker.runtime.reconciler import Reconciler
 from worker.runtime.supervisor import Supervisor, worker_name
@@ -30,12 +32,23 @@ from worker.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 NOT_RECEIVING = 70
-"""Exit code of a worker that does not receive messages; whatever started it starts another."""
+"""Exit code of a worker that receives no messages; the process that started it starts another."""
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Works on jobs of one device until TERM or INT; a running trainer then writes its checkpoint and its job is
-    queued again. Raises `ValueError` where the settings name several devices or queues that this one cannot serve.
+    """Run the jobs of one device until SIGTERM or SIGINT.
+
+    A running job then writes its checkpoint and is queued again.
+
+    Args:
+        settings: Settings that name exactly one device.
+        command: Function that returns the command of an attempt.
+
+    Returns:
+        Exit code of the worker.
+
+    Raises:
+        ValueError: The settings name several devices, or queues that the device cannot serve.
     """
     (device,) = find_devices(settings.devices)
     queues = queues_to_serve(settings, device)
@@ -43,14 +56,14 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     celery = make_celery(settings)
     stopping = threading.Event()
-    presence = Presence(client, settings.key_prefix)
+    registry = WorkerRegistry(client, settings.key_prefix)
 
     def call_for_help(job: Job) -> None:
         if job.type == "score":
             try:
-                call_assistants(celery, presence, job, most=MOST_ASSISTANTS)
+                call_assistants(celery, registry, job, most=MAX_ASSISTANTS)
             except BrokerDown as problem:
-                log.info("nobody is called to help with job %s: %s", job.id, problem.detail)
+                log.info("no workers are called to assist with job %s: %s", job.id, problem.detail)
 
     pace = Pace(client, settings.key_prefix)
     supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
@@ -73,7 +86,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     )
     register_tasks(celery, store, supervisor, assistant, stopping, watchdog)
     announcer = Announcer(
-        presence,
+        registry,
         settings,
         name=worker_name(),
         device=device,
@@ -81,19 +94,19 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         job=lambda: supervisor.job or assistant.job,
         receiving=lambda: watchdog.receiving,
     )
-    reconciler = Reconciler(store, celery, settings, presence)
+    reconciler = Reconciler(store, celery, settings, registry)
 
     def on_shutting_down(**_: object) -> None:
         # Runs inside the signal handler: only a flag may be set here.
         stopping.set()
 
     worker_shutting_down.connect(on_shutting_down)
-    # A line a message adds nothing to the supervisor's own.
+    # Celery's line for each message repeats the supervisor's.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
     announcer.start()
-    warn_of_weaknesses(client)
+    warn_of_durability_risks(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     watchdog.start()
     try:
@@ -107,32 +120,38 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
 
 
 def _lose_the_connection() -> None:
-    # Celery's event loop takes it for a connection that broke, and makes everything that belongs to it anew.
-    raise ConnectionError("the watchdog found that no messages are received")
+    # Celery's event loop takes the error for a broken connection and rebuilds everything that belongs to it.
+    raise ConnectionError("the watchdog detected that no messages arrive")
 
 
-def warn_of_weaknesses(client: redis.Redis) -> None:
-    """Logs what an external server's settings put at risk."""
+def warn_of_durability_risks(client: redis.Redis) -> None:
+    """Log the settings of an external server that may lose jobs."""
     try:
-        for risk in weaknesses(client):
-            log.warning("the Redis server is not safe for jobs: %s", risk)
+        for risk in durability_risks(client):
+            log.warning("the Redis server may lose jobs: %s", risk)
     except BrokerDown as problem:
         log.warning("%s", problem.detail)
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """The queues of a device, or those of them that the settings name; raises `ValueError` where none is left."""
+    """Return the queues that a device can serve and the settings allow.
+
+    Raises:
+        ValueError: There is no such queue.
+    """
     able = queues_of(device)
-    found = [queue for queue in able if queue in (settings.queues or able)]
-    if not found:
-        raise ValueError(f"{device} can serve {', '.join(able)}, not {', '.join(settings.queues)}")
-    return found
+    queues = [queue for queue in able if queue in (settings.queues or able)]
+    if not queues:
+        raise ValueError(
+            f"{device} can serve {', '.join(able)}, not {', '.join(settings.queues)}; change SNF_DEVICES or SNF_QUEUES"
+        )
+    return queues
 
 
 def main() -> int:
-    """Entry point of `python -m worker.runtime.main`, the worker of one device."""
+    """Run the worker of one device: the entry point of ``python -m worker.runtime.main``."""
     settings = load_settings()
-    configure_logging(settings, part_name(settings.devices[0]))
+    configure_logging(settings, process_name(settings.devices[0]))
     return run_worker(settings)
 
 

@@ -1,4 +1,4 @@
-"""A training process: started in its own process group, asked to stop, killed after a grace."""
+"""The process of an attempt: its start, its exit codes, and its end by request or by force."""
 
 import contextlib
 import os
@@ -10,23 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from worker.child_environment import child_environment
-from worker.jobs.record import JobType
-from worker.runtime.lifeline import Lifeline
+from worker.queues import JobType
+from worker.runtime.lifeline import Lifeline, child_environment
 
 
-class Exit(IntEnum):
-    """Exit codes of a trainer; any other one means that it died and is tried again."""
+class ExitCode(IntEnum):
+    """Exit codes of an attempt; any other exit code means that the process died, and the attempt is repeated."""
 
     DONE = 0
-    REFUSED = 65  # a cause that another attempt cannot change; the last `error` event names it
+    REFUSED = 65  # another attempt would fail as well; the last `error` event names the cause
     PREEMPTED = 75
     CANCELLED = 76
     STALE = 77  # a newer attempt owns the job
 
 
 class StopReason(StrEnum):
-    """Why a trainer is asked to stop; decides how it exits."""
+    """Reason to stop an attempt, as sent to its process; it determines the exit code."""
 
     CANCEL = "c"
     PREEMPT = "p"
@@ -43,12 +42,20 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    """The command that does the job in `folder`."""
+    """Return the command that runs an attempt of the job in ``folder``."""
     return [sys.executable, "-m", MODULES[type], str(folder)]
 
 
-class TrainerProcess:
-    """A running trainer; its output goes to `trainer.log` in the job's folder."""
+class AttemptProcess:
+    """A running process of an attempt, in a process group of its own.
+
+    Its output goes to ``trainer.log`` in the folder of the job.
+
+    Args:
+        command: Command line of the process.
+        folder: Folder of the job.
+        environment: Environment variables beside those of this process.
+    """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         lifeline = Lifeline()
@@ -75,11 +82,15 @@ class TrainerProcess:
 
     @property
     def stopping(self) -> bool:
-        """Whether the trainer was asked to stop."""
+        """Whether the process was asked to stop."""
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Waits up to `timeout` seconds; answers the exit code, negative for a signal, None while it runs."""
+        """Wait for the process for ``timeout`` seconds, and kill it if its time to stop is over.
+
+        Returns:
+            The exit code, negative for a signal, or None while the process runs.
+        """
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -88,21 +99,21 @@ class TrainerProcess:
             return None
 
     def stop(self, reason: StopReason, grace_s: float) -> None:
-        """Asks the trainer to checkpoint and exit; `wait` kills it after `grace_s` seconds."""
+        """Ask the process to write a checkpoint and exit; ``wait`` kills it after ``grace_s`` seconds."""
         if self._process.poll() is not None:
             return
         self._kill_at = time.monotonic() + grace_s
-        self._lifeline.say(reason.value.encode())
+        self._lifeline.send(reason.value.encode())
         os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills the whole process group at once."""
+        """Kill the process and all its children at once."""
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kills what is left of the process group and closes the lifeline."""
-        # Also after the trainer's own end: a helper process of it must not outlive the attempt.
+        """Kill what is left of the process group and close the lifeline."""
+        # Also after a regular end: no child of the process may outlive the attempt.
         with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -110,12 +121,12 @@ class TrainerProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """The command that takes shards of the bulk job in `folder` beside the attempt that owns it."""
+    """Return the command that scores shards of the bulk job in ``folder`` for another worker."""
     return [sys.executable, "-m", MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:
-    """What an exit code of a trainer that died means, for a person."""
+    """Return a description of the exit code of a process that died."""
     if code == -signal.SIGKILL:
         return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:

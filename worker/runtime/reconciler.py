@@ -1,4 +1,7 @@
-"""The reconciler: brings back jobs whose worker vanished and messages that were lost, removes old jobs."""
+"""The reconciler: a thread that repairs jobs after crashes and removes old jobs.
+
+It queues jobs whose worker vanished, sends lost messages again, and calls assistants for bulk jobs.
+"""
 
 import logging
 import threading
@@ -10,11 +13,12 @@ from celery import Celery  # type: ignore[import-untyped]
 
 from worker.broker.celery_app import queue_keys
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue, Status
+from worker.jobs.record import Status
 from worker.jobs.retention import sweep_old_jobs
 from worker.jobs.store import JobStore
 from worker.jobs.submission import send_again
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import Queue
 from worker.runtime.assist import call_assistants
 from worker.settings import Settings
 
@@ -22,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Sweeps on start and every `reconcile_seconds`; one worker at a time holds the lock."""
+    """Thread that sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time."""
 
-    def __init__(self, store: JobStore, celery: Celery, settings: Settings, presence: Presence) -> None:
+    def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
         self._store = store
-        self._presence = presence
+        self._registry = registry
         self._celery = celery
         self._settings = settings
         self._stop = threading.Event()
@@ -39,12 +43,16 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and waits for the sweep in progress."""
+        """Stop the thread after the current sweep."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """One sweep; answers how many jobs it moved, sent again or removed. Raises `BrokerDown`."""
+        """Repair jobs once and return how many were moved, sent again or removed.
+
+        Raises:
+            BrokerDown: Redis does not answer.
+        """
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
@@ -62,7 +70,7 @@ class Reconciler:
                 if verdict == "kept":
                     continue
                 moved += 1
-                log.warning("job %s: its lease ran out; it is %s now", job_id, verdict)
+                log.warning("job %s: the lease expired; the job is %s now", job_id, verdict)
                 if verdict == "queued":
                     send_again(self._store, self._celery, job_id)
         return moved
@@ -71,25 +79,25 @@ class Reconciler:
         sent = 0
         for queue in Queue:
             for key, first in zip(queue_keys(self._settings, queue), (True, False), strict=True):
-                empty = self._store.queue_length([key]) == 0
-                for job_id in self._store.lost_messages(
+                empty = self._store.lines.message_count([key]) == 0
+                for job_id in self._store.lines.lost_messages(
                     queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
                 ):
                     with _apart(job_id):
                         if send_again(self._store, self._celery, job_id):
-                            log.warning("job %s: its message was lost; it was sent again", job_id)
+                            log.warning("job %s: the message was lost and is sent again", job_id)
                             sent += 1
         return sent
 
     def _call_assistants(self) -> None:
-        # Workers that came, or became idle, since a bulk job began.
+        # Workers may have started, or become idle, since the bulk job began.
         for job in self._store.list(status=Status.RUNNING, type="score").jobs:
             free = self._store.shards(job.id).free()
             if free:
-                call_assistants(self._celery, self._presence, job, most=free)
+                call_assistants(self._celery, self._registry, job, most=free)
 
     def _let_leases_rest(self, seconds: float) -> None:
-        # Workers cannot renew in an outage of the broker; after it they get time for two heartbeats.
+        # Workers cannot renew leases in an outage; after it they get time for two heartbeats.
         self._leases_quiet_until = time.monotonic() + seconds + 2 * self._settings.heartbeat_seconds
 
     def _loop(self) -> None:
@@ -100,17 +108,17 @@ class Reconciler:
                 log.warning("sweep skipped: %s", problem.detail)
                 self._let_leases_rest(self._settings.reconcile_seconds)
             except Exception:
-                # The thread must outlive a bug in one sweep, or every later crash would hang its job.
+                # The thread must survive a bug in one sweep, or the jobs of later crashes would hang.
                 log.exception("sweep failed")
             self._stop.wait(self._settings.reconcile_seconds)
 
 
 @contextmanager
 def _apart(job_id: str) -> Iterator[None]:
-    """Log an error with one job: a record that cannot be read must not keep the sweep from all others."""
+    """Log an error with one job: a record that cannot be read must not stop the sweep."""
     try:
         yield
     except BrokerDown:
         raise
     except Exception:
-        log.exception("job %s is left out of this sweep", job_id)
+        log.exception("job %s is skipped in this sweep", job_id)

@@ -1,9 +1,12 @@
-"""The Celery tasks: one takes a job's id and runs an attempt of it, one helps with a bulk job."""
+"""The Celery tasks of a worker and the pool of threads that runs them."""
 
 import logging
 import threading
+from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
+from celery.concurrency.thread import TaskPool  # type: ignore[import-untyped]
+from kombu.asynchronous import get_event_loop
 
 from worker.broker.celery_app import ASSIST, TASK
 from worker.errors import BrokerDown, JobNotFound
@@ -24,18 +27,18 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Give the Celery application its tasks."""
+    """Register the tasks of a worker: running an attempt of a job, and assisting with a bulk job."""
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():
             try:
                 outcome = supervisor.run(job_id)
-                # The broker has no message of the job any more; one that is still queued needs another.
+                # The broker has deleted the message; a job that is still queued needs another one.
                 if outcome is Outcome.QUEUED_AGAIN or (outcome is Outcome.NOT_TAKEN and stopping.is_set()):
                     send_again(store, celery, job_id)
             except (BrokerDown, JobNotFound) as problem:
                 log.warning("job %s waits for the reconciler: %s", job_id, problem.detail)
-            stopping.wait(supervisor.rest_s)
+            stopping.wait(supervisor.back_off_s)
 
     def assist(job_id: str) -> None:
         with watchdog.delivery():
@@ -43,3 +46,22 @@ def register_tasks(
 
     celery.task(name=TASK, ignore_result=True)(run_job)
     celery.task(name=ASSIST, ignore_result=True)(assist)
+
+
+class WakingThreads(TaskPool):  # type: ignore[misc]
+    """Celery's pool of threads, extended to wake the event loop when a task ends.
+
+    The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
+    """
+
+    def on_apply(self, *args: Any, **options: Any) -> Any:
+        """Run a task in a thread."""
+        result = super().on_apply(*args, **options)
+        result.f.add_done_callback(lambda _future: _wake())
+        return result
+
+
+def _wake() -> None:
+    hub = get_event_loop()
+    if hub is not None:
+        hub.call_soon(lambda: None)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The watchdog of a worker: notices that it receives no messages although its queues have some."""
+"""The watchdog of a worker: it detects that messages wait but none arrives, and reconnects or ends the worker."""
 
 import logging
 import threading
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 
 from worker.broker.celery_app import queue_keys
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue
 from worker.jobs.store import JobStore
+from worker.queues import Queue
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _RECONNECTING_S = 8.0
-"""Shortest patience, as Celery's own reconnection may take a few seconds."""
+"""Shortest patience in seconds: Celery's own reconnection may take a few seconds."""
 
 
 class Watchdog:
-    """A thread that has the worker reconnect, and ends it where that does not help.
+    """Thread that makes a worker without messages reconnect, and ends the worker if that does not help.
 
-    A worker without a task in hand whose queues are not empty for twice `dispatch_seconds` does not receive messages:
-    `reconnect` is called then, and `give_up` where it received none for as long again.
+    A worker without a task whose queues hold messages for twice ``dispatch_seconds`` does not receive. After that time
+    ``reconnect`` is called, and after the same time again ``give_up``.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether the worker receives messages, as far as is known."""
+        """Whether the worker receives messages, as far as known."""
         return not self._reconnected
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Note that a message was received, and that the worker has a task in hand until the block ends."""
+        """Note that a message arrived, and that the worker is busy for the duration of the block."""
         self._begin(in_hand=True)
         try:
             yield
@@ -65,14 +65,14 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stop.set()
         self._thread.join(timeout=10)
 
-    def look(self, now: float) -> None:
-        """Judge the worker at `now`, in monotonic seconds, and act where it is time to."""
+    def check(self, now: float) -> None:
+        """Check the worker at the time ``now``, in seconds of the monotonic clock, and act if necessary."""
         try:
-            waiting = self._store.queue_length(self._keys)
+            waiting = self._store.lines.message_count(self._keys)
         except BrokerDown:
             waiting = 0  # nothing can be received in an outage
         with self._lock:
@@ -88,7 +88,7 @@ class Watchdog:
             log.error("%d messages wait and none was received for %g s: reconnecting", waiting, self._patience_s)
             self._reconnect()
         else:
-            log.critical("%d messages wait and reconnecting did not help: this worker ends", waiting)
+            log.critical("%d messages wait and reconnecting did not help: ending this worker", waiting)
             self._give_up()
 
     def _begin(self, *, in_hand: bool) -> None:
@@ -98,7 +98,7 @@ class Watchdog:
     def _loop(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self.look(time.monotonic())
+                self.check(time.monotonic())
             except Exception:
-                # The thread must outlive a bug in one look.
+                # The thread must survive a bug in one check.
                 log.exception("the watchdog failed")

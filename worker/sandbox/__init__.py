@@ -1,1 +1,1 @@
-"""Processes with limits of memory and time, for work on files of unknown origin."""
+"""Processes with limits of memory and time, for work on files from unknown sources."""

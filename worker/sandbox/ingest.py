@@ -1,4 +1,4 @@
-"""Reading an uploaded dataset, in a process of its own: ``python -m worker.sandbox.ingest`` is that process."""
+"""Reading of an uploaded dataset in a limited process, ``python -m worker.sandbox.ingest``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -20,19 +20,29 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 BYTES_PER_CPU_S = 100_000
-"""Uploaded bytes that each further second of processor time is for: tiny images of arrays, the slowest honest kind, are
-read at some 700,000 a second."""
+"""Uploaded bytes for each further second of processor time.
+
+The slowest honest input, tiny images in arrays, is read at about 700,000 bytes a second.
+"""
 WALL_FACTOR = 4
-"""Seconds on the clock for each of processor time: the process has the lowest priority and waits for the disk."""
+"""Seconds of real time for each second of processor time: the process has a low priority and waits for the disk."""
 
 
 def ingest(
     store: DatasetStore, name: str, sources: Sequence[Source], settings: Settings, progress: Callable[[int, int], None]
 ) -> DatasetReport:
-    """Make a dataset of files and return its report; whatever is in them, this process never opens them.
+    """Create a dataset from uploaded files and return its report; this process never opens the files.
 
-    ``progress`` gets bytes of the sources, and is called twice a second at least; what it raises ends it. Raises what
-    ``DatasetStore.create`` raises, and ``DatasetRefused`` for files that need more time or memory than they may.
+    Args:
+        store: Store of datasets.
+        name: Name of the dataset.
+        sources: Uploaded files.
+        settings: Settings with the limits of memory and time.
+        progress: Function that gets the bytes read and the bytes of all files, at least twice a second. An exception
+            that it raises stops the process.
+
+    Raises:
+        DatasetRefused: The files need more time or memory than allowed, or cannot be read.
     """
 
     def fill(folder: Path, new: NewDataset, progress: Callable[[int, int], None]) -> None:
@@ -45,12 +55,14 @@ def ingest(
             run_limited("worker.sandbox.ingest", order, _limits(new.packed, settings), progress)
         except LimitExceeded as error:
             raise DatasetRefused(
-                "reading-limit", "Reading the upload takes too much", f"reading it takes {error}; send less at once"
+                "reading-limit",
+                "Reading the upload takes too much",
+                f"reading the files takes {error}; split the upload into smaller datasets",
             ) from error
         except ProcessDied as error:
             if not error.by_signal:
                 raise
-            detail = "the process that read it was ended by the system; its files may be damaged on purpose"
+            detail = "the system killed the process that read the files; check that they are not damaged"
             raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
 
     return store.create(name, sources, progress=progress, fill=fill)

@@ -1,4 +1,4 @@
-"""Work on files of unknown origin in a process of its own, so that nothing in them can hurt its parent."""
+"""Start of a limited process for work on files from unknown sources, and exchange of JSON messages with it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,25 @@ from worker.runtime.lifeline import Lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.5
-"""Longest time between two calls of ``progress``, which may end the work."""
-MAX_MESSAGE, MAX_LOG = 2**20, 2**12
-"""Most bytes of one message, and of what is kept of stderr."""
+"""Longest time in seconds between two calls of ``progress``."""
+MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12
+"""Largest size of a message, and of the end of stderr that is kept."""
 INHERITED = {
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "SNF_HOME",
 }  # fmt: skip
-"""The variables that the process gets: among all others might be keys and passwords."""
+"""Environment variables that the process inherits; all others might hold keys or passwords."""
 
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Most bytes of memory (on Linux), seconds of processor time, and seconds on the clock."""
+    """Limits of a process.
+
+    Attributes:
+        memory_bytes: Largest memory in bytes; effective on Linux.
+        cpu_s: Largest processor time in seconds.
+        wall_s: Largest real time in seconds.
+    """
 
     memory_bytes: int
     cpu_s: int
@@ -41,7 +47,7 @@ class ProcessLimits:
 
 
 class RelayedError(ModelsError):
-    """A typed error that a process answered with: slug, title, status and detail are those of the original."""
+    """A typed error of a process, with slug, title, status and detail of the original error."""
 
     def __init__(self, slug: str, title: str, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -51,11 +57,11 @@ class RelayedError(ModelsError):
 
 
 class LimitExceeded(Exception):
-    """A process came to one of its limits, which the text names."""
+    """A process reached one of its limits, which the text names."""
 
 
 class ProcessDied(Exception):
-    """A process ended without an answer; ``by_signal`` where it was killed, which an error of Python never does."""
+    """A process ended without an answer; ``by_signal`` says whether it was killed by a signal."""
 
     def __init__(self, detail: str, *, by_signal: bool) -> None:
         super().__init__(detail)
@@ -65,24 +71,37 @@ class ProcessDied(Exception):
 def run_limited(
     module: str, order: object, limits: ProcessLimits, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Any:
-    """Run ``python -m module``, which calls ``do_limited``, on an order, and return its answer; both are JSON.
+    """Run ``python -m module`` on an order and return its answer.
 
-    Whatever happens, the process is gone at the end, and it ends with this one. ``progress`` gets what the process
-    reports (0 of 0 before that), at least every ``LOOK_S``; what it raises ends the process and passes through. Raises
-    ``RelayedError``, ``LimitExceeded`` and ``ProcessDied``.
+    The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
+
+    Args:
+        module: Name of the module.
+        order: Input of the work, serialised as JSON.
+        limits: Limits of the process.
+        progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds. An
+            exception that it raises stops the process and is passed on.
+
+    Returns:
+        The answer of the process, parsed from JSON.
+
+    Raises:
+        RelayedError: The work raised a typed error.
+        LimitExceeded: The process reached a limit.
+        ProcessDied: The process ended without an answer.
     """
     lifeline = Lifeline()
     try:
-        with tempfile.TemporaryFile() as given:  # through a pipe both might wait for each other
+        with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
             given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
             given.seek(0)
             process = _start(module, given.fileno(), lifeline)
         with process:
             try:
-                return _Conversation(process, limits, progress).answer()
+                return _OutputReader(process, limits, progress).answer()
             finally:
                 if process.poll() is None:
-                    # It may end meanwhile; macOS then refuses to signal a group of zombies.
+                    # The process may end meanwhile; macOS then refuses to signal a group of zombies.
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
     finally:
@@ -106,8 +125,8 @@ def _start(module: str, given: int, lifeline: Lifeline) -> subprocess.Popen[byte
         lifeline.passed()
 
 
-class _Conversation:
-    """What a process says on its two outputs until it ends."""
+class _OutputReader:
+    """Reader of both outputs of a process until it ends."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], limits: ProcessLimits, progress: Callable[[int, int], None]
@@ -122,7 +141,7 @@ class _Conversation:
         self._message: Any = None
 
     def answer(self) -> Any:
-        """Return the result. Raises what ``run_limited`` raises."""
+        """Return the result; raise the errors of ``run_limited``."""
         self._read_all()
         match self._message:
             case {"result": result}:
@@ -152,8 +171,8 @@ class _Conversation:
 
     def _take(self, data: bytes) -> None:
         *lines, self._said = (self._said + data).split(b"\n")
-        if len(self._said) > MAX_MESSAGE:
-            raise ProcessDied("its answer is too long", by_signal=False)
+        if len(self._said) > MAX_MESSAGE_BYTES:
+            raise ProcessDied(f"its answer is longer than {MAX_MESSAGE_BYTES} bytes", by_signal=False)
         for line in lines:
             match json.loads(line):
                 case {"progress": [int(done), int(total)]}:
@@ -162,7 +181,7 @@ class _Conversation:
                     self._message = message
 
     def _take_log(self, data: bytes) -> None:
-        self._log = (self._log + data)[-MAX_LOG:]
+        self._log = (self._log + data)[-MAX_LOG_BYTES:]
 
     def _death(self) -> Exception:
         try:
@@ -173,8 +192,8 @@ class _Conversation:
             return LimitExceeded(f"more than {self._limits.cpu_s} s of processor time")
         log = self._log.decode(errors="replace")
         if code < 0:
-            return ProcessDied(f"it was ended by {signal.Signals(-code).name}: {log}", by_signal=True)
-        return ProcessDied(f"it ended with {code} and no answer:\n{log}", by_signal=False)
+            return ProcessDied(f"ended by {signal.Signals(-code).name}: {log}", by_signal=True)
+        return ProcessDied(f"ended with exit code {code} and no answer:\n{log}", by_signal=False)
 
     def _too_long(self) -> LimitExceeded:
         return LimitExceeded(f"more than {self._limits.wall_s:g} s")

@@ -1,4 +1,4 @@
-"""Looking at an artifact from elsewhere, in a process of its own (``python -m worker.sandbox.verify_upload``)."""
+"""Verification of an uploaded model in a limited process, ``python -m worker.sandbox.verify_upload``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -14,18 +14,23 @@ from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, ru
 from worker.sandbox.work import do_limited
 
 SECONDS = 300
-"""Largest time that it may take, on the clock and of the processor."""
+"""Largest real time and largest processor time in seconds."""
 BASE_BYTES, FACTOR = 4 * 2**30, 8
-"""Memory that it may take: so much, and so many times what the files have."""
-MOST_PIXELS = 2**24
+"""Limit of memory: a base in bytes, plus a multiple of the size of the files."""
+MAX_PIXELS = 2**24
 
 log = logging.getLogger(__name__)
 
 
-def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
-    """Return where the artifact in ``folder`` can be served; raise ``ArtifactRefused`` where not.
+def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
+    """Check that the artifact in ``folder`` can be served.
 
-    ``progress`` is called all the time, and what it raises ends it.
+    Args:
+        folder: Folder of the artifact.
+        progress: Function that is called all the time; an exception that it raises stops the check.
+
+    Raises:
+        ArtifactRefused: The artifact cannot be served.
     """
     memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
     try:
@@ -33,16 +38,16 @@ def admit(folder: Path, progress: Callable[[int, int], None]) -> None:
             "worker.sandbox.verify_upload", os.fspath(folder), ProcessLimits(memory, SECONDS, SECONDS), progress
         )
     except LimitExceeded as error:
-        raise ArtifactRefused(f"loading it takes {error}") from error
+        raise ArtifactRefused(f"loading the model takes {error}") from error
     except ProcessDied as error:
-        log.warning("the check of a model: %s", error)
-        raise ArtifactRefused("it cannot be loaded: the process that looked at it ended") from error
+        log.warning("the process that checked an uploaded model died: %s", error)
+        raise ArtifactRefused("it cannot be loaded: the process that checked it died") from error
     if problem is not None:
         raise ArtifactRefused(problem)
 
 
-def check(folder: Path) -> str | None:
-    """Return what is wrong with the artifact in ``folder``, None where it can be served."""
+def find_problem(folder: Path) -> str | None:
+    """Return why the artifact in ``folder`` cannot be served, or None if it can."""
     from models.scorer import Scorer
 
     try:
@@ -50,9 +55,9 @@ def check(folder: Path) -> str | None:
         Scorer.load(folder)
     except ModelsError as error:
         return error.detail
-    # Of files of unknown origin anything may come, and all of it means that they are no model.
+    # Files from unknown sources may cause any error, and all of them mean that the files are no model.
     except Exception as error:
-        # PyTorch says of the CPU's memory in words alone that it ran out.
+        # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             return "it needs more memory than a model of its size may"
         return f"it cannot be loaded: {type(error).__name__}"
@@ -60,7 +65,11 @@ def check(folder: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Looks at what loading does not: the list of files, and those for people; raises `ModelsError`, errors of PNGs."""
+    """Check the list of files, the model card and the picture of samples, which loading a model does not read.
+
+    Raises:
+        ModelsError: A file is missing or damaged.
+    """
     from PIL import Image
 
     from models.artifacts.files import CARD, NAMES, SAMPLES, read_file
@@ -72,16 +81,18 @@ def check_files(folder: Path) -> None:
     try:
         read_file(folder, CARD).decode()
     except UnicodeDecodeError as error:
-        raise ArtifactRefused(f"{CARD} is not UTF-8") from error
+        raise ArtifactRefused(f"{CARD} is not UTF-8 text") from error
     read_file(folder, SAMPLES)
     with Image.open(folder / SAMPLES, formats=["PNG"]) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ArtifactRefused(f"{SAMPLES} has more than {MOST_PIXELS} pixels")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ArtifactRefused(
+                f"{SAMPLES} may have {MAX_PIXELS} pixels at most, got {picture.width} x {picture.height}"
+            )
         picture.load()
 
 
 def _check(order: Any, _progress: Callable[[int, int], None]) -> str | None:
-    return check(Path(order))
+    return find_problem(Path(order))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from models.errors import ArtifactError
 from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.worker.support.helpers import until
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.settings import Settings
 
 

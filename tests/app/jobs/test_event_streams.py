@@ -17,7 +17,8 @@ from app.jobs.event_streams import EventStream, EventStreams
 from app.jobs.store_monitor import JobStoreWatch
 from app.jobs.timeline import Cursor
 from tests.worker.support.helpers import new_job
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.events import EventLog
 from worker.jobs.store import JobStore
 from worker.settings import Settings

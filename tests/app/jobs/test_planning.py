@@ -18,9 +18,10 @@ from app.main import create_app
 from app.state import House
 from models.datasets import DatasetStore
 from tests.support.local import LOCAL
-from worker.broker.embedded import EmbeddedBroker, redis_client
-from worker.jobs.record import Queue
-from worker.jobs.worker_registry import Presence, WorkerInfo
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from worker.queues import Queue
 from worker.settings import Settings
 
 
@@ -90,7 +91,7 @@ def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
     broker = EmbeddedBroker(settings)
     broker.start()
-    presence = Presence(redis_client(settings), settings.key_prefix)
+    presence = WorkerRegistry(redis_client(settings), settings.key_prefix)
     small = WorkerInfo(
         name="w",
         device="cpu",

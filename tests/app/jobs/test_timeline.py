@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
-from worker.jobs.journal import PIECE
+from worker.jobs.journal import CHUNK_BYTES
 from worker.jobs.record import Status
-from worker.jobs.state_changes import START, Change, News
+from worker.jobs.state_changes import START, StateChange, StateChanges
 
 NOW_MS = int(time.time() * 1000)
 """Events of these tests are long past, except where they say otherwise."""
@@ -29,14 +29,14 @@ class Store:
     """Changes of a job as the job store has them."""
 
     def __init__(self, *moments: int, status: Status = Status.RUNNING) -> None:
-        self.changes = [Change(f"{moment}-0", Status.RUNNING, 1, "") for moment in moments]
+        self.changes = [StateChange(f"{moment}-0", Status.RUNNING, 1, "") for moment in moments]
         self.status = status
         self.clock_ms = NOW_MS
 
-    def news(self, cursor: Cursor) -> News:
+    def news(self, cursor: Cursor) -> StateChanges:
         ids = [change.id for change in self.changes]
         first = 0 if cursor.change == START else ids.index(cursor.change) + 1
-        return News(self.changes[first:], self.status, self.clock_ms)
+        return StateChanges(self.changes[first:], self.status, self.clock_ms)
 
 
 def names(told: list[Told]) -> list[Any]:
@@ -71,7 +71,7 @@ def test_both_are_merged_by_time_and_every_id_is_a_place_to_go_on_from(tmp_path:
 def test_a_long_journal_comes_in_pieces_and_in_order(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text("".join(line(step, THEN_MS + 2 * step) for step in range(8000)))
-    assert path.stat().st_size > 2 * PIECE
+    assert path.stat().st_size > 2 * CHUNK_BYTES
     store = Store(*range(THEN_MS + 1, THEN_MS + 16_001, 100), status=Status.FAILED)
     whole = read_to_end(path, store)
     assert len(whole) == 8160
@@ -92,7 +92,7 @@ def test_what_was_told_live_is_what_is_told_afterwards(tmp_path: Path, monkeypat
     for step in range(400):
         clock += random.choice([0.0, 0.4, 3.0, 90.0])
         if random.random() < 0.4:
-            store.changes.append(Change(f"{int(clock)}-{step}", Status.RUNNING, 1, ""))
+            store.changes.append(StateChange(f"{int(clock)}-{step}", Status.RUNNING, 1, ""))
         else:
             with path.open("a") as file:
                 file.write(line(step, clock))

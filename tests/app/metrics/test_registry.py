@@ -18,7 +18,7 @@ from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
-from worker.jobs.record import Queue
+from worker.queues import Queue
 from worker.settings import Settings
 
 MODEL = {"model": "mnist-snf-glow", "version": "1"}

@@ -14,8 +14,9 @@ from models.registry.calibrations import CalibrationStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.worker.support.helpers import until
-from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
+from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 

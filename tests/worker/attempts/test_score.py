@@ -20,11 +20,12 @@ from pyarrow import parquet
 
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import EmbeddedBroker, redis_client
-from worker.jobs.record import Job, Queue, Status, new_job_id
+from worker.broker.connection import redis_client
+from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_on_model
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import Queue
 from worker.runtime.process import assistant_command
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
@@ -153,7 +154,7 @@ def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: 
 
 @pytest.mark.timeout(300)
 def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothing(
-    settings: Settings, broker: EmbeddedBroker, store: JobStore
+    settings: Settings, store: JobStore
 ) -> None:
     workers = [
         subprocess.Popen(
@@ -163,15 +164,15 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
         )
         for _ in range(2)
     ]
-    presence = Presence(redis_client(settings), settings.key_prefix)
+    registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
     try:
-        until(lambda: len(presence.workers()) == 2, 60)
+        until(lambda: len(registry.workers()) == 2, 60)
         job = submit_on_model(
             store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
         )
         with unfinished(store, job):
             # Both have it in hand: one as its attempt, the other to help.
-            until(lambda: [worker.job for worker in presence.workers()] == [job.id, job.id], 60)
+            until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)
             await_part(store, job)
             owner = store.get(job.id).worker or ""
             victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))

@@ -18,15 +18,16 @@ import pytest
 from models.registry.registry import ZOO, Registry
 from models.training.loop import Interrupted
 from tests.worker.support.helpers import new_job, until
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, only_one
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, lock_folder
 from worker.attempts.attempt import attempt as attempt_process
 from worker.attempts.train import run
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import StaleAttempt
-from worker.jobs.events import Digest, EventLog, EventReader
+from worker.jobs.events import AttemptSummary, EventLog, EventReader
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
-from worker.runtime.process import Exit, attempt_command
+from worker.runtime.process import ExitCode, attempt_command
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
@@ -99,7 +100,7 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
         timeout=120,
         check=False,
     )
-    assert again.returncode == Exit.DONE
+    assert again.returncode == ExitCode.DONE
     assert registry.versions("digits") == [1]
     last = (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["ref"] == "digits:1"
@@ -230,13 +231,13 @@ def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monke
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
     nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
-    monkeypatch.setattr("worker.attempts.attempt.begin", lambda: (nowhere, StopFlag()))
+    monkeypatch.setattr("worker.attempts.attempt.prepare_process", lambda: (nowhere, StopFlag()))
     monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
 
     def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:
-        Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop).admit()
+        Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop).check_before_publish()
 
-    assert attempt_process(work) == Exit.PREEMPTED
+    assert attempt_process(work) == ExitCode.PREEMPTED
     assert not (folder / "events.jsonl").exists() or (folder / "events.jsonl").read_text() == ""
 
 
@@ -246,11 +247,11 @@ def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, sett
     eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
     fence = Fence(store, spec_of(job, attempt), eager, StopFlag())
     time.sleep(0.1)
-    fence.check_now_and_then()  # the lease ran out, but nobody took the job: going on harms nobody
+    fence.check_periodically()  # the lease ran out, but nobody took the job: going on harms nobody
     store.expire(job.id, 3)
     time.sleep(0.05)
     with pytest.raises(StaleAttempt):
-        fence.check_now_and_then()
+        fence.check_periodically()
 
 
 def test_the_end_of_a_training_waits_for_a_broker_that_is_down(
@@ -292,9 +293,9 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
 
 
 def test_one_trainer_a_folder(tmp_path: Path) -> None:
-    with only_one(tmp_path, 1), pytest.raises(StaleAttempt), only_one(tmp_path, 0.3):
+    with lock_folder(tmp_path, 1), pytest.raises(StaleAttempt), lock_folder(tmp_path, 0.3):
         pass
-    with only_one(tmp_path, 1):
+    with lock_folder(tmp_path, 1):
         pass
 
 
@@ -319,10 +320,10 @@ def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
 
 
 def test_the_evaluation_does_not_overwrite_the_training() -> None:
-    digest = Digest({}, {}, None)
-    digest.add({"event": "metrics", "step": 1, "reconstruction_error": 0.5})
-    digest.add({"event": "evaluation", "reconstruction_error": 2.0, "test_nats": float("nan"), "attempt": 1})
-    assert digest.changes()["metrics"] == {
+    summary = AttemptSummary({}, {}, None)
+    summary.add({"event": "metrics", "step": 1, "reconstruction_error": 0.5})
+    summary.add({"event": "evaluation", "reconstruction_error": 2.0, "test_nats": float("nan"), "attempt": 1})
+    assert summary.changes()["metrics"] == {
         "reconstruction_error": 0.5,
         "evaluation": {"reconstruction_error": 2.0, "test_nats": None},
     }

@@ -1,4 +1,4 @@
-"""The journal of a job and its curve: pieces, damaged lines, resumed attempts."""
+"""The journal of a job and its curve: chunks, damaged lines, resumed attempts."""
 
 import itertools
 import json
@@ -9,11 +9,11 @@ import pytest
 
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.events import EventLog, EventReader
-from worker.jobs.journal import FILE, read_piece, read_pieces
+from worker.jobs.journal import FILE, read_chunk, read_chunks
 
 
 def steps(path: Path, offset: int = 0) -> list[int]:
-    return [event["step"] for piece in read_pieces(path, offset) for _, event in piece.entries]
+    return [event["step"] for chunk in read_chunks(path, offset) for _, event in chunk.entries]
 
 
 def test_every_offset_is_a_place_to_go_on_from(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_every_offset_is_a_place_to_go_on_from(tmp_path: Path) -> None:
     for step in range(20):
         log.write({"event": "metrics", "step": step})
     path = tmp_path / FILE
-    whole = read_piece(path)
+    whole = read_chunk(path)
     assert (whole.end, whole.last) == (path.stat().st_size, True)
     for step, (end, event) in enumerate(whole.entries):
         assert event["step"] == step
@@ -35,22 +35,22 @@ def test_pieces_are_bounded_and_together_the_whole(tmp_path: Path, limit: int) -
         log.write({"event": "metrics", "step": step})
     found, offset, last = [], 0, False
     while not last:
-        piece = read_piece(tmp_path / FILE, offset, limit)
-        assert piece.end - offset <= limit
-        found += [event["step"] for _, event in piece.entries]
-        offset, last = piece.end, piece.last
+        chunk = read_chunk(tmp_path / FILE, offset, limit)
+        assert chunk.end - offset <= limit
+        found += [event["step"] for _, event in chunk.entries]
+        offset, last = chunk.end, chunk.last
     assert found == list(range(50))
 
 
 def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     path = tmp_path / FILE
-    assert read_piece(path) == ([], 0, True), "no file yet"
+    assert read_chunk(path) == ([], 0, True), "no file yet"
     path.write_bytes(b'{"event":"log","step":1}\n{"event":"log",')
-    piece = read_piece(path)
-    assert ([event["step"] for _, event in piece.entries], piece.end) == ([1], 25)
+    chunk = read_chunk(path)
+    assert ([event["step"] for _, event in chunk.entries], chunk.end) == ([1], 25)
     with path.open("ab") as file:
         file.write(b'"step":2}\n')
-    assert steps(path, piece.end) == [2]
+    assert steps(path, chunk.end) == [2]
 
 
 def test_damaged_lines_are_passed_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,18 +60,18 @@ def test_damaged_lines_are_passed_by(tmp_path: Path, caplog: pytest.LogCaptureFi
     (tmp_path / FILE).write_text("\n\n".join(lines) + "\n")
     assert steps(tmp_path / FILE) == list(range(len(good)))
     assert len(caplog.records) == len(damaged)
-    # The long line is longer than these pieces are.
+    # The long line is longer than these chunks are.
     found, offset, last = [], 0, False
     while not last:
-        piece = read_piece(tmp_path / FILE, offset, 100)
-        found += [event["step"] for _, event in piece.entries]
-        offset, last = piece.end, piece.last
+        chunk = read_chunk(tmp_path / FILE, offset, 100)
+        found += [event["step"] for _, event in chunk.entries]
+        offset, last = chunk.end, chunk.last
     assert found == list(range(len(good)))
 
 
 def test_numbers_that_json_has_no_word_for_are_missing(tmp_path: Path) -> None:
     EventLog(tmp_path, 1).write({"event": "metrics", "step": 1, "bits_per_dim": float("nan"), "all": [float("inf")]})
-    ((_, event),) = read_piece(tmp_path / FILE).entries
+    ((_, event),) = read_chunk(tmp_path / FILE).entries
     assert (event["bits_per_dim"], event["all"]) == (None, [None])
 
 

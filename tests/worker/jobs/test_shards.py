@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
 from worker.jobs.shards import Shards
 from worker.settings import Settings
 
@@ -16,7 +16,7 @@ def server(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def shards(settings: Settings, broker: EmbeddedBroker) -> Shards:
+def shards(settings: Settings, served: None) -> Shards:
     return Shards(redis_client(settings), settings.key_prefix, "a-job")
 
 

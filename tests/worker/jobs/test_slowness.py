@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.worker.support.helpers import new_job
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
 from worker.jobs.record import Job, Status
 from worker.jobs.slowness import Pace
 from worker.settings import Settings
@@ -15,7 +15,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def pace(settings: Settings, broker: EmbeddedBroker) -> Pace:
+def pace(settings: Settings, served: None) -> Pace:
     return Pace(redis_client(settings), settings.key_prefix)
 
 

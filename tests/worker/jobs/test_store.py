@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.worker.support.helpers import new_job
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown, IdempotencyConflict, JobConflict, JobNotFound, StaleAttempt
-from worker.jobs.record import Asked, Job, Queue, Status, new_job_id
+from worker.jobs.record import Job, RequestedAction, Status, new_job_id
 from worker.jobs.store import JobStore
+from worker.queues import Queue
 from worker.settings import Settings
 
 Add = Callable[..., Job]
@@ -75,7 +77,7 @@ def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: A
     got: list[int | None] = []
 
     def take() -> None:
-        got.append(JobStore(redis_client(settings)).take(job.id, "w", 5))
+        got.append(JobStore(redis_client(settings), settings.key_prefix).take(job.id, "w", 5))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
@@ -91,7 +93,10 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     assert attempt == 1
     assert store.get(job.id).status is Status.STARTING
     store.running(job.id, attempt)
-    assert store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}}) is Asked.GO_ON
+    assert (
+        store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}})
+        is RequestedAction.GO_ON
+    )
     running = store.get(job.id)
     assert (running.status, running.progress, running.worker) == (Status.RUNNING, {"step": 3}, "me")
     store.finish(job.id, attempt, Status.SUCCEEDED, {"result": {"ref": "digits:1"}, "error": None})
@@ -119,7 +124,7 @@ def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) 
         store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
     assert store.take(job.id, "w", 5) is None
     assert store.expire(job.id, 3) == "kept"
-    assert store.note_dispatch(job.id) is False
+    assert store.lines.note_dispatch(job.id) is False
     assert store.get(job.id) == before
 
 
@@ -161,7 +166,7 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     attempt = store.take(running.id, "w", 5) or 0
     asked = store.request_cancel(running.id)
     assert (asked.status, asked.cancel_requested) == (Status.STARTING, True)
-    assert store.renew(running.id, attempt, 5) is Asked.CANCEL
+    assert store.renew(running.id, attempt, 5) is RequestedAction.CANCEL
     # Preempted at that very moment: it must not wait in the queue for ever.
     assert store.put_back(running.id, attempt, {}) is Status.CANCELLED
     lost = add()
@@ -188,7 +193,7 @@ def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
         store.request_resume(running.id)
     asked = store.request_pause(running.id)
     assert (asked.status, asked.pause_requested) == (Status.STARTING, True)
-    assert store.renew(running.id, attempt, 5) is Asked.PAUSE
+    assert store.renew(running.id, attempt, 5) is RequestedAction.PAUSE
     assert store.put_back(running.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
     paused = store.get(running.id)
     assert (paused.pause_requested, paused.finished_at, paused.checkpoint_step) == (False, None, 7)
@@ -213,7 +218,7 @@ def test_cancelling_beats_pausing(store: JobStore, add: Add) -> None:
     store.request_cancel(job.id)
     with pytest.raises(JobConflict, match="being cancelled"):
         store.request_pause(job.id)
-    assert store.renew(job.id, attempt, 5) is Asked.CANCEL
+    assert store.renew(job.id, attempt, 5) is RequestedAction.CANCEL
     assert store.put_back(job.id, attempt, {}) is Status.CANCELLED
     paused = add()
     store.request_pause(paused.id)
@@ -236,28 +241,28 @@ def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add:
     time.sleep(0.02)
     store.take(add().id, "w", 5)
     time.sleep(0.02)
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
+    assert store.lines.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lines.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
 
 
 def test_the_place_in_line(store: JobStore, add: Add) -> None:
     first, second, elsewhere = add(), add(), add(queue=Queue.TRAIN_GPU)
-    assert [store.place_in_line(job) for job in (first, second, elsewhere)] == [0, 1, 0]
+    assert [store.lines.position(job) for job in (first, second, elsewhere)] == [0, 1, 0]
     store.take(first.id, "w", 5)
-    assert [store.place_in_line(job) for job in (first, second)] == [None, 0]
+    assert [store.lines.position(job) for job in (first, second)] == [None, 0]
 
 
 def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
     first, second, third = add().id, add().id, add().id
     time.sleep(0.05)
-    assert store.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
     store.take(second, "w", 5)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
-    assert store.note_dispatch(first)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
+    assert store.lines.note_dispatch(first)
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
 
 
 def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
@@ -268,7 +273,7 @@ def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add
     store.put_back(preempted.id, attempt, {})
     store.take(preempted.id, "w", 5)
     time.sleep(0.02)
-    assert waiting.id not in store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
+    assert waiting.id not in store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
 
 
 def test_a_lost_message_of_a_job_first_in_line_is_noticed_behind_a_long_queue(store: JobStore, add: Add) -> None:
@@ -277,22 +282,22 @@ def test_a_lost_message_of_a_job_first_in_line_is_noticed_behind_a_long_queue(st
     waiting = [add() for _ in range(2)]
     store.put_back(preempted.id, attempt, {})
     time.sleep(0.02)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=False) == []
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=False) == []
     store.take(waiting[0].id, "w", 5)
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=True) == [preempted.id]
-    assert store.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
-    assert [store.place_in_line(job) for job in (preempted, waiting[1])] == [0, 1]
-    assert store.waiting(Queue.TRAIN_CPU) == 2
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=True) == [preempted.id]
+    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+    assert [store.lines.position(job) for job in (preempted, waiting[1])] == [0, 1]
+    assert store.lines.length(Queue.TRAIN_CPU) == 2
 
 
 def test_a_job_whose_message_was_lost_goes_to_the_front(store: JobStore, add: Add) -> None:
     lost, others = add(), [add() for _ in range(2)]
     store.take(others[0].id, "w", 5)
-    assert store.note_dispatch(lost.id)
-    assert [store.place_in_line(job) for job in (lost, others[1])] == [0, 1]
-    assert store.waiting(Queue.TRAIN_CPU) == 2
+    assert store.lines.note_dispatch(lost.id)
+    assert [store.lines.position(job) for job in (lost, others[1])] == [0, 1]
+    assert store.lines.length(Queue.TRAIN_CPU) == 2
     store.take(lost.id, "w", 5)
-    assert store.waiting(Queue.TRAIN_CPU) == 1
+    assert store.lines.length(Queue.TRAIN_CPU) == 1
 
 
 def lose(store: JobStore, job: Job, step: int | None = None) -> str:
@@ -368,7 +373,9 @@ def test_a_lock_is_held_by_one(store: JobStore) -> None:
         assert again
 
 
-def test_a_server_that_takes_no_writes_counts_as_down(store: JobStore, settings: Settings, add: Add) -> None:
+def test_a_server_that_takes_no_writes_counts_as_down(
+    store: JobStore, settings: Settings, broker: EmbeddedBroker, add: Add
+) -> None:
     job = add()
     attempt = store.take(job.id, "w", 5) or 0
     before = store.get(job.id)
@@ -379,7 +386,7 @@ def test_a_server_that_takes_no_writes_counts_as_down(store: JobStore, settings:
             call()
     assert store.get(job.id) == before, "reading goes on, and nothing was half written"
     client.config_set("maxmemory", "0")
-    assert store.renew(job.id, attempt, 5) is Asked.GO_ON
+    assert store.renew(job.id, attempt, 5) is RequestedAction.GO_ON
 
 
 def test_broker_down_is_an_error_within_seconds(store: JobStore, broker: EmbeddedBroker, add: Add) -> None:

@@ -7,13 +7,14 @@ import pytest
 
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import EmbeddedBroker, redis_client
-from worker.jobs.record import Job, Queue, Status
+from worker.broker.connection import redis_client
+from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import dispatch
-from worker.jobs.worker_registry import Presence
-from worker.launch.child_process import stop
-from worker.launch.workers import worker_parts
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.launch.child_process import stop_all
+from worker.launch.workers import worker_processes
+from worker.queues import Queue
 from worker.runtime.devices import find_devices, queues_of, variables
 from worker.runtime.main import queues_to_serve
 from worker.settings import Settings
@@ -53,9 +54,11 @@ def test_queues_follow_the_device_and_the_settings(settings: Settings) -> None:
     only = settings.model_copy(update={"queues": (Queue.SCORE,)})
     assert queues_to_serve(only, "cpu") == [Queue.SCORE]
     gpu_work = settings.model_copy(update={"queues": (Queue.TRAIN_GPU,), "devices": ("cpu", "cuda:1")})
-    assert [(part.name, part.settings.devices) for part in worker_parts(gpu_work)] == [("worker-cuda-1", ("cuda:1",))]
+    assert [(part.name, part.settings.devices) for part in worker_processes(gpu_work)] == [
+        ("worker-cuda-1", ("cuda:1",))
+    ]
     with pytest.raises(ValueError, match="none of the devices cpu can serve train-gpu"):
-        worker_parts(gpu_work.model_copy(update={"devices": ("cpu",)}))
+        worker_processes(gpu_work.model_copy(update={"devices": ("cpu",)}))
 
 
 def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +72,9 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
         Settings()
 
 
-def test_each_device_runs_one_job_of_its_queue(
-    settings: Settings, broker: EmbeddedBroker, store: JobStore, add: Callable[..., Job]
-) -> None:
+def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
-    parts = worker_parts(both, "tests.worker.support.fake_worker")
+    parts = worker_processes(both, "tests.worker.support.fake_worker")
     for part in parts:
         part.start()
     try:
@@ -85,7 +86,8 @@ def test_each_device_runs_one_job_of_its_queue(
         for job in (on_cpu, on_gpu):
             until(lambda job=job: store.get(job.id).status is Status.RUNNING)
         workers = {
-            worker.device: worker for worker in until(Presence(redis_client(settings), settings.key_prefix).workers)
+            worker.device: worker
+            for worker in until(WorkerRegistry(redis_client(settings), settings.key_prefix).workers)
         }
         assert {device: worker.queues for device, worker in workers.items()} == {
             "cpu": (Queue.TRAIN_CPU, Queue.SCORE),
@@ -99,4 +101,4 @@ def test_each_device_runs_one_job_of_its_queue(
         until(lambda: store.get(waiting.id).status is Status.SUCCEEDED)
         assert store.get(on_cpu.id).status is Status.RUNNING
     finally:
-        stop(parts, 0.0)
+        stop_all(parts, 0.0)

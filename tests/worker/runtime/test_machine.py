@@ -1,12 +1,12 @@
 """The memory of a machine and of its control groups, and the share of it that a training gets."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.worker.support.helpers import run_program
 from worker.runtime.machine import memory_of_this_machine, training_memory
 from worker.settings import Settings
 
@@ -66,18 +66,10 @@ def test_the_share_of_a_training(
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux alone has such a score")
 def test_the_kernel_ends_a_process_of_a_job_and_its_children_first(settings: Settings) -> None:
     program = (
-        "import subprocess, sys\n"
-        "from worker.attempts.attempt import begin\n"
-        "begin()\n"
+        "import subprocess\n"
+        "from worker.attempts.attempt import prepare_process\n"
+        "prepare_process()\n"
         "print(open('/proc/self/oom_score_adj').read(), end='', flush=True)\n"
         "subprocess.run(['cat', '/proc/self/oom_score_adj'], check=True)"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **settings.environment()},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert answer.stdout.split() == ["900", "900"]
+    assert run_program(settings, program).split() == ["900", "900"]

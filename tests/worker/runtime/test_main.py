@@ -1,22 +1,34 @@
 """The real worker process on real brokers, Valkey and Redis: delivery, restarts, kills, lost messages."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.worker.support.helpers import Start, Submit, alive, make_reconciler, reaches, trainer_pids, until
+from tests.worker.support.helpers import (
+    Start,
+    Submit,
+    alive,
+    make_reconciler,
+    reaches,
+    run_program,
+    trainer_pids,
+    until,
+)
 from tests.worker.support.redis_server import RedisServer
 from worker.broker.celery_app import make_celery, queue_keys
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
-from worker.jobs.record import Queue, Status
+from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import dispatch
+from worker.queues import Queue
 from worker.settings import Settings
+
+Add = Callable[..., Job]
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -24,7 +36,7 @@ def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_worker_never_imports_torch(settings: Settings) -> None:
+def test_the_worker_never_imports_torch(tmp_path: Path) -> None:
     program = (
         "import sys, threading\n"
         "import worker.runtime.main, worker.launch.launcher, worker.jobs.submission, worker.runtime.reconciler\n"
@@ -33,25 +45,33 @@ def test_the_worker_never_imports_torch(settings: Settings) -> None:
         "make_celery(load_settings()).finalize()\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'app')))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **settings.environment()},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert answer.stdout.strip() == "[]"
+    assert run_program(Settings(home=tmp_path), program) == "[]"
 
 
-def test_jobs_run_one_after_the_other(start: Start, submit: Submit, store: JobStore) -> None:
-    jobs = [submit("succeed") for _ in range(3)]
+def test_deliveries_to_one_worker(start: Start, submit: Submit, store: JobStore, settings: Settings, add: Add) -> None:
+    first, cancelled, repeated, last = (submit("succeed") for _ in range(4))
+    store.request_cancel(cancelled.id)
+    celery = make_celery(settings)
+    for _ in range(3):
+        dispatch(celery, repeated)
     worker = start()
-    done = [reaches(store, job, Status.SUCCEEDED) for job in jobs]
-    assert [job.attempts for job in done] == [1, 1, 1]
+
+    done = [reaches(store, job, Status.SUCCEEDED) for job in (first, repeated, last)]
+    assert [job.attempts for job in done] == [1, 1, 1], "a job with several messages runs once"
     starts = [job.started_at for job in done]
     ends = [job.finished_at for job in done]
     assert all(end <= begin for end, begin in zip(ends[:-1], starts[1:], strict=True) if end and begin)
+    assert store.get(cancelled.id).attempts == 0, "a job that is cancelled in the queue never starts"
+
+    without_message = add("wait")
+    reaches(store, without_message, Status.RUNNING)
+    store.request_cancel(without_message.id)
+    reaches(store, without_message, Status.CANCELLED)
+
+    dying = reaches(store, submit("die"), Status.FAILED)
+    assert dying.attempts == 3
+    assert dying.error is not None
+    assert dying.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
     worker.terminate()
     assert worker.wait(30) == 0
 
@@ -90,45 +110,6 @@ def test_kill_9_of_the_worker_loses_and_doubles_nothing(
     assert reaches(store, job, Status.SUCCEEDED).attempts == 2
 
 
-def test_cancel_of_a_running_job_through_the_store(start: Start, submit: Submit, store: JobStore) -> None:
-    start()
-    job = submit("wait")
-    reaches(store, job, Status.RUNNING)
-    store.request_cancel(job.id)
-    reaches(store, job, Status.CANCELLED)
-    after = submit("succeed")
-    reaches(store, after, Status.SUCCEEDED)
-
-
-def test_a_job_cancelled_in_the_queue_never_starts(start: Start, submit: Submit, store: JobStore) -> None:
-    job, after = submit("succeed"), submit("succeed")
-    store.request_cancel(job.id)
-    start()
-    reaches(store, after, Status.SUCCEEDED)
-    assert store.get(job.id).attempts == 0
-
-
-def test_duplicate_messages_run_a_job_once(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
-    job = submit("succeed")
-    celery = make_celery(settings)
-    for _ in range(3):
-        dispatch(celery, job)
-    last = submit("succeed")
-    start()
-    reaches(store, last, Status.SUCCEEDED)
-    assert store.get(job.id).attempts == 1
-    assert trainer_pids(settings, job) == list(dict.fromkeys(trainer_pids(settings, job)))
-
-
-def test_a_lost_message_is_sent_again(start: Start, submit: Submit, store: JobStore, settings: Settings) -> None:
-    job = submit("succeed")
-    keys = queue_keys(settings, Queue.TRAIN_CPU)
-    assert store.queue_length(keys) == 1
-    redis_client(settings).delete(*keys)
-    start()
-    reaches(store, job, Status.SUCCEEDED)
-
-
 def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
@@ -141,18 +122,10 @@ def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
         reaches(store, job, Status.SUCCEEDED)
     reaches(store, hours[0], Status.RUNNING)
     if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
-        until(lambda: store.place_in_line(store.get(lost.id)) == 0)
+        until(lambda: store.lines.position(store.get(lost.id)) == 0)
     store.request_cancel(hours[0].id)
     reaches(store, lost, Status.SUCCEEDED)
     reaches(store, hours[1], Status.RUNNING)
-
-
-def test_a_dead_trainer_is_tried_three_times(start: Start, submit: Submit, store: JobStore) -> None:
-    start()
-    job = reaches(store, submit("die"), Status.FAILED)
-    assert job.attempts == 3
-    assert job.error is not None
-    assert job.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
 
 
 def test_the_broker_restarts_under_a_worker(
@@ -186,7 +159,7 @@ def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobSto
     time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
     reconciler = make_reconciler(store, settings)
     assert reconciler.sweep() == 0
-    assert store.queue_length(queue_keys(settings, Queue.TRAIN_CPU)) == 5
+    assert store.lines.message_count(queue_keys(settings, Queue.TRAIN_CPU)) == 5
 
 
 def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
@@ -212,7 +185,9 @@ def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, set
     moved: list[int] = []
     sweeps = [
         threading.Thread(
-            target=lambda: moved.append(make_reconciler(JobStore(redis_client(settings)), settings).sweep())
+            target=lambda: moved.append(
+                make_reconciler(JobStore(redis_client(settings), settings.key_prefix), settings).sweep()
+            )
         )
         for _ in range(4)
     ]

@@ -12,11 +12,12 @@ from statistics import median
 import pytest
 
 from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Status
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence, WorkerState
-from worker.runtime.health import check_workers
+from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.launch.workers import check_workers
 from worker.runtime.main import NOT_RECEIVING
 from worker.settings import Settings
 
@@ -95,10 +96,10 @@ def test_a_worker_that_receives_nothing_for_good_says_so_and_ends(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
     worker = start("tests.worker.support.fake_deaf_worker", arguments=["for-good"])
-    presence = Presence(redis_client(settings), settings.key_prefix)
+    registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
     until(lambda: check_workers(settings)[0], 20)
     job = submit("succeed")
-    until(lambda: [one.state for one in presence.workers()] == [WorkerState.NOT_RECEIVING], 20)
+    until(lambda: [one.state for one in registry.workers()] == [WorkerState.NOT_RECEIVING], 20)
     healthy, why = check_workers(settings)
     assert not healthy
     assert why.endswith("receives no messages")

@@ -1,4 +1,4 @@
-"""The supervisor with a stand-in trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
+"""The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
 import os
 import signal
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.worker.support.helpers import alive, stand_in_command, until
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from tests.worker.support.helpers import alive, fake_command, until
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
@@ -74,11 +75,15 @@ def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, 
     assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
 
 
-def test_new_checkpoints_keep_a_dying_job_alive(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+def test_new_checkpoints_keep_a_dying_job_alive(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    strict = settings.model_copy(update={"max_attempts_without_progress": 1})
+    supervisor = Supervisor(store, strict, stopping, command=fake_command)
     job = add("die-with-progress")
-    outcomes = [supervisor.run(job.id) for _ in range(5)]
-    assert outcomes == [Outcome.QUEUED_AGAIN] * 4 + [Outcome.SUCCEEDED]
-    assert store.get(job.id).checkpoint_step == 5
+    outcomes = [supervisor.run(job.id) for _ in range(3)]
+    assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.SUCCEEDED]
+    assert store.get(job.id).checkpoint_step == 3
     assert store.get(job.id).error is None
 
 
@@ -104,7 +109,7 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
 ) -> None:
     hasty = settings.model_copy(update={"stop_grace_seconds": 0.2})
     job = add("deaf")
-    running = Background(Supervisor(store, hasty, stopping, command=stand_in_command), store, job)
+    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
     until((settings.jobs_dir / job.id / "pids").exists)
     store.request_pause(job.id)
     assert running.end() is Outcome.PAUSED
@@ -115,16 +120,16 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
 def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
     supervisor: Supervisor, settings: Settings, add: Add
 ) -> None:
-    assert supervisor.rest_s == 0
+    assert supervisor.back_off_s == 0
     settings.jobs_dir.write_text("a file where the folder should be")
-    rests = []
+    pauses = []
     for _ in range(8):
         supervisor.run(add("succeed").id)
-        rests.append(supervisor.rest_s)
-    assert rests == [1, 2, 4, 8, 16, 32, 60, 60]
+        pauses.append(supervisor.back_off_s)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
     settings.jobs_dir.unlink()
     assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
-    assert supervisor.rest_s == 0
+    assert supervisor.back_off_s == 0
 
 
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
@@ -132,7 +137,7 @@ def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
 ) -> None:
     impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_attempts_without_progress": 1})
     job = add("deaf")
-    assert Supervisor(store, impatient, stopping, command=stand_in_command).run(job.id) is Outcome.FAILED
+    assert Supervisor(store, impatient, stopping, command=fake_command).run(job.id) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
     error = store.get(job.id).error
     assert error is not None
@@ -163,10 +168,11 @@ def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add
 
 
 def test_a_trainer_that_ignores_term_is_killed(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
+    hasty = settings.model_copy(update={"stop_grace_seconds": 0.5})
     job = add("deaf")
-    running = Background(supervisor, store, job)
+    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
     pid = trainer_pid(settings, job)
     store.request_cancel(job.id)
     assert running.end() is Outcome.CANCELLED
@@ -223,13 +229,16 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
     assert store.get(job.id).worker == "another"
 
 
-def test_the_lease_lives_as_long_as_the_trainer(supervisor: Supervisor, store: JobStore, add: Add) -> None:
+def test_the_lease_lives_as_long_as_the_trainer(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    short = settings.model_copy(update={"lease_seconds": 1.2, "heartbeat_seconds": 0.2})
     job = add("wait")
-    running = Background(supervisor, store, job)
-    deadline = time.monotonic() + 5  # longer than a lease
+    running = Background(Supervisor(store, short, stopping, command=fake_command), store, job)
+    deadline = time.monotonic() + 2  # longer than a lease
     while time.monotonic() < deadline:
         assert store.expired_leases() == []
-        time.sleep(0.2)
+        time.sleep(0.1)
     store.request_cancel(job.id)
     assert running.end() is Outcome.CANCELLED
 
@@ -241,7 +250,7 @@ def test_training_goes_on_while_the_broker_is_down(
     running = Background(supervisor, store, job)
     pid = trainer_pid(settings, job)
     broker.stop()
-    time.sleep(2)
+    time.sleep(1)
     assert alive(pid)
     again = EmbeddedBroker(settings)
     again.start()
@@ -281,7 +290,7 @@ class LosesAnswers(JobStore):
 
 
 @pytest.fixture
-def losing(settings: Settings, broker: EmbeddedBroker) -> LosesAnswers:
+def losing(settings: Settings, served: None) -> LosesAnswers:
     return LosesAnswers(settings)
 
 
@@ -290,7 +299,7 @@ def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
 ) -> None:
     job = add("succeed")
     losing.lose = {"take": 2, "get": 1}
-    assert Supervisor(losing, settings, stopping, command=stand_in_command).run(job.id) is Outcome.SUCCEEDED
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.SUCCEEDED
     assert losing.get(job.id).attempts == 1
 
 
@@ -301,13 +310,13 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
     add: Add,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.runtime.supervisor._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("worker.runtime.supervisor._STOPPING_PATIENCE_S", 0.0)
     short = settings.model_copy(update={"lease_seconds": 0.1})
     job = add("succeed")
     losing.lose = {"take": 100}
     threading.Timer(0.3, stopping.set).start()
     with pytest.raises(BrokerDown):
-        Supervisor(losing, short, stopping, command=stand_in_command).run(job.id)
+        Supervisor(losing, short, stopping, command=fake_command).run(job.id)
     time.sleep(0.15)
     assert losing.expire(job.id, 1) == "queued"
     assert losing.get(job.id).attempts_without_progress == 0
@@ -316,15 +325,15 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
 def test_a_death_counts_once_however_often_it_is_written(
     losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
-    supervisor = Supervisor(losing, settings, stopping, command=stand_in_command)
+    supervisor = Supervisor(losing, settings, stopping, command=fake_command)
     losing.lose = {"put_back": 3}
     assert supervisor.run(add("die").id) is Outcome.QUEUED_AGAIN
-    assert supervisor.rest_s == 1
+    assert supervisor.back_off_s == 1
 
 
 def test_a_machine_that_fails_for_days_still_rests_a_minute(supervisor: Supervisor) -> None:
     supervisor._deaths = 5000
-    assert supervisor.rest_s == 60
+    assert supervisor.back_off_s == 60
 
 
 def test_a_command_that_cannot_start_counts_as_a_death(

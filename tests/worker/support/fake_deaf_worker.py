@@ -4,8 +4,9 @@ import sys
 
 from kombu.transport.virtual import QoS
 
-from tests.worker.support.helpers import stand_in_command
+from tests.worker.support.helpers import fake_command
 from worker.log_setup import configure_logging
+from worker.runtime import watchdog
 from worker.runtime.main import run_worker
 from worker.settings import load_settings
 
@@ -18,6 +19,7 @@ if __name__ == "__main__":
         return not for_good and self is not first[0]
 
     QoS.can_consume = can_consume
+    watchdog._RECONNECTING_S = 2.5
     settings = load_settings()
     configure_logging(settings, "worker")
-    raise SystemExit(run_worker(settings, stand_in_command))
+    raise SystemExit(run_worker(settings, fake_command))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worker.attempts.attempt import StopFlag
 from worker.jobs.events import EventLog
-from worker.runtime.process import Exit
+from worker.runtime.process import ExitCode
 
 
 def main() -> int:
@@ -25,14 +25,14 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if behave == "die-with-progress":
         events.write({"event": "checkpoint", "step": spec["attempt"]})
-        if spec["attempt"] < 5:
+        if spec["attempt"] < 3:
             return 1
     if behave == "wait-for-file":
         while not (folder / "go").exists() and not stop.is_set():
             time.sleep(0.02)
     if behave == "refuse":
         events.write({"event": "error", "type": "diverged", "title": "Diverged", "detail": "loss is NaN"})
-        return Exit.REFUSED
+        return ExitCode.REFUSED
     if behave == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
@@ -43,7 +43,7 @@ def main() -> int:
         return stop.exit_code
     published = {"model": spec["model"], "version": 1, "ref": f"{spec['model']}:1"}
     events.write({"event": "published", **published})
-    return Exit.DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The real worker with the stand-in trainer."""
+"""The real worker with the fake trainer."""
 
-from tests.worker.support.helpers import stand_in_command
+from tests.worker.support.helpers import fake_command
 from worker.log_setup import configure_logging
 from worker.runtime.main import run_worker
 from worker.settings import load_settings
@@ -8,4 +8,4 @@ from worker.settings import load_settings
 if __name__ == "__main__":
     settings = load_settings()
     configure_logging(settings, "worker")
-    raise SystemExit(run_worker(settings, stand_in_command))
+    raise SystemExit(run_worker(settings, fake_command))

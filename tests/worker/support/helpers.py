@@ -1,4 +1,4 @@
-"""What several tests of the worker use: stand-in commands, waiting, and looking at processes."""
+"""Shared by tests of the worker: fake commands, programs, waiting, and checks of processes."""
 
 import os
 import subprocess
@@ -12,20 +12,34 @@ from typing import Any
 import pytest
 
 from worker.broker.celery_app import make_celery
-from worker.broker.embedded import redis_client
-from worker.jobs.record import Job, JobType, Status, new_job_id
+from worker.broker.connection import redis_client
+from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import Presence
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import JobType
 from worker.runtime.reconciler import Reconciler
 from worker.settings import Settings
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Submit = Callable[..., Job]
-STAND_IN = Path(__file__).with_name("fake_trainer.py")
+FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 
 
-def stand_in_command(folder: Path, _type: JobType) -> list[str]:
-    return [sys.executable, str(STAND_IN), str(folder)]
+def fake_command(folder: Path, _type: JobType) -> list[str]:
+    return [sys.executable, str(FAKE_TRAINER), str(folder)]
+
+
+def run_program(settings: Settings, program: str) -> str:
+    """What a Python program prints that has the settings in its environment."""
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return answer.stdout.strip()
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
@@ -50,8 +64,8 @@ def alive(pid: int) -> bool:
 
 
 def make_reconciler(store: JobStore, settings: Settings) -> Reconciler:
-    presence = Presence(redis_client(settings), settings.key_prefix)
-    return Reconciler(store, make_celery(settings), settings, presence)
+    registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
+    return Reconciler(store, make_celery(settings), settings, registry)
 
 
 def new_job(behave: str = "succeed", **changes: Any) -> Job:

@@ -11,9 +11,9 @@ from tests.worker.support.helpers import until
 from worker.settings import Settings
 
 
-def redis_settings(settings: Settings) -> Settings:
-    """The settings of a test, with a Redis server to be started on a socket in its folder."""
-    return settings.model_copy(update={"redis_url": f"unix://{settings.home / 'redis.sock'}?db=0"})
+def redis_settings(settings: Settings, folder: Path) -> Settings:
+    """The settings of a test, with a Redis server to be started on a socket in a folder."""
+    return settings.model_copy(update={"redis_url": f"unix://{folder / 'redis.sock'}?db=0"})
 
 
 class RedisServer:

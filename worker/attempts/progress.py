@@ -1,0 +1,81 @@
+"""Progress reports of a running job: events with throttled metrics, speed and time left."""
+
+import time
+
+from worker.jobs.events import EventLog
+
+REPORT_S = 0.5
+"""Shortest time in seconds between two reports of a job's progress."""
+UNCHANGED_S = 5.0
+"""Time in seconds after which a report without any progress is written all the same."""
+PREPARING_S = 5.0
+"""Shortest time in seconds between two reports on the preparation of a dataset."""
+
+
+class ProgressReporter:
+    """Writer of a job's progress events: ``started`` at once, then ``metrics`` and ``checkpoint``.
+
+    Speed and time left are those of this attempt: steps done before it began do not count.
+
+    Args:
+        events: Journal of the job.
+        total: Number of steps of the whole job, for example images to score.
+        done: Number of steps that earlier attempts finished.
+    """
+
+    def __init__(self, events: EventLog, total: int, done: int = 0) -> None:
+        self.done = done
+        self._events = events
+        self._total = total
+        self._done_before = self._reported = done
+        self._began = self._checked_at = self._reported_at = time.monotonic()
+        events.write({"event": "started", "step": done, "steps": total})
+
+    @property
+    def due(self) -> bool:
+        """Whether ``report`` was called long enough ago to be called again."""
+        return time.monotonic() - self._checked_at >= REPORT_S
+
+    def report(self, done: int) -> None:
+        """Write a ``metrics`` event, unless one was written moments ago; the last step is always reported."""
+        self.done = done
+        self._checked_at = now = time.monotonic()
+        waited = now - self._reported_at
+        if done == self._reported:
+            if waited < UNCHANGED_S:
+                return
+        elif waited < REPORT_S and done < self._total:
+            return
+        self._reported, self._reported_at = done, now
+        speed = (done - self._done_before) / max(now - self._began, 1e-3)
+        self._events.write(
+            {
+                "event": "metrics",
+                "step": done,
+                "steps": self._total,
+                "progress": done / max(self._total, 1),
+                "images_per_second": speed,
+                "eta_seconds": (self._total - done) / speed if speed > 0 else None,
+            }
+        )
+
+    def checkpoint(self, done: int | None = None) -> None:
+        """Write a ``checkpoint`` event: a later attempt can go on after ``done`` steps, by default those reported."""
+        self.done = self.done if done is None else done
+        self._events.write({"event": "checkpoint", "step": self.done})
+
+
+class PreparationReporter:
+    """Writer of log events while a dataset's images are brought to the size that a model needs."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._reported_at = time.monotonic()
+
+    def report(self, done: int, total: int) -> bool:
+        """Write how many images are prepared, unless that was written moments ago; return whether it was written."""
+        if time.monotonic() - self._reported_at < PREPARING_S:
+            return False
+        self._reported_at = time.monotonic()
+        self._events.write({"event": "log", "message": f"prepares the images: {done} of {total}"})
+        return True

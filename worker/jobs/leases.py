@@ -1,0 +1,173 @@
+"""Leases on jobs: a worker takes one, renews it, and gives it up with the result of an attempt."""
+
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import redis
+
+from worker.broker.connection import translate_redis_errors
+from worker.errors import BrokerDown, StaleAttempt
+from worker.jobs import lua_scripts as lua
+from worker.jobs.record import TERMINAL, RequestedAction, Status, to_hash
+
+log = logging.getLogger(__name__)
+
+
+class LeaseStore:
+    """The worker's side of the job store: leases of jobs and locks across workers.
+
+    An attempt number is a fencing token: only the newest attempt of a job may change its record. Every method raises
+    ``BrokerDown`` when Redis does not answer in time.
+
+    Args:
+        client: Redis client that returns texts.
+        prefix: Prefix of all keys.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._scripts: dict[str, Any] = {}
+
+    def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
+        """Take the lease of a queued job.
+
+        Repeating the call with the same ``delivery`` returns the same attempt until the lease is renewed for the first
+        time. The first renewal confirms the attempt. An attempt that was never confirmed does not count when its lease
+        expires.
+
+        Args:
+            job_id: Id of the job.
+            worker: Name of the worker.
+            lease_s: Length of the lease in seconds.
+            delivery: Random text that identifies the delivery of the message.
+
+        Returns:
+            Number of the attempt, the fencing token, or None if the job cannot be taken.
+        """
+        token = delivery or secrets.token_hex(8)
+        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), now_text(), token))
+        return attempt or None
+
+    def renew(
+        self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
+    ) -> RequestedAction:
+        """Renew the lease of a job and write ``changes`` to its record.
+
+        Returns:
+            The action that users requested of the job.
+
+        Raises:
+            StaleAttempt: The attempt does not hold the lease.
+        """
+        pairs = [part for pair in to_hash(changes or {}).items() for part in pair]
+        verdict = self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *pairs)
+        if verdict == "stale":
+            raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
+        return RequestedAction(verdict)
+
+    def holds(self, job_id: str, attempt: int) -> bool:
+        """Return whether the attempt holds the lease, so that it may write checkpoints and publish."""
+        with translate_redis_errors():
+            status, newest = cast(
+                Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
+            )
+        return status in ("starting", "running") and newest == str(attempt)
+
+    def running(self, job_id: str, attempt: int) -> None:
+        """Change the status of a starting job to running.
+
+        Raises:
+            StaleAttempt: The attempt does not hold the lease.
+        """
+        self._leave(job_id, attempt, Status.RUNNING, {})
+
+    def finish(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> None:
+        """Give a job its terminal status, with its result or error in ``changes``.
+
+        Raises:
+            StaleAttempt: The attempt does not hold the lease.
+            ValueError: The status is not terminal.
+        """
+        if status not in TERMINAL:
+            raise ValueError(f"expected a terminal status, got {status}")
+        self._leave(job_id, attempt, status, changes)
+
+    def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
+        """Give up the lease and queue the job again, first in line.
+
+        Returns:
+            The new status: ``queued``, or ``cancelled`` or ``paused`` if users requested that.
+
+        Raises:
+            StaleAttempt: The attempt does not hold the lease.
+        """
+        return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
+
+    def expire(self, job_id: str, max_attempts: int) -> str:
+        """End a lease that expired.
+
+        A confirmed attempt without a new checkpoint counts as one without progress. The job fails after
+        ``max_attempts`` of them in a row.
+
+        Returns:
+            The new status, or ``kept`` if the lease has not expired after all.
+        """
+        return str(self._run(lua.EXPIRE, job_id, now_text(), max_attempts))
+
+    def expired_leases(self, limit: int = 500) -> list[str]:
+        """Return the ids of jobs whose lease expired."""
+        with translate_redis_errors():
+            return cast(
+                list[str],
+                self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
+            )
+
+    @contextmanager
+    def lock(self, name: str, life_s: float) -> Iterator[bool]:
+        """Hold a lock across all workers for at most ``life_s`` seconds; yield False if another process holds it."""
+        key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
+        with translate_redis_errors():
+            got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
+        try:
+            yield got
+        finally:
+            if got:
+                try:
+                    self._call(lua.UNLOCK, key, token)
+                except BrokerDown:
+                    log.warning("could not release the lock %s; it expires by itself in %.0f s", name, life_s)
+
+    def _leave(
+        self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any], first: bool = False
+    ) -> Status:
+        pairs = [part for pair in to_hash(changes).items() for part in pair]
+        left = self._run(lua.LEAVE, job_id, attempt, status.value, "1" if first else "0", now_text(), *pairs)
+        if not left:
+            raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
+        return Status(left)
+
+    def _clock_ms(self) -> int:
+        seconds, microseconds = self._client.time()
+        return seconds * 1000 + microseconds // 1000
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _run(self, script: str, job_id: str, *args: Any) -> Any:
+        return self._call(script, self._prefix, job_id, *args)
+
+    def _call(self, script: str, *args: Any) -> Any:
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        with translate_redis_errors():
+            return self._scripts[script](args=args)
+
+
+def now_text() -> str:
+    """Return the current time in UTC as ISO 8601 text, as job records store it."""
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,81 @@
+"""The waiting lines of queued jobs: positions, lengths, and lost messages.
+
+Each queue has two lines. Jobs that were interrupted or resumed wait in the first line, which is served first.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import redis
+
+from worker.broker.connection import translate_redis_errors
+from worker.jobs import lua_scripts as lua
+from worker.jobs.record import Job
+from worker.queues import Queue
+
+
+class WaitingLines:
+    """The queued jobs of all queues, in the order in which workers take them.
+
+    Every method raises ``BrokerDown`` when Redis does not answer in time.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._note_dispatch = client.register_script(lua.REDISPATCH)
+
+    def length(self, queue: Queue) -> int:
+        """Return the number of jobs that wait in a queue."""
+        with translate_redis_errors():
+            return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
+
+    def position(self, job: Job) -> int | None:
+        """Return how many jobs of its queue are served before ``job``, or None if it does not wait."""
+        first, others = self._line(job.queue, True), self._line(job.queue, False)
+        with translate_redis_errors():
+            pipe = self._client.pipeline()
+            pipe.zrank(first, job.id)
+            pipe.zrank(others, job.id)
+            pipe.zcard(first)
+            position_in_first, position_in_others, overtaking = pipe.execute()
+        if position_in_first is not None:
+            return int(position_in_first)
+        return None if position_in_others is None else int(overtaking + position_in_others)
+
+    def lost_messages(
+        self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500
+    ) -> list[str]:
+        """Return the ids of jobs that still wait in a line although the broker has lost their message.
+
+        A job may wait for hours behind others, so age alone proves nothing. A message is lost if its line holds no
+        messages at all, or if a job that was sent later to the same line has been taken already.
+
+        Args:
+            queue: Queue of the line.
+            age_s: Age in seconds from which a message may count as lost.
+            first: Whether the line is the first of the queue.
+            line_is_empty: Whether the broker holds no messages of this line.
+            limit: Largest number of ids.
+        """
+        with translate_redis_errors():
+            seconds, microseconds = self._client.time()
+            newest = float(seconds * 1000 + microseconds // 1000) - age_s * 1000
+            if not line_is_empty:
+                taken = float(cast(str | None, self._client.get(self._line(queue, first, "taken"))) or 0)
+                newest = min(newest, taken - 1)
+            ids = self._client.zrangebyscore(self._line(queue, first), "-inf", newest, start=0, num=limit)
+            return cast(list[str], ids)
+
+    def note_dispatch(self, job_id: str) -> bool:
+        """Move a queued job to the first line, for a new message; return False if it is no longer queued."""
+        with translate_redis_errors():
+            return bool(self._note_dispatch(args=[self._prefix, job_id]))
+
+    def message_count(self, keys: Sequence[str]) -> int:
+        """Return the number of messages in the broker's lists ``keys``, see ``celery_app.queue_keys``."""
+        with translate_redis_errors():
+            return sum(self._client.llen(key) for key in keys)
+
+    def _line(self, queue: Queue, first: bool, name: str = "waiting") -> str:
+        return f"{self._prefix}{name}:first:{queue}" if first else f"{self._prefix}{name}:{queue}"

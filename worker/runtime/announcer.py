@@ -1,0 +1,83 @@
+"""The thread that announces a running worker to the worker registry."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from worker.errors import BrokerDown
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
+from worker.queues import Queue
+from worker.runtime.machine import memory_of_this_machine
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Thread that renews a worker's entry in the worker registry until it is stopped.
+
+    Args:
+        registry: Registry to write to.
+        settings: Settings with the time between two announcements.
+        name: Name of the worker.
+        device: Device that the worker runs jobs on.
+        queues: Queues that the worker serves.
+        job: Function that returns the id of the current job, or None.
+        receiving: Function that returns whether the worker receives messages.
+    """
+
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        settings: Settings,
+        *,
+        name: str,
+        device: str,
+        queues: Sequence[Queue],
+        job: Callable[[], str | None],
+        receiving: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._info = WorkerInfo(
+            name=name,
+            device=device,
+            queues=tuple(queues),
+            memory_bytes=memory_of_this_machine(),
+            train_memory_bytes=settings.train_memory_bytes,
+            started_at=datetime.now(UTC),
+        )
+        self._job = job
+        self._receiving = receiving
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and remove the worker's entry."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+        try:
+            self._registry.withdraw(self._info.name)
+        except BrokerDown:
+            log.info("the broker is down: the entry of this worker expires by itself")
+
+    def _now(self) -> dict[str, object]:
+        job = self._job()
+        if job is None and not self._receiving():
+            return {"job": None, "state": WorkerState.NOT_RECEIVING}
+        return {"job": job, "state": WorkerState.IDLE if job is None else WorkerState.BUSY}
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            info = self._info.model_copy(update=self._now())
+            try:
+                self._registry.announce(info, self._settings.lease_seconds)
+            except BrokerDown:
+                # Other parts log the outage already.
+                log.debug("the broker is down: this worker is not announced")
+            self._stop.wait(self._settings.heartbeat_seconds)
