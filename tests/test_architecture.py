@@ -1,35 +1,118 @@
-"""The order of the house: imports go one way, and what must start fast does not load torch."""
+"""The architecture: directions of imports, names of files and classes, and what starts without torch."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 
-MAY_IMPORT = {"models": {"models"}, "worker": {"worker", "models"}, "app": {"app", "worker", "models"}}
+PACKAGES = {"models": ROOT / "models", "worker": ROOT / "worker", "app": ROOT / "app", "snf_client": ROOT / "client"}
+MAY_IMPORT = {
+    "models": {"models"},
+    "worker": {"worker", "models"},
+    "app": {"app", "worker", "models", "snf_client"},
+    "snf_client": {"snf_client"},
+}
+LAYERS = (
+    {"errors", "naming", "steps", "prefetch"},
+    {"atomic_files", "devices"},
+    {"images", "bijections"},
+    {"flows", "datasets"},
+    {"artifacts"},
+    {"registry", "scoring"},
+    {"anomaly"},
+    {"loading"},
+    {"scorer", "training"},
+    {"audit", "evaluation", "bulk"},
+    {"zoo"},
+)
+"""Folders and modules at the top of ``models``; each imports from its own folder and from the layers above."""
+LOOSE = {
+    "app": {"main", "server", "state", "pages"},
+    "worker": {"settings", "service_settings", "errors", "queues", "log_setup", "gc_tuning", "child_environment"},
+    "models": {"scorer", "loading", "audit", "errors", "naming", "devices", "atomic_files", "prefetch", "steps"},
+}
+DOMAIN_FILES = {"endpoints.py", "schemas.py"}
+NOT_DOMAINS = {"http", "metrics", "cli", "console", "drift"}
+"""Folders of ``app`` that have no calls of their own."""
+LONGEST = 400
+GENERATED = {ROOT / "client" / "snf_client" / "schemas.py"}
+"""Made from the OpenAPI document of the service, so its classes repeat those of ``app``."""
 
 
-def imported_packages(source: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+def sources(package: str) -> list[Path]:
+    found = [path for path in PACKAGES[package].rglob("*.py") if "build" not in path.parts]
+    assert len(found) > 5
+    return found
+
+
+def imports(source: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names & MAY_IMPORT.keys()
+            yield node.module
 
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
-def test_imports_go_one_way(package: str) -> None:
-    sources = list((ROOT / package).rglob("*.py"))
-    assert len(sources) > 5
-    for source in sources:
-        assert imported_packages(source) <= MAY_IMPORT[package], source
+def test_packages_import_in_one_direction(package: str) -> None:
+    for source in sources(package):
+        imported = {module.split(".")[0] for module in imports(source)} & MAY_IMPORT.keys()
+        assert imported <= MAY_IMPORT[package], source
+
+
+def test_folders_of_models_import_in_one_direction() -> None:
+    layer_of = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for source in sources("models"):
+        own = source.relative_to(ROOT / "models").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for module in imports(source):
+            package, _, rest = module.partition(".")
+            name = rest.split(".")[0]
+            if package == "models" and name != own:
+                assert layer_of[name] < layer_of[own], f"{source.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("package", sorted(LOOSE))
+def test_only_named_files_are_loose(package: str) -> None:
+    loose = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    assert loose <= LOOSE[package]
+
+
+def test_folders_of_calls_have_the_same_file_names() -> None:
+    folders = [path for path in (ROOT / "app").iterdir() if path.is_dir() and (path / "__init__.py").exists()]
+    domains = [folder for folder in folders if folder.name not in NOT_DOMAINS]
+    assert len(domains) > 8
+    for folder in domains:
+        missing = DOMAIN_FILES - {path.name for path in folder.iterdir()}
+        assert not missing, f"{folder.relative_to(ROOT)} lacks {missing}"
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for package in PACKAGES:
+        for source in sources(package):
+            if source in GENERATED:
+                continue
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    places[node.name].append(str(source.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_no_file_is_too_long(package: str) -> None:
+    lengths = {source: len(source.read_text(encoding="utf-8").splitlines()) for source in sources(package)}
+    assert {str(path): n for path, n in lengths.items() if n > LONGEST and path not in GENERATED} == {}
 
 
 @pytest.mark.parametrize(
