@@ -128,7 +128,7 @@ def _score_files(
 ) -> tuple[int, int]:
     """Print the scores of files; return the number of scored images and of anomalies."""
     from app.cli.score_local import score_local
-    from snf_client.resources.scores import ScoreQuery
+    from snf_client.resources.scores import ScoreParameters
 
     with ExitStack() as stack:
         if url:
@@ -136,7 +136,7 @@ def _score_files(
             parts = client.score_parts(model, files, **options)
         else:
             stack.enter_context(error_messages())
-            parts = score_local(files, ScoreQuery(model, **options))
+            parts = score_local(files, ScoreParameters(model, **options))
         scored, anomalies = _print(stack.enter_context(closing(parts)), len(files), heat_maps, as_json)
     if heat_maps is not None:
         typer.echo(f"{scored} heat maps in {heat_maps}", err=as_json)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
     from app.scoring.request_images import Item
     from app.scoring.responses import Outcome
-    from snf_client.resources.scores import ScorePart, ScoreQuery
+    from snf_client.resources.scores import ScoreParameters, ScorePart
 
 DECODERS = min(4, os.cpu_count() or 1)
 FILES_PER_TASK = 8
@@ -27,7 +27,7 @@ PREFETCHED = 2
 """Batches that are decoded or scored ahead, so that the model never waits."""
 
 
-def score_local(files: Sequence[Path], query: ScoreQuery) -> Generator[ScorePart]:
+def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Yield the results of files in their order, batch by batch.
 
     Raises:
@@ -41,13 +41,13 @@ def score_local(files: Sequence[Path], query: ScoreQuery) -> Generator[ScorePart
 
     one_blas_thread()
     settings = read_settings()
-    version = Registry(settings.registry_dir).resolve(query.model)
+    version = Registry(settings.registry_dir).resolve(parameters.model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
-    loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
-    if query.explain:
+    loaded.scorer.calibration.check_alpha(parameters.alpha, parameters.detail == "full")
+    if parameters.explain:
         loaded.scorer.require_places()
-    decoded = ahead(_decoded(files, loaded, REQUESTS_PER_BATCH * query.batch_size), PREFETCHED)
-    with closing(ahead(_scored(decoded, loaded, query), PREFETCHED)) as batches:
+    decoded = ahead(_decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size), PREFETCHED)
+    with closing(ahead(_scored(decoded, loaded, parameters), PREFETCHED)) as batches:
         first = 0
         for items, outcomes in batches:
             yield _part(loaded, items, outcomes, first)
@@ -79,14 +79,14 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 
 def _scored(
-    batches: Generator[list[Item]], loaded: Loaded, query: ScoreQuery
+    batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Outcome]]]:
     import numpy as np
 
     from app.scoring.request_images import decoded
     from app.scoring.responses import outcomes
 
-    scorer, full = loaded.scorer, query.detail == "full"
+    scorer, full = loaded.scorer, parameters.detail == "full"
     with closing(batches):
         for items in batches:
             images = decoded(items)
@@ -94,9 +94,9 @@ def _scored(
                 yield items, {}
                 continue
             pixels = np.stack(list(images.values()))
-            likelihoods = scorer.score_each(pixels, draws=query.draws, thorough=full)
-            maps = scorer.heat_maps(pixels, gradients=full) if query.explain else None
-            scored = outcomes(scorer, likelihoods, [query.alpha] * len(likelihoods), maps)
+            likelihoods = scorer.score_each(pixels, draws=parameters.draws, thorough=full)
+            maps = scorer.heat_maps(pixels, gradients=full) if parameters.explain else None
+            scored = outcomes(scorer, likelihoods, [parameters.alpha] * len(likelihoods), maps)
             yield items, dict(zip(images, scored, strict=True))
 
 

@@ -17,15 +17,15 @@ from snf_client.resources.samples import SamplesResource
 from snf_client.resources.scores import (
     ImageResult,
     ScoreOptions,
+    ScoreParameters,
     ScorePart,
-    ScoreQuery,
     combine,
     score_async,
     score_blocking,
 )
 from snf_client.retries import Retries
 from snf_client.schemas import CallerView, PresetList, Readiness, Scores, WorkerList
-from snf_client.transport import TIMEOUT_S, AsyncTransport, Connection, Resource, S, SyncTransport, operation
+from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, ServiceConnection, SyncTransport, operation
 
 
 class _Client(Resource[S]):
@@ -86,7 +86,7 @@ class Client(_Client[SyncTransport]):
         timeout: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
-        super().__init__(SyncTransport(Connection.to(url, key, timeout, retries)))
+        super().__init__(SyncTransport(ServiceConnection.to(url, key, timeout, retries)))
         self.jobs = JobsResource(self._transport)
 
     def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
@@ -110,7 +110,7 @@ class Client(_Client[SyncTransport]):
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
         """Yield the results of ``score`` request by request; ``images`` may be endless."""
-        return score_blocking(self._transport, ScoreQuery(ref, **options), images)
+        return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
     def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
         """Yield the results of ``score`` image by image; ``images`` may be endless.
@@ -160,7 +160,7 @@ class AsyncClient(_Client[AsyncTransport]):
         timeout: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
-        super().__init__(AsyncTransport(Connection.to(url, key, timeout, retries)))
+        super().__init__(AsyncTransport(ServiceConnection.to(url, key, timeout, retries)))
         self.jobs = AsyncJobsResource(self._transport)
 
     async def score(
@@ -172,7 +172,7 @@ class AsyncClient(_Client[AsyncTransport]):
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
         """Yield the results of ``score`` request by request; ``images`` may be endless."""
-        return score_async(self._transport, ScoreQuery(ref, **options), images)
+        return score_async(self._transport, ScoreParameters(ref, **options), images)
 
     async def score_each(
         self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]

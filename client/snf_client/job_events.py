@@ -1,10 +1,11 @@
-"""Events of a job as typed objects, and the state of a reader whose connection may be lost.
+"""Following of a job: its events as typed objects, a reader that reconnects, and polling of its state.
 
 A reader gets every event once and in order, across lost connections and restarts of the service.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from snf_client.errors import ClientError, ServiceUnavailable
 from snf_client.request import Call, path, read_nothing
 from snf_client.retries import Retries, may_retry
+from snf_client.schemas import JobView
 
 SILENCE_S = 45.0
 """Silence after which a stream counts as lost; the service sends at least a comment every 15 s."""
 MAX_LOST_CONNECTIONS = 12
 """Connections lost in a row without an event, after which reading ends: about five minutes."""
 RECONNECTING = Retries(first_pause=1.0, longest_pause=30.0)
+FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
+"""Pauses between two requests for the state of a job that is waited for, seconds."""
 
 
 class Event(BaseModel):
@@ -107,7 +111,7 @@ _EVENT_TYPES: dict[str, type[Event]] = {
 }
 
 
-class EventReader:
+class JobEventReader:
     """Position of a reader in the events of a job, and its pauses before it connects again.
 
     Args:
@@ -167,3 +171,29 @@ class EventReader:
         if self._retries.on_retry is not None:
             self._retries.on_retry(error, seconds)
         return seconds
+
+
+class JobPolling:
+    """Growing pauses between two requests for the state of a job that is waited for.
+
+    Args:
+        timeout: Longest wait in all, seconds; None: no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._next = FIRST_POLL_S
+
+    def pause(self, job: JobView) -> float:
+        """Return the seconds until the next request.
+
+        Raises:
+            TimeoutError: If the longest wait is over.
+        """
+        left = LONGEST_POLL_S if self._end is None else self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"job {job.id} is {job.status} after {self._timeout:g} s")
+        pause = min(self._next, left)
+        self._next = min(LONGEST_POLL_S, 1.5 * self._next)
+        return pause

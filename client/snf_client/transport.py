@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Connection:
+class ServiceConnection:
     """Address of a service, the headers of every request, and the limits of a call."""
 
     url: httpx.URL
@@ -77,7 +77,7 @@ class _Attempts(Generic[T]):
 class _Transport:
     """The state that blocking and asynchronous sending have in common."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServiceConnection) -> None:
         self.retries = connection.retries
         self._connection = connection
         self._contacted = False
@@ -108,7 +108,7 @@ class _Transport:
 class SyncTransport(_Transport):
     """Blocking sending of calls."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
@@ -153,7 +153,7 @@ class SyncTransport(_Transport):
 class AsyncTransport(_Transport):
     """Sending of calls on an event loop."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 

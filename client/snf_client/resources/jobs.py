@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -13,7 +12,7 @@ from httpx_sse import EventSource
 from pydantic import TypeAdapter, ValidationError
 
 from snf_client.errors import ClientError, UnexpectedAnswer
-from snf_client.job_events import Event, EventReader
+from snf_client.job_events import Event, JobEventReader, JobPolling
 from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_text, unexpected
 from snf_client.schemas import (
     CalibrationResult,
@@ -33,8 +32,6 @@ JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate"]
 AnyJobResult: TypeAlias = CalibrationResult | JobResult | EvaluationReport
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
-FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
-"""Pauses between two requests for the state of a job that is waited for, seconds."""
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
 
 
@@ -221,7 +218,7 @@ class JobsResource(_Jobs[SyncTransport]):
             job_id: The job.
             after: Id of an event; only later ones are yielded.
         """
-        reader = EventReader(job_id, after, self._transport.retries)
+        reader = JobEventReader(job_id, after, self._transport.retries)
         while not reader.over:
             lost: ClientError | None
             try:
@@ -242,7 +239,7 @@ class JobsResource(_Jobs[SyncTransport]):
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
         """
-        polling = _Polling(timeout)
+        polling = JobPolling(timeout)
         while (job := self.get(job_id)).status not in FINISHED:
             self._transport.pause(polling.pause(job))
         return job
@@ -253,7 +250,7 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
         """Yield the events of a job until it is finished, each event once; see ``JobsResource.events``."""
-        reader = EventReader(job_id, after, self._transport.retries)
+        reader = JobEventReader(job_id, after, self._transport.retries)
         while not reader.over:
             lost: ClientError | None
             try:
@@ -274,27 +271,10 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
         """
-        polling = _Polling(timeout)
+        polling = JobPolling(timeout)
         while (job := await self.get(job_id)).status not in FINISHED:
             await self._transport.pause(polling.pause(job))
         return job
-
-
-class _Polling:
-    """Growing pauses between two requests for the state of a job."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
-        self._next = FIRST_POLL_S
-
-    def pause(self, job: JobView) -> float:
-        left = LONGEST_POLL_S if self._end is None else self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"job {job.id} is {job.status} after {self._timeout:g} s")
-        pause = min(self._next, left)
-        self._next = min(LONGEST_POLL_S, 1.5 * self._next)
-        return pause
 
 
 def _submit(job: JobRequest, key: str | None) -> Call[JobView]:

@@ -47,7 +47,7 @@ class ScoreOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class ScoreQuery:
+class ScoreParameters:
     """A model and the options that its images are scored with, see ``ScoreOptions``."""
 
     model: str
@@ -134,27 +134,25 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
     )
 
 
-def score_blocking(transport: SyncTransport, score_query: ScoreQuery, images: ImagesLike) -> Generator[ScorePart]:
+def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
     """Yield the results of all images in their order, with requests in flight in threads."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
-            return transport.send(score_query.call(batch))
+            return transport.send(parameters.call(batch))
         except InvalidRequest as error:
             if _is_too_large(error, batch):
                 first, second = batch.halves()
                 return score(first) + score(second)
             return _refused_part(error, batch)
 
-    waiting = batches(images, score_query.batch_size)
+    waiting = batches(images, parameters.batch_size)
     done = 0
-    pool = ThreadPoolExecutor(score_query.in_flight, thread_name_prefix="score")
+    pool = ThreadPoolExecutor(parameters.in_flight, thread_name_prefix="score")
     try:
         in_flight: deque[Future[ScorePart]] = deque()
         while True:
-            in_flight += (
-                pool.submit(score, batch) for batch in islice(waiting, score_query.in_flight - len(in_flight))
-            )
+            in_flight += (pool.submit(score, batch) for batch in islice(waiting, parameters.in_flight - len(in_flight)))
             if not in_flight:
                 return
             part = in_flight.popleft().result().starting_at(done)
@@ -165,27 +163,27 @@ def score_blocking(transport: SyncTransport, score_query: ScoreQuery, images: Im
 
 
 async def score_async(
-    transport: AsyncTransport, score_query: ScoreQuery, images: ImagesLike
+    transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
     """Yield the results of all images in their order, with requests in flight in tasks."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
             # Reading files and encoding images would block the event loop.
-            return await transport.send(await asyncio.to_thread(score_query.call, batch))
+            return await transport.send(await asyncio.to_thread(parameters.call, batch))
         except InvalidRequest as error:
             if _is_too_large(error, batch):
                 first, second = batch.halves()
                 return await score(first) + await score(second)
             return _refused_part(error, batch)
 
-    waiting = batches(images, score_query.batch_size)
+    waiting = batches(images, parameters.batch_size)
     done = 0
     in_flight: deque[asyncio.Task[ScorePart]] = deque()
     try:
         while True:
             in_flight += (
-                asyncio.create_task(score(batch)) for batch in islice(waiting, score_query.in_flight - len(in_flight))
+                asyncio.create_task(score(batch)) for batch in islice(waiting, parameters.in_flight - len(in_flight))
             )
             if not in_flight:
                 return
