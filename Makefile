@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
 
-.PHONY: up test lint types tests test-browser install clean
+.PHONY: up test lint types tests test-browser client-schemas install clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -35,19 +35,22 @@ test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium t
 	  { echo "Without its libraries: sudo $(BIN)/python -m playwright install --with-deps chromium" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
+client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
+	$(BIN)/python client/generate_schemas.py
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(BIN)/python
+$(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu]'
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,test]'
+$(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,test]'
 	@touch $@ $(VENV)/installed
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info client/build client/dist client/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
-"""A model for a folder of images: uploaded and trained where it is not there yet, followed with progress.
+"""Train a model on a folder of images, unless the service has one already.
 
-Models are named by what images and settings are: asking again is quick, and a folder that changed is trained anew.
-`odd_images.py` uses it; so may a program of your own.
+The name of a model contains a digest of its images and settings. So an unchanged folder is not trained again, and a
+changed one is. ``odd_images.py`` uses this module.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ from typing import Any
 
 from rich.progress import Progress
 
-from snf_client import Client, NotFound
-from snf_client.image_files import images_in
-from snf_client.job_events import Metrics
+from snf_client import Client, MetricsEvent, NotFound
+from snf_client.local_files import images_in
 
 
 def models_of(
     client: Client, folders: list[Path], preset: str, parameters: dict[str, Any], progress: Progress
 ) -> list[str]:
-    """The name of a trained model for each folder; raises `ClientError`, and `RuntimeError` where a training fails."""
-    begun = [_begin(client, folder, preset, parameters, progress) for folder in folders]
-    for folder, (_name, job_id) in zip(folders, begun, strict=True):
+    """Return the name of a trained model for each folder.
+
+    Raises:
+        ClientError: If a call of the service fails.
+        RuntimeError: If a training fails.
+    """
+    started = [_start(client, folder, preset, parameters, progress) for folder in folders]
+    for folder, (_name, job_id) in zip(folders, started, strict=True):
         if job_id is not None:
             _follow(client, folder.name, job_id, progress)
-    return [name for name, _job_id in begun]
+    return [name for name, _job_id in started]
 
 
-def _begin(
+def _start(
     client: Client, folder: Path, preset: str, parameters: dict[str, Any], progress: Progress
 ) -> tuple[str, str | None]:
-    """The name of the folder's model, and the job that trains it; no job where the model is there already."""
-    dataset = _named(folder, "")
-    name = _named(folder, f"{preset} {sorted(parameters.items())}")
+    """Return the name of the folder's model and the id of the job that trains it; None if the model exists."""
+    dataset = _name(folder, "")
+    name = _name(folder, f"{preset} {sorted(parameters.items())}")
     try:
         client.models.get(name)
         return name, None
@@ -42,7 +46,7 @@ def _begin(
         pass  # trained below
     for job in client.jobs.list(type="train").jobs:
         if job.model == name and job.status in {"queued", "starting", "running"}:
-            return name, job.id  # a program that was stopped asked for it
+            return name, job.id  # submitted by a program that was stopped
     try:
         client.datasets.get(dataset)
     except NotFound:
@@ -53,8 +57,8 @@ def _begin(
     return name, client.jobs.train(dataset, name, preset=preset, parameters=parameters).id
 
 
-def _named(folder: Path, settings: str) -> str:
-    """A name of the service for the folder's images and settings."""
+def _name(folder: Path, settings: str) -> str:
+    """Return a valid name with a digest of the folder's images and of the settings."""
     digest = hashlib.sha256(settings.encode())
     for path in images_in(folder):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -65,10 +69,10 @@ def _named(folder: Path, settings: str) -> str:
 def _follow(client: Client, label: str, job_id: str, progress: Progress) -> None:
     task = progress.add_task(f"train {label}", total=None)
     for event in client.jobs.events(job_id):
-        if isinstance(event, Metrics):
+        if isinstance(event, MetricsEvent):
             progress.update(task, completed=event.step, total=event.steps)
     job = client.jobs.get(job_id)
     if job.status != "succeeded":
-        reason = job.error["detail"] if job.error else f"look at its log: {job.links.get('log', job_id)}"
+        reason = job.error["detail"] if job.error else f"see its log: {job.links.get('log', job_id)}"
         raise RuntimeError(f"the training of {label} {job.status}: {reason}")
     progress.update(task, completed=1, total=1)

@@ -1,4 +1,4 @@
-"""The report of `odd_images.py`: one HTML file that needs nothing else."""
+"""Report of ``odd_images.py`` as a single HTML file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from odd_images_verdicts import Judged
+from odd_images_verdicts import Verdict
 from PIL import Image
 
-from app.http.schemas import FailedImage, ScoredImage
 from snf_client import Client, heat_map_png
+from snf_client.schemas import FailedImage, ScoredImage
 
 THUMBNAIL = 112
 """Longest side of a thumbnail, pixels."""
@@ -27,12 +27,24 @@ def write_report(
     models: dict[str, str],
     *,
     trained: bool,
-    doubted: list[Judged],
-    strangest: list[Judged],
+    doubted: list[Verdict],
+    strangest: list[Verdict],
     failed: dict[Path, FailedImage],
     count: int,
 ) -> None:
-    """Writes the report; `models` are by label, and `trained` says whether on these very images."""
+    """Write the report.
+
+    Args:
+        target: HTML file.
+        client: Client that computes the heat maps.
+        folder: Folder of the images.
+        models: Model of each label.
+        trained: Whether the models were trained on these images.
+        doubted: Images whose label is doubted.
+        strangest: The strangest of the other images.
+        failed: Images that could not be scored.
+        count: Number of images in all.
+    """
     shown = doubted + strangest
     page = TEMPLATES.get_template("odd_images.html.jinja").render(
         folder=folder,
@@ -42,21 +54,21 @@ def write_report(
         strangest=strangest,
         failed=failed,
         count=count,
-        pictures={one.path: _thumbnail(one.path) for one in shown},
+        pictures={verdict.path: _thumbnail(verdict.path) for verdict in shown},
         heat_maps=_heat_maps(client, models, shown),
     )
     target.write_text(page, encoding="utf-8")
 
 
-def _heat_maps(client: Client, models: dict[str, str], shown: list[Judged]) -> dict[Path, str]:
-    """Where each image is unusual under the model of its label."""
-    found = {}
+def _heat_maps(client: Client, models: dict[str, str], shown: list[Verdict]) -> dict[Path, str]:
+    """Return the heat map of each image under the model of its label, as a data URI."""
+    heat_maps = {}
     for label, model in models.items():
-        paths = [one.path for one in shown if one.label == label]
+        paths = [verdict.path for verdict in shown if verdict.label == label]
         for path, scored in zip(paths, client.score_each(model, paths, explain=True), strict=True):
             if isinstance(scored, ScoredImage) and scored.heat_map is not None:
-                found[path] = _uri(heat_map_png(scored.heat_map))
-    return found
+                heat_maps[path] = _uri(heat_map_png(scored.heat_map))
+    return heat_maps
 
 
 def _thumbnail(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What `odd_images.py` makes of scores under the models of all labels."""
+"""Verdicts of ``odd_images.py`` on images, from their scores under the models of all labels."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from app.http.schemas import FailedImage, ScoredImage
+from snf_client.schemas import FailedImage, ScoredImage
 
-Scored = dict[Path, ScoredImage | FailedImage]
+Results = dict[Path, ScoredImage | FailedImage]
 """Results of images under one model."""
-Usual = dict[str, tuple[float, float]]
-"""Median and spread of the evidence against each label's own images."""
+TypicalEvidence = dict[str, tuple[float, float]]
+"""Median and spread of the anomaly statistic of each label's own images, nats."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An image under the model of its label, and under the one that suits it better where its label is doubted.
+class Verdict:
+    """Verdict on an image: its result under the model of its label, and under a better one if the label is doubted.
 
-    `strangeness` is its evidence beyond the median of its label, in units of the distance to the 9th decile.
+    ``strangeness`` is the distance of its anomaly statistic from the median of its label, in units of the distance
+    between the median and the 9th decile.
     """
 
     path: Path
@@ -31,38 +32,53 @@ class Judged:
 
     @property
     def doubt(self) -> float:
-        """How many times more usual the image is under the other label; 0 where its label is not doubted."""
+        """Ratio of the p-values under the other label and the own one; 0 if the label is not doubted."""
         return self.other.anomaly.p_value / self.own.anomaly.p_value if self.other else 0.0
 
     @property
     def reasons(self) -> list[str]:
-        """What speaks against the image, in words."""
+        """The reasons for an anomaly in words, the strongest first."""
         return [reason.text for reason in self.own.anomaly.reasons or []]
 
 
-def judged(path: Path, label: str, scores: dict[str, Scored], usual: Usual, least_doubt: float) -> Judged | None:
-    """What the scores under all labels say of an image; None where it could not be scored."""
+def verdict_on(
+    path: Path, label: str, scores: dict[str, Results], typical: TypicalEvidence, min_doubt: float
+) -> Verdict | None:
+    """Return the verdict on an image from its results under all models; None if it could not be scored.
+
+    Args:
+        path: The image.
+        label: Its label.
+        scores: Results of all images under the model of each label.
+        typical: Median and spread of each label's own images.
+        min_doubt: Ratio of p-values from which the label is doubted.
+    """
     own = scores[label][path]
     if isinstance(own, FailedImage):
         return None
-    median, spread = usual[label]
-    found = Judged(path, label, own, (own.anomaly.statistic - median) / spread)
-    others = [(name, one) for name, by in scores.items() if name != label and isinstance(one := by[path], ScoredImage)]
-    # Densities of images of one size can be compared, and so, roughly, can their bits a dimension where sizes differ.
-    better = [(name, one) for name, one in others if one.bits_per_dim < own.bits_per_dim]
+    median, spread = typical[label]
+    verdict = Verdict(path, label, own, (own.anomaly.statistic - median) / spread)
+    others = {name: results[path] for name, results in scores.items() if name != label}
+    # Densities are comparable for images of one size; bits/dim are roughly comparable for different sizes.
+    better = [
+        (name, other)
+        for name, other in others.items()
+        if isinstance(other, ScoredImage) and other.bits_per_dim < own.bits_per_dim
+    ]
     if not better:
-        return found
-    name, other = max(better, key=lambda one: one[1].anomaly.p_value)
-    doubted = replace(found, looks_like=name, other=other)
-    return doubted if doubted.doubt >= least_doubt else found
+        return verdict
+    name, other = max(better, key=lambda candidate: candidate[1].anomaly.p_value)
+    doubted = replace(verdict, looks_like=name, other=other)
+    return doubted if doubted.doubt >= min_doubt else verdict
 
 
-def usual_of(labels: dict[Path, str], scores: dict[str, Scored]) -> Usual:
-    """Median, and distance to the 9th decile, of the evidence against each label's own images."""
-    found = {}
-    for label, by in scores.items():
-        evidence = [one.anomaly.statistic for path, one in by.items() if labels[path] == label and one.status == "ok"]
+def typical_evidence(labels: dict[Path, str], scores: dict[str, Results]) -> TypicalEvidence:
+    """Return the median of the anomaly statistic of each label's own images, and its distance to the 9th decile."""
+    typical = {}
+    for label, results in scores.items():
+        own = [result for path, result in results.items() if labels[path] == label]
+        evidence = [result.anomaly.statistic for result in own if result.status == "ok"]
         if evidence:
             median, decile = np.quantile(evidence, [0.5, 0.9])
-            found[label] = (float(median), max(float(decile - median), 1e-9))
-    return found
+            typical[label] = (float(median), max(float(decile - median), 1e-9))
+    return typical

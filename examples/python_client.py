@@ -1,9 +1,10 @@
-"""A tour of the Python client: scores, a heat map, samples, a training followed live, and its model used.
+"""Tour of the Python client: scores, a heat map, samples, and a training whose model scores images.
 
     python examples/python_client.py [IMAGES] [--model mnist-snf-glow] [--out tour]
 
-Needs a running service (`make up`) with a worker; takes about a minute. Pictures go into the folder --out. SNF_URL and
-SNF_API_KEY name the service, or `Client("http://host:8000", "key")`. `AsyncClient` has the same calls to be awaited.
+Needs a running service with a worker (`make up`) and takes about a minute. The pictures go into the folder --out.
+SNF_URL and SNF_API_KEY are the address and the key of the service, which `Client("http://host:8000", "key")` also
+accepts. `AsyncClient` has the same calls for an event loop.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from snf_client import Client, ClientError, heat_map_array, heat_map_png
-from snf_client.image_files import images_in
-from snf_client.images import Pictures, Pixels
-from snf_client.job_events import End, Log, Metrics, State, Validation
+from snf_client import (
+    Client,
+    ClientError,
+    EndEvent,
+    LogEvent,
+    MetricsEvent,
+    StateEvent,
+    ValidationEvent,
+    heat_map_array,
+    heat_map_png,
+)
+from snf_client.images import ImagesLike, Pixels
+from snf_client.local_files import images_in
 
 DIGITS = Path(__file__).parents[1] / "tests" / "data" / "mnist"
 
 
-def show_scores(client: Client, model: str, what: str, images: Pictures) -> None:
-    """Scores images, whatever they come as, and prints each verdict with its strongest reason."""
-    print(f"\n{what}")
+def show_scores(client: Client, model: str, heading: str, images: ImagesLike) -> None:
+    """Score images of any supported kind, and print each verdict with its strongest reason."""
+    print(f"\n{heading}")
     for result in client.score_each(model, images):
         name = result.filename or f"image {result.index}"
         if result.status == "error":  # one bad file does not fail the others
@@ -41,7 +51,7 @@ def show_scores(client: Client, model: str, what: str, images: Pictures) -> None
 
 
 def save_heat_map(client: Client, model: str, image: Pixels, out: Path) -> None:
-    """Saves a picture of where an image is unusual, and shows that the exact map sums to the log-likelihood."""
+    """Save the heat map of an image, and print that its values sum to the log-likelihood."""
     [result] = client.score(model, image, explain=True).results
     assert result.status == "ok"
     assert result.heat_map is not None
@@ -52,27 +62,27 @@ def save_heat_map(client: Client, model: str, image: Pixels, out: Path) -> None:
 
 
 def save_samples(client: Client, model: str, out: Path, side: int = 8) -> None:
-    """Draws images as an array and saves them as one picture, `side` rows of `side`."""
+    """Draw images and save them as one picture with ``side`` rows of ``side`` images."""
     drawn = client.samples.draw(model, side * side)
     rows = [np.concatenate(list(row), axis=1) for row in np.split(drawn.pixels, side)]
     target = out / "samples.png"
     Image.fromarray(np.concatenate(rows)).save(target)
-    print(f"\n{target}: {drawn.pixels.shape} {drawn.pixels.dtype}, the same again with seed={drawn.seed}")
+    print(f"\n{target}: {drawn.pixels.shape} {drawn.pixels.dtype}, reproduced by seed={drawn.seed}")
 
 
 def train(client: Client, dataset: str, name: str, steps: int) -> str:
-    """Trains a small model, prints what happens as it happens, and answers the new version's reference."""
+    """Train a small model, print the events of the job, and return the new version as ``name:version``."""
     job = client.jobs.train(dataset, name, preset="snf-glow-tiny", parameters={"max_steps": steps}, promote=True)
     print(f"\ntraining {name} on {dataset}, job {job.id}")
-    for event in client.jobs.events(job.id):  # each once, also across a restart of the service
+    for event in client.jobs.events(job.id):  # continues across restarts of the service
         match event:
-            case State() | End():
+            case StateEvent() | EndEvent():
                 print(f"  {event.status}")
-            case Metrics(bits_per_dim=float(bits)):
+            case MetricsEvent(bits_per_dim=float(bits)):
                 print(f"  step {event.step} of {event.steps}: {bits:.3f} bits/dim, {event.eta_seconds or 0:.0f} s left")
-            case Validation(bits_per_dim=float(bits)):
-                print(f"  step {event.step}: {bits:.3f} bits/dim of images that it does not learn")
-            case Log():
+            case ValidationEvent(bits_per_dim=float(bits)):
+                print(f"  step {event.step}: {bits:.3f} bits/dim on images that it does not learn from")
+            case LogEvent():
                 print(f"  {event.message}")
     job = client.jobs.get(job.id)
     if job.status != "succeeded" or job.result is None:
@@ -81,34 +91,34 @@ def train(client: Client, dataset: str, name: str, steps: int) -> str:
 
 
 def main() -> None:
-    """Runs the tour."""
+    """Run the tour."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="?", default=DIGITS, metavar="IMAGES", help="folder of images")
-    parser.add_argument("--model", default="mnist-snf-glow", help="scores the images (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("tour"), help="folder of pictures (%(default)s)")
-    parser.add_argument("--dataset", default="mnist-mini", help="what a model is trained on (%(default)s)")
-    parser.add_argument("--name", default="tour", help="what the trained model is called (%(default)s)")
+    parser.add_argument("--model", default="mnist-snf-glow", help="model that scores the images (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("tour"), help="folder for the pictures (%(default)s)")
+    parser.add_argument("--dataset", default="mnist-mini", help="dataset to train on (%(default)s)")
+    parser.add_argument("--name", default="tour", help="name of the trained model (%(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="steps of the training (%(default)s)")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    paths = images_in(asked.images)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    paths = images_in(options.images)
     if not paths:
-        raise ValueError(f"{asked.images} has no images")
+        raise ValueError(f"{options.images} has no images")
 
     with Client() as client:
         print("models:", ", ".join(model.name for model in client.models.list().models))
-        show_scores(client, asked.model, "files", paths[:5])
+        show_scores(client, options.model, "files", paths[:5])
         with Image.open(paths[0]) as image:
             digit = image.convert("L")
         turned = [digit.rotate(degrees) for degrees in (0, 30, 60)]
-        show_scores(client, asked.model, "PIL images: one turned by 0, 30 and 60 degrees", turned)
+        show_scores(client, options.model, "PIL images: a digit turned by 0, 30 and 60 degrees", turned)
         damaged = np.array(digit)
         height, width = damaged.shape
         damaged[height // 3 : height // 2, : width // 2] = 255
-        show_scores(client, asked.model, "an array: the same with a bar across it", damaged)
-        save_heat_map(client, asked.model, damaged, asked.out)
-        save_samples(client, asked.model, asked.out)
-        trained = train(client, asked.dataset, asked.name, asked.steps)
+        show_scores(client, options.model, "an array: the digit with a white bar", damaged)
+        save_heat_map(client, options.model, damaged, options.out)
+        save_samples(client, options.model, options.out)
+        trained = train(client, options.dataset, options.name, options.steps)
         show_scores(client, trained, f"files, scored with {trained}", paths[:5])
 
 

@@ -1,6 +1,6 @@
-"""A CSV file of scores in which every state of a file has one row, whatever ends the program that writes it.
+"""CSV file of scores with exactly one row for every state of a file, even if the program is interrupted.
 
-`watch_folder.py` writes it.
+``watch_folder.py`` uses this module.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from snf_client.image_files import images_in
-from snf_client.resources.scores import Part
+from snf_client.local_files import images_in
+from snf_client.resources.scores import ScorePart
 
 END = b"\r\n"
-"""What ends a row of CSV (RFC 4180); a line feed alone may be part of a name."""
+"""End of a CSV row (RFC 4180); a line feed alone may be part of a file name."""
 
 
-class State(NamedTuple):
-    """A file as it stands: its path from the folder, its size in bytes, its time of change in nanoseconds."""
+class FileState(NamedTuple):
+    """State of a file: its path in the folder, its size in bytes, and its time of change in nanoseconds."""
 
     file: str
     bytes: int
     modified_ns: int
 
 
-def states_in(folder: Path) -> set[State]:
-    """The images of a folder as they stand."""
-    found = set()
+def states_in(folder: Path) -> set[FileState]:
+    """Return the states of the images in a folder."""
+    states = set()
     for path in images_in(folder):
         try:
-            seen = path.stat()
+            status = path.stat()
         except FileNotFoundError:
-            continue  # it was moved away meanwhile
-        found.add(State(path.relative_to(folder).as_posix(), seen.st_size, seen.st_mtime_ns))
-    return found
+            continue  # moved away since the folder was read
+        states.add(FileState(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    return states
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one state of a file; empty where it could not be scored, and `why` says the reason."""
+    """Scores of a state of a file; empty if it could not be scored, with the reason in ``why``."""
 
     file: str
     bytes: int
@@ -58,36 +58,36 @@ class Row:
     why: str = ""
 
     @classmethod
-    def failed(cls, state: State, why: str) -> Self:
-        """The row of a file that cannot be scored."""
+    def failed(cls, state: FileState, why: str) -> Self:
+        """Return the row of a file that cannot be scored."""
         return cls(*state, _now(), why=why)
 
     @classmethod
-    def of(cls, state: State, part: Part) -> Self:
-        """The row of a file that was sent alone."""
-        [found] = part.results
-        if found.status == "error":
-            return cls.failed(state, f"{found.error.title}: {found.error.detail}")
+    def of(cls, state: FileState, part: ScorePart) -> Self:
+        """Return the row of a file that was scored alone."""
+        [result] = part.results
+        if result.status == "error":
+            return cls.failed(state, f"{result.error.title}: {result.error.detail}")
         return cls(
             *state,
             _now(),
-            is_anomaly=found.anomaly.is_anomaly,
-            p_value=found.anomaly.p_value,
-            log_likelihood=found.log_likelihood,
-            bits_per_dim=found.bits_per_dim,
+            is_anomaly=result.anomaly.is_anomaly,
+            p_value=result.anomaly.p_value,
+            log_likelihood=result.log_likelihood,
+            bits_per_dim=result.bits_per_dim,
             model=part.model,
             version=part.version,
             calibration=part.calibration,
-            why="; ".join(reason.text for reason in found.anomaly.reasons or []),
+            why="; ".join(reason.text for reason in result.anomaly.reasons or []),
         )
 
     @property
-    def state(self) -> State:
-        """The state of the file that was scored."""
-        return State(self.file, self.bytes, self.modified_ns)
+    def state(self) -> FileState:
+        """The state of the file."""
+        return FileState(self.file, self.bytes, self.modified_ns)
 
     def line(self) -> str:
-        """The row for people."""
+        """Return the row as a line of text for the terminal."""
         if self.p_value is None:
             return f"{self.scored_at}  not scored  {self.file}  {self.why}"
         if not self.is_anomaly:
@@ -104,10 +104,12 @@ HEADER = ",".join(COLUMNS).encode() + END
 
 
 class ScoreTable:
-    """Rows that are on the disk once `append` returns.
+    """Table of scores in a CSV file, whose rows are on disk once ``append`` returns.
 
-    Takes up a file where it ends, without a row that was written in part. Raises `ValueError` where it has other
-    columns, or another program has it open: both would write a row of the same state.
+    An existing file is continued, after a row that was written in part is removed.
+
+    Raises:
+        ValueError: If the file has other columns, or another program writes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,7 +120,7 @@ class ScoreTable:
             self._file.close()
             raise ValueError(f"another program writes {path}: name another table with --table") from error
         content = path.read_bytes()
-        # Nothing is cut off a file that is not one of these; the header may have been written in part, too.
+        # A file of another kind is not touched; the header may have been written in part, too.
         if not content.startswith(HEADER) and not HEADER.startswith(content):
             self._file.close()
             raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}")
@@ -126,18 +128,18 @@ class ScoreTable:
         self._file.truncate(len(whole) + len(end))
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
-            self.states = {State(row["file"], int(row["bytes"]), int(row["modified_ns"])) for row in rows}
+            self.states = {FileState(row["file"], int(row["bytes"]), int(row["modified_ns"])) for row in rows}
         self._rows = csv.DictWriter(self._file, COLUMNS)
         if path.stat().st_size == 0:
             self._rows.writeheader()
 
     def append(self, row: Row) -> None:
-        """Adds a row."""
+        """Append a row."""
         self._rows.writerow(asdict(row))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.states.add(row.state)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

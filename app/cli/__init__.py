@@ -1,1 +1,1 @@
-"""The commands of `snf`; heavy imports stay inside them so that `--help` is instant."""
+"""Commands of ``snf``. Heavy imports stay inside the functions, so that ``snf --help`` is instant."""

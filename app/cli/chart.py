@@ -1,4 +1,8 @@
-"""Small line charts for terminals, drawn with Braille dots: two by four of them in a character."""
+"""Line charts for terminals, drawn with Braille characters of two by four dots.
+
+The library plotext was compared on a learning curve of 40 points: at the same height its frame and legend leave half of
+the rows, the first points of a training flatten the rest, and logarithmic axes have numbers of 15 characters.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,19 @@ from rich.text import Text
 
 ROWS = 5
 MARGIN = 9
-"""Characters of the numbers beside a chart."""
+"""Characters of the axis labels."""
 BLANK = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bit of each dot of a Braille character, by row and column (Unicode 2800 to 28FF)."""
-SPAN, LOG_SPAN = (0.0, 0.9), (0.05, 0.95)
-"""Quantiles of the values that span a chart: what a training starts with would flatten all that follows."""
-
-SMALLEST = 1e-30
-"""What has a logarithm."""
+RANGE, LOG_RANGE = (0.0, 0.9), (0.05, 0.95)
+"""Quantiles of the values at the ends of the axis: the first values of a training would flatten all later ones."""
+MIN_LOG_VALUE = 1e-30
+"""Smallest value on a logarithmic axis."""
 
 
 @dataclass
 class Line:
-    """Values over steps, in one colour."""
+    """A line of a chart: values over the steps of a training, in one colour."""
 
     name: str
     style: str
@@ -32,7 +35,10 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Takes a value in; one that is missing or not finite leaves a gap. Earlier steps may come again."""
+        """Add the value at a step, and remove the values at this and later steps.
+
+        A value that is missing or not finite leaves a gap.
+        """
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
             self.values.pop()
@@ -43,25 +49,25 @@ class Line:
 
 @dataclass
 class Chart:
-    """Lines over the same steps, all of them or with `log` their logarithms."""
+    """A chart of lines over common steps, with a linear or a logarithmic axis."""
 
     title: str
     lines: list[Line]
     log: bool = False
 
     def draw(self, width: int) -> list[Text]:
-        """The rows of the chart, `width` characters wide, the title first; empty before there are two values."""
+        """Return the title and the rows of the chart, ``width`` characters wide; nothing for fewer than two values."""
         series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
-        values = sorted(value for _, found in series for value in found)
+        values = sorted(value for _, scaled in series for value in scaled)
         columns = width - MARGIN
         if len(values) < 2 or columns < 2:
             return []
-        low, high = (values[round(share * (len(values) - 1))] for share in (LOG_SPAN if self.log else SPAN))
+        low, high = (values[round(share * (len(values) - 1))] for share in (LOG_RANGE if self.log else RANGE))
         high = high if high > low else low + 1e-9
         last = max(line.steps[-1] for line in self.lines if line.steps)
         cells: list[list[tuple[int, str]]] = [[(0, "")] * columns for _ in range(ROWS)]
-        for line, found in series:
-            for x, value in _columns(line.steps, found, last, 2 * columns):
+        for line, scaled in series:
+            for x, value in _columns(line.steps, scaled, last, 2 * columns):
                 height = (min(max(value, low), high) - low) / (high - low)
                 y = round((1 - height) * (4 * ROWS - 1))
                 bits, _ = cells[y // 4][x // 2]
@@ -70,7 +76,7 @@ class Chart:
         return [self._title(), *(self._row(cells[row], ends.get(row)) for row in range(ROWS))]
 
     def _scaled(self, value: float) -> float:
-        return math.log10(max(value, SMALLEST)) if self.log else value
+        return math.log10(max(value, MIN_LOG_VALUE)) if self.log else value
 
     def _title(self) -> Text:
         text = Text(" " * MARGIN, no_wrap=True)
@@ -90,14 +96,14 @@ class Chart:
 
 
 def _columns(steps: Sequence[float], values: Sequence[float], last: float, columns: int) -> list[tuple[int, float]]:
-    """The mean of the values that fall into each column, and between columns that have any a straight line."""
+    """Return the mean value in each column, interpolated linearly in columns without values."""
     sums: dict[int, tuple[float, int]] = {}
     for step, value in zip(steps, values, strict=True):
         x = min(columns - 1, int(step / max(last, 1) * columns))
         total, count = sums.get(x, (0.0, 0))
         sums[x] = (total + value, count + 1)
     known = sorted((x, total / count) for x, (total, count) in sums.items())
-    found = known[:1]
+    points = known[:1]
     for (left, low), (right, high) in pairwise(known):
-        found += ((x, low + (high - low) * (x - left) / (right - left)) for x in range(left + 1, right + 1))
-    return found
+        points += ((x, low + (high - low) * (x - left) / (right - left)) for x in range(left + 1, right + 1))
+    return points

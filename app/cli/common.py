@@ -1,51 +1,62 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""What every command shares: options, exit codes, settings and errors for people."""
+"""Options, exit codes, settings and error messages that the commands share."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from app.cli import completion
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationError
 
     from worker.settings import Settings
 
-OK, ANOMALY, USAGE, SERVICE = 0, 1, 2, 3
-"""Exit codes: fine, an anomaly was found and `--fail-on-anomaly` given, wrong usage, the service failed."""
+    M = TypeVar("M", bound=BaseModel)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OK, ANOMALY, USAGE, SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: success, an anomaly with ``--fail-on-anomaly``, wrong usage, failure of the service, Ctrl-C."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
-    str | None, typer.Option("--url", envvar="SNF_URL", help="Use a running service instead of this process.")
+    str | None,
+    typer.Option("--url", envvar="SNF_URL", help="Address of a running service. Default: compute in this process."),
+]
+ServiceUrl = Annotated[
+    str | None,
+    typer.Option("--url", envvar="SNF_URL", help="Address of the service. Default: the service of this machine."),
 ]
 Key = Annotated[
     str | None,
-    typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="Key for the service.", show_default=False),
+    typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="API key of the service.", show_default=False),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="NAME, NAME:VERSION or NAME@ALIAS.", autocompletion=completion.models),
+    typer.Option("--model", "-m", help="Model as NAME, NAME:VERSION or NAME@ALIAS.", autocompletion=completion.models),
 ]
 
 DEFAULT_MODEL = "mnist-snf-glow"
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Prints a message on stderr; the result is to be raised."""
+    """Print a message on stderr and return the exception that ends the command with an exit code."""
     typer.echo(f"snf: {message}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
-def errors_for_people() -> Iterator[None]:
-    """Turns typed errors into one line on stderr and an exit code; anything else keeps its traceback."""
+def error_messages() -> Iterator[None]:
+    """Turn typed errors inside the block into a line on stderr and an exit code."""
     from app.http.errors import Problem
     from models.errors import ModelsError
     from worker.errors import JobsError
@@ -57,8 +68,8 @@ def errors_for_people() -> Iterator[None]:
         raise fail(f"{error.title}: {error.detail}", code) from error
 
 
-def settings() -> Settings:
-    """The settings of this process; a wrong variable ends the command as wrong usage."""
+def read_settings() -> Settings:
+    """Return the settings of this process; an invalid variable ends the command with exit code 2."""
     from pydantic import ValidationError
 
     from worker.settings import load_settings
@@ -66,24 +77,65 @@ def settings() -> Settings:
     try:
         return load_settings()
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise fail("; ".join(lines), USAGE) from error
+        raise invalid(error, "settings") from error
+
+
+def invalid(error: ValidationError, whole: str) -> typer.Exit:
+    """Print what is wrong with each value, and return the exception that ends the command.
+
+    Args:
+        error: The failed validation.
+        whole: Name of the values as a whole, for errors that belong to none of them.
+    """
+    lines = [f"{'.'.join(map(str, item['loc'])) or whole}: {item['msg']}" for item in error.errors()]
+    return fail("; ".join(lines), USAGE)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C or TERM sets; a second Ctrl-C ends the process at once."""
+    stop = threading.Event()
+
+    def set_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, set_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def require_folder(file: Path) -> None:
+    """End the command with exit code 2 if the folder of an output file does not exist."""
+    if not file.absolute().parent.is_dir():
+        raise fail(f"the folder of {file} does not exist; create it first", USAGE)
+
+
+def client_schema(schema: type[M], response: BaseModel) -> M:
+    """Return a response made in this process as the class that the client has for it.
+
+    A command handles the response of a service and that of this process by the same code.
+    """
+    return schema.model_validate(response.model_dump(exclude_unset=True))
 
 
 def print_json(value: Any) -> None:
-    """Prints a JSON document on stdout."""
+    """Print a JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
-def say_deleted(what: str, *, as_json: bool) -> None:
-    """Says that something is gone."""
+def print_response(response: BaseModel) -> None:
+    """Print a response of the service on stdout, as JSON."""
+    print_json(response.model_dump(mode="json"))
+
+
+def print_deleted(name: str, *, as_json: bool) -> None:
+    """Print the name of a resource that was deleted."""
     if as_json:
-        print_json({"deleted": what})
+        print_json({"deleted": name})
     else:
-        typer.echo(f"deleted {what}")
-
-
-def print_answer(answer: BaseModel) -> None:
-    """Prints an answer of the service as JSON on stdout, as the service gives it."""
-    print_json(answer.model_dump(mode="json"))
+        typer.echo(f"deleted {name}")

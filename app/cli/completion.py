@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until they are needed
-"""Completing names in a shell: models, datasets, presets and jobs, from where the command would look for them."""
+"""Shell completion of the names of models, datasets, presets and jobs.
+
+Names come from the service if the command line has ``--url``, else from this machine.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ import typer
 if TYPE_CHECKING:
     from snf_client import Client
 
-PATIENCE_S = 1.0
-"""Longest wait for a service: who presses a key does not wait longer."""
+TIMEOUT_S = 1.0
+"""Longest wait for a service while a user waits for a completion."""
 
 
-def _complete(find: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
+def _completer(names: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
     def complete(context: typer.Context, incomplete: str) -> list[str]:
-        # Whatever fails, a shell that waits for words must get no error instead.
+        # An error message would end up in the user's command line.
         try:
-            return [word for word in find(context) if word.startswith(incomplete)]
+            return [name for name in names(context) if name.startswith(incomplete)]
         except Exception:
             return []
 
@@ -31,49 +34,49 @@ def _client(url: str | None) -> Client:
     from worker.launch.launcher import address
     from worker.settings import load_settings
 
-    return Client(url or address(load_settings()), timeout=PATIENCE_S, retries=Retries(attempts=1))
+    return Client(url or address(load_settings()), timeout=TIMEOUT_S, retries=Retries(attempts=1))
 
 
 def _url(context: typer.Context) -> str | None:
-    found = context.params.get("url")
-    return str(found) if found else None
+    url = context.params.get("url")
+    return str(url) if url else None
 
 
-@_complete
+@_completer
 def models(context: typer.Context) -> list[str]:
-    """Names of models, of the service or the registry; of shells that split words at colons no version is asked."""
+    """Complete names of models; versions are left out because shells split words at colons."""
     if url := _url(context):
         with _client(url) as client:
-            return [one.name for one in client.models.list().models]
+            return [model.name for model in client.models.list().models]
     from models.registry.registry import Registry
     from worker.settings import load_settings
 
     return Registry(load_settings().registry_dir).names()
 
 
-@_complete
+@_completer
 def datasets(context: typer.Context) -> list[str]:
-    """Names of datasets, of the service or of this machine."""
+    """Complete names of datasets."""
     if url := _url(context):
         with _client(url) as client:
-            return [one.name for one in client.datasets.list().datasets]
+            return [dataset.name for dataset in client.datasets.list().datasets]
     from models.datasets import DatasetStore, dataset_names
     from worker.settings import load_settings
 
-    here = load_settings()
-    return dataset_names(here.data_dir, DatasetStore(here.datasets_dir))
+    settings = load_settings()
+    return dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
 
 
-@_complete
+@_completer
 def presets(_context: typer.Context) -> list[str]:
-    """Names of presets."""
+    """Complete names of presets."""
     from models.training.presets import PRESETS
 
     return list(PRESETS)
 
 
-@_complete
+@_completer
 def jobs(context: typer.Context) -> list[str]:
-    """Ids of the newest jobs of the service."""
+    """Complete ids of the newest jobs of the service."""
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]

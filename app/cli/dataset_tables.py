@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Datasets and their reports as tables."""
+"""Tables of datasets and their reports for the terminal."""
 
 from __future__ import annotations
 
@@ -9,77 +9,77 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from app.datasets.schemas import DatasetDetail, DatasetEntry
+    from snf_client.schemas import DatasetDetail, DatasetEntry
 
-SHOWN = 10
-"""Rows of a table that may have very many."""
+MAX_ROWS = 10
+"""Rows of a table at most."""
 PARTS = ("train", "statistics", "calibration", "test")
 
 
-def print_datasets(found: Sequence[DatasetEntry]) -> None:
-    """Prints a row a dataset; of one that cannot be used, why, on stderr."""
-    good = [one for one in found if one.problem is None]
+def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
+    """Print a table with a row for each usable dataset; the problems of the others go to stderr."""
     rows = [
         (
-            one.name,
-            one.origin,
-            _shape(one.image_shape),
-            str(one.images),
-            _parts(one),
-            _bytes(one.bytes),
+            dataset.name,
+            dataset.origin,
+            _shape(dataset.image_shape),
+            str(dataset.images),
+            _parts(dataset),
+            _bytes(dataset.bytes),
         )
-        for one in good
+        for dataset in datasets
+        if dataset.problem is None
     ]
-    _table(None, ("name", "origin", "image", "images", "shared out", "size"), rows)
-    for one in found:
-        if one.problem is not None:
-            typer.echo(f"snf: {one.name} cannot be used: {one.problem}", err=True)
+    _print_table(None, ("name", "origin", "image", "images", "split", "size"), rows)
+    for dataset in datasets:
+        if dataset.problem is not None:
+            typer.echo(f"snf: {dataset.name} cannot be used: {dataset.problem}", err=True)
 
 
-def print_report(found: DatasetDetail) -> None:
-    """Prints what is known of one dataset."""
-    report = found.report
+def print_report(dataset: DatasetDetail) -> None:
+    """Print a table with the facts of a dataset, and the report of an uploaded one."""
+    report = dataset.report
     rows = [
-        ("images", str(found.images)),
-        ("shared out", _parts(found)),
-        ("sizes", _range(found.smallest, found.largest)),
-        ("a model gets", f"{_shape(found.image_shape)} (channels, height, width), unless told otherwise"),
-        ("originals", _bytes(found.bytes)),
+        ("images", str(dataset.images)),
+        ("split", _parts(dataset)),
+        ("sizes", _range(dataset.smallest, dataset.largest)),
+        ("model input", f"{_shape(dataset.image_shape)} (channels, height, width) by default"),
+        ("originals", _bytes(dataset.bytes)),
     ]
     if report is None:
-        _table(found.name, ("", ""), rows)
+        _print_table(dataset.name, ("", ""), rows)
         return
-    same, near = report.duplicates, report.near_duplicates
+    equal, near = report.duplicates, report.near_duplicates
     rows += [
         ("formats", _counts(report.formats)),
         ("modes", _counts(report.modes)),
-        ("equal images", f"{same.images} in {same.sets} sets"),
+        ("equal images", f"{equal.images} in {equal.sets} sets"),
         ("nearly equal images", f"{near.images} in {near.sets} pairs"),
         ("rejected files", str(report.rejected)),
         ("ignored files", str(report.ignored)),
     ]
-    _table(found.name, ("", ""), rows)
-    _some("size", "images", [(f"{s.width}x{s.height}", str(s.images)) for s in report.sizes])
-    for title, duplicates in (("equal", same), ("nearly equal", near)):
-        _some(title, "", [(one[0], ", ".join(one[1:])) for one in duplicates.examples])
-    _some("rejected", "reason", [(one.path, one.reason) for one in report.rejected_files], report.rejected)
+    _print_table(dataset.name, ("", ""), rows)
+    _print_first("size", "images", [(f"{size.width}x{size.height}", str(size.images)) for size in report.sizes])
+    for title, duplicates in (("equal", equal), ("nearly equal", near)):
+        _print_first(title, "", [(paths[0], ", ".join(paths[1:])) for paths in duplicates.examples])
+    _print_first("rejected", "reason", [(file.path, file.reason) for file in report.rejected_files], report.rejected)
     for note in report.notes:
-        _print(f"- {note}")
+        _print_line(f"- {note}")
 
 
-def _some(first: str, second: str, rows: list[tuple[str, str]], total: int | None = None) -> None:
+def _print_first(first: str, second: str, rows: list[tuple[str, str]], total: int | None = None) -> None:
     if not rows:
         return
-    _table(None, (first, second), rows[:SHOWN])
-    more = (total or len(rows)) - SHOWN
+    _print_table(None, (first, second), rows[:MAX_ROWS])
+    more = (total or len(rows)) - MAX_ROWS
     if more > 0:
-        _print(f"  and {more} more; --json has them, up to 100")
+        _print_line(f"  and {more} more; --json has up to 100")
 
 
-def _parts(one: DatasetEntry) -> str:
-    counts = {part: getattr(one, part) for part in PARTS if getattr(one, part)}
-    if one.folds:
-        counts[f"reference in {one.folds} folds"] = counts.pop("statistics")
+def _parts(dataset: DatasetEntry | DatasetDetail) -> str:
+    counts = {part: getattr(dataset, part) for part in PARTS if getattr(dataset, part)}
+    if dataset.folds:
+        counts[f"reference in {dataset.folds} folds"] = counts.pop("statistics")
     return " / ".join(f"{count} {part}" for part, count in counts.items())
 
 
@@ -101,12 +101,12 @@ def _bytes(count: int) -> str:
     return decimal(count)
 
 
-def _table(title: str | None, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def _print_table(title: str | None, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    # Paths are no markup, whatever brackets they have, and none is cut.
+    # Paths may contain brackets, which are no markup; long ones are folded, not cut.
     table = Table(
         *(Column(name, overflow="fold") for name in columns),
         title=title,
@@ -118,7 +118,7 @@ def _table(title: str | None, columns: tuple[str, ...], rows: Sequence[tuple[str
     Console().print(table)
 
 
-def _print(line: str) -> None:
+def _print_line(line: str) -> None:
     from rich.console import Console
 
     Console().print(line, markup=False, highlight=False)

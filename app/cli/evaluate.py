@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf evaluate`: how well a model tells normal images from others, beside trivial baselines."""
+"""Command ``snf evaluate``: how well a model separates normal images from anomalous ones, beside baselines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import completion
-from app.cli.common import SERVICE, USAGE, Json, Key, Model, Url, errors_for_people, fail, settings
+from app.cli.common import (
+    INTERRUPTED,
+    SERVICE,
+    Json,
+    Key,
+    Model,
+    Url,
+    error_messages,
+    fail,
+    invalid,
+    read_settings,
+    require_folder,
+    stop_on_signals,
+)
 from app.cli.progress import labelled_bar
-from app.cli.remote import followed, service
-from app.cli.train import INTERRUPTED, stop_on_signals
+from app.cli.remote import follow_job, service
 
 if TYPE_CHECKING:
     from models.evaluation.schema import EvaluationParameters, EvaluationReport
@@ -33,32 +45,32 @@ def evaluate(
         ),
     ] = None,
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="Also against normal images with graded faults.")
+        bool, typer.Option("--corruptions", help="Also evaluate against normal images with graded faults.")
     ] = False,
-    images: Annotated[int, typer.Option(help="Most images of a set.")] = 10_000,
+    images: Annotated[int, typer.Option(help="Images of each dataset at most.")] = 10_000,
     alpha: Annotated[
-        float | None, typer.Option(help="A false-alarm rate beside 0.01 and 0.05.", show_default=False)
+        float | None, typer.Option(help="A false-alarm rate in addition to 0.01 and 0.05.", show_default=False)
     ] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also the combined score with gradients; takes far longer.")
+        bool, typer.Option("--thorough", help="Also evaluate the combined score with gradients; takes far longer.")
     ] = False,
     adapt: Annotated[
-        bool, typer.Option("--adapt", help="Convert size and colour where the model would refuse an image.")
+        bool, typer.Option("--adapt", help="Convert size and colour of images that the model would refuse.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the report as an HTML page.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="HTML file for the report.", show_default=False)
     ] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model: AUROC, AUPR, FPR at 95 % TPR, false alarms, always beside trivial baselines."""
+    """Evaluate a model: AUROC, AUPR, FPR at 95 % TPR and false alarms, beside trivial baselines."""
     from app.cli.evaluation_tables import print_report
     from models.atomic_files import write_atomically
     from models.evaluation.report import render_html
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise fail(f"the folder of {out} does not exist", USAGE)
+    if out is not None:
+        require_folder(out)
     parameters = _parameters(
         {
             "against": against or [],
@@ -72,9 +84,9 @@ def evaluate(
     if url:
         report = _remote(model, normal, parameters, url, key, quiet=as_json)
     else:
-        with errors_for_people():
+        with error_messages():
             report = _local(model, normal, parameters)
-    # Printed first: what took long is not lost with a file that cannot be written.
+    # Printed first, so that the result of long work is not lost if the file cannot be written.
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -92,8 +104,7 @@ def _parameters(given: dict[str, object]) -> EvaluationParameters:
     try:
         return EvaluationParameters.model_validate(given)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or '--against'}: {item['msg']}" for item in error.errors()]
-        raise fail("; ".join(lines), USAGE) from error
+        raise invalid(error, "--against") from error
 
 
 def _local(model: str, normal: str, parameters: EvaluationParameters) -> EvaluationReport:
@@ -106,37 +117,38 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
     from models.registry.registry import Registry
     from models.scorer import Scorer
 
-    found = settings()
-    if found.threads is not None:
-        torch.set_num_threads(found.threads)
-    version = Registry(found.registry_dir).resolve(model)
+    settings = read_settings()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    version = Registry(settings.registry_dir).resolve(model)
     subject = Subject(
-        scorer=Scorer.load(version.path, version.calibration_path, found.engine_options),
+        scorer=Scorer.load(version.path, version.calibration_path, settings.engine_options),
         model=f"{version.name}:{version.version}",
         dataset=normal,
         parameters=parameters,
-        data_dir=found.data_dir,
-        store=DatasetStore(found.datasets_dir, quota=found.dataset_quota_bytes),
+        data_dir=settings.data_dir,
+        store=DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
         calibration=version.calibration,
     )
-    with stop_on_signals() as stop, labelled_bar() as observe:
+    with stop_on_signals() as stop, labelled_bar() as update:
 
         def progress(label: str, done: int, total: int) -> None:
             if stop.is_set():
                 raise Stopped("asked to stop")
-            observe(label, done, total)
+            update(label, done, total)
 
         try:
             return run(subject, progress)
         except Stopped as error:
-            raise fail("interrupted", INTERRUPTED) from error
+            raise fail("interrupted; the evaluation starts anew when it is repeated", INTERRUPTED) from error
 
 
 def _remote(
     model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
 ) -> EvaluationReport:
-    """Submits a job, follows it to its end and fetches its report."""
+    """Evaluate by a job of a service, and return its report."""
     from models.evaluation.schema import EvaluationReport
+    from snf_client.schemas import EvaluationReport as ClientReport
 
     label = ""
     with service(url, key) as client, labelled_bar() as bar:
@@ -151,9 +163,9 @@ def _remote(
         given = parameters.model_dump(mode="json", exclude_defaults=True)
         job = client.jobs.evaluate(normal, model, parameters=given)
         if not quiet:
-            typer.echo(f"job {job.id}; Ctrl-C ends the watching alone")
-        followed(client, job.id, observe)
+            typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")
+        follow_job(client, job.id, observe)
         report = client.jobs.result(job.id)
-    if not isinstance(report, EvaluationReport):
-        raise fail(f"the result of job {job.id} is no report", SERVICE)
-    return report
+    if not isinstance(report, ClientReport):
+        raise fail(f"expected a report as the result of job {job.id}, got a {type(report).__name__}", SERVICE)
+    return EvaluationReport.model_validate(report.model_dump())

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Jobs and their learning curves, for people."""
+"""Tables of jobs and pictures of learning curves for the terminal."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 from app.cli.progress import duration
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobList, JobView
-    from app.jobs.schemas import TrainingCurve
+    from snf_client.schemas import JobList, JobView, TrainingCurve
 
 STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
 
 
 def print_jobs(page: JobList) -> None:
-    """Prints a row a job."""
+    """Print a table with a row for each job."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    # A narrow terminal must not cut what other commands need.
+    # A narrow terminal must not cut the id, which other commands need.
     table = Table(Column("id", min_width=26), "type", "status", "model", "dataset", "done", "ETA", "bits/dim")
     for job in page.jobs:
         table.add_row(
@@ -37,7 +36,7 @@ def print_jobs(page: JobList) -> None:
 
 
 def print_job(job: JobView) -> None:
-    """Prints what is known of a job."""
+    """Print a table with the facts of a job."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -59,8 +58,8 @@ def print_job(job: JobView) -> None:
         "checkpoint": "" if job.checkpoint_step is None else f"step {job.checkpoint_step}",
         "queued": _moment(job.created_at.isoformat()),
         "started": _moment(job.started_at.isoformat() if job.started_at else ""),
-        "over": _moment(job.finished_at.isoformat() if job.finished_at else ""),
-        "tries again": job.retry_of or "",
+        "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
+        "retry of": job.retry_of or "",
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
         "outcome": outcome(job) if job.status == "succeeded" else "",
     }
@@ -71,15 +70,15 @@ def print_job(job: JobView) -> None:
 
 
 def print_curve(curve: TrainingCurve) -> None:
-    """Draws the learning curves of a training; says so where there are none."""
+    """Draw the learning curves of a training, or print that there are none yet."""
     from rich.console import Console
 
-    from app.cli.live_terminal import Curves
+    from app.cli.live import LearningCurves
 
     if len(curve.points) < 2:
-        Console().print("no curve yet: it begins with the second report of the training")
+        Console().print("no curve yet: it starts with the second report of the training")
         return
-    curves = Curves()
+    curves = LearningCurves()
     for point in curve.points:
         curves.add({"event": "metrics", **point.model_dump()})
     for validation in curve.validations:
@@ -89,7 +88,7 @@ def print_curve(curve: TrainingCurve) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """What a job that succeeded has made, in one line."""
+    """Return the result of a succeeded job in one line of text."""
     result = job.result or {}
     if "calibration" in result:
         return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
@@ -112,5 +111,5 @@ def _moment(text: str) -> str:
 def _percent(job: JobView) -> str:
     if job.status == "succeeded":
         return "100 %"
-    done = job.progress.get("fraction")
-    return "" if done is None else f"{100 * done:.0f} %"
+    fraction = job.progress.get("fraction")
+    return "" if fraction is None else f"{100 * fraction:.0f} %"

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf keys`: keys of callers, for the services that share this machine's `SNF_HOME`."""
+"""Command ``snf keys``: create, list, revoke and rotate the API keys of the services that share ``SNF_HOME``."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import SERVICE, USAGE, Json, fail, print_json, settings
+from app.cli.common import SERVICE, USAGE, Json, fail, print_json, read_settings
 from worker.keys.roles import Role
 
 if TYPE_CHECKING:
     from worker.keys.key_file import KeyFile, StoredKey
     from worker.settings import Settings
 
-keys = typer.Typer(
-    help="Keys of callers: make, list, revoke and rotate them; alone it lists. Services notice within a second.",
-    invoke_without_command=True,
-)
+HELP = "Create, list, revoke and rotate API keys. Without a subcommand: list. Services notice within a second."
+keys = typer.Typer(help=HELP, invoke_without_command=True)
 
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-LONGEST = timedelta(days=3650)
+MAX_DURATION = timedelta(days=3650)
 
 Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=False)]
 
 
-@keys.callback()
-def alone(context: typer.Context, as_json: Json = False) -> None:
-    """Make, list, revoke and rotate the keys of callers; alone it lists."""
+@keys.callback(help=HELP)
+def list_by_default(context: typer.Context, as_json: Json = False) -> None:
+    """List the keys if no subcommand is given."""
     if context.invoked_subcommand is None:
         list_keys(as_json)
 
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who holds it: a person, a camera, a program.", show_default=False)],
-    role: Annotated[Role, typer.Option("--role", help="What it may do; each role includes the ones before.")],
-    expires: Annotated[str | None, typer.Option("--expires", help="Time it is valid for: 90d, 12h, 30m.")] = None,
-    requests: Annotated[str | None, typer.Option("--requests", help="Most requests: 600/minute.")] = None,
-    images: Annotated[str | None, typer.Option("--images", help="Most images scored or drawn: 10000/hour.")] = None,
+    name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.", show_default=False)],
+    role: Annotated[Role, typer.Option("--role", help="Permissions of the key; each role includes the ones before.")],
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="Time for which the key is valid: 90d, 12h, 30m.")
+    ] = None,
+    requests: Annotated[str | None, typer.Option("--requests", help="Requests at most: 600/minute.")] = None,
+    images: Annotated[str | None, typer.Option("--images", help="Images scored or drawn at most: 10000/hour.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, once: only a hash of it is stored."""
+    """Create a key and print it. It cannot be shown again: only its hash is stored."""
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
     from models.naming import NAME, NAME_RULE
     from worker.keys.first_key import import_key_file
@@ -56,28 +56,28 @@ def create(
     _check("NAME", name, NAME, NAME_RULE)
     for option, rate in (("--requests", requests), ("--images", images)):
         _check(option, rate, RATE, "a rate such as 600/minute")
-    here = settings()
-    with _key_file(here) as file:
-        is_first = not here.has_keys
-        imported = None if here.keys_file.exists() else import_key_file(here)
+    settings = read_settings()
+    with _key_file(settings) as file:
+        is_first = not settings.has_keys
+        imported = None if settings.keys_file.exists() else import_key_file(settings)
         if imported is not None:
-            typer.echo(f"snf: the key in {here.key_file} stays valid, as {imported.name}, role admin", err=True)
-            _record(here, "key-imported", imported)
+            typer.echo(f"snf: the key in {settings.key_file} stays valid, as {imported.name}, role admin", err=True)
+            _record(settings, "key-imported", imported)
         key, text = file.create(name, role, expires=end, requests=requests, images=images)
     _print_secret(key, text, as_json)
     if is_first:
         typer.echo("snf: from now on every caller must show a key, the console too", err=True)
-    _record(here, "key-created", key)
+    _record(settings, "key-created", key)
 
 
 @keys.command("list")
 def list_keys(as_json: Json = False) -> None:
-    """List the keys, also those that are no longer valid; their texts are stored nowhere."""
-    here = settings()
-    with _key_file(here) as file:
-        found = file.read() if here.keys_file.exists() else ()
+    """List all keys, valid or not, without their secret texts."""
+    settings = read_settings()
+    with _key_file(settings) as file:
+        stored = file.read() if settings.keys_file.exists() else ()
     if as_json:
-        print_json({"keys": [_view(key) for key in found]})
+        print_json({"keys": [_view(key) for key in stored]})
         return
     from rich.console import Console
     from rich.table import Table
@@ -85,7 +85,7 @@ def list_keys(as_json: Json = False) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("id", "name", "role", "state", "created", "expires", "limits"):
         table.add_column(title)
-    for key in found:
+    for key in stored:
         limits = [f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate]
         times = [f"{time:%Y-%m-%d}" if time else "" for time in (key.created, key.expires)]
         table.add_row(key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits))
@@ -94,11 +94,11 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(ref: Ref, as_json: Json = False) -> None:
-    """Make a key invalid for good."""
-    here = settings()
-    with _key_file(here) as file:
+    """Make a key invalid permanently."""
+    settings = read_settings()
+    with _key_file(settings) as file:
         key = file.revoke(ref)
-    _record(here, "key-revoked", key)
+    _record(settings, "key-revoked", key)
     if as_json:
         print_json(_view(key))
     else:
@@ -109,41 +109,41 @@ def revoke(ref: Ref, as_json: Json = False) -> None:
 def rotate(
     ref: Ref,
     overlap: Annotated[
-        str, typer.Option("--overlap", help="Time for which the text before stays valid too: 24h; 0m: not at all.")
+        str, typer.Option("--overlap", help="Time for which the old text stays valid: 24h; 0m: not at all.")
     ] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Give a key another text and print it; id, role, limits and expiry stay."""
+    """Replace the text of a key and print the new one; id, role, limits and expiry stay."""
     duration = _duration(overlap, "--overlap")
-    here = settings()
-    with _key_file(here) as file:
+    settings = read_settings()
+    with _key_file(settings) as file:
         key, text = file.rotate(ref, duration)
     _print_secret(key, text, as_json)
-    _record(here, "key-rotated", key)
+    _record(settings, "key-rotated", key)
 
 
 @contextmanager
-def _key_file(here: Settings) -> Iterator[KeyFile]:
-    """Give the keys under `home`; what cannot be done with them ends the command with a message."""
+def _key_file(settings: Settings) -> Iterator[KeyFile]:
+    """Give the stored keys; an error inside the block ends the command with a message."""
     from worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable
 
     try:
-        yield KeyFile(here.keys_file)
+        yield KeyFile(settings.keys_file)
     except KeyConflict as error:
         raise fail(str(error), USAGE) from error
     except KeysUnreadable as error:
         raise fail(f"{error}; restore it from a backup, or remove it and make new keys", SERVICE) from error
     except OSError as error:
-        raise fail(f"{error.filename or here.keys_file}: {error.strerror}", SERVICE) from error
+        raise fail(f"{error.filename or settings.keys_file}: {error.strerror}", SERVICE) from error
 
 
-def _record(here: Settings, event: str, key: StoredKey) -> None:
-    """Write a change of the keys to the audit log; a disk that is full does not undo it."""
+def _record(settings: Settings, event: str, key: StoredKey) -> None:
+    """Write a change of the keys to the audit log; a failure to write does not undo the change."""
     from app.http.request_log import audit_file, timestamp
 
     who = {"time": timestamp(), "event": event, "caller": "command line", "user": _user()}
     try:
-        audit_file(here).write([who | {"id": key.id, "name": key.name, "for_role": key.role}])
+        audit_file(settings).write([who | {"id": key.id, "name": key.name, "for_role": key.role}])
     except OSError as error:
         typer.echo(f"snf: the audit log cannot be written: {error}", err=True)
 
@@ -151,7 +151,7 @@ def _record(here: Settings, event: str, key: StoredKey) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container with a number for its user
+    except (KeyError, OSError):  # a user without a name, as in a container
         return str(os.getuid())
 
 
@@ -159,8 +159,8 @@ def _print_secret(key: StoredKey, text: str, as_json: bool) -> None:
     if as_json:
         print_json(_view(key) | {"key": text})
         return
-    # The text alone on stdout, so that it can be piped into a secret store.
-    typer.echo(f"snf: {key.name} ({key.id}), role {key.role}; the key is shown this once:", err=True)
+    # Only the text goes to stdout, so that it can be piped into a secret store.
+    typer.echo(f"snf: {key.name} ({key.id}), role {key.role}; this key is not shown again:", err=True)
     typer.echo(text)
 
 
@@ -172,9 +172,9 @@ def _view(key: StoredKey) -> dict[str, Any]:
 
 
 def _duration(text: str, option: str) -> timedelta:
-    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
-    duration = int(found[1]) * UNITS[found[2]] if found else None
-    if duration is None or duration > LONGEST:
+    parts = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
+    duration = int(parts[1]) * UNITS[parts[2]] if parts else None
+    if duration is None or duration > MAX_DURATION:
         raise fail(f"{option}: expected a time such as 90d, 12h or 30m, at most 3650d; got {text!r}", USAGE)
     return duration
 

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""The live view of a job: a progress bar with learning curves under it, plain lines, or JSON."""
+"""Live view of a job: a progress bar with learning curves on a terminal, else lines of text, or JSON lines."""
 
 from __future__ import annotations
 
@@ -7,65 +7,150 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from app.cli.progress import duration
 
-Event = dict[str, Any]
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
-STAMPS = frozenset({"event", "time", "attempt"})
-"""What events of every kind carry."""
-LINE_S = 10.0
-"""Time between two lines of progress where there is no terminal."""
+EventData = dict[str, Any]
+Observer = Callable[[EventData], None]
+
+COMMON_FIELDS = frozenset({"event", "time", "attempt"})
+"""Fields of events of every kind."""
+LINE_INTERVAL_S = 10.0
+"""Time between two lines of progress without a terminal."""
+MAX_WIDTH = 100
+"""Columns of a learning curve at most."""
 
 
 @contextmanager
-def live_view(as_json: bool) -> Iterator[Callable[[Event], None]]:
-    """Gives an observer of a job's events: a bar and curves on a terminal, else lines, or one JSON line an event."""
+def live_view(as_json: bool) -> Iterator[Observer]:
+    """Give a function that shows the events of a job: on a terminal, as lines of text, or as JSON lines."""
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
     from rich.console import Console
 
-    # Messages are no markup, whatever brackets they have.
+    # Messages may contain brackets, which are no markup.
     console = Console(markup=False, highlight=False)
     if console.is_terminal:
-        from app.cli.live_terminal import terminal_view
-
         with terminal_view(console) as observe:
             yield observe
     else:
-        yield _Lines()
+        yield _LinePrinter()
 
 
-class _Lines:
-    """Prints what happens; of progress a line every few seconds."""
+@contextmanager
+def terminal_view(console: Console) -> Iterator[Observer]:
+    """Give a function that shows the events of a job as a bar and learning curves, below the messages."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.text import Text
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[rate]} img/s"),
+        TextColumn("{task.fields[bits]}"),
+        TextColumn("ETA {task.fields[eta]}"),
+        console=console,
+    )
+    task = bar.add_task("waiting", total=None, rate="-", bits="", eta="-")
+    curves = LearningCurves()
+    with Live(Group(bar, curves), console=console, refresh_per_second=4):
+
+        def observe(event: EventData) -> None:
+            curves.add(event)
+            match event["event"]:
+                case "started":
+                    bar.update(task, completed=event["step"], total=event["steps"])
+                case "metrics":
+                    bits = event.get("bits_per_dim")
+                    bar.update(
+                        task,
+                        description="images" if bits is None else "step",
+                        completed=event["step"],
+                        total=event["steps"],
+                        rate=_number(event.get("images_per_second"), ".0f"),
+                        bits="" if bits is None else f"{bits:.4f} bits/dim",
+                        eta=duration(event.get("eta_seconds")),
+                    )
+                case "scoring":
+                    bar.update(task, description=event["part"], completed=event["done"], total=event["images"])
+            for line in _messages(event):
+                console.print(Text(line))
+
+        yield observe
+
+
+class LearningCurves:
+    """Charts of the bits/dim and the reconstruction error of a training; empty for other jobs."""
 
     def __init__(self) -> None:
-        self._told = -LINE_S
+        from app.cli.chart import Chart, Line
 
-    def __call__(self, event: Event) -> None:
+        self._train = Line("training", "cyan")
+        self._validation = Line("validation", "yellow")
+        self._error = Line("reconstruction error", "magenta")
+        self._charts = (
+            Chart("bits/dim", [self._train, self._validation]),
+            Chart("logarithmic", [self._error], log=True),
+        )
+
+    def add(self, event: EventData) -> None:
+        """Add the metrics of an event."""
+        match event["event"]:
+            case "metrics":
+                self._train.add(event["step"], event.get("bits_per_dim"))
+                self._error.add(event["step"], event.get("reconstruction_error"))
+            case "validation":
+                self._validation.add(event["step"], event.get("bits_per_dim"))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = min(MAX_WIDTH, options.max_width)
+        rows_left = options.size.height - 4
+        for chart in self._charts:
+            rows = chart.draw(width)
+            rows_left -= len(rows)
+            if rows_left < 0:
+                return
+            yield from rows
+
+
+class _LinePrinter:
+    """Printer of messages, and of a line of progress every few seconds."""
+
+    def __init__(self) -> None:
+        self._last_line = -LINE_INTERVAL_S
+
+    def __call__(self, event: EventData) -> None:
         now = time.monotonic()
-        if event["event"] == "metrics" and (now - self._told >= LINE_S or event["step"] == event["steps"]):
-            self._told = now
-            typer.echo(progress_line(event))
-        for line in messages(event):
+        if event["event"] == "metrics" and (
+            now - self._last_line >= LINE_INTERVAL_S or event["step"] == event["steps"]
+        ):
+            self._last_line = now
+            typer.echo(_progress_line(event))
+        for line in _messages(event):
             typer.echo(line)
 
 
-def messages(event: Event) -> list[str]:
-    """What an event says to people, besides progress."""
+def _messages(event: EventData) -> list[str]:
+    """Return the text of an event other than progress."""
     match event["event"]:
         case "state":
             attempt = f", attempt {event['attempt']}" if event["attempt"] else ""
             worker = f" on {event['worker']}" if "worker" in event else ""
             return [f"{event['status']}{attempt}{worker}"]
         case "validation":
-            return [f"step {event['step']}: validation {number(event['bits_per_dim'], '.4f')} bits/dim"]
+            return [f"step {event['step']}: validation {_number(event['bits_per_dim'], '.4f')} bits/dim"]
         case "evaluation":
-            return [f"{key.replace('_', ' ')}: {value}" for key, value in event.items() if key not in STAMPS]
+            return [f"{key.replace('_', ' ')}: {value}" for key, value in event.items() if key not in COMMON_FIELDS]
         case "log":
             return [event["message"]]
         case "error":
@@ -73,9 +158,8 @@ def messages(event: Event) -> list[str]:
     return []
 
 
-def progress_line(event: Event) -> str:
-    """Progress in one line; only a training has bits/dim."""
-    parts = [f"{event['step']}/{event['steps']}", f"{number(event.get('images_per_second'), '.0f')} img/s"]
+def _progress_line(event: EventData) -> str:
+    parts = [f"{event['step']}/{event['steps']}", f"{_number(event.get('images_per_second'), '.0f')} img/s"]
     if event.get("bits_per_dim") is not None:
         parts.append(f"{event['bits_per_dim']:.4f} bits/dim")
     if event.get("reconstruction_error") is not None:
@@ -83,6 +167,5 @@ def progress_line(event: Event) -> str:
     return "  ".join([*parts, f"ETA {duration(event.get('eta_seconds'))}"])
 
 
-def number(value: float | None, form: str) -> str:
-    """A number, or a dash where there is none."""
+def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

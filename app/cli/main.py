@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""The command line `snf`."""
+"""Entry point of the command line ``snf``, with the commands that start services."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import USAGE, fail, settings
+from app.cli.common import USAGE, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 cli = typer.Typer(
     name="snf",
-    help="Exact image density scoring with Self Normalizing Flows.",
+    help="Score images by their exact density under Self Normalizing Flows.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -34,24 +34,24 @@ Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port
 
 @cli.command()
 def up(host: Host = None, port: Port = None) -> None:
-    """Run everything on this machine: broker, worker and service, until Ctrl-C."""
+    """Run broker, worker and service on this machine until Ctrl-C."""
     _set(host=host, port=port)
-    found = settings()
+    settings = read_settings()
     from worker.launch.launcher import supervise
 
-    raise typer.Exit(supervise(found, echo=typer.echo))
+    raise typer.Exit(supervise(settings, echo=typer.echo))
 
 
 @cli.command()
 def serve(host: Host = None, port: Port = None) -> None:
-    """Run the HTTP service alone."""
+    """Run only the HTTP service."""
     _set(host=host, port=port)
-    found = settings()
+    settings = read_settings()
     from app.server import serve as run
     from worker.log_setup import configure_logging
 
-    configure_logging(found, "service")
-    raise typer.Exit(run(found))
+    configure_logging(settings, "service")
+    raise typer.Exit(run(settings))
 
 
 @cli.command()
@@ -60,31 +60,33 @@ def worker(
         str | None, typer.Option("--queues", help="Queues to serve: train-cpu,train-gpu,score.  [env: SNF_QUEUES]")
     ] = None,
     devices: Annotated[
-        str | None, typer.Option("--devices", help="Devices, one job each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]")
+        str | None,
+        typer.Option("--devices", help="Devices, one job at a time on each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]"),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only check the workers that run here; exit code 1: one is unhealthy.")
+        bool,
+        typer.Option("--check", help="Only check the running workers of this machine. Exit code 1: one is unhealthy."),
     ] = False,
 ) -> None:
-    """Run this machine's workers alone; they take jobs from the broker in REDIS_URL or of this machine."""
+    """Run only the workers of this machine, with the broker in REDIS_URL or of this machine."""
     _set(queues=queues, devices=devices)
-    found = settings()
+    settings = read_settings()
     if check:
-        raise typer.Exit(_check_workers(found))
+        raise typer.Exit(_check_workers(settings))
     from worker.launch.workers import run_workers
 
     try:
-        code = run_workers(found, typer.echo)
+        code = run_workers(settings, typer.echo)
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     raise typer.Exit(code)
 
 
-def _check_workers(found: Settings) -> int:
+def _check_workers(settings: Settings) -> int:
     from worker.launch.workers import check_workers
 
     try:
-        healthy, line = check_workers(found)
+        healthy, line = check_workers(settings)
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     typer.echo(line)
@@ -92,7 +94,7 @@ def _check_workers(found: Settings) -> int:
 
 
 def _set(**options: str | int | None) -> None:
-    # Through the environment, so that the one settings object validates them together with all others.
+    # Through the environment, so that they are validated together with all other settings.
     import os
 
     for name, value in options.items():
@@ -111,7 +113,7 @@ cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Entry point of the command `snf`."""
+    """Run the command line."""
     relax_gc()
     cli()
 

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf models card`, `audit`, `export`, `import`: what a model's files say, and taking them elsewhere."""
+"""Commands ``snf models card``, ``audit``, ``export`` and ``import``, which read and move the files of a model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import ANOMALY, USAGE, Json, Key, Url, errors_for_people, fail, print_answer, settings
-from app.cli.jobs import ServiceUrl
+from app.cli.common import (
+    ANOMALY,
+    Json,
+    Key,
+    ServiceUrl,
+    Url,
+    client_schema,
+    error_messages,
+    print_response,
+    read_settings,
+    require_folder,
+)
 from app.cli.model_tables import print_audit
-from app.cli.progress import bytes_bar, images_bar, waiting
-from app.cli.remote import service, this_machine
+from app.cli.progress import bytes_bar, images_bar, spinner
+from app.cli.remote import service, service_url
 
 if TYPE_CHECKING:
-    from app.audits.schemas import Audit
     from models.registry.registry import Registry
+    from snf_client.schemas import Audit
 
-NewName = Annotated[str, typer.Argument(help="The name that it becomes the next version of.", show_default=False)]
+NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
 Ref = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="NAME, NAME:VERSION or NAME@ALIAS.",
+        help="Model as NAME, NAME:VERSION or NAME@ALIAS.",
         show_default=False,
         autocompletion=completion.models,
     ),
@@ -33,12 +43,12 @@ Ref = Annotated[
 
 
 def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Read the card of a model: what it is, how well it does, how it was trained, what it cannot do."""
+    """Show the card of a model: purpose, quality, training and limits."""
     if url:
         with service(url, key) as client:
             text = client.models.card(model)
     else:
-        with errors_for_people():
+        with error_messages():
             from models.artifacts.files import CARD, read_file
 
             text = read_file(_folder(model), CARD).decode(errors="replace")
@@ -59,36 +69,35 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score images of a model again in float64 with nothing cached; exit code 1 where the numbers do not agree."""
+    """Score images of a model again in float64 without cached values. Exit code 1: the scores do not agree."""
     if url:
-        with service(url, key) as client, waiting(f"auditing {model}"):
-            found = client.models.audit(model, n=n)
+        with service(url, key) as client, spinner(f"auditing {model}"):
+            audited = client.models.audit(model, n=n)
     else:
-        with errors_for_people(), images_bar("auditing", n) as advance:
-            found = _audit(model, n, advance)
+        with error_messages(), images_bar("auditing", n) as advance:
+            audited = _audit(model, n, advance)
     if as_json:
-        print_answer(found)
+        print_response(audited)
     else:
-        print_audit(found)
-    if not found.agrees:
+        print_audit(audited)
+    if not audited.agrees:
         raise typer.Exit(ANOMALY)
 
 
 def export(
     model: Ref,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The tar. [default: NAME-VERSION.tar]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Tar file. [default: NAME-VERSION.tar]")] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write a version of a model into a tar, which `snf models import` takes."""
+    """Write a version of a model into a tar file for `snf models import`."""
     target = out or Path(f"{model.replace(':', '-').replace('@', '-')}.tar")
-    if not target.absolute().parent.is_dir():
-        raise fail(f"the folder of {target} does not exist", USAGE)
+    require_folder(target)
     if url:
-        with service(url, key) as client, waiting(f"fetching {model}"):
+        with service(url, key) as client, spinner(f"fetching {model}"):
             client.models.download(model, target)
     else:
-        with errors_for_people():
+        with error_messages():
             from models.artifacts.tar import pack
 
             pieces = pack(_folder(model))
@@ -99,26 +108,26 @@ def export(
 
 def import_model(
     name: NewName,
-    tar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `snf models export` wrote.")],
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the live one.")] = False,
+    tar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Tar file of `snf models export`.")],
+    promote: Annotated[bool, typer.Option("--promote", help="Point the alias `live` at the new version.")] = False,
     url: ServiceUrl = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a model into a running service as the next version of a name; the service verifies it first."""
-    with service(this_machine(url), key) as client, bytes_bar("sending", "verifying the model") as told:
-        found = client.models.upload(name, tar, promote=promote, progress=told)
+    """Import a model into a running service, which verifies it first."""
+    with service(service_url(url), key) as client, bytes_bar("sending", "verifying the model") as update:
+        registered = client.models.upload(name, tar, promote=promote, progress=update)
     if as_json:
-        print_answer(found)
+        print_response(registered)
     else:
-        typer.echo(f"registered {found.name}:{found.version}")
+        typer.echo(f"registered {registered.name}:{registered.version}")
 
 
 def registry() -> Registry:
-    """The registry of this machine."""
+    """Return the model registry of this machine."""
     from models.registry.registry import Registry
 
-    return Registry(settings().registry_dir)
+    return Registry(read_settings().registry_dir)
 
 
 def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
@@ -126,20 +135,21 @@ def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
     from app.registry.model_pool import Loaded
     from models.audit import audit as run
     from models.scorer import Scorer
+    from snf_client.schemas import Audit
 
     version = registry().resolve(model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings().engine_options))
-    audited = []
+    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, read_settings().engine_options))
+    images = []
     for index in range(n):
-        audited.append(run(loaded.scorer, index))
+        images.append(run(loaded.scorer, index))
         advance(1)
-    return audit_view(loaded, audited)
+    return client_schema(Audit, audit_view(loaded, images))
 
 
 def _folder(model: str) -> Path:
     from models.naming import parse_ref
     from models.registry.calibrations import OWN
 
-    here = registry()
-    # Whatever state its calibrations are in, a model has its files.
-    return here.with_calibration(*here.locate(parse_ref(model)), OWN).path
+    local = registry()
+    # A model has files even if its calibrations are damaged.
+    return local.with_calibration(*local.locate(parse_ref(model)), OWN).path

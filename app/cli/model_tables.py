@@ -1,110 +1,147 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Lists of models and of their calibrations, as tables or JSON."""
+"""Tables of models, their calibrations and their audits for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.cli.common import Json, Key, Url, errors_for_people, print_answer, settings
-from app.cli.remote import service
+from app.cli.common import SERVICE, fail
+from app.cli.progress import duration
 
 if TYPE_CHECKING:
-    from app.audits.schemas import Audit
-    from app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
+    from snf_client.schemas import Audit, CalibrationList, CalibrationView, ModelDetail, ModelPage, Threshold
 
 SHOWN_ALPHA = 0.01
-"""The false-alarm rate that tables give advice for; JSON has several."""
+"""False-alarm rate of the shown thresholds; JSON has several."""
 STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold red"}
 
 
-def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the models."""
-    if url:
-        with service(url, key) as client:
-            found = client.models.list()
-    else:
-        with errors_for_people():
-            from app.registry.model_pool import Serving
-            from app.registry.schemas import ModelPage
-            from app.registry.views import summary
-
-            listing = Serving(settings().registry_dir, settings().engine_options).listing()
-            found = ModelPage(models=[summary(one) for one in listing])
-    if as_json:
-        print_answer(found)
-        return
-    _table(
+def print_models(page: ModelPage) -> None:
+    """Print a table with a row for each model."""
+    _print_table(
         ("name", "versions", "live", "architecture", "image", "test bits/dim", "state"),
         [
             (
-                one.name,
-                " ".join(map(str, one.versions)),
-                str(one.aliases.get("live", "")),
-                one.architecture or "",
-                "x".join(map(str, one.image_shape or [])),
-                "" if one.test_bits_per_dim is None else f"{one.test_bits_per_dim:.4f}",
-                one.reason or one.state,
+                model.name,
+                " ".join(map(str, model.versions)),
+                str(model.aliases.get("live", "")),
+                model.architecture or "",
+                "x".join(map(str, model.image_shape or [])),
+                "" if model.test_bits_per_dim is None else f"{model.test_bits_per_dim:.4f}",
+                model.reason or model.state,
             )
-            for one in found.models
+            for model in page.models
         ],
     )
 
 
-def print_calibrations(found: CalibrationList) -> None:
-    """Prints the calibrations of a version as a table."""
-    _table(
-        ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "in use"),
-        [
-            (
-                str(one.number),
-                one.problem or one.dataset or "",
-                "" if one.problem else f"{one.statistics_images} + {one.calibration_images}",
-                "" if one.problem else _precision(one),
-                "" if one.smallest_p is None else f"{one.smallest_p:.4g}",
-                _advice(one.thresholds),
-                "yes" if one.active else "",
-            )
-            for one in found.calibrations
-        ],
-    )
-
-
-def print_audit(found: Audit) -> None:
-    """Prints both numbers of every image and of the log-determinants, and whether they agree."""
-    rows = [
-        (f"{one.source} {one.index}", f"{one.log_likelihood:.6f}", f"{one.recomputed:.6f}", f"{one.difference:+.1e}")
-        for one in found.images
-    ]
-    total = found.total
-    rows.append(("log-determinants", f"{total.cached:.6f}", f"{total.recomputed:.6f}", f"{total.difference:+.1e}"))
-    _table(("nats", "with what is cached", "computed anew", "difference"), rows)
-    verdict = "agree" if found.agrees else "do NOT agree"
-    print(
-        f"{found.model}:{found.version} on {found.engine} in {found.precision}: the numbers {verdict}; "
-        f"{found.tolerance:.1e} nats are allowed"
-    )
-
-
-def _precision(one: CalibrationView) -> str:
-    if one.deviation is None:
-        return str(one.precision)
-    return f"{one.precision} ± {one.deviation.median:.2g} nats"
-
-
-def _advice(thresholds: list[Threshold]) -> str:
-    one = next((one for one in thresholds if one.alpha == SHOWN_ALPHA), None)
-    if one is None:
-        return ""
-    return f"needs {one.images_needed} images" if one.threshold is None else f"{one.threshold:.4g}"
-
-
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def print_model(model: ModelDetail) -> None:
+    """Print a table with the known facts of a model version."""
+    from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # What is in use, ready or failed is seen at a glance.
+    from models.artifacts.manifest import Manifest
+
+    try:
+        manifest = Manifest.model_validate(model.manifest)
+    except ValidationError as error:
+        reason = f"the manifest of {model.name}:{model.version} is of another version of this program"
+        raise fail(f"{reason}; --json prints it as it is", SERVICE) from error
+    architecture, training, evaluation = manifest.architecture, manifest.training, manifest.evaluation
+    calibration, serving = model.calibration, model.serving
+    rows = {
+        "architecture": f"{architecture.summary()} ({training.preset})",
+        "images": "x".join(map(str, architecture.image_shape)),
+        "trained on": f"{training.dataset}, {training.train_images:,} images",
+        "training": f"{training.steps:,} steps in {duration(training.seconds)}, best at {training.best_step:,}",
+        "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
+        "test": _measured(evaluation.test_bits_per_dim, evaluation.test_images),
+        "validation": _measured(evaluation.validation_bits_per_dim, None),
+        "error of learned inverses": _number(evaluation.reconstruction_error, ".2e"),
+        "log-determinants": f"{manifest.log_dets.total:.6f} nats, of weights {manifest.log_dets.weights_sha256[:12]}",
+        "active calibration": f"{calibration.number}: {calibration.problem or calibration.dataset}",
+        "smallest alpha": _number(calibration.smallest_p, ".4g"),
+        "served by": "" if serving is None else f"{serving.engine} in {serving.precision}, tiles of {serving.tile}",
+        "drift": ", ".join(window.source or "all images" for window in model.drift if window.alarm),
+    }
+    table = Table(title=f"{model.name}:{model.version}", title_justify="left", show_header=False)
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value, overflow="fold"))
+    Console().print(table)
+
+
+def print_calibrations(calibrations: CalibrationList) -> None:
+    """Print a table with a row for each calibration of a model version."""
+    _print_table(
+        ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "active"),
+        [
+            (
+                str(calibration.number),
+                calibration.problem or calibration.dataset or "",
+                "" if calibration.problem else f"{calibration.statistics_images} + {calibration.calibration_images}",
+                "" if calibration.problem else _precision(calibration),
+                _number(calibration.smallest_p, ".4g"),
+                _threshold(calibration.thresholds),
+                "yes" if calibration.active else "",
+            )
+            for calibration in calibrations.calibrations
+        ],
+    )
+
+
+def print_audit(audit: Audit) -> None:
+    """Print the served and the recomputed score of every image, and whether they agree."""
+    rows = [
+        (
+            f"{image.source} {image.index}",
+            f"{image.log_likelihood:.6f}",
+            f"{image.recomputed:.6f}",
+            f"{image.difference:+.1e}",
+        )
+        for image in audit.images
+    ]
+    total = audit.total
+    rows.append(("log-determinants", f"{total.cached:.6f}", f"{total.recomputed:.6f}", f"{total.difference:+.1e}"))
+    _print_table(("nats", "with cached values", "recomputed", "difference"), rows)
+    verdict = "agree" if audit.agrees else "do NOT agree"
+    print(
+        f"{audit.model}:{audit.version} on {audit.engine} in {audit.precision}: the numbers {verdict}; "
+        f"{audit.tolerance:.1e} nats are allowed"
+    )
+
+
+def _measured(bits: float | None, images: int | None) -> str:
+    on_images = f" on {images:,} images" if images else ""
+    return "" if bits is None else f"{bits:.4f} bits/dim{on_images}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _precision(calibration: CalibrationView) -> str:
+    if calibration.deviation is None:
+        return str(calibration.precision)
+    return f"{calibration.precision} ± {calibration.deviation.median:.2g} nats"
+
+
+def _threshold(thresholds: list[Threshold]) -> str:
+    """Return the threshold that keeps the false-alarm rate, or the number of images that it needs."""
+    shown = next((threshold for threshold in thresholds if threshold.alpha == SHOWN_ALPHA), None)
+    if shown is None:
+        return ""
+    return f"needs {shown.images_needed} images" if shown.threshold is None else f"{shown.threshold:.4g}"
+
+
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(*columns)
     for row in rows:
         table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))

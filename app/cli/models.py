@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf models`: what there is, and what each is calibrated on."""
+"""Command ``snf models``: list, show, calibrate, alias and delete models."""
 
 from __future__ import annotations
 
@@ -8,34 +8,62 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from app.cli import completion
-from app.cli.common import USAGE, Json, Key, Url, errors_for_people, fail, print_answer, say_deleted
+from app.cli.common import (
+    USAGE,
+    Json,
+    Key,
+    ServiceUrl,
+    Url,
+    client_schema,
+    error_messages,
+    fail,
+    print_deleted,
+    print_response,
+    read_settings,
+)
 from app.cli.job_tables import outcome
-from app.cli.jobs import ServiceUrl
 from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model, registry
-from app.cli.model_table import print_model
-from app.cli.model_tables import list_models, print_calibrations
-from app.cli.remote import followed, service, this_machine
+from app.cli.model_tables import print_calibrations, print_model, print_models
+from app.cli.remote import follow_job, service, service_url
 
 if TYPE_CHECKING:
-    from app.calibrations.schemas import CalibrationList
+    from snf_client.schemas import CalibrationList
 
-models = typer.Typer(
-    help="List the models, calibrate them on other images; alone it lists.", invoke_without_command=True
-)
+HELP = "List, show, calibrate, alias and delete models. Without a subcommand: list."
+models = typer.Typer(help=HELP, invoke_without_command=True)
 
-Arithmetic = Literal["float32", "bfloat16"]
-Name = Annotated[str, typer.Argument(help="The model's name.", show_default=False, autocompletion=completion.models)]
+Name = Annotated[str, typer.Argument(help="Name of the model.", show_default=False, autocompletion=completion.models)]
 
 
-@models.callback()
-def alone(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the models, calibrate them on other images; alone it lists."""
+@models.callback(help=HELP)
+def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """List the models if no subcommand is given."""
     if context.invoked_subcommand is None:
         list_models(url, key, as_json)
 
 
-models.command("list")(list_models)
+@models.command("list")
+def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """List the models."""
+    if url:
+        with service(url, key) as client:
+            page = client.models.list()
+    else:
+        with error_messages():
+            from app.registry.model_pool import Serving
+            from app.registry.schemas import ModelPage
+            from app.registry.views import summary
+            from snf_client.schemas import ModelPage as ClientPage
+
+            listing = Serving(read_settings().registry_dir, read_settings().engine_options).listing()
+            page = client_schema(ClientPage, ModelPage(models=[summary(model) for model in listing]))
+    if as_json:
+        print_response(page)
+    else:
+        print_models(page)
+
+
 models.command()(card)
 models.command()(audit)
 models.command()(export)
@@ -47,13 +75,14 @@ def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = F
     """List the calibrations of a model, with thresholds that keep a false-alarm rate."""
     if url:
         with service(url, key) as client:
-            found = client.calibrations.list(model)
+            listed = client.calibrations.list(model)
     else:
-        with errors_for_people():
+        with error_messages():
             from app.calibrations.views import listing
+            from snf_client.schemas import CalibrationList
 
-            found = listing(registry(), model)
-    _show(found, as_json)
+            listed = client_schema(CalibrationList, listing(registry(), model))
+    _print_calibrations(listed, as_json)
 
 
 @models.command()
@@ -61,25 +90,33 @@ def calibrate(
     model: Ref,
     dataset: Annotated[
         str,
-        typer.Option("--dataset", "-d", help="Images like those to be scored.", autocompletion=completion.datasets),
+        typer.Option(
+            "--dataset", "-d", help="Dataset of images like those to be scored.", autocompletion=completion.datasets
+        ),
     ],
-    activate: Annotated[bool, typer.Option("--activate/--keep", help="Use the new calibration from then on.")] = True,
-    precision: Annotated[Arithmetic, typer.Option(help="Arithmetic of scores while it is in use.")] = "float32",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for the end, with a progress bar.")] = False,
+    activate: Annotated[
+        bool, typer.Option("--activate/--keep", help="Make the new calibration the active one.")
+    ] = True,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of scores while the calibration is active.")
+    ] = "float32",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait until the job is finished, with a progress bar.")
+    ] = False,
     url: ServiceUrl = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Calibrate a model on other images, without training, as a job of a running service."""
-    with service(this_machine(url), key) as client:
+    """Calibrate a model on other images without training it, by a job of a running service."""
+    with service(service_url(url), key) as client:
         job = client.calibrations.create(model, dataset, activate=activate, precision=precision)
         if follow:
             with live_view(as_json) as observe:
-                job = followed(client, job.id, observe)
+                job = follow_job(client, job.id, observe)
             if not as_json:
                 typer.echo(outcome(job))
         elif as_json:
-            print_answer(job)
+            print_response(job)
         else:
             typer.echo(f"{job.id} is {job.status}")
 
@@ -87,95 +124,108 @@ def calibrate(
 @models.command("use-calibration")
 def use_calibration(
     model: Ref,
-    number: Annotated[int, typer.Argument(min=0, help="0 is the one that the model came with.", show_default=False)],
+    number: Annotated[
+        int,
+        typer.Argument(
+            min=0, help="Number of the calibration; 0 is the one that the model was published with.", show_default=False
+        ),
+    ],
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Use another calibration, an earlier one too; a running service goes over to it by itself."""
+    """Make a calibration the active one; a running service uses it at once."""
     if url:
         with service(url, key) as client:
-            found = client.calibrations.choose(model, number)
+            chosen = client.calibrations.choose(model, number)
     else:
-        with errors_for_people():
+        with error_messages():
             from app.calibrations.views import choose
+            from snf_client.schemas import CalibrationList
 
-            found = choose(registry(), model, number)
-    _show(found, as_json)
+            chosen = client_schema(CalibrationList, choose(registry(), model, number))
+    _print_calibrations(chosen, as_json)
 
 
 @models.command("show")
 def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show what a model is, what it learned from, how good it is and how it is served; as JSON with its manifest."""
+    """Show the architecture, training, quality and serving of a model; JSON also has its manifest."""
     if url:
         with service(url, key) as client:
-            found = client.models.get(model)
+            shown = client.models.get(model)
     else:
-        with errors_for_people():
+        with error_messages():
             from app.calibrations.views import view_of
             from app.registry.views import detail
+            from snf_client.schemas import ModelDetail
 
-            here = registry()
-            version = here.resolve(model)
-            found = detail(version, view_of(here, version.name, version.version, version.calibration), None)
+            local = registry()
+            version = local.resolve(model)
+            calibration = view_of(local, version.name, version.version, version.calibration)
+            shown = client_schema(ModelDetail, detail(version, calibration, None))
     if as_json:
-        print_answer(found)
+        print_response(shown)
     else:
-        print_model(found)
+        print_model(shown)
 
 
 @models.command()
 def alias(
     name: Name,
-    label: Annotated[str, typer.Argument(metavar="ALIAS", help="`live` is what the plain name means.")],
-    version: Annotated[int | None, typer.Argument(min=1, help="The version that it shall mean.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away instead.")] = False,
+    label: Annotated[
+        str, typer.Argument(metavar="ALIAS", help="Name of the alias; `live` is the default version of a model.")
+    ],
+    version: Annotated[int | None, typer.Argument(min=1, help="Version that the alias points at.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version of a model, or take it away; a running service goes over to it by itself."""
+    """Point an alias at a version of a model, or delete it; a running service uses it at once."""
     if (version is None) != remove:
-        raise fail("an alias wants either a version or --remove", USAGE)
-    from app.registry.version_schemas import Aliases
+        raise fail("expected either a version or --remove", USAGE)
+    from snf_client.schemas import Aliases
 
     if url:
         with service(url, key) as client:
             if version is None:
                 client.models.delete_alias(name, label)
-                found = None
+                moved = None
             else:
-                found = client.models.set_alias(name, label, version)
+                moved = client.models.set_alias(name, label, version)
     else:
-        with errors_for_people():
-            models_here = registry()
+        with error_messages():
+            local = registry()
             if version is None:
-                models_here.remove_alias(name, label)
-                found = None
+                local.remove_alias(name, label)
+                moved = None
             else:
-                previous = models_here.set_alias(name, label, version)
-                found = Aliases(name=name, aliases=models_here.aliases(name), previous=previous)
-    if found is None:
-        typer.echo(f"{name}@{label} is no more", err=as_json)
+                previous = local.set_alias(name, label, version)
+                moved = Aliases(name=name, aliases=local.aliases(name), previous=previous)
+    if moved is None:
+        typer.echo(f"deleted {name}@{label}", err=as_json)
     elif as_json:
-        print_answer(found)
+        print_response(moved)
     else:
-        before = "" if found.previous is None else f", before {found.previous}"
-        typer.echo(f"{name}@{label} is version {found.aliases[label]}{before}")
+        before = "" if moved.previous is None else f", before {moved.previous}"
+        typer.echo(f"{name}@{label} is version {moved.aliases[label]}{before}")
 
 
 @models.command()
 def delete(
     name: Name,
-    version: Annotated[int | None, typer.Argument(min=1, help="The version.", show_default=False)] = None,
-    whole: Annotated[bool, typer.Option("--all", help="All versions, the live one too.")] = False,
+    version: Annotated[int | None, typer.Argument(min=1, help="Version to delete.", show_default=False)] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Delete all versions.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a version of a model with its calibrations, which is refused while an alias points at it, or all of it."""
+    """Delete a version of a model with its calibrations, or the whole model.
+
+    A version that an alias points at cannot be deleted alone.
+    """
     if (version is None) != whole:
-        raise fail("delete wants either a version or --all", USAGE)
+        raise fail("expected either a version or --all", USAGE)
     if url:
         with service(url, key) as client:
             if version is None:
@@ -183,16 +233,16 @@ def delete(
             else:
                 client.models.delete_version(name, version)
     else:
-        with errors_for_people():
+        with error_messages():
             if version is None:
                 registry().remove_model(name)
             else:
                 registry().remove(name, version)
-    say_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
+    print_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
 
 
-def _show(found: CalibrationList, as_json: bool) -> None:
+def _print_calibrations(calibrations: CalibrationList, as_json: bool) -> None:
     if as_json:
-        print_answer(found)
+        print_response(calibrations)
     else:
-        print_calibrations(found)
+        print_calibrations(calibrations)

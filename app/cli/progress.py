@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Progress bars of work that takes long; they are drawn on stderr, where it is a terminal, and leave nothing behind."""
+"""Progress bars of long work, drawn on stderr if it is a terminal and removed at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Shows images, images/s and the time left; gives what is to be told how many images came to an end."""
+    """Show a bar of images; the given function advances it by a number of images.
+
+    Args:
+        label: Text beside the bar.
+        total: Images in all, None if that is unknown.
+        done: Images that were finished before.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -37,8 +43,13 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 
 @contextmanager
-def bytes_bar(label: str, then: str = "looking at the images") -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that hears of bytes: done, total; `then` is what happens after the last ones."""
+def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of bytes; the given function sets it to the bytes done and the bytes in all.
+
+    Args:
+        label: Text beside the bar.
+        label_at_end: Text once all bytes are done.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -49,16 +60,16 @@ def bytes_bar(label: str, then: str = "looking at the images") -> Iterator[Calla
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
 
-        def told(done: int, total: int) -> None:
-            description = label if done < total else then
+        def update(done: int, total: int) -> None:
+            description = label if done < total else label_at_end
             bar.update(task, completed=done, total=total, description=description)
 
-        yield told
+        yield update
 
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives a function that hears what is being done, and how much of it: label, done, total."""
+    """Show a bar whose text changes; the given function sets label, steps done and steps in all."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -71,19 +82,19 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None, label="", eta="-")
         started: tuple[float, int] | None = None
 
-        def observe(label: str, done: int, total: int) -> None:
+        def update(label: str, done: int, total: int) -> None:
             nonlocal started
             started = started or (time.monotonic(), done)
             speed = (done - started[1]) / max(time.monotonic() - started[0], 1e-3)
             eta = duration((total - done) / speed) if speed > 0 else "-"
             bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
 
-        yield observe
+        yield update
 
 
 @contextmanager
-def waiting(label: str) -> Iterator[None]:
-    """Shows that something of unknown length goes on."""
+def spinner(label: str) -> Iterator[None]:
+    """Show a spinner while the block runs."""
     from rich.console import Console
 
     with Console(stderr=True).status(label):
@@ -91,7 +102,7 @@ def waiting(label: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span as a clock shows it."""
+    """Return a time span as hours, minutes and seconds, such as ``1:02:03``."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)

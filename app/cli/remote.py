@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""A running service, for commands with `--url`: its errors are messages and exit codes."""
+"""Access of commands to a running service, with its errors as messages and exit codes."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ import typer
 from app.cli.common import SERVICE, USAGE, fail
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobView
     from snf_client import Client, ClientError
+    from snf_client.schemas import JobView
 
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """A client of the service at `url`; a call that is refused or not answered ends the command with a message."""
+    """Give a client of the service at ``url``; a failed call ends the command with a message."""
     from snf_client import Client, ClientError, ProblemError, Retries
 
     try:
-        client = Client(url, key, retries=Retries(told=_tell))
+        client = Client(url, key, retries=Retries(on_retry=_report_retry))
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     with client:
         try:
             yield client
         except ClientError as error:
-            usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
-            raise fail(str(error), USAGE if usage else SERVICE) from error
+            is_usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
+            raise fail(str(error), USAGE if is_usage else SERVICE) from error
         except OSError as error:
-            if error.filename is None:  # stdout that was closed, not a file that was to be sent
+            if error.filename is None:  # a closed stdout, not a file to send
                 raise
             raise fail(f"{error.filename}: {error.strerror}", USAGE) from error
 
 
-def this_machine(url: str | None) -> str:
-    """The address that was given, else that of the service of this machine."""
+def service_url(url: str | None) -> str:
+    """Return the given address, or that of the service of this machine if it is None."""
     if url:
         return url
-    from app.cli.common import settings
+    from app.cli.common import read_settings
     from worker.launch.launcher import address
 
-    return address(settings())
+    return address(read_settings())
 
 
-def followed(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """A job that has succeeded, after all its events were observed; any other end ends the command."""
+def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
+    """Pass all events of a job to ``observe`` and return the succeeded job; any other end ends the command."""
     for event in client.jobs.events(job_id):
         observe({"event": event.event, **event.data})
     job = client.jobs.get(job_id)
@@ -57,5 +57,5 @@ def followed(client: Client, job_id: str, observe: Callable[[dict[str, Any]], No
     return job
 
 
-def _tell(error: ClientError, seconds: float) -> None:
+def _report_retry(error: ClientError, seconds: float) -> None:
     typer.echo(f"snf: {error}; trying again in {seconds:.1f} s", err=True)

@@ -1,11 +1,10 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf sample`: draws images from a model into a file."""
+"""Command ``snf sample``: draw images from a model into a file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,39 +15,31 @@ from app.cli.common import (
     Key,
     Model,
     Url,
-    errors_for_people,
+    error_messages,
     fail,
     print_json,
-    settings,
+    read_settings,
+    require_folder,
 )
-from app.cli.progress import images_bar, waiting
+from app.cli.progress import images_bar, spinner
 from app.cli.remote import service
 
+if TYPE_CHECKING:
+    from snf_client.resources.samples import SampleOptions
+
 FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
-SLICE = 16
-"""Images drawn between two looks at the progress bar; they are the same however they are sliced."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What shall be drawn."""
-
-    model: str
-    form: Literal["png", "npy", "zip"]
-    n: int
-    temperature: float
-    seed: int | None
-    inverse: Literal["exact", "learned"]
+CHUNK = 16
+"""Images between two updates of the progress bar; the chunks do not change the images."""
 
 
 def sample(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .png grid, an .npy array or a .zip of PNGs.")] = Path(
-        "samples.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File: a grid (.png), an array (.npy) or single PNG files (.zip).")
+    ] = Path("samples.png"),
     model: Model = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("-n", min=1, max=256, help="Number of images.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Spread of the latents.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same images. Default: drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same images. Default: random.")] = None,
     learned: Annotated[bool, typer.Option("--learned", help="Use the learned inverses.")] = False,
     url: Url = None,
     key: Key = None,
@@ -56,11 +47,19 @@ def sample(
 ) -> None:
     """Draw images from a model."""
     if out.suffix not in FORMATS:
-        raise fail(f"--out must end in {', '.join(FORMATS)}, got {out}", USAGE)
-    if not out.absolute().parent.is_dir():
-        raise fail(f"the folder of {out} does not exist", USAGE)
-    asked = Asked(model, FORMATS[out.suffix], n, temperature, seed, "learned" if learned else "exact")
-    content, seed = _remote(asked, url, key) if url else _local(asked)
+        raise fail(f"--out: expected a file that ends in {', '.join(FORMATS)}, got {out}", USAGE)
+    require_folder(out)
+    options: SampleOptions = {
+        "temperature": temperature,
+        "seed": seed,
+        "inverse": "learned" if learned else "exact",
+    }
+    if url:
+        with service(url, key) as client, spinner(f"drawing {n} images"):
+            file = client.samples.file(model, n, format=FORMATS[out.suffix], **options)
+        content, seed = file.content, file.seed
+    else:
+        content, seed = _draw(model, n, FORMATS[out.suffix], **options)
     out.write_bytes(content)
     if as_json:
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": seed})
@@ -68,20 +67,16 @@ def sample(
         typer.echo(f"{n} samples of {model} with seed {seed} in {out}")
 
 
-def _remote(asked: Asked, url: str, key: str | None) -> tuple[bytes, int]:
-    with service(url, key) as client, waiting(f"drawing {asked.n} images"):
-        found = client.samples.file(
-            asked.model,
-            asked.n,
-            temperature=asked.temperature,
-            seed=asked.seed,
-            inverse=asked.inverse,
-            format=asked.form,
-        )
-    return found.content, found.seed
-
-
-def _local(asked: Asked) -> tuple[bytes, int]:
+def _draw(
+    model: str,
+    n: int,
+    form: Literal["png", "npy", "zip"],
+    *,
+    temperature: float,
+    seed: int | None,
+    inverse: Literal["exact", "learned"],
+) -> tuple[bytes, int]:
+    """Draw images in this process; return the content of the file and the seed."""
     import numpy as np
 
     from app.samples.encoding import draw_seed, encode
@@ -89,17 +84,17 @@ def _local(asked: Asked) -> tuple[bytes, int]:
     from models.registry.registry import Registry
     from models.scorer import Scorer
 
-    with errors_for_people():
-        found = settings()
-        version = Registry(found.registry_dir).resolve(asked.model)
-        scorer = Scorer.load(version.path, version.calibration_path, found.engine_options)
-        if asked.inverse == "learned" and not scorer.has_learned_inverse:
+    with error_messages():
+        settings = read_settings()
+        version = Registry(settings.registry_dir).resolve(model)
+        scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
+        if inverse == "learned" and not scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{version.name} was trained without learned inverses")
-        seed = draw_seed() if asked.seed is None else asked.seed
-        parts = []
-        with images_bar("drawing", asked.n) as advance:
-            for first in range(0, asked.n, SLICE):
-                count = min(SLICE, asked.n - first)
-                parts.append(scorer.sample(count, asked.temperature, seed, asked.inverse, first))
+        seed = draw_seed() if seed is None else seed
+        chunks = []
+        with images_bar("drawing", n) as advance:
+            for first in range(0, n, CHUNK):
+                count = min(CHUNK, n - first)
+                chunks.append(scorer.sample(count, temperature, seed, inverse, first))
                 advance(count)
-    return encode(asked.form, np.concatenate(parts))[0], seed
+    return encode(form, np.concatenate(chunks))[0], seed

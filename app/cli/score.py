@@ -1,12 +1,12 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf score`: log-likelihoods and verdicts of image files."""
+"""Command ``snf score``: log-likelihoods and verdicts of image files, or of a dataset of a service."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,20 +19,21 @@ from app.cli.common import (
     Key,
     Model,
     Url,
-    errors_for_people,
+    error_messages,
     fail,
+    print_json,
 )
-from app.cli.progress import images_bar
-from app.cli.remote import service
-from app.cli.score_dataset import score_dataset
+from app.cli.job_tables import outcome
+from app.cli.progress import images_bar, labelled_bar
+from app.cli.remote import follow_job, service, service_url
 from app.cli.score_parquet import score_to_file
 
 if TYPE_CHECKING:
-    from snf_client.resources.scores import Part
+    from snf_client.resources.scores import ScoreOptions, ScorePart
 
 Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
 Detail = Annotated[
-    Literal["basic", "full"], typer.Option(help="full: verdicts also look at gradients, several times slower.")
+    Literal["basic", "full"], typer.Option(help="full: also use gradients for the verdict, several times slower.")
 ]
 
 
@@ -42,20 +43,20 @@ def score(
     ] = None,
     model: Model = DEFAULT_MODEL,
     alpha: Alpha = None,
-    draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws an image.")] = 1,
+    draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws for each image.")] = 1,
     detail: Detail = "basic",
     explain: Annotated[
         Path | None,
         typer.Option(
             "--explain",
-            help="Write a heat map of every image into this folder, as NUMBER-NAME.png in the order of the images.",
+            help="Folder for a heat map of every image: NUMBER-NAME.png in the order of the images.",
             show_default=False,
         ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", help="Camera or lot of the images: a service watches drift by it.", show_default=False
+            "--source", help="Camera or lot of the images; a service watches each for drift.", show_default=False
         ),
     ] = None,
     dataset: Annotated[
@@ -63,97 +64,142 @@ def score(
         typer.Option(
             "--dataset",
             "-d",
-            help="Instead of files: a dataset that a running service has; its workers share the images.",
+            help="Dataset of a running service to score instead of files; its workers share the images.",
             show_default=False,
             autocompletion=completion.datasets,
         ),
     ] = None,
-    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 1 on an anomaly.")] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write a Parquet file, a row an image; resumes.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Parquet file to write, a row for each image. An interrupted command continues when repeated.",
+            show_default=False,
+        ),
     ] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score image files, or a whole dataset of a service."""
+    """Score image files, or a dataset of a service."""
     if (dataset is None) == (not paths):
-        raise fail("name image files or folders, or a --dataset", USAGE)
+        raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
-        raise fail("--source is for a service that watches drift: it wants --url (or SNF_URL)", USAGE)
+        raise fail("--source needs a service that watches drift: add --url or set SNF_URL", USAGE)
     if out is not None and url and dataset is None:
-        raise fail("--out scores files in this process, without --url (or SNF_URL)", USAGE)
+        raise fail("--out scores files in this process: leave out --url and SNF_URL", USAGE)
     if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
-        raise fail("--out scores with one draw an image, without --draws, --detail, --explain and --source", USAGE)
+        raise fail("--out cannot be combined with --draws, --detail, --explain or --source", USAGE)
     if dataset is not None:
         if out is None:
-            raise fail("--dataset wants --out, the Parquet file for its scores", USAGE)
-        good, anomalies = score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
-        _exit(good, anomalies, fail_on_anomaly)
-        return
-    files = _files(paths or [])
-    if out is not None:
-        with errors_for_people():
-            found = score_to_file(files, out, model, alpha, as_json)
-        _exit(found.images - found.errors, found.anomalies, fail_on_anomaly)
-        return
-    from app.cli.score_local import score_here
-    from snf_client.resources.scores import Question
-
-    question = Question(model, alpha, draws, explain is not None, detail, source)
-    with ExitStack() as stack:
-        if url:
-            client = stack.enter_context(service(url, key))
-            found_parts = client.score_parts(
-                model, files, alpha=alpha, draws=draws, explain=explain is not None, detail=detail, source=source
-            )
-        else:
-            stack.enter_context(errors_for_people())
-            found_parts = score_here(files, question)
-        good, anomalies = _print(stack.enter_context(closing(found_parts)), len(files), explain, as_json)
-    if explain is not None:
-        typer.echo(f"{good} heat maps in {explain}", err=as_json)
-    _exit(good, anomalies, fail_on_anomaly)
-
-
-def _print(parts: Iterable[Part], count: int, maps: Path | None, as_json: bool) -> tuple[int, int]:
-    """Prints all results and writes their heat maps; how many there are, and how many of them are anomalies."""
-    from app.cli.score_tables import HeatMaps, Json, Output, Table
-
-    output: Output = Json(count) if as_json else Table()
-    if maps is not None:
-        output = HeatMaps(maps, output)
-    good = anomalies = 0
-    with images_bar("scoring", count) as advance:
-        for part in parts:
-            scored = [one for one in part.results if one.status == "ok"]
-            good += len(scored)
-            anomalies += sum(one.anomaly.is_anomaly for one in scored)
-            output.add(part)
-            advance(len(part.results))
-    output.end()
-    return good, anomalies
-
-
-def _exit(good: int, anomalies: int, fail_on_anomaly: bool) -> None:
-    if not good:
+            raise fail("--dataset needs --out, the Parquet file for the scores", USAGE)
+        scored, anomalies = _score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
+    elif out is not None:
+        with error_messages():
+            summary = score_to_file(_files(paths or []), out, model, alpha, as_json)
+        scored, anomalies = summary.images - summary.errors, summary.anomalies
+    else:
+        options: ScoreOptions = {
+            "alpha": alpha,
+            "draws": draws,
+            "explain": explain is not None,
+            "detail": detail,
+            "source": source,
+        }
+        scored, anomalies = _score_files(_files(paths or []), model, options, explain, url, key, as_json)
+    if not scored:
         raise typer.Exit(USAGE)
     if fail_on_anomaly and anomalies:
         raise typer.Exit(ANOMALY)
 
 
-def _files(paths: list[Path]) -> list[Path]:
-    from snf_client.image_files import images_in
+def _score_files(
+    files: list[Path],
+    model: str,
+    options: ScoreOptions,
+    heat_maps: Path | None,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
+) -> tuple[int, int]:
+    """Print the scores of files; return the number of scored images and of anomalies."""
+    from app.cli.score_local import score_local
+    from snf_client.resources.scores import ScoreParameters
 
-    found: list[Path] = []
+    with ExitStack() as stack:
+        if url:
+            client = stack.enter_context(service(url, key))
+            parts = client.score_parts(model, files, **options)
+        else:
+            stack.enter_context(error_messages())
+            parts = score_local(files, ScoreParameters(model, **options))
+        scored, anomalies = _print(stack.enter_context(closing(parts)), len(files), heat_maps, as_json)
+    if heat_maps is not None:
+        typer.echo(f"{scored} heat maps in {heat_maps}", err=as_json)
+    return scored, anomalies
+
+
+def _print(parts: Iterable[ScorePart], count: int, heat_maps: Path | None, as_json: bool) -> tuple[int, int]:
+    """Print all results and write their heat maps; return the number of scored images and of anomalies."""
+    from app.cli.score_tables import HeatMapWriter, JsonOutput, ScoreOutput, TableOutput
+
+    output: ScoreOutput = JsonOutput(count) if as_json else TableOutput()
+    if heat_maps is not None:
+        output = HeatMapWriter(heat_maps, output)
+    total = anomalies = 0
+    with images_bar("scoring", count) as advance:
+        for part in parts:
+            scored = [result for result in part.results if result.status == "ok"]
+            total += len(scored)
+            anomalies += sum(result.anomaly.is_anomaly for result in scored)
+            output.add(part)
+            advance(len(part.results))
+    output.end()
+    return total, anomalies
+
+
+def _score_dataset(
+    dataset: str, out: Path, model: str, alpha: float | None, *, url: str | None, key: str | None, as_json: bool
+) -> tuple[int, int]:
+    """Score a dataset by a job of a service; return the number of scored images and of anomalies."""
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
+    with service(service_url(url), key) as client, labelled_bar() as bar:
+
+        def observe(event: dict[str, Any]) -> None:
+            if event["event"] == "metrics":
+                bar(f"scoring {dataset}", event["step"], event["steps"])
+
+        job = client.jobs.score(dataset, model, parameters={} if alpha is None else {"alpha": alpha})
+        typer.echo(
+            f"job {job.id}; Ctrl-C stops watching, not the job: `snf jobs download {job.id}` fetches its table",
+            err=True,
+        )
+        job = follow_job(client, job.id, observe)
+        client.jobs.download(job.id, out)
+    counts = job.result or {}
+    if as_json:
+        print_json({"job": job.id, "model": job.model, "out": str(out), **counts})
+    else:
+        typer.echo(f"{outcome(job)}; the table is in {out}")
+    return counts["images"] - counts["errors"], counts["anomalies"]
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    from snf_client.local_files import images_in
+
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += images_in(path)
+            files += images_in(path)
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise fail(f"{path} does not exist", USAGE)
-    if not found:
-        raise fail("no image was found", USAGE)
-    return found
+    if not files:
+        raise fail("no image was found in the given folders", USAGE)
+    return files

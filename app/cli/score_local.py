@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Scoring of image files in this process: files are decoded and answers written while the model works."""
+"""Scoring of image files in this process; files are decoded and results written while the model computes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.common import settings
+from app.cli.common import client_schema, read_settings
 
 if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
     from app.scoring.request_images import Item
     from models.anomaly.judged import Judgement
-    from snf_client.resources.scores import Part, Question
+    from snf_client.resources.scores import ScoreParameters, ScorePart
 
 DECODERS = min(4, os.cpu_count() or 1)
-AT_ONCE = 8
-"""Files that one thread decodes before it takes others: handing over costs more than a small one."""
-REQUESTS = 4
-"""So many of what one request to a service would hold are a batch: a verdict costs less among many."""
-AHEAD = 2
-"""Batches that wait, decoded or scored: the model must not."""
+FILES_PER_TASK = 8
+"""Files that a thread decodes at a time: handing over a single small file costs more than decoding it."""
+REQUESTS_PER_BATCH = 4
+"""Images of a batch as a multiple of those of a request: a verdict costs less in a large batch."""
+PREFETCHED = 2
+"""Batches that are decoded or scored ahead, so that the model never waits."""
 
 
-def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
-    """The results of files in their order, in the batches that they were scored in.
+def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
+    """Yield the results of files in their order, batch by batch.
 
-    Raises `AlphaUnattainable`, `GradientEvidenceUnavailable`, `HeatMapUnsupported` and what loading a model raises.
+    Raises:
+        ModelsError: If the model cannot be loaded or does not support an option.
     """
     from app.registry.model_pool import Loaded
     from models.prefetch import prefetch
@@ -39,14 +40,14 @@ def score_here(files: Sequence[Path], question: Question) -> Generator[Part]:
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
-    found = settings()
-    version = Registry(found.registry_dir).resolve(question.model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, found.engine_options))
-    loaded.scorer.calibration.check_alpha(question.alpha, question.detail == "full")
-    if question.explain:
+    settings = read_settings()
+    version = Registry(settings.registry_dir).resolve(parameters.model)
+    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
+    loaded.scorer.calibration.check_alpha(parameters.alpha, parameters.detail == "full")
+    if parameters.explain:
         loaded.scorer.require_spatial()
-    decoded = prefetch(_decoded(files, loaded, REQUESTS * question.size), AHEAD)
-    with closing(prefetch(_scored(decoded, loaded, question), AHEAD)) as batches:
+    decoded = prefetch(_decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size), PREFETCHED)
+    with closing(prefetch(_scored(decoded, loaded, parameters), PREFETCHED)) as batches:
         first = 0
         for items, outcomes in batches:
             yield _part(loaded, items, outcomes, first)
@@ -60,8 +61,8 @@ def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
         for start in range(0, len(files), size):
             batch = files[start : start + size]
-            pieces = [batch[at : at + AT_ONCE] for at in range(0, len(batch), AT_ONCE)]
-            yield [item for piece in pool.map(decode, pieces) for item in piece]
+            pieces = [batch[at : at + FILES_PER_TASK] for at in range(0, len(batch), FILES_PER_TASK)]
+            yield [item for items in pool.map(decode, pieces) for item in items]
 
 
 def _item(path: Path, loaded: Loaded) -> Item:
@@ -78,13 +79,13 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 
 def _scored(
-    batches: Generator[list[Item]], loaded: Loaded, question: Question
+    batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
     import numpy as np
 
     from app.scoring.request_images import decoded
 
-    scorer, full = loaded.scorer, question.detail == "full"
+    scorer, full = loaded.scorer, parameters.detail == "full"
     with closing(batches):
         for items in batches:
             images = decoded(items)
@@ -92,14 +93,21 @@ def _scored(
                 yield items, {}
                 continue
             pixels = np.stack(list(images.values()))
-            judged = scorer.judge_each(pixels, question.alpha, question.draws, gradients=full, explain=question.explain)
+            judged = scorer.judge_each(
+                pixels, parameters.alpha, parameters.draws, gradients=full, explain=parameters.explain
+            )
             yield items, dict(zip(images, judged, strict=True))
 
 
-def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> Part:
+def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> ScorePart:
     from app.scoring.responses import one_result
-    from snf_client.resources.scores import Part
+    from snf_client.resources.scores import ScorePart
+    from snf_client.schemas import FailedImage, ScoredImage
+
+    def result(place: int, item: Item) -> ScoredImage | FailedImage:
+        own = one_result(first + place, item, outcomes.get(place), loaded)
+        return client_schema(ScoredImage, own) if own.status == "ok" else client_schema(FailedImage, own)
 
     version = loaded.version
-    results = (one_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
-    return Part(tuple(results), version.name, version.version, version.calibration)
+    results = tuple(result(place, item) for place, item in enumerate(items))
+    return ScorePart(results, version.name, version.version, version.calibration)

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""`snf score --out`: any number of images scored in this process into one Parquet file."""
+"""Command ``snf score --out``: score any number of images in this process into one Parquet file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.common import USAGE, fail, print_json, settings
+from app.cli.common import INTERRUPTED, USAGE, fail, print_json, read_settings, stop_on_signals
 from app.cli.progress import duration, images_bar
-from app.cli.train import INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
@@ -23,27 +22,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What this run scored itself, without the parts of one before it, and in what time."""
+class Throughput:
+    """The images that this run scored, without those of an interrupted run, and the time it took."""
 
     images: int
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / max(self.seconds, 1e-9)
 
 
 def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None, as_json: bool) -> PartSummary:
-    """Scores files into `out`; what an interrupted run has done lies beside it, and the same command goes on."""
+    """Score image files into a Parquet file, and return the counts of its rows.
+
+    The finished parts of an interrupted run are kept beside ``out``; the same command continues from them.
+    """
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
     from models.bulk.sources import ImageFiles
     from models.bulk.table import merge_parts
 
     if out.is_dir():
-        raise fail(f"{out} is a folder, --out wants a file", USAGE)
+        raise fail(f"--out: expected a file, got the folder {out}", USAGE)
     with stop_on_signals() as stop:
         scorer, version = _load(model)
         reference = f"{version.name}:{version.version}"
@@ -51,18 +53,18 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
         plan = _plan(scorer, version, source, alpha)
         work = open_plan(out.absolute().parent / f".{out.name}.parts", plan)
         try:
-            pace = _score_missing(scorer, source, work, stop.is_set)
+            throughput = _score_missing(scorer, source, work, stop.is_set)
         except Stopped as error:
-            raise fail("interrupted; the same command goes on from here", INTERRUPTED) from error
-        found = merge_parts(work.part_paths, out, plan.metadata)
+            raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
+        summary = merge_parts(work.part_paths, out, plan.metadata)
         shutil.rmtree(work.folder)
     if as_json:
-        counts = {"images": found.images, "anomalies": found.anomalies, "errors": found.errors}
-        seconds, rate = round(pace.seconds, 3), round(pace.rate, 1)
+        counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
+        seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
         print_json({"model": reference, "out": str(out), **counts, "seconds": seconds, "images_per_second": rate})
     else:
-        _table(reference, out, found, pace)
-    return found
+        _table(reference, out, summary, throughput)
+    return summary
 
 
 def _load(model: str) -> tuple[Scorer, ModelVersion]:
@@ -71,9 +73,9 @@ def _load(model: str) -> tuple[Scorer, ModelVersion]:
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
-    found = settings()
-    version = Registry(found.registry_dir).resolve(model)
-    return Scorer.load(version.path, version.calibration_path, found.engine_options), version
+    settings = read_settings()
+    version = Registry(settings.registry_dir).resolve(model)
+    return Scorer.load(version.path, version.calibration_path, settings.engine_options), version
 
 
 def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: float | None) -> BulkPlan:
@@ -93,7 +95,7 @@ def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: flo
     )
 
 
-def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool]) -> Pace:
+def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool]) -> Throughput:
     from models.bulk.part import score_part
 
     ranges, missing = work.plan.ranges, work.missing()
@@ -110,10 +112,10 @@ def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_s
                 should_stop=should_stop,
                 progress=advance,
             )
-    return Pace(images, time.monotonic() - started)
+    return Throughput(images, time.monotonic() - started)
 
 
-def _table(reference: str, out: Path, found: PartSummary, pace: Pace) -> None:
+def _table(reference: str, out: Path, summary: PartSummary, throughput: Throughput) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -121,9 +123,9 @@ def _table(reference: str, out: Path, found: PartSummary, pace: Pace) -> None:
     table = Table(title=f"{reference} -> {escape(str(out))}", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("images", str(found.images))
-    table.add_row("anomalies", str(found.anomalies))
-    table.add_row("errors", str(found.errors))
-    table.add_row("time", duration(pace.seconds))
-    table.add_row("images/s", f"{pace.rate:.1f}")
+    table.add_row("images", str(summary.images))
+    table.add_row("anomalies", str(summary.anomalies))
+    table.add_row("errors", str(summary.errors))
+    table.add_row("time", duration(throughput.seconds))
+    table.add_row("images/s", f"{throughput.rate:.1f}")
     Console().print(table)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from app.http import schemas
 from app.http.errors import FieldProblem, Problem
 from app.registry.model_pool import Loaded
-from app.scoring.fdr import q_values
 from app.scoring.heat_map_answer import heat_map_answer
 from app.scoring.request_images import FIELD, Item
 from models.errors import ImageError, ModelsError, ScoreNotFinite
@@ -39,6 +38,9 @@ def answer_json(
         "results": results,
     }
     if fdr:
+        # Imported here: the client brings httpx, which would make every start of the service slower.
+        from snf_client.fdr import q_values  # noqa: PLC0415
+
         found = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, found, strict=True))
         content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])

@@ -1,4 +1,4 @@
-"""The Python client: scores, samples, models, datasets and jobs of a running service.
+"""Python client of the density scoring service: scores, samples, models, datasets and jobs.
 
 >>> from snf_client import Client
 >>> def first_p_value(folder: str) -> float:
@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from snf_client.arrays import heat_map_array, heat_map_png
 from snf_client.client import AsyncClient, Client
 from snf_client.errors import (
     Busy,
@@ -26,7 +25,17 @@ from snf_client.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from snf_client.job_events import Event
+from snf_client.images import heat_map_array, heat_map_png
+from snf_client.job_events import (
+    EndEvent,
+    ErrorEvent,
+    Event,
+    LogEvent,
+    MetricsEvent,
+    StartedEvent,
+    StateEvent,
+    ValidationEvent,
+)
 from snf_client.retries import Retries
 
 __all__ = [
@@ -35,15 +44,22 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "EndEvent",
+    "ErrorEvent",
     "Event",
     "InvalidRequest",
+    "LogEvent",
+    "MetricsEvent",
     "NotAuthorized",
     "NotFound",
     "ProblemError",
     "Retries",
     "ServiceFailed",
     "ServiceUnavailable",
+    "StartedEvent",
+    "StateEvent",
     "UnexpectedAnswer",
+    "ValidationEvent",
     "heat_map_array",
     "heat_map_png",
 ]

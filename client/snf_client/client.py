@@ -1,71 +1,81 @@
-"""The two clients of the service: `Client` waits for answers, `AsyncClient` awaits them."""
+"""The two clients of the service: ``Client`` blocks until a call is answered, ``AsyncClient`` is awaited."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Self, Unpack
 
-import httpx
-
-from app.access.schemas import CallerView
-from app.http.schemas import Readiness, Scores, WorkerList
-from app.presets.schemas import PresetList
-from snf_client.images import Pictures
-from snf_client.request import Call, model, path
-from snf_client.resources.datasets import AsyncDatasets, Datasets
-from snf_client.resources.jobs import AsyncJobs, Jobs
-from snf_client.resources.models import AsyncModels, Calibrations, Models
-from snf_client.resources.samples import Samples
-from snf_client.resources.scores import IN_FLIGHT, Part, Question, Result, async_parts, parts, whole
+from snf_client.images import ImagesLike
+from snf_client.request import Call, path, read_json
+from snf_client.resources.calibrations import CalibrationsResource
+from snf_client.resources.datasets import DatasetsResource
+from snf_client.resources.jobs import AsyncJobsResource, JobsResource
+from snf_client.resources.models import ModelsResource
+from snf_client.resources.samples import SamplesResource
+from snf_client.resources.scores import (
+    ImageResult,
+    ScoreOptions,
+    ScoreParameters,
+    ScorePart,
+    combine,
+    score_async,
+    score_blocking,
+)
 from snf_client.retries import Retries
-from snf_client.transport import AsyncSender, Group, S, SyncSender, operation
-
-URL = "http://127.0.0.1:8000"
-TIMEOUT_S = 120.0
-MAX_DEADLINE_MS = 600_000
-
-Detail = Literal["basic", "full"]
+from snf_client.schemas import CallerView, PresetList, Readiness, Scores, WorkerList
+from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, ServiceConnection, SyncTransport, operation
 
 
-class _Client(Group[S]):
-    """Calls that belong to no group."""
+class _Client(Resource[S]):
+    """The calls that both clients have in common."""
+
+    def __init__(self, transport: S) -> None:
+        super().__init__(transport)
+        self.models: ModelsResource[S] = ModelsResource(transport)
+        self.calibrations: CalibrationsResource[S] = CalibrationsResource(transport)
+        self.samples: SamplesResource[S] = SamplesResource(transport)
+        self.datasets: DatasetsResource[S] = DatasetsResource(transport)
 
     @operation
     def readiness(self) -> Call[Readiness]:
-        """What the service can do now, also where it is not ready."""
-        return Call("GET", "/readyz", model(Readiness), accept=(503,))
+        """Return the state of the service, whether it is ready or not."""
+        return Call("GET", "/readyz", read_json(Readiness), accept=(503,))
 
     @operation
     def presets(self) -> Call[PresetList]:
-        """The architectures that can be trained, and the schema of their parameters."""
-        return Call("GET", path("presets"), model(PresetList))
+        """Return the architectures that can be trained and the JSON schema of their parameters."""
+        return Call("GET", path("presets"), read_json(PresetList))
 
     @operation
     def workers(self) -> Call[WorkerList]:
-        """Which workers are running, on which device, on which job."""
-        return Call("GET", path("workers"), model(WorkerList))
+        """Return the running workers with their devices and current jobs."""
+        return Call("GET", path("workers"), read_json(WorkerList))
 
     @operation
     def caller(self) -> Call[CallerView]:
-        """The name and the role of the key in use."""
-        return Call("GET", path("me"), model(CallerView))
+        """Return the name and the role of the API key in use."""
+        return Call("GET", path("me"), read_json(CallerView))
 
 
-class Client(_Client[SyncSender]):
-    """A running service.
+class Client(_Client[SyncTransport]):
+    """Blocking client of a running service.
 
-    `url` is `SNF_URL` where it is not given, else the service of this machine; `key` is `SNF_API_KEY`. `timeout` is the
-    longest silence in seconds, and the deadline that scoring and sampling are given. Calls raise `ClientError`.
+    Every call raises ``ClientError`` if it fails. Calls that may be repeated without harm are, see ``Retries``.
 
     >>> from snf_client import Client
-    >>> def look(path: str) -> float:
+    >>> def p_value(path: str) -> float:
     ...     with Client("http://127.0.0.1:8000") as client:
     ...         [image] = client.score("mnist-snf-glow", path).results
     ...     assert image.status == "ok"
     ...     return image.anomaly.p_value
+
+    Args:
+        url: Address of the service. Default: the environment variable ``SNF_URL``, else the service of this machine.
+        key: API key. Default: the environment variable ``SNF_API_KEY``.
+        timeout: Longest wait for the next bytes of a response, and the deadline of scoring and sampling, seconds.
+        retries: Limits on repeating failed calls.
     """
 
     def __init__(
@@ -76,91 +86,49 @@ class Client(_Client[SyncSender]):
         timeout: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
-        self._http = httpx.Client(**_options(url, key, timeout))
-        super().__init__(SyncSender(self._http, timeout, retries or Retries()))
-        self.models = Models(self._sender)
-        self.calibrations: Calibrations[SyncSender] = Calibrations(self._sender)
-        self.samples: Samples[SyncSender] = Samples(self._sender)
-        self.datasets = Datasets(self._sender)
-        self.jobs = Jobs(self._sender)
+        super().__init__(SyncTransport(ServiceConnection.to(url, key, timeout, retries)))
+        self.jobs = JobsResource(self._transport)
 
-    def score(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        fdr: bool = False,
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
-    ) -> Scores:
-        """Scores one image or many with a model; results keep their order, and one bad image fails alone.
+    def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
+        """Score one or more images with a model.
 
-        Images are paths, bytes of files, PIL images, uint8 arrays (H, W) or (H, W, C), or one array of many,
-        (N, H, W) or (N, H, W, C). Many are cut into requests, `in_flight` of them at a time. `fdr` adds q-values over
-        all of them. Raises `InvalidRequest` where none could be scored.
+        Many images are sent in several requests. The results are in the order of the images; an image that cannot be
+        scored gets an error as its result.
+
+        Args:
+            ref: Model: ``name``, ``name:3`` or ``name@champion``.
+            images: Paths, bytes of files, PIL images, uint8 arrays of shape (H, W) or (H, W, C), or one array of shape
+                (N, H, W) or (N, H, W, C).
+            fdr: Add Benjamini-Hochberg q-values over all images.
+            **options: See ``ScoreOptions``.
+
+        Raises:
+            InvalidRequest: If no image could be scored.
         """
-        question = Question(ref, alpha, draws, explain, detail, source)
-        with closing(parts(self._sender, question, images, in_flight)) as found:
-            return whole(found, fdr=fdr)
+        with closing(self.score_parts(ref, images, **options)) as parts:
+            return combine(parts, fdr=fdr)
 
-    def score_parts(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
-    ) -> Generator[Part]:
-        """As `score`, request by request, in the order of the images; `images` may be endless."""
-        return parts(self._sender, Question(ref, alpha, draws, explain, detail, source), images, in_flight)
+    def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
+        """Yield the results of ``score`` request by request; ``images`` may be endless."""
+        return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
-    def score_each(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
-    ) -> Generator[Result]:
-        """As `score`, image by image as answers come, in the order of the images; `images` may be endless.
+    def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
+        """Yield the results of ``score`` image by image; ``images`` may be endless.
 
         >>> from pathlib import Path
         >>> from snf_client import Client
         >>> def anomalies(folder: Path) -> list[str | None]:
         ...     with Client() as client:
-        ...         found = client.score_each("mnist-snf-glow", folder.glob("*.png"))
-        ...         return [one.filename for one in found if one.status == "ok" and one.anomaly.is_anomaly]
+        ...         results = client.score_each("mnist-snf-glow", folder.glob("*.png"))
+        ...         return [image.filename for image in results if image.status == "ok" and image.anomaly.is_anomaly]
         """
-        with closing(
-            self.score_parts(
-                ref,
-                images,
-                alpha=alpha,
-                draws=draws,
-                explain=explain,
-                detail=detail,
-                source=source,
-                in_flight=in_flight,
-            )
-        ) as found:
-            for part in found:
+        with closing(self.score_parts(ref, images, **options)) as parts:
+            for part in parts:
                 yield from part.results
 
     def close(self) -> None:
-        """Closes all connections."""
-        self._http.close()
+        """Close all connections."""
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -171,11 +139,13 @@ class Client(_Client[SyncSender]):
         self.close()
 
 
-class AsyncClient(_Client[AsyncSender]):
-    """The same on an event loop; every call is awaited, and `async for` goes over what comes bit by bit.
+class AsyncClient(_Client[AsyncTransport]):
+    """Asynchronous client of a running service, with the arguments and calls of ``Client``.
+
+    Every call is awaited; events and scores that come one after the other are read by ``async for``.
 
     >>> from snf_client import AsyncClient
-    >>> async def look(path: str) -> float:
+    >>> async def p_value(path: str) -> float:
     ...     async with AsyncClient() as client:
     ...         [image] = (await client.score("mnist-snf-glow", path)).results
     ...     assert image.status == "ok"
@@ -190,69 +160,32 @@ class AsyncClient(_Client[AsyncSender]):
         timeout: float = TIMEOUT_S,
         retries: Retries | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**_options(url, key, timeout))
-        super().__init__(AsyncSender(self._http, timeout, retries or Retries()))
-        self.models = AsyncModels(self._sender)
-        self.calibrations: Calibrations[AsyncSender] = Calibrations(self._sender)
-        self.samples: Samples[AsyncSender] = Samples(self._sender)
-        self.datasets = AsyncDatasets(self._sender)
-        self.jobs = AsyncJobs(self._sender)
+        super().__init__(AsyncTransport(ServiceConnection.to(url, key, timeout, retries)))
+        self.jobs = AsyncJobsResource(self._transport)
 
     async def score(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        fdr: bool = False,
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
+        self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]
     ) -> Scores:
-        """Scores one image or many; see `Client.score`."""
-        question = Question(ref, alpha, draws, explain, detail, source)
-        async with aclosing(async_parts(self._sender, question, images, in_flight)) as found:
-            return whole([part async for part in found], fdr=fdr)
+        """Score one or more images with a model; see ``Client.score``."""
+        async with aclosing(self.score_parts(ref, images, **options)) as parts:
+            return combine([part async for part in parts], fdr=fdr)
 
-    def score_parts(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
-    ) -> AsyncGenerator[Part]:
-        """As `score`, request by request; see `Client.score_parts`."""
-        return async_parts(self._sender, Question(ref, alpha, draws, explain, detail, source), images, in_flight)
+    def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
+        """Yield the results of ``score`` request by request; ``images`` may be endless."""
+        return score_async(self._transport, ScoreParameters(ref, **options), images)
 
     async def score_each(
-        self,
-        ref: str,
-        images: Pictures,
-        *,
-        alpha: float | None = None,
-        draws: int = 1,
-        explain: bool = False,
-        detail: Detail = "basic",
-        source: str | None = None,
-        in_flight: int = IN_FLIGHT,
-    ) -> AsyncGenerator[Result]:
-        """As `score`, image by image as answers come; see `Client.score_each`."""
-        question = Question(ref, alpha, draws, explain, detail, source)
-        async with aclosing(async_parts(self._sender, question, images, in_flight)) as found:
-            async for part in found:
-                for one in part.results:
-                    yield one
+        self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
+    ) -> AsyncGenerator[ImageResult]:
+        """Yield the results of ``score`` image by image; ``images`` may be endless."""
+        async with aclosing(self.score_parts(ref, images, **options)) as parts:
+            async for part in parts:
+                for result in part.results:
+                    yield result
 
     async def aclose(self) -> None:
-        """Closes all connections."""
-        await self._http.aclose()
+        """Close all connections."""
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -261,14 +194,3 @@ class AsyncClient(_Client[AsyncSender]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _options(url: str | None, key: str | None, timeout: float) -> dict[str, Any]:
-    """Keywords of both clients of httpx; raises `ValueError` for what is no address."""
-    given = url or os.environ.get("SNF_URL") or URL
-    address = httpx.URL(given.rstrip("/"))
-    if address.scheme not in {"http", "https"} or not address.host:
-        raise ValueError(f"expected an address such as {URL}, got {given!r}")
-    key = key or os.environ.get("SNF_API_KEY")
-    headers = {"X-Timeout-Ms": str(min(MAX_DEADLINE_MS, max(1, int(1000 * timeout))))}
-    return {"base_url": address, "headers": headers | ({"Authorization": f"Bearer {key}"} if key else {})}

@@ -1,4 +1,4 @@
-"""What calls of the client raise: the service's problems, and having no answer at all."""
+"""Exceptions of the client: error responses of the service, and calls without a response."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ClientError(Exception):
-    """Base of everything that the client raises of its own."""
+    """Base class of the exceptions of this package."""
 
 
 class ServiceUnavailable(ClientError):
-    """The service did not answer, or the connection was lost before its answer was complete.
+    """The service did not answer, or the connection was lost before its response was complete.
 
-    `sent` says whether it may have got the request.
+    Args:
+        detail: Message.
+        sent: Whether the service may have received the request.
     """
 
     def __init__(self, detail: str, *, sent: bool) -> None:
@@ -27,11 +29,14 @@ class ServiceUnavailable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """The answer is not what this client expects: something else answered, or the service has another version."""
+    """The response does not have the form that this client expects.
+
+    The address is not that of the service, or the service has a version that does not fit.
+    """
 
 
 class FieldError(BaseModel):
-    """One wrong part of a request."""
+    """A wrong part of a request: a JSON pointer to it, and what is wrong."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,10 +45,16 @@ class FieldError(BaseModel):
 
 
 class ProblemError(ClientError):
-    """The service refused a call or failed.
+    """An error response of the service, in the problem format of RFC 9457.
 
-    `type` is the stable name of this kind of problem, such as `model-not-found`; `errors` names the wrong parts of the
-    request; `extensions` are further members of the problem; `retry_after` is the wait that it asks for, in seconds.
+    Args:
+        status: HTTP status.
+        type: Stable name of this kind of problem, such as ``model-not-found``.
+        title: The kind of problem in words.
+        detail: This problem in words.
+        errors: Wrong parts of the request.
+        extensions: Further members of the response.
+        retry_after: Seconds after which the service asks to try again.
     """
 
     def __init__(
@@ -68,23 +79,23 @@ class ProblemError(ClientError):
 
 
 class NotAuthorized(ProblemError):
-    """The key is missing, wrong, or not allowed to do this (401, 403)."""
+    """The API key is missing, wrong, or has no permission for the call (401, 403)."""
 
 
 class NotFound(ProblemError):
-    """There is no such model, dataset, job or calibration (404)."""
+    """The model, dataset, job or calibration does not exist (404)."""
 
 
 class Conflict(ProblemError):
-    """The state of things forbids it (409)."""
+    """The call is not possible in the current state of the resource (409)."""
 
 
 class InvalidRequest(ProblemError):
-    """The request is wrong (other statuses of 400 to 499)."""
+    """The request is invalid (other statuses from 400 to 499)."""
 
 
 class Busy(ProblemError):
-    """The service has too much to do (429)."""
+    """The service is overloaded or the rate limit of the key is reached (429)."""
 
 
 class ServiceFailed(ProblemError):
@@ -111,14 +122,14 @@ class _Body(BaseModel):
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """The error of an answer whose status is 400 or above and whose body was read."""
+    """Return the exception for an error response whose body was read."""
     status = response.status_code
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else ServiceFailed)
     wait = _retry_after(response.headers.get("retry-after", ""))
     try:
         body = _Body.model_validate_json(response.content)
     except ValidationError:
-        # Something between here and the service answered, a proxy mostly.
+        # Mostly the response of a proxy in front of the service.
         title = f"the service answered {status} {response.reason_phrase}".rstrip()
         return kind(status, "about:blank", title, "", retry_after=wait)
     extensions = {name: value for name, value in (body.model_extra or {}).items() if name not in _MEMBERS}
@@ -128,7 +139,7 @@ def problem_of(response: httpx.Response) -> ProblemError:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds of a `Retry-After` header, which has a number or a date; None where it has neither."""
+    """Return the seconds of a ``Retry-After`` header with a number or a date; None for other text."""
     if text.isascii() and text.isdigit():
         return float(text)
     try:

@@ -1,7 +1,8 @@
-"""Images as callers have them - files, bytes, PIL images, arrays - as bodies of scoring requests, in their order."""
+"""Images of callers - files, bytes, PIL images, arrays - as bodies of scoring requests, and heat maps of responses."""
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -14,74 +15,103 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from snf_client.schemas import HeatMap
+
 Pixels = npt.NDArray[np.uint8]
-Picture: TypeAlias = str | Path | bytes | Image.Image | Pixels
-"""A file's path, its bytes, a PIL image, or pixels of shape (H, W) or (H, W, C)."""
-Pictures: TypeAlias = Picture | Iterable[Picture]
-"""One image, many, or an array of many of shape (N, H, W) or (N, H, W, C)."""
+ImageLike: TypeAlias = str | Path | bytes | Image.Image | Pixels
+"""A file's path, its bytes, a PIL image, or uint8 pixels of shape (H, W) or (H, W, C)."""
+ImagesLike: TypeAlias = ImageLike | Iterable[ImageLike]
+"""One image, several, or an array of several of shape (N, H, W) or (N, H, W, C)."""
 
 CHANNELS = (1, 3, 4)
-"""Lengths of a last axis that are channels: an array of shape (28, 28, 3) is one image, (28, 28, 28) are 28."""
+"""Lengths of a last axis that are channels: shape (28, 28, 3) is one image, shape (28, 28, 28) is 28 images."""
 NPY = "application/x-npy"
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Images of one request: all files, or all arrays of one shape."""
+class ImageBatch:
+    """The images of one request: all of them files, or all of them arrays of one shape."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageLike, ...]
 
     @property
     def names(self) -> list[str | None]:
-        """The path of each image that is a file."""
-        return [_text(one) if isinstance(one, str | Path) else None for one in self.pictures]
+        """The path of each image that is a file, None for the others."""
+        return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Keywords of httpx for the request; reads the files."""
-        if isinstance(self.pictures[0], np.ndarray):
+        """Read the files and return the keywords of httpx for the request."""
+        if isinstance(self.images[0], np.ndarray):
             buffer = io.BytesIO()
-            np.save(buffer, np.stack(self.pictures))  # type: ignore[arg-type]
+            np.save(buffer, np.stack(self.images))  # type: ignore[arg-type]
             return {"content": buffer.getvalue(), "headers": {"Content-Type": NPY}}
-        return {"files": [("images", (_name(one, place), _encoded(one))) for place, one in enumerate(self.pictures)]}
+        return {"files": [("images", (_name(image, index), _encode(image))) for index, image in enumerate(self.images)]}
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """The same images as two requests."""
-        middle = len(self.pictures) // 2
-        return Batch(self.pictures[:middle]), Batch(self.pictures[middle:])
-
-
-def batches(pictures: Pictures, size: int) -> Iterator[Batch]:
-    """Cuts images into requests of at most `size`, as they come; raises `TypeError` and `ValueError`."""
-    for _, alike in groupby(each(pictures), _kind):
-        while found := tuple(islice(alike, size)):
-            yield Batch(found)
+    def halves(self) -> tuple[ImageBatch, ImageBatch]:
+        """Split the batch into two."""
+        middle = len(self.images) // 2
+        return ImageBatch(self.images[:middle]), ImageBatch(self.images[middle:])
 
 
-def each(pictures: Pictures) -> Iterator[Picture]:
-    """The single images, checked."""
-    if isinstance(pictures, np.ndarray):
-        yield from _images_of(pictures)
-    elif isinstance(pictures, str | Path | bytes | Image.Image):
-        yield pictures
-    elif isinstance(pictures, Iterable):
-        for one in pictures:
-            if isinstance(one, np.ndarray):
-                yield _one_image(one)
-            elif isinstance(one, str | Path | bytes | Image.Image):
-                yield one
+def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
+    """Yield images in batches of at most ``size``, in their order, without reading ahead.
+
+    Raises:
+        TypeError: If an image is of no supported type or an array is not of type uint8.
+        ValueError: If an array does not have the shape of an image.
+    """
+    for _, alike in groupby(iter_images(images), _array_shape):
+        while batch := tuple(islice(alike, size)):
+            yield ImageBatch(batch)
+
+
+def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
+    """Yield the single images, after a check of their types and shapes.
+
+    Raises:
+        TypeError: If an image is of no supported type or an array is not of type uint8.
+        ValueError: If an array does not have the shape of an image.
+    """
+    if isinstance(images, np.ndarray):
+        several = images.ndim == 4 or (images.ndim == 3 and images.shape[-1] not in CHANNELS)
+        yield from map(_check_array, images if several else [images])
+    elif isinstance(images, str | Path | bytes | Image.Image):
+        yield images
+    elif isinstance(images, Iterable):
+        for image in images:
+            if isinstance(image, np.ndarray):
+                yield _check_array(image)
+            elif isinstance(image, str | Path | bytes | Image.Image):
+                yield image
             else:
-                raise TypeError(f"expected a path, bytes, a PIL image or an array, got {type(one).__name__}")
+                raise TypeError(f"expected a path, bytes, a PIL image or an array, got {type(image).__name__}")
     else:
-        raise TypeError(f"expected images, got {type(pictures).__name__}")
+        raise TypeError(f"expected images, got {type(images).__name__}")
 
 
-def _images_of(array: Pixels) -> Iterator[Pixels]:
-    many = array.ndim == 4 or (array.ndim == 3 and array.shape[-1] not in CHANNELS)
-    for one in array if many else [array]:
-        yield _one_image(one)
+def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
+    """Return a heat map as an array of shape (channels, H, W); ``heat_map.channels`` names the channels.
+
+    The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
+    log-likelihood of the image.
+
+    >>> from snf_client import Client, heat_map_array
+    >>> def log_likelihood(model: str, path: str) -> float:
+    ...     with Client() as client:
+    ...         [image] = client.score(model, path, explain=True).results
+    ...     assert image.status == "ok" and image.heat_map is not None
+    ...     return float(heat_map_array(image.heat_map)[0].sum())  # image.log_likelihood
+    """
+    array: npt.NDArray[np.float64] = np.load(io.BytesIO(base64.b64decode(heat_map.npy)), allow_pickle=False)
+    return array
 
 
-def _one_image(array: Pixels) -> Pixels:
+def heat_map_png(heat_map: HeatMap) -> bytes:
+    """Return the picture of a heat map over its image, as the bytes of a PNG file."""
+    return base64.b64decode(heat_map.png)
+
+
+def _check_array(array: Pixels) -> Pixels:
     if array.dtype != np.uint8:
         raise TypeError(f"expected an array of uint8, got {array.dtype}")
     if array.ndim == 2:
@@ -91,27 +121,27 @@ def _one_image(array: Pixels) -> Pixels:
     return array[:, :, 0] if array.shape[-1] == 1 else array
 
 
-def _kind(picture: Picture) -> tuple[int, ...] | None:
-    return picture.shape if isinstance(picture, np.ndarray) else None
+def _array_shape(image: ImageLike) -> tuple[int, ...] | None:
+    return image.shape if isinstance(image, np.ndarray) else None
 
 
-def _name(picture: Picture, place: int) -> str:
-    return _text(picture) if isinstance(picture, str | Path) else f"image-{place}"
+def _name(image: ImageLike, index: int) -> str:
+    return _path_text(image) if isinstance(image, str | Path) else f"image-{index}"
 
 
-def _text(path: str | Path) -> str:
-    # Names of files need not be UTF-8, what is sent must.
+def _path_text(path: str | Path) -> str:
+    # Names of files need not be UTF-8, JSON must be.
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _encoded(picture: Picture) -> bytes:
-    match picture:
+def _encode(image: ImageLike) -> bytes:
+    match image:
         case bytes():
-            return picture
+            return image
         case Image.Image():
             buffer = io.BytesIO()
-            picture.save(buffer, "PNG", compress_level=1)
+            image.save(buffer, "PNG", compress_level=1)
             return buffer.getvalue()
         case str() | Path():
-            return Path(picture).read_bytes()
-    raise TypeError(f"expected no array, got one of shape {picture.shape}")
+            return Path(image).read_bytes()
+    raise TypeError(f"expected a file or a PIL image, got an array of shape {image.shape}")

@@ -1,7 +1,11 @@
-"""What happens to a job, as typed events, each once, across lost connections and restarts of the service."""
+"""Following of a job: its events as typed objects, a reader that reconnects, and polling of its state.
+
+A reader gets every event once and in order, across lost connections and restarts of the service.
+"""
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any, Literal
 
@@ -9,18 +13,25 @@ from httpx_sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from snf_client.errors import ClientError, ServiceUnavailable
-from snf_client.request import Call, nothing, path
-from snf_client.retries import Retries, may_repeat
+from snf_client.request import Call, path, read_nothing
+from snf_client.retries import Retries, may_retry
+from snf_client.schemas import JobView
 
 SILENCE_S = 45.0
-"""Time without a word after which a stream is lost; the service says something every 15 s."""
-MOST_LOSSES = 12
-"""Connections lost in a row, without an event, before following ends: about five minutes."""
-PAUSES = Retries(first_pause=1.0, longest_pause=30.0)
+"""Silence after which a stream counts as lost; the service sends at least a comment every 15 s."""
+MAX_LOST_CONNECTIONS = 12
+"""Connections lost in a row without an event, after which reading ends: about five minutes."""
+RECONNECTING = Retries(first_pause=1.0, longest_pause=30.0)
+FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
+"""Pauses between two requests for the state of a job that is waited for, seconds."""
 
 
 class Event(BaseModel):
-    """One event: its kind, its id to go on after, when it happened, and all it says as `data`."""
+    """An event of a job. Kinds that this client does not know have no class of their own.
+
+    ``event`` is the kind. ``id`` is the position in the stream, from which reading can continue. ``data`` has all
+    fields as the service sent them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -31,24 +42,24 @@ class Event(BaseModel):
     attempt: int | None = None
 
 
-class State(Event):
-    """The job's state changed."""
+class StateEvent(Event):
+    """A change of the job's status."""
 
     event: Literal["state"]
     status: str
     worker: str | None = None
 
 
-class Started(Event):
-    """A training began, or went on from a checkpoint."""
+class StartedEvent(Event):
+    """The start of a training, or its continuation from a checkpoint."""
 
     event: Literal["started"]
     step: int
     steps: int
 
 
-class Metrics(Event):
-    """Progress; what a training measures, or null where a number was not finite."""
+class MetricsEvent(Event):
+    """Progress of a job, with the metrics of a training; a metric is None if it was not a finite number."""
 
     event: Literal["metrics"]
     step: int
@@ -59,89 +70,130 @@ class Metrics(Event):
     eta_seconds: float | None = None
 
 
-class Validation(Event):
-    """A validation of a training."""
+class ValidationEvent(Event):
+    """The result of a validation during a training."""
 
     event: Literal["validation"]
     step: int
     bits_per_dim: float | None = None
 
 
-class Log(Event):
-    """A message for people."""
+class LogEvent(Event):
+    """A message for the user."""
 
     event: Literal["log"]
     message: str
 
 
-class Failure(Event):
-    """Why an attempt failed."""
+class ErrorEvent(Event):
+    """The reason why an attempt of the job failed."""
 
     event: Literal["error"]
     title: str
     detail: str
 
 
-class End(Event):
-    """The job is over: `succeeded`, `failed` or `cancelled`. The last event."""
+class EndEvent(Event):
+    """The end of the job and the last event: ``succeeded``, ``failed`` or ``cancelled``."""
 
     event: Literal["end"]
     status: str
 
 
-_KINDS: dict[str, type[Event]] = {
-    "state": State,
-    "started": Started,
-    "metrics": Metrics,
-    "validation": Validation,
-    "log": Log,
-    "error": Failure,
-    "end": End,
+_EVENT_TYPES: dict[str, type[Event]] = {
+    "state": StateEvent,
+    "started": StartedEvent,
+    "metrics": MetricsEvent,
+    "validation": ValidationEvent,
+    "log": LogEvent,
+    "error": ErrorEvent,
+    "end": EndEvent,
 }
 
 
-class Following:
-    """Where a reader of a job's events stands, and what it does when its stream is lost."""
+class JobEventReader:
+    """Position of a reader in the events of a job, and its pauses before it connects again.
+
+    Args:
+        job_id: The job.
+        after: Id of the last event that is already known; empty: read from the first.
+        retries: Limits on connecting to a service that has not answered yet.
+    """
 
     def __init__(self, job_id: str, after: str, retries: Retries) -> None:
         self.over = False
         self._path = path("jobs", job_id, "events")
         self._last_id = after
-        self._heard = bool(after)
-        self._losses = 0
+        self._contacted = bool(after)
+        self._lost_connections = 0
         self._retries = retries
 
     def call(self) -> Call[None]:
-        """The request for what follows the last event."""
+        """Return the call for the events after the last one."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
-        return Call("GET", self._path, nothing, headers=headers, read_s=SILENCE_S)
+        return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
-    def take(self, told: ServerSentEvent) -> Event | None:
-        """The event of what the stream said; None where that was only when to come back."""
-        if not told.data:
+    def parse(self, message: ServerSentEvent) -> Event | None:
+        """Return the event of a message of the stream; None for a message without data."""
+        if not message.data:
             return None
-        self._last_id, self._losses, self._heard = told.id, 0, True
-        self.over = told.event == "end"
-        data = told.json()
-        return _KINDS.get(told.event, Event).model_validate({**data, "event": told.event, "id": told.id, "data": data})
+        self._last_id, self._lost_connections, self._contacted = message.id, 0, True
+        self.over = message.event == "end"
+        data = message.json()
+        known = {"event": message.event, "id": message.id, "data": data}
+        return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
-    def ended(self, status: int) -> ServiceUnavailable | None:
-        """What the end of a stream means: nothing is to come (204), or it was lost."""
+    def end_of_stream(self, status: int) -> ServiceUnavailable | None:
+        """Return the error of a stream that has ended; None if all events have been read.
+
+        Args:
+            status: HTTP status of the stream; 204 means that there are no more events.
+        """
         if status == 204:
             self.over = True
-        return None if self.over else ServiceUnavailable("the service ended the stream", sent=True)
+        return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Seconds to wait before coming back; raises the error where that is of no use, or was tried often enough.
+        """Return the seconds to wait before connecting again.
 
-        A service that never answered is tried as often as any call, one that did for about five minutes.
+        Raises:
+            ClientError: The given error, if connecting again is of no use or was tried often enough: about five
+                minutes for a service that has answered before, else as often as any other call.
         """
-        self._losses += 1
+        self._lost_connections += 1
         call = self.call()
-        policy, most = (PAUSES, MOST_LOSSES) if self._heard else (self._retries, self._retries.strangers - 1)
-        if not may_repeat(call.repeat, error) or self._losses > most:
+        policy, limit = RECONNECTING, MAX_LOST_CONNECTIONS
+        if not self._contacted:
+            policy, limit = self._retries, self._retries.attempts_before_contact - 1
+        if not may_retry(call.retry_when, error) or self._lost_connections > limit:
             raise error
-        seconds = policy.pause(error, self._losses)
-        if self._retries.told is not None:
-            self._retries.told(error, seconds)
+        seconds = policy.pause(error, self._lost_connections)
+        if self._retries.on_retry is not None:
+            self._retries.on_retry(error, seconds)
         return seconds
+
+
+class JobPolling:
+    """Growing pauses between two requests for the state of a job that is waited for.
+
+    Args:
+        timeout: Longest wait in all, seconds; None: no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._next = FIRST_POLL_S
+
+    def pause(self, job: JobView) -> float:
+        """Return the seconds until the next request.
+
+        Raises:
+            TimeoutError: If the longest wait is over.
+        """
+        left = LONGEST_POLL_S if self._end is None else self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"job {job.id} is {job.status} after {self._timeout:g} s")
+        pause = min(self._next, left)
+        self._next = min(LONGEST_POLL_S, 1.5 * self._next)
+        return pause

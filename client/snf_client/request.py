@@ -1,10 +1,12 @@
-"""One call of the service as data: what is sent, how its answer is read, and whether it may be sent again."""
+"""A call of the service as data: the request, how its response is read, and when it may be sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -17,23 +19,34 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
-class Repeat(Enum):
-    """When a call may be sent once more."""
+class RetryWhen(Enum):
+    """The condition under which a call may be sent a second time."""
 
-    HARMLESS = "harmless"
-    """Always: doing it twice is doing it once."""
+    ALWAYS = "always"
+    """The call is idempotent: sending it twice has the effect of sending it once."""
     REFUSED = "refused"
-    """Where the service said that it has not done it, or never got it."""
+    """The service has refused the call or has never received it."""
     UNSENT = "unsent"
-    """Where no connection was made: what is sent can be read once only."""
+    """No connection was made: the body is too large to send twice."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request and how to read its answer.
+    """A request to the service, and how to read its response.
 
-    `parse` gets a successful answer with its body; statuses in `accept` count as successful. `read_s` is the longest
-    silence while the answer is awaited, where that differs from the client's.
+    Args:
+        method: HTTP method.
+        path: Path of the request.
+        parse: Function that turns a successful response into the result.
+        params: Query parameters.
+        headers: Headers of the request.
+        body: Body, as keywords of ``httpx``: ``json``, ``content``, ``data`` or ``files``.
+        open_body: Context manager that opens files and gives the body, instead of ``body``.
+        save_to: File that the body of the response is written to; it appears once it is complete.
+        retry_when: Condition for sending the call again.
+        accept: Error statuses that count as success.
+        read_timeout_s: Longest wait for the next bytes of the response, seconds. None: no limit. Negative: the
+            timeout of the client.
     """
 
     method: str
@@ -42,20 +55,20 @@ class Call(Generic[T]):
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of httpx: `json`, `content`, `data`, `files`."""
-    repeat: Repeat = Repeat.HARMLESS
+    open_body: Callable[[], AbstractContextManager[Mapping[str, Any]]] | None = None
+    save_to: Path | None = None
+    retry_when: RetryWhen = RetryWhen.ALWAYS
     accept: tuple[int, ...] = ()
-    read_s: float | None = -1.0
-    """None: no limit; negative: the client's."""
+    read_timeout_s: float | None = -1.0
 
 
 def path(*parts: str | int) -> str:
-    """A path under `/v1`, whatever characters its parts have."""
+    """Return the path below ``/v1`` with these segments, percent-encoded."""
     return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
 
 
-def given(**params: Any) -> dict[str, Any]:
-    """A query without the parameters that are None, with booleans as the service writes them."""
+def query(**params: Any) -> dict[str, Any]:
+    """Return query parameters without those that are None, booleans in lower case."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()
@@ -63,27 +76,41 @@ def given(**params: Any) -> dict[str, Any]:
     }
 
 
-def model(kind: type[M]) -> Callable[[httpx.Response], M]:
-    """Reads an answer as one of the service's own answers."""
+def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
+    """Return a function that reads a JSON response as an instance of a schema.
+
+    Raises:
+        UnexpectedAnswer: From the returned function, if the response does not fit the schema.
+    """
 
     def parse(response: httpx.Response) -> M:
         try:
-            return kind.model_validate_json(response.content)
+            return schema.model_validate_json(response.content)
         except ValidationError as error:
-            raise UnexpectedAnswer(f"{response.url} answered no {kind.__name__}: {error}") from error
+            raise unexpected(response, schema.__name__, error) from error
 
     return parse
 
 
-def content(response: httpx.Response) -> bytes:
-    """Reads an answer as it is."""
+def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
+    """Return the error for a response that does not fit its schema."""
+    [first, *_] = error.errors()
+    where = ".".join(map(str, first["loc"])) or "its body"
+    return UnexpectedAnswer(
+        f"{response.url} answered no {expected} ({where}: {first['msg']}); check that the address is that of the "
+        "service and that client and service have versions that fit"
+    )
+
+
+def read_bytes(response: httpx.Response) -> bytes:
+    """Return the body of a response."""
     return response.content
 
 
-def text(response: httpx.Response) -> str:
-    """Reads an answer as text."""
+def read_text(response: httpx.Response) -> str:
+    """Return the body of a response as text."""
     return response.text
 
 
-def nothing(_response: httpx.Response) -> None:
-    """Reads an answer that has no body."""
+def read_nothing(_response: httpx.Response) -> None:
+    """Ignore a response without a body."""

@@ -1,4 +1,4 @@
-"""When and how long after a call is sent again."""
+"""Retries of failed calls: which calls are sent again, how often, and after which pause."""
 
 from __future__ import annotations
 
@@ -11,50 +11,57 @@ from tenacity import RetryCallState, retry_if_exception, stop_before_delay
 from tenacity.stop import stop_base
 
 from snf_client.errors import ClientError, ProblemError, ServiceUnavailable
-from snf_client.request import Call, Repeat
+from snf_client.request import Call, RetryWhen
 
-NOT_DONE = frozenset({429, 503})
-"""Statuses of a service that has not done what it was asked: it has too much to do, is stopping or lacks its broker."""
-PROXY = 502
-"""What a proxy answers while the service behind it restarts; the call may have been done."""
+REFUSALS = frozenset({429, 503})
+"""Statuses of a service that has not done the call: it is overloaded, is stopping, or has lost its job broker."""
+BAD_GATEWAY = 502
+"""Status of a proxy whose service is restarting; the service may have done the call."""
 
-Told = Callable[[ClientError, float], None]
+OnRetry = Callable[[ClientError, float], None]
 
 
 @dataclass(frozen=True)
 class Retries:
-    """Limits of repeating: `attempts` in all, begun within `seconds` of the first.
+    """Limits on repeating a failed call, and the pauses between its attempts.
 
-    A service that has never answered this client is tried `strangers` times at most: its address may be wrong.
-    The pause doubles from `first_pause` seconds to `longest_pause` at most, and a random part of it is left out, so
-    that clients do not come back together. A service that says how long to wait is obeyed. `told` hears of every
-    failed attempt that is followed by another, and of the pause in seconds.
+    A pause doubles after every failure, from ``first_pause`` up to ``longest_pause``. A random part of it is left out,
+    so that many clients do not come back at the same moment. A ``Retry-After`` header of the service takes precedence.
+
+    Args:
+        attempts: Attempts in all.
+        seconds: Time within which all attempts start.
+        attempts_before_contact: Attempts in all while the service has never answered this client: its address may be
+            wrong.
+        first_pause: Pause after the first failure, seconds.
+        longest_pause: Longest pause, seconds.
+        on_retry: Function that is called before each pause with the error and the pause in seconds.
     """
 
     attempts: int = 10
     seconds: float = 60.0
-    strangers: int = 4
+    attempts_before_contact: int = 4
     first_pause: float = 0.25
     longest_pause: float = 10.0
-    told: Told | None = None
+    on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
-        asked = error.retry_after if isinstance(error, ProblemError) else None
-        if asked is not None:
-            return asked * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
+        """Return the pause in seconds after this many failures in a row."""
+        retry_after = error.retry_after if isinstance(error, ProblemError) else None
+        if retry_after is not None:
+            return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
         whole: float = min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1))
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
-    def most(self, *, heard: bool) -> int:
-        """Attempts in all, by whether the service has ever answered."""
-        return self.attempts if heard else min(self.attempts, self.strangers)
+    def max_attempts(self, *, contacted: bool) -> int:
+        """Return the number of attempts in all, by whether the service has ever answered."""
+        return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
-    def arguments(self, call: Call[Any], heard: Callable[[], bool]) -> dict[str, Any]:
-        """What tenacity is told about a call, alike for threads and for an event loop."""
+    def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
+        """Return the keywords of tenacity's ``Retrying`` and ``AsyncRetrying`` for a call."""
         return {
-            "retry": retry_if_exception(lambda error: may_repeat(call.repeat, error)),
-            "stop": stop_before_delay(self.seconds) | _Enough(lambda: self.most(heard=heard())),
+            "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
+            "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
             "wait": self._wait,
             "before_sleep": self._before_sleep,
             "reraise": True,
@@ -65,39 +72,39 @@ class Retries:
 
     def _before_sleep(self, state: RetryCallState) -> None:
         error = _error(state)
-        if self.told is not None and isinstance(error, ClientError):
-            self.told(error, state.upcoming_sleep)
+        if self.on_retry is not None and isinstance(error, ClientError):
+            self.on_retry(error, state.upcoming_sleep)
 
 
-class _Enough(stop_base):
-    """Ends after so many attempts as are then due."""
+class _StopAfter(stop_base):
+    """Stops after a number of attempts that is asked for after each of them."""
 
-    def __init__(self, most: Callable[[], int]) -> None:
-        self._most = most
+    def __init__(self, max_attempts: Callable[[], int]) -> None:
+        self._max_attempts = max_attempts
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        return retry_state.attempt_number >= self._most()
+        return retry_state.attempt_number >= self._max_attempts()
 
 
-def may_repeat(repeat: Repeat, error: BaseException) -> bool:
-    """Whether a call may be sent again after an error."""
+def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
+    """Return whether a call with this condition may be sent again after an error."""
     if may_be_done(error):
-        return repeat is Repeat.HARMLESS
+        return retry_when is RetryWhen.ALWAYS
     match error:
         case ServiceUnavailable():
             return True
         case ProblemError(status=status):
-            return repeat is not Repeat.UNSENT and status in NOT_DONE
+            return retry_when is not RetryWhen.UNSENT and status in REFUSALS
     return False
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Whether the service may have done what it was asked, though its answer was lost on the way."""
+    """Return whether the service may have done a call although its response was lost."""
     match error:
         case ServiceUnavailable(sent=sent):
             return sent
         case ProblemError(status=status):
-            return status == PROXY
+            return status == BAD_GATEWAY
     return False
 
 

@@ -1,16 +1,17 @@
-"""How calls are sent: by threads or by an event loop. All else is the same for both clients."""
+"""Sending of calls, blocking or on an event loop, and the base class of the client's groups of calls."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
@@ -19,34 +20,52 @@ from snf_client.errors import ClientError, ServiceUnavailable, problem_of
 from snf_client.request import Call
 from snf_client.retries import Retries, may_be_done
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 120.0
+MAX_DEADLINE_MS = 600_000
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@contextmanager
-def _lost_connections(base_url: httpx.URL) -> Iterator[None]:
-    """Makes httpx's errors of the transport one of the client."""
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise ServiceUnavailable(_unanswered(base_url, error), sent=False) from error
-    except (httpx.TransportError, httpx.DecodingError) as error:
-        raise ServiceUnavailable(_unanswered(base_url, error), sent=True) from error
+@dataclass(frozen=True)
+class ServiceConnection:
+    """Address of a service, the headers of every request, and the limits of a call."""
 
+    url: httpx.URL
+    headers: dict[str, str]
+    timeout_s: float
+    retries: Retries
 
-def _unanswered(base_url: httpx.URL, error: httpx.HTTPError) -> str:
-    return f"{base_url} does not answer: {error or type(error).__name__}"
+    @classmethod
+    def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
+        """Return the connection to a service; ``SNF_URL`` and ``SNF_API_KEY`` stand in for what is None.
+
+        Raises:
+            ValueError: If the address is not that of an HTTP server.
+        """
+        text = url or os.environ.get("SNF_URL") or DEFAULT_URL
+        address = httpx.URL(text.rstrip("/"))
+        if address.scheme not in {"http", "https"} or not address.host:
+            raise ValueError(f"expected an address such as {DEFAULT_URL}, got {text!r}")
+        key = key or os.environ.get("SNF_API_KEY")
+        deadline = {"X-Timeout-Ms": str(min(MAX_DEADLINE_MS, max(1, int(1000 * timeout))))}
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        return cls(address, deadline | authorization, timeout, retries or Retries())
 
 
 class _Attempts(Generic[T]):
-    """A call as it is sent next: a deletion whose answer was lost may find nothing, because it was done."""
+    """The attempts of one call.
+
+    A deletion whose response was lost may have been done: its next attempt accepts that there is nothing to delete.
+    """
 
     def __init__(self, call: Call[T]) -> None:
         self._call = call
 
     @contextmanager
-    def one(self) -> Iterator[Call[T]]:
-        """The call for one attempt."""
+    def next(self) -> Iterator[Call[T]]:
+        """Give the call for the next attempt."""
         try:
             yield self._call
         except ClientError as error:
@@ -55,146 +74,165 @@ class _Attempts(Generic[T]):
             raise
 
 
-class _Sender:
-    """What both ways of sending know."""
+class _Transport:
+    """The state that blocking and asynchronous sending have in common."""
 
-    def __init__(self, base_url: httpx.URL, timeout: float, retries: Retries) -> None:
-        self._base_url = base_url
-        self._timeout = timeout
-        self.retries = retries
-        self.heard = False
+    def __init__(self, connection: ServiceConnection) -> None:
+        self.retries = connection.retries
+        self._connection = connection
+        self._contacted = False
         """Whether the service has ever answered."""
 
-    def _retrying(self, call: Call[Any]) -> dict[str, Any]:
-        """Keywords of tenacity for a call."""
-        return self.retries.arguments(call, lambda: self.heard)
+    def _tenacity_options(self, call: Call[Any]) -> dict[str, Any]:
+        return self.retries.tenacity_options(call, lambda: self._contacted)
 
-    def _options(self, call: Call[Any]) -> dict[str, Any]:
-        """Keywords of httpx for a call."""
-        read = call.read_s if call.read_s is None or call.read_s >= 0 else self._timeout
-        timeout = httpx.Timeout(self._timeout, read=read)
-        return {"params": call.params, "headers": call.headers, "timeout": timeout, **call.body}
+    @contextmanager
+    def _request(self, call: Call[Any]) -> Iterator[dict[str, Any]]:
+        """Give the keywords of httpx for a call, and translate errors of the connection."""
+        timeout_s = self._connection.timeout_s
+        read = call.read_timeout_s if call.read_timeout_s is None or call.read_timeout_s >= 0 else timeout_s
+        options = {"method": call.method, "url": call.path, "params": call.params, "headers": call.headers}
+        timeout = httpx.Timeout(timeout_s, read=read)
+        with call.open_body() if call.open_body is not None else nullcontext(call.body) as body:
+            try:
+                yield {**options, "timeout": timeout, **body}
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+                raise self._unavailable(error, sent=False) from error
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                raise self._unavailable(error, sent=True) from error
+
+    def _unavailable(self, error: httpx.HTTPError, *, sent: bool) -> ServiceUnavailable:
+        return ServiceUnavailable(f"{self._connection.url} does not answer: {error or type(error).__name__}", sent=sent)
 
 
-class SyncSender(_Sender):
-    """Sends calls and waits for their answers."""
+class SyncTransport(_Transport):
+    """Blocking sending of calls."""
 
-    def __init__(self, http: httpx.Client, timeout: float, retries: Retries) -> None:
-        super().__init__(http.base_url, timeout, retries)
-        self._http = http
+    def __init__(self, connection: ServiceConnection) -> None:
+        super().__init__(connection)
+        self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        answer: T = Retrying(**self._retrying(call))(self._once, _Attempts(call))
-        return answer
+        """Send a call, again if it fails and may be repeated, and return its result.
 
-    def download(self, call: Call[Any], target: Path) -> Path:
-        """Writes the body of an answer into a file, which is there when it is complete."""
-        Retrying(**self._retrying(call))(self._download, call, target)
-        return target
+        Raises:
+            ClientError: If the last attempt failed.
+        """
+        result: T = Retrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+        return result
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """An answer whose body is still to come; the call is not repeated."""
-        with (
-            _lost_connections(self._base_url),
-            self._http.stream(call.method, call.path, **self._options(call)) as response,
-        ):
-            self.heard = True
-            if _refused(response, call):
+        """Send a call once and give its response before the body has arrived."""
+        with self._request(call) as options, self._http.stream(**options) as response:
+            self._contacted = True
+            if _is_error(response, call):
                 response.read()
                 raise problem_of(response)
             yield response
 
     def pause(self, seconds: float) -> None:
-        """Waits."""
+        """Wait."""
         time.sleep(seconds)
 
-    def _once(self, attempts: _Attempts[T]) -> T:
-        with attempts.one() as call, self.stream(call) as response:
-            response.read()
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _send_once(self, attempts: _Attempts[T]) -> T:
+        with attempts.next() as call, self.stream(call) as response:
+            if call.save_to is None:
+                response.read()
+            else:
+                with _new_file(call.save_to) as write:
+                    for piece in response.iter_bytes():
+                        write(piece)
             return call.parse(response)
 
-    def _download(self, call: Call[Any], target: Path) -> None:
-        with self.stream(call) as response, _new_file(target) as write:
-            for piece in response.iter_bytes():
-                write(piece)
 
+class AsyncTransport(_Transport):
+    """Sending of calls on an event loop."""
 
-class AsyncSender(_Sender):
-    """Sends calls on an event loop."""
-
-    def __init__(self, http: httpx.AsyncClient, timeout: float, retries: Retries) -> None:
-        super().__init__(http.base_url, timeout, retries)
-        self._http = http
+    def __init__(self, connection: ServiceConnection) -> None:
+        super().__init__(connection)
+        self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """The answer of a call, which is repeated where that is harmless; raises `ClientError`."""
-        return await AsyncRetrying(**self._retrying(call))(self._once, _Attempts(call))
+        """Send a call, again if it fails and may be repeated, and return its result.
 
-    async def download(self, call: Call[Any], target: Path) -> Path:
-        """Writes the body of an answer into a file, which is there when it is complete."""
-        await AsyncRetrying(**self._retrying(call))(self._download, call, target)
-        return target
+        Raises:
+            ClientError: If the last attempt failed.
+        """
+        return await AsyncRetrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """An answer whose body is still to come; the call is not repeated."""
-        with _lost_connections(self._base_url):
-            async with self._http.stream(call.method, call.path, **self._options(call)) as response:
-                self.heard = True
-                if _refused(response, call):
+        """Send a call once and give its response before the body has arrived."""
+        with self._request(call) as options:
+            if isinstance(options.get("content"), Iterator):
+                options["content"] = _asynchronous(options["content"])
+            async with self._http.stream(**options) as response:
+                self._contacted = True
+                if _is_error(response, call):
                     await response.aread()
                     raise problem_of(response)
                 yield response
 
     async def pause(self, seconds: float) -> None:
-        """Waits."""
+        """Wait."""
         await asyncio.sleep(seconds)
 
-    async def _once(self, attempts: _Attempts[T]) -> T:
-        with attempts.one() as call:
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _send_once(self, attempts: _Attempts[T]) -> T:
+        with attempts.next() as call:
             async with self.stream(call) as response:
-                await response.aread()
+                if call.save_to is None:
+                    await response.aread()
+                else:
+                    with _new_file(call.save_to) as write:
+                        async for piece in response.aiter_bytes():
+                            write(piece)
                 return call.parse(response)
 
-    async def _download(self, call: Call[Any], target: Path) -> None:
-        async with self.stream(call) as response:
-            with _new_file(target) as write:
-                async for piece in response.aiter_bytes():
-                    write(piece)
 
-
-def _refused(response: httpx.Response, call: Call[Any]) -> bool:
+def _is_error(response: httpx.Response, call: Call[Any]) -> bool:
     return response.status_code >= 400 and response.status_code not in call.accept
+
+
+async def _asynchronous(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 @contextmanager
 def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
-    """Gives what writes beside `target`, which is replaced at the end; nothing is left where writing fails."""
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    """Give a function that writes a file, which replaces ``target`` at the end and is removed if writing fails."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             yield file.write
-        beside.replace(target)
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-S = TypeVar("S", bound=_Sender)
+S = TypeVar("S", bound=_Transport)
 
 
-class Group(Generic[S]):
-    """Calls that belong together, sent by `S`."""
+class Resource(Generic[S]):
+    """Base class of groups of calls that are sent by one transport."""
 
-    def __init__(self, sender: S) -> None:
-        self._sender = sender
+    def __init__(self, transport: S) -> None:
+        self._transport = transport
 
 
-class operation(Generic[P, T]):  # noqa: N801 - a decorator, as `property` is
-    """Makes a method of a group that describes a call one that sends it.
+class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
+    """Decorator that turns a method returning a ``Call`` into one that sends the call and returns its result.
 
-    In a group of a `SyncSender` it gives what the answer is read as, in a group of an `AsyncSender` an awaitable of it.
+    With a ``SyncTransport`` the method returns the result, with an ``AsyncTransport`` an awaitable of it.
     """
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Call[T]]) -> None:
@@ -202,16 +240,16 @@ class operation(Generic[P, T]):  # noqa: N801 - a decorator, as `property` is
         self.__doc__ = describe.__doc__
 
     @overload
-    def __get__(self, group: None, owner: type) -> operation[P, T]: ...
+    def __get__(self, resource: None, owner: type) -> operation[P, T]: ...
     @overload
-    def __get__(self, group: Group[SyncSender], owner: type) -> Callable[P, T]: ...
+    def __get__(self, resource: Resource[SyncTransport], owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, group: Group[AsyncSender], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, group: Group[Any] | None, owner: type) -> Any:
-        if group is None:
+    def __get__(self, resource: Resource[AsyncTransport], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, resource: Resource[Any] | None, owner: type) -> Any:
+        if resource is None:
             return self
 
         def send(*arguments: P.args, **keywords: P.kwargs) -> Any:
-            return group._sender.send(self._describe(group, *arguments, **keywords))
+            return resource._transport.send(self._describe(resource, *arguments, **keywords))
 
         return update_wrapper(send, self._describe)

@@ -7,7 +7,7 @@ import pytest
 
 from snf_client import AsyncClient, Client, Event, NotFound, Retries, ServiceUnavailable
 from snf_client import job_events as events_module
-from snf_client.job_events import End, Metrics
+from snf_client.job_events import EndEvent, MetricsEvent
 from tests.client.scripted_server import DROPPED, QUICK, Answer, problem, scripted
 
 STREAM = {"Content-Type": "text/event-stream"}
@@ -15,7 +15,7 @@ STREAM = {"Content-Type": "text/event-stream"}
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "PAUSES", Retries(first_pause=0.01, longest_pause=0.02))
+    monkeypatch.setattr(events_module, "RECONNECTING", Retries(first_pause=0.01, longest_pause=0.02))
 
 
 def stream(*steps: int, end: bool = False, cut: bool = True) -> Answer:
@@ -38,8 +38,8 @@ BROKEN = (
 
 def check(found: list[Event], asked: list[str | None]) -> None:
     assert [event.id for event in found] == ["1", "2", "3", "4", "5", "9.end"]
-    assert all(isinstance(event, Metrics) and event.step == int(event.id) for event in found[:-1])
-    assert isinstance(found[-1], End)
+    assert all(isinstance(event, MetricsEvent) and event.step == int(event.id) for event in found[:-1])
+    assert isinstance(found[-1], EndEvent)
     assert found[-1].status == "succeeded"
     assert found[0].data == {"step": 1, "steps": 9}
     assert asked == [None, "2", "2", "2", "2", "3", "3"]
@@ -82,9 +82,9 @@ def test_following_ends_where_it_is_of_no_use() -> None:
             list(client.jobs.events("x"))
         assert len(server.requests) == QUICK.attempts
     told: list[float] = []
-    heard = replace(QUICK, told=lambda _error, seconds: told.append(seconds))
+    heard = replace(QUICK, on_retry=lambda _error, seconds: told.append(seconds))
     with scripted(stream(1), *lost) as server, Client(server.url, retries=heard) as client:
         with pytest.raises(ServiceUnavailable):
             list(client.jobs.events("x"))
-        assert len(server.requests) == 2 + events_module.MOST_LOSSES - 1
-    assert len(told) == events_module.MOST_LOSSES
+        assert len(server.requests) == 2 + events_module.MAX_LOST_CONNECTIONS - 1
+    assert len(told) == events_module.MAX_LOST_CONNECTIONS

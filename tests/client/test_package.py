@@ -31,8 +31,7 @@ import numpy as np
 from PIL import Image
 
 from snf_client import AsyncClient, Client, Event, heat_map_array
-from app.registry.schemas import ModelDetail, ModelPage
-from app.http.schemas import JobView, Scores
+from snf_client.schemas import JobView, ModelDetail, ModelPage, Scores
 
 
 def use(client: Client) -> list[float]:

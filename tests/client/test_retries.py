@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from app.http.schemas import Readiness
 from snf_client import (
     AsyncClient,
     Busy,
@@ -24,8 +23,9 @@ from snf_client import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from snf_client.request import Repeat
-from snf_client.retries import may_repeat
+from snf_client.request import RetryWhen
+from snf_client.retries import may_retry
+from snf_client.schemas import Readiness
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = {
@@ -110,7 +110,9 @@ def test_a_service_that_is_not_there(ask: Callable[[str], Readiness]) -> None:
 
 def test_a_service_that_has_answered_is_tried_longer() -> None:
     told: list[float] = []
-    retries = replace(QUICK, attempts=7, strangers=2, told=lambda _error, seconds: told.append(seconds))
+    retries = replace(
+        QUICK, attempts=7, attempts_before_contact=2, on_retry=lambda _error, seconds: told.append(seconds)
+    )
     with scripted(Answer(headers={"Connection": "close"})) as server:
         known = Client(server.url, retries=retries)
         known.readiness()
@@ -212,13 +214,13 @@ def test_which_errors_may_be_repeated() -> None:
     unsent, lost = ServiceUnavailable("no", sent=False), ServiceUnavailable("no", sent=True)
     busy, proxy = Busy(429, "x", "x", "x"), ServiceFailed(502, "x", "x", "x")
     table = {
-        Repeat.HARMLESS: (True, True, True, True),
-        Repeat.REFUSED: (True, False, True, False),
-        Repeat.UNSENT: (True, False, False, False),
+        RetryWhen.ALWAYS: (True, True, True, True),
+        RetryWhen.REFUSED: (True, False, True, False),
+        RetryWhen.UNSENT: (True, False, False, False),
     }
     for repeat, wanted in table.items():
-        assert tuple(may_repeat(repeat, error) for error in (unsent, lost, busy, proxy)) == wanted, repeat
-        assert not may_repeat(repeat, ValueError())
+        assert tuple(may_retry(repeat, error) for error in (unsent, lost, busy, proxy)) == wanted, repeat
+        assert not may_retry(repeat, ValueError())
 
 
 def test_pauses_grow_and_differ() -> None:
@@ -228,7 +230,7 @@ def test_pauses_grow_and_differ() -> None:
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)
     told: list[float] = []
-    heard = replace(QUICK, told=lambda _error, seconds: told.append(seconds))
+    heard = replace(QUICK, on_retry=lambda _error, seconds: told.append(seconds))
     with scripted(BUSY, DROPPED, Answer()) as server, Client(server.url, retries=heard) as client:
         client.readiness()
     assert len(told) == 2

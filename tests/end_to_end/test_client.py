@@ -21,6 +21,7 @@ from snf_client import (
     AsyncClient,
     Client,
     Conflict,
+    EndEvent,
     Event,
     InvalidRequest,
     NotFound,
@@ -28,8 +29,7 @@ from snf_client import (
     ServiceUnavailable,
     heat_map_array,
 )
-from snf_client.images import Pictures
-from snf_client.job_events import End
+from snf_client.images import ImagesLike
 from tests.end_to_end.support.service import await_ready, environment, free_port, running, score_one
 from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
 from tests.support.paths import DIGITS, ROOT
@@ -52,13 +52,13 @@ def client(house: httpx.Client) -> Iterator[Client]:
         yield found
 
 
-def likelihoods(client: Client, images: Pictures) -> list[float]:
+def likelihoods(client: Client, images: ImagesLike) -> list[float]:
     return [one.log_likelihood for one in client.score(MODEL, images).results if one.status == "ok"]
 
 
 def test_images_of_every_kind_get_the_same_scores(client: Client, house: httpx.Client) -> None:
     wanted = [score_one(house, MODEL, path.read_bytes()) for path in DIGITS]
-    kinds: list[Pictures] = [
+    kinds: list[ImagesLike] = [
         DIGITS,
         [str(path) for path in DIGITS],
         [path.read_bytes() for path in DIGITS],
@@ -293,7 +293,7 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     until(lambda: answers(house))
     replay = list(client.jobs.events(job.id))
     assert seen == async_seen == replay
-    assert isinstance(replay[-1], End)
+    assert isinstance(replay[-1], EndEvent)
     assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
 
 
@@ -313,7 +313,9 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
         return process
 
     told: list[float] = []
-    retries = Retries(attempts=60, seconds=120, longest_pause=1.0, told=lambda _error, seconds: told.append(seconds))
+    retries = Retries(
+        attempts=60, seconds=120, longest_pause=1.0, on_retry=lambda _error, seconds: told.append(seconds)
+    )
     process = start()
     try:
         with Client(f"http://127.0.0.1:{port}", retries=retries) as client:

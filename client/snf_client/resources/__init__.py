@@ -1,1 +1,1 @@
-"""The calls of the client, a module for each kind of resource."""
+"""Groups of calls of the client, a module for each kind of resource."""

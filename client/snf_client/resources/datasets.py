@@ -1,87 +1,90 @@
-"""Calls about datasets, and the form that brings a new one."""
+"""Calls for datasets, with the upload of image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from app.datasets.schemas import DatasetDetail, DatasetList
-from snf_client.image_files import TarStream, split_paths
-from snf_client.request import Call, Repeat, content, model, nothing, path
-from snf_client.transport import AsyncSender, Group, S, SyncSender, operation
-from snf_client.upload_progress import Count, Counted, CountedFile, Progress
+from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, split_paths
+from snf_client.request import Call, RetryWhen, path, read_bytes, read_json, read_nothing
+from snf_client.schemas import DatasetDetail, DatasetList
+from snf_client.transport import Resource, S, operation
 
 Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
-class _Datasets(Group[S]):
-    """Datasets of the service."""
+class DatasetsResource(Resource[S]):
+    """Calls for datasets."""
 
     @operation
     def list(self) -> Call[DatasetList]:
-        """The built-in and the uploaded datasets."""
-        return Call("GET", path("datasets"), model(DatasetList))
+        """Return the built-in and the uploaded datasets."""
+        return Call("GET", path("datasets"), read_json(DatasetList))
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:
-        """Counts, sizes and the split of a dataset, with the report of an uploaded one."""
-        return Call("GET", path("datasets", name), model(DatasetDetail))
+        """Return the image counts, sizes and split of a dataset, and the report of an uploaded one."""
+        return Call("GET", path("datasets", name), read_json(DatasetDetail))
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """A PNG with up to 100 images of an uploaded dataset."""
-        return Call("GET", path("datasets", name, "contact-sheet"), content)
+        """Return a PNG picture with up to 100 images of an uploaded dataset."""
+        return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Deletes an uploaded dataset; raises `Conflict` while a job that is not over uses it."""
-        return Call("DELETE", path("datasets", name), nothing)
+        """Delete an uploaded dataset.
 
+        Raises:
+            Conflict: If an unfinished job uses the dataset.
+        """
+        return Call("DELETE", path("datasets", name), read_nothing)
 
-class Datasets(_Datasets[SyncSender]):
-    """Datasets of the service."""
+    @operation
+    def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> Call[DatasetDetail]:
+        """Make a dataset of image files and return its report.
 
-    def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> DatasetDetail:
-        """Makes a dataset of folders, image files, zip, tar, `.npz` or `.npy` files; answers its report.
-
-        Files are streamed, and sent once: an upload that was cut off is not repeated. `progress` hears of bytes, and of
-        the last before the service looks at all images. Raises `FilesProblem` where there is nothing to send.
+        The files are streamed. An upload that was cut off is not repeated.
 
         >>> from snf_client import Client
-        >>> def bring(folder: str) -> int:
+        >>> def upload(folder: str) -> int:
         ...     with Client() as client:
         ...         return client.datasets.upload("bottles", folder).images
+
+        Args:
+            name: Name of the new dataset.
+            paths: One or more folders, image files, zip or tar archives, ``.npz`` or ``.npy`` files.
+            progress: Function that is called with the bytes sent and the bytes in all. After the last byte the service
+                checks every image before it answers.
+
+        Raises:
+            FilesProblem: If a path does not exist or no file was found.
         """
-        with _upload(name, paths, progress) as call:
-            return self._sender.send(call)
-
-
-class AsyncDatasets(_Datasets[AsyncSender]):
-    """Datasets of the service."""
-
-    async def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> DatasetDetail:
-        """Makes a dataset of files; see `Datasets.upload`."""
-        with _upload(name, paths, progress) as call:
-            return await self._sender.send(call)
+        images, others = split_paths([Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)])
+        return Call(
+            "POST",
+            path("datasets"),
+            read_json(DatasetDetail),
+            open_body=partial(_open_form, name, images, others, progress),
+            retry_when=RetryWhen.UNSENT,
+            read_timeout_s=None,
+        )
 
 
 @contextmanager
-def _upload(name: str, paths: Paths, progress: Progress | None) -> Iterator[Call[DatasetDetail]]:
-    images, others = split_paths([Path(one) for one in _several(paths)])
-    count = Count(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
+def _open_form(
+    name: str, images: dict[str, Path], others: list[Path], progress: Progress | None
+) -> Iterator[Mapping[str, Any]]:
+    """Give the form of an upload with its files open: one tar of all images, then the other files."""
+    counter = ByteCounter(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
     with ExitStack() as files:
-        form: list[tuple[str, tuple[str, Counted]]] = []
+        form: list[tuple[str, tuple[str, CountedStream]]] = []
         if images:
-            form.append(("file", ("images.tar", Counted(TarStream(images), count))))
+            form.append(("file", ("images.tar", CountedStream(TarStream(images), counter))))
         for other in others:
-            form.append(("file", (other.name, CountedFile(files.enter_context(other.open("rb")), count))))
-        # The name goes first: one that is taken ends the upload. Between the last byte and the answer the service looks
-        # at every image.
-        body = {"data": {"name": name}, "files": form}
-        yield Call("POST", path("datasets"), model(DatasetDetail), body=body, repeat=Repeat.UNSENT, read_s=None)
-
-
-def _several(paths: Paths) -> Sequence[str | Path]:
-    return [paths] if isinstance(paths, str | Path) else list(paths)
+            form.append(("file", (other.name, CountedFile(files.enter_context(other.open("rb")), counter))))
+        # The name goes first, so that a name that is taken ends the upload at once.
+        yield {"data": {"name": name}, "files": form}

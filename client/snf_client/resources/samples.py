@@ -3,79 +3,90 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import httpx
 import numpy as np
 
-from app.http.schemas import Samples as ScoredSamples
 from snf_client.errors import UnexpectedAnswer
 from snf_client.images import Pixels
-from snf_client.request import Call, given, model, path
-from snf_client.transport import Group, S, operation
+from snf_client.request import Call, T, path, query, read_json
+from snf_client.schemas import Samples
+from snf_client.transport import Resource, S, operation
 
-Inverse = Literal["exact", "learned"]
+
+class SampleOptions(TypedDict, total=False):
+    """Options of drawing samples.
+
+    ``temperature`` is the spread of the latents (default 1.0). The same ``seed`` gives the same images; without a seed
+    the service draws one. ``inverse`` chooses the exact or the learned inverse of the flow (default exact).
+    """
+
+    temperature: float
+    seed: int | None
+    inverse: Literal["exact", "learned"]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images, uint8 of shape (N, H, W) or (N, H, W, C), and the seed that gives them again."""
+class SampledPixels:
+    """Sampled images as uint8 pixels of shape (N, H, W) or (N, H, W, C), and the seed that reproduces them."""
 
     pixels: Pixels
     seed: int
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """The same as a file: a PNG grid, a `.npy` array or a zip of PNGs."""
+class SampleFile:
+    """Sampled images as the bytes of a file, and the seed that reproduces them."""
 
     content: bytes
     seed: int
 
 
-class Samples(Group[S]):
-    """Samples of a model: `n` images, 1 to 256; the same seed gives the same images, none a new one."""
+class SamplesResource(Resource[S]):
+    """Calls that draw ``n`` images, 1 to 256, from a model."""
 
     @operation
-    def draw(
-        self, ref: str, n: int = 16, *, temperature: float = 1.0, seed: int | None = None, inverse: Inverse = "exact"
-    ) -> Call[Drawn]:
-        """Images as an array."""
-        params = given(n=n, temperature=temperature, seed=seed, inverse=inverse, format="npy")
-        return Call("GET", path("models", ref, "samples"), _drawn, params=params)
+    def draw(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[SampledPixels]:
+        """Draw images and return their pixels."""
+        return _samples(ref, n, "npy", _read_pixels, **options)
 
     @operation
-    def scored(
-        self, ref: str, n: int = 16, *, temperature: float = 1.0, seed: int | None = None, inverse: Inverse = "exact"
-    ) -> Call[ScoredSamples]:
-        """Images with the exact log-likelihood of each one's 8-bit pixels, nats."""
-        params = given(n=n, temperature=temperature, seed=seed, inverse=inverse, format="json")
-        return Call("GET", path("models", ref, "samples"), model(ScoredSamples), params=params)
+    def scored(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[Samples]:
+        """Draw images and return them with the log-likelihoods of their 8-bit pixels, nats."""
+        return _samples(ref, n, "json", read_json(Samples), **options)
 
     @operation
     def file(
-        self,
-        ref: str,
-        n: int = 16,
-        *,
-        temperature: float = 1.0,
-        seed: int | None = None,
-        inverse: Inverse = "exact",
-        format: Literal["png", "npy", "zip"] = "png",
-    ) -> Call[Drawing]:
-        """Images as a file."""
-        params = given(n=n, temperature=temperature, seed=seed, inverse=inverse, format=format)
-        return Call("GET", path("models", ref, "samples"), _drawing, params=params)
+        self, ref: str, n: int = 16, *, format: Literal["png", "npy", "zip"] = "png", **options: Unpack[SampleOptions]
+    ) -> Call[SampleFile]:
+        """Draw images and return them as a PNG grid, a ``.npy`` array, or a zip archive of PNG files."""
+        return _samples(ref, n, format, _read_file, **options)
 
 
-def _drawing(response: httpx.Response) -> Drawing:
-    return Drawing(response.content, int(response.headers["X-Seed"]))
+def _samples(
+    ref: str,
+    n: int,
+    format: str,
+    parse: Callable[[httpx.Response], T],
+    *,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    inverse: Literal["exact", "learned"] = "exact",
+) -> Call[T]:
+    params = query(n=n, temperature=temperature, seed=seed, inverse=inverse, format=format)
+    return Call("GET", path("models", ref, "samples"), parse, params=params)
 
 
-def _drawn(response: httpx.Response) -> Drawn:
-    file = _drawing(response)
+def _read_file(response: httpx.Response) -> SampleFile:
+    return SampleFile(response.content, int(response.headers["X-Seed"]))
+
+
+def _read_pixels(response: httpx.Response) -> SampledPixels:
+    file = _read_file(response)
     try:
-        return Drawn(np.load(io.BytesIO(file.content), allow_pickle=False), file.seed)
+        return SampledPixels(np.load(io.BytesIO(file.content), allow_pickle=False), file.seed)
     except ValueError as error:
         raise UnexpectedAnswer(f"{response.url} answered no array: {error}") from error

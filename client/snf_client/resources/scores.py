@@ -1,4 +1,4 @@
-"""Scoring any number of images: cut into requests, several of them in flight, answered in order."""
+"""Scoring of any number of images: split into requests, several in flight, results in the order of the images."""
 
 from __future__ import annotations
 
@@ -8,30 +8,47 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 import httpx
 
-from app.http.schemas import FailedImage, Fdr, ScoredImage, Scores
-from app.scoring.fdr import q_values
 from snf_client.errors import InvalidRequest, ProblemError
-from snf_client.images import Batch, Pictures, batches
-from snf_client.request import Call, given, model, path
-from snf_client.transport import AsyncSender, SyncSender
+from snf_client.fdr import q_values
+from snf_client.images import ImageBatch, ImagesLike, batches
+from snf_client.request import Call, path, query, read_json
+from snf_client.schemas import FailedImage, Fdr, ScoredImage, Scores
+from snf_client.transport import AsyncTransport, SyncTransport
 
-Result: TypeAlias = ScoredImage | FailedImage
+ImageResult: TypeAlias = ScoredImage | FailedImage
 
-IMAGES = 32
-"""Images of a request: what the service computes at once."""
-EXPLAINED = 8
-"""The same where each image's answer is large or takes long."""
+REQUEST_IMAGES = 32
+"""Images of a request: the service computes this many at once."""
+DETAILED_REQUEST_IMAGES = 8
+"""Images of a request if each result is large or takes long."""
 IN_FLIGHT = 4
-"""Requests under way: the service always has the next one while an answer is read."""
+"""Requests in flight, so that the service never waits for the next one."""
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Options of scoring.
+
+    ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is the number of
+    dequantisation draws an image (default 1). ``explain`` adds heat maps. ``detail="full"`` adds the gradients of the
+    likelihood to the evidence, several times slower (default "basic"). ``source`` names the camera or lot of the
+    images; the service watches each source for drift. ``in_flight`` is the number of requests at a time (default 4).
+    """
+
+    alpha: float | None
+    draws: int
+    explain: bool
+    detail: Literal["basic", "full"]
+    source: str | None
+    in_flight: int
 
 
 @dataclass(frozen=True)
-class Question:
-    """What shall be known of every image, see `Client.score`."""
+class ScoreParameters:
+    """A model and the options that its images are scored with, see ``ScoreOptions``."""
 
     model: str
     alpha: float | None = None
@@ -39,21 +56,22 @@ class Question:
     explain: bool = False
     detail: Literal["basic", "full"] = "basic"
     source: str | None = None
+    in_flight: int = IN_FLIGHT
 
     @property
-    def size(self) -> int:
-        """Images of a request, each of which is as many passes as it has draws."""
-        most = EXPLAINED if self.explain or self.detail == "full" else IMAGES
-        return max(1, most // self.draws)
+    def batch_size(self) -> int:
+        """Images of a request: fewer with several draws, each of which is a pass of its own."""
+        images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
+        return max(1, images // self.draws)
 
-    def call(self, batch: Batch) -> Call[Part]:
-        """The request for a batch; reads its files."""
+    def call(self, batch: ImageBatch) -> Call[ScorePart]:
+        """Read the files of a batch and return the call that scores it."""
         body = batch.body()
         return Call(
             "POST",
             path("models", self.model, "score"),
-            lambda response: _part(response, batch),
-            params=given(
+            lambda response: _read_part(response, batch),
+            params=query(
                 alpha=self.alpha,
                 draws=self.draws if self.draws != 1 else None,
                 explain=self.explain or None,
@@ -66,135 +84,143 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Results of some images that follow each other; which model gave them is not known where none was scored."""
+class ScorePart:
+    """Results of consecutive images, and the model that scored them.
 
-    results: tuple[Result, ...]
+    The model is None if none of the images could be scored; ``refusal`` is then the error of the service.
+    """
+
+    results: tuple[ImageResult, ...]
     model: str | None = None
     version: int | None = None
     calibration: int | None = None
     refusal: ProblemError | None = None
-    """What the service said where it could score none of a request's images."""
 
-    def with_results(self, results: Iterable[Result]) -> Part:
-        """The same with other results."""
+    def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
+        """Return a copy with other results."""
         return replace(self, results=tuple(results))
 
-    def moved(self, first: int) -> Part:
-        """The same, where its images begin at `first`."""
+    def starting_at(self, first: int) -> ScorePart:
+        """Return a copy whose results are numbered from ``first``."""
         return self.with_results(
-            one.model_copy(update={"index": first + place}) for place, one in enumerate(self.results)
+            result.model_copy(update={"index": first + place}) for place, result in enumerate(self.results)
         )
 
-    def __add__(self, other: Part) -> Part:
-        known = self if self.model is not None else other
+    def __add__(self, other: ScorePart) -> ScorePart:
+        scored = self if self.model is not None else other
         refusal = self.refusal if self.refusal is not None else other.refusal
-        return Part(self.results + other.results, known.model, known.version, known.calibration, refusal)
+        return ScorePart(self.results + other.results, scored.model, scored.version, scored.calibration, refusal)
 
 
-def part_of(error: InvalidRequest, batch: Batch) -> Part:
-    """The results of a request of which no image could be scored; raises the error where it says something else."""
-    if error.type != "no-image-scored":
-        raise error
-    failed = tuple(FailedImage.model_validate(one) for one in error.extensions["results"])
-    return Part(_named(failed, batch), refusal=error)
+def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
+    """Join all parts into one response, with q-values over all images if ``fdr``.
 
-
-def too_large(error: InvalidRequest, batch: Batch) -> bool:
-    """Whether the same images may come through as two requests: a service takes so many images, draws and bytes."""
-    # Files are refused by a status, an array by what it holds.
-    return len(batch.pictures) > 1 and (error.status == 413 or error.type == "image-too-large")
-
-
-def whole(parts: Iterable[Part], *, fdr: bool) -> Scores:
-    """All results as one answer; raises the first refusal where no image at all was scored."""
-    found = sum(parts, Part(()))
-    if found.model is None or found.version is None or found.calibration is None:
-        if found.refusal is None:
+    Raises:
+        ProblemError: The first refusal, if no image could be scored.
+        ValueError: If there is no image.
+    """
+    whole = sum(parts, ScorePart(()))
+    if whole.model is None or whole.version is None or whole.calibration is None:
+        if whole.refusal is None:
             raise ValueError("expected at least one image, got none")
-        raise found.refusal
+        raise whole.refusal
     return Scores(
-        model=found.model,
-        version=found.version,
-        calibration=found.calibration,
-        count=len(found.results),
-        results=list(found.results),
-        fdr=_fdr(found.results) if fdr else None,
+        model=whole.model,
+        version=whole.version,
+        calibration=whole.calibration,
+        count=len(whole.results),
+        results=list(whole.results),
+        fdr=_fdr(whole.results) if fdr else None,
     )
 
 
-def _fdr(results: Sequence[Result]) -> Fdr:
-    # Over all images that were asked for, however many requests they took.
-    p_values = {one.index: one.anomaly.p_value for one in results if isinstance(one, ScoredImage)}
-    found = dict(zip(p_values, q_values(list(p_values.values())), strict=True))
-    return Fdr(q_values=[found.get(one.index) for one in results])
+def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
+    """Yield the results of all images in their order, with requests in flight in threads."""
 
-
-def _named(results: Sequence[Result], batch: Batch) -> tuple[Result, ...]:
-    pairs = zip(results, batch.names, strict=True)
-    return tuple(one.model_copy(update={"filename": name}) for one, name in pairs)
-
-
-def _part(response: httpx.Response, batch: Batch) -> Part:
-    scores = model(Scores)(response)
-    return Part(_named(scores.results, batch), scores.model, scores.version, scores.calibration)
-
-
-def parts(sender: SyncSender, question: Question, pictures: Pictures, in_flight: int) -> Generator[Part]:
-    """The results of all images in their order, as they come."""
-
-    def scored(batch: Batch) -> Part:
+    def score(batch: ImageBatch) -> ScorePart:
         try:
-            return sender.send(question.call(batch))
+            return transport.send(parameters.call(batch))
         except InvalidRequest as error:
-            if too_large(error, batch):
+            if _is_too_large(error, batch):
                 first, second = batch.halves()
-                return scored(first) + scored(second)
-            return part_of(error, batch)
+                return score(first) + score(second)
+            return _refused_part(error, batch)
 
-    todo = batches(pictures, question.size)
+    waiting = batches(images, parameters.batch_size)
     done = 0
-    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="score")
+    pool = ThreadPoolExecutor(parameters.in_flight, thread_name_prefix="score")
     try:
-        pending: deque[Future[Part]] = deque()
+        in_flight: deque[Future[ScorePart]] = deque()
         while True:
-            pending += (pool.submit(scored, batch) for batch in islice(todo, in_flight - len(pending)))
-            if not pending:
+            in_flight += (pool.submit(score, batch) for batch in islice(waiting, parameters.in_flight - len(in_flight)))
+            if not in_flight:
                 return
-            part = pending.popleft().result().moved(done)
+            part = in_flight.popleft().result().starting_at(done)
             done += len(part.results)
             yield part
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def async_parts(
-    sender: AsyncSender, question: Question, pictures: Pictures, in_flight: int
-) -> AsyncGenerator[Part]:
-    """The results of all images in their order, as they come."""
+async def score_async(
+    transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
+) -> AsyncGenerator[ScorePart]:
+    """Yield the results of all images in their order, with requests in flight in tasks."""
 
-    async def scored(batch: Batch) -> Part:
+    async def score(batch: ImageBatch) -> ScorePart:
         try:
-            # Files are read and images encoded here.
-            return await sender.send(await asyncio.to_thread(question.call, batch))
+            # Reading files and encoding images would block the event loop.
+            return await transport.send(await asyncio.to_thread(parameters.call, batch))
         except InvalidRequest as error:
-            if too_large(error, batch):
+            if _is_too_large(error, batch):
                 first, second = batch.halves()
-                return await scored(first) + await scored(second)
-            return part_of(error, batch)
+                return await score(first) + await score(second)
+            return _refused_part(error, batch)
 
-    todo = batches(pictures, question.size)
+    waiting = batches(images, parameters.batch_size)
     done = 0
-    pending: deque[asyncio.Task[Part]] = deque()
+    in_flight: deque[asyncio.Task[ScorePart]] = deque()
     try:
         while True:
-            pending += (asyncio.create_task(scored(batch)) for batch in islice(todo, in_flight - len(pending)))
-            if not pending:
+            in_flight += (
+                asyncio.create_task(score(batch)) for batch in islice(waiting, parameters.in_flight - len(in_flight))
+            )
+            if not in_flight:
                 return
-            part = (await pending.popleft()).moved(done)
+            part = (await in_flight.popleft()).starting_at(done)
             done += len(part.results)
             yield part
     finally:
-        for task in pending:
+        for task in in_flight:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*in_flight, return_exceptions=True)
+
+
+def _is_too_large(error: InvalidRequest, batch: ImageBatch) -> bool:
+    """Return whether the images of a refused request may be accepted in two smaller ones."""
+    # The service refuses a large body by its status, and a large array by its number of images.
+    return len(batch.images) > 1 and (error.status == 413 or error.type == "image-too-large")
+
+
+def _refused_part(error: InvalidRequest, batch: ImageBatch) -> ScorePart:
+    """Return the results of a request in which no image could be scored; raise any other error."""
+    if error.type != "no-image-scored":
+        raise error
+    failed = tuple(FailedImage.model_validate(result) for result in error.extensions["results"])
+    return ScorePart(_with_names(failed, batch), refusal=error)
+
+
+def _read_part(response: httpx.Response, batch: ImageBatch) -> ScorePart:
+    scores = read_json(Scores)(response)
+    return ScorePart(_with_names(scores.results, batch), scores.model, scores.version, scores.calibration)
+
+
+def _with_names(results: Sequence[ImageResult], batch: ImageBatch) -> tuple[ImageResult, ...]:
+    pairs = zip(results, batch.names, strict=True)
+    return tuple(result.model_copy(update={"filename": name}) for result, name in pairs)
+
+
+def _fdr(results: Sequence[ImageResult]) -> Fdr:
+    p_values = {result.index: result.anomaly.p_value for result in results if isinstance(result, ScoredImage)}
+    by_index = dict(zip(p_values, q_values(list(p_values.values())), strict=True))
+    return Fdr(q_values=[by_index.get(result.index) for result in results])

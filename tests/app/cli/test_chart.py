@@ -2,15 +2,13 @@
 
 import io
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 from rich.console import Console
 
 from app.cli.chart import BLANK, MARGIN, ROWS, Chart, Line
-from app.cli.live import Event, live_view
-from app.cli.live_terminal import terminal_view
+from app.cli.live import Observer, live_view, terminal_view
 
 WIDTH = 49
 COLUMNS = WIDTH - MARGIN
@@ -77,7 +75,7 @@ def test_steps_that_come_again_replace_what_they_were() -> None:
     assert (one.steps, one.values) == ([1, 2], [3.0, 7.0])
 
 
-def training(observe: Callable[[Event], None]) -> None:
+def training(observe: Observer) -> None:
     observe({"event": "state", "status": "running", "attempt": 1, "worker": "[host]:17"})
     observe({"event": "started", "step": 0, "steps": 40})
     for step in range(1, 41):

@@ -6,10 +6,11 @@ import pytest
 import typer
 
 from app.calibrations.views import view_of
-from app.cli.model_table import print_model
-from app.registry.schemas import ModelDetail
+from app.cli.common import client_schema
+from app.cli.model_tables import print_model
 from app.registry.views import detail
 from models.registry.registry import Registry
+from snf_client.schemas import ModelDetail
 from worker.settings import Settings
 
 
@@ -17,7 +18,8 @@ from worker.settings import Settings
 def shown(settings: Settings) -> ModelDetail:
     registry = Registry(settings.registry_dir)
     version = registry.resolve("mnist-snf-glow")
-    return detail(version, view_of(registry, version.name, version.version, version.calibration), None)
+    calibration = view_of(registry, version.name, version.version, version.calibration)
+    return client_schema(ModelDetail, detail(version, calibration, None))
 
 
 @pytest.fixture

@@ -4,17 +4,18 @@ import json
 
 import pytest
 
-from app.cli.score_tables import Json, Table
-from app.http.schemas import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
-from snf_client.resources.scores import Part
+from app.cli.score_tables import JsonOutput, TableOutput
+from app.http.schemas import SCORED_DIGIT
+from snf_client.resources.scores import ScorePart
+from snf_client.schemas import FailedImage, ItemError, ScoredImage, Scores
 
 [GOOD] = Scores.model_validate(SCORED_DIGIT).results
 ERROR = ItemError(type="undecodable-image", title="No image", status=422, detail="it is text")
 BAD = FailedImage(index=0, filename="[bold]a.txt", status="error", error=ERROR)
 
 
-def document(capsys: pytest.CaptureFixture[str], *parts: Part) -> dict[str, object]:
-    output = Json(sum(len(part.results) for part in parts))
+def document(capsys: pytest.CaptureFixture[str], *parts: ScorePart) -> dict[str, object]:
+    output = JsonOutput(sum(len(part.results) for part in parts))
     for part in parts:
         output.add(part)
     output.end()
@@ -24,11 +25,13 @@ def document(capsys: pytest.CaptureFixture[str], *parts: Part) -> dict[str, obje
 
 def test_the_document_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(GOOD, ScoredImage)
-    assert document(capsys, Part((GOOD,), "mnist-snf-glow", 1, 0)) == SCORED_DIGIT
+    assert document(capsys, ScorePart((GOOD,), "mnist-snf-glow", 1, 0)) == SCORED_DIGIT
 
 
 def test_the_model_stands_first_though_it_is_told_late(capsys: pytest.CaptureFixture[str]) -> None:
-    found = document(capsys, Part((BAD,)), Part((BAD,)), Part((GOOD, BAD), "m", 2, 3), Part((GOOD,), "m", 2, 3))
+    found = document(
+        capsys, ScorePart((BAD,)), ScorePart((BAD,)), ScorePart((GOOD, BAD), "m", 2, 3), ScorePart((GOOD,), "m", 2, 3)
+    )
     assert list(found) == ["model", "version", "calibration", "count", "results"]
     assert (found["model"], found["version"], found["calibration"], found["count"]) == ("m", 2, 3, 5)
     results = found["results"]
@@ -37,12 +40,12 @@ def test_the_model_stands_first_though_it_is_told_late(capsys: pytest.CaptureFix
 
 
 def test_no_image_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(document(capsys, Part((BAD,)))) == ["count", "results"]
+    assert list(document(capsys, ScorePart((BAD,)))) == ["count", "results"]
 
 
 def test_paths_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    output = Table()
-    output.add(Part((GOOD, BAD), "mnist-snf-glow", 1, 0))
+    output = TableOutput()
+    output.add(ScorePart((GOOD, BAD), "mnist-snf-glow", 1, 0))
     output.end()
     shown = capsys.readouterr().out
     for wanted in ("mnist-snf-glow version 1", "00027-4.png", "normal", "[bold]a.txt", "No image"):
