@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 REF = re.compile(rf"(?P<name>{NAME.pattern})(:(?P<version>{VERSION.pattern})|@(?P<alias>{NAME.pattern}))?")
-ZOO = Path(__file__).parents[1] / "zoo"
+ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
+"""Folder of the models that are served besides those of a home: the shipped ones, or as the variable names another."""
+
 REMOVED = "newest-removed"
 """File with the largest version that was ever removed: a number that was given once never means another model."""
 
