@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from models.registry.calibrations import OWN, RECORD, CalibrationStore, read_rec
 
 log = logging.getLogger(__name__)
 
-ZOO = Path(__file__).parents[1] / "zoo"
+ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
+"""Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
+
 REMOVED = "newest-removed"
 """File with the largest version that was ever removed: a number that was given once never means another model."""
 

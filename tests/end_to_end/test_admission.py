@@ -1,30 +1,18 @@
 """Bodies: who may send one, and how much of them the service holds, over real sockets."""
 
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.end_to_end.support.service import running, score_one
+from tests.end_to_end.support.uploads import half_a_post
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
 SCORE = "/v1/models/digits/score"
-
-
-@contextmanager
-def half_a_post(client: httpx.Client, path: str, body: bytes, kind: str = "image/png") -> Iterator[socket.socket]:
-    """A request that declares one byte more than it sends."""
-    host, port = client.base_url.host, client.base_url.port
-    assert port is not None
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n\r\n"
-    with socket.create_connection((host, port), timeout=60) as connection:
-        connection.sendall(head.encode() + body)
-        yield connection
 
 
 @pytest.mark.parametrize(
@@ -33,6 +21,7 @@ def half_a_post(client: httpx.Client, path: str, body: bytes, kind: str = "image
         (SCORE, "image/png"),
         ("/v1/jobs", "application/json"),
         ("/v1/datasets", "multipart/form-data; boundary=together"),
+        ("/v1/models?name=mine", "application/x-tar"),
     ],
 )
 def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind: str) -> None:
@@ -42,12 +31,13 @@ def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running("app.server", home=tmp_path_factory.mktemp("keyed"), api_keys="sesame") as client:
+    with running("app.server", home=tmp_path_factory.mktemp("keyed"), shipped=False, api_keys="sesame") as client:
         yield client
 
 
 def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
-    with running("app.server", home=home, max_upload_bytes=100_000, max_bytes_in_flight=120_000) as client:
+    limits = {"max_upload_bytes": 100_000, "max_bytes_in_flight": 120_000}
+    with running("app.server", home=home, shipped=False, **limits) as client:
         data = DIGITS[0].read_bytes()
 
         def post() -> httpx.Response:
@@ -68,7 +58,7 @@ def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
 
 
 def test_an_address_that_others_reach_has_a_key(tmp_path: Path) -> None:
-    with running("app.server", home=tmp_path, host="0.0.0.0") as client:
+    with running("app.server", home=tmp_path, shipped=False, host="0.0.0.0") as client:
         assert client.get("/v1/models").status_code == 401
         key = (tmp_path / "api-key").read_text().strip()
         assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200

@@ -12,13 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.artifacts.files import CALIBRATION, CARD, NAMES, PINNED, SAMPLES, WEIGHTS
-from models.artifacts.manifest import FILE
 from models.artifacts.tar import pack
 from models.atomic_files import sha256_file
 from models.registry.registry import Registry
-from tests.end_to_end.conftest import MODEL
-from tests.end_to_end.support.service import running, score_one
-from tests.end_to_end.test_admission import half_a_post
+from tests.end_to_end.support.service import MODEL, running, score_one
+from tests.end_to_end.support.uploads import half_a_post
 from tests.models.helpers import edit_manifest
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
@@ -130,14 +128,6 @@ def an_enormous_architecture(folder: Path) -> None:
     edit_manifest(folder, change)
 
 
-def other_log_dets(folder: Path) -> None:
-    def change(document: dict[str, Any]) -> None:
-        layers = document["log_dets"]["layers"]
-        layers[next(iter(layers))] += 1
-
-    edit_manifest(folder, change)
-
-
 def no_picture(folder: Path) -> None:
     (folder / SAMPLES).write_text("<svg onload=alert(1)>")
     signed(folder)
@@ -152,10 +142,6 @@ def a_file_outside(folder: Path) -> None:
     edit_manifest(folder, lambda document: document["files"].update({"../../../../etc/passwd": "0" * 64}))
 
 
-def no_manifest(folder: Path) -> None:
-    (folder / FILE).write_text("{}")
-
-
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -165,11 +151,9 @@ def no_manifest(folder: Path) -> None:
         (weights_that_run, "weights.safetensors cannot be read"),
         (weights_with_a_huge_header, "weights.safetensors cannot be read"),
         (an_enormous_architecture, "it needs more memory than a model of its size may"),
-        (other_log_dets, "the pinned image scores"),
         (no_picture, "it cannot be loaded: UnidentifiedImageError"),
         (a_card_in_another_encoding, "card.md is not UTF-8"),
         (a_file_outside, "the manifest lists ../../../../etc/passwd"),
-        (no_manifest, "manifest.json is not a valid manifest"),
     ],
 )
 def test_nothing_is_left_of_a_bad_one(
@@ -227,11 +211,3 @@ def test_the_job_of_another_service_is_forgotten(
     assert Registry(module_home / "registry").of_job("twice", "06f8m2q1x3z4c5v6b7n8m9k0j1") is None
     assert {path.name for path in (module_home / "registry" / "twice" / "1").iterdir()} == set(NAMES)
     score_one(client, "twice:2", DIGITS[0].read_bytes())
-
-
-def test_a_key_is_asked_for_before_the_body(tmp_path: Path) -> None:
-    with (
-        running("app.server", home=tmp_path, api_keys="sesame") as keyed,
-        half_a_post(keyed, "/v1/models?name=mine", b"", TAR["content-type"]) as connection,
-    ):
-        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")

@@ -48,7 +48,10 @@ def test_what_is_asked_in_vain(house: httpx.Client) -> None:
 
 def test_a_full_queue_refuses_an_audit(home: Path) -> None:
     """A short queue still lets an audit in, image by image, but not beside what fills it."""
-    with running("app.cli.main", "serve", home=home, queue_images=1000) as client, ThreadPoolExecutor() as pool:
+    with (
+        running("app.cli.main", "serve", home=home, shipped=False, queue_images=1000) as client,
+        ThreadPoolExecutor() as pool,
+    ):
         many = np.zeros((990, 28, 28), np.uint8)
         content, kind = io.BytesIO(), {"content-type": "application/x-npy"}
         np.save(content, many)

@@ -15,9 +15,8 @@ from pyarrow import parquet
 
 from app.calibrations.schemas import LINE
 from app.calibrations.views import advice
-from tests.end_to_end.support.service import await_job, files, running
+from tests.end_to_end.support.service import await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload
-from tests.end_to_end.test_command_line import snf
 from tests.models.datasets.sample_files import DIGITS as PIXELS
 from tests.models.datasets.sample_files import npz, pngs, zipped
 from tests.support.paths import DIGITS

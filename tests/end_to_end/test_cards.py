@@ -70,7 +70,7 @@ def test_a_changed_card_is_not_shown(home: Path) -> None:
     (folder / "card.md").write_text("# Another")
     (folder / "samples.png").unlink()
     (folder / "samples.png").symlink_to("/etc/hostname")
-    with running("app.cli.main", "serve", home=home) as client:
+    with running("app.cli.main", "serve", home=home, shipped=False) as client:
         for call in ("card", "card/samples"):
             answer = client.get(f"/v1/models/digits/{call}")
             assert (answer.status_code, answer.json()["type"]) == (500, "damaged-artifact")

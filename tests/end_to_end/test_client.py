@@ -30,8 +30,9 @@ from snf_client import (
     heat_map_array,
 )
 from snf_client.images import ImagesLike
-from tests.end_to_end.support.service import await_ready, environment, free_port, running, score_one
-from tests.end_to_end.test_job_events import ENDLESS, TRAINING, answers, kill
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES
+from tests.end_to_end.support.processes import kill
+from tests.end_to_end.support.service import answers, await_ready, environment, free_port, running, score_one
 from tests.support.paths import DIGITS, ROOT
 from tests.worker.support.helpers import until
 
@@ -124,7 +125,7 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
-        running("app.server", home=module_home, max_images_per_request=5) as http,
+        running("app.server", home=module_home, shipped=False, max_images_per_request=5) as http,
         Client(str(http.base_url)) as client,
     ):
         for images in (ARRAY, DIGITS):
@@ -229,7 +230,7 @@ def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.C
 
 
 def test_a_training_from_estimate_to_result(client: Client) -> None:
-    parameters = TRAINING | {"max_steps": 4, "validations": 1}
+    parameters = FEW_IMAGES | {"max_steps": 4, "validations": 1}
     job = client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
     assert (
         client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once").id == job.id
@@ -265,7 +266,7 @@ def test_jobs_are_steered(client: Client) -> None:
 def test_events_and_calls_go_on_across_restarts_of_the_service(
     client: Client, house: httpx.Client, module_home: Path
 ) -> None:
-    parameters = TRAINING | {"max_steps": 300, "validations": 2}
+    parameters = FEW_IMAGES | {"max_steps": 300, "validations": 2}
     job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
     seen: list[Event] = []
     async_seen: list[Event] = []
@@ -300,11 +301,11 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
 def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     """The service is killed while images are scored, and started again at the same address."""
     port = free_port()
-    wanted = np.arange(3000) % len(ARRAY)
+    wanted = np.arange(1000) % len(ARRAY)
 
     def start() -> subprocess.Popen[bytes]:
         log = (module_home / "restarted.log").open("ab")
-        variables = environment(module_home, port=port)
+        variables = environment(module_home, shipped=False, port=port)
         process = subprocess.Popen(
             [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=log, stderr=log
         )
@@ -337,7 +338,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
-    with running("app.server", home=module_home) as http:
+    with running("app.server", home=module_home, shipped=False) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):

@@ -5,27 +5,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from pyarrow import parquet
 
-from tests.end_to_end.support.service import environment, score_one
+from tests.end_to_end.support.service import score_one, snf
 from tests.support.paths import DIGITS, ROOT
-
-
-def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *arguments],
-        cwd=ROOT,
-        env=environment(home, **settings),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:
@@ -128,7 +115,7 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
         table = snf(home, "models", "show", "digits", *where).stdout
         assert f"{detail['manifest']['evaluation']['test_bits_per_dim']:.4f} bits/dim" in table
         assert ("served by" in table) == bool(where)
-        assert "agree" in snf(home, "models", "audit", "digits", "-n", "1", *where).stdout
+    assert "agree" in snf(home, "models", "audit", "digits", "-n", "1", *remote).stdout
     here, there = tmp_path / "here.tar", tmp_path / "there.tar"
     assert snf(home, "models", "export", "digits", "-o", str(here)).returncode == 0
     assert snf(home, "models", "export", "digits", "-o", str(there), *remote).returncode == 0

@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.conftest import installed
-from tests.end_to_end.support.service import running, score_one
+from tests.end_to_end.support.service import installed, running, score_one
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 

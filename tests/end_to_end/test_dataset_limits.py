@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.end_to_end.support.processes import pid_of, rss
 from tests.end_to_end.support.service import running
-from tests.end_to_end.support.uploads import FORM, GOOD, begun, big_tar, form_of, left, upload
-from tests.end_to_end.test_admission import half_a_post
+from tests.end_to_end.support.uploads import FORM, GOOD, begun, big_tar, form_of, half_a_post, left, upload
 from tests.models.datasets.sample_files import mixed, pngs, tarred, zipped
 from tests.worker.support.helpers import until
 
@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home) as client:
+    with running("app.server", home=home, shipped=False) as client:
         yield client
 
 
@@ -33,25 +33,6 @@ def test_an_upload_that_is_cut_off_leaves_nothing(service: httpx.Client, home: P
         until(lambda: left(home))
     until(lambda: not left(home))
     assert service.get("/v1/datasets/cut").status_code == 404
-
-
-def rss(pid: int) -> int:
-    """Resident memory of a process without the files it maps."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no RssAnon")
-
-
-def pid_of(home: Path) -> int:
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            serves = b"app.server" in (path / "cmdline").read_bytes().split(b"\0")
-            if serves and f"SNF_HOME={home}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                return int(path.name)
-        except OSError:
-            continue
-    raise AssertionError("the service was not found")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -89,7 +70,7 @@ def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, h
 
 def test_limits(tmp_path: Path) -> None:
     limits = {"dataset_quota_bytes": 60_000, "max_dataset_bytes": 200_000, "max_dataset_uploads": 1}
-    with running("app.server", home=tmp_path, **limits) as client:
+    with running("app.server", home=tmp_path, shipped=False, **limits) as client:
 
         def refused(answer: httpx.Response, status: int, slug: str) -> None:
             assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
@@ -118,7 +99,7 @@ def test_limits(tmp_path: Path) -> None:
 def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
     body = begun("first") + tarred(pngs(20))
     with ExitStack() as connections:
-        with running("app.server", home=tmp_path) as client:
+        with running("app.server", home=tmp_path, shipped=False) as client:
             connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))
             until(lambda: left(tmp_path))
             began = time.monotonic()

@@ -10,9 +10,8 @@ import pytest
 
 from models.evaluation.schema import EvaluationReport
 from models.images.codec import encode_png
-from tests.end_to_end.support.service import await_job
+from tests.end_to_end.support.service import await_job, snf
 from tests.end_to_end.support.uploads import upload
-from tests.end_to_end.test_command_line import snf
 from tests.models.datasets.sample_files import DIGITS, mixed, pngs, zipped
 
 BODY: dict[str, Any] = {"type": "evaluate", "model": "mnist-snf-glow", "dataset": "mnist-mini"}

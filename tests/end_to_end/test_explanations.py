@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.registry.registry import Registry
-from tests.end_to_end.conftest import barely_trained
-from tests.end_to_end.support.service import files, running
+from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
+from tests.support.trained import barely_trained
 
 MODEL = "/v1/models/mnist-snf-glow"
 
 
 @pytest.fixture(scope="module")
-def client(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A service with a model that knows no places beside those that do."""
-    dense = barely_trained(tmp_path_factory.mktemp("dense"), 0, "snf-fc-2l")
-    Registry(module_home / "registry").publish(dense, "dense")
-    with running("app.server", home=module_home) as client:
-        yield client
+def client(house: httpx.Client, house_home: Path, tmp_path_factory: pytest.TempPathFactory) -> httpx.Client:
+    """The house with a model that knows no places beside those that do."""
+    dense = barely_trained(tmp_path_factory, preset="snf-fc-2l")
+    Registry(house_home / "registry").publish(dense, "dense")
+    return house
 
 
 def scores(client: httpx.Client, path: str, *images: Path, **query: Any) -> list[dict[str, Any]]:

@@ -3,25 +3,17 @@
 import io
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.end_to_end.support.service import running
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
 MODEL = "/v1/models/mnist-snf-glow"
 LOOPBACK = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has more loopback addresses than one")
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running("app.server", home=tmp_path_factory.mktemp("fair")) as found:
-        yield found
 
 
 def from_address(client: httpx.Client, address: str) -> httpx.Client:
@@ -55,20 +47,20 @@ def queued(client: httpx.Client) -> int:
         ("score", 1024),
     ],
 )
-def test_a_single_image_is_scored_while_a_long_request_goes_on(client: httpx.Client, path: str, images: int) -> None:
-    alone = single(client).json()["results"][0]
+def test_a_single_image_is_scored_while_a_long_request_goes_on(house: httpx.Client, path: str, images: int) -> None:
+    alone = single(house).json()["results"][0]
     kind = {"content-type": "application/x-npy"}
 
     def long() -> httpx.Response:
         if images:
-            return client.post(f"{MODEL}/{path}", content=array(images), headers=kind)
-        return client.get(f"{MODEL}/{path}")
+            return house.post(f"{MODEL}/{path}", content=array(images), headers=kind)
+        return house.get(f"{MODEL}/{path}")
 
     with ThreadPoolExecutor() as pool:
         greedy = pool.submit(long)
-        until(lambda: queued(client) > 1, 30, 0)
-        answers = [single(client) for _ in range(2)]
-        assert queued(client) > 1, "the long request held the scoring thread until it was done"
+        until(lambda: queued(house) > 1, 30, 0)
+        answers = [single(house) for _ in range(2)]
+        assert queued(house) > 1, "the long request held the scoring thread until it was done"
         assert greedy.result().status_code == 200
     for answer in answers:
         assert answer.status_code == 200
@@ -76,22 +68,22 @@ def test_a_single_image_is_scored_while_a_long_request_goes_on(client: httpx.Cli
 
 
 @LOOPBACK
-def test_arrays_of_three_clients_refuse_no_image_of_a_fourth(client: httpx.Client) -> None:
+def test_arrays_of_three_clients_refuse_no_image_of_a_fourth(house: httpx.Client) -> None:
     stop = threading.Event()
     body, kind = array(1024), {"content-type": "application/x-npy"}
-    single(client).raise_for_status()
+    single(house).raise_for_status()
 
     def post(address: str) -> set[int]:
         statuses = set()
-        with from_address(client, address) as greedy:
+        with from_address(house, address) as greedy:
             while not stop.is_set():
                 statuses.add(greedy.post(f"{MODEL}/score", content=body, headers=kind).status_code)
         return statuses
 
-    with ThreadPoolExecutor() as pool, from_address(client, "127.0.0.9") as polite:
+    with ThreadPoolExecutor() as pool, from_address(house, "127.0.0.9") as polite:
         greedy = [pool.submit(post, f"127.0.0.{number}") for number in (2, 3, 4)]
         try:
-            until(lambda: queued(client) > 1500, 30, 0)
+            until(lambda: queued(house) > 1500, 30, 0)
             answers = [single(polite).status_code for _ in range(20)]
         finally:
             stop.set()

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.support.service import environment, free_port, running
+from tests.end_to_end.support.processes import pid_of, rss
+from tests.end_to_end.support.service import answers, environment, free_port, running
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, begun, left, upload
-from tests.end_to_end.test_dataset_limits import pid_of, rss
 from tests.models.datasets.hostile_files import MIB, TARS, endless_groups, white_images
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, until
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home) as client:
+    with running("app.server", home=home, shipped=False) as client:
         upload(client, "warm", GOOD).raise_for_status()
         yield client
 
@@ -104,7 +104,9 @@ def test_a_client_that_leaves_ends_the_reader(service: httpx.Client, home: Path)
 
 def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None:
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "app.server"], cwd=ROOT, env=environment(tmp_path, port=port))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.server"], cwd=ROOT, env=environment(tmp_path, shipped=False, port=port)
+    )
     try:
         url = httpx.URL(f"http://127.0.0.1:{port}")
         with httpx.Client(base_url=url, trust_env=False) as client:
@@ -118,12 +120,5 @@ def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None
     posting.join()
     until(lambda: not alive(reader), 10)
     assert left(tmp_path) != []
-    with running("app.server", home=tmp_path):
+    with running("app.server", home=tmp_path, shipped=False):
         assert left(tmp_path) == []
-
-
-def answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False

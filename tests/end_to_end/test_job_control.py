@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx
 
+from tests.end_to_end.support.jobs import TRAINING, submit
 from tests.end_to_end.support.service import await_job
-from tests.end_to_end.test_jobs import TRAINING, submit
 
 SHORT: dict[str, Any] = {"max_steps": 120, "validations": 1, "batch_size": 32, "validation_images": 20}
 ENDLESS: dict[str, Any] = {"max_steps": 1_000_000, "batch_size": 32, "checkpoint_seconds": 0.5}

@@ -20,9 +20,9 @@ import pytest
 from httpx_sse import connect_sse
 
 from app.jobs.event_streams import LOOK_S
-from tests.end_to_end.support.service import await_job, running
-from tests.end_to_end.test_command_line import snf
-from tests.end_to_end.test_jobs import submit
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
+from tests.end_to_end.support.processes import kill
+from tests.end_to_end.support.service import answers, await_job, running, snf
 from tests.worker.support.helpers import until
 from worker.broker.connection import redis_client
 from worker.settings import Settings
@@ -30,8 +30,6 @@ from worker.settings import Settings
 STREAMS = 4
 """Streams that one client gets: half of all."""
 STEPS = 400
-TRAINING: dict[str, Any] = {"batch_size": 32, "validation_images": 20, "checkpoint_seconds": 0.5}
-ENDLESS = TRAINING | {"max_steps": 1_000_000}
 
 
 class Event(NamedTuple):
@@ -46,7 +44,9 @@ Events = list[Event]
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with few event streams."""
-    with running("app.cli.main", "up", home=module_home, max_event_streams=2 * STREAMS, train_threads=1) as client:
+    with running(
+        "app.cli.main", "up", home=module_home, shipped=False, max_event_streams=2 * STREAMS, train_threads=1
+    ) as client:
         yield client
 
 
@@ -102,24 +102,6 @@ class CutOffClient(threading.Thread):
         return sum(event.kind == kind for event in self.events)
 
 
-def kill(home: Path, module: str) -> None:
-    """Kills the process of an installation that runs a module."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            variables = (process / "environ").read_bytes().split(b"\0")
-            if module.encode() in command and f"SNF_HOME={home}".encode() in variables:
-                os.kill(int(process.name), signal.SIGKILL)
-                return
-    pytest.fail(f"{module} does not run")
-
-
-def answers(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return client.get("/readyz").status_code == 200
-    return False
-
-
 def kill_broker(home: Path) -> None:
     client = redis_client(Settings(home=home))
     os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
@@ -137,7 +119,7 @@ class Followed:
 
 @pytest.fixture(scope="module")
 def followed(house: httpx.Client, module_home: Path) -> Followed:
-    job = submit(house, model="followed", parameters=TRAINING | {"max_steps": STEPS, "validations": 3})
+    job = submit(house, model="followed", parameters=FEW_IMAGES | {"max_steps": STEPS, "validations": 3})
     watch = ThreadPoolExecutor(1).submit(
         snf, module_home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url)
     )
@@ -338,7 +320,7 @@ def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(
     await_job(house, job["id"], "paused")
     with contextlib.ExitStack() as stack:
         source = None
-        with running("app.server", home=module_home) as service:
+        with running("app.server", home=module_home, shipped=False) as service:
             source = stack.enter_context(connect_sse(service, "GET", f"/v1/jobs/{job['id']}/events"))
             lines = source.response.iter_lines()
             while '"paused"' not in next(lines):

@@ -5,23 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.end_to_end.support.jobs import TRAINING, submit
 from tests.end_to_end.support.service import await_job, score_one
 from tests.support.paths import DIGITS
-
-TRAINING = {
-    "type": "train",
-    "dataset": "mnist-mini",
-    "preset": "snf-glow-tiny",
-    "parameters": {"max_steps": 4, "validations": 1, "batch_size": 32, "validation_images": 20},
-}
-
-
-def submit(client: httpx.Client, **changes: Any) -> dict[str, Any]:
-    answer = client.post("/v1/jobs", json={**TRAINING, **changes})
-    assert answer.status_code == 202, answer.text
-    job: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
-    return job
 
 
 def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> None:

@@ -4,7 +4,6 @@ import getpass
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.keys import keys
-from tests.end_to_end.support.service import environment, running
-from tests.support.paths import ROOT
+from tests.end_to_end.support.service import running, snf
 from tests.worker.support.helpers import until
 
 KEY = "correct-horse-battery-staple"
-
-
-def snf(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *arguments],
-        cwd=ROOT,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def processes_with(text: str, home: Path) -> tuple[list[str], list[str]]:
@@ -50,7 +36,9 @@ def processes_with(text: str, home: Path) -> tuple[list[str], list[str]]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the variables of processes from /proc")
 def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> None:
-    with running("app.cli.main", "up", home=tmp_path, api_keys=KEY, api_key=KEY, devices="cpu") as client:
+    with running(
+        "app.cli.main", "up", home=tmp_path, shipped=False, api_keys=KEY, api_key=KEY, devices="cpu"
+    ) as client:
         client.headers["x-api-key"] = KEY
         until(lambda: client.get("/v1/workers").json()["workers"])
         job = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
@@ -74,7 +62,7 @@ def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Pa
 
     admin = snf(tmp_path, "keys", "create", "ann", "--role", "admin")
     assert "every caller must show a key" in admin.stderr
-    with running("app.server", home=tmp_path) as client:
+    with running("app.server", home=tmp_path, shipped=False) as client:
         first = made(snf(tmp_path, "keys", "create", "cam", "--role", "score", "--expires", "90d", "--json"))
         until(lambda: status(first["key"]) == 200, seconds=2)
         assert status(first["key"], "DELETE", "/v1/datasets/mnist-mini") == 403
@@ -103,7 +91,7 @@ def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: 
     done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
     assert done.returncode == 0, done.stderr
     assert "stays valid" in done.stderr
-    with running("app.server", home=tmp_path) as client:
+    with running("app.server", home=tmp_path, shipped=False) as client:
         roles = [
             client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
             for key in ("sesame-of-before", done.stdout.strip())

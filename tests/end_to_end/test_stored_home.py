@@ -26,7 +26,7 @@ def stored() -> Iterator[httpx.Client]:
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     with tarfile.open(DATA / "home" / "home.tar.gz") as archive:
         archive.extractall(home, filter="data")
-    with running("app.cli.main", "up", home=home, retention_days=100_000) as client:
+    with running("app.cli.main", "up", home=home, shipped=False, retention_days=100_000) as client:
         yield client
     shutil.rmtree(home)
 

@@ -1,6 +1,5 @@
 """Aliases and versions over HTTP: an alias moves and goes back without a restart, and what is used stays."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +7,20 @@ import httpx
 import pytest
 
 from models.registry.registry import Registry
-from tests.end_to_end.conftest import MODEL
-from tests.end_to_end.support.service import await_job, files, running
+from tests.end_to_end.support.service import await_job, files
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
+MODEL = "versioned"
 PATH = f"/v1/models/{MODEL}"
 
 
 @pytest.fixture(scope="module")
-def client(module_home: Path, other_artifact: Path) -> Iterator[httpx.Client]:
-    """An installation with four versions, the first of which differs."""
-    for _ in range(3):
-        Registry(module_home / "registry").publish(other_artifact, MODEL)
-    with running("app.cli.main", "up", home=module_home) as client:
-        yield client
+def client(house: httpx.Client, house_home: Path, artifact: Path, other_artifact: Path) -> httpx.Client:
+    """The house with a model of four versions, the first of which differs."""
+    for version in (artifact, *[other_artifact] * 3):
+        Registry(house_home / "registry").publish(version, MODEL)
+    return house
 
 
 def scored_by(client: httpx.Client, ref: str = MODEL) -> Any:
@@ -73,9 +71,9 @@ def test_aliases_that_cannot_be(client: httpx.Client, path: str, body: dict[str,
     assert client.get("/v1/models").json() == before
 
 
-def test_a_deleted_model_answers_no_more(client: httpx.Client, module_home: Path) -> None:
+def test_a_deleted_model_answers_no_more(client: httpx.Client, house_home: Path) -> None:
     for _ in range(2):
-        Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", "short-lived")
+        Registry(house_home / "registry").publish(house_home / "registry" / MODEL / "2", "short-lived")
     assert scored_by(client, "short-lived") == 1
     bulk = {"type": "score", "dataset": "mnist-mini", "model": "short-lived:2"}
     queued = client.post("/v1/jobs", json=bulk).raise_for_status().json()
@@ -99,14 +97,14 @@ def test_live_stays_and_shipped_models_stay(client: httpx.Client) -> None:
     assert refused(client.delete("/v1/models/nobody/versions/1")) == (404, "model-not-found")
 
 
-def test_a_deleted_version_answers_no_more(client: httpx.Client, module_home: Path) -> None:
+def test_a_deleted_version_answers_no_more(client: httpx.Client, house_home: Path) -> None:
     assert scored_by(client, f"{MODEL}:3") == 3
     deleted = client.delete(f"{PATH}/versions/3")
     assert (deleted.status_code, deleted.content) == (204, b""), deleted.text
     assert client.get(f"{PATH}:3").status_code == 404
     until(lambda: scored_by(client, f"{MODEL}:3") == "model-not-found", 20)
     assert scored_by(client) == 1
-    assert not (module_home / "registry" / MODEL / "3").exists()
+    assert not (house_home / "registry" / MODEL / "3").exists()
     assert refused(client.delete(f"{PATH}/versions/3")) == (404, "model-not-found")
 
 
@@ -122,9 +120,9 @@ def test_a_version_stays_while_a_job_uses_it(client: httpx.Client) -> None:
     assert client.delete(f"{PATH}/versions/4").status_code == 204
 
 
-def test_a_job_whose_version_was_taken_away_says_so(client: httpx.Client, module_home: Path) -> None:
-    Registry(module_home / "registry").publish(module_home / "registry" / MODEL / "2", MODEL)
+def test_a_job_whose_version_was_taken_away_says_so(client: httpx.Client, house_home: Path) -> None:
+    Registry(house_home / "registry").publish(house_home / "registry" / MODEL / "2", MODEL)
     queued = client.post("/v1/jobs", json={"type": "score", "dataset": "mnist-mini", "model": f"{MODEL}:5"}).json()
-    Registry(module_home / "registry").remove(MODEL, 5)
+    Registry(house_home / "registry").remove(MODEL, 5)
     failed = await_job(client, queued["id"], "failed")
     assert "has no version 5; it has: [1, 2]" in failed["error"]["detail"]

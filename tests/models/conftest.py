@@ -7,23 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import load_dataset
 from models.scorer import Scorer
-from models.training.run import train
-from tests.models.helpers import QUICK
+from tests.support.trained import barely_trained
 
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete artifact of real digits, by the training that users run. Never write to it."""
-    return train(
-        load_dataset("mnist-mini", None),
-        "snf-glow-tiny",
-        QUICK,
-        tmp_path_factory.mktemp("training"),
-        observe=lambda _event: None,
-        should_stop=lambda: False,
-    )
+    return barely_trained(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,26 @@
 """Real processes for the end-to-end tests: a service alone, or everything that `snf up` starts."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import ROOT
 
 READY_S = 120
+MODEL = "digits"
 
 
 def free_port() -> int:
@@ -26,11 +30,42 @@ def free_port() -> int:
         return port
 
 
-def environment(home: Path, **changes: Any) -> dict[str, str]:
-    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours."""
+def environment(home: Path, *, shipped: bool = True, measured: bool = True, **changes: Any) -> dict[str, str]:
+    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
+
+    Args:
+        home: Its `SNF_HOME`.
+        shipped: Whether it has the shipped models; a service starts with a third of the work without them.
+        measured: Whether its coverage is measured, where that of the tests is; this takes up to a third of its time.
+        changes: Settings.
+    """
     share_compiled(home)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k != "REDIS_URL"}
-    return clean | {"SNF_HOME": str(home), "SNF_NICE": "0"} | {f"SNF_{k.upper()}": str(v) for k, v in changes.items()}
+    foreign = {"REDIS_URL"} if measured else {"REDIS_URL", "COVERAGE_PROCESS_CONFIG"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in foreign}
+    own = {"home": home, "nice": 0} | ({} if shipped else {"shipped_models": home / "none"})
+    return clean | {f"SNF_{k.upper()}": str(v) for k, v in (own | changes).items()}
+
+
+def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli.main", *arguments],
+        cwd=ROOT,
+        env=environment(home, **settings),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@contextmanager
+def installed(artifact: Path) -> Iterator[Path]:
+    """A new `SNF_HOME` that has the artifact."""
+    home = Path(tempfile.mkdtemp(prefix="snf-home-"))
+    Registry(home / "registry").publish(artifact, MODEL)
+    yield home
+    shutil.rmtree(home)
 
 
 @contextmanager
@@ -64,13 +99,17 @@ def await_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Pat
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+        if answers(client):
+            return
         time.sleep(0.1)
     raise AssertionError(f"not ready after {READY_S} s:\n{log.read_text()}")
+
+
+def answers(client: httpx.Client) -> bool:
+    """Whether a service is ready."""
+    with suppress(httpx.TransportError):
+        return client.get("/readyz").status_code == 200
+    return False
 
 
 def files(*paths: Path) -> list[tuple[str, tuple[str, bytes, str]]]:

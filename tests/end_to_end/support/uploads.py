@@ -1,7 +1,9 @@
 """Uploads of datasets as the end-to-end tests make them, whole or by hand, and what they leave on disk."""
 
+import socket
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,17 @@ GOOD = ("a.zip", zipped(pngs(20)))
 
 def upload(client: httpx.Client, name: str, *content: tuple[str, bytes]) -> httpx.Response:
     return client.post("/v1/datasets", data={"name": name}, files=[("file", one) for one in content])
+
+
+@contextmanager
+def half_a_post(client: httpx.Client, path: str, body: bytes, kind: str = "image/png") -> Iterator[socket.socket]:
+    """A request that declares one byte more than it sends."""
+    host, port = client.base_url.host, client.base_url.port
+    assert port is not None
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+    with socket.create_connection((host, port), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        yield connection
 
 
 def left(home: Path) -> list[str]:
