@@ -1,4 +1,4 @@
-"""Where and in what arithmetic training computes: on the CPU, or on a CUDA device."""
+"""Devices and precision of training: CPU or CUDA, float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -11,26 +11,38 @@ from models.training.config import TrainingConfig
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of this name, "cpu", "cuda" or "cuda:N". Raises ``DeviceNotFound`` where it is not there.
+    """Return the torch device of a name, and turn off TF32 for CUDA devices.
 
-    On CUDA the process computes float32 as float32 from here on: TF32, cuDNN's default, keeps ten bits of each factor.
+    TF32, the default of cuDNN, rounds the factors of products in float32 to ten bits.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceNotFound: The name is not one of these, or there is no such device.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise DeviceNotFound(f"expected device cpu or cuda, got {name!r}")
+        raise DeviceNotFound(f"expected device cpu, cuda or cuda:N, got {name!r}")
     if name != "cpu":
         if not torch.cuda.is_available():
-            raise DeviceNotFound(f"device {name} was asked for, and PyTorch finds no CUDA device here")
+            raise DeviceNotFound(f"expected a CUDA device for {name}, PyTorch finds none on this machine")
         if (torch.device(name).index or 0) >= torch.cuda.device_count():
-            raise DeviceNotFound(f"device {name} was asked for, PyTorch finds {torch.cuda.device_count()} here")
+            raise DeviceNotFound(
+                f"expected device {name}, PyTorch finds {torch.cuda.device_count()} CUDA devices on this machine"
+            )
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the arithmetic of the coupling nets: what was asked; for ``auto`` bfloat16 where the CPU computes it.
+    """Return the precision of the coupling networks in training, "float32" or "bfloat16".
 
-    On CUDA ``auto`` is float32.
+    "auto" in the configuration is bfloat16 on CPUs with bfloat16 instructions, and float32 otherwise and on CUDA.
+
+    Args:
+        config: The configuration of the training.
+        device: The name of the device.
     """
     if config.precision != "auto":
         return config.precision
