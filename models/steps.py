@@ -32,7 +32,7 @@ def step_size(pixels: int, threads: int = 1) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run all steps of a computation and return its result."""
+    """Run all steps of a computation at once and return its result."""
     while True:
         try:
             next(steps)
