@@ -84,7 +84,8 @@ def multiplicity(
     """Return the multiplicity of each tap of a kernel: how often it occurs in the matrix of the convolution.
 
     For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
-    c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H} (Keller et al. 2021, 4.2, where m is the convolution of ones with ones).
+    c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
+    (Keller et al. 2021, 4.2, where m is the convolution of ones with ones).
 
     Args:
         kernel: Height and width of the kernel.
