@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one and a power cut never takes one back."""
+"""Atomic and durable writing of files and folders: a reader sees all of the content or none of it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,37 @@ from typing import BinaryIO
 from uuid import uuid4
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
+"""Names of temporary files and folders."""
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
+    """Return the SHA-256 of the content of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write ``content`` to ``path``, whole or not at all (:func:`new_file`)."""
+    """Write a file atomically and durably, replacing an existing one.
+
+    Args:
+        path: The file.
+        content: Its content.
+        mode: Its permissions, before the umask is applied.
+    """
     with new_file(path, mode=mode) as file:
         file.write(content)
 
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Yield a temporary file, open for writing, that becomes ``path`` when the block ends well.
+    """Open a temporary file for writing that replaces ``path`` at the end of the block.
 
-    It lies beside ``path``, replaces what is there, and is durable then: fsync, rename, fsync of the folder. A block
-    that raises leaves ``path`` as it was. ``mode`` are its permissions, less what the umask takes away.
+    The file is then durable: it is synced, renamed, and the folder is synced. If the block raises, ``path`` is
+    unchanged.
+
+    Args:
+        path: The file.
+        mode: Its permissions, before the umask is applied.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -53,9 +64,12 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path``, with all that was written in it, when the block ends well.
+    """Create a temporary folder that becomes ``path`` at the end of the block, durably and with all files in it.
 
-    Raises ``FileExistsError`` at the end when ``path`` has come to exist meanwhile; the temporary folder is removed.
+    If the block raises, the temporary folder is removed.
+
+    Raises:
+        FileExistsError: ``path`` exists at the end of the block.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -70,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise FileExistsError(str(path))
         try:
             temporary.rename(path)
-        except OSError as error:  # another one made it since
+        except OSError as error:  # another process has created it
             if error.errno != errno.ENOTEMPTY:
                 raise
             raise FileExistsError(str(path)) from error
@@ -80,7 +94,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder: gone for readers at once, then from the disk; what cannot be deleted stays as a leftover."""
+    """Remove a folder atomically for readers, then delete its files.
+
+    Files that cannot be deleted are left over (:func:`remove_leftovers`).
+    """
     doomed = path.with_name(f".{path.name}.{uuid4().hex}")
     path.rename(doomed)
     sync_folder(path.parent)
@@ -89,7 +106,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is made where it is not there; waits for whoever has it."""
+    """Hold the exclusive lock of a folder during the block, and create the folder if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -97,21 +114,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
-    """Remove what a killed writer left in ``folder``.
+    """Remove temporary files and folders of writers that were killed.
 
-    Nobody else may be writing there, unless ``older_than_s`` spares what was written to less long ago.
+    Args:
+        folder: The folder.
+        older_than_s: The age in seconds from which they are removed. Without it no other process may be writing.
     """
     for path in folder.glob(".*"):
         if not LEFTOVER.fullmatch(path.name):
             continue
-        with suppress(FileNotFoundError):  # its writer may end meanwhile
-            newest = max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+        with suppress(FileNotFoundError):  # its writer may finish in the meantime
+            newest = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
             if time.time() - newest >= older_than_s:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_folder(path: Path) -> None:
-    """Make the entries of a folder durable."""
+    """Sync the entries of a folder to disk."""
     _sync(path)
 
 

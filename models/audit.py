@@ -1,4 +1,4 @@
-"""An audit: scores again, by the flow as it was trained, in float64, with nothing that was cached or frozen."""
+"""Audit of scores: the log-likelihood recomputed by the trained flow in float64, with all determinants."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from models.scoring.frozen import layers_with_log_det
 from models.scoring.likelihood import dequantise
 
 SEED = 0
-"""Of the samples that stand in where more images are asked for than are stored."""
+"""Seed of the samples that are audited in addition to the stored images."""
 
 
 @dataclass(frozen=True)
 class Audited:
-    """One image scored twice, nats: by the engine with the cached log-dets, and again without them.
+    """Score of an image and its recomputation.
 
-    ``log_dets``: every data-independent log-det of that second pass by its layer's name, nats. ``seconds``: both took.
+    Attributes:
+        source: Whether the image is stored with the model or a sample of it.
+        log_likelihood: Score by the engine with the stored log-dets, in nats.
+        recomputed: Score by the trained flow in float64, in nats.
+        log_dets: Recomputed data-independent log-dets by layer name, in nats.
+        seconds: Time for both scores.
     """
 
     source: Literal["pinned", "sample"]
@@ -37,9 +42,14 @@ class Audited:
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Return the audit of an image of ``scorer``: the stored ones come first, and then seeded samples.
+    """Score an image by the engine of a scorer, and again by the trained flow in float64.
 
-    Raises ``ScoreNotFinite``.
+    Args:
+        scorer: The scorer.
+        index: The number of the image: stored images first, then seeded samples.
+
+    Raises:
+        ScoreNotFinite: The log-likelihood of the image is not finite.
     """
     began = time.perf_counter()
     stored = len(scorer.pinned)
@@ -53,17 +63,25 @@ def audit(scorer: Scorer, index: int) -> Audited:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood of one image, ``(1, C, H, W)``, and the data-independent log-dets, all in nats.
+    """Compute the log-likelihood of an image by the trained flow in float64, without stored or frozen values.
 
-    Every bijection of the flow computes in float64 and says its own log-det, determinants included. Raises
-    ``ScoreNotFinite``.
+    Args:
+        flow: The trained flow.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+        image: Pixels, uint8 ``(1, C, H, W)``.
+
+    Returns:
+        The log-likelihood, and the data-independent log-dets by layer name, in nats.
+
+    Raises:
+        ScoreNotFinite: The log-likelihood is not finite.
     """
     live = copy.deepcopy(flow).double().eval()
-    found: dict[str, float] = {}
+    log_dets: dict[str, float] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_layer: object, _inputs: object, output: Any) -> None:
-            found[name] = float(output[1])
+            log_dets[name] = float(output[1])
 
         return hook
 
@@ -75,4 +93,4 @@ def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tupl
         log_likelihood = live(torch.from_numpy(dequantise(image, weights_digest))).log_likelihood
     if not torch.isfinite(log_likelihood).all():
         raise ScoreNotFinite("the flow's arithmetic overflowed on this image in float64")
-    return float(log_likelihood), found
+    return float(log_likelihood), log_dets

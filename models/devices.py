@@ -19,12 +19,14 @@ def find_device(name: str) -> torch.device:
         DeviceNotFound: The name is not one of these, or the device does not exist.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise DeviceNotFound(f"expected device cpu or cuda, got {name!r}")
+        raise DeviceNotFound(f"expected device cpu, cuda or cuda:N, got {name!r}")
     if name != "cpu":
         if not torch.cuda.is_available():
-            raise DeviceNotFound(f"device {name} was asked for, and PyTorch finds no CUDA device here")
+            raise DeviceNotFound(f"expected a CUDA device for {name}, PyTorch finds none on this machine")
         if (torch.device(name).index or 0) >= torch.cuda.device_count():
-            raise DeviceNotFound(f"device {name} was asked for, PyTorch finds {torch.cuda.device_count()} here")
+            raise DeviceNotFound(
+                f"expected device {name}, PyTorch finds {torch.cuda.device_count()} CUDA devices on this machine"
+            )
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)

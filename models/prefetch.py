@@ -1,4 +1,4 @@
-"""Work that runs ahead of who asks for it, in a thread of its own."""
+"""Prefetching: computing the items of a generator in advance, in another thread."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def prefetch(items: Generator[T], most: int = 2) -> Generator[T]:
-    """Yield what ``items`` does; up to ``most`` of it is made before it is asked for. Raises what ``items`` raises.
+def prefetch(items: Generator[T], count: int = 2) -> Generator[T]:
+    """Yield the items of a generator, computed in advance in another thread.
 
-    All of ``items`` runs in one thread, closing it too, since files and SQLite's connections are closed where they were
-    opened.
+    The generator is run and closed in the same thread, because files and SQLite connections must be closed where they
+    were opened. Exceptions of the generator are raised here.
+
+    Args:
+        items: The generator.
+        count: The largest number of items computed in advance.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        pending = deque(pool.submit(_next, items) for _ in range(most))
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        pending = deque(pool.submit(_next, items) for _ in range(count))
         try:
-            while found := pending.popleft().result():
+            while item := pending.popleft().result():
                 pending.append(pool.submit(_next, items))
-                yield found[0]
+                yield item[0]
         finally:
-            for one in pending:
-                one.cancel()
+            for future in pending:
+                future.cancel()
             pool.submit(items.close).result()
 
 

@@ -1,4 +1,4 @@
-"""Long computations in steps, between which a thread may do other work."""
+"""Long computations in steps, between which their thread can do other work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import TypeAlias, TypeVar
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
-"""A computation that yields between its steps and returns its result."""
+"""Generator that yields between the steps of a computation and returns its result."""
 
 STEP = 32
-"""Dequantised images that pass the flow in one step, unless they are large."""
+"""Dequantised images in a step, unless they are large."""
 STEP_PIXELS = STEP * 128 * 128
-"""Pixels in one step."""
+"""Pixels in a step."""
 
 
 def step_size(pixels: int, threads: int = 1) -> int:
-    """Return the images of so many pixels in one step: fewer large ones, but one for each thread.
+    """Return the number of images in a step: fewer for large images, but at least one for each thread.
+
+    Args:
+        pixels: Pixels of an image, H·W.
+        threads: The number of threads.
 
     >>> step_size(28 * 28), step_size(256 * 256), step_size(1024 * 1024)
     (32, 8, 1)
@@ -28,7 +32,7 @@ def step_size(pixels: int, threads: int = 1) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Return the result of a computation, all steps at once."""
+    """Run all steps of a computation at once and return its result."""
     while True:
         try:
             next(steps)

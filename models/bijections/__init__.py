@@ -1,1 +1,1 @@
-"""Invertible maps with exact log-determinants; each file holds one of them."""
+"""Bijections: invertible maps with exact log-determinants, each in a file of its own."""

@@ -61,19 +61,19 @@ class ActNorm(ChannelAffine):
         return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back: x_c = z_c·exp(l_c) + t_c."""
+        """Map normalised images ``z`` back to x_c = z_c·exp(l_c) + t_c and return the log-det of the inverse."""
         self._check(z)
         scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map and its inverse in float64. Raises ``UninitializedModel`` before :meth:`initialize`."""
+        """Return the layer in float64 for scoring. Raises ``UninitializedModel`` if it is not initialised."""
         if not self.initialized:
             raise UninitializedModel("ActNorm is not initialised: initialise or load the flow before it is frozen")
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix diag(exp(-l)) and the offset -t·exp(-l)."""
+        """Return the layer as an affine map of the channels: the matrix diag(exp(-l)) and the offset -t·exp(-l)."""
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 

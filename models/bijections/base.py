@@ -116,7 +116,7 @@ class ChannelAffine(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map and its inverse in float64. Cost: O(C³)."""
+        """Return the affine map and its inverse in float64, for scoring and sampling. Cost: O(C³)."""
         matrix, offset = (part.double().clone() for part in self.affine())
         inverse = torch.linalg.inv(matrix)
         learned = self.learned_affine()
@@ -151,18 +151,18 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x, without the offset b."""
+        """Return the product W x of the weight with inputs ``x``, without the offset b."""
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, without the offset b."""
+        """Return the product R z of the learned inverse with outputs ``z``, without the offset b."""
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R to W^-1, or to the best approximation of it that R can represent, for inputs of ``shape``."""
+        """Set the learned inverse R to W^-1, or to its best approximation in the form of R, for inputs of ``shape``."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x, which is x where R is the exact inverse."""
+        """Return the reconstruction R W x of ``x``, which is ``x`` itself if R is the exact inverse of W."""
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:

@@ -41,7 +41,7 @@ def convolve(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Return the kernel of the transpose, T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2).
+    """Return the kernel of the transposed convolution, T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2).
 
     Input and output channels are swapped and the taps are mirrored.
     """
@@ -49,7 +49,7 @@ def flip(weight: Tensor) -> Tensor:
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient of Σ_n <w * x_n, z_n> with respect to w.
+    """Return the gradient of Σ_n <w * x_n, z_n> with respect to the kernel w of a convolution.
 
     Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
 
@@ -67,7 +67,7 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return the kernel of the composition outer * (inner * x), which holds away from the border.
+    """Return the kernel of the composition of two convolutions, outer * (inner * x), away from the border.
 
     Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
     Cost: O(O·M·C·k⁴) for M channels between the two.
@@ -81,10 +81,11 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return the multiplicity m of each tap: its number of occurrences in T(w) for a pair of channels.
+    """Return the multiplicity of each tap of a kernel: how often it occurs in the matrix of the convolution.
 
-    m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H} (Keller et al.
-    2021, 4.2, where m is the convolution of ones with ones).
+    For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
+    c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
+    (Keller et al. 2021, 4.2, where m is the convolution of ones with ones).
 
     Args:
         kernel: Height and width of the kernel.
@@ -119,7 +120,14 @@ def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrix T(w), float64 ``(D, D)``, differentiable in w. Cost: O(D·C²·kh·kw·H·W)."""
+    """Return the matrix T(w) of a convolution with kernel w, float64 ``(D, D)``, differentiable in w.
+
+    Cost: O(D·C²·kh·kw·H·W).
+
+    Args:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        image: Height H and width W of the images, D = C·H·W.
+    """
     units = identity_images(weight.shape[1], image, weight.device)
     return convolve(weight.double(), units).flatten(1).T
 
@@ -142,13 +150,16 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth C·(ph·W + pw) + C - 1 of T(w) in the order (row, column, channel), padding (ph, pw)."""
+    """Return the half-bandwidth of the matrix T(w) of a convolution, for images of ``width``.
+
+    It is C·(ph·W + pw) + C - 1 in the order (row, column, channel), with the padding (ph, pw).
+    """
     channels, padding = weight.shape[0], same_padding(weight)
     return channels * (padding[0] * width + padding[1]) + channels - 1
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return T(w) in LAPACK's general band storage, with room for its LU factors.
+    """Return the matrix T(w) of a convolution in LAPACK's general band storage, with room for its LU factors.
 
     Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
     result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
@@ -171,7 +182,7 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 
 class FactorisedConvolution:
-    """LU factorisation of T(w) in float64, for its log|det| and for linear systems.
+    """LU factorisation of the matrix T(w) of a convolution, for its log|det| and for linear systems in float64.
 
     If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
     a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
@@ -201,7 +212,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Return T(w)^-1 z, or T(w)^-T z for side "transpose", computed in float64.
+        """Solve T(w) x = z for x, or T(w)^T x = z for side "transpose", in float64.
 
         Args:
             z: Images, ``(N, C, H, W)``.
@@ -230,5 +241,5 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return T(w)^-1 applied to the unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
+        """Return the inverse T(w)^-1 applied to the D unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
         return self.solve(identity_images(self.channels, self.image, self.device))

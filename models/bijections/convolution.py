@@ -26,9 +26,9 @@ from models.bijections.frozen import Inverse
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)|.
+    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)| of its D x D matrix T(w).
 
-    Zero padding keeps the image size. T(w) is the D x D matrix of the convolution, D = C·H·W. w starts as the identity
+    Zero padding keeps the image size, and D = C·H·W. w starts as the identity
     plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
 
     Cost: O(N·C²·kh·kw·H·W) for the map. O(D³) for a log-det with gradient, at every training step; O(D·b²) without
@@ -55,7 +55,7 @@ class ExactConv(Bijection):
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to T(w)^-1 (z - b), solved in float64. Cost: O(D·b²), and O(D·b) for each sample.
+        """Map ``z`` back to x with w * x + b = z, by LU factors in float64. Cost: O(D·b²), and O(D·b) for each sample.
 
         Raises:
             torch.linalg.LinAlgError: T(w) is singular.
@@ -65,7 +65,7 @@ class ExactConv(Bijection):
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det T(w)| for each sample of ``x``, ``(N,)`` in nats, computed in float64."""
+        """Return the log-det log|det T(w)| for each sample of ``x``, ``(N,)`` in nats, computed in float64."""
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
@@ -74,12 +74,12 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det T(w)| for images of ``shape``, in nats."""
+        """Return the log-det log|det T(w)| for images of ``shape``, in nats."""
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map in float64. Its first inverse factorises T(w)."""
+        """Return the convolution in float64 for scoring; its LU factors are computed at the first inverse."""
         return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
@@ -151,7 +151,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set r to the kernel nearest to T(w)^-1 for images of ``shape``. Cost: D solves, O(D²·b)."""
+        """Set the learned kernel r to the best approximation of the inverse for images of ``shape``. Cost: O(D²·b)."""
         kernel = (self.weight.shape[2], self.weight.shape[3])
         self.inverse_weight.copy_(project(FactorisedConvolution(self.weight, shape[1:]).inverse_images(), kernel))
 
@@ -178,7 +178,7 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return w * x + b, and None as the log-det does not depend on the data."""
+        """Return w * x + b, and None in place of a data-dependent log-det."""
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
@@ -223,7 +223,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the arguments, as in the class docstring."""
+        """Return the gradients of x, w and r by the formulas of the class."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         kernel = (weight.shape[2], weight.shape[3])
@@ -257,6 +257,9 @@ def self_normalizing_convolution(
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return the middle taps of 2r - r * w * r, which turn an error E of r into an error of order E² off the border."""
+    """Return the result of a Newton-Schulz step from r towards the inverse of w: the middle taps of 2r - r * w * r.
+
+    Away from the border it turns an error E of r into an error of order E².
+    """
     there_and_back = compose(weight, inverse_weight)
     return 2 * inverse_weight - compose(inverse_weight, there_and_back, crop=True)

@@ -169,7 +169,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of the arguments, as in the class docstring."""
+        """Return the gradients of x, W and b by the formulas of the class."""
         grad_z, grad_log_det = gradients
         z, weight, bias = ctx.saved_tensors
         share = grad_log_det.sum()

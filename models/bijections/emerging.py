@@ -62,7 +62,7 @@ class AutoregressiveConv(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map and its inverse in float64."""
+        """Return the convolution in float64 for scoring and sampling."""
         weight = self.masked_weight().double()
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
@@ -127,12 +127,12 @@ class EmergingConv(Bijection):
 
 
 def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the 2x2 convolution of ``x``, ``(N, C, H, W)``, whose tap (1, 1) is on the location itself."""
+    """Return the 2x2 convolution of each pixel of ``x``, ``(N, C, H, W)``, with its upper and left neighbours."""
     return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight)
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Solve :func:`convolve_causally` for x, one anti-diagonal of all samples at a time.
+    """Solve the 2x2 convolution :func:`convolve_causally` for its input, one anti-diagonal at a time.
 
     x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]), so the anti-diagonal i + j = d depends on the two
     anti-diagonals before it.

@@ -70,7 +70,7 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by exp(-M) and a linear system for W, in float64."""
+        """Map ``z`` back to x by exp(-M) and a linear system with W, in float64."""
         self._check(z)
         kernel = self.bounded_kernel().double()
         mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
@@ -78,12 +78,12 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·(Σ_c k_cc + log|det W|), in nats."""
+        """Return the log-det H·W·(Σ_c k_cc + log|det W|), in nats."""
         return float(self._log_det(self.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map and its inverse in float64."""
+        """Return the layer in float64 for scoring and sampling."""
         kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
         before, after = self.before.double().clone(), self.after.double().clone()
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
@@ -114,7 +114,7 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Return Σ_{n <= terms} M^n x / n! with M x = kernel * x, for images ``x``. Cost: ``terms`` convolutions."""
+    """Return exp(M) x for M x = kernel * x by ``terms`` terms of Σ M^n x / n!. Cost: ``terms`` convolutions."""
     total = term = x
     for n in range(1, terms + 1):
         term = convolve(kernel, term) / n

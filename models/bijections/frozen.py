@@ -47,7 +47,7 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return A x + b, and None as the log-det does not depend on the data. Cost: one matrix product."""
+        """Return A x + b, and None in place of a data-dependent log-det. Cost: one matrix product."""
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:

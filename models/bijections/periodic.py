@@ -53,23 +53,23 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| for images of height and width ``image``, float64 in nats. Cost: O(C³·H·W)."""
+        """Return the log-det Σ_f log|det ŵ(f)| for images of this size, float64 in nats. Cost: O(C³·H·W)."""
         log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
         has_both = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
         return torch.sum(log_dets * (2 - log_dets.new_tensor(has_both)))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| for each sample of ``x``, ``(N,)`` in nats."""
+        """Return the log-det Σ_f log|det ŵ(f)| for each sample of ``x``, ``(N,)`` in nats."""
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return Σ_f log|det ŵ(f)| for images of ``shape``, in nats."""
+        """Return the log-det Σ_f log|det ŵ(f)| for images of ``shape``, in nats."""
         return float(self.log_abs_det(shape[1:]).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64, with the inverse matrix of each frequency."""
+        """Return the convolution in float64 for scoring, with the inverse matrix of each frequency."""
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
         inverses = torch.linalg.inv(transfer(weight, shape[1:]))
         return FrozenMap(
@@ -94,7 +94,7 @@ def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return ŵ(f), the matrices of a convolution in frequency, complex ``(H, W // 2 + 1, C, C)``.
+    """Return the transfer matrices ŵ(f) of a periodic convolution, complex ``(H, W // 2 + 1, C, C)``.
 
     They are the Fourier transform of the kernel at the frequencies of real images. Cost: O(C²·H·W·log H·W).
 

@@ -49,7 +49,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of the arguments, as in the class docstring."""
+        """Return the gradients of x, W and R by the formulas of the class."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grad_x = mix_channels(weight.T, grad_y)

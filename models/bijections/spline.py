@@ -103,7 +103,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and the log slopes for images ``x``, ``(N, C, H, W)``."""
+        """Return the values of the splines and their log slopes for images ``x``, ``(N, C, H, W)``."""
         values, inside, clamped = self._by_element(x)
         bins = self._find_bins(self.x, clamped)
         theta = (clamped - bins.x) / bins.width
@@ -111,7 +111,7 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and the log-det of the inverse, ``(N,)`` in nats, for images ``z`` (Durkan et al. 2019, eq. 6-8)."""
+        """Return the inverse of the splines and its log-det, ``(N,)`` in nats (Durkan et al. 2019, eq. 6-8)."""
         values, inside, clamped = self._by_element(z)
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)
@@ -155,13 +155,13 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return (y - y_k) / height at θ = ``theta``."""
+        """Return the relative height (y - y_k) / height within each bin, at the position θ in [0, 1]."""
         mean = self.height / self.width
         mixed = theta * (1 - theta)
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return log dy/dx at θ = ``theta`` (Durkan et al. 2019, eq. 5)."""
+        """Return the log slope log dy/dx of the spline, at the position θ in [0, 1] (Durkan et al. 2019, eq. 5)."""
         mean = self.height / self.width
         rest = 1 - theta
         mixed = theta * rest
@@ -170,7 +170,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return θ at which (y - y_k) / height is ``rise``, the root of a·θ² + b·θ + c that avoids cancellation."""
+        """Return the position θ in [0, 1] at which :meth:`rise` has a value: the stable root of a·θ² + b·θ + c."""
         mean = self.height / self.width
         bend = rise * (self.left + self.right - 2 * mean)
         a, b, c = mean - self.left + bend, self.left - bend, -mean * rise

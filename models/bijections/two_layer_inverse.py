@@ -76,7 +76,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set r1 to the kernel nearest to T(w)^-1 for images of ``shape``, and r2 to the identity. Cost: D solves.
+        """Set r1 to the best approximation of the inverse by a kernel and r2 to the identity. Cost: D solves.
 
         The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
@@ -120,7 +120,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the gradients of the arguments, as in the class docstring."""
+        """Return the gradients of x, w, r1 and r2 by the formulas of the class."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, hidden, error, weight, first, second = ctx.saved_tensors
         kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
@@ -137,7 +137,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of <T(w), T(outer) T(inner)> with respect to w, exact at the borders too.
+    """Return the gradient of <T(w), T(outer) T(inner)> with respect to a kernel w, where T(w) is its matrix.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 

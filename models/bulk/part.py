@@ -1,4 +1,4 @@
-"""Scoring of one part: decoding runs ahead in a thread of its own while the model works."""
+"""Scoring of one part: decoding is prefetched in another thread while the model works."""
 
 from __future__ import annotations
 

@@ -90,15 +90,15 @@ def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str |
     """
     if trained is None or not trained.formats or image.format is None or image.source_size is None:
         return None
-    found = []
+    differences = []
     if image.format not in trained.formats and not (image.format in LOSSLESS and LOSSLESS & trained.formats.keys()):
         names = ["uncompressed" if name == ARRAY else name for name in sorted(trained.formats)]
-        found.append(f"scored image is {image.format}, training images were {' and '.join(names)}")
+        differences.append(f"scored image is {image.format}, training images were {' and '.join(names)}")
     low, high = min(trained.smallest), min(trained.largest)
     if not low / SIZE_FACTOR <= min(image.source_size) <= high * SIZE_FACTOR:
         sizes = ["{}x{}".format(*size) for size in (trained.smallest, trained.largest)]
-        found.append(
+        differences.append(
             f"scored image is {image.source_size[0]}x{image.source_size[1]}, "
             f"training images were {' to '.join(dict.fromkeys(sizes))}"
         )
-    return "; ".join(found) or None
+    return "; ".join(differences) or None

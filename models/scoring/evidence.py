@@ -36,7 +36,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Return the evidence of all parts together, with gradients if all parts have them."""
+        """Concatenate the evidence of several batches; the result has gradients if all batches have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),

@@ -68,7 +68,7 @@ class FlowPass:
         return result + constant / (height * width)
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return the pass of a slice of the images."""
+        """Return the part of the pass for a slice of its images."""
         latents = {
             part.name: [tensor[chosen] for tensor in getattr(self.latents, part.name)] for part in fields(Latents)
         }

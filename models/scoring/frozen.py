@@ -108,7 +108,7 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
-    """Return the frozen form of a trained flow.
+    """Return an immutable float64 copy of a trained flow for scoring and sampling.
 
     Args:
         flow: The flow.

@@ -1,4 +1,4 @@
-"""Work that runs ahead: the same items, made early, in one thread that also closes."""
+"""Prefetching yields the same items, computed early, in a thread that also closes the generator."""
 
 import threading
 import time

@@ -57,13 +57,13 @@ class _Outputs:
 
 
 def supports_forward(frozen: FrozenFlow) -> bool:
-    """Return whether :func:`forward_graph` supports all steps of a flow."""
+    """Return whether all steps of a flow can be converted to an OpenVINO graph."""
     known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
 def supports_inverse(frozen: FrozenFlow) -> bool:
-    """Return whether :func:`inverse_graph` supports all steps of a flow; k x k convolutions need a linear solver."""
+    """Return whether the inverses of all steps of a flow can be converted to an OpenVINO graph."""
     return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
 
 
@@ -76,7 +76,7 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Return the graph from images after the pixel transform to latents and log slopes.
+    """Return the OpenVINO graph of a flow, from images after the pixel transform to latents and log slopes.
 
     The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
     its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
@@ -111,7 +111,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return the graph from whitened latents to images before the inverse of the pixel transform.
+    """Return the OpenVINO graph of the inverse of a flow, from latents to images before the inverse pixel transform.
 
     Args:
         frozen: The flow.

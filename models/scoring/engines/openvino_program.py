@@ -39,13 +39,13 @@ class Program:
         self._graph = graph
         self._lanes = threads or torch.get_num_threads()
         self._cache = CompiledCache(cache)
-        one = graph(1)
-        self.outputs: list[tuple[Part, int]] = one.outputs
-        self._single = self._compile(one, lanes=1)
-        stored = None if cache is None else cache / f"{graph_digest(one.model)}-{self._lanes}.json"
-        found = None if stored is None else stored_tiling(stored, self._lanes)
-        if found is not None or stored is None:
-            self.tiling = found or unmeasured(self._lanes)
+        single = graph(1)
+        self.outputs: list[tuple[Part, int]] = single.outputs
+        self._single = self._compile(single, lanes=1)
+        stored = None if cache is None else cache / f"{graph_digest(single.model)}-{self._lanes}.json"
+        tiling = None if stored is None else stored_tiling(stored, self._lanes)
+        if tiling is not None or stored is None:
+            self.tiling = tiling or unmeasured(self._lanes)
             self._wave = self._compile(graph(self.tiling.tile), self._lanes)
         else:
             self.tiling, self._wave = self._measure()
@@ -102,8 +102,8 @@ class Lanes:
         model = compiled.model
         self._requests = [model.create_infer_request() for _ in range(lanes)]
         self.tile = int(model.input(0).get_shape()[0])
-        self._input_shapes = [tuple(one.get_shape())[1:] for one in model.inputs]
-        self._output_shapes = [tuple(one.get_shape())[1:] for one in model.outputs]
+        self._input_shapes = [tuple(port.get_shape())[1:] for port in model.inputs]
+        self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
         """Return uninitialised arrays for the outputs of a number of images."""

@@ -339,7 +339,7 @@ def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(DeviceNotFound, match="expected device cpu or cuda, got 'tpu'"):
+    with pytest.raises(DeviceNotFound, match="expected device cpu, cuda or cuda:N, got 'tpu'"):
         find_device("tpu")
 
 
