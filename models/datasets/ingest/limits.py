@@ -1,4 +1,4 @@
-"""How much an upload may hold, counted while it is read: no header is believed."""
+"""Limits of uploads and of disk space, counted while data is read and written. Headers are not trusted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ RECHECK_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest upload that is taken in.
+    """Limits of one upload.
 
-    ``files``: entries of all archives and images of all arrays. ``file_bytes``: one image file; a longer one is
-    rejected alone. ``unpacked_bytes``: all of them together. ``ratio``: unpacked over packed bytes, looked at once
-    ``ratio_from`` bytes are unpacked, as small flat images pack very well.
+    Attributes:
+        files: Entries of all archives and images of all arrays.
+        file_bytes: Bytes of an image file; a longer file is left out.
+        unpacked_bytes: Bytes of all files together.
+        ratio: Unpacked over packed bytes.
+        ratio_from: Unpacked bytes from which on the ratio is checked, as small flat images compress very well.
     """
 
     files: int = 1_000_000
@@ -32,8 +35,8 @@ class Limits:
     ratio_from: int = 64 * MIB
 
 
-class Meter:
-    """Counts what comes out of an upload of ``packed`` bytes; ``done`` of them are read."""
+class UploadMeter:
+    """Counts files and bytes of an upload while it is read. ``done`` of its ``packed`` bytes were read."""
 
     def __init__(self, packed: int, limits: Limits) -> None:
         self.packed = packed
@@ -62,7 +65,7 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """What may still be written under a folder: ``reserve`` bytes of the disk stay free, and ``quota`` is kept."""
+    """The quota of a folder: at most ``quota`` bytes in it, and at least ``reserve`` bytes of the disk free."""
 
     def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:
         self._folder = folder
@@ -79,7 +82,7 @@ class DiskQuota:
             raise StorageFull(f"{count} bytes are to be written, {max(0, free)} of the disk may be used")
 
     def take(self, count: int) -> None:
-        """Count bytes that are being written. Raises ``StorageFull``."""
+        """Count bytes that are written. Raises ``StorageFull`` where the quota is exceeded."""
         if self._quota_left is not None:
             self._quota_left -= count
         self._unchecked += count
@@ -89,7 +92,7 @@ class DiskQuota:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the sizes of all files under a folder; what vanishes meanwhile counts nothing."""
+    """Return the size of all files under a folder in bytes, without files that are removed meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -101,7 +104,7 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Turn what a full disk raises into ``StorageFull``."""
+    """Translate the errors of a full disk to ``StorageFull``."""
     try:
         yield
     except OSError as error:
@@ -109,6 +112,6 @@ def full_disk() -> Iterator[None]:
             raise
         raise StorageFull(f"the disk is full: {error.strerror}") from error
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python's own have no code
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python itself have no code
             raise
         raise StorageFull("the disk is full: the table cannot grow") from error

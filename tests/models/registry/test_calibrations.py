@@ -1,4 +1,4 @@
-"""CalibrationStore made after a model: numbers, the choice among them, and what may never be loaded."""
+"""Calibrations made after a model: numbers, the choice among them, and what may never be loaded."""
 
 from __future__ import annotations
 
