@@ -83,7 +83,7 @@ class CalibrationSummary(_ManifestPart):
     statistics_images: int = Field(ge=1)
     calibration_images: int = Field(ge=1)
     folds: int = Field(1, ge=1)
-    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the strangest images that was left out.")
+    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the most anomalous images that was left out.")
     smallest_p: float
     statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
     mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")

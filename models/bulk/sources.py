@@ -41,7 +41,7 @@ def open_source(
     if path is not None:
         return BuiltinImages(path, preprocessing)
     if store is None or name not in store.names():
-        raise DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(dataset_names(data_dir, store))}")
+        raise DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(dataset_names(data_dir, store))}")
     return StoredImages(store, name, preprocessing)
 
 
@@ -131,7 +131,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in an image file. Raises ``ImageError``."""
+    """Return the content of an image file. Raises ``ImageError``."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -20,16 +20,17 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """Images in a fixed order, prepared for one model.
-
-    ``count`` is their number. ``digest`` differs between sources with different images.
-    """
+    """A source of images in a fixed order, prepared for one model."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """Return the number of images."""
+        ...
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Return a digest that differs between sources with different images."""
+        ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield images ``start`` to ``stop - 1``; a bad image takes its place with its ``ImageError``."""
@@ -37,7 +38,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Images of a user's dataset, decoded while they are read. The digest covers pixels, paths and formats.
+    """A source of the images of a user's dataset, which are decoded while they are read.
 
     Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
 
@@ -46,7 +47,7 @@ class StoredImages:
         name: The dataset.
         preprocessing: What the model does to images.
         order: The order of upload (``id``), or that of the paths.
-        rows: The places of the images to read, rising, in this order. Default: all.
+        rows: The places of the images to read, rising, in this order. Default: all images.
     """
 
     def __init__(

@@ -140,16 +140,18 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
 
 
 def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> list[str]:
-    notes = [f"shared out {split.rule} as {split.parts}: {split.reason}"]
+    notes = [f"split {split.rule} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
             f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "
             f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}"
         )
     if facts.smallest != facts.largest:
-        notes.append("sizes differ: unless training is told otherwise, images are resized and their middle is cut out")
+        notes.append("sizes differ: unless a fit is set, training resizes images and crops them to their middle")
     if facts.channels is None:
-        notes.append("some images are grey and some have colour: unless training is told otherwise, all become colour")
+        notes.append(
+            "some images are grey and some have colour: unless a colour is set, training converts all to colour"
+        )
     if findings.slugs:
         left_out = findings.slugs.total()
         notes.append("1 file was left out" if left_out == 1 else f"{left_out} files were left out")

@@ -81,7 +81,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
             "rule": "by-group" if whose else "by-image",
             "reason": reason,
             "seed": SEED,
-            "groups": {name: found for name, found in whose.items() if found},
+            "groups": {part_name: groups_of_part for part_name, groups_of_part in whose.items() if groups_of_part},
             "folds": fold_sizes,
             **dict(zip(PARTS, np.bincount(part, minlength=3).tolist(), strict=True)),
         }

@@ -129,8 +129,8 @@ class DatasetStore:
         return self.root / name
 
     def _not_found(self, name: str) -> DatasetNotFound:
-        return DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(self.names()) or 'none'}")
+        return DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(self.names()) or 'none'}")
 
 
 def _taken(name: str) -> DatasetTaken:
-    return DatasetTaken(f"there is a dataset {name!r} already; choose another name or delete it first")
+    return DatasetTaken(f"a dataset {name!r} exists already; choose another name or delete it first")

@@ -165,7 +165,7 @@ class CalibrationStore:
         except OSError as error:
             raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise ArtifactError(f"{file_label(path)} does not say which calibration was chosen") from error
+            raise ArtifactError(f"{file_label(path)} is not a valid choice of a calibration") from error
 
     def _choose(self, number: int, newest: int) -> None:
         choice = ActiveCalibration(calibration=number, newest=newest)

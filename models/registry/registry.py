@@ -40,14 +40,14 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return the names of all models, sorted."""
-        found = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
-        return sorted(name for name in found if is_name(name) and self.versions(name))
+        folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
+        return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
         check_name(name)
-        found = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
-        return sorted(found | ({1} if self._is_shipped(name, 1) else set()))
+        numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
+        return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return the aliases of a model with their versions. Raises ``ModelNotFound``.
@@ -168,7 +168,9 @@ class Registry:
         with self._writing(name):
             version = self._selected(ModelRef(name, alias))
             if alias == LIVE:
-                raise AliasRequired(f"{name} is what its alias {LIVE} points at, version {version}: move it instead")
+                raise AliasRequired(
+                    f"the alias {LIVE} of {name} cannot be removed; it points at version {version}: move it instead"
+                )
             aliases = self.aliases(name)
             del aliases[alias]
             write_aliases(self.root / name, aliases)
@@ -182,10 +184,12 @@ class Registry:
         with self._writing(name):
             self.locate(ModelRef(name, version))
             if self._is_shipped(name, version):
-                raise ModelReadOnly(f"{name}:{version} ships with the product and stays")
+                raise ModelReadOnly(f"{name}:{version} ships with the product and cannot be removed")
             aliases = sorted(alias for alias, target in self.aliases(name).items() if target == version)
             if aliases:
-                raise VersionInUse(f"{name}:{version} is what {', '.join(aliases)} points at: move that away first")
+                raise VersionInUse(
+                    f"{name}:{version} has the alias {', '.join(aliases)}: move the alias to another version first"
+                )
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
@@ -195,7 +199,7 @@ class Registry:
         """
         with self._writing(name):
             if self._is_shipped(name, 1):
-                raise ModelReadOnly(f"{name} ships with the product and stays")
+                raise ModelReadOnly(f"{name} ships with the product and cannot be removed")
             # An alias must never point at a missing version: other aliases go first, the live version goes last.
             live = self.aliases(name)[LIVE]
             write_aliases(self.root / name, {LIVE: live})
@@ -234,7 +238,7 @@ class Registry:
         try:
             return int(path.read_text()) if path.exists() else 0
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{file_label(path)} does not say which versions there were") from error
+            raise ArtifactError(f"{file_label(path)} does not hold the number of a version") from error
 
     def _go_live(self, version: ModelVersion) -> None:
         if self.aliases(version.name)[LIVE] < version.version:
@@ -243,7 +247,7 @@ class Registry:
     def _known_versions(self, name: str) -> list[int]:
         versions = self.versions(name)
         if not versions:
-            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+            raise ModelNotFound(f"there is no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
         return versions
 
     def _write_alias(self, name: str, alias: str, version: int) -> None:

@@ -65,5 +65,5 @@ def file_identity(path: Path) -> Stamp | None:
     try:
         status = path.stat()
     except OSError:
-        return None  # reading the manifest says what is wrong
+        return None  # reading the manifest raises the error
     return status.st_ino, status.st_mtime_ns, status.st_size

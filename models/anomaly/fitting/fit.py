@@ -137,7 +137,7 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the places of all but the strangest, in their order."""
+    """Return the places of all but the most anomalous images, in their order."""
     return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
 
 

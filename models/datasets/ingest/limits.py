@@ -76,10 +76,10 @@ class DiskQuota:
     def require(self, count: int) -> None:
         """Raise ``StorageFull`` unless ``count`` bytes can be written now."""
         if self._quota_left is not None and count > self._quota_left:
-            raise StorageFull(f"{count} bytes are to be written, {max(0, self._quota_left)} of the quota are left")
+            raise StorageFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         free = shutil.disk_usage(self._folder).free - self._reserve
         if count > free:
-            raise StorageFull(f"{count} bytes are to be written, {max(0, free)} of the disk may be used")
+            raise StorageFull(f"{count} bytes are needed, {max(0, free)} bytes of the disk may be used")
 
     def take(self, count: int) -> None:
         """Count bytes that are written. Raises ``StorageFull`` where the quota is exceeded."""

@@ -69,7 +69,7 @@ def _images(
     if fortran_order and count > 1:
         raise _unusable(f"{label}: expected C order, got Fortran order; save numpy.ascontiguousarray of it")
     if groups is not None and groups.shape != (count,):
-        raise _unusable(f"{label}: there are {count} images and {groups.shape} groups")
+        raise _unusable(f"{label}: expected a group for each of {count} images, got {len(groups)}")
     size, digits = math.prod(shape[1:]), len(str(count - 1))
     for index in range(count):
         meter.add_file()
@@ -99,7 +99,7 @@ def _groups(file: IO[bytes], filename: str, meter: UploadMeter) -> NDArray[Any]:
         raise _unusable(f"{label}: the header promises {size} bytes, {len(data)} are there")
     # NumPy accepts any 32 bits as a character, and Python does not check them.
     if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > LAST:
-        raise _unusable(f"{label}: its text holds numbers that are no characters")
+        raise _unusable(f"{label}: its text holds numbers that are not characters")
     return np.frombuffer(data, dtype)
 
 
