@@ -125,7 +125,7 @@ def test_a_removed_version_is_gone_with_its_calibrations_and_its_number(registry
     rest = {path.name for path in (registry.root / "digits").iterdir()}
     assert rest == {"1", "4", "5", "aliases.json", "calibrations", "newest-removed", ".lock"}
     (registry.root / "digits" / "newest-removed").write_text("some")
-    with pytest.raises(ArtifactError, match="newest-removed does not say"):
+    with pytest.raises(ArtifactError, match="newest-removed does not hold"):
         registry.publish(artifact, "digits")
     assert second.version == 2
 
