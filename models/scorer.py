@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration, MapReference, Verdict
-from models.anomaly.calibration_file import load_later
+from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
@@ -82,7 +82,7 @@ class Scorer:
         artifact = load_artifact(path)
         summary = None
         if calibration is not None:
-            arrays, summary = load_later(calibration, artifact.manifest.log_dets.weights_sha256)
+            arrays, summary = load_added_calibration(calibration, artifact.manifest.log_dets.weights_sha256)
             artifact = replace(artifact, calibration=arrays)
         pinned = artifact.manifest.pinned
         if image_digest(artifact.pinned[0]) != pinned.image_sha256:

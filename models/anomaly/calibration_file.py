@@ -40,7 +40,7 @@ def load_calibration(path: Path) -> Calibration:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 
-def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
+def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
     """Return a calibration that was added to a model later, and its summary, after a check of its files.
 
     Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.

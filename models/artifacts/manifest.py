@@ -63,7 +63,7 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """How far scores differ from those in float32, in nats: log-likelihoods over all images, and the statistic T."""
+    """The deviation of scores from those in float32, in nats: of log-likelihoods, and of the anomaly statistic T."""
 
     images: int = Field(ge=1)
     median: float = Field(ge=0)

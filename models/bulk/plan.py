@@ -32,7 +32,7 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the first image of every part, and the image after its last.
+        """Return the range of images of every part: its first image, and the image after its last.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -59,7 +59,7 @@ class BulkPlan(BaseModel):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A plan with the folder of its parts."""
+    """A stored plan of a bulk job, with the folder of its parts."""
 
     folder: Path
     plan: BulkPlan
@@ -79,7 +79,7 @@ class OpenPlan:
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Return a plan that is opened in ``folder``. Parts of an equal plan stay there, any others are removed."""
+    """Store the plan of a bulk job in a folder. Parts of an equal plan are kept there, others are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if _stored(folder) != plan:
@@ -92,7 +92,7 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Return a plan that another process opened in ``folder``. Raises ``PlanDiffers`` where that plan is another."""
+    """Return the stored plan of a bulk job that another process opened. Raises ``PlanDiffers`` for another plan."""
     if _stored(folder) != plan:
         raise PlanDiffers("the model or the images of this machine are not those of the job")
     return OpenPlan(folder, plan)

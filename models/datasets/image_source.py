@@ -88,7 +88,7 @@ class StoredImages:
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Decode the originals of a range."""
+        """Yield images ``start`` to ``stop - 1``, decoded from their originals."""
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -104,7 +104,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return the source of the images at some places of this one, rising."""
+        """Return a source of the images at some places of this source, in rising order."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source

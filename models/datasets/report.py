@@ -46,7 +46,7 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """The report of a stored dataset."""
+    """The report of a stored dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
     format_version: Literal[1] = 1
     name: str
@@ -89,7 +89,7 @@ class Findings:
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Return the report of a dataset.
+    """Return the report of a dataset, computed from its table of images.
 
     Args:
         name: The name of the dataset.

@@ -28,7 +28,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The part and the fold of every image of a dataset.
+    """The part and the fold of every image of a dataset, and how they were chosen.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -211,7 +211,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Fill the columns ``group``, ``part`` and ``fold`` of the table of a dataset, and return its split."""
+    """Assign groups, parts and folds in the table of a dataset, and return the split."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]

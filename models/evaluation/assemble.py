@@ -83,7 +83,7 @@ class AnomalousSet:
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """The scored sets of an evaluation.
+    """The scored images of an evaluation: normal and anomalous sets, with their raw scores.
 
     ``raw`` holds the raw scores by key, ``faulty`` the places of the normal images that were damaged.
     """
@@ -96,7 +96,7 @@ class ScoredSets:
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Return the report of an evaluation.
+    """Return the report of an evaluation, assembled from its scored sets.
 
     Args:
         subject: The model and the datasets.

@@ -55,7 +55,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return how well a score separates normal from anomalous images, by scikit-learn.
+    """Return metrics of how well a score separates normal from anomalous images, by scikit-learn.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.

@@ -43,7 +43,7 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """How well one score separates a set from the normal images, with 95 % bootstrap intervals."""
+    """The result of one score on a set of anomalous images, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -99,7 +99,7 @@ class Gallery(_EvaluationPart):
 
 
 class ImageCount(_EvaluationPart):
-    """The number of images of a set, and how many are left out for want of a finite likelihood."""
+    """The number of images in a set, and of those without a finite likelihood, which are left out."""
 
     name: str
     images: int

@@ -65,7 +65,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return the split calibration of two disjoint sets of reference images.
+    """Return a calibration fitted to one set of reference images, with p-values from a second, disjoint set.
 
     Args:
         statistics: The evidence to which the statistics are fitted.

@@ -36,7 +36,10 @@ class Limits:
 
 
 class UploadMeter:
-    """Counts files and bytes of an upload while it is read. ``done`` of its ``packed`` bytes were read."""
+    """A counter of the files and bytes of an upload, which enforces the limits while the upload is read.
+
+    ``done`` of its ``packed`` bytes were read.
+    """
 
     def __init__(self, packed: int, limits: Limits) -> None:
         self.packed = packed
@@ -46,13 +49,13 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count an entry. Raises ``DatasetRefused``."""
+        """Count an entry of an archive, or an image of an array. Raises ``DatasetRefused`` beyond the limit."""
         self.files += 1
         if self.files > self.limits.files:
             raise _too_large(f"more than {self.limits.files} files")
 
     def add_bytes(self, count: int) -> None:
-        """Count unpacked bytes. Raises ``DatasetRefused``."""
+        """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits."""
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")

@@ -20,7 +20,7 @@ NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\
 
 
 def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
-    """Return a member, read to its end, or its rejection. Raises ``DatasetRefused`` where the upload is too large."""
+    """Return a member of an archive, read to its end, or its rejection. Raises ``DatasetRefused``."""
     chunks: list[bytes] = []
     size = 0
     while chunk := stream.read(CHUNK):
