@@ -256,7 +256,7 @@ def explain(
     z = statistic.whole.standardised(values)
     all_names = statistic.names(names)
     labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
-    # Where the map is uneven there is a region that makes it so: that is what to look at.
+    # An uneven map has a region that makes it so; that region is the reason to report.
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
     shares = np.where(uneven, 0, shares)

@@ -92,7 +92,7 @@ def _value(hint: Any, arrays: Arrays, name: str) -> Any:
         return _value(options[0], arrays, name) if there else None
     if get_origin(hint) is tuple:
         kinds = options
-        if options[-1] is Ellipsis:  # as many as there are
+        if options[-1] is Ellipsis:  # of any length
             count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
             kinds = options[:1] * count
         return tuple(_value(kind, arrays, f"{name}.{index}") for index, kind in enumerate(kinds))

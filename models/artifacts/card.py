@@ -58,12 +58,12 @@ Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the
 
 ## Limits
 
-- The p-value holds for images drawn like the calibration images: other cameras, lighting or preprocessing want a
+- The p-value holds for images drawn like the calibration images: other cameras, lighting or preprocessing need a
   calibration of their own.
-- It sees what differs in statistics of the whole image and in regions against their surroundings: wrong parts, light,
-  focus, noise, missing or foreign patches. Finer faults and other objects of the same kind of texture are hard for a
-  density of pixels.
-- Small models on small data: for deciding on pixels like these, not on meaning.
+- It detects differences in statistics of the whole image, and in regions against their surroundings: wrong parts,
+  light, focus, noise, missing or foreign patches. Finer faults, and other objects with the same texture, are hard to
+  detect by a density of pixels.
+- It is a small model of small images: it judges pixels, not meaning.
 - The log-likelihood is a density over [0, 256)^D, not a probability, and compares only between images of one size.
 """
 

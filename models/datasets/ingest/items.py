@@ -56,7 +56,7 @@ def refused(slug: str, detail: str) -> DatasetRefused:
         "unsafe-archive": "The archive is not safe to read",
         "malformed-archive": "The archive is damaged",
         "malformed-array": "The array cannot be used",
-        "unsupported-archive": "The archive is of a kind that is not read",
+        "unsupported-archive": "The kind of archive is not supported",
     }
     return DatasetRefused(slug, titles[slug], detail)
 
