@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration, MapReference, Verdict
-from models.anomaly.calibration_file import load_later
+from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
@@ -115,7 +115,7 @@ class Scorer(Sampler):
         artifact = load_artifact(path)
         summary = None
         if calibration is not None:
-            arrays, summary = load_later(calibration, artifact.manifest.log_dets.weights_sha256)
+            arrays, summary = load_added_calibration(calibration, artifact.manifest.log_dets.weights_sha256)
             artifact = replace(artifact, calibration=arrays)
         arrays_path = path / CALIBRATION if calibration is None else calibration / ARRAYS
         try:

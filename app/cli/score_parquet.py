@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
     from models.bulk.table import PartSummary
     from models.datasets.image_source import ImageSource
-    from models.registry.registry import ModelVersion
+    from models.registry.version import ModelVersion
     from models.scorer import Scorer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from app.drift import storage as drift_file
 from app.drift.windows import DriftWindows, Key, Reference, Seen
 from app.registry.model_pool import Loaded
-from models.registry.registry import ModelVersion
+from models.registry.version import ModelVersion
 from worker.settings import Settings
 
 EVERY_S = 5.0

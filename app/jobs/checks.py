@@ -11,7 +11,8 @@ from app.http.schemas import JobRequest
 from app.state import House
 from models.errors import ArtifactError, ModelNotFound
 from models.naming import parse_ref
-from models.registry.registry import ModelVersion, Registry
+from models.registry.registry import Registry
+from models.registry.version import ModelVersion
 
 TRAINING_ONLY = ("preset", "promote", "device")
 

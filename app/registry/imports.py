@@ -18,7 +18,8 @@ from models.atomic_files import write_atomically
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.store import RESERVE
 from models.naming import check_name
-from models.registry.registry import ModelVersion, Registry
+from models.registry.registry import Registry
+from models.registry.version import ModelVersion
 from worker.sandbox.verify_upload import verify_upload
 from worker.settings import Settings
 

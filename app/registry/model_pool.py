@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from app.http.errors import Problem, draining
 from models.errors import ModelNotFound, ModelsError
 from models.naming import ModelRef, parse_ref
-from models.registry.registry import ModelVersion, Registry
+from models.registry.registry import Registry
+from models.registry.version import ModelVersion
 from models.scoring.options import EngineOptions
 
 if TYPE_CHECKING:

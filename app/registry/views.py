@@ -10,7 +10,7 @@ from app.calibrations.schemas import CalibrationView
 from app.drift.windows import Seen
 from app.registry import schemas
 from app.registry.model_pool import Listed, ModelState, Slot
-from models.registry.registry import ModelVersion
+from models.registry.version import ModelVersion
 
 
 def summary(one: Listed) -> schemas.ModelSummary:

@@ -60,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """The part of a fold for evidence with gradients.
+    """Calibration of verdicts that use gradients: a fitted family, and the T of the calibration images.
 
     ``ordered`` holds the T of the calibration images by all families, gradients included, sorted, in nats.
     """
@@ -71,7 +71,7 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """A fitted statistic, with the sorted T of calibration images that it was not fitted to.
+    """One fold of a calibration: a fitted statistic T, and the sorted T of calibration images outside the fit.
 
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
     """
@@ -82,7 +82,7 @@ class Fold:
     thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the surprise of each family in nats, ``(N, families)``; that of gradients, if any, is the last."""
+        """Return the surprise of each family of statistics in nats, ``(N, families)``; gradients, if any, are last."""
         surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:
             return surprises
@@ -90,7 +90,7 @@ class Fold:
         return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
-        """Return T of each image, ``(N,)`` in nats."""
+        """Return the anomaly statistic T of each image in nats, ``(N,)``."""
         return merge(self.families(evidence))
 
 
@@ -104,7 +104,7 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics fitted to reference images, which give images p-values and verdicts.
+    """The calibration of a model: statistics fitted to reference images, which give images p-values and verdicts.
 
     Attributes:
         folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
@@ -119,7 +119,10 @@ class Calibration:
     fisher: NDArray[np.float32] | None = None
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted T of the calibration images of each fold. Raises ``GradientEvidenceUnavailable``."""
+        """Return the sorted anomaly statistics T of the calibration images of each fold, in nats.
+
+        Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
+        """
         if not gradients:
             return [fold.ordered for fold in self.folds]
         ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
@@ -136,7 +139,7 @@ class Calibration:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether verdicts may take gradients into account."""
+        """Return whether verdicts can use gradients."""
         return all(fold.thorough is not None for fold in self.folds)
 
     @property
@@ -150,7 +153,7 @@ class Calibration:
         return max(DEFAULT_ALPHA, self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return the histogram of the T of the calibration images, with the thresholds of common false-alarm rates."""
+        """Return the distribution of the anomaly statistic T over the calibration images."""
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
@@ -165,7 +168,7 @@ class Calibration:
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return T of each image in nats, ``(N,)``, by the fit of each fold; infinite where arithmetic overflows."""
+        """Return the anomaly statistic T of N images in nats, ``(N,)`` for each fold; infinite on overflow."""
         return _merged(self._families(evidence))
 
     def _families(self, evidence: Evidence) -> list[Array]:
@@ -173,17 +176,19 @@ class Calibration:
             return [fold.families(evidence) for fold in self.folds]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the mean T of each image over the folds, ``(N,)`` in nats, at most ``MAX_STATISTIC``."""
+        """Return the anomaly statistic T of each image, the mean over the folds, ``(N,)`` in nats, at most 1e6."""
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
-        """Return the p-value of each image, ``(N,)``."""
+        """Return the conformal p-value of each image, ``(N,)``."""
         return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return the verdict on each image. Evidence with gradients is judged with them.
+        """Return the verdict on each image: its p-value, the decision, and the reasons.
+
+        Evidence with gradients is judged with them.
 
         Args:
             evidence: The evidence of N images.
@@ -251,7 +256,7 @@ def explain(
     z = statistic.whole.standardised(values)
     all_names = statistic.names(names)
     labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
-    # Where the map is uneven there is a region that makes it so: that is what to look at.
+    # An uneven map has a region that makes it so; that region is the reason to report.
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
     shares = np.where(uneven, 0, shares)
@@ -261,7 +266,7 @@ def explain(
     ]
     if statistic.local is not None:
         side = cell_side(*image)
-        regions = statistic.local.strangest(evidence.cells, evidence.whole[:, 0])
+        regions = statistic.local.most_surprising(evidence.cells, evidence.whole[:, 0])
         for i, (region, deviation) in enumerate(regions):
             reasons[i].append(region_reason(region, deviation, float(parts[i, 1] + regional[i]), side, image))
     if evidence.gradients is not None:

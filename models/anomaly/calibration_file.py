@@ -40,7 +40,7 @@ def load_calibration(path: Path) -> Calibration:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 
-def load_later(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
+def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
     """Return a calibration that was added to a model later, and its summary, after a check of its files.
 
     Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.
@@ -92,7 +92,7 @@ def _value(hint: Any, arrays: Arrays, name: str) -> Any:
         return _value(options[0], arrays, name) if there else None
     if get_origin(hint) is tuple:
         kinds = options
-        if options[-1] is Ellipsis:  # as many as there are
+        if options[-1] is Ellipsis:  # of any length
             count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
             kinds = options[:1] * count
         return tuple(_value(kind, arrays, f"{name}.{index}") for index, kind in enumerate(kinds))

@@ -118,7 +118,7 @@ TAIL = 0.999
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distribution of T over the calibration images.
+    """The distribution of the anomaly statistic T over calibration images: a histogram, and thresholds.
 
     Attributes:
         edges: Edges of a histogram, ``(bins + 1,)`` in nats.
@@ -132,7 +132,7 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return the distribution of T over the calibration images.
+    """Return the distribution of the anomaly statistic T over calibration images.
 
     All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
     largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
@@ -151,7 +151,9 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest T in nats whose p-value among the sorted T of calibration images is at most ``alpha``.
+    """Return the smallest anomaly statistic T in nats whose p-value is at most ``alpha``.
+
+    ``ordered`` holds the sorted T of the calibration images.
 
     P-values compare T in millionths of a nat, so this is the T of the last image that is not flagged plus a millionth.
     """

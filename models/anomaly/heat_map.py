@@ -25,7 +25,9 @@ LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Maps of one image with a value for each pixel, ``(H, W)`` each.
+    """Heat maps of one image: its log-likelihood by pixel, the deviation from reference images, and gradient norms.
+
+    All maps are ``(H, W)``.
 
     Attributes:
         nats: The contribution to the log-likelihood; the sum over the pixels is the log-likelihood at the first draw.

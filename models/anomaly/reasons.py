@@ -30,7 +30,7 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 
 @dataclass(frozen=True)
 class VerdictReason:
-    """A reason of an anomaly verdict.
+    """A reason of an anomaly verdict: an unusual statistic, region or gradient, in numbers and in words.
 
     Attributes:
         feature: The name of a statistic, ``region`` or ``gradients``.
@@ -55,7 +55,7 @@ def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Return the reason for an unusual region.
+    """Return the reason for a region that deviates from the prediction of the rest of the image.
 
     Args:
         region: The region, in cells of the grid.

@@ -1,1 +1,1 @@
-"""Artifacts: a trained model as a folder of files, immutable once written."""
+"""Artifacts: trained models as folders of files that never change once written."""

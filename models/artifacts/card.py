@@ -1,4 +1,4 @@
-"""The model card: what a person should know before using a model, written from its manifest."""
+"""The model card: a Markdown page about a model for its users, generated from the manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from models.artifacts.manifest import Manifest
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the card as Markdown; every figure in it stands in the manifest."""
+    """Return the model card as Markdown. All its figures are those of the manifest."""
     training, evaluation, architecture = manifest.training, manifest.evaluation, manifest.architecture
     config = "\n".join(f"| {key} | {value} |" for key, value in training.config.items())
     test = (
@@ -15,7 +15,7 @@ def model_card(manifest: Manifest) -> str:
         if evaluation.test_bits_per_dim is not None and evaluation.test_nats is not None
         else "no test images"
     )
-    # No bars: they would part the table's cells.
+    # No vertical bars: they would split the cells of the table.
     learned = (
         f"largest norm of I - R W over the layers {evaluation.reconstruction_error:.2e}"
         if evaluation.reconstruction_error is not None
@@ -58,12 +58,12 @@ Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the
 
 ## Limits
 
-- The p-value holds for images drawn like the calibration images: other cameras, lighting or preprocessing want a
+- The p-value holds for images drawn like the calibration images: other cameras, lighting or preprocessing need a
   calibration of their own.
-- It sees what differs in statistics of the whole image and in regions against their surroundings: wrong parts, light,
-  focus, noise, missing or foreign patches. Finer faults and other objects of the same kind of texture are hard for a
-  density of pixels.
-- Small models on small data: for deciding on pixels like these, not on meaning.
+- It detects differences in statistics of the whole image, and in regions against their surroundings: wrong parts,
+  light, focus, noise, missing or foreign patches. Finer faults, and other objects with the same texture, are hard to
+  detect by a density of pixels.
+- It is a small model of small images: it judges pixels, not meaning.
 - The log-likelihood is a density over [0, 256)^D, not a probability, and compares only between images of one size.
 """
 

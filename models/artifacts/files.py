@@ -1,4 +1,4 @@
-"""The files of an artifact, and reading one of them without loading the model. Free of torch."""
+"""The names of the files of an artifact, and access to one of them without loading the model. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ PINNED = "pinned.safetensors"
 CARD = "card.md"
 SAMPLES = "samples.png"
 NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
-"""All files that an artifact has, the manifest first."""
+"""The names of all files of an artifact, the manifest first."""
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the content of one of an artifact's files, one of ``NAMES``, as the manifest vouches for it.
+    """Return the content of a file of an artifact, after a check of its digest against the manifest.
 
-    Raises ``FileNotInArtifact``, and ``ArtifactError`` for one that is damaged.
+    Args:
+        folder: The folder of the artifact.
+        name: The file, one of ``NAMES``.
+
+    Raises:
+        FileNotInArtifact: The artifact has no such file.
+        ArtifactError: The file or the manifest is damaged.
     """
     digest = read_manifest(folder).files.get(name) if name in NAMES else None
     if digest is None:

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: everything about a model but its weights. Free of torch."""
+"""The manifest of an artifact: a JSON file with everything about a model except its weights. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _ManifestPart(BaseModel):
 
 
 class TrainingRecord(_ManifestPart):
-    """How the weights came to be."""
+    """The training run that produced the weights: data, configuration, length and versions."""
 
     preset: str
     config: dict[str, Any]
@@ -43,7 +43,7 @@ class TrainingRecord(_ManifestPart):
 
 
 class Evaluation(_ManifestPart):
-    """Bits/dim with one content-keyed dequantisation draw an image: the uniform-dequantisation bits/dim."""
+    """Bits/dim on held-out images, with one uniform dequantisation draw for each image, keyed by its content."""
 
     validation_bits_per_dim: float
     test_bits_per_dim: float | None
@@ -55,7 +55,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """The data-independent log-dets in nats, float64, and the digest of the weights they belong to."""
+    """The data-independent log-dets of the layers in nats, float64, and the digest of their weights."""
 
     layers: dict[str, float]
     total: float
@@ -63,7 +63,7 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """How far images are from the same in float32: of their log-likelihoods, and of their statistics T, in nats."""
+    """The deviation of scores from those in float32, in nats: of log-likelihoods, and of the anomaly statistic T."""
 
     images: int = Field(ge=1)
     median: float = Field(ge=0)
@@ -73,9 +73,9 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """What a calibration was fitted to, by which arithmetic, and the smallest p-value it allows.
+    """The summary of a calibration: its images, its engine and precision, and the smallest p-value.
 
-    With more than one fold the images of both parts are the same: each fold is calibrated by the fit to the others.
+    With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
     """
 
     dataset: str
@@ -83,7 +83,7 @@ class CalibrationSummary(_ManifestPart):
     statistics_images: int = Field(ge=1)
     calibration_images: int = Field(ge=1)
     folds: int = Field(1, ge=1)
-    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the strangest images that was left out.")
+    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the most anomalous images that was left out.")
     smallest_p: float
     statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
     mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")
@@ -95,7 +95,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class CalibrationRecord(_ManifestPart):
-    """``calibration.json`` beside a calibration that was made after its model."""
+    """The record of a calibration that was added to a model later: the content of ``calibration.json``."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -105,14 +105,14 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """One stored image and its score; loading a model rescores it."""
+    """The digest and the score of an image that is stored with a model and scored again when the model is loaded."""
 
     image_sha256: str
     log_likelihood: float
 
 
 class Manifest(_ManifestPart):
-    """``manifest.json``: what the model is, where it comes from, how good it is, and what proves its files."""
+    """The manifest of a model, the content of ``manifest.json``: architecture, origin, quality and file digests."""
 
     format_version: Literal[2] = 2
     created: datetime
@@ -127,7 +127,7 @@ class Manifest(_ManifestPart):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate ``folder/manifest.json``. Raises ``ArtifactError`` that names the file."""
+    """Return the manifest of the artifact in a folder. Raises ``ArtifactError``, which names the file."""
     path = folder / FILE
     label = file_label(path)
     try:
@@ -141,6 +141,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_label(path: Path) -> str:
-    """Return a file's name for messages: model, version, file; where it lies is nobody else's business."""
+    """Return the name of a file for messages: model, version and file, without the folders above."""
     of_calibration = "calibrations" in path.parts[-4:-2]
     return "/".join(path.parts[-5 if of_calibration else -3 :])

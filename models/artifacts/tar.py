@@ -1,4 +1,4 @@
-"""An artifact as one tar file: packed for a download, and unpacked from an upload. Free of torch."""
+"""Artifacts as tar archives: packed for a download, and unpacked from an upload. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return the artifact in ``folder`` as a tar, the same bytes for the same files, wherever they lie.
+    """Return the artifact in ``folder`` as a tar archive, with the same bytes for the same files.
 
     Raises ``ArtifactError`` where a file is missing.
     """

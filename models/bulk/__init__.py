@@ -1,1 +1,1 @@
-"""Scoring of more images than fit in memory: sources read by range, parts that survive an interruption, one table."""
+"""Bulk scoring of more images than fit in memory, in parts that survive an interruption."""

@@ -1,4 +1,4 @@
-"""Scoring of one part: decoding is prefetched in another thread while the model works."""
+"""Scoring of one part of a bulk job. Images are decoded ahead, in a thread beside the model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 BATCH = 64
 AHEAD = 2
-"""Batches that are decoded before they are asked for."""
+"""Batches that are decoded ahead."""
 
 
 class Stopped(Exception):
-    """Scoring was asked to stop; parts that are complete stay."""
+    """Scoring was stopped on request; complete parts are kept."""
 
 
 def score_part(
@@ -41,10 +41,23 @@ def score_part(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> PartSummary:
-    """Score images ``start`` to ``stop - 1`` and write one row each to the Parquet file ``path``, in their order.
+    """Score images ``start`` to ``stop - 1`` of a source, and write a Parquet file with one row for each image.
 
-    ``should_stop`` is asked before every batch of 64, ``progress`` told how many images a batch had. Nothing is written
-    unless all is. Raises ``Stopped``, ``AlphaUnattainable``, and what the source raises when it goes away.
+    The file is written atomically, after the last image.
+
+    Args:
+        scorer: The model.
+        source: The images.
+        start: The first image.
+        stop: The image after the last.
+        path: The file to write.
+        alpha: The false-alarm rate of the verdicts; None for the default.
+        should_stop: Called before every batch of 64 images; scoring stops where it returns true.
+        progress: Called with the number of images of every batch.
+
+    Raises:
+        Stopped: ``should_stop`` returned true.
+        AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
     rows: list[Row] = []
     with closing(prefetch(_batches(source.read(start, stop)), AHEAD)) as batches:

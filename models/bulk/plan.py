@@ -1,4 +1,4 @@
-"""How a large scoring is cut into parts, kept beside them for the run that resumes it. Free of torch."""
+"""The plan of a bulk job: how its images are divided into parts, stored beside them for a later run. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from models.errors import PlanDiffers
 FILE = "plan.json"
 IMAGES_PER_PART = 2000
 LEFTOVER_SECONDS = 3600
-"""What a writer left so long ago belongs to one that was killed; others may be writing parts now."""
+"""Age from which a temporary file belongs to a killed process; others may be writing parts now."""
 
 
 class BulkPlan(BaseModel):
-    """What is scored by what: everything that the rows depend on, and the number of images in a part."""
+    """The plan of a bulk job: everything that the rows depend on, and the number of images in a part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="Name and version.")
     weights_sha256: str
     calibration: int = Field(0, ge=0, description="Number of the calibration that gives the p-values.")
-    dataset: str = Field(description="What the images are called; no more than a label.")
+    dataset: str = Field(description="Name of the images, as a label.")
     source_digest: str
     alpha: float = Field(gt=0, le=1)
     count: int = Field(ge=0)
@@ -32,7 +32,7 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """First image and the one after the last of every part.
+        """Return the range of images of every part: its first image, and the image after its last.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -45,7 +45,7 @@ class BulkPlan(BaseModel):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the table of all scores says about itself."""
+        """Return the metadata of the table of all scores."""
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
@@ -59,31 +59,31 @@ class BulkPlan(BaseModel):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A plan and the folder of its parts."""
+    """A stored plan of a bulk job, with the folder of its parts."""
 
     folder: Path
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return where part ``index`` is, or will be."""
+        """Return the path of part ``index``, whether it is complete or not."""
         return self.folder / f"part-{index:06d}.parquet"
 
     @property
     def part_paths(self) -> list[Path]:
-        """All parts in order, whether they are there or not."""
+        """Return the paths of all parts in order."""
         return [self.part_path(index) for index in range(len(self.plan.ranges))]
 
     def missing(self) -> list[int]:
-        """Return the parts that are not there; one that is there is complete."""
+        """Return the indices of the parts that are not complete."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Make ``folder`` hold parts of ``plan`` alone: those of an equal plan stay, any others are removed."""
+    """Store the plan of a bulk job in a folder. Parts of an equal plan are kept there, others are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if _stored(folder) != plan:
-        # The old plan goes last: parts that are there always belong to the plan that is there.
+        # The old plan is replaced last, so that parts always belong to the stored plan.
         for part in folder.glob("part-*.parquet"):
             part.unlink(missing_ok=True)
         sync_folder(folder)
@@ -92,9 +92,9 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Take part in a plan that somebody else opened. Raises ``PlanDiffers`` where it is not the same."""
+    """Return the stored plan of a bulk job that another process opened. Raises ``PlanDiffers`` for another plan."""
     if _stored(folder) != plan:
-        raise PlanDiffers("model or images are not those of the job here")
+        raise PlanDiffers("the model or the images of this machine are not those of the job")
     return OpenPlan(folder, plan)
 
 

@@ -1,4 +1,4 @@
-"""Images to score by range, in a fixed order and one at a time: memory does not grow with their number."""
+"""Sources of images for bulk scoring: image files, datasets of users and built-in datasets."""
 
 from __future__ import annotations
 
@@ -33,17 +33,20 @@ MAX_FILE_BYTES = Limits().file_bytes
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Return all images of a dataset as a model sees them. Raises ``DatasetNotFound``, ``DatasetRefused``."""
+    """Return the source of all images of a dataset, prepared for a model.
+
+    Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
+    """
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
     if store is None or name not in store.names():
-        raise DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(dataset_names(data_dir, store))}")
+        raise DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(dataset_names(data_dir, store))}")
     return StoredImages(store, name, preprocessing)
 
 
 class ImageFiles:
-    """Image files in the order given. Digest: paths, sizes and times of change."""
+    """A source of image files in the given order. Its digest covers paths, sizes and times of change."""
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self._paths = paths
@@ -55,7 +58,7 @@ class ImageFiles:
         self.digest = content.hexdigest()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the files of a range; the path of one is as it was given."""
+        """Yield images ``start`` to ``stop - 1`` with their paths as given."""
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
@@ -64,9 +67,9 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """A built-in dataset: its training images, then those for tests, each in the file's order. Digest: the file's.
+    """A source of the images of a built-in dataset: training images, then test images, in the order of its file.
 
-    Raises ``DatasetRefused`` for a file that is damaged or something else.
+    The digest is that of the file. Raises ``DatasetRefused`` where the file is damaged or has other content.
     """
 
     def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
@@ -74,16 +77,16 @@ class BuiltinImages:
         self._preprocessing = preprocessing
         self._counts = {}
         with archive_errors(path.name), zipfile.ZipFile(path) as archive:
-            there = set(archive.namelist())
+            stored = set(archive.namelist())
             for name in ARRAYS:
-                if name == ARRAYS[0] or f"{name}.npy" in there:
+                if name == ARRAYS[0] or f"{name}.npy" in stored:
                     with _array(archive, name) as (shape, _):
                         self._counts[name] = shape[0]
         self.count = sum(self._counts.values())
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images of a range with paths like ``x_train/00017``."""
+        """Yield images ``start`` to ``stop - 1`` with names such as ``x_train/00017``."""
         first = 0
         for name, count in self._counts.items():
             low, high = max(start - first, 0), min(stop - first, count)
@@ -115,7 +118,7 @@ class BuiltinImages:
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
-    """Open an array of images: its shape, and the file at the first pixel. Raises ``DatasetRefused``."""
+    """Yield the shape of an array of images and its file at the first pixel. Raises ``DatasetRefused``."""
     with archive.open(f"{name}.npy") as file:
         shape, fortran_order, dtype = npy_header(file)
         if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:
@@ -128,7 +131,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in an image file. Raises ``ImageError``."""
+    """Return the content of an image file. Raises ``ImageError``."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -140,5 +143,5 @@ def read_file(path: Path) -> bytes:
 
 
 def path_text(path: Path) -> str:
-    """Return a path as UTF-8, which the names of files need not be."""
+    """Return a path as text in UTF-8, with other bytes escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The table of scores: its columns, how it is written, and how parts of it become one file."""
+"""The Parquet table of scores: its columns, and how parts of it are written and merged."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SCHEMA = pa.schema(
 )
 COMPRESSION = "zstd"
 GROUP_ROWS = 100_000
-"""Rows of a row group: what a reader, and the merging of parts, holds at once."""
+"""Rows of a row group, which a reader holds in memory at once."""
 
 Row = dict[str, Any]
-"""One image: values by column, absent ones are null."""
+"""The values of one image by column; missing values are null."""
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """How many images rows are of, how many of these are errors, and how many anomalies."""
+    """The number of images in a table of scores, of errors among them, and of anomalies."""
 
     images: int
     errors: int
@@ -44,7 +44,7 @@ class PartSummary:
 
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
-    """Write rows as one Parquet file, whole or not at all; equal rows give equal bytes."""
+    """Write rows to a Parquet file, atomically, and return their summary. Equal rows give equal bytes."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer, compression=COMPRESSION)
@@ -53,27 +53,27 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Count the rows of a file of scores, a row group at a time."""
+    """Return the summary of a file of scores, which is read by row groups."""
     images = errors = anomalies = 0
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            found = _summary(file.read_row_group(group, columns=["is_anomaly", "error"]))
-            images, errors, anomalies = images + found.images, errors + found.errors, anomalies + found.anomalies
+            part = _summary(file.read_row_group(group, columns=["is_anomaly", "error"]))
+            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
     return PartSummary(images, errors, anomalies)
 
 
 def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
-    """Write the rows of all parts, in order, as one Parquet file with ``metadata``, whole or not at all.
+    """Write the rows of all parts, in order, to one Parquet file with ``metadata``, and return their summary.
 
-    Holds a row group at a time; how the rows were cut into parts leaves no trace in the file.
+    The file is written atomically, one row group in memory at a time. It does not depend on the division into parts.
     """
     schema = SCHEMA.with_metadata(dict(metadata))
     images = errors = anomalies = 0
     with new_file(path) as file, parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
         for table in _row_groups(parts):
             writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
-            found = _summary(table)
-            images, errors, anomalies = images + found.images, errors + found.errors, anomalies + found.anomalies
+            part = _summary(table)
+            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
     return PartSummary(images, errors, anomalies)
 
 

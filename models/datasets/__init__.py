@@ -1,4 +1,4 @@
-"""Image datasets: the ones everyone knows, and those that users bring."""
+"""Image datasets: built-in ones such as MNIST, and those that users upload."""
 
 from __future__ import annotations
 

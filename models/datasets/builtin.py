@@ -1,4 +1,4 @@
-"""The datasets everyone knows, from their usual files and with their usual splits."""
+"""Built-in datasets such as MNIST and CIFAR-10, read from their usual files with their usual splits."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FILES = {
 MINI = "mnist-mini"
 NAMES = (MINI, *FILES)
 LARGE_SPLITS = {60_000: (50_000, 5_000, 5_000), 50_000: (45_000, 2_500, 2_500)}
-"""Official training files and their published split: train, statistics, calibration, in the file's order."""
+"""Sizes of train, statistics and calibration by the number of official training images, in the order of the file."""
 SEED = 0
 
 
 def builtin_file(name: str, data_dir: Path | None) -> Path | None:
-    """Return the file of a built-in dataset, None where it is not on this machine."""
+    """Return the file of a built-in dataset; None where it is not on this machine."""
     if name == MINI:
         return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
     if data_dir is None or name not in FILES or not (data_dir / FILES[name]).is_file():
@@ -42,7 +42,7 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: TrainingConfig) -> DatasetSummary:
-    """Return what can be told of a built-in dataset without reading its pixels. Raises ``DatasetUnfit``."""
+    """Return the summary of a built-in dataset, without reading its pixels. Raises ``DatasetUnfit``."""
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
         tested = _shape(arrays, "x_test")[0] if "x_test.npy" in arrays.namelist() else 0
@@ -53,9 +53,9 @@ def summarize_builtin(name: str, path: Path, config: TrainingConfig) -> DatasetS
 
 
 def load_builtin(name: str, path: Path, config: TrainingConfig) -> Dataset:
-    """Load a built-in dataset. Raises ``DatasetUnfit``.
+    """Return a built-in dataset as a configuration asks for it. Raises ``DatasetUnfit``.
 
-    The official training files are split in their own order; other datasets by a seeded 80/10/10 permutation.
+    Official training files are split in their own order, other datasets 80/10/10 by a seeded permutation.
     """
     with _named(path), np.load(path, allow_pickle=False) as arrays:
         images = _channels_first(arrays["x_train"])
@@ -93,13 +93,13 @@ def _choice(config: TrainingConfig, shape: tuple[int, ...], name: str) -> Prepro
 
 
 def _conformed(images: Images, preprocessing: Preprocessing, name: str) -> Images:
-    found = np.empty((len(images), *preprocessing.shape), dtype=np.uint8)
+    conformed = np.empty((len(images), *preprocessing.shape), dtype=np.uint8)
     try:
         for index, image in enumerate(images):
-            found[index] = conform_pixels(image, preprocessing).pixels
+            conformed[index] = conform_pixels(image, preprocessing).pixels
     except ImageError as error:
         raise DatasetUnfit(f"{name}: {error.detail}") from error
-    return found
+    return conformed
 
 
 def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
@@ -118,11 +118,11 @@ def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn what a damaged or foreign file raises into ``DatasetUnfit`` with its name."""
+    """Translate the errors of a damaged or foreign file to ``DatasetUnfit``, with the name of the file."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        # The text of an OSError holds the whole path, which is nobody else's business.
+        # The text of an OSError has the whole path, which must not reach a caller.
         reason = error.strerror if isinstance(error, OSError) else error
         raise DatasetUnfit(f"{path.name} is not an .npz file with images in x_train: {reason}") from error
 

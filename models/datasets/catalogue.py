@@ -1,4 +1,4 @@
-"""All datasets that can be trained on here, by name: built-in ones first, then those of a store."""
+"""The catalogue of all datasets on this machine, by name: built-in datasets, then those of users."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from models.training.config import TrainingConfig
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
-    """List the datasets that can be loaded here: built-in ones with their files in ``data_dir``, then the store's."""
-    found = [name for name in NAMES if builtin_file(name, data_dir) is not None]
-    return found + (store.names() if store is not None else [])
+    """Return the names of all datasets: built-in ones with a file in ``data_dir``, then those of users."""
+    builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
+    return builtin + (store.names() if store is not None else [])
 
 
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: TrainingConfig | None = None
 ) -> DatasetSummary:
-    """Return what a run with ``config`` would get, without decoding. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+    """Return the summary of a dataset as a configuration asks for it, without decoding images.
+
+    Raises ``DatasetNotFound``, ``DatasetUnfit``.
+    """
     config = config or TrainingConfig()
     path = builtin_file(name, data_dir)
     if path is not None:
@@ -36,9 +39,19 @@ def load_dataset(
     config: TrainingConfig | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Load a dataset as ``config`` (size, fit, colour) asks for it. ``progress`` is told images that are prepared.
+    """Return a dataset as a configuration asks for it.
 
-    Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
+    Args:
+        name: The dataset.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
+        config: Size, fit and colour of the images. Default: chosen to suit the images.
+        progress: Called with the number of prepared images, and of all; what it raises ends the work.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+        DatasetUnfit: The configuration does not fit the images.
+        StorageFull: There is no room for the prepared pixels.
     """
     config = config or TrainingConfig()
     path = builtin_file(name, data_dir)
@@ -50,5 +63,7 @@ def load_dataset(
 def _stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
     if store is None or name in NAMES or name not in store.names():
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
-        raise DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(dataset_names(data_dir, store))}{hint}")
+        raise DatasetNotFound(
+            f"there is no dataset {name!r}; there are: {', '.join(dataset_names(data_dir, store))}{hint}"
+        )
     return store

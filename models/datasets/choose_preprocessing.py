@@ -1,4 +1,4 @@
-"""Which preprocessing a training run gets: what its configuration asks for, or what suits the images."""
+"""The choice of a preprocessing for a training run, from its configuration and the images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from models.training.config import TrainingConfig
 
 MAX_MODEL_SIDE = 1024
 CHOSEN_SIDE = 64
-"""Largest side that is chosen for a user: what a CPU trains in an hour."""
+"""Largest side that is chosen without a configured size: a CPU trains it in an hour."""
 
 
 class ImageFacts(BaseModel):
-    """What the choice depends on, known without decoding anything again."""
+    """Sizes and colours of the images of a dataset, from which a preprocessing is chosen."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,12 +26,21 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: TrainingConfig, facts: ImageFacts, name: str) -> Preprocessing:
-    """Return what ``config`` asks for, completed to suit the images. Raises ``DatasetUnfit`` where that is impossible.
+    """Return the preprocessing of a training run: what its configuration sets, with the rest chosen for the images.
 
-    Size: as asked; else that of the images where all have the same and a model can have it; else the largest square
-    whose side is a multiple of 4, at most the median shorter side and at most 64. Fit: as asked; else exact where every
-    image has that size, else crop. Colour: as asked; else exact where the images are taken as they are (fit not chosen
-    here, channels all the same), else rgb if any image has colour, else grey.
+    The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
+    square whose side is a multiple of 4, at most the median shorter side, and at most 64. The default fit is ``exact``
+    where all images have the size of the model, and ``crop`` otherwise. The default colour is ``exact`` where all
+    images have the same channels, and either the model's size or a configured fit. Otherwise it is ``rgb`` where any
+    image has colour, and ``grey`` where none has.
+
+    Args:
+        config: The configuration of the run.
+        facts: Sizes and colours of the images.
+        name: The dataset, for error texts.
+
+    Raises:
+        DatasetUnfit: The configuration asks for ``exact``, and the images differ in size or colour.
 
     >>> facts = ImageFacts(smallest=(40, 50), largest=(640, 480), median_shorter_side=51, coloured=True, channels=3)
     >>> choose_preprocessing(TrainingConfig(), facts, "photos")
@@ -41,9 +50,9 @@ def choose_preprocessing(config: TrainingConfig, facts: ImageFacts, name: str) -
     as_they_are = facts.smallest == facts.largest == (width, height)
     fit = config.fit or ("exact" if as_they_are else "crop")
     if fit == "exact" and not as_they_are:
-        found = " to ".join(dict.fromkeys("{}x{}".format(*size) for size in (facts.smallest, facts.largest)))
+        sizes = " to ".join(dict.fromkeys("{}x{}".format(*size) for size in (facts.smallest, facts.largest)))
         raise DatasetUnfit(
-            f"the images of {name} are {found} (width x height), fit exact takes {width}x{height} alone; "
+            f"the images of {name} are {sizes} (width x height), fit exact takes {width}x{height} alone; "
             "set fit to crop, stretch or pad"
         )
     kept = facts.channels is not None and (as_they_are or config.fit is not None)

@@ -1,4 +1,4 @@
-"""A dataset as training sees it: images of one shape in disjoint parts."""
+"""A dataset in memory: images of one shape, in disjoint parts for training, statistics, calibration and tests."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from models.images.preprocessing import Preprocessing
 from models.images.provenance import Provenance, Split
 
 Images = NDArray[np.uint8]
-"""Images ``(N, C, H, W)``, uint8; perhaps mapped from a file."""
+"""Images, uint8 ``(N, C, H, W)``, in memory or mapped from a file."""
 PARTS = ("train", "statistics", "calibration")
 HELD_OUT_SHARE = 10
-"""One image in so many goes to the statistics, and another to the calibration."""
+"""One in ten images goes to the statistics, and another to the calibration."""
 MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in four disjoint parts, or three.
+    """The images of a dataset in disjoint parts, uint8 ``(N, C, H, W)`` each.
 
-    ``train`` fits the flow, ``statistics`` selects the model and fits the anomaly statistics, ``calibration`` gives
-    p-values and nothing else, ``test`` is touched by evaluation alone and may be empty. ``folds``: where images are too
-    few for a calibration part, which then is empty, the fold 0 ... 4 of every image of ``statistics``, which serves
-    both; else None. ``preprocessing``: what was done to the images; None where they are as they came.
+    Attributes:
+        name: The name of the dataset.
+        train: The images that fit the flow.
+        statistics: The images that select the model and fit the anomaly statistics.
+        calibration: The images that p-values are ranks among; empty where there are folds.
+        test: The images for evaluation only; may be empty.
+        digest: The digest of the images and their split.
+        preprocessing: The preprocessing of the images; None where they are unchanged.
+        provenance: Formats, sizes and conversions of the original images.
+        split: How the images were divided into parts.
+        folds: For few images, the fold (0 to 4) of every image of ``statistics``, which then also serves calibration.
     """
 
     name: str
@@ -42,16 +49,16 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Return channels, height and width."""
         _, channels, height, width = self.train.shape
         return channels, height, width
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The shape ``(C, H, W)`` of a dataset's images and how many each of its parts has.
+    """The image shape, ``(C, H, W)``, and the sizes of the parts of a dataset.
 
-    ``folds``: how many the reference part ``statistics`` has where it serves calibration, too; else 0.
+    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0.
     """
 
     image_shape: tuple[int, int, int]
@@ -63,7 +70,7 @@ class DatasetSummary:
 
 
 def digest_of(*arrays: Images) -> str:
-    """Return the SHA-256 of the shapes and pixels of ``arrays``."""
+    """Return the SHA-256 of the shapes and pixels of arrays of images."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(repr(array.shape).encode())

@@ -20,16 +20,17 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """Images in a fixed order, prepared for one model.
-
-    ``count`` is their number. ``digest`` differs between sources with different images.
-    """
+    """A source of images in a fixed order, prepared for one model."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """Return the number of images."""
+        ...
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Return a digest that differs between sources with different images."""
+        ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield images ``start`` to ``stop - 1``; a bad image takes its place with its ``ImageError``."""
@@ -37,7 +38,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Images of a user's dataset, decoded while they are read. The digest covers pixels, paths and formats.
+    """A source of the images of a user's dataset, which are decoded while they are read.
 
     Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
 
@@ -46,7 +47,7 @@ class StoredImages:
         name: The dataset.
         preprocessing: What the model does to images.
         order: The order of upload (``id``), or that of the paths.
-        rows: The places of the images to read, rising, in this order. Default: all.
+        rows: The places of the images to read, rising, in this order. Default: all images.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class StoredImages:
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Decode the originals of a range."""
+        """Yield images ``start`` to ``stop - 1``, decoded from their originals."""
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -103,7 +104,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return the source of the images at some places of this one, rising."""
+        """Return a source of the images at some places of this source, in rising order."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source

@@ -1,4 +1,4 @@
-"""Pixels as one model expects them: computed once, kept beside the originals, mapped into memory to train on."""
+"""Prepared pixels of a dataset: computed once for a preprocessing, cached beside the originals, mapped into memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ PIXELS = "pixels.npy"
 RECORD = "record.json"
 
 Progress = Callable[[int, int], None]
-"""Is told of work: done, total. What it raises ends the work, and leaves nothing behind."""
+"""A function that is called with the work done and all work. What it raises ends the work and leaves no files."""
 LEFTOVER_SECONDS = 24 * 3600
-"""What a writer left so long ago belongs to one that was killed."""
+"""Age from which a temporary file belongs to a killed process."""
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Tell no_progress of the progress."""
+    """Ignore progress."""
 
 
 class Prepared(BaseModel):
-    """What is known of prepared pixels besides themselves."""
+    """The record of prepared pixels: their digest, the provenance of the images, and their folds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,27 +48,37 @@ class Prepared(BaseModel):
 def prepare(
     folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
 ) -> Dataset:
-    """Return the dataset in ``folder`` as ``preprocessing`` makes it, from its cache where it has been made before.
+    """Return a stored dataset with its pixels prepared for a model, from a cache where possible.
 
-    The pixels lie in one ``.npy`` file in the order of the parts, and within them by path. Raises ``DatasetUnfit``,
-    ``StorageFull``.
+    The cache is one ``.npy`` file with the images in the order of the parts, and of the paths in each part.
+
+    Args:
+        folder: The folder of the dataset.
+        report: Its report.
+        preprocessing: The preprocessing of the model.
+        room: The quota of the disk.
+        progress: Called with the number of prepared images, and of all; what it raises ends the work.
+
+    Raises:
+        DatasetUnfit: An image cannot be prepared.
+        StorageFull: There is no room for the pixels.
     """
     cache = folder / PREPARED / preprocessing.id.removeprefix("sha256:")
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
     shape = (int(ends[-1]), *preprocessing.shape)
-    found = _read(cache, shape, split)
-    if found is None:
+    cached = _read(cache, shape, split)
+    if cached is None:
         room.require(math.prod(shape))
         remove_leftovers(cache.parent, LEFTOVER_SECONDS)
         shutil.rmtree(cache, ignore_errors=True)
-        # Another process may have made the same meanwhile.
+        # Another process may have made the same cache meanwhile.
         with suppress(FileExistsError), new_folder(cache) as temporary:
             _write(temporary, folder, report, preprocessing, progress)
-        found = _read(cache, shape, split)
-    if found is None:
+        cached = _read(cache, shape, split)
+    if cached is None:
         raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
-    pixels, record = found
+    pixels, record = cached
     parts = dict(zip(PARTS, np.split(pixels, ends[:-1]), strict=True))
     return Dataset(
         report.name,
@@ -90,7 +100,7 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
     provenance = Provenance()
     with Storage.open(folder) as storage, (target / PIXELS).open("wb") as file:
         folds = storage.folds() if report.split.folds else []
-        if folds:  # the same pixels in other folds make another model
+        if folds:  # other folds of the same pixels give another model
             content.update(bytes(folds))
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -111,7 +121,7 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
 def _read(
     cache: Path, shape: tuple[int, ...], split: Split
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
-    """Return what a cache holds, None where there is none or it is not what it should be."""
+    """Return the pixels and the record of a cache; None where it is missing or damaged."""
     try:
         record = Prepared.model_validate_json((cache / RECORD).read_bytes())
         pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)

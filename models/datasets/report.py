@@ -1,4 +1,4 @@
-"""What a person should know of a dataset before training on it."""
+"""The report of a dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _ReportPart(BaseModel):
 
 
 class RejectedFile(_ReportPart):
-    """A file that was left out, and why."""
+    """A file that was left out, and the reason."""
 
     path: str
     reason: str
 
 
 class SizeCount(_ReportPart):
-    """How many images have one size."""
+    """The number of images with one size."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """Images that others are like: how many, and examples by path."""
+    """The number of images with duplicates or near duplicates, and examples by path."""
 
     images: int = Field(description="Images that have another like them.")
     sets: int = Field(description="Sets of equal images, or pairs of alike ones.")
@@ -46,7 +46,7 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """The validation report of a stored dataset."""
+    """The report of a stored dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
     format_version: Literal[1] = 1
     name: str
@@ -70,11 +70,11 @@ class DatasetReport(_ReportPart):
     groups: dict[str, int] = Field(description="Images a group, the 100 largest; '' has those in no folder.")
     different_groups: int
     split: Split
-    notes: list[str] = Field(description="What to know before training, in words.")
+    notes: list[str] = Field(description="Advice to read before training.")
 
 
 class Findings:
-    """What became of the files that are not in the dataset."""
+    """Counts of the files that did not become images of a dataset, with examples."""
 
     def __init__(self) -> None:
         self.files: list[RejectedFile] = []
@@ -82,21 +82,28 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Note a file that was left out."""
+        """Count a file that was left out, with its reason."""
         self.slugs[slug] += 1
         if len(self.files) < LISTED:
             self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Return the report of a dataset whose table is complete."""
+    """Return the report of a dataset, computed from its table of images.
+
+    Args:
+        name: The name of the dataset.
+        index: Its complete table of images.
+        findings: The files that were left out.
+        split: How the images were divided into parts.
+    """
     count, total, coloured, smallest_w, smallest_h, largest_w, largest_h = index.execute(
         "SELECT count(*), sum(bytes), sum(NOT grey), min(width), min(height), max(width), max(height) FROM images"
     ).fetchone()
     (median,) = index.execute(
         "SELECT min(width, height) FROM images ORDER BY 1 LIMIT 1 OFFSET ?", ((count - 1) // 2,)
     ).fetchone()
-    # A file without colour channels cannot be taken as colour unless it is converted.
+    # A file without colour channels must be converted to serve as colour.
     grey_files = index.execute("SELECT count(*) FROM images WHERE mode IN ('1', 'L', 'LA')").fetchone()[0]
     facts = ImageFacts(
         smallest=(smallest_w, smallest_h),
@@ -133,16 +140,18 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
 
 
 def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> list[str]:
-    notes = [f"shared out {split.rule} as {split.parts}: {split.reason}"]
+    notes = [f"split {split.rule} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
             f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "
             f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}"
         )
     if facts.smallest != facts.largest:
-        notes.append("sizes differ: unless training is told otherwise, images are resized and their middle is cut out")
+        notes.append("sizes differ: unless a fit is set, training resizes images and crops them to their middle")
     if facts.channels is None:
-        notes.append("some images are grey and some have colour: unless training is told otherwise, all become colour")
+        notes.append(
+            "some images are grey and some have colour: unless a colour is set, training converts all to colour"
+        )
     if findings.slugs:
         left_out = findings.slugs.total()
         notes.append("1 file was left out" if left_out == 1 else f"{left_out} files were left out")
@@ -156,9 +165,9 @@ def _histogram(index: sqlite3.Connection, column: str) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
-def _distinct(index: sqlite3.Connection, what: str) -> int:
-    found: int = index.execute(f"SELECT count(DISTINCT {what}) FROM images").fetchone()[0]  # noqa: S608
-    return found
+def _distinct(index: sqlite3.Connection, expression: str) -> int:
+    count: int = index.execute(f"SELECT count(DISTINCT {expression}) FROM images").fetchone()[0]  # noqa: S608
+    return count
 
 
 def _exact(index: sqlite3.Connection) -> Duplicates:
@@ -178,7 +187,7 @@ def _exact(index: sqlite3.Connection) -> Duplicates:
 
 
 def _near(index: sqlite3.Connection) -> Duplicates:
-    # One row for each hash of different pixels: those that share a hash are near, too.
+    # One row for each hash: different pixels with the same hash are near duplicates, too.
     rows = index.execute(
         "SELECT dhash, count(DISTINCT digest), count(*), min(path), max(path) FROM images GROUP BY dhash ORDER BY dhash"
     ).fetchall()

@@ -1,6 +1,7 @@
-"""Sharing a dataset out, lots and duplicates kept together: 80 % training, 10 % statistics, 10 % calibration.
+"""The split of a dataset into training, statistics and calibration, 80/10/10, with groups and duplicates together.
 
-Few images go 60 % to training and 40 % to a reference part in folds, which serves statistics and calibration together.
+Below 400 images, 60 % go to training and 40 % to a reference part in folds, which serves statistics and calibration
+(cross-conformal prediction, Vovk 2015).
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ SEED = 0
 MIN_GROUPS = 5
 MAX_LISTED = 100
 SMALL = 400
-"""Fewer images than this have no calibration part of their own: a tenth of them would give coarse p-values."""
+"""Images from which on there is a calibration part: a tenth of fewer images would give coarse p-values."""
 REFERENCE_PERCENT = 40
-"""Share of a small dataset that trains nothing."""
+"""Share of a small dataset that is kept from training, in per cent."""
 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Where every image goes, ``(N,)`` each, and how that was chosen.
+    """The part and the fold of every image of a dataset, and how they were chosen.
 
-    ``part``: 0 to 2 in the order of ``PARTS``. ``fold``: that of an image of the reference part, else -1; None where
-    there are no folds.
+    Attributes:
+        part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
+        fold: The fold of each image of the reference part, -1 for other images, ``(N,)``; None without folds.
+        split: The rule, its reason and the sizes of the parts.
     """
 
     part: NDArray[np.int8]
@@ -41,12 +44,14 @@ class SplitAssignment:
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
     """Return the part of every image, and below 400 images the folds of the reference part.
 
-    ``groups``: the group of every image. ``digests``: equal for equal pixels. By group where there are at least
-    five and the parts then come out usable: half of the images for training, and half of the share that each other part
-    is to have. Else by image. Folds are made by the same rule from the groups of the reference part. Equal images go
-    where the first of them goes, whatever their group: no pixels are in two parts, nor in two folds. The same images
-    give the same split, in whatever order they were uploaded, as long as they are given sorted. At least 10 images must
-    differ.
+    Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
+    training, and half of its share for each other part. Otherwise single images are assigned. Folds follow the same
+    rule, with the groups of the reference part. Equal images stay together, whatever their group, so that the same
+    pixels are never in two parts or two folds.
+
+    Args:
+        groups: The group of every image, with images sorted by path: the order of upload has no influence.
+        digests: The digest of the pixels of every image. At least 10 must differ.
     """
     first_of = _first_places(digests)
     names = sorted(set(groups))
@@ -76,7 +81,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
             "rule": "by-group" if whose else "by-image",
             "reason": reason,
             "seed": SEED,
-            "groups": {name: found for name, found in whose.items() if found},
+            "groups": {part_name: groups_of_part for part_name, groups_of_part in whose.items() if groups_of_part},
             "folds": fold_sizes,
             **dict(zip(PARTS, np.bincount(part, minlength=3).tolist(), strict=True)),
         }
@@ -87,7 +92,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
 def _whole_groups(
     group: NDArray[np.int64], share: Callable[[NDArray[np.int64]], NDArray[np.int8]]
 ) -> tuple[NDArray[np.int8] | None, str]:
-    """Share whole groups out and say so; None where that cannot be, and why."""
+    """Return the parts of whole groups, or None, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
         return None, f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
@@ -99,7 +104,7 @@ def _whole_groups(
 
 
 def _usable(sizes: NDArray[np.int64], total: int) -> bool:
-    """Whether training has half of the images, and the other parts half of their share."""
+    """Return whether training has half of the images, and the other parts half of their share."""
     train, statistics, calibration = sizes.tolist()
     if total < SMALL:
         return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
@@ -107,7 +112,7 @@ def _usable(sizes: NDArray[np.int64], total: int) -> bool:
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Share whole units out by a seeded permutation; ``unit`` is that of every image."""
+    """Return the part of every image, given its unit. Whole units are assigned by a seeded permutation."""
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
     target = max(1, len(unit) // HELD_OUT_SHARE)
@@ -118,21 +123,20 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
 
 
 def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Share whole units out to training and reference; ``unit`` is that of every image.
+    """Return the part of every image, training or reference, given its unit.
 
-    Training keeps half of the units, and those of more than three quarters of the reference part; the latter gets two
-    at least. So neither is one image, or one lot, many times.
+    Training keeps at least half of the units, and any unit of more than three quarters of the reference part, which
+    gets at least two units. So neither part consists of copies of one image, or of one group.
     """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     target = len(unit) * REFERENCE_PERCENT // 100
-    order = [
-        one for one in np.random.default_rng(SEED).permutation(len(sizes)).tolist() if 4 * sizes[one] <= 3 * target
-    ]
+    shuffled = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
+    order = [candidate for candidate in shuffled if 4 * sizes[candidate] <= 3 * target]
     part = np.zeros(len(sizes), dtype=np.int8)
     _take(part, 1, order, sizes, target, most=len(sizes) // 2)
     if part.sum() < 2:
-        free = [one for one in order if not part[one]]
-        part[min(free, key=lambda one: (sizes[one], one))] = 1
+        free = [candidate for candidate in order if not part[candidate]]
+        part[min(free, key=lambda candidate: (sizes[candidate], candidate))] = 1
     return part[unit]
 
 
@@ -144,12 +148,12 @@ def _take(
     target: int,
     most: int | None = None,
 ) -> None:
-    """Give the part ``held_out`` about ``target`` images: free units in their order, ``most`` at most, one at least."""
+    """Assign about ``target`` images to the part ``held_out``: free units in order, at least one, at most ``most``."""
     taken = count = 0
     for candidate in order:
         if taken >= target or count == most:
             break
-        # A unit is taken where it brings the part nearer to its size.
+        # A unit is assigned where it brings the part nearer to its size.
         if part[candidate] == 0 and abs(taken + sizes[candidate] - target) < abs(taken - target):
             part[candidate] = held_out
             taken += int(sizes[candidate])
@@ -160,24 +164,28 @@ def _take(
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return for every image the place of the first one with the same pixels."""
+    """Return the place of the first image with the same pixels, for every image."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
 
 FOLDS = 5
 MAX_FOLD_SHARE = 0.4
-"""Twice the share of a fold in five: a lot above it makes folds of whole lots too unequal."""
+"""Largest share of images in one of five folds of whole groups; a larger group makes the folds too unequal."""
 
 
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return the fold of every image, ``(N,)`` in 0 ... 4, and "by group" or "by image".
+    """Return the fold of every image, ``(N,)`` from 0 to 4, and the rule: "by group" or "by image".
 
-    ``groups``, ``images``: ``(N,)`` numbers, equal for one lot, and for equal pixels, which are of one lot. By group
-    where there are five or more and no fold gets more than two fifths of the images; else by image. Where fewer than
-    five images differ there are as many folds as different images.
+    Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
+    Otherwise they are made of images. Fewer than five different images give as many folds.
+
+    Args:
+        groups: The number of the group of every image, ``(N,)``. Equal images are in one group.
+        images: A number for every image, ``(N,)``, equal for equal pixels.
+        generator: The random generator that orders units of equal size.
     """
     if len(np.unique(groups)) >= FOLDS:
         folds = _balanced(groups, generator)
@@ -187,23 +195,23 @@ def fold_units(
 
 
 def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int8]:
-    """Give whole units, the largest first, to the fold that has the fewest images yet.
+    """Assign whole units, the largest first, to the fold with the fewest images so far.
 
-    Sizes then differ by one unit at most (Graham 1969); units of one size are taken in a random order.
+    The sizes of the folds then differ by at most one unit (Graham 1969). Units of equal size are in random order.
     """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     shuffled = generator.permutation(len(sizes))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     filled = np.zeros(min(FOLDS, len(sizes)), dtype=np.int64)
     fold = np.empty(len(sizes), dtype=np.int8)
-    for one in order:
-        fold[one] = np.argmin(filled)
-        filled[fold[one]] += sizes[one]
+    for candidate in order:
+        fold[candidate] = np.argmin(filled)
+        filled[fold[candidate]] += sizes[candidate]
     return fold[unit]
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Fill the columns ``group``, ``part`` and ``fold`` of a dataset's table and return how it was shared out."""
+    """Assign groups, parts and folds in the table of a dataset, and return the split."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
@@ -219,7 +227,7 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return the first folder of every path below the folder that all of them have in common; ``""`` for none.
+    """Return the group of every path: its first folder below the folder common to all paths, ``""`` without one.
 
     >>> folder_groups(["solar/lot1/a.png", "solar/lot1/sub/b.png", "solar/lot2/a.png", "solar/c.png"])
     ['lot1', 'lot1', 'lot2', '']

@@ -1,4 +1,4 @@
-"""How a dataset lies on disk: all originals one after another in one file, and a table that says where each begins."""
+"""The storage of a dataset on disk: one file with all originals, and an SQLite table with their places."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ CREATE TABLE images (
 )
 """
 ROW_BYTES = 256
-"""DiskQuota that a row of the table takes, about."""
+"""Approximate size of a row of the table in bytes."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where an original is, and what it is: an encoded file or the bare pixels ``(C, H, W)`` of an array."""
+    """The place and the kind of a stored original: an encoded file, or the pixels, ``(C, H, W)``, of an array."""
 
     path: str
     format: str
@@ -57,7 +57,7 @@ class Stored:
 
 
 class StorageWriter:
-    """Appends originals to a dataset that nobody reads yet; ``index`` is its table, to be committed by the owner."""
+    """A writer of a new dataset that has no readers yet; the owner commits its table, ``index``."""
 
     def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota) -> None:
         self._originals = originals
@@ -65,16 +65,16 @@ class StorageWriter:
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels) -> bool:
-        """Keep an image; return False where another has its path. Raises ``ImageError``, ``StorageFull``."""
+        """Store an image, and return whether its path is new. Raises ``ImageError``, ``StorageFull``."""
         if isinstance(item, ImagePixels):
             image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
             image, data, group = open_image(item.data), item.data, None
-        look = fingerprint(image)
+        seen = fingerprint(image)
         self._room.take(len(data) + ROW_BYTES)
         row = (
-            item.path, group, image.format or ARRAY, look.mode, look.width, look.height, look.grey, look.digest,
-            look.dhash - 2**63, self._originals.tell(), len(data),
+            item.path, group, image.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
+            seen.dhash - 2**63, self._originals.tell(), len(data),
         )  # fmt: skip
         added = self.index.execute(
             'INSERT OR IGNORE INTO images (path, "group", format, mode, width, height, grey, digest, dhash, start,'
@@ -87,14 +87,14 @@ class StorageWriter:
         return True
 
     def different_images(self) -> int:
-        """Count the images, equal ones once."""
-        found: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
-        return found
+        """Return the number of images with different pixels."""
+        count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
+        return count
 
 
 @contextmanager
 def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
-    """Yield a writer of a new dataset in an empty folder; what it wrote is complete when the block ends well."""
+    """Yield a writer of a new dataset in an empty folder. The dataset is complete when the block ends."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
@@ -110,7 +110,7 @@ def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
 
 
 class Storage:
-    """A stored dataset, read-only and never changed."""
+    """A reader of a stored dataset, which never changes."""
 
     def __init__(self, originals: BinaryIO, index: sqlite3.Connection) -> None:
         self._originals = originals
@@ -119,22 +119,22 @@ class Storage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
-        """Open the dataset in ``folder``."""
+        """Yield a reader of the dataset in a folder."""
         with closing(open_index(folder)) as index, (folder / ORIGINALS).open("rb") as originals:
             yield cls(originals, index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield all images in an order that SQL knows."""
+        """Yield all images, ordered by an SQL expression."""
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
 
     def folds(self) -> list[int]:
-        """Return the fold of every image of the reference part, by path; only where the split has folds."""
+        """Return the fold of every image of the reference part, ordered by path, for a split with folds."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> Image.Image:
-        """Decode an original as it came. Raises ``ImageError``."""
+        """Return a stored image, decoded but not changed. Raises ``ImageError``."""
         self._originals.seek(stored.start)
         data = self._originals.read(stored.bytes)
         if stored.format != ARRAY:
@@ -143,5 +143,5 @@ class Storage:
 
 
 def open_index(folder: Path) -> sqlite3.Connection:
-    """Open the table of a dataset that is complete: it does not change any more, so nothing need be locked."""
+    """Return a connection to the table of a complete dataset, without locks, as it never changes."""
     return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)

@@ -1,4 +1,4 @@
-"""The datasets that users brought, one folder each."""
+"""The store of the datasets of users, one folder each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ RESERVE = 256 * 2**20
 
 
 class DatasetStore:
-    """Datasets under ``root``, a folder each: originals, table, report, contact sheet, prepared pixels.
+    """The datasets of users under ``root``. Each is a folder with originals, table, report and prepared pixels.
 
-    ``quota``: most bytes that all of them may take together. ``reserve``: bytes of the disk that stay free.
+    ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
     """
 
     def __init__(self, root: Path, *, quota: int | None = None, reserve: int = RESERVE) -> None:
@@ -41,18 +41,18 @@ class DatasetStore:
         return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if is_name(path.parent.name))
 
     def report(self, name: str) -> DatasetReport:
-        """Return a dataset's report. Raises ``DatasetNotFound``."""
+        """Return the report of a dataset. Raises ``DatasetNotFound``."""
         try:
             return DatasetReport.model_validate_json((self._folder(name) / REPORT).read_bytes())
         except (OSError, ValidationError) as error:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def contact_sheet(self, name: str) -> Path:
-        """Return the PNG file with up to 100 of a dataset's images. Raises ``DatasetNotFound``."""
+        """Return the path of a PNG with up to 100 images of a dataset. Raises ``DatasetNotFound``."""
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
-        """Raise ``InvalidName`` where no dataset may have this name, ``DatasetTaken`` where one has it already."""
+        """Raise ``InvalidName`` for a name that breaks the rule of names, ``DatasetTaken`` where it is in use."""
         check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
@@ -66,12 +66,20 @@ class DatasetStore:
         progress: Progress = no_progress,
         fill: Fill = fill_folder,
     ) -> DatasetReport:
-        """Validate the files and keep them as dataset ``name``; return its report. All of it is there, or nothing.
+        """Create a dataset from uploaded files, atomically, and return its report.
 
-        ``progress`` is told bytes of the sources. ``fill`` reads them, perhaps in another process; what it wrote is
-        made durable or removed here. Raises ``InvalidName``, ``DatasetTaken``, ``StorageFull``, and
-        ``DatasetRefused`` for an archive or array that is unsafe, damaged or too large, and for fewer than 10 good
-        images.
+        Args:
+            name: The name of the new dataset.
+            sources: The uploaded files.
+            limits: The largest upload.
+            progress: Called with the bytes of the sources that were read, and all; what it raises ends the work.
+            fill: Reads the sources into the folder of the dataset, perhaps in another process.
+
+        Raises:
+            InvalidName: The name breaks the rule of names.
+            DatasetTaken: The name is in use.
+            DatasetRefused: An archive or array is unsafe, damaged or too large, or fewer than 10 images are usable.
+            StorageFull: There is no room for the images.
         """
         self.check_free(name)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -81,15 +89,15 @@ class DatasetStore:
             try:
                 with new_folder(self.root / name) as folder:
                     fill(folder, new, progress)
-                    progress(new.packed, new.packed)  # it may raise: not once the dataset exists
+                    progress(new.packed, new.packed)  # before the dataset exists, as it may raise
             except FileExistsError as error:
                 raise _taken(name) from error
         return self.report(name)
 
     def delete(self, name: str) -> None:
-        """Remove a dataset; who has mapped its pixels keeps them. Raises ``DatasetNotFound``."""
+        """Remove a dataset. Processes with its pixels in mapped memory keep them. Raises ``DatasetNotFound``."""
         folder = self._folder(name)
-        gone = self.root / f".{name}.{uuid4().hex}"  # a reader sees all of it or nothing
+        gone = self.root / f".{name}.{uuid4().hex}"  # atomic for readers
         try:
             folder.rename(gone)
         except FileNotFoundError as error:
@@ -97,16 +105,17 @@ class DatasetStore:
         shutil.rmtree(gone)
 
     def summarize(self, name: str, config: TrainingConfig) -> DatasetSummary:
-        """Return what training would get, without decoding. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+        """Return the summary of a dataset for a configuration. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         report = self.report(name)
         shape = choose_preprocessing(config, report.facts, name).shape
         split = report.split
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
     def load(self, name: str, config: TrainingConfig, progress: Progress = no_progress) -> Dataset:
-        """Return a dataset as ``config`` asks for it, its pixels mapped from a file that is made at the first time.
+        """Return a dataset as a configuration asks for it, with pixels mapped from a file.
 
-        ``progress`` is told images. Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
+        The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.
+        Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
         """
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
@@ -120,8 +129,8 @@ class DatasetStore:
         return self.root / name
 
     def _not_found(self, name: str) -> DatasetNotFound:
-        return DatasetNotFound(f"no dataset {name!r} here, there are: {', '.join(self.names()) or 'none'}")
+        return DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(self.names()) or 'none'}")
 
 
 def _taken(name: str) -> DatasetTaken:
-    return DatasetTaken(f"there is a dataset {name!r} already; choose another name or delete it first")
+    return DatasetTaken(f"a dataset {name!r} exists already; choose another name or delete it first")

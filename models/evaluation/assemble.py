@@ -83,7 +83,7 @@ class AnomalousSet:
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """The scored sets of an evaluation.
+    """The scored images of an evaluation: normal and anomalous sets, with their raw scores.
 
     ``raw`` holds the raw scores by key, ``faulty`` the places of the normal images that were damaged.
     """
@@ -96,7 +96,7 @@ class ScoredSets:
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Return the report of an evaluation.
+    """Return the report of an evaluation, assembled from its scored sets.
 
     Args:
         subject: The model and the datasets.
@@ -189,7 +189,7 @@ def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
     dataset, summary = subject.dataset, subject.scorer.calibration_summary
     notes = [
         f"{dataset}: {scored.normals.parts}.",
-        "The best baseline is the one that is best on the very set it is judged on, which no user could know before.",
+        "The best baseline is chosen on the very set on which it is judged, which no user can do in advance.",
         "The size of a PNG file depends on the zlib build that Pillow uses: that baseline differs between machines.",
     ]
     if summary.dataset != dataset:
@@ -208,8 +208,8 @@ def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
         )
     if len(scored.faulty):
         notes.append(
-            f"Faults are put into {len(scored.faulty)} of the tested images, the same ones for every grade; they are "
-            "told from the other tested images."
+            f"Faults are put into {len(scored.faulty)} of the tested images, the same images for every grade; they are "
+            "compared with the other tested images."
         )
     failed = sum(raw.failed for raw in scored.raw.values())
     if failed:

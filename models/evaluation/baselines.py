@@ -44,7 +44,7 @@ class TwoSided:
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit to the numbers of n reference images, ``(n,)``."""
+        """Fit the score to the numbers of n reference images, ``(n,)``."""
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
@@ -107,7 +107,7 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Fit to images ``(n, C, H, W)`` and their log-likelihoods in nats, ``(n,)``."""
+        """Fit all baselines to images, ``(n, C, H, W)``, and their log-likelihoods in nats, ``(n,)``."""
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),

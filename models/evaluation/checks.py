@@ -55,7 +55,7 @@ def check_normals(
         )
     images = store.report(name).images
     if images < MIN_NORMAL_IMAGES:
-        raise DatasetUnfit(f"{name} has {images} images, as normal ones at least {MIN_NORMAL_IMAGES} are needed")
+        raise DatasetUnfit(f"{name} has {images} images; at least {MIN_NORMAL_IMAGES} normal images are needed")
 
 
 def check_anomalous(
@@ -98,7 +98,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
         (low_w, low_h), (high_w, high_h) = facts.smallest, facts.largest
         problems.append(f"they are {low_w}x{low_h} to {high_w}x{high_h}, the model takes {width}x{height}")
     if preprocessing.colour == "exact" and facts.channels != preprocessing.channels:
-        have = "partly" if facts.channels is None else "in colour" if facts.coloured else "grey"
+        have = "partly in colour" if facts.channels is None else "in colour" if facts.coloured else "grey"
         problems.append(f"they are {have}, the model takes {preprocessing.channels} channel(s)")
     if problems:
         raise DatasetUnfit(f"{name}: {'; '.join(problems)}; adapt=true converts them")

@@ -122,7 +122,7 @@ def _rotation(x: Array, level: float, rng: np.random.Generator) -> Array:
 def _hole(x: Array, level: float, rng: np.random.Generator) -> Array:
     side = int(level)
     for image in x:
-        top, left = place(image, side, side, rng)
+        top, left = random_rectangle(image, side, side, rng)
         image[:, top : top + side, left : left + side] = 0
     return x
 
@@ -131,10 +131,10 @@ def _line(x: Array, level: float, rng: np.random.Generator) -> Array:
     width = int(level)
     for image in x:
         if rng.random() < 0.5:
-            top, _ = place(image, width, image.shape[2], rng)
+            top, _ = random_rectangle(image, width, image.shape[2], rng)
             image[:, top : top + width] = 0
         else:
-            _, left = place(image, image.shape[1], width, rng)
+            _, left = random_rectangle(image, image.shape[1], width, rng)
             image[:, :, left : left + width] = 0
     return x
 
@@ -151,7 +151,7 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 }
 
 
-def place(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
     """Return top and left of a random rectangle on the object of an image, ``(C, H, W)``.
 
     All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is

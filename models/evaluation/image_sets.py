@@ -124,7 +124,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Normals:
-    """Normal images in three disjoint parts.
+    """Normal images of an evaluation in three disjoint parts: for baselines, for thresholds, and for tests.
 
     Attributes:
         fit: The images to which baselines are fitted.
@@ -207,7 +207,10 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a text that differs where a dataset was replaced by another. Raises ``DatasetNotFound``."""
+        """Return a stamp of a dataset: a text that changes when another dataset gets its name.
+
+        Raises ``DatasetNotFound``.
+        """
         path = builtin_file(name, self.data_dir)
         try:
             status = (path or self._stored(name).root / name / ORIGINALS).stat()

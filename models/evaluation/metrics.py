@@ -55,7 +55,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return how well a score separates normal from anomalous images, by scikit-learn.
+    """Return metrics of how well a score separates normal from anomalous images, by scikit-learn.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.
@@ -118,7 +118,7 @@ def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.ui
 def _groups(values: Array, normal: int) -> NDArray[np.intp]:
     """Return the group of each image, 0 the most anomalous; only the first ``normal`` images are normal.
 
-    Equal values are one group, and so are neighbours without a strange image: no metric changes within them.
+    Equal values are one group, and so are neighbours without an anomalous image: no metric changes within them.
     """
     _, falling = np.unique(-values, return_inverse=True)
     has_strange = np.bincount(falling, weights=np.arange(len(values)) >= normal) > 0

@@ -24,7 +24,7 @@ Images: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Extremes:
-    """The n images at one end of the order by T, the most extreme first.
+    """The n most, or least, anomalous images of a set, the most extreme first.
 
     Attributes:
         images: The images, ``(n, C, H, W)``.
@@ -42,7 +42,7 @@ class Extremes:
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Return the ``count`` images of both with the largest T (``sign`` -1) or the smallest T (``sign`` 1)."""
+        """Return the ``count`` most anomalous images of two selections (``sign`` -1), or the least anomalous (1)."""
         statistics = np.concatenate([self.statistics, other.statistics])
         best = np.argsort(sign * statistics, kind="stable")[:count]
         images = np.concatenate([self.images, other.images])[best]
@@ -82,7 +82,7 @@ class RawSet:
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
-    """Return the raw scores of a set of images.
+    """Return the raw scores of all images of a set, with its most and least anomalous images.
 
     Args:
         scores: The scores to compute.

@@ -24,34 +24,34 @@ def render_html(report: EvaluationReport) -> str:
         report=report,
         policy=CONTENT_SECURITY_POLICY,
         summary=summary(report),
-        datasets=[one for one in report.sets if one.kind == "dataset"],
-        corruptions=[one for one in report.sets if one.kind == "corruption"],
+        datasets=[entry for entry in report.sets if entry.kind == "dataset"],
+        corruptions=[entry for entry in report.sets if entry.kind == "corruption"],
         headline=HEADLINE,
         roc=_roc,
-        histogram=lambda one: histogram_chart(one, f"Histograms of {one.label}"),
+        histogram=lambda entry: histogram_chart(entry, f"Histograms of {entry.label}"),
         legend=legend,
         result_of=result_of,
-        labels_of=lambda one: [report.column(curve.score).label for curve in one.curves],
+        labels_of=lambda entry: [report.column(curve.score).label for curve in entry.curves],
     )
 
 
 def summary(report: EvaluationReport) -> list[str]:
     """Return the results in sentences: the combined score against the best baseline, and its false alarms."""
-    sentences = [_against(report, one) for one in report.sets if one.kind == "dataset"]
-    faults = [one for one in report.sets if one.kind == "corruption"]
+    sentences = [_against(report, entry) for entry in report.sets if entry.kind == "dataset"]
+    faults = [entry for entry in report.sets if entry.kind == "corruption"]
     if faults:
-        better = sum(one.auroc_over_baseline_interval[0] > 0 for one in faults)
-        worse = sum(one.auroc_over_baseline_interval[1] < 0 for one in faults)
+        better = sum(entry.auroc_over_baseline_interval[0] > 0 for entry in faults)
+        worse = sum(entry.auroc_over_baseline_interval[1] < 0 for entry in faults)
         sentences.append(
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    return sentences + [_false_alarms(one) for one in report.columns[0].false_alarms]
+    return sentences + [_false_alarms(entry) for entry in report.columns[0].false_alarms]
 
 
-def result_of(one: SetReport, score: str) -> Result:
+def result_of(entry: SetReport, score: str) -> Result:
     """Return the result of a score on a set."""
-    return next(result for result in one.results if result.score == score)
+    return next(result for result in entry.results if result.score == score)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -63,27 +63,27 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "not attainable" if share is None else f"{PERCENT * share:.{digits}f} %"
 
 
-def _against(report: EvaluationReport, one: SetReport) -> str:
-    ours = result_of(one, report.columns[0].name)
-    low, high = one.auroc_over_baseline_interval
+def _against(report: EvaluationReport, entry: SetReport) -> str:
+    ours = result_of(entry, report.columns[0].name)
+    low, high = entry.auroc_over_baseline_interval
     verdict = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
     flagged = ", ".join(f"{percent(rate.share)} at alpha = {rate.alpha:g}" for rate in ours.detected)
     return (
-        f"{one.name} against {report.normal.name}: AUROC of the combined score {ours.auroc:.4f} "
-        f"{_interval(ours.auroc_interval)}, {verdict} the best baseline ({report.column(one.best_baseline).label}, "
-        f"{result_of(one, one.best_baseline).auroc:.4f}; difference {one.auroc_over_baseline:+.4f} "
+        f"{entry.name} against {report.normal.name}: AUROC of the combined score {ours.auroc:.4f} "
+        f"{_interval(ours.auroc_interval)}, {verdict} the best baseline ({report.column(entry.best_baseline).label}, "
+        f"{result_of(entry, entry.best_baseline).auroc:.4f}; difference {entry.auroc_over_baseline:+.4f} "
         f"{_interval((low, high), '+')}). Flagged: {flagged}."
     )
 
 
-def _false_alarms(one: FalseAlarms) -> str:
-    if one.share is None:
-        return f"False alarms at alpha = {one.alpha:g}: the calibration is too small for any."
-    low, high = one.interval
-    where = "inside" if one.inside else "OUTSIDE"
+def _false_alarms(entry: FalseAlarms) -> str:
+    if entry.share is None:
+        return f"False alarms at alpha = {entry.alpha:g}: the calibration is too small for any."
+    low, high = entry.interval
+    where = "inside" if entry.inside else "OUTSIDE"
     return (
-        f"False alarms of the combined score at alpha = {one.alpha:g}: {percent(one.share)}, {where} the 99 % interval "
-        f"{percent(low)} to {percent(high)}."
+        f"False alarms of the combined score at alpha = {entry.alpha:g}: {percent(entry.share)}, {where} the "
+        f"99 % interval {percent(low)} to {percent(high)}."
     )
 
 
@@ -91,8 +91,8 @@ def _interval(of: Interval, sign: str = "") -> str:
     return f"({of[0]:{sign}.4f} to {of[1]:{sign}.4f})"
 
 
-def _roc(one: SetReport, labels: Sequence[str]) -> str:
-    return roc_chart(one.curves, labels, f"ROC curves of {one.name}")
+def _roc(entry: SetReport, labels: Sequence[str]) -> str:
+    return roc_chart(entry.curves, labels, f"ROC curves of {entry.name}")
 
 
 @lru_cache(maxsize=1)
@@ -129,16 +129,16 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
     """Return a chart of the outlines of histograms with shared edges, one for each set; all bars are equally wide."""
     edges = histograms.edges
     bars = len(edges) - 1
-    top = max((share for one in histograms.sets for share in one.shares), default=0.0) or 1.0
+    top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0
     span = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     ticks = (edges[0], edges[bars // 2], edges[-1])
     parts = [_axes(WIDTH, HEIGHT, histograms.label, "share of the images", ticks, (0.0, top / 2, top))]
-    for number, one in enumerate(histograms.sets):
+    for number, entry in enumerate(histograms.sets):
         points = []
-        for bar, share in enumerate(one.shares):
+        for bar, share in enumerate(entry.shares):
             height = HEIGHT - BOTTOM - share / top * span[1]
             points += [(LEFT + edge / bars * span[0], height) for edge in (bar, bar + 1)]
-        parts.append(_line(points, number, one.set))
+        parts.append(_line(points, number, entry.set))
     return _figure(WIDTH, HEIGHT, title, parts)
 
 

@@ -43,7 +43,7 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """How well one score separates a set from the normal images, with 95 % bootstrap intervals."""
+    """The result of one score on a set of anomalous images, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -87,7 +87,7 @@ class Example(_EvaluationPart):
     p_value: float
     statistic: float
     log_likelihood: float
-    reason: str | None = Field(description="What speaks loudest for an anomaly.")
+    reason: str | None = Field(description="The strongest reason for an anomaly.")
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 
@@ -99,7 +99,7 @@ class Gallery(_EvaluationPart):
 
 
 class ImageCount(_EvaluationPart):
-    """The number of images of a set, and how many are left out for want of a finite likelihood."""
+    """The number of images in a set, and of those without a finite likelihood, which are left out."""
 
     name: str
     images: int
@@ -113,7 +113,7 @@ class SetReport(_EvaluationPart):
     name: str
     kind: Literal["dataset", "corruption"]
     images: ImageCount
-    normal_images: int = Field(description="Normal images that it is told from.")
+    normal_images: int = Field(description="Normal images that it is compared with.")
     results: list[Result]
     best_baseline: str = Field(description="The baseline with the largest AUROC on this very set.")
     auroc_over_baseline: float = Field(description="AUROC of the combined score minus that of this baseline.")
@@ -151,11 +151,11 @@ class EvaluationReport(_EvaluationPart):
     columns: list[Column]
     sets: list[SetReport]
     histograms: list[Histograms]
-    notes: list[str] = Field(description="What a reader must know to read the numbers rightly.")
+    notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
         """Return the column of a score."""
-        return next(one for one in self.columns if one.name == name)
+        return next(column for column in self.columns if column.name == name)
 
 
 class EvaluationParameters(BaseModel):

@@ -89,7 +89,7 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """Return T of each image in nats, the first column, ``(N,)``."""
+        """Return the anomaly statistic T of each image in nats, ``(N,)``: the first column."""
         return self.values[:, 0]
 
     @classmethod

@@ -1,7 +1,4 @@
-"""CalibrationStore of a model version that were made after it: numbered, published whole, one of them active.
-
-Free of torch.
-"""
+"""Calibrations that were added to a model version later, numbered from 1. One calibration is active. Free of torch."""
 
 from __future__ import annotations
 
@@ -25,11 +22,14 @@ RECORD = "calibration.json"
 ARRAYS = "calibration.safetensors"
 CHOICE = "active.json"
 OWN = 0
-"""The number of the calibration that is part of the artifact."""
+"""The number of the calibration in the artifact itself."""
 
 
 class ActiveCalibration(BaseModel):
-    """Which calibration was chosen, and the newest there was then: one that came later is active instead."""
+    """The choice of the active calibration of a version, stored in ``active.json``.
+
+    ``newest`` is the newest calibration at that time: a calibration that is added later becomes active instead.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,10 +38,11 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """The calibrations of one version in ``root/<name>/calibrations/<version>/<number>/``.
+    """The calibrations of one version of a model.
 
-    Each appears whole, once for a job, and never changes; number 0 is the artifact's own and has no folder here. The
-    newest is active unless another was chosen since. Readers need no lock; writers take that of the model's name.
+    A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
+    changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
+    another was chosen since. Readers need no lock; writers hold the lock of the model's name.
     """
 
     def __init__(self, root: Path, name: str, version: int) -> None:
@@ -50,35 +51,38 @@ class CalibrationStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers there are, 0 first."""
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted({OWN} | {int(path.name) for path in there if is_version(path.name) and path.is_dir()})
+        """Return the numbers of the calibrations, 0 first."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number in use; it may have been deleted since. Raises ``ArtifactError`` for a damaged choice."""
-        # In this order: a calibration that is published without becoming active makes its choice known first.
+        """Return the number of the active calibration, which may have been deleted since.
+
+        Raises ``ArtifactError`` where the stored choice is damaged.
+        """
+        # In this order: a calibration that does not become active writes the choice before its folder appears.
         newest = self.numbers()[-1]
         choice = self._choice()
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration, None for the artifact's own, which lies with it."""
+        """Return the folder of a calibration; None for that of the artifact."""
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the record of a calibration, one from 1 on. Raises ``CalibrationNotFound``, ``ArtifactError``."""
+        """Return the record of a calibration from number 1 on. Raises ``CalibrationNotFound``, ``ArtifactError``."""
         if number not in self.numbers()[1:]:
             raise self._unknown(number)
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that a job made, if any."""
+        """Return the number of the calibration that a job made; None where there is none."""
         for number in reversed(self.numbers()[1:]):
             try:
                 if self.record(number).job == job:
                     return number
             except (ArtifactError, CalibrationNotFound) as problem:
-                # Somebody else's damaged calibration is no reason to lose this job's.
+                # A damaged calibration of another job must not hide that of this job.
                 log.warning("skipping calibration %d of %s: %s", number, self._label, problem.detail)
         return None
 
@@ -109,10 +113,10 @@ class CalibrationStore:
             try:
                 before, newest = self.active(), max(newest, self._choice().newest)
             except ArtifactError as problem:
-                # Minutes of work are not lost for a choice that can be made again.
+                # The work of minutes must not be lost for a choice that can be repeated.
                 log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
                 before = newest
-            # A number that was given once never means another calibration, also where its folder was deleted.
+            # A number is never used again, also where its folder was deleted.
             number = newest + 1
             record = CalibrationRecord(
                 created=datetime.now(UTC).replace(microsecond=0),
@@ -126,14 +130,20 @@ class CalibrationStore:
                 before_publish()
                 if not activate:
                     self._choose(before, number)
-            # It is active from the moment it is there: this makes its deletion an error, not a change of the choice.
+            # It is active once its folder exists; with the stored choice its deletion is an error, not another choice.
             self._choose(number if activate else before, number)
         return number
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Make a calibration the active one, atomically, after a look at its files.
+        """Make a calibration the active one, atomically, after a check of its files.
 
-        Raises ``CalibrationNotFound``, and ``ArtifactError`` for one that is damaged or belongs to other weights.
+        Args:
+            number: The calibration.
+            weights_sha256: The digest of the weights of the model.
+
+        Raises:
+            CalibrationNotFound: There is no such calibration.
+            ArtifactError: It is damaged, or it belongs to other weights.
         """
         with locked(self._of_name):
             if number != OWN:
@@ -155,7 +165,7 @@ class CalibrationStore:
         except OSError as error:
             raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise ArtifactError(f"{file_label(path)} does not say which calibration was chosen") from error
+            raise ArtifactError(f"{file_label(path)} is not a valid choice of a calibration") from error
 
     def _choose(self, number: int, newest: int) -> None:
         choice = ActiveCalibration(calibration=number, newest=newest)
@@ -167,7 +177,7 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Read and validate ``folder/calibration.json``. Raises ``ArtifactError`` that names the file."""
+    """Return the record of the calibration in a folder. Raises ``ArtifactError``, which names the file."""
     path = folder / RECORD
     try:
         return CalibrationRecord.model_validate_json(path.read_bytes())
@@ -180,7 +190,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Raise ``ArtifactError`` where the arrays are not those of the record, or the record is of other weights."""
+    """Raise ``ArtifactError`` where the arrays differ from the record, or the record belongs to other weights."""
     path = folder / ARRAYS
     if not path.is_file():
         raise ArtifactError(f"{file_label(path)} is missing")

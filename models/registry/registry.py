@@ -1,91 +1,39 @@
-"""Versions and aliases of models on disk. Free of torch."""
+"""The registry of models: versions and aliases on disk. Free of torch."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from models.artifacts.manifest import FILE, CalibrationRecord, CalibrationSummary, Manifest, file_label, read_manifest
+from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
 from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, VersionInUse
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
-from models.registry.aliases import read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
-from models.registry.calibrations import OWN, RECORD, CalibrationStore, read_record
+from models.registry.calibrations import OWN, RECORD, CalibrationStore
+from models.registry.version import ModelVersion, file_identity
 
 log = logging.getLogger(__name__)
 
 ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
 """Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
-
+ALIASES = "aliases.json"
 REMOVED = "newest-removed"
-"""File with the largest version that was ever removed: a number that was given once never means another model."""
-
-Stamp = tuple[int, int, int]
-"""Inode, time of change in ns and size of a manifest."""
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One version of a model with one of its calibrations, and where both lie.
-
-    ``stamp`` tells the manifest file from any other that lies or lay at its path: a model whose folder was moved away
-    and trained again is another one, though name and version are the same. So does ``calibration_stamp`` of a
-    calibration's record. ``calibration_path`` is absent for number 0, which is part of the artifact.
-    """
-
-    name: str
-    version: int
-    path: Path
-    read_only: bool
-    stamp: Stamp | None
-    calibration: int = OWN
-    calibration_path: Path | None = None
-    calibration_stamp: Stamp | None = None
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest, read once a file. Raises ``ArtifactError``."""
-        return _cached_manifest(self.path, self.stamp)
-
-    @property
-    def calibration_summary(self) -> CalibrationSummary:
-        """What is known of its calibration, read once a file. Raises ``ArtifactError``."""
-        if self.calibration_path is None:
-            return self.manifest.calibration
-        return _cached_record(self.calibration_path, self.calibration_stamp).summary
-
-
-@lru_cache(maxsize=1024)
-def _cached_manifest(path: Path, _stamp: Stamp | None) -> Manifest:
-    return read_manifest(path)  # an artifact is immutable once written
-
-
-@lru_cache(maxsize=1024)
-def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
-    return read_record(path)  # as immutable
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None  # reading the manifest says what is wrong
-    return found.st_ino, found.st_mtime_ns, found.st_size
+"""File with the largest version that was removed: the number of a version is never used again."""
 
 
 class Registry:
-    """``root/<name>/<version>/`` holds an artifact, ``root/<name>/aliases.json`` the movable names of versions.
+    """The registry of models in a folder: numbered versions, their aliases and their calibrations.
 
-    ``root/<name>/calibrations/<version>/`` holds the calibrations that were made of a version later. The shipped models
-    of ``zoo`` are version 1 of their names; they lie where they are and nothing here writes there.
-    Versions appear whole or not at all, so readers need no lock; writers of one name take a lock on its folder.
+    ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
+    ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later. The shipped models in
+    ``zoo`` are version 1 of their names and read-only. Versions appear atomically, so that readers need no lock;
+    writers of a name lock its folder.
     """
 
     def __init__(self, root: Path, zoo: Path = ZOO) -> None:
@@ -93,47 +41,53 @@ class Registry:
         self.zoo = zoo
 
     def names(self) -> list[str]:
-        """Return the names that have a version, in order."""
-        found = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
-        return sorted(name for name in found if is_name(name) and self.versions(name))
+        """Return the names of all models, sorted."""
+        folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
+        return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
         check_name(name)
-        found = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
-        return sorted(found | ({1} if self._is_shipped(name, 1) else set()))
+        numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
+        return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return alias -> version; ``live`` is the first version until it is moved. Raises ``ModelNotFound``."""
+        """Return the aliases of a model with their versions. Raises ``ModelNotFound``.
+
+        ``live`` is the first version until it is moved.
+        """
         versions = self._known_versions(name)
         return {LIVE: versions[0], **read_aliases(self.root / name)}
 
     def resolve(self, ref: str) -> ModelVersion:
-        """Find ``name`` (its alias ``live``), ``name:3`` or ``name@champion``. Raises ``ModelNotFound``."""
+        """Return the version of a reference: ``name`` (its alias ``live``), ``name:3`` or ``name@champion``.
+
+        The version has its active calibration. Raises ``ModelNotFound``, ``ArtifactError``.
+        """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Find what a reference means now, with its active calibration. Raises ``ModelNotFound``, ``ArtifactError``."""
+        """Return a version with its active calibration. Raises ``ModelNotFound``, ``ArtifactError``."""
         name, version = self.locate(ref)
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Find name and version of a reference, whatever its calibrations. Raises ``ModelNotFound``."""
+        """Return the name and the version number of a reference. Raises ``ModelNotFound``."""
         version = self._selected(ref)
         while version not in (versions := self._known_versions(ref.name)):
-            # Between the two looks an alias may have moved away from a version, and that have been removed.
+            # Meanwhile the alias may have moved away from a version that was then removed.
             before, version = version, self._selected(ref)
             if version == before:
                 raise ModelNotFound(f"{ref.name} has no version {version}; it has: {versions}")
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return a version that is there with one of its calibrations; loading it says whether that is there."""
+        """Return an existing version with one of its calibrations, which is not checked here."""
         shipped = self._is_shipped(name, version)
         path = (self.zoo if shipped else self.root) / name / str(version)
         calibration = self.calibrations(name, version).path(number)
-        stamp = None if calibration is None else _stamp(calibration / RECORD)
-        return ModelVersion(name, version, path, shipped, _stamp(path / FILE), number, calibration, stamp)
+        stamp = None if calibration is None else file_identity(calibration / RECORD)
+        return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
         """Return the calibrations of a version."""
@@ -147,11 +101,19 @@ class Registry:
         promote: bool = False,
         before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
-        """Copy a complete artifact in as the next version of ``name``; it goes live when first or when ``promote``.
+        """Copy an artifact into the registry as the next version of a model, and return the version.
 
-        The artifact of a job is published once: where a version carries its job's id already, that one is returned.
-        ``before_publish`` is called when nothing else can come between any more, and stops it by raising. Raises
-        ``ArtifactError`` for an unreadable artifact, ``InvalidName``.
+        The first version becomes live. A job publishes once: an earlier version of the same job is returned.
+
+        Args:
+            artifact: The folder of a complete artifact.
+            name: The name of the model.
+            promote: Whether the version becomes live.
+            before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
+
+        Raises:
+            ArtifactError: The artifact cannot be read.
+            InvalidName: The name breaks the rule of names.
         """
         job = read_manifest(artifact).training.job
         check_name(name)
@@ -164,7 +126,7 @@ class Registry:
             versions = self.versions(name)
             version = max([*versions, self._newest_removed(name)]) + 1
             remove_leftovers(self.root / name)
-            # Of a version of this number that somebody took away by hand.
+            # Left by a version of this number that was deleted by hand.
             shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
@@ -174,12 +136,12 @@ class Registry:
         return self.resolve(f"{name}:{version}")
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
-        """Return the version of ``name`` that this job made, if any."""
+        """Return the version of a model that a job made; None where there is none."""
         for number in reversed(self.versions(name)):
             try:
                 owner = self.with_calibration(name, number, OWN).manifest.training.job
             except ArtifactError as problem:
-                # Somebody else's damaged version is no reason to lose this job's.
+                # A damaged version of another job must not hide that of this job.
                 log.warning("skipping %s:%d: %s", name, number, problem.detail)
                 continue
             if owner == job:
@@ -187,12 +149,12 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Make a version the live one of its name, unless a later one is."""
+        """Make a version the live version of its name, unless a later version is live."""
         with locked(self.root / version.name):
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Point ``alias`` of ``name`` at ``version``, atomically; return the version it pointed at before, if any.
+        """Point an alias of a model at a version, atomically. Return the previous version of the alias, if any.
 
         Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
         """
@@ -204,17 +166,19 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Take an alias away. Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``."""
+        """Remove an alias of a model. Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``."""
         with self._writing(name):
             version = self._selected(ModelRef(name, alias))
             if alias == LIVE:
-                raise AliasRequired(f"{name} is what its alias {LIVE} points at, version {version}: move it instead")
+                raise AliasRequired(
+                    f"the alias {LIVE} of {name} cannot be removed; it points at version {version}: move it instead"
+                )
             aliases = self.aliases(name)
             del aliases[alias]
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a version with its calibrations: gone for readers at once; its number is never given again.
+        """Remove a version of a model with its calibrations, atomically. Its number is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -222,27 +186,29 @@ class Registry:
         with self._writing(name):
             self.locate(ModelRef(name, version))
             if self._is_shipped(name, version):
-                raise ModelReadOnly(f"{name}:{version} ships with the product and stays")
+                raise ModelReadOnly(f"{name}:{version} ships with the product and cannot be removed")
             aliases = sorted(alias for alias, target in self.aliases(name).items() if target == version)
             if aliases:
-                raise VersionInUse(f"{name}:{version} is what {', '.join(aliases)} points at: move that away first")
+                raise VersionInUse(
+                    f"{name}:{version} has the alias {', '.join(aliases)}: move the alias to another version first"
+                )
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
-        """Remove all versions of a name with their calibrations and aliases; their numbers are never given again.
+        """Remove a model: all versions with their calibrations and aliases. Their numbers are never used again.
 
         Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
         """
         with self._writing(name):
             if self._is_shipped(name, 1):
-                raise ModelReadOnly(f"{name} ships with the product and stays")
-            # At no time an alias points at nothing: others go at once, the live version goes last.
+                raise ModelReadOnly(f"{name} ships with the product and cannot be removed")
+            # An alias must never point at a missing version: other aliases go first, the live version goes last.
             live = self.aliases(name)[LIVE]
             write_aliases(self.root / name, {LIVE: live})
             *others, last = sorted(self.versions(name), key=lambda version: version == live)
             for version in others:
                 self._remove(name, version)
-            write_aliases(self.root / name, {})  # what comes after it is live at once
+            write_aliases(self.root / name, {})  # the next version is live at once
             self._remove(name, last)
 
     def _remove(self, name: str, version: int) -> None:
@@ -256,7 +222,7 @@ class Registry:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        # A name without a version gets no folder from being asked for.
+        # A request for an unknown name must not create its folder.
         self._known_versions(name)
         with locked(self.root / name):
             yield
@@ -274,7 +240,7 @@ class Registry:
         try:
             return int(path.read_text()) if path.exists() else 0
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{file_label(path)} does not say which versions there were") from error
+            raise ArtifactError(f"{file_label(path)} does not hold the number of a version") from error
 
     def _go_live(self, version: ModelVersion) -> None:
         if self.aliases(version.name)[LIVE] < version.version:
@@ -283,7 +249,7 @@ class Registry:
     def _known_versions(self, name: str) -> list[int]:
         versions = self.versions(name)
         if not versions:
-            raise ModelNotFound(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+            raise ModelNotFound(f"there is no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
         return versions
 
     def _write_alias(self, name: str, alias: str, version: int) -> None:
@@ -295,3 +261,20 @@ class Registry:
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+
+
+def read_aliases(folder: Path) -> dict[str, int]:
+    """Return the stored aliases of a model with their versions. Raises ``ArtifactError`` for a damaged file."""
+    path = folder / ALIASES
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        return {str(alias): int(version) for alias, version in stored.items()}
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
+
+
+def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
+    """Replace the stored aliases of a model atomically. The caller holds the lock of its folder."""
+    write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())

@@ -1,1 +1,1 @@
-"""The models that ship with the product, one folder each: ``<name>/1/`` is a complete artifact."""
+"""The models that ship with the product. ``<name>/1/`` is the artifact of each."""

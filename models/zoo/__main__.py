@@ -1,7 +1,7 @@
-"""Trains a shipped model again: ``SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo``.
+"""Command that trains a shipped model again: ``SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo``.
 
-Goes on from the checkpoints in the work folder; at the end the artifact replaces the shipped one. With ``--calibrate``
-the weights stay, and the shipped model gets a new calibration and card.
+It continues from the checkpoints in the work folder, and replaces the shipped artifact at the end. With ``--calibrate``
+the weights stay, and the shipped model gets a new calibration and a new card.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a shipped model is trained on and how."""
+    """The training of a shipped model: its dataset, preset and configuration."""
 
     dataset: str
     preset: str
@@ -50,7 +50,7 @@ RECIPES = {
 
 
 def main() -> int:
-    """Train the model named on the command line."""
+    """Train or calibrate the model named on the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
@@ -77,7 +77,7 @@ def main() -> int:
             threads=arguments.threads,
         )
     except Interrupted as interruption:
-        print(f"{interruption}; call again to go on")
+        print(f"{interruption}; run the command again to continue")
         return 1
     target = ZOO / arguments.name / "1"
     if target.exists():
@@ -88,11 +88,16 @@ def main() -> int:
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Replace calibration and card of the artifact in ``folder``; ``dataset`` is the one that it was trained on."""
+    """Replace the calibration and the card of an artifact.
+
+    Args:
+        folder: The folder of the artifact.
+        dataset: The dataset on which it was trained.
+    """
     artifact = load_artifact(folder)
     manifest = artifact.manifest
     if dataset.digest != manifest.training.dataset_digest:
-        raise SystemExit(f"{manifest.training.dataset} is not what it was when the model was trained")
+        raise SystemExit(f"the images of {manifest.training.dataset} are not those on which the model was trained")
     frozen = freeze(artifact.flow, manifest.preprocessing.shape, manifest.log_dets.layers)
     reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
     calibration, summary = calibrate(
@@ -102,7 +107,7 @@ def calibrate_again(folder: Path, dataset: Dataset) -> None:
         artifact.flow,
         reference,
         artifact.pinned[0],
-        _tell,
+        _print_progress,
     )
     manifest = manifest.model_copy(update={"calibration": summary})
     save_calibration(calibration, folder / CALIBRATION)
@@ -111,12 +116,12 @@ def calibrate_again(folder: Path, dataset: Dataset) -> None:
     print(f"\n{folder.parent.name}: {summary.calibration_images} images, smallest p {summary.smallest_p:.2g}")
 
 
-def _tell(part: str, done: int, images: int) -> None:
+def _print_progress(part: str, done: int, images: int) -> None:
     print(f"\r{part}: {done} of {images}", end="", flush=True)
 
 
 class _Printer:
-    """Prints an event a line, metrics at most once in a while."""
+    """Prints one line for each event, and metrics at most every ten seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0

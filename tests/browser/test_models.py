@@ -186,7 +186,7 @@ def test_versions_are_released_rolled_back_and_deleted(
         panel.get_by_role("button", name="Delete version 2").click()
         axe(page)
         dialog.get_by_role("button", name="Delete it").click()
-        toast(page, f"{name}:2 is what champion points at")
+        toast(page, f"{name}:2 has the alias champion")
     panel.get_by_role("button", name="Remove the alias champion").click()
     dialog.get_by_role("button", name="Cancel").click()
     assert aliases(house, name) == {"live": 1, "champion": 2}

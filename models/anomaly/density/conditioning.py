@@ -45,7 +45,7 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array) -> Self:
-        """Fit to reference images by least squares: the mean first, then the logarithm of the absolute residuals.
+        """Fit mean and spread to reference images by least squares: first the mean, then the log of the residuals.
 
         Args:
             statistics: K statistics of n images, ``(n, K)``.

@@ -25,7 +25,7 @@ class Gaussian:
 
     @classmethod
     def fit(cls, samples: Array) -> Self:
-        """Fit to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
+        """Fit the Gaussian to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
         values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
         root = (vectors / np.sqrt(values)) @ vectors.T
         return cls(samples.mean(0), root)

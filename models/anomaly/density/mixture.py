@@ -38,7 +38,7 @@ class Mixture:
 
     @classmethod
     def fit(cls, samples: Array, images_a_component: int, regularisation: float) -> Self:
-        """Fit to samples by expectation-maximisation.
+        """Fit the mixture to samples by expectation-maximisation.
 
         Args:
             samples: K statistics of n images, ``(n, K)``.
@@ -58,7 +58,7 @@ class Mixture:
         return cls(location, scale, np.log(fit.weights_), fit.means_, fit.precisions_cholesky_)
 
     def surprisal(self, samples: Array) -> Array:
-        """Return -log p of each sample of ``(N, K)`` in nats, ``(N,)``."""
+        """Return the surprisal -log p of each sample in nats, ``(N, K)`` -> ``(N,)``."""
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         log_det = np.linalg.slogdet(self.roots).logabsdet

@@ -37,7 +37,7 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit to n reference values, ``(n,)``."""
+        """Fit the survival function to n reference values, ``(n,)``."""
         ordered = np.sort(reference)
         count = len(ordered)
         kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return the number of image passes of a calibration: the sum over the parts that ``progress`` is called with."""
+    """Return the number of images that a calibration passes through the model, counted in every pass."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
     backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)

@@ -65,7 +65,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return the split calibration of two disjoint sets of reference images.
+    """Return a calibration fitted to one set of reference images, with p-values from a second, disjoint set.
 
     Args:
         statistics: The evidence to which the statistics are fitted.
@@ -137,7 +137,7 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the places of all but the strangest, in their order."""
+    """Return the places of all but the most anomalous images, in their order."""
     return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
 
 

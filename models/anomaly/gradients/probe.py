@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return the number of images in a tile, for images of this number of pixels.
+    """Return the number of images in a tile, for images with this number of pixels.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)

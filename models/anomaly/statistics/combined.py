@@ -22,7 +22,7 @@ OTHERS_WEIGHT = 0.25
 
 
 def weights(families: int) -> Array:
-    """Return the weight of each family, ``(families,)``; the whole image comes first, and the sum is 1."""
+    """Return the weight of each family of statistics in the combined statistic, ``(families,)``; the sum is 1."""
     unscaled = np.full(families, OTHERS_WEIGHT)
     unscaled[0] = 1
     shares: Array = unscaled / unscaled.sum()
@@ -44,7 +44,9 @@ def merge(surprises: Array) -> Array:
 
 @dataclass(frozen=True)
 class Statistic:
-    """The combined statistic T of an image in nats: about -ln of the probability of evidence as strong.
+    """The combined anomaly statistic T of an image in nats, merged from families of statistics.
+
+    T is about -ln of the probability of evidence as strong.
 
     ``local`` is None for a flow without spatial structure. Otherwise the unevenness of the regions is one of the
     statistics of the whole image.
@@ -55,7 +57,7 @@ class Statistic:
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Fit all families to the evidence of reference images.
+        """Fit all families of statistics to the evidence of reference images.
 
         Args:
             evidence: The evidence of the reference images.

@@ -19,7 +19,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """The density of gradient statistics, each standardised given complexity.
+    """The family of gradient statistics: their density, each standardised given the complexity of the image.
 
     ``used`` holds the places of the statistics that vary at all.
     """
@@ -31,7 +31,7 @@ class GradientFamily:
 
     @classmethod
     def fit(cls, features: Array, complexity: Array) -> Self:
-        """Fit to the gradient features, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
+        """Fit the density to the gradient features, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
         used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
         conditioning = Conditioning.fit(features[:, used], complexity)
         z = conditioning(features[:, used], complexity)

@@ -57,7 +57,7 @@ class LocalFamily:
 
     @classmethod
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Fit to the cells, ``(n, rows * columns)``, and complexities, ``(n,)``, of reference images."""
+        """Fit the family to the cells, ``(n, rows * columns)``, and complexities, ``(n,)``, of reference images."""
         deviation = cells.std(0)
         location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
@@ -82,7 +82,7 @@ class LocalFamily:
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return the z of every region, ``(N, cells)`` -> ``(N, regions)``; positive = more likely than predicted."""
+        """Return the deviation z of every region, ``(N, cells)`` -> ``(N, regions)``; positive = more likely."""
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
@@ -105,7 +105,7 @@ class LocalFamily:
         """Return the surprise of each image in nats, ``(N,)``: -ln P of evidence at least as strong."""
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
-    def strangest(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
+    def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
         """Return the most surprising region of each image, and its z."""
         z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])

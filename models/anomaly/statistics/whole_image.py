@@ -24,7 +24,7 @@ MIN_SPREAD = 1e-12
 
 @dataclass(frozen=True)
 class DensityView:
-    """The density of some of the statistics, those with the places ``columns``, ``(k,)``."""
+    """The density of a selection of the statistics, those at the places ``columns``, ``(k,)``."""
 
     columns: NDArray[np.int64]
     density: Mixture
@@ -32,7 +32,7 @@ class DensityView:
 
     @classmethod
     def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
-        """Fit to the statistics, ``(n, K)``, of reference images."""
+        """Fit the density to the statistics, ``(n, K)``, of reference images."""
         chosen = np.array(columns, dtype=np.int64)
         density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
         return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
@@ -44,7 +44,7 @@ class DensityView:
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Three densities of the whole-image statistics, whose surprises are added (Fisher's combination).
+    """The family of whole-image statistics: three densities, whose surprises are added (Fisher's combination).
 
     The first density is that of the statistics that tell clusters of images apart: complexity, the term of the pixel
     transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics.
@@ -70,7 +70,7 @@ class WholeFamily:
 
     @classmethod
     def fit(cls, statistics: Array, names: Sequence[str]) -> Self:
-        """Fit to the statistics, ``(n, K)``, of reference images; the first is complexity."""
+        """Fit the family to the statistics, ``(n, K)``, of reference images; the first is complexity."""
         used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
         complexity = statistics[:, 0]
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))

@@ -1,1 +1,1 @@
-"""Reading uploaded files: archives, arrays and images to rows of a dataset, within limits."""
+"""Ingest of uploads: archives, arrays and image files become the images of a dataset, within limits."""

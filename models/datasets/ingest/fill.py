@@ -1,4 +1,4 @@
-"""From uploaded files to the folder of a dataset: all that reads what a stranger wrote."""
+"""Creation of the folder of a dataset from uploaded files, which are not trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from models.datasets.dataset import MIN_IMAGES
 from models.datasets.ingest.items import Ignored, Rejected
-from models.datasets.ingest.limits import DiskQuota, Limits, Meter, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter, full_disk
 from models.datasets.ingest.sources import Source, read_sources
 from models.datasets.prepared import Progress
 from models.datasets.report import Findings, make_report
@@ -28,9 +28,9 @@ THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rg
 
 @dataclass(frozen=True)
 class NewDataset:
-    """What is to become a dataset, and what it may take.
+    """A dataset to be created: its name, its uploaded files, and the limits that apply.
 
-    ``quota``: most bytes that all datasets may take together. ``reserve``: bytes of the disk that stay free.
+    ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
     """
 
     name: str
@@ -41,7 +41,7 @@ class NewDataset:
 
     @property
     def packed(self) -> int:
-        """Bytes of the sources."""
+        """Return the size of the uploaded files in bytes."""
         return sum(source.path.stat().st_size for source in self.sources)
 
 
@@ -49,14 +49,21 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write originals, table, report and contact sheet into an empty folder beside the other datasets.
+    """Write the originals, the table, the report and the contact sheet of a new dataset into an empty folder.
 
-    ``progress`` gets bytes of the sources. Raises ``DatasetRefused`` and ``StorageFull``.
+    Args:
+        folder: The folder, beside those of the other datasets.
+        new: The dataset to be created.
+        progress: Called with the bytes of the uploaded files that were read, and with their size.
+
+    Raises:
+        DatasetRefused: A file is unsafe, damaged or too large, or there are too few images.
+        StorageFull: There is no room on the disk.
     """
     room = DiskQuota(folder.parent, new.quota, new.reserve)
     packed = new.packed
     room.require(packed)
-    meter, findings = Meter(packed, new.limits), Findings()
+    meter, findings = UploadMeter(packed, new.limits), Findings()
     with full_disk():
         with write_storage(folder, room) as writer:
             for item in read_sources(new.sources, meter):

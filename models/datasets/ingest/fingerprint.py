@@ -1,4 +1,4 @@
-"""What an image looks like, once: size, mode, colour, a digest of its pixels and a hash that its like shares."""
+"""The fingerprint of an image: size, mode, colour, a digest of its pixels, and a perceptual hash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from models.images.preprocessing import is_grey, opaque
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """``digest``: SHA-256 of size and pixels, grey in a colour file being grey. ``dhash``: 64 bits, see below."""
+    """The fingerprint of an image, by which duplicates and near duplicates are found.
+
+    Attributes:
+        mode: The mode of the file, as Pillow names it.
+        width: Pixels of a row.
+        height: Pixels of a column.
+        grey: Whether the pixels have no colour, whatever the mode.
+        digest: SHA-256 of size and pixels; a colour file with grey pixels has the digest of the grey image.
+        dhash: The difference hash, 64 bits.
+    """
 
     mode: str
     width: int
@@ -24,7 +33,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Fingerprint at a loaded 8-bit image. Raises ``ImageError`` where something is transparent."""
+    """Return the fingerprint of a loaded 8-bit image. Raises ``ImageError`` for one with transparent pixels."""
     plain = opaque(image)
     grey = is_grey(plain)
     if grey:
@@ -35,9 +44,9 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return the difference hash, 64 bits: which of 9x8 pixels of the shrunken grey image are darker than the next.
+    """Return the difference hash of an image, 64 bits, which hardly changes with size, brightness or compression.
 
-    It hardly changes with size, brightness or compression.
+    Each bit tells whether a pixel of the grey image, reduced to 9x8 pixels, is darker than its right neighbour.
     """
     shrunken = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
     return int.from_bytes(np.packbits(shrunken[:, :-1] < shrunken[:, 1:]).tobytes(), "big")

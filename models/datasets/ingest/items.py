@@ -1,4 +1,4 @@
-"""What an upload is made of, and which names of files are taken."""
+"""The items of an upload, and the rules for the names of files in archives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An encoded image."""
+    """An encoded image file of an upload."""
 
     path: str
     data: bytes
@@ -24,7 +24,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """An image ``(C, H, W)`` of an array; ``group`` where the array said it."""
+    """An image of an array of an upload, uint8 ``(C, H, W)``, with its group where the array gives groups."""
 
     path: str
     pixels: Pixels
@@ -33,7 +33,7 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A single file that is left out, and why."""
+    """A single file of an upload that is left out, and the reason."""
 
     path: str
     slug: str
@@ -42,7 +42,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file that nobody meant to upload: hidden, or an operating system's own."""
+    """A file of an upload that is not an image: a hidden file, or one of an operating system."""
 
     path: str
 
@@ -51,18 +51,18 @@ Item = ImageFile | ImagePixels | Rejected | Ignored
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return the error of an archive or array that is refused as a whole."""
+    """Return the error for an archive or array that is refused as a whole."""
     titles = {
         "unsafe-archive": "The archive is not safe to read",
         "malformed-archive": "The archive is damaged",
         "malformed-array": "The array cannot be used",
-        "unsupported-archive": "The archive is of a kind that is not read",
+        "unsupported-archive": "The kind of archive is not supported",
     }
     return DatasetRefused(slug, titles[slug], detail)
 
 
 def safe_path(name: str) -> str:
-    """Return ``name`` without ``.`` and empty parts. Raises ``DatasetRefused`` for names that could lead elsewhere.
+    """Return a path without ``.`` and empty parts. Raises ``DatasetRefused`` for a path out of its folder.
 
     >>> safe_path("./lot 1//seven.png")
     'lot 1/seven.png'
@@ -93,12 +93,12 @@ def safe_path(name: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Whether a folder's name says no more than that the archive has one, as ``tar -c .`` writes it."""
+    """Return whether the name of a folder is that of the archive's root, as ``tar -c .`` writes it."""
     return not set(name.split("/")) - {"", "."}
 
 
 def is_ignored(path: str) -> bool:
-    """Whether a file is hidden or an operating system's own.
+    """Return whether a file is hidden, or belongs to an operating system.
 
     >>> [is_ignored(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "a.png")]
     [True, True, True, False]

@@ -1,4 +1,4 @@
-"""How much an upload may hold, counted while it is read: no header is believed."""
+"""Limits of uploads and of disk space, counted while data is read and written. Headers are not trusted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ RECHECK_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest upload that is taken in.
+    """Limits of one upload.
 
-    ``files``: entries of all archives and images of all arrays. ``file_bytes``: one image file; a longer one is
-    rejected alone. ``unpacked_bytes``: all of them together. ``ratio``: unpacked over packed bytes, looked at once
-    ``ratio_from`` bytes are unpacked, as small flat images pack very well.
+    Attributes:
+        files: Entries of all archives and images of all arrays.
+        file_bytes: Bytes of an image file; a longer file is left out.
+        unpacked_bytes: Bytes of all files together.
+        ratio: Unpacked over packed bytes.
+        ratio_from: Unpacked bytes from which on the ratio is checked, as small flat images compress very well.
     """
 
     files: int = 1_000_000
@@ -32,8 +35,11 @@ class Limits:
     ratio_from: int = 64 * MIB
 
 
-class Meter:
-    """Counts what comes out of an upload of ``packed`` bytes; ``done`` of them are read."""
+class UploadMeter:
+    """A counter of the files and bytes of an upload, which enforces the limits while the upload is read.
+
+    ``done`` of its ``packed`` bytes were read.
+    """
 
     def __init__(self, packed: int, limits: Limits) -> None:
         self.packed = packed
@@ -43,13 +49,13 @@ class Meter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count an entry. Raises ``DatasetRefused``."""
+        """Count an entry of an archive, or an image of an array. Raises ``DatasetRefused`` beyond the limit."""
         self.files += 1
         if self.files > self.limits.files:
             raise _too_large(f"more than {self.limits.files} files")
 
     def add_bytes(self, count: int) -> None:
-        """Count unpacked bytes. Raises ``DatasetRefused``."""
+        """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits."""
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
@@ -62,7 +68,7 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """What may still be written under a folder: ``reserve`` bytes of the disk stay free, and ``quota`` is kept."""
+    """The quota of a folder: at most ``quota`` bytes in it, and at least ``reserve`` bytes of the disk free."""
 
     def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:
         self._folder = folder
@@ -73,13 +79,13 @@ class DiskQuota:
     def require(self, count: int) -> None:
         """Raise ``StorageFull`` unless ``count`` bytes can be written now."""
         if self._quota_left is not None and count > self._quota_left:
-            raise StorageFull(f"{count} bytes are to be written, {max(0, self._quota_left)} of the quota are left")
+            raise StorageFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         free = shutil.disk_usage(self._folder).free - self._reserve
         if count > free:
-            raise StorageFull(f"{count} bytes are to be written, {max(0, free)} of the disk may be used")
+            raise StorageFull(f"{count} bytes are needed, {max(0, free)} bytes of the disk may be used")
 
     def take(self, count: int) -> None:
-        """Count bytes that are being written. Raises ``StorageFull``."""
+        """Count bytes that are written. Raises ``StorageFull`` where the quota is exceeded."""
         if self._quota_left is not None:
             self._quota_left -= count
         self._unchecked += count
@@ -89,7 +95,7 @@ class DiskQuota:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the sizes of all files under a folder; what vanishes meanwhile counts nothing."""
+    """Return the size of all files under a folder in bytes, without files that are removed meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -101,7 +107,7 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Turn what a full disk raises into ``StorageFull``."""
+    """Translate the errors of a full disk to ``StorageFull``."""
     try:
         yield
     except OSError as error:
@@ -109,6 +115,6 @@ def full_disk() -> Iterator[None]:
             raise
         raise StorageFull(f"the disk is full: {error.strerror}") from error
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python's own have no code
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python itself have no code
             raise
         raise StorageFull("the disk is full: the table cannot grow") from error

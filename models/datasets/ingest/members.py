@@ -1,4 +1,4 @@
-"""What zip and tar have in common: how a member is read, judged and named."""
+"""Members of archives, zip or tar: reading them within limits, and translating the errors of damaged archives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 from models.archives.tar import Readable, UnsafeTar
 from models.datasets.ingest.items import ImageFile, Rejected, refused
-from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.limits import UploadMeter
 
 CHUNK = 2**20
 NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x93NUMPY")
 
 
-def read_member(path: str, stream: Readable, meter: Meter) -> ImageFile | Rejected:
-    """Read a member to its end. Raises ``DatasetRefused`` where the upload as a whole grows too large."""
+def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
+    """Return a member of an archive, read to its end, or its rejection. Raises ``DatasetRefused``."""
     chunks: list[bytes] = []
     size = 0
     while chunk := stream.read(CHUNK):
@@ -40,7 +40,7 @@ def read_member(path: str, stream: Readable, meter: Meter) -> ImageFile | Reject
 
 @contextmanager
 def archive_errors(filename: str) -> Iterator[None]:
-    """Turn what a damaged archive raises into ``DatasetRefused``; errors of the disk stay what they are."""
+    """Translate the errors of a damaged archive to ``DatasetRefused``, but not errors of the disk."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -51,6 +51,10 @@ def archive_errors(filename: str) -> Iterator[None]:
         zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
         EOFError, OSError, ValueError, IndexError, KeyError, NotImplementedError, OverflowError,
     ) as error:  # fmt: skip
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere is the archive's
+        # An impossible seek is a fault of the archive.
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):
             raise
         raise refused("malformed-archive", f"{filename}: {str(error) or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Near duplicates among many images: 64-bit hashes that differ in few bits, found without comparing all pairs."""
+"""Near duplicates: pairs of 64-bit hashes that differ in few bits, found without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from numpy.typing import NDArray
 
 DISTANCE = 3
 BANDS = (13, 13, 13, 13, 12)
-"""Bits of the five parts of a hash. Of two hashes that differ in 3 bits, at least two parts are equal."""
+"""Bits of the five parts of a hash. Two hashes that differ in 3 bits have at least two equal parts."""
 MAX_NEIGHBOURS = 512
-"""Hashes that share two parts with more others than this are compared with so many of them only."""
+"""Most neighbours with which a hash is compared, among those that share two parts with it."""
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the pairs ``(P, 2)`` of places in ``hashes``, all different, whose Hamming distance is at most 3.
+    """Return the pairs of near duplicates: places of hashes with a Hamming distance of at most 3, ``(P, 2)``.
 
-    One sort for each of the ten choices of two parts out of five: O(N log N) where hashes are spread, against the
-    O(N²) of all pairs. By the pigeonhole principle none is missed, but in crowds beyond ``MAX_NEIGHBOURS``.
+    Hashes, all different, are sorted once for each choice of two parts out of five. This takes O(N log N) operations
+    for spread hashes, against O(N²) for all pairs. By the pigeonhole principle no pair is missed, unless more than
+    ``MAX_NEIGHBOURS`` hashes share two parts.
 
     >>> near_pairs(np.array([0b0, 0b111, 0b1111], dtype=np.uint64)).tolist()
     [[0, 1], [1, 2]]
     """
-    found = [np.empty((0, 2), dtype=np.int64)]
+    pairs = [np.empty((0, 2), dtype=np.int64)]
     for mask in _masks():
         keys = hashes & mask
         order = np.argsort(keys, kind="stable")
@@ -35,8 +36,8 @@ def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
             if not len(left):
                 break
             near = left[np.bitwise_count(sorted_hashes[left] ^ sorted_hashes[left + offset]) <= DISTANCE]
-            found.append(np.sort(np.stack([order[near], order[near + offset]], axis=1), axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            pairs.append(np.sort(np.stack([order[near], order[near + offset]], axis=1), axis=1))
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _masks() -> list[np.uint64]:

@@ -1,4 +1,4 @@
-"""Images of NumPy files, one at a time, never unpickled."""
+"""Images in NumPy files, .npy and .npz, read one at a time and never unpickled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets.ingest.items import MAX_NAME, ImagePixels, Item, refused, safe_path
-from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.ingest.zip_files import Members
 from models.errors import DatasetRefused
@@ -20,25 +20,27 @@ from models.images.codec import MAX_PIXELS
 from models.images.npy import npy_header
 
 IMAGES = ("images", "x_train", "x")
-"""Names that an array of images may have in an .npz with several arrays."""
+"""Names of the array of images in an .npz with several arrays."""
 GROUP = "group"
 MAX_GROUP_BYTES = 256 * 2**20
 MAX_GROUP_ITEM = 4 * MAX_NAME
-"""Most bytes of one group: NumPy takes 4 for a character."""
+"""Most bytes of a group: NumPy stores a character in 4."""
 LAST = 0x10FFFF
 """The last character of Unicode."""
 
 
-def read_npy_file(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
+def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
     """Yield the images of an .npy file. Raises ``DatasetRefused``."""
     with archive_errors(filename), path.open("rb") as file:
         yield from _images(file, filename, within + "images", meter, None)
 
 
-def npz_images(archive: zipfile.ZipFile, members: Members, filename: str, meter: Meter, within: str) -> Iterator[Item]:
-    """Yield the images of an .npz file: its array ``images`` (or ``x_train``, ``x``, or its only one beside ``group``).
+def npz_images(
+    archive: zipfile.ZipFile, members: Members, filename: str, meter: UploadMeter, within: str
+) -> Iterator[Item]:
+    """Yield the images of an .npz file: of its array ``images``, ``x_train`` or ``x``, or of its only array.
 
-    ``group``, ``(N,)`` of text or whole numbers, gives every image its group. Raises ``DatasetRefused``.
+    An array ``group``, ``(N,)`` of texts or whole numbers, gives the group of every image. Raises ``DatasetRefused``.
     """
     arrays = {name.removesuffix(".npy"): info for name, info in members.items()}
     others = [name for name in arrays if name != GROUP]
@@ -54,7 +56,7 @@ def npz_images(archive: zipfile.ZipFile, members: Members, filename: str, meter:
 
 
 def _images(
-    file: IO[bytes], label: str, within: str, meter: Meter, groups: NDArray[Any] | None
+    file: IO[bytes], label: str, within: str, meter: UploadMeter, groups: NDArray[Any] | None
 ) -> Iterator[ImagePixels]:
     shape, fortran_order, dtype = _header(file, label)
     if dtype != np.uint8:
@@ -67,7 +69,7 @@ def _images(
     if fortran_order and count > 1:
         raise _unusable(f"{label}: expected C order, got Fortran order; save numpy.ascontiguousarray of it")
     if groups is not None and groups.shape != (count,):
-        raise _unusable(f"{label}: there are {count} images and {groups.shape} groups")
+        raise _unusable(f"{label}: expected a group for each of {count} images, got {len(groups)}")
     size, digits = math.prod(shape[1:]), len(str(count - 1))
     for index in range(count):
         meter.add_file()
@@ -82,7 +84,7 @@ def _images(
         raise _unusable(f"{label}: the file goes on after the {count} images that its header promises")
 
 
-def _groups(file: IO[bytes], filename: str, meter: Meter) -> NDArray[Any]:
+def _groups(file: IO[bytes], filename: str, meter: UploadMeter) -> NDArray[Any]:
     label = f"{filename}: {GROUP}"
     shape, _, dtype = _header(file, label)
     if dtype.kind not in "Uiu" or len(shape) != 1:
@@ -95,14 +97,14 @@ def _groups(file: IO[bytes], filename: str, meter: Meter) -> NDArray[Any]:
     data = _read_counted(file, size, meter)
     if len(data) < size:
         raise _unusable(f"{label}: the header promises {size} bytes, {len(data)} are there")
-    # NumPy makes text of any 32 bits, and Python takes it for sound.
+    # NumPy accepts any 32 bits as a character, and Python does not check them.
     if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > LAST:
-        raise _unusable(f"{label}: its text holds numbers that are no characters")
+        raise _unusable(f"{label}: its text holds numbers that are not characters")
     return np.frombuffer(data, dtype)
 
 
-def _read_counted(file: IO[bytes], size: int, meter: Meter) -> bytearray:
-    """Return the next ``size`` bytes, or fewer at the end; the meter counts every piece before the next is read."""
+def _read_counted(file: IO[bytes], size: int, meter: UploadMeter) -> bytearray:
+    """Return the next ``size`` bytes, or fewer at the end. Every piece is counted before the next is read."""
     data = bytearray()
     while piece := file.read(min(CHUNK, size - len(data))):
         meter.add_bytes(len(piece))
@@ -116,12 +118,12 @@ def _group_name(value: Any) -> str:
 
 def _header(file: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        found = npy_header(file)
+        header = npy_header(file)
     except (ValueError, EOFError) as error:
         raise _unusable(f"{label} is not an array: {error}") from error
-    if found[2].hasobject:
+    if header[2].hasobject:
         raise _unusable(f"{label}: objects are never unpickled, expected uint8")
-    return found
+    return header
 
 
 def _unusable(detail: str) -> DatasetRefused:

@@ -1,4 +1,4 @@
-"""From uploaded files to images: what kind a file is, by its first bytes, and what it holds, one item at a time."""
+"""Uploaded files, and their contents item by item. The kind of a file is recognised by its first bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from models.datasets.ingest.items import Ignored, Item, Rejected, is_ignored, refused, safe_path
-from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import read_member
 from models.datasets.ingest.npy_files import npz_images, read_npy_file
 from models.datasets.ingest.tar_files import read_tar
@@ -30,14 +30,14 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Source:
-    """A file that an upload streamed to disk, and the name that it came with: a label, never a place to write to."""
+    """An uploaded file on disk, and the name that the sender gave it, which is never used as a path."""
 
     path: Path
     filename: str
 
 
-def read_sources(sources: Sequence[Source], meter: Meter) -> Iterator[Item]:
-    """Yield what the files hold. Raises ``DatasetRefused`` for an archive or array that is malformed as a whole."""
+def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
+    """Yield the items of uploaded files. Raises ``DatasetRefused`` for a malformed archive or array."""
     kinds = [_kind(source.path) for source in sources]
     several = sum(kind != IMAGE for kind in kinds) > 1
     before = 0
@@ -45,7 +45,7 @@ def read_sources(sources: Sequence[Source], meter: Meter) -> Iterator[Item]:
         if kind == IMAGE:
             yield _image(source, meter)
         else:
-            # Archives may hold files of the same name: where there are several, an archive's name leads their paths.
+            # Archives may have files of the same name: paths begin with the archive's name where there are several.
             label = ascii(PurePosixPath(source.filename).name)[1:-1] or kind
             within = f"{label.split('.')[0] or kind}/" if several else ""
             if kind not in READERS:
@@ -55,8 +55,8 @@ def read_sources(sources: Sequence[Source], meter: Meter) -> Iterator[Item]:
         meter.done = before
 
 
-def _read_zip(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
-    """Yield what a zip file holds, which may be an .npz by what is in it."""
+def _read_zip(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
+    """Yield the items of a zip file, which is an .npz where all its members are arrays."""
     with open_zip(path, filename, meter) as (archive, members):
         if members and all(name.endswith(".npy") for name in members):
             yield from npz_images(archive, members, filename, meter, within)
@@ -75,7 +75,7 @@ def _kind(path: Path) -> str:
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), IMAGE)
 
 
-def _image(source: Source, meter: Meter) -> Item:
+def _image(source: Source, meter: UploadMeter) -> Item:
     meter.add_file()
     try:
         path = safe_path(source.filename)

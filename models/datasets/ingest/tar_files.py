@@ -1,4 +1,4 @@
-"""Images of a tar file, plain or packed, read as a stream without ever extracting anything."""
+"""Files in tar archives, plain or compressed, read as a stream and never extracted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 from models.archives.tar import Readable, TarReader
 from models.datasets.ingest.items import Ignored, Item, is_ignored, is_top, refused, safe_path
-from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import CHUNK, archive_errors, read_member
 
 LZMA_MEMORY = 256 * 2**20
@@ -19,7 +19,7 @@ XZ = b"\xfd7zXZ\x00"
 
 
 class _Xz:
-    """An xz stream that is unpacked within bounded memory, whatever dictionary it asks for."""
+    """An xz stream that is decompressed in bounded memory, whatever the size of its dictionary."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -36,8 +36,8 @@ class _Xz:
         return b""
 
 
-def read_tar(path: Path, filename: str, meter: Meter, within: str) -> Iterator[Item]:
-    """Yield the files of a tar, their paths led by ``within``. Raises ``DatasetRefused``."""
+def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
+    """Yield the files of a tar archive, with ``within`` before their paths. Raises ``DatasetRefused``."""
     start, names = meter.done, set[str]()
     with archive_errors(filename), path.open("rb") as file:
         for entry in TarReader(_unpacked(file)):

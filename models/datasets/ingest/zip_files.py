@@ -1,4 +1,4 @@
-"""Images of a zip file, read without ever extracting anything."""
+"""Files in zip archives, read one at a time and never extracted."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.datasets.ingest.items import Ignored, Item, is_ignored, is_top, refused, safe_path
-from models.datasets.ingest.limits import Meter
+from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import archive_errors, read_member
 
 DIRECTORY_BYTES = 128
-"""Bytes that an entry may take in the zip's directory, on average."""
+"""Most bytes of an entry in the directory of a zip file, on average."""
 ENCRYPTED, UTF8 = 0x1, 0x800
 Members = dict[str, zipfile.ZipInfo]
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 class _Bounded(io.FileIO):
-    """A file with bounded single reads: ``zipfile`` reads the whole directory, as long as it says it is, at once."""
+    """A file with bounded single reads: ``zipfile`` reads the whole directory at once, with the size in its header."""
 
     def __init__(self, path: Path, largest: int) -> None:
         super().__init__(path)
@@ -34,10 +34,10 @@ class _Bounded(io.FileIO):
 
 
 @contextmanager
-def open_zip(path: Path, filename: str, meter: Meter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Open a zip file and check its directory; yield it and its files by path, in their order.
+def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
+    """Yield an open zip file with a checked directory, and its files by path, in their order.
 
-    Raises ``DatasetRefused`` for one that is damaged, encrypted, or has names or entries that are no plain files.
+    Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
     """
     with (
         archive_errors(filename),
@@ -66,8 +66,8 @@ def open_zip(path: Path, filename: str, meter: Meter) -> Iterator[tuple[zipfile.
         yield archive, members
 
 
-def zip_files(archive: zipfile.ZipFile, members: Members, meter: Meter, within: str) -> Iterator[Item]:
-    """Yield the files of an open zip, their paths led by ``within``. Raises ``DatasetRefused``."""
+def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
+    """Yield the files of an open zip file, with ``within`` before their paths. Raises ``DatasetRefused``."""
     for name, info in members.items():
         if is_ignored(name):
             yield Ignored(within + name)
@@ -79,7 +79,7 @@ def zip_files(archive: zipfile.ZipFile, members: Members, meter: Meter, within: 
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return the name as it stands in the file. Raises ``UnicodeDecodeError`` where it is not UTF-8."""
+    """Return the stored name. Raises ``UnicodeDecodeError`` where it is not UTF-8."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     return info.orig_filename.encode("cp437").decode()  # zipfile takes unmarked bytes for code page 437

@@ -111,7 +111,7 @@ def test_what_was_planted_is_found(planted: Region, sign: int) -> None:
     cells = 10 + np.outer(np.ones(5), np.arange(1, 65)) * 0.5 * generator.standard_normal((5, 64))
     # All of the region by as many deviations.
     cells[:, inside] += sign * 2.5 * np.arange(1, 65)[inside]
-    for region, z in family.strangest(cells, np.full(5, 1.5)):
+    for region, z in family.most_surprising(cells, np.full(5, 1.5)):
         assert region == planted
         assert np.sign(z) == sign
         assert abs(z) > 3
@@ -135,7 +135,7 @@ def test_a_hole_in_a_real_map_is_found() -> None:
     expected = Region(5, 9, 6, 10)
     assert side == 2
     complexity = np.full(10, 1.0)
-    found = family.strangest(pool(holed), complexity)
+    found = family.most_surprising(pool(holed), complexity)
     for region, z in found:
         assert region == expected
         assert z > 5, "plainer than its surroundings: more likely"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.evaluation.corruptions import GRADES, Corruption, Kind, corrupt, corrupt_chunks, corruptions, place
+from models.evaluation.corruptions import (
+    GRADES,
+    Corruption,
+    Kind,
+    corrupt,
+    corrupt_chunks,
+    corruptions,
+    random_rectangle,
+)
 from tests.models.helpers import real_images
 
 
@@ -74,5 +82,5 @@ def test_where_no_place_is_bright_enough_the_brightest_is_taken() -> None:
     image = np.zeros((1, 28, 28))
     image[0, 0, 0] = 200.0
     image[0, -1, :] = 90.0
-    assert place(image, 26, 26, np.random.default_rng(0)) in [(2, 0), (2, 1), (2, 2)]
-    assert place(np.full((3, 9, 9), 0.1), 4, 4, np.random.default_rng(0)) is not None
+    assert random_rectangle(image, 26, 26, np.random.default_rng(0)) in [(2, 0), (2, 1), (2, 2)]
+    assert random_rectangle(np.full((3, 9, 9), 0.1), 4, 4, np.random.default_rng(0)) is not None

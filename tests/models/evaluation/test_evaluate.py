@@ -39,7 +39,7 @@ def digits() -> Scorer:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
-    """ImageSets of a user: digits, their negatives, digits of all sizes and colours."""
+    """Datasets of a user: digits, their negatives, digits of all sizes and colours."""
     folder = tmp_path_factory.mktemp("home")
     store = DatasetStore(folder / "datasets", reserve=0)
     negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(60)}

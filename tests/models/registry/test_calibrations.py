@@ -1,4 +1,4 @@
-"""CalibrationStore made after a model: numbers, the choice among them, and what may never be loaded."""
+"""Calibrations made after a model: numbers, the choice among them, and what may never be loaded."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_damage_is_named(
 def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
     calibrations.publish(*made)
     (calibrations.folder / CHOICE).write_text("1")
-    with pytest.raises(ArtifactError, match=r"digits/calibrations/1/active\.json does not say"):
+    with pytest.raises(ArtifactError, match=r"digits/calibrations/1/active\.json is not a valid choice"):
         registry.resolve("digits")
     assert registry.names() == ["digits"]
     calibrations.choose(1, made[1].weights_sha256)
