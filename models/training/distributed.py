@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.devices import find_device
 from models.errors import RanksUnfit
 
 TIMEOUT = timedelta(hours=2)
@@ -135,13 +136,19 @@ def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
     Args:
         device: "cpu" (processes communicate by gloo), or "cuda" (by NCCL; each process computes on the GPU of its
             local rank).
+
+    Raises:
+        DeviceNotFound: There is no GPU for the local rank.
+        RanksUnfit: Another device was given to several processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
         return
+    if device not in ("cpu", "cuda"):
+        raise RanksUnfit(f"expected device cpu or cuda for {size} processes, got {device}")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(find_device(f"cuda:{os.environ['LOCAL_RANK']}"))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), size, device)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.errors import RanksUnfit
+from models.errors import DeviceNotFound, RanksUnfit
 from models.training.config import TrainingConfig
-from models.training.distributed import Ranks
+from models.training.distributed import Ranks, ranks_of_torchrun
 from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.training.rank_process import COMPARED, PLAIN, Outcome, trainer_in
@@ -117,6 +117,16 @@ def test_processes_that_start_apart_are_refused(first: dict[str, Outcome], secon
 def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RanksUnfit, match="got 2 images for 3 processes"):
         trainer_in(tmp_path, {"max_steps": 2, "batch_size": 2}, Ranks(0, 3))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_processes_without_a_device_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(DeviceNotFound, match="cuda:1"), ranks_of_torchrun("cuda"):
+        pass
+    with pytest.raises(RanksUnfit, match="got cuda:0"), ranks_of_torchrun("cuda:0"):
+        pass
 
 
 class OneOfThree(Ranks):
