@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*torchrun, "-m", "tests.models.training.rank_process", str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
-        timeout=200,
+        timeout=280,
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +68,10 @@ def weights(folder: Path, step: int, part: str = "weights") -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_two_processes_train_what_one_does(name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(
+    name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
     trainer, events = trainer_in(tmp_path, COMPARED[name])
     trainer.take_steps(lambda: False)
     steps = COMPARED[name]["max_steps"]
