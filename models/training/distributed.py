@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.devices import find_device
 from models.errors import RanksUnfit
 
 TIMEOUT = timedelta(hours=2)
@@ -107,14 +108,15 @@ class Ranks:
         if len(set(starts)) > 1:
             listed = ", ".join(f"process {rank} at step {at} of run {of[:8]}" for rank, (at, of) in enumerate(starts))
             raise RanksUnfit(
-                f"expected all processes to start at one step of one run, got {listed}; "
+                f"expected all processes to start at the same step of the same training, got {listed}; "
                 "give all of them the same settings, images and folder"
             )
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module to call in training: where there are other processes, one that averages its gradients.
+        """Wrap a module in ``DistributedDataParallel``, which averages its gradients over the processes.
 
-        The parameters of the first process replace those of the others.
+        The parameters of the first process replace those of the others. In a process that trains alone the module is
+        returned as it is.
         """
         if self.alone:
             return module
@@ -130,18 +132,26 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started beside this one; yield :data:`SINGLE_PROCESS` where there are none.
+    """Join the processes that ``torchrun`` started together with this one, for the duration of a ``with`` block.
+
+    Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
 
     Args:
         device: "cpu" (processes communicate by gloo), or "cuda" (by NCCL; each process computes on the GPU of its
             local rank).
+
+    Raises:
+        DeviceNotFound: There is no GPU for the local rank.
+        RanksUnfit: Another device was given to several processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
         return
+    if device not in ("cpu", "cuda"):
+        raise RanksUnfit(f"expected device cpu or cuda for {size} processes, got {device}")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(find_device(f"cuda:{os.environ['LOCAL_RANK']}"))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), size, device)

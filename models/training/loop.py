@@ -58,7 +58,7 @@ class TrainedFlow:
 
 
 class Trainer:
-    """The training of one flow, with its state in a folder.
+    """The training of a flow, with its checkpoints in a folder.
 
     A trainer resumes from the newest checkpoint in its folder, on whatever device that was written. Among several
     processes each makes a trainer for the same folder; only the first one observes, validates and writes.

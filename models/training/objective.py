@@ -23,7 +23,7 @@ from models.training.trimming import Suspects, TrimmedBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a batch, and figures of the batch to report.
+    """The loss of a batch of images, with the figures that are reported and that update the multipliers.
 
     Attributes:
         value: The loss to minimise, a scalar in nats per dimension.

@@ -49,8 +49,7 @@ def digits() -> Dataset:
 
 
 def trainer_in(folder: Path, run: Run, ranks: Ranks = SINGLE_PROCESS) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Return a trainer and the list that will hold the events, a report for each step."""
-    models.training.divergence.REPORT_SECONDS = 0
+    """Return a trainer and the list that will hold the events."""
     # At larger step sizes training amplifies rounding: the order of the images in a batch changes as much.
     defaults = {"validations": 1, "validation_images": 20, "batch_size": 32, "precision": "float32"}
     config = TrainingConfig.model_validate(defaults | {"learning_rate": 5e-4} | dict(run))
@@ -81,7 +80,8 @@ def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = la
 
 
 def main() -> None:
-    """Take all trainings."""
+    """Take all trainings, with a report for each step."""
+    models.training.divergence.REPORT_SECONDS = 0
     folder = Path(sys.argv[1])
     with ranks_of_torchrun() as ranks:
         second = ranks.rank == 1

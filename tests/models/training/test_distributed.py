@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.errors import RanksUnfit
+from models.errors import DeviceNotFound, RanksUnfit
 from models.training.config import TrainingConfig
-from models.training.distributed import Ranks
+from models.training.distributed import Ranks, ranks_of_torchrun
 from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.training.rank_process import COMPARED, PLAIN, Outcome, trainer_in
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*torchrun, "-m", "tests.models.training.rank_process", str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
-        timeout=200,
+        timeout=280,
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +68,10 @@ def weights(folder: Path, step: int, part: str = "weights") -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_two_processes_train_what_one_does(name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(
+    name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
     trainer, events = trainer_in(tmp_path, COMPARED[name])
     trainer.take_steps(lambda: False)
     steps = COMPARED[name]["max_steps"]
@@ -117,6 +120,16 @@ def test_processes_that_start_apart_are_refused(first: dict[str, Outcome], secon
 def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RanksUnfit, match="got 2 images for 3 processes"):
         trainer_in(tmp_path, {"max_steps": 2, "batch_size": 2}, Ranks(0, 3))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_processes_without_a_device_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(DeviceNotFound, match="cuda:1"), ranks_of_torchrun("cuda"):
+        pass
+    with pytest.raises(RanksUnfit, match="got cuda:0"), ranks_of_torchrun("cuda:0"):
+        pass
 
 
 class OneOfThree(Ranks):

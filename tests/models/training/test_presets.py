@@ -47,7 +47,7 @@ def cropped(side: int) -> Dataset:
 def budget(name: str) -> dict[str, Any]:
     if name in LARGE:
         return {"max_steps": 2, "batch_size": 4, "warmup_steps": 1000}
-    return {"max_steps": 100, "batch_size": 16, "warmup_steps": 10}
+    return {"max_steps": 60, "batch_size": 16, "warmup_steps": 10}
 
 
 @dataclass(frozen=True)
