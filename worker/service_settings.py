@@ -20,7 +20,7 @@ def split_list(value: object) -> object:
 
 
 class ServiceSettings(BaseSettings):
-    """Settings that only the HTTP service uses, the first part of ``worker.settings.Settings``."""
+    """Settings that only the HTTP service uses; ``worker.settings.Settings`` extends them."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNF_",

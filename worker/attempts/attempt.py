@@ -111,7 +111,7 @@ class StopFlag:
 
 
 class Fence:
-    """Check that this attempt still holds the lease of its job.
+    """Guard against stale attempts: it checks that this attempt still holds the lease of its job.
 
     Args:
         store: Job store.

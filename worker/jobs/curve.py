@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TrainingCurve:
+class CurveEvents:
     """Metrics and validations of the run that led to the current state of a job, with strictly increasing steps.
 
     Attributes:
@@ -23,13 +23,13 @@ class TrainingCurve:
     validations: list[Event] = field(default_factory=list)
 
 
-def read_curve(path: Path) -> TrainingCurve:
+def read_curve(path: Path) -> CurveEvents:
     """Return the training curve in the journal at ``path``.
 
     An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
     are dropped.
     """
-    curve = TrainingCurve()
+    curve = CurveEvents()
     newest = 0
     for chunk in read_chunks(path):
         for _, event in chunk.entries:

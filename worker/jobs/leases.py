@@ -109,7 +109,7 @@ class LeaseStore:
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
     def expire(self, job_id: str, max_attempts: int) -> str:
-        """End a lease that expired.
+        """End an expired lease: queue, pause, cancel or fail its job.
 
         A confirmed attempt without a new checkpoint counts as one without progress. The job fails after
         ``max_attempts`` of them in a row.

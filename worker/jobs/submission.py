@@ -155,7 +155,7 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send the id of a job to its queue, with ``first`` before all other jobs.
+    """Send the id of a job to its queue, ahead of all other jobs if ``first`` is set.
 
     Raises:
         BrokerDown: The broker takes no messages.

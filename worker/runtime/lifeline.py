@@ -34,7 +34,7 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """The parent's side of the pipe to one child process.
+    """Pipe that lets a child process detect the death of its parent; this class is the parent's side.
 
     Pass ``fd`` to the child with ``pass_fds`` and ``environment`` with its variables.
     """

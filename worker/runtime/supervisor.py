@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Result of the delivery of a job id to a worker."""
+    """Result of an attempt, or the fact that none was started."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
     SUCCEEDED = "succeeded"
@@ -62,7 +62,7 @@ def worker_name() -> str:
 
 
 class Supervisor:
-    """Runner of attempts, one at a time.
+    """Runner of job attempts on one device, one at a time.
 
     Args:
         store: Job store.

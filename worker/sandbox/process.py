@@ -71,12 +71,12 @@ class ProcessDied(Exception):
 def run_limited(
     module: str, order: object, limits: ProcessLimits, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Any:
-    """Run ``python -m module`` on an order and return its answer.
+    """Run a module in a process with limits, give it an order, and return its answer.
 
     The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
 
     Args:
-        module: Name of the module.
+        module: Name of the module to run with ``python -m``.
         order: Input of the work, serialised as JSON.
         limits: Limits of the process.
         progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds. An
