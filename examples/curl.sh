@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The service with curl alone: score, explain, samples, dataset, job, its events. Python only picks parts out of JSON.
+# Tour of the service by curl alone: scores, heat map, samples, dataset, job and its events. Python only reads JSON.
 #
 #   examples/curl.sh [URL] [FOLDER] [NAME] [STEPS]
 #
-#   URL      the service, default http://127.0.0.1:8000
+#   URL      address of the service, default http://127.0.0.1:8000
 #   FOLDER   PNG files of 28x28 pixels, default tests/data/mnist
-#   NAME     name of the dataset and of the model that are made, default curl-tour
-#   STEPS    steps of the training, default 50
+#   NAME     name of the new dataset and model, default curl-tour
+#   STEPS    training steps, default 50
 #
-# heat_map.png and samples.png go into the current folder. SNF_API_KEY: the key of a service that asks for one.
+# heat_map.png and samples.png go into the current folder. SNF_API_KEY: API key, if the service needs one.
 
 set -euo pipefail
 url=${1:-http://127.0.0.1:8000} folder=${2:-$(dirname "$0")/../tests/data/mnist} name=${3:-curl-tour} steps=${4:-50}
@@ -18,7 +18,7 @@ images=("$folder"/*.png)
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 
-# Makes a call; its answer is in $answer. What the service refuses ends the script with its words.
+# Make a call and write its response to $answer. An error of the service ends the script with its message.
 call() {
   curl --silent --show-error --fail-with-body --output "$answer" \
     ${SNF_API_KEY:+--header "X-API-Key: $SNF_API_KEY"} "$@" || {
@@ -27,7 +27,7 @@ call() {
   }
 }
 
-# The value of $answer at a path such as results.0.anomaly.p_value.
+# Print the value of $answer at a path such as results.0.anomaly.p_value.
 pick() {
   python3 -c '
 import functools, json, sys
@@ -52,13 +52,13 @@ call "$model/samples?n=64&seed=1"
 cp "$answer" samples.png
 echo "   samples.png"
 
-echo "4. A dataset of $folder"
+echo "4. Upload $folder as a dataset"
 form=(--form "name=$name")
 for image in "${images[@]}"; do form+=(--form "file=@$image"); done
 call "${form[@]}" "$url/v1/datasets"
-echo "   $(pick images) images, $(pick train) to learn from"
+echo "   $(pick images) images, $(pick train) to train on"
 
-echo "5. A job that trains a model on it"
+echo "5. Submit a job that trains a model on it"
 call --header 'Content-Type: application/json' "$url/v1/jobs" --data @- << EOF
 {"type": "train", "dataset": "$name", "model": "$name", "preset": "snf-glow-tiny", "promote": true,
  "parameters": {"max_steps": $steps}}
@@ -66,12 +66,12 @@ EOF
 job=$(pick id)
 echo "   job $job"
 
-echo "6. Its events, as they happen, until it is over"
+echo "6. Follow its events until it is finished"
 curl --silent --show-error --fail --no-buffer ${SNF_API_KEY:+--header "X-API-Key: $SNF_API_KEY"} "$url/v1/jobs/$job/events" |
   sed -n -e 's/^event: /   /p' -e 's/^data: /      /p' | cut -c 1-120
 call "$url/v1/jobs/$job"
 echo "   $(pick status)"
 
-echo "7. Score with the model that it made"
+echo "7. Score with the new model"
 call --form "images=@${images[0]}" "$url/v1/models/$name/score"
 echo "   p-value $(pick results.0.anomaly.p_value), $(pick count) image"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# From a folder of images to a calibrated model that is served, over REST with curl alone.
+# Upload a folder of images, train and calibrate a model on it, and score with it, by curl alone.
 #
 #   examples/own_images.sh URL FOLDER NAME [PRESET] [STEPS] [MINUTES]
 #
-#   URL      the service, such as http://127.0.0.1:8000
-#   FOLDER   PNG, JPEG, WebP or BMP files; images of one subfolder stay together when they are shared out
+#   URL      address of the service, such as http://127.0.0.1:8000
+#   FOLDER   PNG, JPEG, WebP or BMP files; images of one subfolder stay in one part of the split
 #   NAME     name of the dataset and of the model: a-z 0-9 . _ -
 #   PRESET   default snf-glow-small
-#   STEPS    most training steps, default 600
-#   MINUTES  most minutes of training, default 10
+#   STEPS    training steps at most, default 600
+#   MINUTES  minutes of training at most, default 10
 #
-# SNF_API_KEY: the key of a service that asks for one.
+# SNF_API_KEY: API key, if the service needs one.
 
 set -euo pipefail
 export LC_ALL=C # numbers have points
@@ -30,7 +30,7 @@ fail() {
   exit 1
 }
 
-# Makes a call; its answer is in $answer. What the service refuses ends the script with its words.
+# Make a call and write its response to $answer. An error of the service ends the script with its message.
 call() {
   local status
   status=$(curl --silent --show-error --output "$answer" --write-out '%{http_code}' \
@@ -45,7 +45,7 @@ value() {
     sed -e 's/^"//' -e 's/"$//' || true
 }
 
-# A number with so many decimals, or a dash where there is none yet.
+# Print a number with this many decimals, or a dash if there is none yet.
 number() {
   local found
   found=$(value "$1")
@@ -55,14 +55,14 @@ number() {
 [[ -d $folder ]] || fail "$folder is no folder"
 
 echo "1. Upload $folder as dataset $name"
-# COPYFILE_DISABLE: without it, tar on macOS adds a file of its own to each.
+# COPYFILE_DISABLE: tar on macOS adds no metadata files.
 COPYFILE_DISABLE=1 tar -C "$folder" -cf "$work/images.tar" .
 call --form "name=$name" --form "file=@$work/images.tar" "$url/v1/datasets"
 echo "   $(value images) images ($(value train) train, $(value statistics) statistics, $(value calibration) calibration, $(value folds) folds)"
-echo "   a model gets $(value image_shape) (channels, height, width)"
+echo "   model input $(value image_shape) (channels, height, width)"
 echo "   rejected: $(value rejected) $(value rejected_by), formats: $(value formats)"
 echo "   notes: $(value notes)"
-echo "   look at them: $url$(value contact_sheet)"
+echo "   contact sheet: $url$(value contact_sheet)"
 
 job=$(printf '{"type": "train", "dataset": "%s", "model": "%s", "preset": "%s", "promote": true,
   "parameters": {"max_steps": %s, "max_minutes": %s}}' "$name" "$name" "$preset" "$steps" "$minutes")

@@ -77,10 +77,10 @@ def read_settings() -> Settings:
     try:
         return load_settings()
     except ValidationError as error:
-        raise invalid(error, "settings") from error
+        raise fail_validation(error, "settings") from error
 
 
-def invalid(error: ValidationError, whole: str) -> typer.Exit:
+def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
     """Print what is wrong with each value, and return the exception that ends the command.
 
     Args:
@@ -115,9 +115,9 @@ def require_folder(file: Path) -> None:
 
 
 def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Return a response made in this process as the class that the client has for it.
+    """Convert a response that was made in this process to the client's class of the same name.
 
-    A command handles the response of a service and that of this process by the same code.
+    Commands handle the response of a service and that of this process by the same code.
     """
     return schema.model_validate(response.model_dump(exclude_unset=True))
 

@@ -18,7 +18,7 @@ from app.cli.common import (
     Url,
     error_messages,
     fail,
-    invalid,
+    fail_validation,
     read_settings,
     require_folder,
     stop_on_signals,
@@ -104,7 +104,7 @@ def _parameters(given: dict[str, object]) -> EvaluationParameters:
     try:
         return EvaluationParameters.model_validate(given)
     except ValidationError as error:
-        raise invalid(error, "--against") from error
+        raise fail_validation(error, "--against") from error
 
 
 def _local(model: str, normal: str, parameters: EvaluationParameters) -> EvaluationReport:

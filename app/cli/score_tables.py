@@ -112,7 +112,7 @@ class HeatMapWriter:
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """End the output that follows."""
+        """End the wrapped output."""
         self._output.end()
 
     def _without(self, result: ImageResult) -> ImageResult:

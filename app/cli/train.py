@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import completion
-from app.cli.common import INTERRUPTED, USAGE, Json, error_messages, fail, invalid, read_settings, stop_on_signals
+from app.cli.common import (
+    INTERRUPTED,
+    USAGE,
+    Json,
+    error_messages,
+    fail,
+    fail_validation,
+    read_settings,
+    stop_on_signals,
+)
 from app.cli.live import live_view
 
 if TYPE_CHECKING:
@@ -122,7 +131,7 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
     try:
         return PRESETS[preset].config({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
-        raise invalid(error, "--set") from error
+        raise fail_validation(error, "--set") from error
 
 
 def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Path | None, store: DatasetStore) -> None:

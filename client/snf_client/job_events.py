@@ -1,4 +1,4 @@
-"""Following of a job: its events as typed objects, a reader that reconnects, and polling of its state.
+"""Typed events of a job, a reader that survives lost connections, and polling of the state of the job.
 
 A reader gets every event once and in order, across lost connections and restarts of the service.
 """
@@ -27,10 +27,10 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 
 
 class Event(BaseModel):
-    """An event of a job. Kinds that this client does not know have no class of their own.
+    """An event in the life of a job, such as progress or a change of its status.
 
-    ``event`` is the kind. ``id`` is the position in the stream, from which reading can continue. ``data`` has all
-    fields as the service sent them.
+    Kinds that this client does not know have no class of their own. ``event`` is the kind. ``id`` is the position in
+    the stream, from which reading can continue. ``data`` has all fields as the service sent them.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

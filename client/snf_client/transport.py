@@ -1,4 +1,4 @@
-"""Sending of calls, blocking or on an event loop, and the base class of the client's groups of calls."""
+"""Transports that send the calls of the client, blocking or on an event loop, and the base class of its resources."""
 
 from __future__ import annotations
 
@@ -39,7 +39,13 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Return the connection to a service; ``SNF_URL`` and ``SNF_API_KEY`` stand in for what is None.
+        """Return the connection to the service at an address.
+
+        Args:
+            url: Address of the service; None: that in ``SNF_URL``, else that of the service of this machine.
+            key: API key; None: that in ``SNF_API_KEY``.
+            timeout: Longest wait for the next bytes of a response, seconds.
+            retries: Limits on repeating failed calls; None: the defaults.
 
         Raises:
             ValueError: If the address is not that of an HTTP server.
@@ -106,7 +112,7 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """Blocking sending of calls."""
+    """Transport that blocks until a call is answered."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
@@ -132,7 +138,7 @@ class SyncTransport(_Transport):
             yield response
 
     def pause(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for a number of seconds."""
         time.sleep(seconds)
 
     def close(self) -> None:
@@ -151,7 +157,7 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """Sending of calls on an event loop."""
+    """Transport that sends calls on an event loop."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
@@ -179,7 +185,7 @@ class AsyncTransport(_Transport):
                 yield response
 
     async def pause(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for a number of seconds."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
@@ -223,7 +229,7 @@ S = TypeVar("S", bound=_Transport)
 
 
 class Resource(Generic[S]):
-    """Base class of groups of calls that are sent by one transport."""
+    """Base class of the groups of calls for one kind of resource, such as models or jobs."""
 
     def __init__(self, transport: S) -> None:
         self._transport = transport

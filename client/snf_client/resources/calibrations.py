@@ -11,7 +11,10 @@ from snf_client.transport import Resource, S, operation
 
 
 class CalibrationsResource(Resource[S]):
-    """Calls for calibrations; ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``."""
+    """Calls that list, choose and create calibrations of a model.
+
+    ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
+    """
 
     @operation
     def list(self, ref: str) -> Call[CalibrationList]:

@@ -17,7 +17,7 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls for datasets."""
+    """Calls that list, upload and delete datasets."""
 
     @operation
     def list(self) -> Call[DatasetList]:

@@ -201,7 +201,10 @@ class _Jobs(Resource[S]):
 
 
 class JobsResource(_Jobs[SyncTransport]):
-    """Calls for jobs; submissions are safe to repeat because each carries an idempotency key."""
+    """Calls that submit, follow and control jobs.
+
+    Submissions are safe to repeat because each carries an idempotency key.
+    """
 
     def events(self, job_id: str, *, after: str = "") -> Generator[Event]:
         """Yield the events of a job until it is finished, each event once.
@@ -246,7 +249,7 @@ class JobsResource(_Jobs[SyncTransport]):
 
 
 class AsyncJobsResource(_Jobs[AsyncTransport]):
-    """Calls for jobs on an event loop, with the arguments and results of ``JobsResource``."""
+    """Calls that submit, follow and control jobs, on an event loop; see ``JobsResource``."""
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
         """Yield the events of a job until it is finished, each event once; see ``JobsResource.events``."""

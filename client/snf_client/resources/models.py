@@ -15,7 +15,10 @@ from snf_client.transport import Resource, S, operation
 
 
 class ModelsResource(Resource[S]):
-    """Calls for models; ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``."""
+    """Calls that show, audit, alias, move and delete models.
+
+    ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
+    """
 
     @operation
     def list(self) -> Call[ModelPage]:

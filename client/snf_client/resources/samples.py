@@ -18,7 +18,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class SampleOptions(TypedDict, total=False):
-    """Options of drawing samples.
+    """Options of drawing samples that all methods of ``SamplesResource`` have.
 
     ``temperature`` is the spread of the latents (default 1.0). The same ``seed`` gives the same images; without a seed
     the service draws one. ``inverse`` chooses the exact or the learned inverse of the flow (default exact).

@@ -30,7 +30,7 @@ IN_FLIGHT = 4
 
 
 class ScoreOptions(TypedDict, total=False):
-    """Options of scoring.
+    """Options of scoring that all scoring methods of the clients have.
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is the number of
     dequantisation draws an image (default 1). ``explain`` adds heat maps. ``detail="full"`` adds the gradients of the
@@ -135,7 +135,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Yield the results of all images in their order, with requests in flight in threads."""
+    """Yield the results of all images in their order; several threads send the requests."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -165,7 +165,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Yield the results of all images in their order, with requests in flight in tasks."""
+    """Yield the results of all images in their order; several tasks of the event loop send the requests."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
