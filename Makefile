@@ -14,7 +14,9 @@ help:  ## show this list
 up: $(VENV)/installed  ## install what is missing, start broker, worker and service
 	@exec $(BIN)/snf up
 
-test: $(VENV)/installed-test lint types tests  ## lint, type check, tests with coverage
+# The type check takes a minute of one core, and the tests leave cores idle now and then.
+test: lint  ## lint, type check, tests with coverage
+	@$(MAKE) --no-print-directory --jobs=2 types tests
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -27,7 +29,9 @@ types: $(VENV)/installed-test
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase
 	# One thread a process: there are as many processes as cores, and threads that wait for each other burn time.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+	# Hundreds of processes are started: none of them should compile again what another one has compiled.
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 \
+	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
 	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \

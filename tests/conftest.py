@@ -8,6 +8,9 @@ import pytest
 
 from tests.support.compiled_cache import FOLDER
 
+LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
+"""Folders whose files take longest."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder of what is compiled; the processes that pytest-xdist starts inherit its name."""
@@ -19,3 +22,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes it."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(FOLDER))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first: then no process works on one of them when all others have nothing left to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))

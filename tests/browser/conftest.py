@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.browser.chromium import PATIENCE_MS, running_chromium
+from tests.browser.chromium import PATIENCE_MS, find, running_chromium
 from tests.browser.collector import Collector
 from tests.browser.looks import HEIGHT, Look
 from tests.end_to_end.support.service import running
@@ -16,23 +16,30 @@ from tests.end_to_end.support.service import running
 FAILED = pytest.StashKey[bool]()
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium; skips the test where there is none."""
+    return find()
+
+
 # Not for the session: while Playwright runs, an event loop runs in this thread, and `asyncio.run` fails in all tests.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as started:
+def browser(chromium: str) -> Iterator[Browser]:
+    with running_chromium(chromium) as started:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `SNF_HOME` of `house`."""
     return tmp_path_factory.mktemp("house")
 
 
-@pytest.fixture(scope="module")
-def house(browser: Browser, home: Path) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="session")
+def house(chromium: str, home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
-    with running("app.cli.main", "up", home=home) as client:
+    # The end-to-end tests measure what the service does here.
+    with running("app.cli.main", "up", home=home, measured=False) as client:
         yield client
 
 

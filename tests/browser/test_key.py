@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
@@ -25,9 +25,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(browser: Browser, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def house(chromium: str, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service alone, with keys."""
-    with running("app.cli.main", "serve", home=tmp_path_factory.getbasetemp() / "locked", api_keys=KEY) as client:
+    home = tmp_path_factory.getbasetemp() / "locked"
+    with running("app.cli.main", "serve", home=home, measured=False, api_keys=KEY) as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""The Models page in a real browser: shipped models, and one that is trained here."""
+"""The Models page in a real browser: shipped models, and one of two versions."""
 
 import io
 import re
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import Locator, Page, expect
 
+from models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import slow_uploads, toast
@@ -19,6 +20,7 @@ from tests.browser.looks import HEIGHT, LOOKS, in_every_look
 from tests.end_to_end.support.service import await_job, files
 from tests.end_to_end.support.uploads import upload
 from tests.support.paths import DIGITS
+from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -27,13 +29,11 @@ TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift",
 
 
 @pytest.fixture(scope="module")
-def digits(house: httpx.Client) -> str:
+def digits(house: httpx.Client, home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model of two versions, the first of them live, which no test changes."""
-    job = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "digits"}
-    for _version in range(2):
-        answer = house.post("/v1/jobs", json=job | {"parameters": {"max_steps": 30}})
-        assert answer.status_code == 202, answer.text
-        await_job(house, answer.json()["id"], "succeeded")
+    for seed in range(2):
+        Registry(home / "registry").publish(barely_trained(tmp_path_factory, seed), "digits")
+    assert house.get("/v1/models/digits:2").status_code == 200
     return "digits"
 
 

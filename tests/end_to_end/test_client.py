@@ -266,7 +266,7 @@ def test_jobs_are_steered(client: Client) -> None:
 def test_events_and_calls_go_on_across_restarts_of_the_service(
     client: Client, house: httpx.Client, module_home: Path
 ) -> None:
-    parameters = FEW_IMAGES | {"max_steps": 300, "validations": 2}
+    parameters = FEW_IMAGES | {"max_steps": 100, "validations": 2}
     job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
     seen: list[Event] = []
     async_seen: list[Event] = []

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE
@@ -150,3 +151,23 @@ def frozen_glow(
     flow = glow(side, channels, pixels=pixels)
     frozen = freeze(flow, (channels, side, side))
     return flow, frozen, open_engine(frozen, EngineOptions(engine))
+
+
+class CountedCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that factorise, invert or take determinants, in forward and backward alike."""
+
+    CUBIC = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig", "ormqr", "matrix_exp")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.all = 0
+        self.cubic: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.all += 1
+        name = func.name().removeprefix("aten::")
+        if any(part in name for part in self.CUBIC) and "detach" not in name and "elu" not in name:
+            self.cubic.append(name)
+        return func(*args, **(kwargs or {}))

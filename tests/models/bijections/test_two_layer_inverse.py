@@ -15,8 +15,7 @@ from models.flows.build import build_flow
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective, inverse_errors
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
-from tests.models.helpers import dequantised, real_images
-from tests.models.training.test_objective import CountedCalls
+from tests.models.helpers import CountedCalls, dequantised, real_images
 
 CASES = pytest.mark.parametrize(
     ("shape", "kernel"),

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.flows.flow import Flow
 from models.training.objective import Loss, self_normalizing_layers
-from tests.models.helpers import dequantised, glow, real_images, training_loss
+from tests.models.helpers import CountedCalls, dequantised, glow, real_images, training_loss
 
 Gradients = dict[str, Tensor]
 
@@ -197,26 +196,6 @@ def test_exact_flows_minimise_their_negative_log_likelihood() -> None:
     expected = -flow.forward_pixels(y, log_det).log_likelihood.mean() / y[0].numel()
     torch.testing.assert_close(loss.value, expected, rtol=0, atol=1e-12)
     assert loss.reconstruction_error == 0
-
-
-class CountedCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that factorise, invert or take determinants, in forward and backward alike."""
-
-    CUBIC = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig", "ormqr", "matrix_exp")
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.all = 0
-        self.cubic: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.all += 1
-        name = func.name().removeprefix("aten::")
-        if any(part in name for part in self.CUBIC) and "detach" not in name and "elu" not in name:
-            self.cubic.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def training_step(flow: Flow) -> CountedCalls:
