@@ -41,7 +41,7 @@ from app.registry import version_schemas
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
 from app.scoring import reference_endpoints as references
-from app.state import State, open_house
+from app.state import AppState, open_state
 from worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -65,7 +65,7 @@ ROUTERS = (
     *(scores.router, samples.router),
     *(models.router, references.router, versions.router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, datasets.router, presets.router),
-    *(jobs.router, job_events.router, job_files.router, jobs.workers),
+    *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
     *(callers.router, operations.router, api_pages.router, console.router),
 )
 """In the order in which the API's pages show their calls."""
@@ -95,10 +95,10 @@ def create_app(settings: Settings) -> Service:
     writer = BackgroundLog()
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         try:
-            async with open_house(settings, draining) as house:
-                yield {"house": house}
+            async with open_state(settings, draining) as state:
+                yield state
         finally:
             writer.close()
 

@@ -18,7 +18,7 @@ from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits
 from app.http.errors import Problem, problem_response
 from app.http.json_lines import BackgroundLog
 from app.http.request_log import audit_file, shortened, timestamp
-from app.state import House
+from app.metrics.registry import Metrics
 from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
@@ -158,6 +158,6 @@ def _held_off(seconds: int) -> Problem:
 
 
 def _count(scope: Scope, reason: str) -> None:
-    house = scope.get("state", {}).get("house")
-    if isinstance(house, House):
-        house.metrics.count_authentication_failure(reason)
+    metrics = scope.get("state", {}).get("metrics")
+    if isinstance(metrics, Metrics):
+        metrics.count_authentication_failure(reason)

@@ -11,8 +11,8 @@ from app.access.permissions import MayScore
 from app.audits.schemas import Audit
 from app.audits.views import audit_view
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import responses
-from app.state import InHouse
 from models.steps import Steps
 
 if TYPE_CHECKING:
@@ -33,16 +33,24 @@ Count = Annotated[int, Query(ge=1, le=16, description="Number of images; each is
     summary="Compute scores again without anything cached",
     responses=responses(401, 404, 422, 429, 500, 503, 504),
 )
-async def audit_model(ref: str, request: Request, house: InHouse, n: Count = 4, timeout_ms: TimeoutMs = None) -> Audit:
+async def audit_model(
+    ref: str,
+    request: Request,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    n: Count = 4,
+    timeout_ms: TimeoutMs = None,
+) -> Audit:
     """Scores stored images twice: by the engine in use, and by the flow as it was trained, in float64.
 
     The second pass takes nothing that was cached or frozen: each layer computes its own log-determinant, determinants
     included. Where fewer images are stored with the model, samples of it follow, the same every time.
     """
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
-        cost = min(n * COST, house.queue.largest)
-        return audit_view(loaded, await house.queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
+        cost = min(n * COST, queue.largest)
+        return audit_view(loaded, await queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
 
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:

@@ -10,10 +10,18 @@ from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
 from app.http import schemas
+from app.http.dependencies import (
+    CeleryDep,
+    DatasetStoreDep,
+    DurationModelDep,
+    JobStoreDep,
+    RegistryDep,
+    SettingsDep,
+    WorkerRegistryDep,
+)
 from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
 from app.jobs.endpoints import IdempotencyKey, submit_job
-from app.state import InHouse
 from models.registry.registry import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
@@ -40,7 +48,13 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the 
 def calibrate_model(
     ref: str,
     request: Annotated[CalibrationRequest, Depends(json_body(CalibrationRequest))],
-    house: InHouse,
+    settings: SettingsDep,
+    registry: RegistryDep,
+    datasets: DatasetStoreDep,
+    jobs: JobStoreDep,
+    celery: CeleryDep,
+    workers: WorkerRegistryDep,
+    durations: DurationModelDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
@@ -53,10 +67,10 @@ def calibrate_model(
 
     With `activate`, which is the default, it becomes the calibration in use: that needs the role `admin`.
     """
-    house.serving.registry.locate(parse_ref(ref))
+    registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}
     job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    return submit_job(job, house, response, scope, key)
+    return submit_job(job, settings, registry, datasets, jobs, celery, workers, durations, response, scope, key)
 
 
 @router.get(
@@ -66,9 +80,9 @@ def calibrate_model(
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
+def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     """Lists all calibrations of a version, the one in use, and thresholds that keep a false-alarm rate."""
-    return views.listing(house.serving.registry, ref)
+    return views.listing(registry, ref)
 
 
 @router.put(
@@ -80,10 +94,10 @@ def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
     openapi_extra=json_body_schema(CalibrationChoice),
 )
 def choose_calibration(
-    ref: str, choice: Annotated[CalibrationChoice, Depends(json_body(CalibrationChoice))], house: InHouse
+    ref: str, choice: Annotated[CalibrationChoice, Depends(json_body(CalibrationChoice))], registry: RegistryDep
 ) -> CalibrationList:
     """Makes a calibration the one in use, an earlier one too; scoring goes over to it in about a second."""
-    return views.choose(house.serving.registry, ref, choice.calibration)
+    return views.choose(registry, ref, choice.calibration)
 
 
 @router.get(
@@ -93,6 +107,6 @@ def choose_calibration(
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def get_calibration(ref: str, number: Number, house: InHouse) -> CalibrationView:
+def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
     """Shows one calibration of a version."""
-    return views.one(house.serving.registry, ref, number)
+    return views.one(registry, ref, number)

@@ -25,11 +25,12 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             found = client.models.list()
     else:
         with errors_for_people():
-            from app.registry.model_pool import Serving
+            from app.registry.model_pool import ModelPool
             from app.registry.schemas import ModelPage
             from app.registry.views import summary
+            from models.registry.registry import Registry
 
-            listing = Serving(settings().registry_dir, settings().engine_options).listing()
+            listing = ModelPool(Registry(settings().registry_dir), settings().engine_options).listing()
             found = ModelPage(models=[summary(one) for one in listing])
     if as_json:
         print_answer(found)

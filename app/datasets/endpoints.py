@@ -10,9 +10,9 @@ from app.access.permissions import MayAdminister, MayRead, MayTrain
 from app.datasets.form import FILE, NAME
 from app.datasets.schemas import DatasetDetail, DatasetList
 from app.datasets.views import detail, entries, refuse_builtin, refuse_used
+from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
 from app.scoring.request_images import MULTIPART
-from app.state import InHouse
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
 
@@ -67,14 +67,16 @@ _FORM = {
     },
     openapi_extra={"requestBody": _FORM},
 )
-def upload_dataset(request: Request, house: InHouse, response: Response) -> DatasetDetail:
+def upload_dataset(
+    request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
+) -> DatasetDetail:
     """Streams files to disk, looks at every image and keeps the good ones as a dataset; answers a report.
 
     Single files that are no usable images are left out and named in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it stays.
     """
-    name = house.dataset_uploads.receive(request).name
-    found = detail(name, house.datasets, house.settings.data_dir)
+    name = uploads.receive(request).name
+    found = detail(name, store, settings.data_dir)
     response.headers["Location"] = found.links["self"]
     return found
 
@@ -86,9 +88,9 @@ def upload_dataset(request: Request, house: InHouse, response: Response) -> Data
     dependencies=[MayRead],
     responses=responses(401, 500),
 )
-def list_datasets(house: InHouse) -> DatasetList:
+def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     """Lists the built-in and the uploaded datasets; one that cannot be used says why in `problem`."""
-    return DatasetList(datasets=entries(house.datasets, house.settings.data_dir))
+    return DatasetList(datasets=entries(store, settings.data_dir))
 
 
 @router.get(
@@ -98,9 +100,9 @@ def list_datasets(house: InHouse) -> DatasetList:
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
+def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
     """Shows counts, sizes, the split, and for an uploaded one the report: duplicates, rejected files, notes."""
-    return detail(name, house.datasets, house.settings.data_dir)
+    return detail(name, store, settings.data_dir)
 
 
 @router.get(
@@ -117,12 +119,12 @@ def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
         },
     },
 )
-def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
+def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
     """Answers a PNG with up to 100 of an uploaded dataset's images; built-in ones have none."""
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
     try:
-        content = house.datasets.contact_sheet(name).read_bytes()
+        content = store.contact_sheet(name).read_bytes()
     except FileNotFoundError:
         raise DatasetNotFound(f"the dataset {name!r} has just been deleted") from None
     return Response(content, media_type="image/png")
@@ -137,11 +139,11 @@ def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def delete_dataset(name: DatasetName, house: InHouse) -> None:
+def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
     """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over uses it.
 
     Models that were trained on it stay.
     """
     refuse_builtin(name)
-    refuse_used(name, house.jobs)
-    house.datasets.delete(name)
+    refuse_used(name, jobs)
+    store.delete(name)

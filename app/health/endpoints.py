@@ -10,9 +10,9 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
 from app.http import schemas
+from app.http.dependencies import DrainingDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, ScoringQueueDep
 from app.http.errors import responses
-from app.registry.model_pool import Listed, ModelState
-from app.state import House, InHouse
+from app.registry.model_pool import ModelListing, ModelPool, ModelState
 
 router = APIRouter(tags=["operations"])
 
@@ -29,23 +29,29 @@ async def health() -> schemas.Health:
     summary="Can it score?",
     responses={503: {"model": schemas.Readiness, "description": "Loading, draining, or without any model."}},
 )
-async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
+async def readiness(
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    job_store: JobStoreMonitorDep,
+    stopping: DrainingDep,
+    response: Response,
+) -> schemas.Readiness:
     """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
-    listing = await asyncio.to_thread(house.serving.listing)
+    listing = await asyncio.to_thread(pool.listing)
     failed = {
         f"{one.name}:{one.version}": reason or "unknown"
-        for one, (state, reason) in house.serving.states().items()
+        for one, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
     failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}
-    status = _status(house, listing)
+    status = _status(pool, listing, draining=stopping.is_set())
     response.status_code = 200 if status == "ready" else 503
     return schemas.Readiness(
         status=status,
         models={one.name: one.state.value for one in listing},
         failed=failed,
-        jobs="ok" if house.jobs_watch.answers else "degraded",
-        queue={"images": house.queue.images, "capacity": house.queue.capacity},
+        jobs="ok" if job_store.answers else "degraded",
+        queue={"images": queue.images, "capacity": queue.capacity},
     )
 
 
@@ -57,16 +63,18 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
     dependencies=[MayRead],
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
-async def metrics(house: InHouse) -> Response:
+async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
     """Requests, images, queues, models and drift in Prometheus' text format; never waits for the job store."""
-    text = await asyncio.to_thread(house.metrics.render, house.serving.registered)
+    text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", "draining", "failed"]:
-    if house.draining.is_set():
+def _status(
+    pool: ModelPool, listing: list[ModelListing], *, draining: bool
+) -> Literal["ready", "loading", "draining", "failed"]:
+    if draining:
         return "draining"
-    if not house.serving.started:
+    if not pool.started:
         return "loading"
     if listing and all(one.state is ModelState.FAILED for one in listing):
         return "failed"

@@ -9,8 +9,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.drift.monitor import DriftMonitor
-from app.jobs.store_monitor import JobStoreWatch
-from app.registry.model_pool import ModelState, Serving
+from app.jobs.store_monitor import JobStoreMonitor
+from app.registry.model_pool import ModelPool, ModelState
 from app.scoring.queue import ScoringQueue
 
 MODEL = ["model", "version", "calibration", "source"]
@@ -19,9 +19,9 @@ MODEL = ["model", "version", "calibration", "source"]
 class StateCollector(Collector):
     """Gauges of queue, models, jobs and drift; reads memory and the registry's folders, and asks no other process."""
 
-    def __init__(self, queue: ScoringQueue, serving: Serving, jobs: JobStoreWatch, drift: DriftMonitor) -> None:
+    def __init__(self, queue: ScoringQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
         self._queue = queue
-        self._serving = serving
+        self._pool = pool
         self._jobs = jobs
         self._drift = drift
 
@@ -45,7 +45,7 @@ class StateCollector(Collector):
 
     def _models(self) -> Metric:
         family = GaugeMetricFamily("snf_models", "Model versions in this process by state.", labels=["state"])
-        tally = Tally(state for state, _ in self._serving.states().values())
+        tally = Tally(state for state, _ in self._pool.states().values())
         for state in (ModelState.LOADING, ModelState.READY, ModelState.FAILED):
             family.add_metric([state.value], tally[state])
         return family
@@ -62,7 +62,7 @@ class StateCollector(Collector):
             "snf_drift_low_share", "Share of recent images with a p-value of 0.05 or less.", labels=MODEL
         )
         alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
-        registered = self._serving.registered()
+        registered = self._pool.registered()
         for key, windows in self._drift.all().items():
             if (key.name, key.version) not in registered:
                 continue

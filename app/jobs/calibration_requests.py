@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.http.errors import invalid
 from app.http.schemas import JobRequest
 from app.jobs.checks import read_parameters
-from app.state import House
 from models.anomaly.fitting.reference_images import as_seen, check_summary
 from models.artifacts.manifest import Precision
-from models.datasets import dataset_names, summarize
+from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry, parse_ref
+from worker.settings import Settings
 
 
 class CalibrationParameters(BaseModel):
@@ -25,20 +25,19 @@ class CalibrationParameters(BaseModel):
     precision: Precision = Field("float32", description="Arithmetic of the scores that it is for.")
 
 
-def check_calibration(request: JobRequest, house: House) -> str:
+def check_calibration(request: JobRequest, settings: Settings, registry: Registry, datasets: DatasetStore) -> str:
     """The name:version that is calibrated; raises a 422 problem for a job that cannot succeed. Blocks on the disk."""
     read_parameters(CalibrationParameters, request)
-    registry = Registry(house.settings.registry_dir)
     try:
         model, version = registry.locate(parse_ref(request.model))
         manifest = registry.with_calibration(model, version, OWN).manifest
     except (ModelNotFound, ArtifactError) as error:
         raise invalid("/body/model", error.detail) from error
     try:
-        summary = summarize(request.dataset, house.settings.data_dir, house.datasets, as_seen(manifest.preprocessing))
+        summary = summarize(request.dataset, settings.data_dir, datasets, as_seen(manifest.preprocessing))
         check_summary(request.dataset, summary, manifest)
     except DatasetNotFound as error:
-        known = ", ".join(dataset_names(house.settings.data_dir, house.datasets))
+        known = ", ".join(dataset_names(settings.data_dir, datasets))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     except DatasetUnfit as error:
         # What a training is advised to choose instead, a model that is trained cannot.

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ValidationError
 
 from app.http.errors import FieldProblem, Problem, invalid, pointer_of
 from app.http.schemas import JobRequest
-from app.state import House
 from models.errors import ArtifactError, ModelNotFound
 from models.registry.registry import ModelVersion, Registry, parse_ref
 
@@ -32,13 +31,12 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
         raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
 
 
-def find_calibrated(house: House, ref: str, calibration: int | None) -> ModelVersion:
+def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
     """The version that `ref` means, with the calibration asked for or the active one; raises a 422 problem.
 
     Blocks on the disk. Manifest and calibration have been read and are whole.
     """
     try:
-        registry = Registry(house.settings.registry_dir)
         name, number = registry.locate(parse_ref(ref))
         calibrations = registry.calibrations(name, number)
         if calibration is not None and calibration not in calibrations.numbers():

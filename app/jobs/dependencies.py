@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from app.http.dependencies import JobStoreDep, SettingsDep
 from app.jobs.endpoints import JOB_ID, JobId
-from app.state import InHouse
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.record import Job
 from worker.settings import Settings
@@ -22,16 +22,16 @@ def folder_of(job_id: str, settings: Settings) -> Path:
     return settings.jobs_dir / job_id
 
 
-def existing_job(job_id: JobId, house: InHouse) -> Job:
+def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
     """The record of a job; raises `JobNotFound`, `BrokerDown`."""
-    return house.jobs.get(job_id)
+    return jobs.get(job_id)
 
 
-def followed_job(job_id: JobId, house: InHouse) -> str:
+def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
     """The id of a job whose journal may be followed; raises `JobNotFound`, `BrokerDown` where nobody can tell."""
-    folder = folder_of(job_id, house.settings)
+    folder = folder_of(job_id, settings)
     try:
-        house.jobs.get(job_id)
+        jobs.get(job_id)
     except BrokerDown:
         # Browsers never come back after a 503, and the journal goes on without the job store.
         if not folder.is_dir():

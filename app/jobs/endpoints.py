@@ -11,10 +11,18 @@ from starlette.types import Scope
 
 from app.access.permissions import CallerScope, MayRead, MayTrain, require
 from app.http import schemas
+from app.http.dependencies import (
+    CeleryDep,
+    DatasetStoreDep,
+    DurationModelDep,
+    JobStoreDep,
+    RegistryDep,
+    SettingsDep,
+    WorkerRegistryDep,
+)
 from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
 from app.jobs.planning import plan_job, require_memory
-from app.state import InHouse
 from worker.jobs.record import Job, JobType, Status
 from worker.jobs.submission import (
     fingerprint_of,
@@ -28,7 +36,7 @@ JOB_ID = r"^[0-9a-z]{26}$"
 
 # Plain functions: the framework runs them in threads, where the job store may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
+workers_router = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[
@@ -70,7 +78,13 @@ class JobQuery(BaseModel):
 )
 def submit_job(
     job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
-    house: InHouse,
+    settings: SettingsDep,
+    registry: RegistryDep,
+    datasets: DatasetStoreDep,
+    jobs: JobStoreDep,
+    celery: CeleryDep,
+    workers: WorkerRegistryDep,
+    durations: DurationModelDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
@@ -88,18 +102,18 @@ def submit_job(
     """
     _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
     fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
-    known = None if key is None else house.jobs.known(key, fingerprint)
+    known = None if key is None else jobs.known(key, fingerprint)
     if known is not None:  # before it is checked again: what it needs may be gone or changed by now
         response.headers["Location"] = f"/v1/jobs/{known.id}"
         return _view(known)
-    plan = plan_job(job, house)
+    plan = plan_job(job, settings, registry, datasets, workers, durations)
     if not job.force:
         require_memory(plan)
     if job.type != "train":
         pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
         made = submit_on_model(
-            house.jobs,
-            house.celery,
+            jobs,
+            celery,
             job.type,
             model=plan.model,
             dataset=job.dataset,
@@ -109,8 +123,8 @@ def submit_job(
         )
     else:
         made = submit_training(
-            house.jobs,
-            house.celery,
+            jobs,
+            celery,
             model=plan.model,
             dataset=job.dataset,
             preset=job.preset,
@@ -135,13 +149,19 @@ def submit_job(
     openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def estimate_job(
-    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))], house: InHouse
+    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
+    settings: SettingsDep,
+    registry: RegistryDep,
+    datasets: DatasetStoreDep,
+    jobs: JobStoreDep,
+    workers: WorkerRegistryDep,
+    durations: DurationModelDep,
 ) -> schemas.EstimatedJob:
     """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
-    plan = plan_job(job, house)
+    plan = plan_job(job, settings, registry, datasets, workers, durations)
     return schemas.EstimatedJob(
         queue=plan.queue.value,
-        waiting=house.jobs.waiting(plan.queue),
+        waiting=jobs.waiting(plan.queue),
         workers=plan.workers,
         estimate=plan.estimate,
     )
@@ -154,9 +174,9 @@ def estimate_job(
     dependencies=[MayRead],
     responses=responses(401, 422, 500, 503),
 )
-def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
+def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
     """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
-    page = house.jobs.list(query.after, query.limit, query.status, query.type)
+    page = jobs.list(query.after, query.limit, query.status, query.type)
     return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
 
 
@@ -167,10 +187,10 @@ def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.Jo
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500, 503),
 )
-def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+def get_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
-    job = house.jobs.get(job_id)
-    return _view(job, house.jobs.place_in_line(job))
+    job = jobs.get(job_id)
+    return _view(job, jobs.place_in_line(job))
 
 
 @router.post(
@@ -181,9 +201,9 @@ def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+def cancel_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
-    return _view(house.jobs.request_cancel(job_id))
+    return _view(jobs.request_cancel(job_id))
 
 
 @router.post(
@@ -194,9 +214,9 @@ def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+def pause_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
-    return _view(house.jobs.request_pause(job_id))
+    return _view(jobs.request_pause(job_id))
 
 
 @router.post(
@@ -207,9 +227,9 @@ def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
+def resume_job(job_id: JobId, jobs: JobStoreDep, celery: CeleryDep) -> schemas.JobView:
     """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
-    return _view(resume(house.jobs, house.celery, job_id))
+    return _view(resume(jobs, celery, job_id))
 
 
 @router.post(
@@ -226,22 +246,24 @@ def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
-def retry_job(job_id: JobId, house: InHouse, response: Response, scope: CallerScope) -> schemas.JobView:
+def retry_job(
+    job_id: JobId, jobs: JobStoreDep, celery: CeleryDep, response: Response, scope: CallerScope
+) -> schemas.JobView:
     """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
 
     It needs the role `admin` where submitting the job did.
     """
-    job = house.jobs.get(job_id)
+    job = jobs.get(job_id)
     _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    made = retry(house.jobs, house.celery, job_id)
+    made = retry(jobs, celery, job_id)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
     return _view(made)
 
 
-@workers.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
-def list_workers(house: InHouse) -> schemas.WorkerList:
+@workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
+def list_workers(workers: WorkerRegistryDep) -> schemas.WorkerList:
     """Shows which workers are running, on which device, and which job each has in hand."""
-    found = house.presence.workers()
+    found = workers.workers()
     return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
 
 

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from app.access.callers import caller_of
 from app.access.permissions import MayRead
+from app.http.dependencies import DrainingDep, EventStreamsDep, SettingsDep
 from app.http.errors import draining, invalid, responses
 from app.jobs.dependencies import FollowedJob, folder_of
 from app.jobs.event_streams import EventStream
 from app.jobs.timeline import Cursor
-from app.state import InHouse
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
@@ -39,9 +39,9 @@ STREAM = {
 OVER = {"description": "The job is over and all its events were sent: do not come back."}
 
 
-async def place(request: Request, house: InHouse) -> AsyncIterator[None]:
+async def place(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
     """Holds one of the streams for as long as the answer takes."""
-    with house.event_streams.place(caller_of(request.scope).name):
+    with streams.place(caller_of(request.scope).name):
         yield
 
 
@@ -71,7 +71,9 @@ def cursor(
 async def follow_job(
     job_id: FollowedJob,
     after: Annotated[Cursor, Depends(cursor)],
-    house: InHouse,
+    streams: EventStreamsDep,
+    settings: SettingsDep,
+    stopping: DrainingDep,
     _place: Annotated[None, Depends(place)],
     brief: Annotated[
         bool, Query(description="Leave out `metrics` of the past, which `/metrics` has in fewer points.")
@@ -86,6 +88,6 @@ async def follow_job(
     """
     if after.ended:
         return Response(status_code=204)
-    if house.draining.is_set():
+    if stopping.is_set():
         raise draining()
-    return EventStream(house.event_streams.follow(job_id, folder_of(job_id, house.settings), after, brief=brief))
+    return EventStream(streams.follow(job_id, folder_of(job_id, settings), after, brief=brief))

@@ -17,7 +17,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from app.http.errors import Problem
 from app.http.shares import Shares
 from app.http.streams import ClosedStream
-from app.jobs.store_monitor import JobStoreWatch
+from app.jobs.store_monitor import JobStoreMonitor
 from app.jobs.timeline import Advance, Cursor, Timeline, Told
 from worker.errors import BrokerDown
 from worker.jobs.journal import FILE
@@ -38,7 +38,7 @@ RETRY_S = 2
 class EventStreams:
     """Follows jobs for clients; at most `max_event_streams` at once."""
 
-    def __init__(self, settings: Settings, watch: JobStoreWatch, draining: threading.Event) -> None:
+    def __init__(self, settings: Settings, watch: JobStoreMonitor, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
         self._places = Shares(settings.max_event_streams)
         self._watch = watch

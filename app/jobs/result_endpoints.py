@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from app.access.permissions import MayRead
+from app.http.dependencies import SettingsDep
 from app.http.errors import Problem, responses
 from app.jobs.dependencies import ExistingJob, folder_of
 from app.jobs.schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
-from app.state import House, InHouse
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
 from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
@@ -25,6 +25,7 @@ from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.journal import FILE, Event
 from worker.jobs.record import Status
+from worker.settings import Settings
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
@@ -69,9 +70,9 @@ class ResultQuery(BaseModel):
         },
     },
 )
-def get_job_metrics(job: ExistingJob, house: InHouse, query: Annotated[CurveQuery, Query()]) -> Response:
+def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
     """Answers what the trainer reported at which step, as JSON or as a table; validations are never thinned out."""
-    curve = read_curve(folder_of(job.id, house.settings) / FILE)
+    curve = read_curve(folder_of(job.id, settings) / FILE)
     points = curve.points if query.points is None else thin(curve.points, query.points)
     # Made into text here: a long curve would hold up the event loop.
     if query.format == "csv":
@@ -93,12 +94,12 @@ def get_job_metrics(job: ExistingJob, house: InHouse, query: Annotated[CurveQuer
 )
 def get_job_log(
     job: ExistingJob,
-    house: InHouse,
+    settings: SettingsDep,
     tail: Annotated[int, Query(ge=1, le=LONGEST_TAIL, description="Most bytes of it.")] = TAIL,
 ) -> PlainTextResponse:
     """Answers the last whole lines that the training processes of this job printed; empty before the first."""
     try:
-        with (folder_of(job.id, house.settings) / "trainer.log").open("rb") as file:
+        with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
             # One byte more tells whether the first line is whole.
             file.seek(max(0, size - tail - 1))
@@ -116,9 +117,9 @@ def get_job_log(
     summary="List the previews of a training",
     responses=responses(401, 404, 422, 500, 503),
 )
-def list_job_samples(job: ExistingJob, house: InHouse) -> Previews:
+def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
     """Lists the grids of samples that were drawn at validations and are kept."""
-    names = (path.name for path in _samples(job.id, house).glob("step-*.png"))
+    names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
     steps = sorted(int(found[1]) for found in map(_PREVIEW.fullmatch, names) if found)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
     return Previews(job=job.id, samples=samples)
@@ -139,12 +140,12 @@ def list_job_samples(job: ExistingJob, house: InHouse) -> Previews:
 )
 def get_job_sample(
     job: ExistingJob,
-    house: InHouse,
+    settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
     """Answers the PNG of one step; the same latents at every step, so that previews can be compared."""
     try:
-        content = (_samples(job.id, house) / f"step-{step:08d}.png").read_bytes()
+        content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
         raise Problem(
             404, "sample-not-found", "No such sample", f"job {job.id} keeps no preview of step {step}"
@@ -170,7 +171,7 @@ def get_job_sample(
     },
 )
 def get_job_result(
-    job: ExistingJob, house: InHouse, request: Request, query: Annotated[ResultQuery, Query()]
+    job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
     """Answers the model version that a training registered, the calibration that was made, or the Parquet file of a
     scoring: a row an image with `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
@@ -188,11 +189,11 @@ def get_job_result(
             extensions={"job_status": job.status.value, "job_error": job.error},
         )
     if job.type == "score":
-        path = folder_of(job.id, house.settings) / RESULT
+        path = folder_of(job.id, settings) / RESULT
         return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
     if job.type == "evaluate":
         accept = request.headers.get("accept", "")
-        return _report(job.id, house, query.format or ("html" if HTML in accept else "json"))
+        return _report(job.id, settings, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
     result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
@@ -205,8 +206,8 @@ def get_job_result(
     )
 
 
-def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileResponse:
-    folder = folder_of(job_id, house.settings)
+def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> FileResponse:
+    folder = folder_of(job_id, settings)
     # One address has two forms.
     headers = {"Vary": "Accept"}
     if form == "json":
@@ -215,8 +216,8 @@ def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileRes
     return FileResponse(folder / REPORT_HTML, media_type=HTML, headers=headers)
 
 
-def _samples(job_id: str, house: House) -> Path:
-    return folder_of(job_id, house.settings) / "samples"
+def _samples(job_id: str, settings: Settings) -> Path:
+    return folder_of(job_id, settings) / "samples"
 
 
 def _without_kind(event: Event) -> Event:

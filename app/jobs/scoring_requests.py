@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.http.errors import invalid
 from app.http.schemas import JobRequest
 from app.jobs.checks import find_calibrated, read_parameters
-from app.state import House
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable
+from models.registry.registry import Registry
+from worker.settings import Settings
 
 MAX_PARTS = 10_000
 
@@ -27,17 +28,19 @@ class ScoringParameters(BaseModel):
     calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
 
 
-def check_scoring(request: JobRequest, house: House) -> tuple[str, int]:
+def check_scoring(
+    request: JobRequest, settings: Settings, registry: Registry, datasets: DatasetStore
+) -> tuple[str, int]:
     """The name:version that scores and its calibration; raises a 422 problem for a job that cannot succeed.
 
     Blocks on the disk.
     """
     parameters = read_parameters(ScoringParameters, request)
-    version = find_calibrated(house, request.model, parameters.calibration)
+    version = find_calibrated(registry, request.model, parameters.calibration)
     smallest = version.calibration_summary.smallest_p
     if parameters.alpha is not None and parameters.alpha < smallest:
         raise AlphaUnattainable(parameters.alpha, smallest)
-    count = _count_images(request.dataset, house.settings.data_dir, house.datasets)
+    count = _count_images(request.dataset, settings.data_dir, datasets)
     parts = math.ceil(count / parameters.images_per_part)
     if parts > MAX_PARTS:
         raise invalid(

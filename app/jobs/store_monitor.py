@@ -16,7 +16,7 @@ COUNT_EVERY = 10
 """Signs of life between two counts of the jobs that wait."""
 
 
-class JobStoreWatch:
+class JobStoreMonitor:
     """Pings the job store again and again in a thread."""
 
     def __init__(self, store: JobStore) -> None:

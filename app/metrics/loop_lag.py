@@ -12,7 +12,7 @@ EVERY_S = 0.5
 
 
 @asynccontextmanager
-async def watching_lag(metrics: Metrics) -> AsyncIterator[None]:
+async def measure_loop_lag(metrics: Metrics) -> AsyncIterator[None]:
     """Measures while its block runs."""
     task = asyncio.create_task(_watch(metrics), name="loop-lag")
     try:

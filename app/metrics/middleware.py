@@ -7,7 +7,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import ERROR
-from app.state import House
+from app.metrics.registry import Metrics
 from models.errors import ImageError, ScoreNotFinite
 
 UNMATCHED = "unmatched"
@@ -22,8 +22,8 @@ class RequestMetrics:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on."""
-        house = scope.get("state", {}).get("house")
-        if scope["type"] != "http" or house is None:
+        metrics = scope.get("state", {}).get("metrics")
+        if scope["type"] != "http" or metrics is None:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
@@ -33,7 +33,7 @@ class RequestMetrics:
             nonlocal answered
             if message["type"] == "http.response.start" and not answered:
                 answered = True
-                _note(house, scope, message["status"], time.perf_counter() - began)
+                _note(metrics, scope, message["status"], time.perf_counter() - began)
             await send(message)
 
         try:
@@ -41,7 +41,7 @@ class RequestMetrics:
         except Exception:
             # Answered outside of this middleware, with a 500.
             if not answered:
-                _note(house, scope, 500, time.perf_counter() - began)
+                _note(metrics, scope, 500, time.perf_counter() - began)
             raise
 
 
@@ -52,11 +52,11 @@ def route_template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))
 
 
-def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
+def _note(metrics: Metrics, scope: Scope, status: int, seconds: float) -> None:
     route = route_template(scope)
     method = scope["method"] if scope["method"] in METHODS else "other"
-    house.metrics.observe_request(route, method, status, seconds)
+    metrics.observe_request(route, method, status, seconds)
     error = scope.get(ERROR)
     # The only image of a request, whose error is the request's.
     if isinstance(error, ImageError | ScoreNotFinite):
-        house.metrics.count_image_errors([error.slug])
+        metrics.count_image_errors([error.slug])

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.permissions import MayAdminister, MayTrain
 from app.calibrations.views import view_of
+from app.http.dependencies import ModelUploadsDep, RegistryDep
 from app.http.errors import responses, unsupported_media_type
 from app.http.schemas import Name
 from app.http.streams import ClosedStream
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
-from app.state import InHouse
 from models.artifacts.tar import pack
 from models.registry.calibrations import OWN
 from models.registry.registry import parse_ref
@@ -53,9 +53,8 @@ class ImportQuery(BaseModel):
         },
     },
 )
-def export_model(ref: str, house: InHouse) -> Response:
+def export_model(ref: str, registry: RegistryDep) -> Response:
     """Streams the files of a version with the calibration that it came with, as a plain tar."""
-    registry = house.serving.registry
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)
     headers = {
@@ -81,7 +80,11 @@ def export_model(ref: str, house: InHouse) -> Response:
     openapi_extra=_BODY,
 )
 def import_model(
-    request: Request, query: Annotated[ImportQuery, Query()], house: InHouse, response: Response
+    request: Request,
+    query: Annotated[ImportQuery, Query()],
+    uploads: ModelUploadsDep,
+    registry: RegistryDep,
+    response: Response,
 ) -> ModelDetail:
     """Takes a tar as `GET /v1/models/{ref}/artifact` gives it, and registers the model as the next version of a name.
 
@@ -91,7 +94,7 @@ def import_model(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != TAR:
         raise unsupported_media_type(kind, [TAR])
-    version = house.model_uploads.receive(request, query.name, query.promote)
+    version = uploads.receive(request, query.name, query.promote)
     response.headers["Location"] = f"{PATH}/{version.name}:{version.version}"
-    calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
+    calibration = view_of(registry, version.name, version.version, version.calibration)
     return detail(version, calibration, None)

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from app.access.permissions import MayRead
+from app.http.dependencies import RegistryDep
 from app.http.errors import responses
 from app.registry.markdown import fragment
-from app.state import InHouse
 from models.artifacts.files import CARD, SAMPLES, read_file
 from models.registry.calibrations import OWN
-from models.registry.registry import parse_ref
+from models.registry.registry import Registry, parse_ref
 
 HEADERS = {
     # A model may be somebody else's: whatever its card says, a browser loads and runs nothing.
@@ -45,9 +45,9 @@ Form = Annotated[
         },
     },
 )
-def get_model_card(ref: str, house: InHouse, format: Form = "markdown") -> Response:
+def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
     """Answers what the model is, how well it does, how it was trained and what it cannot do."""
-    text = _file(ref, house, CARD).decode(errors="replace")
+    text = _file(registry, ref, CARD).decode(errors="replace")
     if format == "html":
         return Response(fragment(text), media_type="text/html", headers=HEADERS)
     return Response(text, media_type="text/markdown", headers=HEADERS)
@@ -66,13 +66,12 @@ def get_model_card(ref: str, house: InHouse, format: Form = "markdown") -> Respo
         },
     },
 )
-def get_model_card_samples(ref: str, house: InHouse) -> Response:
+def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
     """Answers the picture that the card shows."""
-    return Response(_file(ref, house, SAMPLES), media_type="image/png", headers=HEADERS)
+    return Response(_file(registry, ref, SAMPLES), media_type="image/png", headers=HEADERS)
 
 
-def _file(ref: str, house: InHouse, name: str) -> bytes:
-    registry = house.serving.registry
+def _file(registry: Registry, ref: str, name: str) -> bytes:
     # Whatever state its calibrations are in, a model has its card.
     model, version = registry.locate(parse_ref(ref))
     return read_file(registry.with_calibration(model, version, OWN).path, name)

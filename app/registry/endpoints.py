@@ -8,10 +8,10 @@ from fastapi import APIRouter
 
 from app.access.permissions import MayRead
 from app.calibrations.views import view_of
+from app.http.dependencies import DriftMonitorDep, ModelPoolDep, RegistryDep
 from app.http.errors import responses
 from app.registry import schemas
 from app.registry.views import detail, summary
-from app.state import InHouse
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
 
@@ -22,11 +22,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
     summary="List the models",
     responses=responses(401, 500),
 )
-async def list_models(house: InHouse) -> schemas.ModelPage:
+async def list_models(pool: ModelPoolDep) -> schemas.ModelPage:
     """Lists every model name with its versions, aliases and state; a damaged one says why it failed."""
 
     def read() -> schemas.ModelPage:
-        return schemas.ModelPage(models=[summary(one) for one in house.serving.listing()])
+        return schemas.ModelPage(models=[summary(one) for one in pool.listing()])
 
     return await asyncio.to_thread(read)
 
@@ -37,15 +37,15 @@ async def list_models(house: InHouse) -> schemas.ModelPage:
     summary="Show one version of a model",
     responses=responses(401, 404, 422, 500),
 )
-async def get_model(ref: str, house: InHouse) -> schemas.ModelDetail:
+async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> schemas.ModelDetail:
     """Shows a version's manifest, its calibration in use and, once it is loaded, how it is served.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
 
     def read() -> schemas.ModelDetail:
-        version, slot = house.serving.find(ref)
-        calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
-        return detail(version, calibration, slot, house.drift.of(version))
+        version, entry = pool.find(ref)
+        calibration = view_of(registry, version.name, version.version, version.calibration)
+        return detail(version, calibration, entry, drift.of(version))
 
     return await asyncio.to_thread(read)

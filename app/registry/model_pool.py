@@ -9,7 +9,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
@@ -50,7 +49,7 @@ class Loaded:
 
 
 @dataclass(eq=False)
-class Slot:
+class PoolEntry:
     """One version's place in memory."""
 
     future: Future[Loaded] = field(default_factory=Future)
@@ -67,7 +66,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ModelListing:
     """What is known of one model name; `live` is absent when its manifest cannot be read."""
 
     name: str
@@ -78,14 +77,14 @@ class Listed:
     reason: str | None
 
 
-class Serving:
+class ModelPool:
     """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
 
-    def __init__(self, root: Path, options: EngineOptions) -> None:
-        self.registry = Registry(root)
+    def __init__(self, registry: Registry, options: EngineOptions) -> None:
+        self._registry = registry
         self._options = options
         self._lock = threading.Lock()
-        self._slots: dict[ModelVersion, Slot] = {}
+        self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
         self._stop = threading.Event()
         self._started = threading.Event()
@@ -106,9 +105,9 @@ class Serving:
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
-            unfinished = [slot for slot in self._slots.values() if not slot.future.done()]
-        for slot in unfinished:
-            slot.future.set_exception(draining())
+            unfinished = [entry for entry in self._entries.values() if not entry.future.done()]
+        for entry in unfinished:
+            entry.future.set_exception(draining())
         if self._watcher.is_alive():
             self._watcher.join()
 
@@ -116,65 +115,65 @@ class Serving:
         """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
         parsed = parse_ref(ref)
         version = self._refs.get(parsed)
-        slot = self._slots.get(version) if version else None
-        if slot is None or slot.state is ModelState.FAILED:
-            slot = await asyncio.to_thread(self._open, parsed)
-        slot.used = time.monotonic()
-        if slot.future.done():
-            return slot.future.result()
+        entry = self._entries.get(version) if version else None
+        if entry is None or entry.state is ModelState.FAILED:
+            entry = await asyncio.to_thread(self._open, parsed)
+        entry.used = time.monotonic()
+        if entry.future.done():
+            return entry.future.result()
         # Shielded: a caller's deadline must not cancel the load that others wait for.
-        return await asyncio.shield(asyncio.wrap_future(slot.future))
+        return await asyncio.shield(asyncio.wrap_future(entry.future))
 
-    def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
+    def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
         """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
-        version = self.registry.resolve(ref)
-        return version, self._slots.get(version)
+        version = self._registry.resolve(ref)
+        return version, self._entries.get(version)
 
-    def listing(self) -> list[Listed]:
+    def listing(self) -> list[ModelListing]:
         """Every model name with its state; blocks on the disk."""
-        return [self._listed(name) for name in sorted(self.registry.names())]
+        return [self._listed(name) for name in sorted(self._registry.names())]
 
     def registered(self) -> set[tuple[str, int]]:
         """Name and version of all that the registry holds; blocks on the disk."""
-        return {(name, version) for name in self.registry.names() for version in self.registry.versions(name)}
+        return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
         """State and, for a failed one, reason of every version that has been asked for."""
         with self._lock:
-            slots = dict(self._slots)
-        return {version: (slot.state, slot.reason) for version, slot in slots.items()}
+            entries = dict(self._entries)
+        return {version: (entry.state, entry.reason) for version, entry in entries.items()}
 
-    def _listed(self, name: str) -> Listed:
+    def _listed(self, name: str) -> ModelListing:
         versions: tuple[int, ...] = ()
         aliases: dict[str, int] = {}
         try:
-            versions = tuple(self.registry.versions(name))
-            aliases = dict(self.registry.aliases(name))
-            live = self.registry.resolve(name)
+            versions = tuple(self._registry.versions(name))
+            aliases = dict(self._registry.aliases(name))
+            live = self._registry.resolve(name)
             _ = live.manifest
         # One damaged model must not take the list of the others with it.
         except (ModelsError, OSError) as error:
-            return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
-        slot = self._slots.get(live)
-        state = slot.state if slot else ModelState.IDLE
-        return Listed(name, versions, aliases, live, state, slot.reason if slot else None)
+            return ModelListing(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
+        entry = self._entries.get(live)
+        state = entry.state if entry else ModelState.IDLE
+        return ModelListing(name, versions, aliases, live, state, entry.reason if entry else None)
 
-    def _open(self, ref: ModelRef) -> Slot:
-        version = self.registry.find(ref)
-        slot = self._slot(version)
+    def _open(self, ref: ModelRef) -> PoolEntry:
+        version = self._registry.find(ref)
+        entry = self._entry(version)
         self._refs[ref] = version
-        return slot
+        return entry
 
-    def _slot(self, version: ModelVersion) -> Slot:
+    def _entry(self, version: ModelVersion) -> PoolEntry:
         with self._lock:
-            slot = self._slots.get(version)
-            stale = slot is not None and slot.state is ModelState.FAILED and time.monotonic() - slot.born > RETRY_S
-            if slot is None or stale:
-                slot = self._slots[version] = Slot()
-                self._loader.submit(self._load, version, slot)
-            return slot
+            entry = self._entries.get(version)
+            stale = entry is not None and entry.state is ModelState.FAILED and time.monotonic() - entry.born > RETRY_S
+            if entry is None or stale:
+                entry = self._entries[version] = PoolEntry()
+                self._loader.submit(self._load, version, entry)
+            return entry
 
-    def _load(self, version: ModelVersion, slot: Slot) -> None:
+    def _load(self, version: ModelVersion, entry: PoolEntry) -> None:
         name = f"{version.name}:{version.version}"
         if version.calibration:
             name += f" with calibration {version.calibration}"
@@ -193,35 +192,35 @@ class Serving:
         except Exception as error:
             # The files of a version that is being removed go one after the other.
             error = self._removal(version) or error
-            slot.reason = reason_of(error)
+            entry.reason = reason_of(error)
             known = isinstance(error, ModelsError)
-            log.error("model %s cannot be loaded: %s", name, slot.reason, exc_info=not known)
-            slot.future.set_exception(error if known else _failed(name))
+            log.error("model %s cannot be loaded: %s", name, entry.reason, exc_info=not known)
+            entry.future.set_exception(error if known else _failed(name))
             return
         log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
-        slot.future.set_result(loaded)
+        entry.future.set_result(loaded)
         self._forget()
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
         """Why a version cannot be loaded that is not there any more."""
         try:
-            self.registry.locate(ModelRef(version.name, version.version))
+            self._registry.locate(ModelRef(version.name, version.version))
         except ModelNotFound as error:
             return error
         return None
 
     def _forget(self) -> None:
         with self._lock:
-            ready = [version for version, slot in self._slots.items() if slot.state is ModelState.READY]
-            ready.sort(key=lambda version: self._slots[version].used)
+            ready = [version for version, entry in self._entries.items() if entry.state is ModelState.READY]
+            ready.sort(key=lambda version: self._entries[version].used)
             for version in ready[: max(0, len(ready) - MAX_LOADED)]:
-                del self._slots[version]
+                del self._entries[version]
 
     def _watch(self) -> None:
         try:
-            shipped = [self._slot(v) for v in self._live_versions() if v.read_only]
-            for slot in shipped:
-                slot.future.exception()
+            shipped = [self._entry(v) for v in self._live_versions() if v.read_only]
+            for entry in shipped:
+                entry.future.exception()
         except Exception:
             log.exception("the shipped models could not be loaded")
         finally:
@@ -235,9 +234,9 @@ class Serving:
 
     def _live_versions(self) -> list[ModelVersion]:
         found = []
-        for name in self.registry.names():
+        for name in self._registry.names():
             try:
-                found.append(self.registry.resolve(name))
+                found.append(self._registry.resolve(name))
             except ModelsError as error:
                 log.error("model %s cannot be read: %s", name, error.detail)
         return found
@@ -248,17 +247,17 @@ class Serving:
             new = self._now(ref, version)
             if new is None:
                 self._refs.pop(ref, None)
-            elif new != version and self._slot(new).future.exception() is None:
+            elif new != version and self._entry(new).future.exception() is None:
                 self._refs[ref] = new
                 log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
         with self._lock:
-            versions = list(self._slots)
+            versions = list(self._entries)
         # What a reference still means stays: its successor in the same place cannot be loaded.
         used = set(self._refs.values())
         for version in versions:
             if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:
-                    self._slots.pop(version, None)
+                    self._entries.pop(version, None)
                 log.info(
                     "model %s:%d with calibration %d is not in use any more",
                     version.name, version.version, version.calibration,
@@ -267,7 +266,7 @@ class Serving:
     def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
         """What a reference means now; what it meant before where the registry is damaged there."""
         try:
-            return self.registry.find(ref)
+            return self._registry.find(ref)
         except ModelNotFound:
             return None
         except ModelsError as error:

@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 
 from app.access.permissions import MayAdminister
+from app.http.dependencies import JobStoreDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_body import json_body, json_body_schema
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_in_use
 from app.registry.version_schemas import Aliases, AliasTarget
-from app.state import InHouse
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister])
@@ -29,14 +29,13 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     openapi_extra=json_body_schema(AliasTarget),
 )
 def move_alias(
-    name: str, alias: Alias, target: Annotated[AliasTarget, Depends(json_body(AliasTarget))], house: InHouse
+    name: str, alias: Alias, target: Annotated[AliasTarget, Depends(json_body(AliasTarget))], registry: RegistryDep
 ) -> Aliases:
     """Moves an alias, or makes it; `previous` is what puts it back with the same call.
 
     Scores of the alias go over to the version within about two seconds, once it is loaded; one that cannot be loaded
     does not take over.
     """
-    registry = house.serving.registry
     previous = registry.set_alias(name, alias, target.version)
     return Aliases(name=name, aliases=registry.aliases(name), previous=previous)
 
@@ -49,9 +48,9 @@ def move_alias(
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500),
 )
-def delete_alias(name: str, alias: Alias, house: InHouse) -> None:
+def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
     """Takes an alias away; its version stays. 409 for `live`, which every model has."""
-    house.serving.registry.remove_alias(name, alias)
+    registry.remove_alias(name, alias)
 
 
 @router.delete(
@@ -62,14 +61,14 @@ def delete_alias(name: str, alias: Alias, house: InHouse) -> None:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def delete_version(name: str, version: Version, house: InHouse) -> None:
+def delete_version(name: str, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Deletes a version with its calibrations; 409 while an alias points at it or a job that is not over uses it.
 
     Models that ship with the product stay, with 409. The number is never given to another version.
     """
     ref = f"{name}:{version}"
-    refuse_in_use(house.jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
-    house.serving.registry.remove(name, version)
+    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
+    registry.remove(name, version)
 
 
 @router.delete(
@@ -80,13 +79,11 @@ def delete_version(name: str, version: Version, house: InHouse) -> None:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def delete_model(name: Name, house: InHouse) -> None:
+def delete_model(name: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Deletes all versions of a model, the live one too, with calibrations and aliases; 409 while a job that is not
     over uses one or makes another.
 
     Models that ship with the product stay, with 409. The numbers are never given to other versions.
     """
-    refuse_in_use(
-        house.jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name
-    )
-    house.serving.registry.remove_model(name)
+    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
+    registry.remove_model(name)

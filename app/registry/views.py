@@ -9,11 +9,11 @@ from pathlib import Path
 from app.calibrations.schemas import CalibrationView
 from app.drift.windows import Seen
 from app.registry import schemas
-from app.registry.model_pool import Listed, ModelState, Slot
+from app.registry.model_pool import ModelListing, ModelState, PoolEntry
 from models.registry.registry import ModelVersion
 
 
-def summary(one: Listed) -> schemas.ModelSummary:
+def summary(one: ModelListing) -> schemas.ModelSummary:
     """One line of the list of models; blocks on the disk."""
     manifest = one.live.manifest if one.live else None
     return schemas.ModelSummary(
@@ -31,12 +31,12 @@ def summary(one: Listed) -> schemas.ModelSummary:
 
 
 def detail(
-    version: ModelVersion, calibration: CalibrationView, slot: Slot | None, drift: Sequence[Seen] = ()
+    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[Seen] = ()
 ) -> schemas.ModelDetail:
     """One version in full; blocks on the disk."""
     serving = None
-    if slot is not None and slot.state is ModelState.READY:
-        scorer = slot.future.result().scorer
+    if entry is not None and entry.state is ModelState.READY:
+        scorer = entry.future.result().scorer
         serving = schemas.Serving(
             engine=scorer.engine_name,
             precision=scorer.precision,
@@ -51,8 +51,8 @@ def detail(
         name=version.name,
         version=version.version,
         read_only=version.read_only,
-        state=(slot.state if slot else ModelState.IDLE).value,
-        reason=slot.reason if slot else None,
+        state=(entry.state if entry else ModelState.IDLE).value,
+        reason=entry.reason if entry else None,
         size_bytes=folder_size(version.path),
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,

@@ -15,11 +15,11 @@ from app.access.permissions import MayScore
 from app.access.rate_limits import take_images
 from app.http import schemas
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
 from app.registry.model_pool import Loaded
 from app.samples.encoding import MAX_SEED, draw_seed, encode
 from app.scoring.request_images import NPY, Pixels
-from app.state import InHouse
 from models.errors import NoLearnedInverse
 from models.images.codec import encode_png
 from models.steps import Steps
@@ -66,22 +66,28 @@ _OK = {
     responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
 )
 async def sample_images(
-    ref: str, request: Request, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
+    ref: str,
+    request: Request,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    query: Annotated[SampleQuery, Query()],
+    timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
-    limit = house.queue.largest // passes
+    limit = queue.largest // passes
     if query.n > limit:
         raise invalid("/query/n", f"this service draws at most {limit} images of this format at once")
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
 
-        pixels, likelihoods = await house.queue.run(
+        pixels, likelihoods = await queue.run(
             caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
         )
         if scored:

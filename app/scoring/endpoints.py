@@ -18,9 +18,11 @@ from app.access.rate_limits import take_images
 from app.drift.monitor import SOURCE
 from app.http import schemas
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import DecodersDep, DriftMonitorDep, MetricsDep, ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
 from app.registry.model_pool import Loaded
-from app.scoring.record_scores import note_scores
+from app.scoring.queue import ScoringQueue
+from app.scoring.record_scores import record_scores
 from app.scoring.request_images import (
     FIELD,
     IMAGE_TYPES,
@@ -32,9 +34,8 @@ from app.scoring.request_images import (
     read_batch,
     too_many,
 )
-from app.scoring.responses import Outcome, answer_json, outcomes
+from app.scoring.responses import Outcome, Scored, answer_json, outcomes
 from app.scoring.service import Asked, PlainScores
-from app.state import House, InHouse
 from models.errors import ScoreNotFinite
 from models.steps import Steps
 
@@ -110,7 +111,12 @@ class ScoreQuery(BaseModel):
 async def score_images(
     ref: str,
     request: Request,
-    house: InHouse,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    decoders: DecodersDep,
+    metrics: MetricsDep,
+    drift: DriftMonitorDep,
     query: Annotated[ScoreQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
@@ -120,14 +126,14 @@ async def score_images(
     others: the answer is 200 while at least one image was scored, and 422 when none was.
     """
     # Every draw is a pass through the flow, so it is passes that the queue holds and that a request is limited in.
-    limit = min(house.settings.max_images_per_request, house.queue.largest // query.passes)
+    limit = min(settings.max_images_per_request, queue.largest // query.passes)
     if limit == 0:
-        raise invalid("/query/draws", f"this service takes at most {house.queue.largest} draws at once")
+        raise invalid("/query/draws", f"this service takes at most {queue.largest} draws at once")
     caller = caller_of(request.scope).name
     # Before the body is read and decoded, so that a refusal costs little.
-    house.queue.check(caller, query.passes)
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
+    queue.check(caller, query.passes)
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
         # Before the work, so that what cannot be answered costs nothing.
         loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
         if query.explain:
@@ -136,17 +142,20 @@ async def score_images(
             limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, loaded.scorer.preprocessing, limit)
         if not batch.array:
-            house.queue.check(caller, query.passes * len(batch.uploads))
-        items = await decode_batch(batch, loaded.scorer.preprocessing, house.decoders, caller, limit)
+            queue.check(caller, query.passes * len(batch.uploads))
+        items = await decode_batch(batch, loaded.scorer.preprocessing, decoders, caller, limit)
         if len(items) > limit:
             raise too_many(limit)
         images = decoded(items)
         take_images(request.scope, len(items))
-        found = await _score(house, caller, loaded, list(images.values()), query) if images else []
+        found = await _score(queue, caller, loaded, list(images.values()), query) if images else []
     scored = dict(zip(images, found, strict=True))
     if not (batch.many or batch.array) and isinstance(scored[0], ScoreNotFinite):
         raise scored[0]
-    note_scores(house, loaded, query.source, items, scored, drifts=query.detail == "basic")
+    record_scores(metrics, loaded, items, scored)
+    # Verdicts with gradients rest on fewer calibration images, and would look like drift among the others.
+    if query.detail == "basic":
+        drift.record(loaded, query.source, [one.verdict.p_value for one in scored.values() if isinstance(one, Scored)])
     if query.explain or len(items) > MAX_ANSWERED:
         content = await asyncio.to_thread(answer_json, loaded, items, scored, fdr=query.fdr)
     else:
@@ -155,14 +164,14 @@ async def score_images(
 
 
 async def _score(
-    house: House, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery
+    queue: ScoringQueue, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery
 ) -> list[Outcome]:
     scorer = loaded.scorer
     # The draws of an image in a shared batch are one turn of the thread; steps spread more of them over several.
     if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once:
         asked = [Asked(pixels, query.alpha) for pixels in images]
         function = PlainScores(scorer, query.draws)
-        return await house.queue.run_each(caller, function, asked, query.draws, scorer.at_once)
+        return await queue.run_each(caller, function, asked, query.draws, scorer.at_once)
 
     def work() -> Steps[list[Outcome]]:
         full = query.detail == "full"
@@ -174,4 +183,4 @@ async def _score(
             maps = yield from scorer.heat_map_steps(pixels, gradients=full)
         return outcomes(scorer, found, [query.alpha] * len(found), maps)
 
-    return await house.queue.run(caller, work(), len(images) * query.passes)
+    return await queue.run(caller, work(), len(images) * query.passes)

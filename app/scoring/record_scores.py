@@ -1,32 +1,21 @@
-"""What is remembered of a scoring request once its images are scored."""
+"""Metrics of a scoring request whose images were scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from app.metrics.registry import Metrics
 from app.registry.model_pool import Loaded
 from app.scoring.request_images import Item
 from app.scoring.responses import Outcome
-from app.state import House
 from models.errors import ImageError, ScoreNotFinite
 
 
-def note_scores(
-    house: House,
-    loaded: Loaded,
-    source: str | None,
-    items: Sequence[Item],
-    scored: Mapping[int, Outcome],
-    *,
-    drifts: bool,
-) -> None:
-    """Counts the images; with `drifts` takes the p-values of those that were scored into the windows of drift."""
+def record_scores(metrics: Metrics, loaded: Loaded, items: Sequence[Item], scored: Mapping[int, Outcome]) -> None:
+    """Count the images of a request: scored, flagged as anomalies, and failed by type of error."""
     verdicts = [one.verdict for one in scored.values() if not isinstance(one, ScoreNotFinite)]
     errors = [one.slug for one in scored.values() if isinstance(one, ScoreNotFinite)]
     errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
     flagged = sum(verdict.is_anomaly for verdict in verdicts)
-    house.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
-    house.metrics.count_image_errors(errors)
-    # Thorough verdicts rest on fewer calibration images, and would look like drift among the others.
-    if drifts:
-        house.drift.record(loaded, source, [verdict.p_value for verdict in verdicts])
+    metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
+    metrics.count_image_errors(errors)

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query
 
 from app.access.permissions import MayRead
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, SettingsDep
 from app.http.errors import responses
 from app.registry.model_pool import Loaded
 from app.scoring.reference_schemas import Quantile, Reference
-from app.state import InHouse
 
 router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 
@@ -25,14 +25,16 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
     summary="Show how strange the calibration images are",
     responses=responses(401, 404, 422, 500, 503, 504),
 )
-async def get_reference(ref: str, house: InHouse, bins: Bins = 60, timeout_ms: TimeoutMs = None) -> Reference:
+async def get_reference(
+    ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
+) -> Reference:
     """A histogram of the statistic T of the calibration images, among which a verdict's p-value is a rank.
 
     T is the `anomaly.statistic` of a score, nats, larger is stranger. With several folds the images of all are counted
     together.
     """
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
         return await asyncio.to_thread(_reference, loaded, bins)
 
 

@@ -14,7 +14,7 @@ import pytest
 from app.http.errors import Problem
 from app.jobs import event_streams
 from app.jobs.event_streams import EventStream, EventStreams
-from app.jobs.store_monitor import JobStoreWatch
+from app.jobs.store_monitor import JobStoreMonitor
 from app.jobs.timeline import Cursor
 from tests.worker.support.helpers import new_job
 from worker.broker.embedded import EmbeddedBroker, redis_client
@@ -44,7 +44,7 @@ def with_streams(
     """Runs `work` with the streams of a service."""
 
     async def run() -> None:
-        watch = JobStoreWatch(store)
+        watch = JobStoreMonitor(store)
         watch.start()
         streams = EventStreams(settings, watch, threading.Event())
         try:

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import pages as console
-from app.jobs.store_monitor import JobStoreWatch
+from app.jobs.store_monitor import JobStoreMonitor
 from app.main import create_app
 from app.metrics.registry import Metrics
 from tests.end_to_end.support.service import files
@@ -167,7 +167,7 @@ def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("app.jobs.store_monitor.EVERY_S", 0.01)
     monkeypatch.setattr("app.jobs.store_monitor.STALE_S", 0.2)
     store = HangingStore()
-    watch = JobStoreWatch(store)  # type: ignore[arg-type]
+    watch = JobStoreMonitor(store)  # type: ignore[arg-type]
     assert watch.waiting == {}
     watch.start()
     assert until(lambda: watch.waiting) == {Queue.TRAIN_CPU: 0, Queue.TRAIN_GPU: 0, Queue.SCORE: 3}
