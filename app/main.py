@@ -19,11 +19,9 @@ from app.access.origins import OriginCheck
 from app.access.permissions import describe
 from app.audits import endpoints as audits
 from app.calibrations import endpoints as calibrations
-from app.calibrations import schemas as calibration_schemas
 from app.datasets import endpoints as datasets
 from app.health import endpoints as operations
 from app.http import errors as problems
-from app.http import schemas
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
 from app.http.json_lines import BackgroundLog
@@ -37,7 +35,6 @@ from app.registry import artifact_endpoints as artifacts
 from app.registry import card_endpoints as cards
 from app.registry import endpoints as models
 from app.registry import version_endpoints as versions
-from app.registry import version_schemas
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
 from app.scoring import reference_endpoints as references
@@ -49,16 +46,6 @@ calibrated anomaly verdict, draws samples and trains new models.
 
 A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
 RFC 9457 (`application/problem+json`)."""
-
-
-_OF_NO_PARAMETER = (
-    schemas.Samples,
-    schemas.JobRequest,
-    calibration_schemas.CalibrationRequest,
-    calibration_schemas.CalibrationChoice,
-    version_schemas.AliasTarget,
-)
-"""Bodies that OpenAPI knows by name alone: they are no parameter of a route."""
 
 
 ROUTERS = (
@@ -82,9 +69,6 @@ class Service(FastAPI):
             document = super().openapi()
             problems.add_schema(document)
             describe(document)
-            for model in _OF_NO_PARAMETER:
-                found = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
         assert self.openapi_schema is not None
         return self.openapi_schema
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.types import Scope
 
@@ -34,8 +35,7 @@ async def _check(
 ) -> None:
     for needed in ROLES:
         if needed in scopes.scopes:
-            require(request.scope, needed)
-            request.scope[ALLOWED] = True
+            permit(request.scope, needed)
 
 
 MayRead = Security(_check, scopes=["read"])
@@ -60,6 +60,20 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
             extensions={"needed": needed, "held": caller.role},
         )
     return caller
+
+
+def permit(scope: Scope, needed: Role) -> None:
+    """Mark a request as allowed; raise a 403 problem where the role of its caller does not include ``needed``."""
+    require(scope, needed)
+    scope[ALLOWED] = True
+
+
+def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
+    """Return the role that the dependencies of a route ask for; None where they ask for none."""
+    for dependency in dependencies:
+        if isinstance(dependency, params.Security) and dependency.dependency is _check:
+            return next(role for role in ROLES if role in (dependency.scopes or ()))
+    return None
 
 
 async def _caller(request: Request) -> Scope:

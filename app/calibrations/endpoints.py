@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
@@ -20,12 +20,12 @@ from app.http.dependencies import (
     WorkerRegistryDep,
 )
 from app.http.errors import responses
-from app.http.json_body import json_body, json_body_schema
+from app.http.json_route import JsonRoute
 from app.jobs.endpoints import IdempotencyKey, submit_job
 from models.registry.registry import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"])
+router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
 
 Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the model came with.", examples=[1])]
 
@@ -43,11 +43,10 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the 
         },
         **responses(401, 404, 413, 415, 422, 429, 500, 503),
     },
-    openapi_extra=json_body_schema(CalibrationRequest),
 )
 def calibrate_model(
     ref: str,
-    request: Annotated[CalibrationRequest, Depends(json_body(CalibrationRequest))],
+    request: CalibrationRequest,
     settings: SettingsDep,
     registry: RegistryDep,
     datasets: DatasetStoreDep,
@@ -91,11 +90,8 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     summary="Use another calibration",
     dependencies=[MayAdminister],
     responses=responses(401, 404, 413, 415, 422, 429, 500),
-    openapi_extra=json_body_schema(CalibrationChoice),
 )
-def choose_calibration(
-    ref: str, choice: Annotated[CalibrationChoice, Depends(json_body(CalibrationChoice))], registry: RegistryDep
-) -> CalibrationList:
+def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
     """Makes a calibration the one in use, an earlier one too; scoring goes over to it in about a second."""
     return views.choose(registry, ref, choice.calibration)
 

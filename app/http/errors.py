@@ -139,7 +139,7 @@ def problem_of(error: Exception) -> Problem:
         case ModelsError() | JobsError():
             return Problem(error.status, error.slug, error.title, error.detail)
         case RequestValidationError():
-            found = [FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"])) for item in error.errors()]
+            found = [_field_problem(item) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
             return Problem(422, "invalid-request", "The request is not valid", detail, errors=found)
         case HTTPException():
@@ -168,6 +168,12 @@ def phrase(status: int) -> str:
 def pointer_of(location: Sequence[str | int]) -> str:
     """A JSON pointer (RFC 6901) to a part of a request."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    if error["type"] == "json_invalid":
+        return FieldProblem(pointer="/body", detail=f"Invalid JSON: {error['ctx']['error']}")
+    return FieldProblem(pointer=pointer_of(error["loc"]), detail=str(error["msg"]))
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -35,9 +35,14 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def note_body(scope: Scope, body: dict[str, Any]) -> None:
+def note_body(scope: Scope, body: Any) -> None:
     """Keep the JSON body of a request for its record in the audit log."""
     scope[BODY] = body
+
+
+def forget_body(scope: Scope) -> None:
+    """Leave the body of a request out of the audit log, because it is not valid."""
+    scope.pop(BODY, None)
 
 
 def shortened(text: str) -> str:

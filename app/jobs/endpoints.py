@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Scope
 
@@ -21,7 +21,7 @@ from app.http.dependencies import (
     WorkerRegistryDep,
 )
 from app.http.errors import responses
-from app.http.json_body import json_body, json_body_schema
+from app.http.json_route import JsonRoute
 from app.jobs.planning import plan_job, require_memory
 from worker.jobs.record import Job, JobType, Status
 from worker.jobs.submission import (
@@ -35,7 +35,7 @@ from worker.jobs.submission import (
 JOB_ID = r"^[0-9a-z]{26}$"
 
 # Plain functions: the framework runs them in threads, where the job store may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 workers_router = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
@@ -74,10 +74,9 @@ class JobQuery(BaseModel):
         },
         **responses(401, 413, 415, 422, 429, 500, 503),
     },
-    openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def submit_job(
-    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
+    job: schemas.JobRequest,
     settings: SettingsDep,
     registry: RegistryDep,
     datasets: DatasetStoreDep,
@@ -146,10 +145,9 @@ def submit_job(
     summary="What would this job take?",
     dependencies=[MayTrain],
     responses=responses(401, 413, 415, 422, 429, 500, 503),
-    openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def estimate_job(
-    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
+    job: schemas.JobRequest,
     settings: SettingsDep,
     registry: RegistryDep,
     datasets: DatasetStoreDep,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from app.access.permissions import MayAdminister
 from app.http.dependencies import JobStoreDep, RegistryDep
 from app.http.errors import responses
-from app.http.json_body import json_body, json_body_schema
+from app.http.json_route import JsonRoute
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_in_use
 from app.registry.version_schemas import Aliases, AliasTarget
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister])
+router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute)
 
 Alias = Annotated[Name, Path(description="`live` is what the plain name means.", examples=["champion"])]
 Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
@@ -26,11 +26,8 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     operation_id="move_alias",
     summary="Point an alias at a version",
     responses=responses(401, 404, 413, 415, 422, 429, 500),
-    openapi_extra=json_body_schema(AliasTarget),
 )
-def move_alias(
-    name: str, alias: Alias, target: Annotated[AliasTarget, Depends(json_body(AliasTarget))], registry: RegistryDep
-) -> Aliases:
+def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Moves an alias, or makes it; `previous` is what puts it back with the same call.
 
     Scores of the alias go over to the version within about two seconds, once it is loaded; one that cannot be loaded

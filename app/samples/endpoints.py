@@ -47,13 +47,13 @@ class SampleQuery(BaseModel):
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OK = {
+    "model": schemas.Samples,
     "description": "The images.",
     "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
     "content": {
         "image/png": _BINARY,
         NPY: _BINARY,
         "application/zip": _BINARY,
-        "application/json": {"schema": {"$ref": "#/components/schemas/Samples"}},
     },
 }
 
