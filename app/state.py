@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
-from celery import Celery  # type: ignore[import-untyped]
-
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.health.state_collector import StateCollector
 from app.jobs.event_streams import EventStreams
+from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
 from app.metrics.loop_lag import measure_loop_lag
 from app.metrics.registry import Metrics
@@ -20,6 +19,7 @@ from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders
 from app.scoring.queue import ScoringQueue
+from app.scoring.service import ScoringService
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from worker.broker.celery_app import make_celery
@@ -43,16 +43,15 @@ class AppState(TypedDict):
     model_pool: ModelPool
     model_uploads: ModelUploads
     scoring_queue: ScoringQueue
-    decoders: Decoders
+    scoring_service: ScoringService
     drift_monitor: DriftMonitor
     dataset_store: DatasetStore
     dataset_uploads: DatasetUploads
     job_store: JobStore
     job_store_monitor: JobStoreMonitor
     event_streams: EventStreams
-    celery: Celery
+    job_service: JobService
     worker_registry: Presence
-    duration_model: Pace
 
 
 @asynccontextmanager
@@ -64,6 +63,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     event_streams = EventStreams(settings, job_store_monitor, draining)
     dataset_store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
     dataset_uploads = DatasetUploads(settings, dataset_store, draining)
+    worker_registry = Presence(client, settings.key_prefix)
     metrics = Metrics()
     registry = Registry(settings.registry_dir)
     model_pool = ModelPool(registry, settings.engine_options)
@@ -72,6 +72,15 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     )
     decoders = Decoders(DECODERS)
     drift_monitor = DriftMonitor(settings)
+    job_service = JobService(
+        settings=settings,
+        registry=registry,
+        datasets=dataset_store,
+        jobs=job_store,
+        celery=make_celery(settings),
+        workers=worker_registry,
+        durations=Pace(client, settings.key_prefix),
+    )
 
     scoring_queue.start()
     model_pool.start()
@@ -89,16 +98,15 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
                 model_pool=model_pool,
                 model_uploads=ModelUploads(settings, registry, draining),
                 scoring_queue=scoring_queue,
-                decoders=decoders,
+                scoring_service=ScoringService(settings, model_pool, scoring_queue, decoders, metrics, drift_monitor),
                 drift_monitor=drift_monitor,
                 dataset_store=dataset_store,
                 dataset_uploads=dataset_uploads,
                 job_store=job_store,
                 job_store_monitor=job_store_monitor,
                 event_streams=event_streams,
-                celery=make_celery(settings),
-                worker_registry=Presence(client, settings.key_prefix),
-                duration_model=Pace(client, settings.key_prefix),
+                job_service=job_service,
+                worker_registry=worker_registry,
             )
     finally:
         draining.set()

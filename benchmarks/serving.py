@@ -1,7 +1,7 @@
 """What HTTP costs beside the scores: CPU of one request, latency of one client, throughput of many.
 
 `python -m benchmarks.serving`: serves in this process and asks from another one, over sockets that stay open. The CPU
-that a request costs is that of the process without the scorer's `score_each` and `anomalies`, which get one thread.
+that a request costs is that of the process without the scorer's `judge_each`, which gets one thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Watch:
             began = time.thread_time()
             found = original(*arguments, **named)
             self.seconds += time.thread_time() - began
-            if name == "score_each":
+            if name == "judge_each":
                 self.images.append(len(found))
             return found
 
@@ -139,8 +139,7 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     watch = Watch()
-    watch.measure("score_each")
-    watch.measure("anomalies")
+    watch.measure("judge_each")
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home), port=port, threads=1, redis_url="redis://127.0.0.1:1/0")
         server = serve(settings)

@@ -31,7 +31,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from app.http.schemas import FailedImage
+from app.scoring.schemas import FailedImage
 from snf_client import Client, ClientError
 from snf_client.image_files import images_in
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from odd_images_verdicts import Judged
 from PIL import Image
 
-from app.http.schemas import FailedImage, ScoredImage
+from app.scoring.schemas import FailedImage, ScoredImage
 from snf_client import Client, heat_map_png
 
 THUMBNAIL = 112

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.http.schemas import FailedImage, ScoredImage
+from app.scoring.schemas import FailedImage, ScoredImage
 
 Scored = dict[Path, ScoredImage | FailedImage]
 """Results of images under one model."""

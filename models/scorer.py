@@ -19,6 +19,7 @@ from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientLooks
 from models.anomaly.gradients.probe import GradientProbe, tile_of
 from models.anomaly.heat_map import HeatMap, standardise
+from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.bijections.frozen import Inverse
@@ -276,6 +277,53 @@ class Scorer:
             slopes = self._looks.maps(rows) if gradients else None
             found += [HeatMap(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
         return found
+
+    def judge_each(
+        self,
+        images: NDArray[np.uint8],
+        alpha: float | Sequence[float | None] | None = None,
+        draws: int = 1,
+        *,
+        thorough: bool = False,
+        explain: bool = False,
+    ) -> list[Judgement]:
+        """Return the exact log-likelihood of each image and the verdict on it.
+
+        Args:
+            images: Images, uint8 ``(N, C, H, W)``.
+            alpha: The false-alarm rate of the verdicts, or that of each image; None for the calibration's default.
+            draws: Dequantisation draws that a log-likelihood is the mean of.
+            thorough: Whether verdicts include gradient evidence, from a backward pass.
+            explain: Whether to add heat maps.
+
+        Returns:
+            N results in the order of the images; an image without a finite likelihood has its error there.
+
+        Raises:
+            AlphaUnattainable: The calibration has too few images for a false-alarm rate.
+            NotThorough: The calibration has no gradient evidence.
+            NoPlaces: The model has no heat maps.
+        """
+        return finish(self.judge_steps(images, alpha, draws, thorough=thorough, explain=explain, at_once=CHUNK))
+
+    def judge_steps(
+        self,
+        images: NDArray[np.uint8],
+        alpha: float | Sequence[float | None] | None = None,
+        draws: int = 1,
+        *,
+        thorough: bool = False,
+        explain: bool = False,
+        at_once: int | None = None,
+    ) -> Steps[list[Judgement]]:
+        """Return what :meth:`judge_each` returns, in steps of ``at_once`` draws."""
+        scored = yield from self.score_steps(images, draws, thorough=thorough, at_once=at_once)
+        maps = None
+        if explain:
+            yield
+            maps = yield from self.heat_map_steps(images, gradients=thorough)
+        alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
+        return judge_scored(scored, alphas, self.anomalies, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Anomaly:
         """Return the verdict on one scored image. Raises ``AlphaUnattainable``."""

@@ -9,19 +9,11 @@ from fastapi import APIRouter, Path, Response
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.http import schemas
-from app.http.dependencies import (
-    CeleryDep,
-    DatasetStoreDep,
-    DurationModelDep,
-    JobStoreDep,
-    RegistryDep,
-    SettingsDep,
-    WorkerRegistryDep,
-)
+from app.http.dependencies import JobServiceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
-from app.jobs.endpoints import IdempotencyKey, submit_job
+from app.jobs.endpoints import IdempotencyKey, job_view
+from app.jobs.schemas import JobRequest, JobView
 from models.registry.registry import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
@@ -47,17 +39,12 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the 
 def calibrate_model(
     ref: str,
     request: CalibrationRequest,
-    settings: SettingsDep,
+    service: JobServiceDep,
     registry: RegistryDep,
-    datasets: DatasetStoreDep,
-    jobs: JobStoreDep,
-    celery: CeleryDep,
-    workers: WorkerRegistryDep,
-    durations: DurationModelDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
-) -> schemas.JobView:
+) -> JobView:
     """Queues a job that scores the images of a dataset and makes a calibration of the version from them.
 
     The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
@@ -68,8 +55,10 @@ def calibrate_model(
     """
     registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}
-    job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    return submit_job(job, settings, registry, datasets, jobs, celery, workers, durations, response, scope, key)
+    job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
+    made = service.submit(job, scope, key)
+    response.headers["Location"] = f"/v1/jobs/{made.id}"
+    return job_view(made)
 
 
 @router.get(

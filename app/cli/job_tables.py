@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from app.cli.progress import duration
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobList, JobView
-    from app.jobs.schemas import TrainingCurve
+    from app.jobs.schemas import JobList, JobView, TrainingCurve
 
 STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
 

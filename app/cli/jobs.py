@@ -15,7 +15,7 @@ from app.cli.remote import followed, service, this_machine
 from worker.jobs.record import Status
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobView
+    from app.jobs.schemas import JobView
 
 DRAWN = 1000
 """Points of a curve that is drawn: far more than a terminal has columns."""

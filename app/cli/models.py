@@ -137,7 +137,7 @@ def alias(
     """Point an alias at a version of a model, or take it away; a running service goes over to it by itself."""
     if (version is None) != remove:
         raise fail("an alias wants either a version or --remove", USAGE)
-    from app.registry.version_schemas import Aliases
+    from app.registry.schemas import Aliases
 
     if url:
         with service(url, key) as client:

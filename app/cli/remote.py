@@ -12,7 +12,7 @@ import typer
 from app.cli.common import SERVICE, USAGE, fail
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobView
+    from app.jobs.schemas import JobView
     from snf_client import Client, ClientError
 
 

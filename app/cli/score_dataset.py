@@ -13,7 +13,7 @@ from app.cli.progress import labelled_bar
 from app.cli.remote import followed, service, this_machine
 
 if TYPE_CHECKING:
-    from app.http.schemas import JobView
+    from app.jobs.schemas import JobView
 
 
 def score_dataset(

@@ -15,7 +15,7 @@ from app.cli.common import settings
 if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
     from app.scoring.request_images import Item
-    from app.scoring.responses import Outcome
+    from models.anomaly.judged import Judgement
     from snf_client.resources.scores import Part, Question
 
 DECODERS = min(4, os.cpu_count() or 1)
@@ -79,11 +79,10 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 def _scored(
     batches: Generator[list[Item]], loaded: Loaded, question: Question
-) -> Generator[tuple[list[Item], dict[int, Outcome]]]:
+) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
     import numpy as np
 
     from app.scoring.request_images import decoded
-    from app.scoring.responses import outcomes
 
     scorer, full = loaded.scorer, question.detail == "full"
     with closing(batches):
@@ -93,16 +92,14 @@ def _scored(
                 yield items, {}
                 continue
             pixels = np.stack(list(images.values()))
-            found = scorer.score_each(pixels, draws=question.draws, thorough=full)
-            maps = scorer.heat_maps(pixels, gradients=full) if question.explain else None
-            told = outcomes(scorer, found, [question.alpha] * len(found), maps)
-            yield items, dict(zip(images, told, strict=True))
+            judged = scorer.judge_each(pixels, question.alpha, question.draws, thorough=full, explain=question.explain)
+            yield items, dict(zip(images, judged, strict=True))
 
 
-def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Outcome], first: int) -> Part:
-    from app.scoring.responses import one_result
+def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> Part:
+    from app.scoring.responses import image_result
     from snf_client.resources.scores import Part
 
     version = loaded.version
-    results = (one_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
+    results = (image_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
     return Part(tuple(results), version.name, version.version, version.calibration)

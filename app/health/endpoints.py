@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
-from app.http import schemas
+from app.health.schemas import Health, Readiness
 from app.http.dependencies import DrainingDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, ScoringQueueDep
 from app.http.errors import responses
 from app.registry.model_pool import ModelListing, ModelPool, ModelState
@@ -18,16 +18,16 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", operation_id="health", summary="Is the process alive?")
-async def health() -> schemas.Health:
+async def health() -> Health:
     """Answers while the event loop runs."""
-    return schemas.Health(status="alive")
+    return Health(status="alive")
 
 
 @router.get(
     "/readyz",
     operation_id="readiness",
     summary="Can it score?",
-    responses={503: {"model": schemas.Readiness, "description": "Loading, draining, or without any model."}},
+    responses={503: {"model": Readiness, "description": "Loading, draining, or without any model."}},
 )
 async def readiness(
     pool: ModelPoolDep,
@@ -35,7 +35,7 @@ async def readiness(
     job_store: JobStoreMonitorDep,
     stopping: DrainingDep,
     response: Response,
-) -> schemas.Readiness:
+) -> Readiness:
     """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
     listing = await asyncio.to_thread(pool.listing)
     failed = {
@@ -46,7 +46,7 @@ async def readiness(
     failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}
     status = _status(pool, listing, draining=stopping.is_set())
     response.status_code = 200 if status == "ready" else 503
-    return schemas.Readiness(
+    return Readiness(
         status=status,
         models={one.name: one.state.value for one in listing},
         failed=failed,

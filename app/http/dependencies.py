@@ -8,21 +8,20 @@ from __future__ import annotations
 import threading
 from typing import Annotated, Any
 
-from celery import Celery  # type: ignore[import-untyped]
 from fastapi import Depends, Request
 
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.jobs.event_streams import EventStreams
+from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
 from app.metrics.registry import Metrics
 from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
-from app.scoring.decoders import Decoders
 from app.scoring.queue import ScoringQueue
+from app.scoring.service import ScoringService
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
-from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import Presence
 from worker.settings import Settings
@@ -45,7 +44,7 @@ RegistryDep = Annotated[Registry, _part("registry")]
 ModelPoolDep = Annotated[ModelPool, _part("model_pool")]
 ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
 ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
-DecodersDep = Annotated[Decoders, _part("decoders")]
+ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
 DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
 
 DatasetStoreDep = Annotated[DatasetStore, _part("dataset_store")]
@@ -54,6 +53,5 @@ DatasetUploadsDep = Annotated[DatasetUploads, _part("dataset_uploads")]
 JobStoreDep = Annotated[JobStore, _part("job_store")]
 JobStoreMonitorDep = Annotated[JobStoreMonitor, _part("job_store_monitor")]
 EventStreamsDep = Annotated[EventStreams, _part("event_streams")]
-CeleryDep = Annotated[Celery, _part("celery")]
+JobServiceDep = Annotated[JobService, _part("job_service")]
 WorkerRegistryDep = Annotated[Presence, _part("worker_registry")]
-DurationModelDep = Annotated[Pace, _part("duration_model")]

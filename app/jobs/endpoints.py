@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import Scope
 
-from app.access.permissions import CallerScope, MayRead, MayTrain, require
-from app.http import schemas
-from app.http.dependencies import (
-    CeleryDep,
-    DatasetStoreDep,
-    DurationModelDep,
-    JobStoreDep,
-    RegistryDep,
-    SettingsDep,
-    WorkerRegistryDep,
-)
+from app.access.permissions import CallerScope, MayRead, MayTrain
+from app.http.dependencies import JobServiceDep, JobStoreDep, WorkerRegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
-from app.jobs.planning import plan_job, require_memory
+from app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
 from worker.jobs.record import Job, JobType, Status
-from worker.jobs.submission import (
-    fingerprint_of,
-    resume,
-    retry,
-    submit_on_model,
-    submit_training,
-)
 
 JOB_ID = r"^[0-9a-z]{26}$"
 
@@ -76,18 +58,12 @@ class JobQuery(BaseModel):
     },
 )
 def submit_job(
-    job: schemas.JobRequest,
-    settings: SettingsDep,
-    registry: RegistryDep,
-    datasets: DatasetStoreDep,
-    jobs: JobStoreDep,
-    celery: CeleryDep,
-    workers: WorkerRegistryDep,
-    durations: DurationModelDep,
+    job: JobRequest,
+    service: JobServiceDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
-) -> schemas.JobView:
+) -> JobView:
     """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
 
     A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
@@ -99,44 +75,9 @@ def submit_job(
 
     A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
     """
-    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
-    known = None if key is None else jobs.known(key, fingerprint)
-    if known is not None:  # before it is checked again: what it needs may be gone or changed by now
-        response.headers["Location"] = f"/v1/jobs/{known.id}"
-        return _view(known)
-    plan = plan_job(job, settings, registry, datasets, workers, durations)
-    if not job.force:
-        require_memory(plan)
-    if job.type != "train":
-        pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
-        made = submit_on_model(
-            jobs,
-            celery,
-            job.type,
-            model=plan.model,
-            dataset=job.dataset,
-            parameters=job.parameters | pinned,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-    else:
-        made = submit_training(
-            jobs,
-            celery,
-            model=plan.model,
-            dataset=job.dataset,
-            preset=job.preset,
-            parameters=job.parameters,
-            promote=job.promote,
-            device=job.device,
-            queue=plan.queue,
-            estimate=plan.estimate.model_dump() if plan.estimate else None,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
+    made = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return _view(made)
+    return job_view(made)
 
 
 @router.post(
@@ -147,17 +88,13 @@ def submit_job(
     responses=responses(401, 413, 415, 422, 429, 500, 503),
 )
 def estimate_job(
-    job: schemas.JobRequest,
-    settings: SettingsDep,
-    registry: RegistryDep,
-    datasets: DatasetStoreDep,
+    job: JobRequest,
+    service: JobServiceDep,
     jobs: JobStoreDep,
-    workers: WorkerRegistryDep,
-    durations: DurationModelDep,
-) -> schemas.EstimatedJob:
+) -> EstimatedJob:
     """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
-    plan = plan_job(job, settings, registry, datasets, workers, durations)
-    return schemas.EstimatedJob(
+    plan = service.plan(job)
+    return EstimatedJob(
         queue=plan.queue.value,
         waiting=jobs.waiting(plan.queue),
         workers=plan.workers,
@@ -172,10 +109,10 @@ def estimate_job(
     dependencies=[MayRead],
     responses=responses(401, 422, 500, 503),
 )
-def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
+def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
     """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
-    return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
+    return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
 
 
 @router.get(
@@ -185,10 +122,10 @@ def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> schemas
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500, 503),
 )
-def get_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
+def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     """Shows status, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
-    return _view(job, jobs.place_in_line(job))
+    return job_view(job, jobs.place_in_line(job))
 
 
 @router.post(
@@ -199,9 +136,9 @@ def get_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def cancel_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
+def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
-    return _view(jobs.request_cancel(job_id))
+    return job_view(jobs.request_cancel(job_id))
 
 
 @router.post(
@@ -212,9 +149,9 @@ def cancel_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def pause_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
+def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
-    return _view(jobs.request_pause(job_id))
+    return job_view(jobs.request_pause(job_id))
 
 
 @router.post(
@@ -225,9 +162,9 @@ def pause_job(job_id: JobId, jobs: JobStoreDep) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def resume_job(job_id: JobId, jobs: JobStoreDep, celery: CeleryDep) -> schemas.JobView:
+def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
-    return _view(resume(jobs, celery, job_id))
+    return job_view(service.resume(job_id))
 
 
 @router.post(
@@ -244,36 +181,25 @@ def resume_job(job_id: JobId, jobs: JobStoreDep, celery: CeleryDep) -> schemas.J
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
-def retry_job(
-    job_id: JobId, jobs: JobStoreDep, celery: CeleryDep, response: Response, scope: CallerScope
-) -> schemas.JobView:
+def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
     """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
 
     It needs the role `admin` where submitting the job did.
     """
-    job = jobs.get(job_id)
-    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    made = retry(jobs, celery, job_id)
+    made = service.retry(job_id, scope)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return _view(made)
+    return job_view(made)
 
 
 @workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
-def list_workers(workers: WorkerRegistryDep) -> schemas.WorkerList:
+def list_workers(workers: WorkerRegistryDep) -> WorkerList:
     """Shows which workers are running, on which device, and which job each has in hand."""
     found = workers.workers()
-    return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
+    return WorkerList(workers=[WorkerView.model_validate(worker) for worker in found])
 
 
-def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
-    """Raise a 403 problem where a job would change what is served and the caller may not."""
-    if promote:
-        require(scope, "admin", "a job that makes its model live ('promote': true)")
-    if type == "calibrate" and parameters.get("activate", True) is not False:
-        require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")
-
-
-def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
+def job_view(job: Job, place_in_line: int | None = None) -> JobView:
+    """Return a job as the API shows it, with links to the calls that its state allows."""
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if not job.finished:
@@ -290,7 +216,7 @@ def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
         links["score"] = f"/v1/models/{job.result['ref']}/score"
     if job.result is not None and "calibration" in job.result:
         links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
-    return schemas.JobView(
+    return JobView(
         **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
         status=job.status.value,
         queue=job.queue.value,

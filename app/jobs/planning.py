@@ -8,10 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import FieldProblem, Problem, invalid, pointer_of
-from app.http.schemas import Estimate, JobRequest
-from app.jobs.calibration_requests import check_calibration
-from app.jobs.evaluation_requests import check_evaluation
-from app.jobs.scoring_requests import check_scoring
+from app.jobs.checks import check_calibration, check_evaluation, check_scoring
+from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import DatasetNotFound, DatasetUnfit
 from models.flows.architecture import Architecture
@@ -47,14 +45,17 @@ def plan_job(
 ) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
     if request.type == "score":
-        model, calibration = check_scoring(request, settings, registry, datasets)
+        model, calibration = check_scoring(request, registry, settings.data_dir, datasets)
         return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
     if request.type == "calibrate":
         return JobPlan(
-            check_calibration(request, settings, registry, datasets), Queue.SCORE, _scoring_workers(workers), None
+            check_calibration(request, registry, settings.data_dir, datasets),
+            Queue.SCORE,
+            _scoring_workers(workers),
+            None,
         )
     if request.type == "evaluate":
-        model, calibration = check_evaluation(request, settings, registry, datasets)
+        model, calibration = check_evaluation(request, registry, settings.data_dir, datasets)
         return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
     return _plan_training(request, settings, datasets, workers, durations)
 

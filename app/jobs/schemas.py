@@ -1,12 +1,165 @@
-"""What the service answers about the course and the end of a job."""
+"""What the calls about jobs accept and answer."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.schemas import Answer
+from app.http.schemas import REF, Answer, Name
+
+
+class JobRequest(BaseModel):
+    """A job to do."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "train",
+                    "dataset": "mnist-mini",
+                    "model": "my-digits",
+                    "preset": "snf-glow-tiny",
+                    "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
+                },
+                {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
+                {"type": "calibrate", "dataset": "line-1", "model": "my-parts"},
+                {
+                    "type": "evaluate",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"against": ["mnist"], "corruptions": True},
+                },
+            ]
+        },
+    )
+
+    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
+        "model on a dataset without training, or `evaluate` how well it tells a dataset's images from others."
+    )
+    dataset: Name = Field(
+        description="The dataset to train on, to score, to calibrate on, or whose images are the normal ones."
+    )
+    model: str = Field(
+        pattern=REF,
+        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
+        "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
+        "queued.",
+    )
+    preset: str = Field("snf-glow-small", description="train: the architecture.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="All optional, unknown ones are refused. train: see TrainingConfig. "
+        "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
+        "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
+        "`thorough`, `adapt` (convert size and colour).",
+    )
+    promote: bool = Field(
+        False, description="train: move the alias `live` to the new version; the first version gets it anyway."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="train: where; `auto` is a GPU where a worker that is running has one, else the CPU."
+    )
+    force: bool = Field(
+        False, description="train: queue it even if it is expected to need more memory than any running worker gives."
+    )
+
+
+class Estimate(Answer):
+    """What a training job is expected to take."""
+
+    seconds: float = Field(description="Expected time from its start to the registered model.")
+    memory_bytes: int = Field(description="Expected peak memory of the training process.")
+    parameters: int = Field(description="Numbers that the model learns.")
+    slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
+    measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
+    fits: bool | None = Field(
+        description="Whether a running worker gives a training that much memory; null where that is not known, as "
+        "where no worker serves the queue."
+    )
+    available_bytes: int | None = Field(
+        None, description="Most memory that a running worker of the queue gives a training; null: not known."
+    )
+
+
+class EstimatedJob(Answer):
+    """A job that would be accepted, and what it is expected to take."""
+
+    queue: str = Field(description="Queue that it would wait in.")
+    waiting: int = Field(description="Jobs that wait in that queue already.")
+    workers: int = Field(description="Running workers that serve that queue.")
+    estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
+
+
+class WorkerView(Answer):
+    """A worker that is running; it has one device and runs one job at a time."""
+
+    name: str
+    device: str
+    queues: list[str]
+    memory_bytes: int | None = Field(description="Memory of its machine or container.")
+    train_memory_bytes: int | None = Field(
+        description="Most memory that each process of a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+    )
+    train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
+    started_at: datetime
+    state: Literal["idle", "busy", "not-receiving"] = Field(
+        description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."
+    )
+    job: str | None = Field(description="The job in hand.")
+
+
+class WorkerList(Answer):
+    """The workers that said lately that they are alive."""
+
+    workers: list[WorkerView]
+
+
+class JobView(Answer):
+    """A job as it stands."""
+
+    id: str
+    type: Literal["train", "score", "calibrate", "evaluate"]
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+    queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
+    place_in_line: int | None = Field(
+        None, description="Jobs of its queue that were sent before this one, while it waits; not in lists."
+    )
+    dataset: str
+    model: str
+    preset: str
+    parameters: dict[str, Any]
+    promote: bool
+    device: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which it would go on.")
+    cancel_requested: bool
+    pause_requested: bool
+    retry_of: str | None = Field(description="The job that this one tries again.")
+    estimate: Estimate | None = Field(description="What the whole job was expected to take when it was queued.")
+    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
+    metrics: dict[str, Any] = Field(
+        description="Latest value of each metric of the training; under `evaluation` those of the finished model."
+    )
+    error: dict[str, Any] | None
+    result: dict[str, Any] | None = Field(
+        description="The registered model version, what a scoring counted, or the number of the new calibration."
+    )
+    links: dict[str, str]
+
+
+class JobList(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="Value of `after` for the page that follows, if there is one.")
 
 
 class CurvePoint(Answer):

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from app.access.permissions import MayRead
 from app.http.errors import responses
-from app.http.schemas import JobRequest
+from app.jobs.schemas import JobRequest
 from app.presets.schemas import PresetList, PresetView
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, Preset

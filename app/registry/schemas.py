@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.calibrations.schemas import CalibrationView
+from app.drift.schemas import Drift
 from app.http.schemas import Answer
 from models.artifacts.manifest import Precision
 
@@ -51,24 +51,6 @@ class Serving(Answer):
     default_alpha: float
 
 
-class Drift(Answer):
-    """Whether recent images of a model look like its calibration images, by their p-values."""
-
-    source: str | None = Field(description="The source that the images were sent with; null for all images together.")
-    images: int = Field(description="Images in the window: the newest that were scored.")
-    statistic: float | None = Field(
-        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
-        "while there are too few images."
-    )
-    p_value: float | None = Field(description="How rare a distance this large is without drift; null with `statistic`.")
-    low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
-    alarm: bool = Field(
-        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that."
-    )
-    since: datetime = Field(description="When the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(description="When the alarm was first seen, while it lasts.")
-
-
 class ModelDetail(Answer):
     """One version of a model: its manifest, and how it is served."""
 
@@ -82,3 +64,24 @@ class ModelDetail(Answer):
     calibration: CalibrationView = Field(description="The calibration that scoring uses.")
     serving: Serving | None = Field(description="Absent until the version is loaded.")
     drift: list[Drift] = Field(description="All images together first, then by source; empty until images were scored.")
+
+
+class AliasTarget(BaseModel):
+    """The version that an alias shall point at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
+
+    version: int = Field(ge=1, lt=10**9, description="A version of the model.")
+
+
+class Aliases(Answer):
+    """The aliases of a model after one was moved."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2}]},
+    )
+
+    name: str
+    aliases: dict[str, int] = Field(description="Alias to version; `live` is what the plain name means.")
+    previous: int | None = Field(description="Where the alias pointed before; null for a new one.")

@@ -12,7 +12,7 @@ from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_in_use
-from app.registry.version_schemas import Aliases, AliasTarget
+from app.registry.schemas import Aliases, AliasTarget
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from app.calibrations.schemas import CalibrationView
+from app.drift.schemas import Drift
 from app.drift.windows import Seen
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
@@ -57,20 +57,7 @@ def detail(
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,
         serving=serving,
-        drift=[_drift(one) for one in drift],
-    )
-
-
-def _drift(seen: Seen) -> schemas.Drift:
-    return schemas.Drift(
-        source=seen.source,
-        images=seen.images,
-        statistic=seen.statistic,
-        p_value=seen.p_value,
-        low_share=seen.low_share,
-        alarm=seen.alarm,
-        since=datetime.fromtimestamp(seen.since, UTC),
-        alarm_since=None if seen.alarm_since is None else datetime.fromtimestamp(seen.alarm_since, UTC),
+        drift=[Drift.model_validate(window) for window in drift],
     )
 
 

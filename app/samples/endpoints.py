@@ -13,12 +13,12 @@ from starlette.responses import Response
 from app.access.callers import caller_of
 from app.access.permissions import MayScore
 from app.access.rate_limits import take_images
-from app.http import schemas
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
 from app.registry.model_pool import Loaded
 from app.samples.encoding import MAX_SEED, draw_seed, encode
+from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels
 from models.errors import NoLearnedInverse
 from models.images.codec import encode_png
@@ -47,7 +47,7 @@ class SampleQuery(BaseModel):
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OK = {
-    "model": schemas.Samples,
+    "model": Samples,
     "description": "The images.",
     "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
     "content": {
@@ -111,7 +111,7 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
 
 
 def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
-    found = schemas.Samples(
+    found = Samples(
         model=loaded.version.name,
         version=loaded.version.version,
         seed=seed,
@@ -119,7 +119,7 @@ def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelih
         inverse=query.inverse,
         count=len(pixels),
         samples=[
-            schemas.Sample(
+            Sample(
                 index=index,
                 png=base64.b64encode(encode_png(one)).decode(),
                 log_likelihood=likelihood.log_likelihood,

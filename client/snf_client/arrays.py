@@ -8,7 +8,7 @@ import io
 import numpy as np
 import numpy.typing as npt
 
-from app.http.schemas import HeatMap
+from app.scoring.schemas import HeatMap
 
 
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:

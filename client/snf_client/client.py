@@ -11,8 +11,10 @@ from typing import Any, Literal, Self
 import httpx
 
 from app.access.schemas import CallerView
-from app.http.schemas import Readiness, Scores, WorkerList
+from app.health.schemas import Readiness
+from app.jobs.schemas import WorkerList
 from app.presets.schemas import PresetList
+from app.scoring.schemas import Scores
 from snf_client.images import Pictures
 from snf_client.request import Call, model, path
 from snf_client.resources.datasets import AsyncDatasets, Datasets

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.anomaly.calibration import Anomaly
 from models.bulk.sources import Found, ImageSource
 from models.bulk.table import PartSummary, Row, write_part
 from models.errors import ImageError, ModelsError, ScoreNotFinite
@@ -19,8 +18,8 @@ from models.images.provenance import provenance_warning
 from models.prefetch import ahead
 
 if TYPE_CHECKING:
+    from models.anomaly.judged import JudgedImage
     from models.scorer import Scorer
-    from models.scoring.likelihood import Likelihood
 
 BATCH = 64
 AHEAD = 2
@@ -67,25 +66,24 @@ def _batches(images: Iterator[Found]) -> Generator[list[Found]]:
 
 def _score(scorer: Scorer, batch: list[Found], alpha: float | None) -> list[Row]:
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    scored = scorer.score_each(np.stack(good)) if good else []
-    verdicts = iter(scorer.anomalies([one for one in scored if not isinstance(one, ScoreNotFinite)], alpha))
-    likelihoods = iter(scored)
+    judged = iter(scorer.judge_each(np.stack(good), alpha) if good else [])
     rows = []
     for path, image in batch:
-        found = image if isinstance(image, ImageError) else next(likelihoods)
-        if isinstance(found, ImageError | ScoreNotFinite):
-            rows.append(_failed(path, found))
+        result = image if isinstance(image, ImageError) else next(judged)
+        if isinstance(result, ImageError | ScoreNotFinite):
+            rows.append(_failed(path, result))
         else:
             assert isinstance(image, DecodedImage)
-            rows.append(_row(scorer, path, image, found, next(verdicts)))
+            rows.append(_row(scorer, path, image, result))
     return rows
 
 
-def _row(scorer: Scorer, path: str, image: DecodedImage, found: Likelihood, verdict: Anomaly) -> Row:
+def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
+    likelihood, verdict = judged.likelihood, judged.verdict
     return {
         "path": path,
-        "log_likelihood": found.log_likelihood,
-        "bits_per_dim": found.bits_per_dim,
+        "log_likelihood": likelihood.log_likelihood,
+        "bits_per_dim": likelihood.bits_per_dim,
         "p_value": verdict.p_value,
         "score": verdict.score,
         "is_anomaly": verdict.is_anomaly,

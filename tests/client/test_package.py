@@ -32,7 +32,8 @@ from PIL import Image
 
 from snf_client import AsyncClient, Client, Event, heat_map_array
 from app.registry.schemas import ModelDetail, ModelPage
-from app.http.schemas import JobView, Scores
+from app.jobs.schemas import JobView
+from app.scoring.schemas import Scores
 
 
 def use(client: Client) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.http.schemas import Readiness
+from app.health.schemas import Readiness
 from snf_client import (
     AsyncClient,
     Busy,

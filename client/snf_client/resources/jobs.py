@@ -12,8 +12,16 @@ import httpx
 from httpx_sse import EventSource
 from pydantic import TypeAdapter, ValidationError
 
-from app.http.schemas import EstimatedJob, JobList, JobRequest, JobView
-from app.jobs.schemas import CalibrationResult, JobResult, Previews, TrainingCurve
+from app.jobs.schemas import (
+    CalibrationResult,
+    EstimatedJob,
+    JobList,
+    JobRequest,
+    JobResult,
+    JobView,
+    Previews,
+    TrainingCurve,
+)
 from models.evaluation.schema import EvaluationReport
 from snf_client.errors import ClientError, UnexpectedAnswer
 from snf_client.job_events import Event, Following

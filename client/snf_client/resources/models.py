@@ -9,10 +9,9 @@ from typing import BinaryIO, Literal
 
 from app.audits.schemas import Audit
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.http.schemas import JobView
-from app.registry.schemas import ModelDetail, ModelPage
-from app.registry.version_schemas import Aliases, AliasTarget
-from app.scoring.reference_schemas import Reference
+from app.jobs.schemas import JobView
+from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
+from app.scoring.schemas import Reference
 from snf_client.request import Call, Repeat, content, given, model, nothing, path, text
 from snf_client.transport import AsyncSender, Group, S, SyncSender, operation
 from snf_client.upload_progress import Count, Counted, Progress, size_of

@@ -9,7 +9,7 @@ from typing import Literal
 import httpx
 import numpy as np
 
-from app.http.schemas import Samples as ScoredSamples
+from app.samples.schemas import Samples as ScoredSamples
 from snf_client.errors import UnexpectedAnswer
 from snf_client.images import Pixels
 from snf_client.request import Call, given, model, path

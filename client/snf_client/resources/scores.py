@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias
 
 import httpx
 
-from app.http.schemas import FailedImage, Fdr, ScoredImage, Scores
 from app.scoring.fdr import q_values
+from app.scoring.schemas import FailedImage, Fdr, ScoredImage, Scores
 from snf_client.errors import InvalidRequest, ProblemError
 from snf_client.images import Batch, Pictures, batches
 from snf_client.request import Call, given, model, path

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from app.cli.job_tables import print_curve, print_job
-from app.http.schemas import JobView
-from app.jobs.schemas import CurvePoint, TrainingCurve, Validation
+from app.jobs.schemas import CurvePoint, JobView, TrainingCurve, Validation
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.cli.score_tables import Json, Table
-from app.http.schemas import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from app.scoring.schemas import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_client.resources.scores import Part
 
 [GOOD] = Scores.model_validate(SCORED_DIGIT).results

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
-from app.http.schemas import Estimate, JobRequest
 from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
 from models.datasets import DatasetStore
 from models.registry.registry import Registry

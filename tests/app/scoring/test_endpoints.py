@@ -52,13 +52,13 @@ def test_a_turn_has_no_more_draws_than_a_step_of_large_images(
 ) -> None:
     query = {"draws": draws}
     alone = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
-    exact, in_a_turn = Scorer.score_each, []
+    exact, in_a_turn = Scorer.judge_each, []
 
-    def noted(scorer: Scorer, images: Any, draws: int = 1) -> Any:
+    def noted(scorer: Scorer, images: Any, alpha: Any, draws: int) -> Any:
         in_a_turn.append(len(images) * draws)
-        return exact(scorer, images, draws)
+        return exact(scorer, images, alpha, draws)
 
-    monkeypatch.setattr(Scorer, "score_each", noted)
+    monkeypatch.setattr(Scorer, "judge_each", noted)
     # That of images of 256x256 pixels.
     monkeypatch.setattr(Scorer, "at_once", 8)
     found = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()

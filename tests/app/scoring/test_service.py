@@ -1,51 +1,38 @@
-"""What is scored for several requests together is told apart again: each image its own alpha, its own failure."""
+"""What is scored for several requests together is told apart again: each image has its own alpha."""
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
-from app.scoring.responses import Scored
-from app.scoring.service import Asked, PlainScores
-from models.errors import ScoreNotFinite
+from app.scoring.service import JudgeImages, RequestedImage
 from models.scorer import Scorer
 
 
 class Noting:
-    """A scorer that notes its calls; an image's number is its first pixel, and 13 overflows."""
+    """A scorer that notes its calls."""
 
     def __init__(self) -> None:
-        self.scored: list[tuple[int, ...]] = []
-        self.judged: list[tuple[list[int], float | None]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
-    def score_each(self, pixels: Any, draws: int = 1) -> list[Any]:
-        self.scored.append(pixels.shape)
-        numbers = [int(one.flat[0]) for one in pixels]
-        return [ScoreNotFinite("overflow") if one == 13 else SimpleNamespace(number=one) for one in numbers]
-
-    def anomalies(self, likelihoods: list[Any], alpha: float | None) -> list[Any]:
-        numbers = [one.number for one in likelihoods]
-        self.judged.append((numbers, alpha))
-        return [(number, alpha) for number in numbers]
+    def judge_each(self, pixels: Any, alphas: list[float | None], draws: int) -> list[Any]:
+        self.calls.append((pixels.shape, alphas, draws))
+        return [int(image.flat[0]) for image in pixels]
 
 
 def image(number: int) -> Any:
     return np.full((1, 2, 2), number, np.uint8)
 
 
-def test_one_call_scores_all_and_one_an_alpha_judges() -> None:
+def test_one_call_judges_the_images_of_all_requests() -> None:
     scorer = Noting()
-    asked = [(1, None), (2, 0.05), (3, None), (13, 0.05), (4, 0.05)]
-    found = PlainScores(cast(Scorer, scorer), 1)([Asked(image(number), alpha) for number, alpha in asked])
-    assert scorer.scored == [(5, 1, 2, 2)]
-    assert scorer.judged == [([1, 3], None), ([2, 4], 0.05)]
-    assert isinstance(found[3], ScoreNotFinite)
-    verdicts = [one.verdict for one in found if isinstance(one, Scored)]
-    assert verdicts == [(1, None), (2, 0.05), (3, None), (4, 0.05)]
+    asked = [(1, None), (2, 0.05), (3, None)]
+    found = JudgeImages(cast(Scorer, scorer), 4)([RequestedImage(image(number), alpha) for number, alpha in asked])
+    assert scorer.calls == [((3, 1, 2, 2), [None, 0.05, None], 4)]
+    assert found == [1, 2, 3]
 
 
 def test_equal_are_those_of_one_loaded_model_and_number_of_draws() -> None:
     one, other = cast(Scorer, Noting()), cast(Scorer, Noting())
-    assert PlainScores(one, 1) == PlainScores(one, 1)
-    assert PlainScores(one, 1) != PlainScores(one, 2)
-    assert PlainScores(one, 1) != PlainScores(other, 1)
+    assert JudgeImages(one, 1) == JudgeImages(one, 1)
+    assert JudgeImages(one, 1) != JudgeImages(one, 2)
+    assert JudgeImages(one, 1) != JudgeImages(other, 1)

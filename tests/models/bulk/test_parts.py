@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.sources import BuiltinImages, Found, ImageFiles, ImageSource, StoredImages, open_source
@@ -20,7 +21,6 @@ from models.datasets import DatasetStore, load_dataset
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
 from models.images.codec import DecodedImage, Preprocessing, decode_image
 from models.scorer import Scorer
-from models.scoring.likelihood import Likelihood
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.support.paths import DATA
 
@@ -171,13 +171,13 @@ class Overflowing:
     """A scorer whose arithmetic overflows on one image of a batch."""
 
     def __init__(self, scorer: Scorer, index: int) -> None:
-        self.manifest, self.anomalies = scorer.manifest, scorer.anomalies
+        self.manifest = scorer.manifest
         self._scorer, self._index = scorer, index
 
-    def score_each(self, images: np.ndarray) -> list[Likelihood | ScoreNotFinite]:  # type: ignore[type-arg]
-        found = self._scorer.score_each(images)
-        found[self._index] = ScoreNotFinite("overflow")
-        return found
+    def judge_each(self, images: np.ndarray, alpha: float | None) -> list[Judgement]:  # type: ignore[type-arg]
+        judged = self._scorer.judge_each(images, alpha)
+        judged[self._index] = ScoreNotFinite("overflow")
+        return judged
 
 
 def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Scored images with their verdicts: likelihood, calibrated verdict and heat map of each image together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from models.anomaly.calibration import Anomaly
+from models.anomaly.heat_map import HeatMap
+from models.errors import ScoreNotFinite
+from models.scoring.likelihood import Likelihood
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """The exact log-likelihood of an image and the anomaly verdict on it.
+
+    Attributes:
+        likelihood: The log-likelihood, in nats, with its terms.
+        verdict: The p-value and the decision at the false-alarm rate asked for.
+        heat_map: The contribution of each pixel, where heat maps were asked for.
+    """
+
+    likelihood: Likelihood
+    verdict: Anomaly
+    heat_map: HeatMap | None = None
+
+
+Judgement: TypeAlias = JudgedImage | ScoreNotFinite
+"""The result for one image: its likelihood and verdict, or the error of an image without a finite likelihood."""
+
+
+def judge_scored(
+    scored: Sequence[Likelihood | ScoreNotFinite],
+    alphas: Sequence[float | None],
+    judge: Callable[[Sequence[Likelihood], float | None], Sequence[Anomaly]],
+    heat_maps: Sequence[HeatMap] | None = None,
+) -> list[Judgement]:
+    """Return the verdict on each scored image, and the error of each image without a finite likelihood.
+
+    Args:
+        scored: The likelihood or the error of N images.
+        alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
+        judge: A function that returns the verdicts on some likelihoods at one false-alarm rate.
+        heat_maps: The heat maps of the N images.
+
+    Returns:
+        N results, in the order of ``scored``.
+    """
+    verdicts: dict[int, Anomaly] = {}
+    # Many verdicts at the same alpha cost little more than a single verdict.
+    for alpha in dict.fromkeys(alphas):
+        likelihoods = {
+            index: score
+            for index, (score, own_alpha) in enumerate(zip(scored, alphas, strict=True))
+            if own_alpha == alpha and not isinstance(score, ScoreNotFinite)
+        }
+        verdicts.update(zip(likelihoods, judge(list(likelihoods.values()), alpha), strict=True))
+    maps: Sequence[HeatMap | None] = heat_maps or [None] * len(scored)
+    return [
+        score if isinstance(score, ScoreNotFinite) else JudgedImage(score, verdicts[index], maps[index])
+        for index, score in enumerate(scored)
+    ]
