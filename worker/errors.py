@@ -1,12 +1,14 @@
 """What can go wrong with jobs, as typed errors."""
 
+from models.errors import ErrorKind
+
 
 class JobsError(Exception):
-    """Base of all errors about jobs; `slug` is stable, `status` is the HTTP status that fits."""
+    """Base of all errors about jobs; `slug` is stable, `kind` decides on the HTTP status."""
 
     slug = "jobs-error"
     title = "Jobs error"
-    status = 500
+    kind = ErrorKind.FAILED
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -18,7 +20,7 @@ class BrokerDown(JobsError):
 
     slug = "jobs-unavailable"
     title = "Jobs are unavailable"
-    status = 503
+    kind = ErrorKind.UNAVAILABLE
     retry_after_s = 5
 
 
@@ -27,7 +29,7 @@ class JobNotFound(JobsError):
 
     slug = "job-not-found"
     title = "No such job"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class JobConflict(JobsError):
@@ -35,7 +37,7 @@ class JobConflict(JobsError):
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class IdempotencyConflict(JobsError):
@@ -43,7 +45,7 @@ class IdempotencyConflict(JobsError):
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class StaleAttempt(JobsError):
@@ -51,7 +53,7 @@ class StaleAttempt(JobsError):
 
     slug = "stale-attempt"
     title = "Stale attempt"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class BrokerStartFailed(JobsError):

@@ -14,13 +14,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import ModelsError
+from models.errors import ErrorKind, ModelsError
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
 
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """RFC 9110's words where the standard library of some Python versions has older ones: slugs must not change."""
+
+STATUSES = {
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.INVALID: 422,
+    ErrorKind.NO_SPACE: 507,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.FAILED: 500,
+}
 
 ERROR = "snf.error"
 """Where in a request's scope its error stands once it was answered, for those who count errors."""
@@ -103,6 +112,11 @@ def draining() -> Problem:
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
+def status_of(error: ModelsError | JobsError | Problem) -> int:
+    """Return the HTTP status of a typed error."""
+    return error.status if isinstance(error, Problem) else STATUSES[error.kind]
+
+
 def problem_response(problem: Problem, instance: str) -> Response:
     """The HTTP answer of a problem."""
     body = ProblemDetails(
@@ -130,14 +144,14 @@ def problem_of(error: Exception) -> Problem:
         case BrokerDown():
             # Its own detail names sockets and hosts, which are for the log alone.
             return Problem(
-                error.status,
+                status_of(error),
                 error.slug,
                 error.title,
                 "the job store does not answer; scoring goes on",
                 headers={"Retry-After": str(error.retry_after_s)},
             )
         case ModelsError() | JobsError():
-            return Problem(error.status, error.slug, error.title, error.detail)
+            return Problem(status_of(error), error.slug, error.title, error.detail)
         case RequestValidationError():
             found = [_field_problem(item) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.http.errors import FieldProblem, Problem
+from app.http.errors import FieldProblem, Problem, status_of
 from app.registry.model_pool import Loaded
 from app.scoring import schemas
 from app.scoring.fdr import q_values
@@ -115,7 +115,7 @@ def _failed(index: int, item: Item, error: ModelsError) -> schemas.FailedImage:
         index=index,
         filename=item.filename,
         status="error",
-        error=schemas.ItemError(type=error.slug, title=error.title, status=error.status, detail=error.detail),
+        error=schemas.ItemError(type=error.slug, title=error.title, status=status_of(error), detail=error.detail),
     )
 
 
