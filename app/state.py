@@ -14,7 +14,7 @@ from app.jobs.event_streams import EventStreams
 from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
 from app.metrics.loop_lag import measure_loop_lag
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders
@@ -37,7 +37,7 @@ class AppState(TypedDict):
     """Parts that live as long as the service; each is an attribute of ``request.state``."""
 
     settings: Settings
-    metrics: Metrics
+    metrics: ServiceMetrics
     draining: threading.Event
     registry: Registry
     model_pool: ModelPool
@@ -64,7 +64,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     dataset_store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
     dataset_uploads = DatasetUploads(settings, dataset_store, draining)
     worker_registry = Presence(client, settings.key_prefix)
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     registry = Registry(settings.registry_dir)
     model_pool = ModelPool(registry, settings.engine_options)
     scoring_queue = ScoringQueue(

@@ -1,4 +1,4 @@
-"""Calibrations: making one of a user's own images, and going from one to another, without training."""
+"""Endpoints for calibrations: create one from own images, list them, and choose the active one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from app.calibrations.schemas import CalibrationChoice, CalibrationList, Calibra
 from app.http.dependencies import JobServiceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
-from app.jobs.endpoints import IdempotencyKey, job_view
+from app.jobs.endpoints import IdempotencyKey
 from app.jobs.schemas import JobRequest, JobView
+from app.jobs.views import job_view
 from models.registry.registry import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
 router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
 
-Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the model came with.", examples=[1])]
+Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own calibration.", examples=[1])]
 
 
 @router.post(
@@ -45,20 +46,21 @@ def calibrate_model(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Queues a job that scores the images of a dataset and makes a calibration of the version from them.
+    """Queue a job that scores the images of a dataset and makes a calibration of the model version from them.
 
-    The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
-    10,000, give the p-values. Of the data that the model was trained on only what training left out is used. At least
-    20 images are needed. The model's weights stay as they are; scores have the precision of the calibration in use.
+    The training part of the dataset, at most 5,000 images, fits the statistics. Its statistics and calibration parts,
+    at most 10,000 images, give the p-values. Of the dataset that the model was trained on, only images that training
+    left out are used. At least 20 images are needed. The weights of the model do not change; scores have the precision
+    of the active calibration.
 
-    With `activate`, which is the default, it becomes the calibration in use: that needs the role `admin`.
+    With `activate`, the default, it becomes the active calibration. That needs the role `admin`.
     """
     registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}
     job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    made = service.submit(job, scope, key)
-    response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return job_view(made)
+    queued = service.submit(job, scope, key)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
 @router.get(
@@ -69,7 +71,7 @@ def calibrate_model(
     responses=responses(401, 404, 422, 500),
 )
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
-    """Lists all calibrations of a version, the one in use, and thresholds that keep a false-alarm rate."""
+    """List the calibrations of a version, with thresholds that keep a false-alarm rate."""
     return views.listing(registry, ref)
 
 
@@ -81,7 +83,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
 def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
-    """Makes a calibration the one in use, an earlier one too; scoring goes over to it in about a second."""
+    """Make a calibration the active one, also an earlier one. Scoring uses it within about a second."""
     return views.choose(registry, ref, choice.calibration)
 
 
@@ -93,5 +95,5 @@ def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDe
     responses=responses(401, 404, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
-    """Shows one calibration of a version."""
-    return views.one(registry, ref, number)
+    """Show a calibration of a version."""
+    return views.show(registry, ref, number)

@@ -1,4 +1,4 @@
-"""Datasets: uploading and deleting them, and what is known of each."""
+"""Endpoints that upload, list, show and delete datasets."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _FORM = {
                     NAME: {
                         "type": "string",
                         "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
-                        "description": "Name to train by. Best sent first: a name that is taken then ends the upload.",
+                        "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
                         "examples": ["bottles"],
                     },
                     FILE: {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy, or images: PNG, JPEG, "
-                        "WebP or BMP, one or many. Folders in archives and file names are groups that are not "
-                        "torn apart.",
+                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, "
+                        "WebP or BMP, one or many. Folders in archives and in file names are groups, which the "
+                        "split keeps together.",
                     },
                 },
             }
@@ -70,15 +70,15 @@ _FORM = {
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
 ) -> DatasetDetail:
-    """Streams files to disk, looks at every image and keeps the good ones as a dataset; answers a report.
+    """Store the images of the uploaded files as a dataset, and return a report.
 
-    Single files that are no usable images are left out and named in the report. An archive or array that is damaged,
-    unsafe or too large is refused as a whole, and nothing of it stays.
+    Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
+    unsafe or too large is refused as a whole, and nothing of it is stored.
     """
     name = uploads.receive(request).name
-    found = detail(name, store, settings.data_dir)
-    response.headers["Location"] = found.links["self"]
-    return found
+    dataset = detail(name, store, settings.data_dir)
+    response.headers["Location"] = dataset.links["self"]
+    return dataset
 
 
 @router.get(
@@ -89,7 +89,7 @@ def upload_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """Lists the built-in and the uploaded datasets; one that cannot be used says why in `problem`."""
+    """List the built-in and the uploaded datasets. One that cannot be used has the reason in `problem`."""
     return DatasetList(datasets=entries(store, settings.data_dir))
 
 
@@ -101,26 +101,26 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     responses=responses(401, 404, 422, 500),
 )
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
-    """Shows counts, sizes, the split, and for an uploaded one the report: duplicates, rejected files, notes."""
+    """Show counts, sizes and the split, and the report of an uploaded dataset: duplicates, rejected files, notes."""
     return detail(name, store, settings.data_dir)
 
 
 @router.get(
     "/{name}/contact-sheet",
     operation_id="get_dataset_contact_sheet",
-    summary="Look at a dataset",
+    summary="Show the contact sheet of a dataset",
     dependencies=[MayTrain],
     response_class=Response,
     responses={
         **responses(401, 404, 422, 500),
         200: {
-            "description": "Up to 100 of the images, evenly spread over the paths.",
+            "description": "Up to 100 images, evenly spread over the paths.",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
     },
 )
 def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
-    """Answers a PNG with up to 100 of an uploaded dataset's images; built-in ones have none."""
+    """Return a PNG with up to 100 images of an uploaded dataset; built-in datasets have none."""
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
     try:
@@ -140,7 +140,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
-    """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over uses it.
+    """Delete an uploaded dataset. 409 for a built-in dataset, and while an unfinished job uses it.
 
     Models that were trained on it stay.
     """

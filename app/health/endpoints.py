@@ -1,4 +1,4 @@
-"""Health, readiness and metrics."""
+"""Endpoints for health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from app.registry.model_pool import ModelListing, ModelPool, ModelState
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", operation_id="health", summary="Is the process alive?")
+@router.get("/healthz", operation_id="health", summary="Check that the process runs")
 async def health() -> Health:
-    """Answers while the event loop runs."""
+    """Answer 200 while the process runs."""
     return Health(status="alive")
 
 
 @router.get(
     "/readyz",
     operation_id="readiness",
-    summary="Can it score?",
+    summary="Check that the service can score",
     responses={503: {"model": Readiness, "description": "Loading, draining, or without any model."}},
 )
 async def readiness(
@@ -36,19 +36,19 @@ async def readiness(
     stopping: DrainingDep,
     response: Response,
 ) -> Readiness:
-    """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
+    """Answer 200 when the shipped models are loaded, 503 before and while the service stops. Lists failed models."""
     listing = await asyncio.to_thread(pool.listing)
     failed = {
-        f"{one.name}:{one.version}": reason or "unknown"
-        for one, (state, reason) in pool.states().items()
+        f"{version.name}:{version.version}": reason or "unknown"
+        for version, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
-    failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}
+    failed |= {model.name: model.reason or "unknown" for model in listing if model.live is None}
     status = _status(pool, listing, draining=stopping.is_set())
     response.status_code = 200 if status == "ready" else 503
     return Readiness(
         status=status,
-        models={one.name: one.state.value for one in listing},
+        models={model.name: model.state.value for model in listing},
         failed=failed,
         jobs="ok" if job_store.answers else "degraded",
         queue={"images": queue.images, "capacity": queue.capacity},
@@ -64,7 +64,7 @@ async def readiness(
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
-    """Requests, images, queues, models and drift in Prometheus' text format; never waits for the job store."""
+    """Return metrics of requests, images, queues, models and drift. Never waits for the job store."""
     text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -76,6 +76,6 @@ def _status(
         return "draining"
     if not pool.started:
         return "loading"
-    if listing and all(one.state is ModelState.FAILED for one in listing):
+    if listing and all(model.state is ModelState.FAILED for model in listing):
         return "failed"
     return "ready"

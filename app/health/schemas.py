@@ -1,4 +1,4 @@
-"""What the health calls answer."""
+"""Answers of the health and readiness endpoints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from app.http.schemas import Answer
 
 
 class Health(Answer):
-    """The process answers."""
+    """Answer of the health check: the process runs."""
 
     status: Literal["alive"]
 
 
 class Readiness(Answer):
-    """What the service can do now."""
+    """State of the service and of its models."""
 
     status: Literal["ready", "loading", "draining", "failed"]
     models: dict[str, str] = Field(description="State by model name.")
     failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")
     jobs: Literal["ok", "degraded"] = Field(description="`degraded` while the job store does not answer.")
-    queue: dict[str, int] = Field(description="Images waiting or in work, each counted once a draw, and how many may.")
+    queue: dict[str, int] = Field(
+        description="Images in the queue or in work, each counted once per draw, and its capacity."
+    )

@@ -15,7 +15,7 @@ from app.drift.monitor import DriftMonitor
 from app.jobs.event_streams import EventStreams
 from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
 from app.scoring.queue import ScoringQueue
@@ -36,7 +36,7 @@ def _part(name: str) -> Any:
 
 
 SettingsDep = Annotated[Settings, _part("settings")]
-MetricsDep = Annotated[Metrics, _part("metrics")]
+MetricsDep = Annotated[ServiceMetrics, _part("metrics")]
 DrainingDep = Annotated[threading.Event, _part("draining")]
 """Set once the service has been asked to stop."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.http.errors import FieldProblem, Problem, invalid, pointer_of
+from app.http.errors import Problem, field_problem, invalid
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_summary
 from models.artifacts.manifest import Precision
@@ -127,10 +127,7 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     try:
         return kind.model_validate(request.parameters)
     except ValidationError as error:
-        problems = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
+        problems = [field_problem(item, ("body", "parameters")) for item in error.errors()]
         raise Problem(
             422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
         ) from error

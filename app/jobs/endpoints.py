@@ -1,4 +1,4 @@
-"""Jobs: submitting and estimating, listing and showing, cancelling, pausing, resuming and trying again."""
+"""Endpoints that submit, estimate, list, show, cancel, pause, resume and retry jobs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from app.access.permissions import CallerScope, MayRead, MayTrain
 from app.http.dependencies import JobServiceDep, JobStoreDep, WorkerRegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
+from app.http.schemas import pattern
 from app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
-from worker.jobs.record import Job, JobType, Status
+from app.jobs.views import job_view
+from worker.jobs.record import JobType, Status
 
-JOB_ID = r"^[0-9a-z]{26}$"
+JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
 # Plain functions: the framework runs them in threads, where the job store may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
@@ -27,13 +29,13 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="Repeating a request with the same key answers the job that was made first.",
+        description="A repeated request with the same key returns the job of the first request.",
     ),
 ]
 
 
 class JobQuery(BaseModel):
-    """The query of the list of jobs; unknown parameters are refused."""
+    """Query parameters of the list of jobs; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,26 +66,26 @@ def submit_job(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
+    """Check and queue a job. A job that cannot succeed is refused with 422.
 
-    A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
-    is true. Where no worker is running this is not known, and `fits` in its estimate is null.
+    A training that is expected to need more memory than every running worker has is refused too, unless `force` is
+    true. Without a running worker this is not known, and `fits` of the estimate is null.
 
-    The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
-    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
-    one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
+    The answer to a training job contains the expected time and memory. A training registers a version of `model`, which
+    is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
+    to the model, and an evaluation writes a report as JSON and HTML.
 
-    A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
+    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration with `activate`.
     """
-    made = service.submit(job, scope, key)
-    response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return job_view(made)
+    queued = service.submit(job, scope, key)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
 @router.post(
     "/estimate",
     operation_id="estimate_job",
-    summary="What would this job take?",
+    summary="Estimate a job",
     dependencies=[MayTrain],
     responses=responses(401, 413, 415, 422, 429, 500, 503),
 )
@@ -92,7 +94,7 @@ def estimate_job(
     service: JobServiceDep,
     jobs: JobStoreDep,
 ) -> EstimatedJob:
-    """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
+    """Check a job and return its expected time and memory, without queueing it."""
     plan = service.plan(job)
     return EstimatedJob(
         queue=plan.queue.value,
@@ -110,7 +112,7 @@ def estimate_job(
     responses=responses(401, 422, 500, 503),
 )
 def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
-    """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
+    """List a page of jobs. `next`, if not null, is `after` of the next page."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
     return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
 
@@ -123,7 +125,7 @@ def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList
     responses=responses(401, 404, 422, 500, 503),
 )
 def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
-    """Shows status, progress, latest metrics, error and result of a job."""
+    """Show status, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
     return job_view(job, jobs.place_in_line(job))
 
@@ -137,7 +139,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
-    """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
+    """Cancel a queued job at once, or ask a running job to stop. 409 for a job that has ended."""
     return job_view(jobs.request_cancel(job_id))
 
 
@@ -150,7 +152,7 @@ def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
-    """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
+    """Pause a queued job at once. A running job first writes a checkpoint, then frees its device for the next job."""
     return job_view(jobs.request_pause(job_id))
 
 
@@ -163,63 +165,35 @@ def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
-    """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
+    """Queue a paused job, first in line; it continues from its checkpoint. 409 for a job that is not paused."""
     return job_view(service.resume(job_id))
 
 
 @router.post(
     "/{job_id}/retry",
     operation_id="retry_job",
-    summary="Try a failed or cancelled job again",
+    summary="Retry a failed or cancelled job",
     dependencies=[MayTrain],
     status_code=202,
     responses={
         202: {
-            "description": "Another job, `retry_of` this one, is queued; asking twice answers the same.",
+            "description": "A new job is queued, with `retry_of` this job. A second call returns the same job.",
             "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
         },
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
-    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
+    """Queue a new job with the same request, which continues from the newest checkpoint of the ended job.
 
-    It needs the role `admin` where submitting the job did.
+    It needs the role `admin` where the submission needed it.
     """
-    made = service.retry(job_id, scope)
-    response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return job_view(made)
+    queued = service.retry(job_id, scope)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
 @workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
 def list_workers(workers: WorkerRegistryDep) -> WorkerList:
-    """Shows which workers are running, on which device, and which job each has in hand."""
-    found = workers.workers()
-    return WorkerList(workers=[WorkerView.model_validate(worker) for worker in found])
-
-
-def job_view(job: Job, place_in_line: int | None = None) -> JobView:
-    """Return a job as the API shows it, with links to the calls that its state allows."""
-    path = f"/v1/jobs/{job.id}"
-    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
-    if not job.finished:
-        links["cancel"] = f"{path}/cancel"
-        links["pause"] = f"{path}/pause"
-    if job.status is Status.PAUSED:
-        links["resume"] = f"{path}/resume"
-    if job.status in (Status.FAILED, Status.CANCELLED):
-        links["retry"] = f"{path}/retry"
-    if job.result is not None:
-        links["result"] = f"{path}/result"
-    if job.result is not None and "ref" in job.result:
-        links["model"] = f"/v1/models/{job.result['ref']}"
-        links["score"] = f"/v1/models/{job.result['ref']}/score"
-    if job.result is not None and "calibration" in job.result:
-        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
-    return JobView(
-        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
-        status=job.status.value,
-        queue=job.queue.value,
-        place_in_line=place_in_line,
-        links=links,
-    )
+    """List the running workers with their device and their current job."""
+    return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.http.errors import FieldProblem, Problem, invalid, pointer_of
+from app.http.errors import Problem, field_problem, invalid
 from app.jobs.checks import check_calibration, check_evaluation, check_scoring
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
@@ -122,10 +122,7 @@ def check_training(
     try:
         config = PRESETS[request.preset].config(request.parameters)
     except ValidationError as error:
-        found = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
+        found = [field_problem(item, ("body", "parameters")) for item in error.errors()]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:

@@ -1,4 +1,4 @@
-"""What a job leaves behind: its training curve, its log, its previews and its result."""
+"""Endpoints for the output of a job: training curve, log, previews and result."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
 HTML = "text/html"
 TAIL = 64 * 1024
-LONGEST_TAIL = 2**20
+MAX_TAIL = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """The query of a training curve; unknown parameters are refused."""
+    """Query parameters of a training curve; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["json", "csv"] = Field("json", description="`csv`: one row a step.")
+    format: Literal["json", "csv"] = Field("json", description="`csv`: one row per step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
 
 
 class ResultQuery(BaseModel):
-    """The query of a result; unknown parameters are refused."""
+    """Query parameters of a result; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["json", "html"] | None = Field(
-        None, description="Of an evaluation's report; without it the header `Accept` decides."
+        None, description="Format of an evaluation's report. By default the header `Accept` decides."
     )
 
 
@@ -71,16 +71,16 @@ class ResultQuery(BaseModel):
     },
 )
 def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
-    """Answers what the trainer reported at which step, as JSON or as a table; validations are never thinned out."""
+    """Return the reports of a training by step, as JSON or CSV. Validations are always complete."""
     curve = read_curve(folder_of(job.id, settings) / FILE)
     points = curve.points if query.points is None else thin(curve.points, query.points)
-    # Made into text here: a long curve would hold up the event loop.
+    # Encoded in this thread: a long curve would block the event loop.
     if query.format == "csv":
         return Response(_table(points, curve.validations), media_type="text/csv")
     answer = TrainingCurve(
         job=job.id,
         points=[CurvePoint.model_validate(point) for point in points],
-        validations=[Validation.model_validate(_without_kind(one)) for one in curve.validations],
+        validations=[Validation.model_validate(_without_kind(event)) for event in curve.validations],
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -95,20 +95,20 @@ def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[Cu
 def get_job_log(
     job: ExistingJob,
     settings: SettingsDep,
-    tail: Annotated[int, Query(ge=1, le=LONGEST_TAIL, description="Most bytes of it.")] = TAIL,
+    tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Answers the last whole lines that the training processes of this job printed; empty before the first."""
+    """Return the last whole lines that the processes of a job printed; empty before the first."""
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
-            # One byte more tells whether the first line is whole.
+            # An additional byte shows whether the first line is whole.
             file.seek(max(0, size - tail - 1))
-            found = file.read(tail + 1)
+            text = file.read(tail + 1)
     except FileNotFoundError:
-        found = b""
-    if len(found) > tail:
-        found = found.partition(b"\n")[2] or found[1:]
-    return PlainTextResponse(found.decode("utf-8", errors="replace"))
+        text = b""
+    if len(text) > tail:
+        text = text.partition(b"\n")[2] or text[1:]
+    return PlainTextResponse(text.decode("utf-8", errors="replace"))
 
 
 @router.get(
@@ -118,9 +118,9 @@ def get_job_log(
     responses=responses(401, 404, 422, 500, 503),
 )
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
-    """Lists the grids of samples that were drawn at validations and are kept."""
+    """List the stored grids of samples that were drawn at validations."""
     names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
-    steps = sorted(int(found[1]) for found in map(_PREVIEW.fullmatch, names) if found)
+    steps = sorted(int(match[1]) for match in map(_PREVIEW.fullmatch, names) if match)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
     return Previews(job=job.id, samples=samples)
 
@@ -143,14 +143,14 @@ def get_job_sample(
     settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Answers the PNG of one step; the same latents at every step, so that previews can be compared."""
+    """Return the PNG of a step. All steps use the same latents, so that previews can be compared."""
     try:
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
         raise Problem(
             404, "sample-not-found", "No such sample", f"job {job.id} keeps no preview of step {step}"
         ) from None
-    # An attempt that goes back to a checkpoint draws later ones anew.
+    # An attempt that returns to a checkpoint draws later previews again.
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -161,7 +161,7 @@ def get_job_sample(
     response_model=CalibrationResult | JobResult | EvaluationReport,
     responses={
         200: {
-            "description": "What the job made.",
+            "description": "The result of the job.",
             "content": {
                 PARQUET: {"schema": {"type": "string", "format": "binary"}},
                 "text/html": {"schema": {"type": "string"}},
@@ -173,11 +173,14 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Answers the model version that a training registered, the calibration that was made, or the Parquet file of a
-    scoring: a row an image with `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
-    `error`, `error_detail`; or the report of an evaluation, as JSON or as a page (`Accept: text/html`, `format=html`).
+    """Return the result of a job, which depends on its type.
 
-    409 says how a job stands that has not succeeded.
+    A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
+    with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
+    `error`, `error_detail`. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
+    `format=html`).
+
+    409, with the state of the job, if it has not succeeded.
     """
     if job.status is not Status.SUCCEEDED or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
@@ -208,7 +211,7 @@ def get_job_result(
 
 def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> FileResponse:
     folder = folder_of(job_id, settings)
-    # One address has two forms.
+    # The same address has two formats.
     headers = {"Vary": "Accept"}
     if form == "json":
         return FileResponse(folder / REPORT_JSON, media_type="application/json", headers=headers)
@@ -226,9 +229,9 @@ def _without_kind(event: Event) -> Event:
 
 def _table(points: list[Event], validations: list[Event]) -> str:
     rows: dict[int, Event] = {point["step"]: point for point in points}
-    for one in validations:
-        row = rows.get(one["step"], {key: one.get(key) for key in ("step", "time", "attempt")})
-        rows[one["step"]] = {**row, "validation_bits_per_dim": one.get("bits_per_dim")}
+    for event in validations:
+        row = rows.get(event["step"], {key: event.get(key) for key in ("step", "time", "attempt")})
+        rows[event["step"]] = {**row, "validation_bits_per_dim": event.get("bits_per_dim")}
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     table.writeheader()

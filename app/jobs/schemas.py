@@ -1,4 +1,4 @@
-"""What the calls about jobs accept and answer."""
+"""Requests and answers of the endpoints for jobs and workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.http.schemas import REF, Answer, Name
 
 
 class JobRequest(BaseModel):
-    """A job to do."""
+    """A job to be queued."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -39,10 +39,10 @@ class JobRequest(BaseModel):
 
     type: Literal["train", "score", "calibrate", "evaluate"] = Field(
         description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
-        "model on a dataset without training, or `evaluate` how well it tells a dataset's images from others."
+        "model on a dataset without training, or `evaluate` how well it separates a dataset's images from others."
     )
     dataset: Name = Field(
-        description="The dataset to train on, to score, to calibrate on, or whose images are the normal ones."
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
     )
     model: str = Field(
         pattern=REF,
@@ -50,7 +50,7 @@ class JobRequest(BaseModel):
         "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
         "queued.",
     )
-    preset: str = Field("snf-glow-small", description="train: the architecture.")
+    preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
@@ -62,10 +62,10 @@ class JobRequest(BaseModel):
         False, description="train: move the alias `live` to the new version; the first version gets it anyway."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="train: where; `auto` is a GPU where a worker that is running has one, else the CPU."
+        "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
     )
     force: bool = Field(
-        False, description="train: queue it even if it is expected to need more memory than any running worker gives."
+        False, description="train: queue it even if it is expected to need more memory than any running worker has."
     )
 
 
@@ -96,7 +96,7 @@ class EstimatedJob(Answer):
 
 
 class WorkerView(Answer):
-    """A worker that is running; it has one device and runs one job at a time."""
+    """A running worker, which has a single device and runs a single job at a time."""
 
     name: str
     device: str
@@ -108,26 +108,26 @@ class WorkerView(Answer):
     train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
     started_at: datetime
     state: Literal["idle", "busy", "not-receiving"] = Field(
-        description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."
+        description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
     )
-    job: str | None = Field(description="The job in hand.")
+    job: str | None = Field(description="Id of the job that it runs.")
 
 
 class WorkerList(Answer):
-    """The workers that said lately that they are alive."""
+    """The running workers."""
 
     workers: list[WorkerView]
 
 
 class JobView(Answer):
-    """A job as it stands."""
+    """A job with its state, progress and result."""
 
     id: str
     type: Literal["train", "score", "calibrate", "evaluate"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
-    queue: str = Field(description="Queue that the job waits in, by the device it runs on.")
+    queue: str = Field(description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(
-        None, description="Jobs of its queue that were sent before this one, while it waits; not in lists."
+        None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
     )
     dataset: str
     model: str
@@ -139,18 +139,18 @@ class JobView(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
-    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which it would go on.")
+    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which the job would continue.")
     cancel_requested: bool
     pause_requested: bool
-    retry_of: str | None = Field(description="The job that this one tries again.")
-    estimate: Estimate | None = Field(description="What the whole job was expected to take when it was queued.")
+    retry_of: str | None = Field(description="Id of the job of which this is a retry.")
+    estimate: Estimate | None = Field(description="Expected time and memory of the whole job when it was queued.")
     progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
     metrics: dict[str, Any] = Field(
-        description="Latest value of each metric of the training; under `evaluation` those of the finished model."
+        description="Latest value of each metric of the training; in `evaluation` those of the finished model."
     )
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
-        description="The registered model version, what a scoring counted, or the number of the new calibration."
+        description="The registered model version, the counts of a scoring, or the number of the new calibration."
     )
     links: dict[str, str]
 
@@ -159,11 +159,11 @@ class JobList(Answer):
     """A page of jobs, newest first."""
 
     jobs: list[JobView]
-    next: str | None = Field(description="Value of `after` for the page that follows, if there is one.")
+    next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
 
 class CurvePoint(Answer):
-    """One report of a training; null where the value was not a finite number."""
+    """A point of a training curve; null where a value was not a finite number."""
 
     step: int
     epoch: int | None = None
@@ -176,7 +176,7 @@ class CurvePoint(Answer):
 
 
 class Validation(Answer):
-    """One validation of a training, with whatever else its trainer found then."""
+    """A validation of a training, with further metrics."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -187,7 +187,7 @@ class Validation(Answer):
 
 
 class TrainingCurve(Answer):
-    """The course of a training; steps rise strictly, also where an attempt did some of them anew."""
+    """The curve of a training. Each step occurs once, also where a later attempt repeated it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -221,14 +221,14 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """A grid of samples that the flow drew at one step."""
+    """A grid of samples that the flow drew at a step."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """The previews that are kept of a training, the oldest first."""
+    """The stored previews of a training, the oldest first."""
 
     job: str
     samples: list[Preview]

@@ -1,4 +1,4 @@
-"""The models that are served: loaded off the event loop, watched on disk, swapped atomically."""
+"""The pool of loaded models: loading in threads, polling of the registry, atomic replacement of versions."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
 
 POLL_S = 1.0
-"""Time between two looks at the registry."""
+"""Seconds between two polls of the registry."""
 RETRY_S = 30.0
-"""Time after which a model that failed to load is tried again when somebody asks for it."""
+"""Seconds after which a request tries again to load a failed model."""
 LOADERS = 2
-"""Versions that are loaded at once: most of the work is done outside of Python."""
+"""Versions that are loaded at once; most of the work is outside of Python."""
 MAX_LOADED = 16
-"""Versions kept in memory; the least recently asked for goes first."""
+"""Most versions in memory; the least recently used is dropped first."""
 
 log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """Where a model version stands in this process."""
+    """State of a model version in this process."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -42,7 +42,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version that can score; only the scoring thread may call `scorer`'s methods that compute."""
+    """A loaded version. Only the scoring thread may call methods of ``scorer`` that compute."""
 
     version: ModelVersion
     scorer: Scorer
@@ -50,7 +50,14 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """One version's place in memory."""
+    """A version in the pool, loaded or being loaded.
+
+    Attributes:
+        future: The loaded version, or the error of its loading.
+        born: Start of loading, on the monotonic clock.
+        used: Last use, on the monotonic clock.
+        reason: Reason of a failure.
+    """
 
     future: Future[Loaded] = field(default_factory=Future)
     born: float = field(default_factory=time.monotonic)
@@ -59,7 +66,7 @@ class PoolEntry:
 
     @property
     def state(self) -> ModelState:
-        """Where the version stands."""
+        """State of the version."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
@@ -67,7 +74,7 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """What is known of one model name; `live` is absent when its manifest cannot be read."""
+    """A model with its versions and state; ``live`` is None where its manifest cannot be read."""
 
     name: str
     versions: tuple[int, ...]
@@ -78,7 +85,14 @@ class ModelListing:
 
 
 class ModelPool:
-    """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
+    """Loads the models of references and keeps them loaded.
+
+    ``acquire`` runs on the event loop, all other methods in any thread.
+
+    Args:
+        registry: Registry of the models.
+        options: Options of the scoring engines.
+    """
 
     def __init__(self, registry: Registry, options: EngineOptions) -> None:
         self._registry = registry
@@ -93,15 +107,15 @@ class ModelPool:
 
     @property
     def started(self) -> bool:
-        """Whether every model that ships with the product has been loaded or has failed."""
+        """Whether all models that ship with the product have been loaded or have failed."""
         return self._started.is_set()
 
     def start(self) -> None:
-        """Starts to load the shipped models and to watch the registry."""
+        """Start to load the shipped models and to poll the registry."""
         self._watcher.start()
 
     def close(self) -> None:
-        """Stops watching; a load that has begun is waited for."""
+        """Stop polling, and wait for loads that have begun."""
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
@@ -112,7 +126,13 @@ class ModelPool:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
+        """Return the loaded model of a reference; load it first where needed.
+
+        Raises:
+            ModelNotFound: The reference has no model.
+            ModelsError: The model cannot be loaded.
+            Problem: Loading failed unexpectedly.
+        """
         parsed = parse_ref(ref)
         version = self._refs.get(parsed)
         entry = self._entries.get(version) if version else None
@@ -125,20 +145,20 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
+        """Return the version of a reference, and its pool entry if there is any. Reads the disk."""
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
     def listing(self) -> list[ModelListing]:
-        """Every model name with its state; blocks on the disk."""
+        """Return all models with their states. Reads the disk."""
         return [self._listed(name) for name in sorted(self._registry.names())]
 
     def registered(self) -> set[tuple[str, int]]:
-        """Name and version of all that the registry holds; blocks on the disk."""
+        """Return name and version of all registered models. Reads the disk."""
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """State and, for a failed one, reason of every version that has been asked for."""
+        """Return the state of each version in the pool, and the reason of a failure."""
         with self._lock:
             entries = dict(self._entries)
         return {version: (entry.state, entry.reason) for version, entry in entries.items()}
@@ -151,7 +171,7 @@ class ModelPool:
             aliases = dict(self._registry.aliases(name))
             live = self._registry.resolve(name)
             _ = live.manifest
-        # One damaged model must not take the list of the others with it.
+        # A damaged model must not hide the others.
         except (ModelsError, OSError) as error:
             return ModelListing(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
         entry = self._entries.get(live)
@@ -188,9 +208,9 @@ class ModelPool:
                 torch.set_num_threads(self._options.threads)
             one_blas_thread()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
-        # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
+        # Any failure to load is a state of the model, not of the service.
         except Exception as error:
-            # The files of a version that is being removed go one after the other.
+            # While a version is removed, its files disappear one after the other.
             error = self._removal(version) or error
             entry.reason = reason_of(error)
             known = isinstance(error, ModelsError)
@@ -202,7 +222,7 @@ class ModelPool:
         self._forget()
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
-        """Why a version cannot be loaded that is not there any more."""
+        """Return the error of a version that has been removed; None where it exists."""
         try:
             self._registry.locate(ModelRef(version.name, version.version))
         except ModelNotFound as error:
@@ -229,20 +249,20 @@ class ModelPool:
             try:
                 self._follow()
             except Exception:
-                # The registry may be on a network volume that comes back.
+                # The registry may be on a network volume that is back later.
                 log.exception("the registry could not be read")
 
     def _live_versions(self) -> list[ModelVersion]:
-        found = []
+        versions = []
         for name in self._registry.names():
             try:
-                found.append(self._registry.resolve(name))
+                versions.append(self._registry.resolve(name))
             except ModelsError as error:
                 log.error("model %s cannot be read: %s", name, error.detail)
-        return found
+        return versions
 
     def _follow(self) -> None:
-        """Moves every reference in use whose version has changed, once the new one is loaded; drops what is gone."""
+        """Point references whose version has changed at the new version when it is loaded; drop removed versions."""
         for ref, version in list(self._refs.items()):
             new = self._now(ref, version)
             if new is None:
@@ -252,19 +272,19 @@ class ModelPool:
                 log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
         with self._lock:
             versions = list(self._entries)
-        # What a reference still means stays: its successor in the same place cannot be loaded.
+        # A version that a reference still uses stays: its successor cannot be loaded.
         used = set(self._refs.values())
         for version in versions:
             if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:
                     self._entries.pop(version, None)
                 log.info(
-                    "model %s:%d with calibration %d is not in use any more",
+                    "model %s:%d with calibration %d is no longer in use",
                     version.name, version.version, version.calibration,
                 )  # fmt: skip
 
     def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
-        """What a reference means now; what it meant before where the registry is damaged there."""
+        """Return the current version of a reference, or the former one where the registry is damaged."""
         try:
             return self._registry.find(ref)
         except ModelNotFound:
@@ -275,10 +295,10 @@ class ModelPool:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a model failed, in one line."""
+    """Return the reason of a failure in one line."""
     if isinstance(error, ModelsError):
         return error.detail
-    # The text of other errors may hold paths, and `/readyz` answers everybody.
+    # The text of other errors may contain paths, and ``/readyz`` needs no key.
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 

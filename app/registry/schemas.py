@@ -1,4 +1,4 @@
-"""What the service answers about models."""
+"""Requests and answers of the endpoints for models."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from models.artifacts.manifest import Precision
 
 
 class ModelSummary(Answer):
-    """One model name."""
+    """A model in the list of models."""
 
     name: str
     versions: list[int]
     aliases: dict[str, int]
     state: Literal["idle", "loading", "ready", "failed"] = Field(
-        description="State of the live version; `idle` is loaded when it is first asked for."
+        description="State of the live version. An `idle` version is loaded at its first request."
     )
-    reason: str | None = Field(description="Why it failed, if it did.")
+    reason: str | None = Field(description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
-    architecture: str | None = Field(description="The preset that the model was made from.")
+    architecture: str | None = Field(description="Preset of the model's architecture.")
     image_shape: list[int] | None = Field(description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
 
 
 class ModelPage(Answer):
-    """All models."""
+    """The list of all models."""
 
     models: list[ModelSummary]
 
 
 class Serving(Answer):
-    """How a loaded version computes."""
+    """How a loaded version computes its scores."""
 
     engine: str = Field(description="The library that computes: openvino or torch.")
     precision: Precision = Field(
-        description="Arithmetic of the middle convolutions of coupling networks, that of the calibration in use; all "
+        description="Arithmetic of the middle convolutions of coupling networks, that of the active calibration. All "
         "else is float32 or better."
     )
-    tile: int = Field(description="Images that are computed at once: measured when the model was first loaded here.")
+    tile: int = Field(description="Images that are computed at once, measured at the first load on this machine.")
     log_det_total: float = Field(description="Sum of the cached data-independent log-determinants, nats.")
-    log_det_digest: str = Field(description="Digest of the weights that they belong to.")
+    log_det_digest: str = Field(description="Digest of the weights of these log-determinants.")
     has_learned_inverse: bool
     smallest_p: float
     default_alpha: float
 
 
 class ModelDetail(Answer):
-    """One version of a model: its manifest, and how it is served."""
+    """A version of a model: its manifest, and how it is served."""
 
     name: str
     version: int
@@ -60,14 +60,14 @@ class ModelDetail(Answer):
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
     size_bytes: int
-    manifest: dict[str, Any] = Field(description="The artifact's manifest as it stands on disk.")
-    calibration: CalibrationView = Field(description="The calibration that scoring uses.")
-    serving: Serving | None = Field(description="Absent until the version is loaded.")
-    drift: list[Drift] = Field(description="All images together first, then by source; empty until images were scored.")
+    manifest: dict[str, Any] = Field(description="The manifest of the artifact on disk.")
+    calibration: CalibrationView = Field(description="The active calibration.")
+    serving: Serving | None = Field(description="Null until the version is loaded.")
+    drift: list[Drift] = Field(description="Drift of all images first, then by source. Empty until images are scored.")
 
 
 class AliasTarget(BaseModel):
-    """The version that an alias shall point at."""
+    """Request to point an alias at a version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
 
@@ -75,7 +75,7 @@ class AliasTarget(BaseModel):
 
 
 class Aliases(Answer):
-    """The aliases of a model after one was moved."""
+    """The aliases of a model after a change."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -83,5 +83,5 @@ class Aliases(Answer):
     )
 
     name: str
-    aliases: dict[str, int] = Field(description="Alias to version; `live` is what the plain name means.")
-    previous: int | None = Field(description="Where the alias pointed before; null for a new one.")
+    aliases: dict[str, int] = Field(description="Version of each alias; `live` is the version of the plain name.")
+    previous: int | None = Field(description="Former version of the alias; null for a new alias.")

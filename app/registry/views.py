@@ -1,4 +1,4 @@
-"""What the API tells about a model version."""
+"""Answers about models and their versions, read from the registry on disk."""
 
 from __future__ import annotations
 
@@ -7,33 +7,40 @@ from pathlib import Path
 
 from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
-from app.drift.windows import Seen
+from app.drift.windows import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
 from models.registry.registry import ModelVersion
 
 
-def summary(one: ModelListing) -> schemas.ModelSummary:
-    """One line of the list of models; blocks on the disk."""
-    manifest = one.live.manifest if one.live else None
+def summary(model: ModelListing) -> schemas.ModelSummary:
+    """Return a model's entry in the list of models."""
+    manifest = model.live.manifest if model.live else None
     return schemas.ModelSummary(
-        name=one.name,
-        versions=list(one.versions),
-        aliases=one.aliases,
-        state=one.state.value,
-        reason=one.reason,
-        read_only=one.live.read_only if one.live else None,
+        name=model.name,
+        versions=list(model.versions),
+        aliases=model.aliases,
+        state=model.state.value,
+        reason=model.reason,
+        read_only=model.live.read_only if model.live else None,
         architecture=manifest.training.preset if manifest else None,
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
-        size_bytes=folder_size(one.live.path) if one.live else None,
+        size_bytes=folder_size(model.live.path) if model.live else None,
     )
 
 
 def detail(
-    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[Seen] = ()
+    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """One version in full; blocks on the disk."""
+    """Return a version of a model in full.
+
+    Args:
+        version: The version.
+        calibration: Its active calibration.
+        entry: Its place in the model pool, if it has any.
+        drift: Its windows of drift.
+    """
     serving = None
     if entry is not None and entry.state is ModelState.READY:
         scorer = entry.future.result().scorer
@@ -62,5 +69,5 @@ def detail(
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of all files under a folder."""
+    """Return the bytes of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

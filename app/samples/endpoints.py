@@ -1,4 +1,4 @@
-"""Samples: images drawn from a model."""
+"""Endpoint that draws samples from a model."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """The query of a sampling request; unknown parameters are refused."""
+    """Query parameters of a sampling request; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     n: int = Field(16, ge=1, le=256, description="Number of images.")
-    temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's spread.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same seed gives the same bytes. Default: drawn.")
-    inverse: Literal["exact", "learned"] = Field("exact", description="Which inverse makes the images.")
+    temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's standard deviation.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Equal seeds give equal bytes. Default: random.")
+    inverse: Literal["exact", "learned"] = Field("exact", description="Inverse that makes the images.")
     format: Literal["png", "npy", "zip", "json"] = Field(
         "png", description="One PNG grid, one array (N,H,W[,C]), a zip of PNGs, or JSON with likelihoods."
     )
@@ -74,7 +74,7 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
+    """Draw images. With `format=json` each has the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
@@ -106,12 +106,12 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
 
     yield
-    found = yield from scorer.score_steps(pixels)
-    return pixels, require_finite(found)
+    scores = yield from scorer.score_steps(pixels)
+    return pixels, require_finite(scores)
 
 
 def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
-    found = Samples(
+    answer = Samples(
         model=loaded.version.name,
         version=loaded.version.version,
         seed=seed,
@@ -121,12 +121,12 @@ def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelih
         samples=[
             Sample(
                 index=index,
-                png=base64.b64encode(encode_png(one)).decode(),
+                png=base64.b64encode(encode_png(image)).decode(),
                 log_likelihood=likelihood.log_likelihood,
                 bits_per_dim=likelihood.bits_per_dim,
                 kind=likelihood.kind,
             )
-            for index, (one, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
+            for index, (image, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
         ],
     )
-    return found.model_dump_json().encode()
+    return answer.model_dump_json().encode()

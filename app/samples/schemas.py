@@ -1,4 +1,4 @@
-"""What the sampling call answers."""
+"""Answers of the sampling endpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.http.schemas import Answer
 
 
 class Sample(Answer):
-    """One generated image with the likelihood of exactly these 8-bit pixels."""
+    """A sampled image with the likelihood of its 8-bit pixels."""
 
     index: int
     png: str = Field(description="The image as PNG, base64.")
@@ -20,7 +20,7 @@ class Sample(Answer):
 
 
 class Samples(Answer):
-    """Generated images."""
+    """Sampled images."""
 
     model: str
     version: int

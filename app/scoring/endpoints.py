@@ -54,10 +54,10 @@ async def score_images(
     query: Annotated[ScoreQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Scores one or many images.
+    """Score one or many images.
 
-    The same image gives the same number alone, in any batch and in any order. One bad file never fails the
-    others: the answer is 200 while at least one image was scored, and 422 when none was.
+    An image has the same score alone, in any batch and in any order. A bad file never fails the others: the answer is
+    200 if at least one image was scored, and 422 if none was.
     """
     # Encoded by the service: FastAPI would validate the answer once more.
     content = await scoring.score(ref, request, query, timeout_ms)

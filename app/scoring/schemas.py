@@ -1,4 +1,4 @@
-"""What the scoring calls answer."""
+"""Query parameters and answers of the scoring endpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.drift.monitor import SOURCE
+from app.drift.schemas import SOURCE
 from app.http.schemas import Answer
 
 BACKWARD_PASSES = 5
@@ -25,12 +25,14 @@ class ScoreQuery(BaseModel):
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
     detail: Literal["basic", "full"] = Field(
         "basic",
-        description="`full`: verdicts that also look at gradients, of the model's weights and of the pixels, several "
-        "times slower; not with cross-conformal calibrations, which are those of fewer than 400 images.",
+        description="`full`: verdicts that include gradients, of the model's weights and of the pixels, several times "
+        "slower. Not with cross-conformal calibrations, which are those of fewer than 400 images.",
     )
     explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
-        None, pattern=SOURCE, description="Where the images come from, a camera or a lot: drift is watched by source."
+        None,
+        pattern=SOURCE,
+        description="Source of the images, such as a camera or a lot: drift is tested by source.",
     )
 
     @property
@@ -41,10 +43,10 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """One scale's part of a log-likelihood; scale 0 is the pixel transform."""
+    """The part of a scale in a log-likelihood; scale 0 is the pixel transform."""
 
     scale: int
-    log_prior: float = Field(description="Log-density of the latents that leave the flow here, nats.")
+    log_prior: float = Field(description="Log-density of the latents that leave the flow at this scale, nats.")
     log_det: float = Field(description="Sum of the log-determinants of this scale's bijections, nats.")
 
 
@@ -58,14 +60,14 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """What speaks for an anomaly, the strongest first."""
+    """A reason why an image is unusual; the strongest is first."""
 
     feature: str = Field(description="A statistic of the whole image, with its scale, or `region`, or `gradients`.")
     z: float = Field(
-        description="Standard deviations from what is expected given the image's complexity; of `gradients` the "
+        description="Standard deviations from the value expected at the image's complexity; for `gradients` the "
         "surprise in nats."
     )
-    share: float = Field(description="Its part of the evidence, between 0 and 1.")
+    share: float = Field(description="Its share of the evidence, between 0 and 1.")
     text: str = Field(description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
 
@@ -77,26 +79,26 @@ class Anomaly(Answer):
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
     is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
     alpha: float = Field(description="False-alarm rate of this verdict.")
-    statistic: float = Field(description="Evidence in nats, larger is stranger; orders images where p-values end.")
-    extrapolated: bool = Field(description="Whether no calibration image was as strange.")
+    statistic: float = Field(description="Evidence in nats; it also orders images beyond the smallest p-value.")
+    extrapolated: bool = Field(description="Whether the image is more anomalous than every calibration image.")
     smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
     reasons: list[Reason] | None = None
 
 
 class PreprocessingNote(Answer):
-    """What was done to the image before it was scored."""
+    """Conversions of the image before it was scored."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
-    converted: str | None = Field(description="The colour conversion, if there was one.")
+    converted: str | None = Field(description="The colour conversion, if there was any.")
     warning: str | None = Field(
-        description="How the file differs from those of training, in format or size, if it does: a model may take that "
-        "for an anomaly."
+        description="How the file differs from the training images in format or size, if it does. A model can mistake "
+        "that for an anomaly."
     )
 
 
 class ItemError(Answer):
-    """Why one image could not be scored: the members of a problem."""
+    """The error of an image that could not be scored, as the members of a problem."""
 
     type: str
     title: str
@@ -105,23 +107,23 @@ class ItemError(Answer):
 
 
 class HeatMap(Answer):
-    """Where the log-likelihood comes from, and where that is unusual."""
+    """Contribution of each pixel to the log-likelihood, and how unusual it is."""
 
     png: str = Field(
-        description="The image in grey under its map, PNG, base64: red is less likely than usual, blue more."
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely."
     )
     npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
-        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw; `z`: the same in "
-        "deviations from the reference images at that pixel; `gradients`, with `detail=full`: norm of the gradient "
-        "with respect to the transformed pixels."
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "
+        "standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the "
+        "gradient with respect to the transformed pixels."
     )
     lowest_z: float
     highest_z: float
 
 
 class ScoredImage(Answer):
-    """One image's score. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+    """The score of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
 
     index: int = Field(description="Place of the image in the request.")
     filename: str | None
@@ -146,10 +148,10 @@ class FailedImage(Answer):
 
 
 class Fdr(Answer):
-    """False-discovery control over one request."""
+    """False-discovery rates over the images of a request."""
 
     q_values: list[float | None] = Field(
-        description="Benjamini-Hochberg q-value beside each result; null where there is no score."
+        description="Benjamini-Hochberg q-value of each result; null where there is no score."
     )
 
 
@@ -212,33 +214,33 @@ SCORED_DIGIT: dict[str, Any] = {
         }
     ],
 }
-"""What `mnist-snf-glow` answers for tests/data/mnist/00027-4.png; a test compares."""
+"""The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
 
 
 class Scores(Answer):
-    """The scores of one request."""
+    """The scores of a request."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT]})
 
     model: str
     version: int
-    calibration: int = Field(description="Number of the calibration that the verdicts are by.")
+    calibration: int = Field(description="Number of the calibration of the verdicts.")
     count: int = Field(description="Number of results.")
     results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
     fdr: Fdr | None = None
 
 
 class Quantile(Answer):
-    """Where a verdict turns."""
+    """The statistic at which a verdict changes, for a false-alarm rate."""
 
     alpha: float = Field(description="False-alarm rate.")
     statistic: float = Field(
-        description="Smallest T, nats, with p <= `alpha`; approximate for a calibration of several folds."
+        description="Smallest statistic T, nats, with p <= `alpha`; approximate for a calibration of several folds."
     )
 
 
 class Reference(Answer):
-    """How strange the calibration images of a model are."""
+    """Distribution of the statistic T over the calibration images of a model."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -260,12 +262,12 @@ class Reference(Answer):
 
     model: str
     version: int
-    calibration: int = Field(description="The calibration in use; 0 is the one that the model came with.")
+    calibration: int = Field(description="The active calibration; 0 is the model's own.")
     count: int = Field(description="Calibration images.")
-    smallest_p: float = Field(description="Smallest p-value that so many images can give.")
+    smallest_p: float = Field(description="Smallest p-value that this number of images can give.")
     edges: list[float] = Field(
-        description="Edges of the bins, nats, one more than there are bins. All bins but the last are equally wide and "
-        "end at the 99.9 % quantile; the last goes on to the largest T."
+        description="Edges of the bins, nats, one more than bins. All bins but the last are equally wide and end at "
+        "the 99.9 % quantile; the last bin extends to the largest T."
     )
     counts: list[int] = Field(description="Calibration images in each bin.")
-    quantiles: list[Quantile] = Field(description="For every usual `alpha` that so many images can attain.")
+    quantiles: list[Quantile] = Field(description="For every common `alpha` that this number of images can attain.")

@@ -16,7 +16,7 @@ from app.access.rate_limits import take_images
 from app.drift.monitor import DriftMonitor
 from app.http.deadline import deadline
 from app.http.errors import invalid
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from app.registry.model_pool import Loaded, ModelPool
 from app.scoring.decoders import Decoders
 from app.scoring.queue import ScoringQueue
@@ -69,7 +69,7 @@ class ScoringService:
     pool: ModelPool
     queue: ScoringQueue
     decoders: Decoders
-    metrics: Metrics
+    metrics: ServiceMetrics
     drift: DriftMonitor
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
@@ -144,6 +144,6 @@ class ScoringService:
         flagged = sum(verdict.is_anomaly for verdict in verdicts)
         self.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
         self.metrics.count_image_errors(errors)
-        # Verdicts with gradient evidence rest on fewer calibration images, and would look like drift among the others.
+        # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
         if query.detail == "basic":
             self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts])

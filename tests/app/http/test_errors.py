@@ -198,3 +198,17 @@ def test_pointers_are_escaped() -> None:
 def test_a_body_that_is_no_job_is_the_requests_fault(client: TestClient, body: bytes) -> None:
     response = client.post("/v1/jobs", content=body[:4000], headers={"content-type": "application/json"})
     assert problem(response, 422, "invalid-request")["errors"][0]["pointer"].startswith("/body")
+
+
+def test_errors_of_fields_are_in_plain_words(client: TestClient) -> None:
+    job = {"type": "train", "dataset": "Not A Name", "model": "m:x", "colour": "red"}
+    errors = {one["pointer"]: one["detail"] for one in client.post("/v1/jobs", json=job).json()["errors"]}
+    assert errors == {
+        "/body/dataset": "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first",
+        "/body/model": "expected the name of a model, or name:version, or name@alias",
+        "/body/colour": "there is no such parameter; see /docs for all parameters",
+    }
+    missing = client.post("/v1/jobs", json={"type": "train", "model": "m"}).json()["errors"]
+    assert missing == [{"pointer": "/body/dataset", "detail": "a value is required, and none was given"}]
+    [after] = client.get("/v1/jobs?after=x").json()["errors"]
+    assert after["detail"] == "expected the id of a job, 26 of 0-9 a-z"

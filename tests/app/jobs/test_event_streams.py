@@ -139,11 +139,11 @@ def test_an_idle_stream_says_that_it_is_alive(
 def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
     async def work(streams: EventStreams) -> None:
         full = pytest.raises(Problem, match="2 of 2 event streams")
-        with streams.place("a"), streams.place("b"), full, streams.place("c"):
+        with streams.slot("a"), streams.slot("b"), full, streams.slot("c"):
             pass
-        with streams.place("a"), pytest.raises(Problem, match="1 of 2"), streams.place("a"):
+        with streams.slot("a"), pytest.raises(Problem, match="1 of 2"), streams.slot("a"):
             pass
-        with streams.place("a"):
+        with streams.slot("a"):
             pass
 
     with_streams(settings, store, work)

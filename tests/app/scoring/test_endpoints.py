@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from torch import Tensor
 
 from app.main import create_app
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from app.scoring.queue import ScoringQueue
 from models.scorer import Scorer
 from models.scoring.flow_pass import FlowPass
@@ -114,7 +114,7 @@ def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, mo
     alone = [post(client, number) for number in range(32)]
     queue, metrics = client.app_state["scoring_queue"], client.app_state["metrics"]
     assert isinstance(queue, ScoringQueue)
-    assert isinstance(metrics, Metrics)
+    assert isinstance(metrics, ServiceMetrics)
     assert client.portal is not None
     batches: list[int] = []
     monkeypatch.setattr(metrics, "observe_batch", batches.append)
