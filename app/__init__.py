@@ -1,1 +1,1 @@
-"""What people and programs talk to: the HTTP service and the command line."""
+"""The HTTP service, the web console and the command line."""

@@ -10,20 +10,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import api_pages
-from app import pages as console
-from app.access import endpoints as callers
+from app import pages
+from app.access import endpoints as access
 from app.access.authentication import Authentication
 from app.access.key_ring import KeyRing
 from app.access.origins import OriginCheck
 from app.access.permissions import describe
 from app.audits import endpoints as audits
 from app.calibrations import endpoints as calibrations
-from app.calibrations import schemas as calibration_schemas
 from app.datasets import endpoints as datasets
-from app.health import endpoints as operations
-from app.http import errors as problems
-from app.http import schemas
+from app.health import endpoints as health
+from app.http import errors
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
 from app.http.json_lines import BackgroundLog
@@ -36,12 +33,10 @@ from app.presets import endpoints as presets
 from app.registry import artifact_endpoints as artifacts
 from app.registry import card_endpoints as cards
 from app.registry import endpoints as models
-from app.registry import version_endpoints as versions
-from app.registry import version_schemas
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
 from app.scoring import reference_endpoints as references
-from app.state import State, open_house
+from app.state import AppState, open_state
 from worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -51,54 +46,45 @@ A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Eve
 RFC 9457 (`application/problem+json`)."""
 
 
-_OF_NO_PARAMETER = (
-    schemas.Samples,
-    schemas.JobRequest,
-    calibration_schemas.CalibrationRequest,
-    calibration_schemas.CalibrationChoice,
-    version_schemas.AliasTarget,
-)
-"""Bodies that OpenAPI knows by name alone: they are no parameter of a route."""
-
-
 ROUTERS = (
     *(scores.router, samples.router),
-    *(models.router, references.router, versions.router, audits.router, cards.router, artifacts.router),
+    *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, datasets.router, presets.router),
-    *(jobs.router, job_events.router, job_files.router, jobs.workers),
-    *(callers.router, operations.router, api_pages.router, console.router),
+    *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
+    *(access.router, health.router, pages.router),
 )
-"""In the order in which the API's pages show their calls."""
+"""Routers in the order of the API documentation."""
 
 
 class Service(FastAPI):
-    """The application; its OpenAPI knows the one error model, and `draining` is set when it shall stop."""
+    """The FastAPI application of the service.
+
+    Attributes:
+        draining: Set when the service has been asked to stop.
+    """
 
     draining: threading.Event
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
+        """Return the OpenAPI document, with problems and roles."""
         if self.openapi_schema is None:
             document = super().openapi()
-            problems.add_schema(document)
+            errors.add_schema(document)
             describe(document)
-            for model in _OF_NO_PARAMETER:
-                found = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                document["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
         assert self.openapi_schema is not None
         return self.openapi_schema
 
 
 def create_app(settings: Settings) -> Service:
-    """The service of these settings; its parts start with the application's lifespan."""
+    """Return the application for the given settings; its parts start with its lifespan."""
     draining = threading.Event()
     writer = BackgroundLog()
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         try:
-            async with open_house(settings, draining) as house:
-                yield {"house": house}
+            async with open_state(settings, draining) as state:
+                yield state
         finally:
             writer.close()
 
@@ -123,18 +109,18 @@ def create_app(settings: Settings) -> Service:
     app.add_middleware(Authentication, keys=keys, settings=settings, writer=writer)
     app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: keys.needed)
     app.add_middleware(RequestLog, settings=settings, writer=writer)
-    # Added last and so the outermost: what the others refuse counts too.
+    # Added last, so it is the outermost: requests that the others refuse are counted too.
     app.add_middleware(RequestMetrics)
-    problems.install(app)
+    errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.mount(api_pages.PATH, api_pages.api_page_files(), name="docs-files")
-    app.mount(console.PATH, console.files, name="console")
+    app.mount(pages.DOCS_PATH, pages.api_docs_files(), name="docs-files")
+    app.mount(pages.CONSOLE_PATH, pages.console_files, name="console")
     return app
 
 
 def _version() -> str:
     try:
         return version("snf-density")
-    except PackageNotFoundError:  # imported from a tree that nobody installed
+    except PackageNotFoundError:  # imported from a tree that is not installed
         return "0.0.0"

@@ -1,54 +1,75 @@
-"""The web console at `/`: plain files that a browser runs as they are."""
+"""Pages for browsers: the web console at ``/`` and the API documentation at ``/docs``."""
 
 from __future__ import annotations
 
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 FOLDER = Path(__file__).parent / "console"
-PATH = "/console"
+CONSOLE_PATH = "/console"
+DOCS_PATH = "/docs/files"
 
 HEADERS = {
-    # Nothing from other hosts, no inline script, no frame around it: whatever a file name or an answer holds.
+    # Nothing from other hosts, no inline script, no frame around it: whatever a file name or an answer contains.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Asked for again at every visit, and sent only where changed: the modules of two releases never mix.
+    # Checked at every visit, and sent only where changed: modules of two releases never mix.
     "Cache-Control": "no-cache",
 }
 
+router = APIRouter()
+
 
 class ConsoleFiles(StaticFiles):
-    """The console's scripts, styles and pictures."""
+    """The scripts, styles and pictures of the console."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """One file, or that it has not changed."""
+        """Return a file, or 304 where it has not changed."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """One file; its type does not depend on what the machine has in its tables."""
+        """Return a file; the type of a script does not depend on the tables of this machine."""
         response = await super().get_response(path, scope)
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
         return response
 
 
-files = ConsoleFiles()
-router = APIRouter()
+console_files = ConsoleFiles()
 
 
 @router.get("/", include_in_schema=False)
 async def console(request: Request) -> Response:
-    """The page; what it shows it asks of the same calls as everybody."""
-    return await files.get_response("index.html", request.scope)
+    """Return the console's page."""
+    return await console_files.get_response("index.html", request.scope)
+
+
+@router.get("/docs", include_in_schema=False)
+async def api_docs(request: Request) -> HTMLResponse:
+    """Return the documentation of all calls, which a reader can try there."""
+    return get_swagger_ui_html(
+        openapi_url=request.app.openapi_url,
+        title=request.app.title,
+        swagger_js_url=f"{DOCS_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{CONSOLE_PATH}/icon.svg",
+    )
+
+
+def api_docs_files() -> StaticFiles:
+    """Return the files of Swagger UI, from the package that contains them: nothing is loaded from other hosts."""
+    return StaticFiles(directory=str(package_files("fastapi_offline") / "static"))

@@ -1,4 +1,4 @@
-"""The service's process: `python -m app.server`."""
+"""The server process: ``python -m app.server``."""
 
 from __future__ import annotations
 
@@ -23,27 +23,33 @@ from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001
-"""How long a thread of Python may keep another one waiting. The scoring thread comes back from every operation of the
-flow to ask for its turn; with Python's own 5 ms a busy event loop made it wait longer than it computed."""
+"""Longest time in seconds that a Python thread keeps the interpreter while another waits.
+
+The scoring thread asks for the interpreter after every operation of a flow. With Python's default of 5 ms it waited
+longer for a busy event loop than it computed.
+"""
 
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A server that says it is draining as soon as it is asked to stop."""
+    """A uvicorn server that sets ``draining`` of the service as soon as it is asked to stop."""
 
     def __init__(self, config: uvicorn.Config, app: Service) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Notes that the service drains, then lets requests in flight finish."""
+        """Start to drain: requests in flight finish, new ones are refused."""
         self._app.draining.set()
         super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handles INT and TERM while serving; the original raises them again at its end, which is no clean exit."""
+        """Handle INT and TERM while serving.
+
+        The method of uvicorn raises the signals again at its end, so that the process would not exit cleanly.
+        """
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -53,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serves until TERM or INT; answers 0 after a clean stop, 3 where the service could not start."""
+    """Run the service until TERM or INT; return 0 after a clean stop, 3 where it could not start."""
     sys.setswitchinterval(SWITCH_S)
     ensure_keys(settings, log.warning)
     app = create_app(settings)
@@ -79,7 +85,7 @@ def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Entry point of `python -m app.server`."""
+    """Run the service with the settings of the environment; return its exit code."""
     relax_gc()
     settings = load_settings()
     configure_logging(settings, "service")

@@ -1,28 +1,27 @@
-"""What one running service is made of, and how a route gets hold of it."""
+"""Application state: the parts of the service, opened and closed with the application's lifespan."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, TypedDict
-
-from celery import Celery  # type: ignore[import-untyped]
-from fastapi import Depends, Request
+from typing import TypedDict
 
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.health.state_collector import StateCollector
 from app.jobs.event_streams import EventStreams
-from app.jobs.store_monitor import JobStoreWatch
-from app.metrics.loop_lag import watching_lag
-from app.metrics.registry import Metrics
+from app.jobs.service import JobService
+from app.jobs.store_monitor import JobStoreMonitor
+from app.metrics.loop_lag import measure_loop_lag
+from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
-from app.registry.model_pool import Serving
+from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders
 from app.scoring.queue import ScoringQueue
+from app.scoring.service import ScoringService
 from models.datasets import DatasetStore
+from models.registry.registry import Registry
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.jobs.slowness import Pace
@@ -34,90 +33,88 @@ DECODERS = 2
 """Threads that decode images beside the scoring thread."""
 
 
-@dataclass(frozen=True)
-class House:
-    """The parts that live as long as the service."""
+class AppState(TypedDict):
+    """Parts that live as long as the service; each is an attribute of ``request.state``."""
 
     settings: Settings
-    queue: ScoringQueue
-    serving: Serving
-    decoders: Decoders
-    jobs: JobStore
-    presence: WorkerRegistry
-    pace: Pace
-    jobs_watch: JobStoreWatch
-    event_streams: EventStreams
-    celery: Celery
-    datasets: DatasetStore
-    dataset_uploads: DatasetUploads
-    model_uploads: ModelUploads
-    drift: DriftMonitor
-    metrics: Metrics
+    metrics: ServiceMetrics
     draining: threading.Event
-
-
-class State(TypedDict):
-    """The lifespan's state, as requests see it."""
-
-    house: House
+    registry: Registry
+    model_pool: ModelPool
+    model_uploads: ModelUploads
+    scoring_queue: ScoringQueue
+    scoring_service: ScoringService
+    drift_monitor: DriftMonitor
+    dataset_store: DatasetStore
+    dataset_uploads: DatasetUploads
+    job_store: JobStore
+    job_store_monitor: JobStoreMonitor
+    event_streams: EventStreams
+    job_service: JobService
+    worker_registry: WorkerRegistry
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, draining: threading.Event) -> AsyncIterator[House]:
-    """Starts the parts, and stops them in the order that lets accepted work finish."""
+async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
+    """Start the parts of the service, and stop them in an order that lets accepted work finish."""
     client = redis_client(settings)
-    jobs = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
-    jobs_watch = JobStoreWatch(jobs)
-    datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-    metrics = Metrics()
-    serving = Serving(settings.registry_dir, settings.engine_options)
-    house = House(
-        settings=settings,
-        queue=ScoringQueue(
-            settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
-        ),
-        serving=serving,
-        decoders=Decoders(DECODERS),
-        jobs=jobs,
-        presence=WorkerRegistry(client, settings.key_prefix),
-        pace=Pace(client, settings.key_prefix),
-        jobs_watch=jobs_watch,
-        event_streams=EventStreams(settings, jobs_watch, draining),
-        celery=make_celery(settings),
-        datasets=datasets,
-        dataset_uploads=DatasetUploads(settings, datasets, draining),
-        model_uploads=ModelUploads(settings, serving.registry, draining),
-        drift=DriftMonitor(settings),
-        metrics=metrics,
-        draining=draining,
+    job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
+    job_store_monitor = JobStoreMonitor(job_store)
+    event_streams = EventStreams(settings, job_store_monitor, draining)
+    dataset_store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    dataset_uploads = DatasetUploads(settings, dataset_store, draining)
+    worker_registry = WorkerRegistry(client, settings.key_prefix)
+    metrics = ServiceMetrics()
+    registry = Registry(settings.registry_dir)
+    model_pool = ModelPool(registry, settings.engine_options)
+    scoring_queue = ScoringQueue(
+        settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
     )
-    house.queue.start()
-    house.serving.start()
-    house.jobs_watch.start()
-    house.dataset_uploads.start()
-    house.drift.start()
-    house.metrics.registry.register(StateCollector(house.queue, house.serving, jobs_watch, house.drift))
+    decoders = Decoders(DECODERS)
+    drift_monitor = DriftMonitor(settings)
+    job_service = JobService(
+        settings=settings,
+        registry=registry,
+        datasets=dataset_store,
+        jobs=job_store,
+        celery=make_celery(settings),
+        workers=worker_registry,
+        durations=Pace(client, settings.key_prefix),
+    )
+
+    scoring_queue.start()
+    model_pool.start()
+    job_store_monitor.start()
+    dataset_uploads.start()
+    drift_monitor.start()
+    metrics.registry.register(StateCollector(scoring_queue, model_pool, job_store_monitor, drift_monitor))
     try:
-        async with watching_lag(house.metrics):
-            yield house
+        async with measure_loop_lag(metrics):
+            yield AppState(
+                settings=settings,
+                metrics=metrics,
+                draining=draining,
+                registry=registry,
+                model_pool=model_pool,
+                model_uploads=ModelUploads(settings, registry, draining),
+                scoring_queue=scoring_queue,
+                scoring_service=ScoringService(settings, model_pool, scoring_queue, decoders, metrics, drift_monitor),
+                drift_monitor=drift_monitor,
+                dataset_store=dataset_store,
+                dataset_uploads=dataset_uploads,
+                job_store=job_store,
+                job_store_monitor=job_store_monitor,
+                event_streams=event_streams,
+                job_service=job_service,
+                worker_registry=worker_registry,
+            )
     finally:
         draining.set()
-        house.dataset_uploads.stop()
-        house.jobs_watch.stop()
-        house.decoders.close()
-        house.queue.close()
-        house.drift.close()
-        house.serving.close()
-        await house.event_streams.close()
+        dataset_uploads.stop()
+        job_store_monitor.stop()
+        decoders.close()
+        scoring_queue.close()
+        drift_monitor.close()
+        model_pool.close()
+        await event_streams.close()
         client.close()
-
-
-# FastAPI runs a dependency that is no coroutine in a thread, which costs more than what such a one does.
-async def the_house(request: Request) -> House:
-    """The running service's parts."""
-    house = request.state.house
-    assert isinstance(house, House)
-    return house
-
-
-InHouse = Annotated[House, Depends(the_house)]

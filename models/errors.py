@@ -1,14 +1,34 @@
-"""Typed errors of the models package; the service turns them into problem details, the command line into messages."""
+"""Typed errors of the models package, each with a stable slug, a title, a kind and a text for the user."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """The kind of an error, which decides on the HTTP status and on the exit code of the command line."""
+
+    NOT_FOUND = "not-found"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+    NO_SPACE = "no-space"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+
 
 class ModelsError(Exception):
-    """Base of all errors a caller can act on: stable ``slug``, ``title``, ``status`` in HTTP's terms, ``detail``."""
+    """Base class of the errors of the models package.
+
+    Attributes:
+        slug: Stable name of the error, the same in every release.
+        title: Short text, the same for every error of a slug.
+        kind: What a caller can do about it.
+        detail: Text for the user: what was expected, and what came.
+    """
 
     slug = "models-error"
     title = "The request cannot be served"
-    status = 500
+    kind = ErrorKind.FAILED
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -16,10 +36,10 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """An image that cannot be scored; the slug says in which of several ways."""
+    """An image that cannot be scored; the slug names the reason."""
 
     title = "The image cannot be scored"
-    status = 422
+    kind = ErrorKind.INVALID
 
     def __init__(self, slug: str, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -28,27 +48,27 @@ class ImageError(ModelsError):
 
 
 class ModelNotFound(ModelsError):
-    """No such model, version or alias."""
+    """A model, version or alias that does not exist."""
 
     slug = "model-not-found"
     title = "No such model"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class AliasRequired(ModelsError):
-    """The alias that every model has cannot be taken away."""
+    """The alias ``live`` cannot be removed, because every model has it."""
 
     slug = "alias-required"
     title = "Every model has this alias"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class VersionInUse(ModelsError):
-    """A version that an alias points at cannot be removed."""
+    """A version cannot be removed while an alias points at it."""
 
     slug = "version-in-use"
     title = "The version is in use"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class ModelReadOnly(ModelsError):
@@ -56,85 +76,83 @@ class ModelReadOnly(ModelsError):
 
     slug = "model-read-only"
     title = "The model cannot be changed"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class CalibrationNotFound(ModelsError):
-    """No calibration of this number of a model version."""
+    """A model version has no calibration of this number."""
 
     slug = "calibration-not-found"
     title = "No such calibration"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class InvalidName(ModelsError):
-    """A name of a model, dataset or alias that breaks the rule of names (``models.naming``)."""
+    """A name of a model, dataset or alias with a character or a length that is not allowed."""
 
     slug = "invalid-name"
     title = "The name is not valid"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class ArtifactError(ModelsError):
-    """A damaged or foreign artifact; the detail names the file."""
+    """A file of a model is damaged or not ours; the detail names the file."""
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
-    status = 500
 
 
 class ArtifactRefused(ModelsError):
-    """An uploaded archive that is no model, or none that can be served."""
+    """An uploaded archive is not a model, or not one that this service can load."""
 
     slug = "model-refused"
     title = "The upload is no model that can be served"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class FileNotInArtifact(ModelsError):
-    """A file was asked for that a model does not have."""
+    """A model does not have the requested file."""
 
     slug = "file-not-in-model"
     title = "The model has no such file"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class EngineUnavailable(ModelsError):
-    """The engine that was asked for cannot run here, or not this flow."""
+    """The requested scoring engine cannot run on this machine, or cannot run this flow."""
 
     slug = "engine-unavailable"
     title = "The engine cannot run here"
-    status = 500
 
 
 class DatasetNotFound(ModelsError):
-    """No dataset of this name on this machine."""
+    """A dataset that does not exist on this machine."""
 
     slug = "dataset-not-found"
     title = "No such dataset"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class PresetNotFound(ModelsError):
-    """No preset of this name."""
+    """A training preset that does not exist."""
 
     slug = "preset-not-found"
     title = "No such preset"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class DatasetUnfit(ModelsError):
-    """A dataset that this model or preset cannot be trained on."""
+    """A dataset does not suit the model or preset that was chosen for it."""
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class DatasetRefused(ModelsError):
-    """Files that cannot become a dataset as a whole; the slug says in which of several ways."""
+    """Uploaded files cannot become a dataset; the slug names the reason."""
 
-    status = 422
+    kind = ErrorKind.INVALID
 
     def __init__(self, slug: str, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -143,88 +161,90 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """A dataset of this name is there already."""
+    """A dataset of this name already exists."""
 
     slug = "dataset-taken"
     title = "The dataset's name is taken"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class StorageFull(ModelsError):
-    """The disk, or the part of it that datasets may take, has no room for what is to be written."""
+    """The disk, or the quota of the datasets, has no space for the files to be written."""
 
     slug = "storage-full"
     title = "There is no room on the disk"
-    status = 507
+    kind = ErrorKind.NO_SPACE
 
 
 class FolderTaken(ModelsError):
-    """A folder of a training run that holds another run."""
+    """The folder of a training run already holds another run."""
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class DeviceNotFound(ModelsError):
-    """No such device to train on."""
+    """The requested training device does not exist on this machine."""
 
     slug = "device-not-found"
     title = "The device is not there"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class RanksUnfit(ModelsError):
-    """Processes that cannot train one flow together."""
+    """The processes of a distributed training cannot train one flow together."""
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class TrainingDiverged(ModelsError):
-    """Training produced values that are not finite; the detail names the first cause found."""
+    """Training produced values that are not finite; the detail names the first cause."""
 
     slug = "training-diverged"
     title = "Training diverged"
-    status = 500
 
 
 class DamagedCheckpoints(ModelsError):
-    """No checkpoint of a run can be read any more."""
+    """No checkpoint of a training run can be read."""
 
     slug = "damaged-checkpoints"
     title = "The checkpoints are damaged"
-    status = 500
 
 
 class UninitializedModel(ModelsError):
-    """A model was used before it had weights."""
+    """A flow was used before its data-dependent layers were initialised."""
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
-    status = 500
 
 
 class AlphaUnattainable(ModelsError):
-    """A false-alarm rate below what the calibration set can attain."""
+    """The requested false-alarm rate is below the smallest p-value of the calibration set.
+
+    Args:
+        alpha: Requested false-alarm rate.
+        smallest: Smallest attainable false-alarm rate.
+    """
 
     slug = "alpha-unattainable"
     title = "The false-alarm rate is too small for this model's calibration set"
-    status = 422
+    kind = ErrorKind.INVALID
 
     def __init__(self, alpha: float, smallest: float) -> None:
-        # In full: rounded down, the rate that is named here would be refused again.
+        # In full: a rate that is rounded down would be refused again.
         super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest}")
         self.smallest = smallest
 
 
 class NoLearnedInverse(ModelsError):
-    """Samples by the learned inverse were asked of a model that has none."""
+    """Samples by the learned inverse were requested from a model that was trained without it."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class GradientEvidenceUnavailable(ModelsError):
@@ -232,7 +252,7 @@ class GradientEvidenceUnavailable(ModelsError):
 
     slug = "detail-unsupported"
     title = "The model has no verdicts with gradient evidence"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class HeatMapUnsupported(ModelsError):
@@ -240,20 +260,20 @@ class HeatMapUnsupported(ModelsError):
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class ScoreNotFinite(ModelsError):
-    """The flow gave a likelihood that is not a finite number."""
+    """The log-likelihood of an image is not a finite number."""
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class PlanDiffers(ModelsError):
-    """Model or images here are not those of the bulk job that was to be helped with."""
+    """The model or the images on this machine are not those of the bulk job that it should assist."""
 
     slug = "plan-differs"
     title = "This machine has another model or other images"
-    status = 409
+    kind = ErrorKind.CONFLICT

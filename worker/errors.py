@@ -1,5 +1,7 @@
 """Typed errors of jobs and of the broker."""
 
+from models.errors import ErrorKind
+
 
 class JobsError(Exception):
     """Base class of all errors about jobs.
@@ -10,7 +12,7 @@ class JobsError(Exception):
 
     slug = "jobs-error"
     title = "Jobs error"
-    status = 500
+    kind = ErrorKind.FAILED
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -22,7 +24,7 @@ class BrokerDown(JobsError):
 
     slug = "jobs-unavailable"
     title = "Jobs are unavailable"
-    status = 503
+    kind = ErrorKind.UNAVAILABLE
     retry_after_s = 5
 
 
@@ -31,7 +33,7 @@ class JobNotFound(JobsError):
 
     slug = "job-not-found"
     title = "No such job"
-    status = 404
+    kind = ErrorKind.NOT_FOUND
 
 
 class JobConflict(JobsError):
@@ -39,7 +41,7 @@ class JobConflict(JobsError):
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class IdempotencyConflict(JobsError):
@@ -47,7 +49,7 @@ class IdempotencyConflict(JobsError):
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
-    status = 422
+    kind = ErrorKind.INVALID
 
 
 class StaleAttempt(JobsError):
@@ -55,7 +57,7 @@ class StaleAttempt(JobsError):
 
     slug = "stale-attempt"
     title = "Stale attempt"
-    status = 409
+    kind = ErrorKind.CONFLICT
 
 
 class BrokerStartFailed(JobsError):

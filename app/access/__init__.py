@@ -1,1 +1,1 @@
-"""Who may call, and what: keys, roles, rate limits and origins."""
+"""Access control: API keys, roles, rate limits and origins."""

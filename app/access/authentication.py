@@ -1,4 +1,4 @@
-"""Who may call at all: keys in `Authorization: Bearer` or `X-API-Key`, where there are any."""
+"""Authentication by API keys in the headers ``Authorization: Bearer`` or ``X-API-Key``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits
 from app.http.errors import Problem, problem_response
 from app.http.json_lines import BackgroundLog
 from app.http.request_log import audit_file, shortened, timestamp
-from app.state import House
+from app.metrics.registry import ServiceMetrics
 from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/console/", "/docs/files/")
-"""What is answered without a key: whether the service works, and pages that hold no data. All else needs one."""
+"""Paths that need no key: health checks, and pages that contain no data."""
 
 REPORTS = parse("10/minute")
-"""Most reports of wrong keys, of all addresses: a flood of them must not push changes out of the audit log."""
+"""Most reports of wrong keys in the audit log, so that a flood of them cannot push out the records of changes."""
 
 TEXTS: dict[Refusal, str] = {
     "missing": "a key is needed and none was given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
@@ -40,9 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that leaves the `Caller` of a request in its scope, or answers a 401 problem before its body.
+    """ASGI middleware that authenticates callers before their request body is read.
 
-    Without any key every caller may do everything.
+    It puts the ``Caller`` into the scope of the request, or answers with a 401 problem. While the service has no keys,
+    every caller may do everything.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings, writer: BackgroundLog) -> None:
@@ -55,7 +56,7 @@ class Authentication:
         self._audit = audit_file(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on the requests of known callers."""
+        """Pass on the requests of authenticated callers."""
         if scope["type"] == "http" and not is_open(scope["path"]):
             try:
                 self._admit(scope)
@@ -79,7 +80,7 @@ class Authentication:
         text = given_key(scope)
         digest = digest_of(text or "")
         wait = self._attempts.wait_s(address, digest) if text else 0.0
-        # Others may share the address: a secret that cannot be guessed is looked at all the same.
+        # Others may share the address, so a key with a known id, which cannot be guessed, is checked nevertheless.
         if text and wait and not self._keys.knows_id(text):
             self._attempts.held_off(address)
             _count(scope, "held-off")
@@ -105,14 +106,14 @@ class Authentication:
                 503,
                 "keys-unreadable",
                 "The keys cannot be read",
-                "the file of keys is damaged or gone, so no key of it is accepted; the log of the service says why",
+                "the file of keys is damaged or gone, so no key of it is accepted; see the log of the service",
                 headers={"Retry-After": "30"},
             ) from error
         self._attempts.succeeded(address, digest)
         return key
 
     def _report(self, scope: Scope, reason: Refusal, attempts: Attempts) -> None:
-        # The first wrong key of an address, and then each one that makes it wait longer, with what was held off.
+        # The first wrong key of an address, then each that extends its wait, with the number of attempts since.
         if attempts.wrong > 1 and not attempts.blocked_until:
             return
         if not self._reports.hit(REPORTS, "all"):
@@ -134,12 +135,12 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Return whether a path is answered without a key."""
+    """Return whether a path needs no key."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the text of the key that a request carries."""
+    """Return the text of the key in a request's headers; None where there is none."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
@@ -158,6 +159,6 @@ def _held_off(seconds: int) -> Problem:
 
 
 def _count(scope: Scope, reason: str) -> None:
-    house = scope.get("state", {}).get("house")
-    if isinstance(house, House):
-        house.metrics.count_authentication_failure(reason)
+    metrics = scope.get("state", {}).get("metrics")
+    if isinstance(metrics, ServiceMetrics):
+        metrics.count_authentication_failure(reason)

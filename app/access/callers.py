@@ -1,4 +1,4 @@
-"""Who sends a request: what limits, shares and the audit log count by."""
+"""Callers of requests, by which limits, fair shares and the audit log count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import Scope
 from worker.keys.roles import Role
 
 SCOPE = "snf.caller"
-"""Where authentication leaves the `Caller` in a request's scope."""
+"""Key of a request's scope that holds the authenticated ``Caller``."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Caller:
     """The sender of a request.
 
     Args:
-        name: `key:<id>` of a caller with a key, `address:<network>` of one without.
-        address: Host that the connection comes from; empty where it is not known.
-        role: Role of the key. A caller without keys to show has all of them.
+        name: ``key:<id>`` of a caller with a key, ``address:<network>`` of a caller without.
+        address: Address of the client; empty where it is not known.
+        role: Role of the key; ``admin`` where the service has no keys.
         label: Name that an administrator gave the key; empty without a key.
     """
 
@@ -31,7 +31,7 @@ class Caller:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the caller of a request, by its address where nothing authenticated it."""
+    """Return the caller of a request; its address stands for a caller that was not authenticated."""
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
@@ -39,18 +39,21 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the caller at an address that needs no key, who may do everything."""
+    """Return the caller at an address of a service without keys, who may do everything."""
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 
 def address_of(scope: Scope) -> str:
-    """Return the host that a request's connection comes from; empty where it is not known."""
+    """Return the address of a request's client; empty where it is not known."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def network_of(host: str) -> str:
-    """Return what an address is counted by: for IPv6 its /64, all of whose addresses one machine may have."""
+    """Return the unit by which an address is counted: itself for IPv4, its /64 network for IPv6.
+
+    A single machine can have all addresses of a /64 network.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

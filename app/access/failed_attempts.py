@@ -1,4 +1,4 @@
-"""Back-off of addresses that show wrong keys, with bounded memory."""
+"""Growing waits for addresses that send wrong keys."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from typing import Any
 
 from app.access.callers import network_of
 
-FREE = 10
+FREE_ATTEMPTS = 10
 """Wrong keys after which an address has to wait."""
 WINDOW_S = 60.0
-"""Time without a wrong key after which an address is forgotten."""
-LONGEST_S = 60.0
-"""Longest wait; it starts with a second and doubles with every further wrong key."""
-MOST = 4096
-"""Addresses, and keys of addresses, that are remembered; the one unused for the longest time goes first."""
+"""Seconds without a wrong key after which an address is forgotten."""
+MAX_WAIT_S = 60.0
+"""Longest wait in seconds; it starts at one second and doubles with every further wrong key."""
+MAX_REMEMBERED = 4096
+"""Most addresses, and most valid keys of addresses, to remember; the least recently used is dropped first."""
 
 
 @dataclass
 class Attempts:
-    """What is known of one address."""
+    """The failed attempts of an address.
+
+    Attributes:
+        wrong: Wrong keys so far.
+        unreported: Attempts since the last report in the audit log.
+        blocked_until: End of the wait, on the clock of ``FailedAttempts``, in seconds.
+        forget_at: Time at which these attempts are forgotten, in seconds.
+    """
 
     wrong: int = 0
     unreported: int = 0
@@ -31,9 +38,13 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counts wrong keys by address, that of a network of 64 bits for IPv6, which one machine may have to itself.
+    """Counts wrong keys by client address, and makes addresses wait after too many.
 
-    A key that was right from an address stays usable from there while others are held off.
+    IPv6 addresses are counted by their /64 network. A key that was valid from an address stays usable from there
+    during the wait.
+
+    Args:
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,14 +53,14 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return how long an address has to wait before a key with this digest is looked at; 0 where it need not."""
+        """Return the seconds that an address has to wait before a key with this digest is checked; 0 for none."""
         known = self._addresses.get(network_of(address))
         if known is None or (address, digest) in self._right:
             return 0.0
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong key; return what is known of its address by now."""
+        """Count a wrong key and return the attempts of its address."""
         self._right.pop((address, digest), None)
         now = self._clock()
         network = network_of(address)
@@ -58,25 +69,25 @@ class FailedAttempts:
             known = Attempts()
         known.wrong += 1
         known.unreported += 1
-        if known.wrong >= FREE:
-            known.blocked_until = now + min(LONGEST_S, 2.0 ** min(known.wrong - FREE, 30))
+        if known.wrong >= FREE_ATTEMPTS:
+            known.blocked_until = now + min(MAX_WAIT_S, 2.0 ** min(known.wrong - FREE_ATTEMPTS, 30))
         known.forget_at = max(now, known.blocked_until) + WINDOW_S
         _remember(self._addresses, network, known)
         return known
 
     def held_off(self, address: str) -> None:
-        """Count a key that was not looked at."""
+        """Count a key that was refused without a check."""
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Note that a key was right from an address."""
+        """Remember that a key was valid from an address."""
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)
 
 
 def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     memory[key] = value
-    if len(memory) > MOST:
+    if len(memory) > MAX_REMEMBERED:
         memory.popitem(last=False)

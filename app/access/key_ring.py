@@ -1,4 +1,4 @@
-"""The keys that a running service accepts: those of its environment and of `home/keys.json`, as they are now."""
+"""API keys that a running service accepts, from its environment and from ``home/keys.json``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.keys.roles import Role
 from worker.settings import Settings
 
 CHECK_S = 0.5
-"""Time between two looks at the file: a change of the keys is in force after that."""
+"""Seconds between checks of the file; a change of the keys takes effect within that time."""
 
 Refusal = Literal["missing", "unknown", "expired", "revoked"]
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """The key of a request is not valid; `reason` says why."""
+    """The key of a request is not valid, for the given reason."""
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
@@ -32,7 +32,15 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """A valid key of a caller."""
+    """A valid key of a caller.
+
+    Attributes:
+        id: Public id of the key.
+        name: Name that an administrator gave the key.
+        role: Role of its holder.
+        requests: Rate limit of requests, such as ``600/minute``; None for no limit.
+        images: Rate limit of images; None for no limit.
+    """
 
     id: str
     name: str
@@ -42,10 +50,10 @@ class HeldKey:
 
 
 class KeyRing:
-    """Finds the holder of a key; usable from any thread.
+    """The valid keys of a service; usable from any thread.
 
-    A file of keys that cannot be read, or that was there and is gone, makes its keys invalid and leaves the service
-    closed until it is back: a service never opens because a file broke. Keys of the environment stay valid.
+    If the file of keys becomes unreadable or disappears, its keys are invalid until it is back, and the service still
+    asks for keys: a damaged file never opens the service. Keys of the environment stay valid.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,12 +72,12 @@ class KeyRing:
 
     @property
     def needed(self) -> bool:
-        """Whether callers must show a key."""
+        """Whether callers need a key."""
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether a text has the id of a stored key, whose secret of 256 bits is beyond guessing."""
+        """Return whether a key text contains the id of a stored key."""
         self._refresh()
         return id_in(text) in self._stored
 
@@ -77,20 +85,20 @@ class KeyRing:
         """Return the holder of the key with this text.
 
         Raises:
-            KeyRefused: No key was given, or it is not valid.
-            KeysUnreadable: It may be one of those in the file, which cannot be read.
+            KeyRefused: No key was given, or the key is not valid.
+            KeysUnreadable: The file of keys cannot be read, so the key cannot be checked.
         """
         self._refresh()
         if not text:
             raise KeyRefused("missing")
         digest = digest_of(text)
-        # Every key is compared, and in full, so that the time taken does not depend on which one matches.
+        # All keys are compared in full, so that the time does not depend on which of them matches.
         matching = [held for known, held in self._environment if hmac.compare_digest(known, digest)]
         if matching:
             return matching[0]
         if self._problem is not None:
             raise KeysUnreadable(self._problem)
-        # Neither an id nor the digest of what was given is a secret: finding it may take what time it will.
+        # Neither an id nor the digest of a given text is a secret, so this look-up may take any time.
         stored = self._stored.get(id_in(text) or "") or self._imported.get(digest)
         now = datetime.now(UTC)
         if stored is None or not stored.matches(digest, now):
@@ -107,8 +115,8 @@ class KeyRing:
         with self._lock:
             self._next_check = now + CHECK_S
             try:
-                found = self._file.path.stat()
-                version = (found.st_mtime_ns, found.st_size, found.st_ino)
+                stat = self._file.path.stat()
+                version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
                 if version == self._seen and self._problem is None:
                     return
                 keys = self._file.read()

@@ -1,8 +1,8 @@
-"""Protection from other web pages: which host names are answered, and whose pages may change something.
+"""Protection from other web pages: checks of the headers ``Host``, ``Origin`` and ``Sec-Fetch-Site``.
 
-A browser sends requests to a service on its own machine for any page that asks it to. A page whose name is made to
-lead to 127.0.0.1 (DNS rebinding) even reads the answers, but its requests carry that name as `Host`. A page of another
-origin can send forms, but its requests carry `Origin` or `Sec-Fetch-Site`.
+Any web page can make a browser send requests to a service on the same machine. A page whose host name resolves to
+127.0.0.1 (DNS rebinding) can even read the answers, but its requests have that name in ``Host``. A page of another
+origin can send forms, but its requests have ``Origin`` or ``Sec-Fetch-Site``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from app.http.errors import Problem, problem_response
 from worker.settings import Settings, is_loopback
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing, so that any page may send them: it cannot read the answers."""
+"""Methods that change nothing. Any page may send them, because it cannot read the answers."""
 EXPOSED = ("Content-Disposition", "Location", "Retry-After", "X-Seed")
-"""Headers of answers that pages of allowed origins can read besides those that all can."""
+"""Headers of answers that pages of allowed origins can read, besides those that every page can."""
 ANY = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 class OriginCheck:
-    """ASGI middleware: answers requests to unknown hosts, and changes that other origins ask for, with a 403 problem.
+    """ASGI middleware that refuses unknown host names, and changes requested by other origins, with 403 problems.
 
     Args:
-        app: Application behind it.
-        settings: `host`, `allowed_hosts` and `cors_origins` of them.
-        asks_for_keys: Whether callers must show a key. A page has none, so that any host name is answered then unless
-            `allowed_hosts` names some.
+        app: Application behind the middleware.
+        settings: Settings, of which ``host``, ``allowed_hosts`` and ``cors_origins`` are used.
+        asks_for_keys: Whether callers need a key. Web pages have none, so then every host name is accepted unless
+            ``allowed_hosts`` names some.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
@@ -46,7 +46,7 @@ class OriginCheck:
         self._asks_for_keys = asks_for_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with a problem."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             problem = self._problem(scope)
             if problem is not None:
@@ -89,7 +89,7 @@ class OriginCheck:
     def _may_change(self, scheme: str, host: str, origins: Collection[str], headers: Headers) -> bool:
         site = headers.get("sec-fetch-site", "none")
         if not origins:
-            # `same-site` is a page on another port or below the same domain: not this service's.
+            # ``same-site`` is a page on another port or below the same domain: not a page of this service.
             return site in ("none", "same-origin")
         if len(origins) > 1:
             return False
@@ -100,7 +100,7 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Return `app` with the answers that let pages of `origins` call it; `app` itself where there are none."""
+    """Return an application with CORS headers for pages of these origins; the same application where there are none."""
     if not origins:
         return app
     return CORSMiddleware(
@@ -122,7 +122,7 @@ def _is_origin_of(origin: str, scheme: str, host: str) -> bool:
         ports = of_origin.port or default, of_host.port or default
     except (KeyError, ValueError):
         return False
-    # Behind a proxy that ends TLS a page of https arrives by http, and never the other way round.
+    # Behind a proxy that ends TLS, requests of an https page arrive by http, never the other way round.
     plain = of_origin.scheme == "http" and scheme == "https"
     return not plain and of_origin.hostname == of_host.hostname and ports[0] == ports[1]
 

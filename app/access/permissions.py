@@ -1,11 +1,12 @@
-"""What callers may do: the role that each operation needs, checked before anything else of a request."""
+"""Roles of callers: FastAPI dependencies that check them, and their description in OpenAPI."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.types import Scope
 
@@ -14,14 +15,14 @@ from app.http.errors import Problem, responses
 from worker.keys.roles import ROLES, Role, includes
 
 REFUSALS = (401, 403, 429, 503)
-"""How an operation that needs a role may be refused: no valid key, another role, too often, keys unreadable."""
+"""Statuses of a refusal: no valid key, insufficient role, rate limit, keys unreadable."""
 
 ALLOWED = "snf.allowed"
-"""Set in the scope of a request whose caller has the role that its operation needs."""
+"""Key of a request's scope, set where the caller has the role that the operation needs."""
 
 log = logging.getLogger(__name__)
 
-# They only describe, for OpenAPI, where the key stands: `app.access.authentication` has read it before.
+# Only for OpenAPI: ``app.access.authentication`` has read the key before.
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A key, as `Authorization: Bearer KEY`.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key", description="The same key.")
 
@@ -34,8 +35,7 @@ async def _check(
 ) -> None:
     for needed in ROLES:
         if needed in scopes.scopes:
-            require(request.scope, needed)
-            request.scope[ALLOWED] = True
+            permit(request.scope, needed)
 
 
 MayRead = Security(_check, scopes=["read"])
@@ -45,10 +45,16 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the caller of a request; raise a 403 problem where its role does not include ``needed``."""
+    """Return the caller of a request; raise a 403 problem where its role does not include ``needed``.
+
+    Args:
+        scope: Scope of the request.
+        needed: Role that is needed.
+        what: What needs the role, for the problem's detail.
+    """
     caller = scope.get(SCOPE)
     if not isinstance(caller, Caller):
-        # Only where a path was left open by mistake.
+        # A path that was left open by mistake.
         raise Problem(401, "unauthorized", "A valid key is needed", "the request was not authenticated")
     if not includes(caller.role, needed):
         log.info("refused %s %s to %s, role %s", scope["method"], scope["path"], caller.name, caller.role)
@@ -62,16 +68,30 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
     return caller
 
 
+def permit(scope: Scope, needed: Role) -> None:
+    """Mark a request as allowed; raise a 403 problem where the role of its caller does not include ``needed``."""
+    require(scope, needed)
+    scope[ALLOWED] = True
+
+
+def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
+    """Return the role that the dependencies of a route ask for; None where they ask for none."""
+    for dependency in dependencies:
+        if isinstance(dependency, params.Security) and dependency.dependency is _check:
+            return next(role for role in ROLES if role in (dependency.scopes or ()))
+    return None
+
+
 async def _caller(request: Request) -> Scope:
     return request.scope
 
 
 CallerScope = Annotated[Scope, Depends(_caller)]
-"""The scope of a request, for checks that depend on what it asks for."""
+"""The scope of a request, for checks of roles that depend on its body."""
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add to an OpenAPI document what each role means for its operations: a sentence, and how it may be refused."""
+    """Add the needed role to the description of each operation of an OpenAPI document, and the refusals."""
     refusals = responses(*REFUSALS)
     for calls in document["paths"].values():
         for operation in calls.values():
@@ -85,6 +105,6 @@ def describe(document: dict[str, Any]) -> None:
 
 
 def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the role that an operation of an OpenAPI document needs; None where it is open to everybody."""
+    """Return the role that an operation of an OpenAPI document needs; None where it needs none."""
     named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
     return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

@@ -1,4 +1,4 @@
-"""Rate limits of keys, counted in this service process."""
+"""Rate limits of API keys, counted in this process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from app.access.key_ring import HeldKey
 from app.http.errors import Problem
 
 ALLOWANCE = "snf.allowance"
-"""Where authentication leaves the `Allowance` of a request's key in its scope."""
+"""Key of a request's scope that holds the ``Allowance`` of its API key."""
 
 
 class RateLimits:
-    """Counts what keys use in sliding windows; a few counters a key."""
+    """Counters of requests and images of each key, in sliding windows."""
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Use ``amount`` of a rate such as ``600/minute``; raise a 429 problem where that much is not left."""
+        """Count requests or images of a key against its rate.
+
+        Args:
+            key: The key.
+            unit: ``requests`` or ``images``.
+            rate: The rate, such as ``600/minute``; None for no limit.
+            amount: How many to count.
+
+        Raises:
+            Problem: 429 where the rate is used up, 422 where the amount alone is larger than the rate.
+        """
         if rate is None:
             return
         limit = parse(rate)
@@ -52,22 +62,22 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What the key of a request may still use."""
+    """The rate limits of the key of a request."""
 
     key: HeldKey
     limits: RateLimits
 
     def take_request(self) -> None:
-        """Count a request; raise a 429 problem where it is one too many."""
+        """Count a request; raise a 429 problem past the limit."""
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images; raise a 429 problem where they are too many, 422 where they always will be."""
+        """Count images; raise a 429 problem past the limit, 422 where they alone are more than the limit."""
         self.limits.take(self.key, "images", self.key.images, count)
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count images that a request has scored or drawn against the limit of its key, if it has one."""
+    """Count the scored or sampled images of a request against the limit of its key, if there is one."""
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):
         allowance.take_images(count)

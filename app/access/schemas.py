@@ -1,4 +1,4 @@
-"""What a caller is shown about itself."""
+"""Answer about the caller of a request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from worker.keys.roles import Role
 
 
 class CallerView(Answer):
-    """Who is calling, and what it may do."""
+    """The caller of the request and its roles."""
 
-    name: str = Field(description="Name of the key; `anyone` where the service asks for none.", examples=["line-1"])
+    name: str = Field(description="Name of the key; `anyone` where the service has no keys.", examples=["line-1"])
     key: str | None = Field(description="Id of the key; null without one.", examples=["5f3a90c1d2e4"])
     role: Role = Field(description="Role of the key; admin without one.")
-    may: list[Role] = Field(description="Roles that it includes.", examples=[["read", "score"]])
+    may: list[Role] = Field(description="Roles that `role` includes.", examples=[["read", "score"]])

@@ -1,1 +1,1 @@
-"""Calls that audit the scores of a model."""
+"""Audits of a model's scores."""

@@ -1,4 +1,4 @@
-"""Audits: whether a model's scores are what they are without anything cached."""
+"""Endpoint that audits a model: its scores are computed again without cached values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from app.access.permissions import MayScore
 from app.audits.schemas import Audit
 from app.audits.views import audit_view
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import responses
-from app.state import InHouse
 from models.steps import Steps
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
 
 COST = 16
-"""Images that an audited one counts in the queue: a pass in float64, layer by layer, takes so many times as long."""
+"""Images that an audited image counts in the queue: a float64 pass, layer by layer, takes that many times as long."""
 
 router = APIRouter(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
 
@@ -30,23 +30,31 @@ Count = Annotated[int, Query(ge=1, le=16, description="Number of images; each is
 @router.get(
     "",
     operation_id="audit_model",
-    summary="Compute scores again without anything cached",
+    summary="Compute scores again without cached values",
     responses=responses(401, 404, 422, 429, 500, 503, 504),
 )
-async def audit_model(ref: str, request: Request, house: InHouse, n: Count = 4, timeout_ms: TimeoutMs = None) -> Audit:
-    """Scores stored images twice: by the engine in use, and by the flow as it was trained, in float64.
+async def audit_model(
+    ref: str,
+    request: Request,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    n: Count = 4,
+    timeout_ms: TimeoutMs = None,
+) -> Audit:
+    """Score stored images twice: by the engine in use, and by the flow as it was trained, in float64.
 
-    The second pass takes nothing that was cached or frozen: each layer computes its own log-determinant, determinants
-    included. Where fewer images are stored with the model, samples of it follow, the same every time.
+    The second pass uses no cached or frozen value: each layer computes its log-determinant again. If fewer than `n`
+    images are stored with the model, the rest are samples, the same at every audit.
     """
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
-        cost = min(n * COST, house.queue.largest)
-        return audit_view(loaded, await house.queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
+        cost = min(n * COST, queue.largest)
+        return audit_view(loaded, await queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
 
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
-    """Return the audits of so many images, one a step."""
+    """Return the audits of ``count`` images, one per step."""
     from models.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
 
     audited = []

@@ -1,4 +1,4 @@
-"""What the service answers about an audit of a model."""
+"""Answers of the audit endpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):
-    """One image scored twice."""
+    """An image that was scored twice."""
 
     index: int
     source: Literal["pinned", "sample"] = Field(
@@ -19,31 +19,31 @@ class AuditedImage(Answer):
     )
     log_likelihood: float = Field(description="By the engine, with the cached log-determinants, nats.")
     recomputed: float = Field(
-        description="By the flow as it was trained, in float64, every log-determinant computed anew, nats."
+        description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats."
     )
     difference: float = Field(description="`log_likelihood` - `recomputed`, nats.")
 
 
 class AuditedLayer(Answer):
-    """The data-independent log-determinant of one layer."""
+    """The data-independent log-determinant of a layer."""
 
     layer: str
     cached: float = Field(description="As stored with the model, nats.")
-    recomputed: float = Field(description="Computed anew in float64, nats.")
+    recomputed: float = Field(description="Recomputed in float64, nats.")
     difference: float = Field(description="`cached` - `recomputed`, nats.")
 
 
 class AuditedTotal(Answer):
     """The sum of all data-independent log-determinants."""
 
-    cached: float = Field(description="As scores use it, nats.")
+    cached: float = Field(description="As used by scores, nats.")
     recomputed: float
     difference: float
-    tolerance: float = Field(description="Largest difference allowed, nats: in every precision that of float32.")
+    tolerance: float = Field(description="Largest allowed difference, nats: that of float32 in every precision.")
 
 
 class Audit(Answer):
-    """Scores beside what they are without anything cached."""
+    """Scores of a model beside the same scores without cached values."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -80,12 +80,12 @@ class Audit(Answer):
     engine: str = Field(description="The library that computes scores: openvino or torch.")
     precision: Precision = Field(description="Arithmetic of the middle convolutions of coupling networks in scores.")
     images: list[AuditedImage]
-    log_dets: list[AuditedLayer] = Field(description="Of every layer that has one, in the order of the flow.")
+    log_dets: list[AuditedLayer] = Field(description="Of all layers that have one, in the order of the flow.")
     total: AuditedTotal
     tolerance: float = Field(
-        description="Largest difference of an image allowed, nats: 0.001 up to 28x28 and 0.00001 a dimension beyond. "
-        "In bfloat16 twice the worst deviation from float32 that its calibration measured is added: that much is "
-        "rounding, and smaller errors are not seen in the images, but still in the log-determinants."
+        description="Largest allowed difference of an image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond. "
+        "In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller "
+        "errors then show only in the log-determinants."
     )
-    agrees: bool = Field(description="Whether no image and not the total differs by more than is allowed.")
-    seconds: float = Field(description="Time that was spent computing.")
+    agrees: bool = Field(description="Whether all images and the total are within their tolerances.")
+    seconds: float = Field(description="Computing time.")

@@ -1,4 +1,4 @@
-"""What is told about an audit."""
+"""Conversion of an audit to its answer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Both numbers of every image and every layer, and whether they agree."""
+    """Return the audit of a model: both values of every image and every layer, and whether they agree."""
     scorer = loaded.scorer
     images = [
         AuditedImage(
             index=index,
-            source=one.source,
-            log_likelihood=one.log_likelihood,
-            recomputed=one.recomputed,
-            difference=one.log_likelihood - one.recomputed,
+            source=image.source,
+            log_likelihood=image.log_likelihood,
+            recomputed=image.recomputed,
+            difference=image.log_likelihood - image.recomputed,
         )
-        for index, one in enumerate(audited)
+        for index, image in enumerate(audited)
     ]
     cached, recomputed = scorer.manifest.log_dets.layers, audited[0].log_dets
     layers = [
         AuditedLayer(layer=name, cached=cached[name], recomputed=value, difference=cached[name] - value)
         for name, value in recomputed.items()
     ]
-    used, anew = scorer.log_det_total, sum(recomputed.values())
-    total = AuditedTotal(cached=used, recomputed=anew, difference=used - anew, tolerance=scorer.exact_tolerance)
+    used, recomputed_total = scorer.log_det_total, sum(recomputed.values())
+    total = AuditedTotal(
+        cached=used, recomputed=recomputed_total, difference=used - recomputed_total, tolerance=scorer.exact_tolerance
+    )
     return Audit(
         model=loaded.version.name,
         version=loaded.version.version,
@@ -43,5 +45,5 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         tolerance=scorer.tolerance,
         agrees=abs(total.difference) <= total.tolerance
         and all(abs(image.difference) <= scorer.tolerance for image in images),
-        seconds=sum(one.seconds for one in audited),
+        seconds=sum(image.seconds for image in audited),
     )

@@ -1,1 +1,1 @@
-"""Calls about calibrations of a model."""
+"""Calibrations of a model."""

@@ -1,25 +1,26 @@
-"""Calibrations: making one of a user's own images, and going from one to another, without training."""
+"""Endpoints for calibrations: create one from own images, list them, and choose the active one."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.http import schemas
+from app.http.dependencies import JobServiceDep, RegistryDep
 from app.http.errors import responses
-from app.http.json_body import json_body, json_body_schema
-from app.jobs.endpoints import IdempotencyKey, submit_job
-from app.state import InHouse
+from app.http.json_route import JsonRoute
+from app.jobs.endpoints import IdempotencyKey
+from app.jobs.schemas import JobRequest, JobView
+from app.jobs.views import job_view
 from models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"])
+router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
 
-Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the model came with.", examples=[1])]
+Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own calibration.", examples=[1])]
 
 
 @router.post(
@@ -35,28 +36,31 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the one that the 
         },
         **responses(401, 404, 413, 415, 422, 429, 500, 503),
     },
-    openapi_extra=json_body_schema(CalibrationRequest),
 )
 def calibrate_model(
     ref: str,
-    request: Annotated[CalibrationRequest, Depends(json_body(CalibrationRequest))],
-    house: InHouse,
+    request: CalibrationRequest,
+    service: JobServiceDep,
+    registry: RegistryDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
-) -> schemas.JobView:
-    """Queues a job that scores the images of a dataset and makes a calibration of the version from them.
+) -> JobView:
+    """Queue a job that scores the images of a dataset and makes a calibration of the model version from them.
 
-    The dataset's training part, at most 5,000 images, says what is usual; its statistics and calibration parts, at most
-    10,000, give the p-values. Of the data that the model was trained on only what training left out is used. At least
-    20 images are needed. The model's weights stay as they are; scores have the precision of the calibration in use.
+    The training part of the dataset, at most 5,000 images, fits the statistics. Its statistics and calibration parts,
+    at most 10,000 images, give the p-values. Of the dataset that the model was trained on, only images that training
+    left out are used. At least 20 images are needed. The weights of the model do not change; scores have the precision
+    of the active calibration.
 
-    With `activate`, which is the default, it becomes the calibration in use: that needs the role `admin`.
+    With `activate`, the default, it becomes the active calibration. That needs the role `admin`.
     """
-    house.serving.registry.locate(parse_ref(ref))
+    registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}
-    job = schemas.JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    return submit_job(job, house, response, scope, key)
+    job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
+    queued = service.submit(job, scope, key)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
 @router.get(
@@ -66,9 +70,9 @@ def calibrate_model(
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
-    """Lists all calibrations of a version, the one in use, and thresholds that keep a false-alarm rate."""
-    return views.listing(house.serving.registry, ref)
+def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
+    """List the calibrations of a version, with thresholds that keep a false-alarm rate."""
+    return views.listing(registry, ref)
 
 
 @router.put(
@@ -77,13 +81,10 @@ def list_calibrations(ref: str, house: InHouse) -> CalibrationList:
     summary="Use another calibration",
     dependencies=[MayAdminister],
     responses=responses(401, 404, 413, 415, 422, 429, 500),
-    openapi_extra=json_body_schema(CalibrationChoice),
 )
-def choose_calibration(
-    ref: str, choice: Annotated[CalibrationChoice, Depends(json_body(CalibrationChoice))], house: InHouse
-) -> CalibrationList:
-    """Makes a calibration the one in use, an earlier one too; scoring goes over to it in about a second."""
-    return views.choose(house.serving.registry, ref, choice.calibration)
+def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
+    """Make a calibration the active one, also an earlier one. Scoring uses it within about a second."""
+    return views.choose(registry, ref, choice.calibration)
 
 
 @router.get(
@@ -93,6 +94,6 @@ def choose_calibration(
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def get_calibration(ref: str, number: Number, house: InHouse) -> CalibrationView:
-    """Shows one calibration of a version."""
-    return views.one(house.serving.registry, ref, number)
+def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
+    """Show a calibration of a version."""
+    return views.show(registry, ref, number)

@@ -1,4 +1,4 @@
-"""What the service accepts and answers about calibrations."""
+"""Requests and answers of the calibration endpoints."""
 
 from __future__ import annotations
 
@@ -33,74 +33,73 @@ LINE: dict[str, Any] = {
     ],
     "problem": None,
 }
-"""An example; a test computes its numbers."""
+"""An example, whose numbers a test computes."""
 
 
 class CalibrationRequest(BaseModel):
-    """Images to calibrate on."""
+    """Request for a new calibration of a model."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1", "activate": True}]}
     )
 
-    dataset: Name = Field(description="Images like those to be scored, none of which shall be flagged.")
-    activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
+    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
     precision: Precision = Field(
         "float32",
-        description="Arithmetic that scores have while this calibration is in use. `bfloat16`: that of the middle "
-        "convolutions of the coupling networks, faster where the CPU has it; how far scores are from float32 is "
-        "measured and told in `deviation`.",
+        description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of "
+        "the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as "
+        "`deviation`.",
     )
 
 
 class CalibrationChoice(BaseModel):
-    """Which calibration shall be used."""
+    """Request to use another calibration of a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0}]})
 
-    calibration: int = Field(ge=0, description="Its number; 0 is the one that the model came with.")
+    calibration: int = Field(ge=0, description="Its number; 0 is the model's own calibration.")
 
 
 class Threshold(Answer):
-    """With p <= `threshold` the false-alarm rate is at most `alpha` with 95 % confidence."""
+    """A p-value threshold that keeps a false-alarm rate of at most `alpha` with 95 % confidence."""
 
     alpha: float = Field(description="False-alarm rate.")
-    threshold: float | None = Field(description="Pass it as `alpha` when scoring; null where too few images are there.")
-    images_needed: int = Field(description="Fewest calibration images for which there is a threshold.")
+    threshold: float | None = Field(description="`alpha` for scoring; null where there are too few images.")
+    images_needed: int = Field(description="Fewest calibration images for a threshold.")
 
 
 class CalibrationView(Answer):
-    """One calibration of a model version; what it is made of is null where its record is damaged."""
+    """A calibration of a model version. Its data are null where its record is damaged."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
 
-    number: int = Field(description="0 is the one that the model came with.")
+    number: int = Field(description="0 is the model's own calibration.")
     active: bool = Field(description="Whether scoring uses it.")
     created: datetime | None
-    job: str | None = Field(description="The job that made it; null for 0 where the model was not trained by one.")
+    job: str | None = Field(description="The job that made it; null for a model that was not trained by a job.")
     dataset: str | None
-    statistics_images: int | None = Field(description="Images that the statistics were fitted to.")
-    calibration_images: int | None = Field(description="Images that p-values are ranks among.")
+    statistics_images: int | None = Field(description="Images to which the statistics were fitted.")
+    calibration_images: int | None = Field(description="Images among which p-values are ranks.")
     folds: int | None = Field(
-        description="More than 1: both kinds are the same images, each fold judged by the others."
+        description="More than 1: both kinds are the same images, and each fold is judged by the fit to the others."
     )
-    precision: Precision | None = Field(description="Arithmetic that scores have while it is in use.")
+    precision: Precision | None = Field(description="Arithmetic of scores while it is active.")
     deviation: Deviation | None = Field(
-        description="How far scores of its calibration images are from float32, nats; null where it is that."
+        description="Distance of scores of its calibration images from float32, nats; null for float32."
     )
     smallest_p: float | None = Field(
-        description="Smallest p-value it can give: the smallest `alpha` that can be asked."
+        description="Smallest p-value it can give, and so the smallest `alpha` of a request."
     )
     thresholds: list[Threshold] = Field(
-        description="With p <= `threshold` the false-alarm rate is at most `alpha` with 95 % confidence, for images "
-        "like those of the calibration. "
-        "Empty where that is not known: with several folds, and where suspect images were left out."
+        description="Thresholds for images like those of the calibration. Empty with several folds, and where "
+        "suspect images were left out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
 
 
 class CalibrationList(Answer):
-    """The calibrations of a model version, 0 first."""
+    """The calibrations of a model version, in the order of their numbers."""
 
     model: str
     version: int

@@ -1,4 +1,4 @@
-"""What is told about the calibrations of a model version."""
+"""Answers about the calibrations of a model version, read from the registry on disk."""
 
 from __future__ import annotations
 
@@ -13,19 +13,36 @@ from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 
+FROM_SUMMARY = (
+    "dataset",
+    "statistics_images",
+    "calibration_images",
+    "folds",
+    "precision",
+    "deviation",
+    "smallest_p",
+)
+"""Members of a ``CalibrationView`` that come from the summary of the calibration."""
+
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """All calibrations of a version; raises `ModelNotFound`, `ArtifactError`. Blocks on the disk."""
+    """Return all calibrations of a model reference; raise ``ModelNotFound`` or ``ArtifactError``."""
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     active, numbers = calibrations.active(), calibrations.numbers()
-    # One that was chosen and deleted since is said to be missing.
+    # An active calibration that was deleted is listed as missing.
     views = [_view(registry, name, version, number, active=number == active) for number in sorted({*numbers, active})]
     return CalibrationList(model=name, version=version, active=active, calibrations=views)
 
 
-def one(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """One calibration; raises `ModelNotFound`, `CalibrationNotFound`, `ArtifactError`. Blocks on the disk."""
+def show(registry: Registry, ref: str, number: int) -> CalibrationView:
+    """Return a calibration of a model reference.
+
+    Raises:
+        ModelNotFound: The model does not exist.
+        CalibrationNotFound: The calibration does not exist.
+        ArtifactError: The model is damaged.
+    """
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     if number != OWN:
@@ -34,7 +51,13 @@ def one(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Makes a calibration the active one; raises `ModelNotFound`, `CalibrationNotFound`, `ArtifactError`."""
+    """Make a calibration the active one, and return all calibrations.
+
+    Raises:
+        ModelNotFound: The model does not exist.
+        CalibrationNotFound: The calibration does not exist.
+        ArtifactError: The model or the calibration is damaged.
+    """
     name, version = registry.locate(parse_ref(ref))
     weights = registry.with_calibration(name, version, OWN).manifest.log_dets.weights_sha256
     registry.calibrations(name, version).choose(number, weights)
@@ -42,7 +65,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """The active calibration of a version, with what is wrong with it. Blocks on the disk."""
+    """Return the active calibration of a version; a damaged one has its problem instead of its data."""
     return _view(registry, name, version, number, active=True)
 
 
@@ -50,56 +73,37 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
     try:
         if number == OWN:
             manifest = registry.with_calibration(name, version, OWN).manifest
-            return _whole(number, active, manifest.created, manifest.training.job, manifest.calibration)
+            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration)
         record = registry.calibrations(name, version).record(number)
     except (ArtifactError, CalibrationNotFound) as error:
-        return CalibrationView(
-            number=number,
-            active=active,
-            **dict.fromkeys(
-                (
-                    "created",
-                    "job",
-                    "dataset",
-                    "statistics_images",
-                    "calibration_images",
-                    "folds",
-                    "precision",
-                    "deviation",
-                    "smallest_p",
-                )
-            ),
-            thresholds=[],
-            problem=error.detail,
-        )
-    return _whole(number, active, record.created, record.job, record.summary)
+        unknown = dict.fromkeys(("created", "job", *FROM_SUMMARY))
+        return CalibrationView(number=number, active=active, thresholds=[], problem=error.detail, **unknown)
+    return _sound(number, active, record.created, record.job, record.summary)
 
 
-def _whole(
+def _sound(
     number: int, active: bool, created: datetime, job: str | None, summary: CalibrationSummary
 ) -> CalibrationView:
-    # The bound knows neither several folds nor images that were left out for being strange.
+    # The bound does not hold for several folds, nor where strange images were left out.
     exact = summary.folds == 1 and summary.suspect_share == 0
     return CalibrationView(
         number=number,
         active=active,
         created=created,
         job=job,
-        dataset=summary.dataset,
-        statistics_images=summary.statistics_images,
-        calibration_images=summary.calibration_images,
-        folds=summary.folds,
-        precision=summary.precision,
-        deviation=summary.deviation,
-        smallest_p=summary.smallest_p,
         thresholds=list(advice(summary.calibration_images)) if exact else [],
         problem=None,
+        **{name: getattr(summary, name) for name in FROM_SUMMARY},
     )
 
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """The thresholds that keep a false-alarm rate, for a calibration of so many images in one fold."""
+    """Return the thresholds that keep common false-alarm rates.
+
+    Args:
+        images: Number of calibration images, in a single fold.
+    """
     return tuple(
         Threshold(alpha=alpha, threshold=safe_threshold(images, alpha), images_needed=images_needed(alpha))
         for alpha in ADVICE_ALPHAS

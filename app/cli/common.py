@@ -57,14 +57,14 @@ def fail(message: str, code: int) -> typer.Exit:
 @contextmanager
 def error_messages() -> Iterator[None]:
     """Turn typed errors inside the block into a line on stderr and an exit code."""
-    from app.http.errors import Problem
+    from app.http.errors import Problem, status_of
     from models.errors import ModelsError
     from worker.errors import JobsError
 
     try:
         yield
     except (ModelsError, JobsError, Problem) as error:
-        code = USAGE if error.status < 500 else SERVICE
+        code = USAGE if status_of(error) < 500 else SERVICE
         raise fail(f"{error.title}: {error.detail}", code) from error
 
 

@@ -51,12 +51,13 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             page = client.models.list()
     else:
         with error_messages():
-            from app.registry.model_pool import Serving
+            from app.registry.model_pool import ModelPool
             from app.registry.schemas import ModelPage
             from app.registry.views import summary
+            from models.registry.registry import Registry
             from snf_client.schemas import ModelPage as ClientPage
 
-            listing = Serving(read_settings().registry_dir, read_settings().engine_options).listing()
+            listing = ModelPool(Registry(read_settings().registry_dir), read_settings().engine_options).listing()
             page = client_schema(ClientPage, ModelPage(models=[summary(model) for model in listing]))
     if as_json:
         print_response(page)

@@ -100,12 +100,12 @@ def _scored(
 
 
 def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> ScorePart:
-    from app.scoring.responses import one_result
+    from app.scoring.responses import image_result
     from snf_client.resources.scores import ScorePart
     from snf_client.schemas import FailedImage, ScoredImage
 
     def result(place: int, item: Item) -> ScoredImage | FailedImage:
-        own = one_result(first + place, item, outcomes.get(place), loaded)
+        own = image_result(first + place, item, outcomes.get(place), loaded)
         return client_schema(ScoredImage, own) if own.status == "ok" else client_schema(FailedImage, own)
 
     version = loaded.version

@@ -1,1 +1,1 @@
-"""Calls about datasets, and their upload."""
+"""Datasets: endpoints and uploads."""

@@ -1,4 +1,4 @@
-"""Datasets: uploading and deleting them, and what is known of each."""
+"""Endpoints that upload, list, show and delete datasets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from app.access.permissions import MayAdminister, MayRead, MayTrain
 from app.datasets.form import FILE, NAME
 from app.datasets.schemas import DatasetDetail, DatasetList
 from app.datasets.views import detail, entries, refuse_builtin, refuse_used
+from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
 from app.scoring.request_images import MULTIPART
-from app.state import InHouse
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
-from models.naming import NAME_PATTERN
 
 PATH = "/v1/datasets"
 
@@ -34,17 +33,17 @@ _FORM = {
                 "properties": {
                     NAME: {
                         "type": "string",
-                        "pattern": NAME_PATTERN,
-                        "description": "Name to train by. Best sent first: a name that is taken then ends the upload.",
+                        "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
+                        "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
                         "examples": ["bottles"],
                     },
                     FILE: {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy, or images: PNG, JPEG, "
-                        "WebP or BMP, one or many. Folders in archives and file names are groups that are not "
-                        "torn apart.",
+                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, "
+                        "WebP or BMP, one or many. Folders in archives and in file names are groups, which the "
+                        "split keeps together.",
                     },
                 },
             }
@@ -68,16 +67,18 @@ _FORM = {
     },
     openapi_extra={"requestBody": _FORM},
 )
-def upload_dataset(request: Request, house: InHouse, response: Response) -> DatasetDetail:
-    """Streams files to disk, looks at every image and keeps the good ones as a dataset; answers a report.
+def upload_dataset(
+    request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
+) -> DatasetDetail:
+    """Store the images of the uploaded files as a dataset, and return a report.
 
-    Single files that are no usable images are left out and named in the report. An archive or array that is damaged,
-    unsafe or too large is refused as a whole, and nothing of it stays.
+    Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
+    unsafe or too large is refused as a whole, and nothing of it is stored.
     """
-    name = house.dataset_uploads.receive(request).name
-    found = detail(name, house.datasets, house.settings.data_dir)
-    response.headers["Location"] = found.links["self"]
-    return found
+    name = uploads.receive(request).name
+    dataset = detail(name, store, settings.data_dir)
+    response.headers["Location"] = dataset.links["self"]
+    return dataset
 
 
 @router.get(
@@ -87,9 +88,9 @@ def upload_dataset(request: Request, house: InHouse, response: Response) -> Data
     dependencies=[MayRead],
     responses=responses(401, 500),
 )
-def list_datasets(house: InHouse) -> DatasetList:
-    """Lists the built-in and the uploaded datasets; one that cannot be used says why in `problem`."""
-    return DatasetList(datasets=entries(house.datasets, house.settings.data_dir))
+def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
+    """List the built-in and the uploaded datasets. One that cannot be used has the reason in `problem`."""
+    return DatasetList(datasets=entries(store, settings.data_dir))
 
 
 @router.get(
@@ -99,31 +100,31 @@ def list_datasets(house: InHouse) -> DatasetList:
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
-def get_dataset(name: DatasetName, house: InHouse) -> DatasetDetail:
-    """Shows counts, sizes, the split, and for an uploaded one the report: duplicates, rejected files, notes."""
-    return detail(name, house.datasets, house.settings.data_dir)
+def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
+    """Show counts, sizes and the split, and the report of an uploaded dataset: duplicates, rejected files, notes."""
+    return detail(name, store, settings.data_dir)
 
 
 @router.get(
     "/{name}/contact-sheet",
     operation_id="get_dataset_contact_sheet",
-    summary="Look at a dataset",
+    summary="Show the contact sheet of a dataset",
     dependencies=[MayTrain],
     response_class=Response,
     responses={
         **responses(401, 404, 422, 500),
         200: {
-            "description": "Up to 100 of the images, evenly spread over the paths.",
+            "description": "Up to 100 images, evenly spread over the paths.",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
     },
 )
-def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
-    """Answers a PNG with up to 100 of an uploaded dataset's images; built-in ones have none."""
+def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
+    """Return a PNG with up to 100 images of an uploaded dataset; built-in datasets have none."""
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
     try:
-        content = house.datasets.contact_sheet(name).read_bytes()
+        content = store.contact_sheet(name).read_bytes()
     except FileNotFoundError:
         raise DatasetNotFound(f"the dataset {name!r} has just been deleted") from None
     return Response(content, media_type="image/png")
@@ -138,11 +139,11 @@ def get_dataset_contact_sheet(name: DatasetName, house: InHouse) -> Response:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def delete_dataset(name: DatasetName, house: InHouse) -> None:
-    """Deletes an uploaded dataset; 409 for a built-in one and while a job that is not over uses it.
+def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
+    """Delete an uploaded dataset. 409 for a built-in dataset, and while an unfinished job uses it.
 
     Models that were trained on it stay.
     """
     refuse_builtin(name)
-    refuse_used(name, house.jobs)
-    house.datasets.delete(name)
+    refuse_used(name, jobs)
+    store.delete(name)

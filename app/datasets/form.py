@@ -1,4 +1,4 @@
-"""The form of an uploaded dataset, parsed piece by piece: its files go to disk as they come, none is held in memory."""
+"""Parsing of the form of an uploaded dataset, whose files are written to disk as they arrive."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ from models.naming import NAME_RULE, is_name
 
 NAME, FILE = "name", "file"
 MAX_FILES = 100_000
-"""Parts of one form: each takes an inode. An archive may hold more."""
+"""Most files in a form, each of which is a file on disk; an archive may contain more."""
 MAX_NAME_BYTES = 64
 
 
 class DatasetForm:
-    """Takes a form in pieces; keeps its files in ``folder`` and the name; blocks on the disk.
+    """A parser of a dataset's form, which receives it in chunks and writes the files to a folder.
 
-    ``check_name`` hears the name as soon as it is there, ``take`` the bytes before they are written; what they raise
-    ends the upload. Raises 400, 413, 415 and 422 problems.
+    What ``check_name`` and ``take`` raise ends the upload. All methods raise 400, 413, 415 and 422 problems.
+
+    Args:
+        content_type: Content type of the request.
+        folder: Folder for the files.
+        check_name: Called with the dataset's name as soon as it has arrived.
+        take: Called with a number of bytes before they are written.
     """
 
     def __init__(
@@ -69,25 +74,25 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Takes the next piece."""
+        """Parse the next chunk of the form."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _malformed(str(error)) from error
 
     def close(self) -> None:
-        """Closes the file in hand."""
+        """Close the file that is being written."""
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source]]:
-        """The name and the files, once the form is complete."""
+        """Return the name and the files of the complete form."""
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")
         if self._name is None:
-            raise invalid(f"/body/{NAME}", "the dataset's name is expected, and none came")
+            raise invalid(f"/body/{NAME}", "expected the name of the dataset, got none")
         if not self._sources:
-            raise invalid(f"/body/{FILE}", "at least one file is expected, and none came")
+            raise invalid(f"/body/{FILE}", "expected at least one file, got none")
         return self._name, self._sources
 
     def _begin_part(self) -> None:
@@ -111,16 +116,16 @@ class DatasetForm:
         match self._field, filename:
             case b"name", None:
                 if self._name is not None:
-                    raise invalid(f"/body/{NAME}", "came twice")
+                    raise invalid(f"/body/{NAME}", "expected a single name, got two")
             case b"name", _:
-                raise invalid(f"/body/{NAME}", "text is expected, and a file came")
+                raise invalid(f"/body/{NAME}", "expected text, got a file")
             case b"file", None:
-                raise invalid(f"/body/{FILE}", "a file is expected, with a file name, and text came")
+                raise invalid(f"/body/{FILE}", "expected a file with a file name, got text")
             case b"file", bytes():
                 self._begin_file(filename)
             case _:
                 field = self._field.decode(errors="replace")
-                raise invalid(f"/body/{field}", f"unknown form field; there are {NAME!r} and {FILE!r}")
+                raise invalid(f"/body/{field}", f"unknown form field; expected {NAME!r} or {FILE!r}")
 
     def _begin_file(self, filename: bytes) -> None:
         if len(self._sources) == MAX_FILES:

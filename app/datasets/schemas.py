@@ -1,4 +1,4 @@
-"""What the service answers about datasets."""
+"""Answers of the endpoints for datasets."""
 
 from __future__ import annotations
 
@@ -29,30 +29,27 @@ EXAMPLE: dict[str, Any] = {
 
 
 class DatasetEntry(Answer):
-    """One dataset that can be trained on."""
+    """A dataset in the list of datasets."""
 
     name: str
     origin: Literal["built-in", "stored"]
     images: int
-    image_shape: list[int] = Field(
-        description="Channels, height, width of what a model is trained on, unless its parameters say otherwise."
-    )
+    image_shape: list[int] = Field(description="Channels, height, width of the training images, by default.")
     train: int = Field(description="Images that fit the flow.")
     statistics: int = Field(
-        description="Images that select the model and fit the anomaly statistics; where there are folds, the reference "
-        "images that give p-values, too."
+        description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
     )
-    calibration: int = Field(description="Images that give p-values alone; 0 where there are folds.")
-    test: int = Field(description="Images that only evaluation sees.")
+    calibration: int = Field(description="Images that only give p-values; 0 with folds.")
+    test: int = Field(description="Images that are used by evaluations only.")
     folds: int = Field(
-        description="Fewer than 400 uploaded images have no calibration part: so many folds of `statistics` serve both "
-        "by cross-conformal prediction. Else 0."
+        description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of "
+        "fewer than 400 uploaded images. Else 0."
     )
-    smallest: list[int] = Field(description="Smallest width and smallest height of the images as they came.")
-    largest: list[int] = Field(description="Largest width and largest height of the images as they came.")
-    bytes: int = Field(description="Size of the originals.")
-    created: datetime | None = Field(description="When it was uploaded; null for built-in ones.")
-    problem: str | None = Field(None, description="Why it cannot be trained on as it is, if so; counts are 0 then.")
+    smallest: list[int] = Field(description="Smallest width and smallest height of the original images.")
+    largest: list[int] = Field(description="Largest width and largest height of the original images.")
+    bytes: int = Field(description="Size of the original files.")
+    created: datetime | None = Field(description="Time of the upload; null for built-in datasets.")
+    problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
 
 
 class DatasetList(Answer):
@@ -104,7 +101,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
 
 
 class DatasetDetail(DatasetEntry):
-    """One dataset, with the report of its validation where it was uploaded."""
+    """A dataset; an uploaded one has the report of its validation."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,4 +1,4 @@
-"""Uploads of datasets: streamed to disk within limits, made into a dataset; nothing is left of one that fails."""
+"""Uploads of datasets: streamed to disk within limits, and stored as a dataset or removed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from contextlib import closing
 from starlette.requests import Request
 
 from app.datasets.form import DatasetForm
-from app.http.shares import Shares
+from app.http.shares import FairShares
 from app.http.upload_folders import UploadFolders, note_target
-from app.http.upload_watch import UploadWatch
-from app.http.uploads import UploadBody, place, upload_problems
+from app.http.uploads import UploadBody, UploadWatch, upload_problems, upload_slot
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
@@ -24,43 +23,48 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Takes a few uploads at once, each in the thread of its route, which waits for disk and network."""
+    """Receives a few uploads of datasets at once, each in the thread of its request."""
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
         self._store = store
         self._folders = UploadFolders(settings.uploads_dir, store.root)
-        self._places = Shares(settings.max_dataset_uploads)
+        self._slots = FairShares(settings.max_dataset_uploads)
         self._draining = draining
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Removes what a killed service left behind."""
+        """Remove leftovers of a service that was killed."""
         try:
             self._folders.sweep()
         except OSError as error:
-            # Scoring needs no such folder.
+            # Scoring works without the folder.
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """Ends what has arrived and is still being looked through; what has not ended as soon as the service drains."""
+        """End uploads that have arrived and are being validated; others end when the service starts to drain."""
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
-        """The report of the dataset that a request's form becomes; to be called in a thread of the framework.
+        """Store the form of a request as a dataset and return its report. To be called in a thread of the framework.
 
-        Raises problems of the form, `BodyTooLarge`, and what `ingest` raises.
+        Raises:
+            Problem: The form is not valid, the upload was cut off, or there are too many at once.
+            BodyTooLarge: The upload is larger than the limit.
+            DatasetRefused: The files cannot become a dataset.
+            DatasetTaken: The name is taken.
+            StorageFull: The disk or the quota has no space.
         """
-        with place(self._places, request), upload_problems(), self._folders.new() as folder:
+        with upload_slot(self._slots, request), upload_problems(), self._folders.new() as folder:
             self._store.root.mkdir(parents=True, exist_ok=True)
             room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
             body = UploadBody(request, self._settings.max_dataset_bytes, self._draining)
             room.require(body.declared)
             kind = request.headers.get("content-type")
-            # The name is looked at again when all has arrived; here it spares a long upload in vain.
+            # The name is checked again at the end; this check spares a long upload in vain.
             with closing(DatasetForm(kind, folder, self._store.check_free, room.take)) as form:
-                for piece in body.pieces():
-                    form.write(piece)
+                for chunk in body.chunks():
+                    form.write(chunk)
                 name, sources = form.finish()
             note_target(folder, name)
             return ingest(self._store, name, sources, self._settings, UploadWatch(request, self._stopping))

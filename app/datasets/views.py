@@ -1,4 +1,4 @@
-"""From datasets on this machine to what the service and the command line say of them."""
+"""Answers about datasets, read from disk, and checks before a dataset is deleted."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from worker.jobs.store import JobStore
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
-    """Every dataset; a damaged one says why it cannot be used and does not take the list with it."""
-    found = []
+    """Return all datasets; a damaged dataset has the reason why it cannot be used."""
+    result = []
     for name in dataset_names(data_dir, store):
         try:
-            found.append(entry(name, store, data_dir))
+            result.append(entry(name, store, data_dir))
         except ModelsError as error:
-            found.append(_unusable(name, error.detail))
-    return found
+            result.append(_unusable(name, error.detail))
+    return result
 
 
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
-    """One dataset; raises `DatasetNotFound`, `DatasetUnfit`."""
+    """Return a dataset; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
     path = builtin_file(name, data_dir)
     summary = summarize(name, data_dir, store)
     if path is None:
@@ -47,17 +47,17 @@ def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
-    """One dataset with its report; raises `DatasetNotFound`, `DatasetUnfit`."""
-    found = entry(name, store, data_dir)
+    """Return a dataset with its report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
+    dataset = entry(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
-    if found.origin == "built-in":
-        return DatasetDetail(**found.model_dump(), report=None, links=links)
+    if dataset.origin == "built-in":
+        return DatasetDetail(**dataset.model_dump(), report=None, links=links)
     links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
-    return DatasetDetail(**found.model_dump(), report=store.report(name), links=links)
+    return DatasetDetail(**dataset.model_dump(), report=store.report(name), links=links)
 
 
 def refuse_builtin(name: str) -> None:
-    """Raises a 409 problem for a dataset that is no upload."""
+    """Raise a 409 problem for a built-in dataset."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
@@ -65,7 +65,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raises a 409 problem while a job that is not over uses a dataset; `BrokerDown` where nobody can tell."""
+    """Raise a 409 problem while an unfinished job uses a dataset; ``BrokerDown`` without a job store."""
     refuse_in_use(
         jobs,
         lambda job: name in (job.dataset, *job.parameters.get("against", ())),

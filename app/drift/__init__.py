@@ -1,1 +1,1 @@
-"""Drift: whether recent images still look like those of the calibration."""
+"""Drift: whether recent images are still like those of the calibration."""

@@ -1,4 +1,4 @@
-"""Watches whether what comes in still looks like the images that the models were calibrated on."""
+"""Monitoring of drift: recent p-values of each model are compared with those of its calibration."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import threading
 import time
 from collections.abc import Sequence
 
-from app.drift import storage as drift_file
-from app.drift.windows import DriftWindows, Key, Reference, Seen
+from app.drift import storage
+from app.drift.windows import DriftWindows, Key, WindowReference, WindowStatus
 from app.registry.model_pool import Loaded
 from models.registry.version import ModelVersion
 from worker.settings import Settings
 
 EVERY_S = 5.0
-"""Time between two looks at what has changed, and between two writings of it."""
-
-SOURCE = r"^[A-Za-z0-9][A-Za-z0-9._:/ -]{0,63}$"
-"""Labels of sources: a camera, a line, a lot."""
+"""Seconds between two checks for drift, and between two writes of the windows."""
 
 log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """The windows of one service process, and the thread that looks at them and keeps them.
+    """Windows of recent p-values, and a thread that checks them for drift and stores them.
 
-    The windows are those of this process. Of several services that share one home each sees its own requests, and the
-    windows of the one that wrote last are those that a restart finds.
+    Each service process has windows of its own requests. Of several services that share a home, a restart continues
+    with the windows that were written last.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,61 +34,67 @@ class DriftMonitor:
             sources=settings.drift_sources,
         )
         self._path = settings.drift_file
-        self._kept = 0
+        self._stored_changes = 0
         self._writable = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
     def start(self) -> None:
-        """Takes up what the last process left, and starts to look."""
-        drift_file.load(self._windows, self._path)
+        """Load the windows of the last process and start the thread."""
+        storage.load(self._windows, self._path)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends looking, and keeps what there is."""
+        """End the thread and store the windows."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._keep()
+        self._check_and_store()
 
     def record(self, loaded: Loaded, source: str | None, p_values: Sequence[float]) -> None:
-        """Takes in the p-values of the images of a request that were scored; never blocks for long."""
+        """Add the p-values of a request's scored images; never blocks for long.
+
+        Args:
+            loaded: The model that scored.
+            source: Label of the images' source, such as a camera, or None.
+            p_values: P-values of the images.
+        """
         summary = loaded.scorer.calibration_summary
-        reference = Reference(loaded.scorer.log_det_digest, summary.calibration_images, loaded.scorer.smallest_p)
+        reference = WindowReference(loaded.scorer.log_det_digest, summary.calibration_images, loaded.scorer.smallest_p)
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time())
 
-    def of(self, version: ModelVersion) -> list[Seen]:
-        """The windows of a version, all images together first; raises `ArtifactError`, reads the manifest."""
-        return self._windows.look(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
+    def of(self, version: ModelVersion) -> list[WindowStatus]:
+        """Return the windows of a version, that of all images first. Reads the manifest; raises ``ArtifactError``."""
+        return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
-    def all(self) -> dict[Key, list[Seen]]:
-        """The windows of every version that has any."""
-        return {key: self._windows.look(key, time.time()) for key in self._windows.models()}
+    def all(self) -> dict[Key, list[WindowStatus]]:
+        """Return the windows of all versions that have any."""
+        return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_S):
             try:
-                self._keep()
+                self._check_and_store()
             except Exception:
-                # A thread that is gone would keep nothing more, and say nothing.
-                log.exception("drift could not be looked at")
+                # Without the thread nothing would be stored any more.
+                log.exception("drift could not be checked")
 
-    def _keep(self) -> None:
+    def _check_and_store(self) -> None:
         changes = self._windows.changes
-        if changes == self._kept:
+        if changes == self._stored_changes:
             return
-        # So that an alarm is in the log though nobody asks.
+        # Logs alarms that start or end.
         self.all()
         try:
-            drift_file.save(self._windows, self._path)
+            storage.save(self._windows, self._path)
         except OSError as error:
             if self._writable:
-                log.error("%s cannot be written, a restart would forget drift: %s", self._path, error.strerror)
+                log.error("%s cannot be written, so a restart would forget drift: %s", self._path, error.strerror)
             self._writable = False
             return
-        self._kept, self._writable = changes, True
+        self._stored_changes, self._writable = changes, True
 
 
 def key_of(version: ModelVersion) -> Key:
-    """Whose p-values a version's images have."""
+    """Return the key of a version's windows."""
     return Key(version.name, version.version, version.calibration)

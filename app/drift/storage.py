@@ -1,4 +1,4 @@
-"""The file that carries the windows of recent p-values over a restart."""
+"""Storage of the windows of recent p-values in a file, so that they survive a restart."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.drift.windows import DriftWindows, Key, Reference, Window
+from app.drift.windows import DriftWindows, Key, Window, WindowReference
 from models.atomic_files import remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)
 
 PValue = Annotated[float, Field(gt=0, le=1)]
 Time = Annotated[float, Field(ge=0, le=1e11)]
-"""Seconds since 1970 that a calendar has."""
+"""Seconds since 1970, of a year with four digits."""
 
 
-class _Stored(BaseModel):
+class _DriftRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class StoredWindow(_Stored):
-    """One window; `seconds` are whole ones from `start` to each image."""
+class StoredWindow(_DriftRecord):
+    """A stored window.
+
+    Attributes:
+        source: Label of the source; None for all images.
+        start: Time of the oldest image, in seconds since 1970.
+        seconds: Whole seconds from ``start`` to each image.
+        p_values: P-value of each image.
+        alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
+    """
 
     source: str | None
     start: Time
@@ -35,12 +43,12 @@ class StoredWindow(_Stored):
     @model_validator(mode="after")
     def _as_long(self) -> Self:
         if len(self.seconds) != len(self.p_values):
-            raise ValueError(f"{len(self.p_values)} images need as many times, got {len(self.seconds)}")
+            raise ValueError(f"expected {len(self.p_values)} times, one per p-value, got {len(self.seconds)}")
         return self
 
 
-class StoredModel(_Stored):
-    """All windows of one calibration of one model version."""
+class StoredModel(_DriftRecord):
+    """The stored windows of a calibration of a model version."""
 
     name: str
     version: int
@@ -51,44 +59,44 @@ class StoredModel(_Stored):
     windows: list[StoredWindow]
 
 
-class StoredDrift(_Stored):
-    """The whole file."""
+class StoredDrift(_DriftRecord):
+    """The content of the file with all windows."""
 
     format_version: int = Field(1, ge=1, le=1)
     models: list[StoredModel]
 
 
 def save(windows: DriftWindows, path: Path) -> None:
-    """Writes all windows, atomically; raises `OSError`."""
-    # Encoded model by model: encoding holds the interpreter, and the event loop has to get its turn.
-    models = [_stored(*one).model_dump_json() for one in windows.contents()]
+    """Write all windows atomically; raise ``OSError``."""
+    # Encoded model by model, because encoding blocks the event loop.
+    models = [_stored(*content).model_dump_json() for content in windows.contents()]
     write_atomically(path, ('{"format_version":1,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Puts the windows of a file back; one that is damaged is logged and left, and the windows stay empty."""
+    """Restore the windows of a file; a missing or damaged file leaves the windows empty and is logged."""
     try:
-        # Not what another service may be writing now.
+        # Recent leftovers may be in use by another service.
         remove_leftovers(path.parent, older_than_s=3600)
         content = StoredDrift.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return
     except OSError as error:
-        log.error("%s cannot be read, drift begins anew: %s", path, error.strerror)
+        log.error("%s cannot be read, so drift starts without history: %s", path, error.strerror)
         return
     except ValidationError as error:
         first = error.errors()[0]
-        log.error("%s is damaged, drift begins anew: %s: %s", path, first["loc"], first["msg"])
+        log.error("%s is damaged, so drift starts without history: %s: %s", path, first["loc"], first["msg"])
         return
-    for one in content.models:
+    for model in content.models:
         windows.restore(
-            Key(one.name, one.version, one.calibration),
-            Reference(one.weights, one.images, one.smallest_p),
-            [(window.source, _window(window)) for window in one.windows],
+            Key(model.name, model.version, model.calibration),
+            WindowReference(model.weights, model.images, model.smallest_p),
+            [(window.source, _window(window)) for window in model.windows],
         )
 
 
-def _stored(key: Key, reference: Reference, windows: list[tuple[str | None, Window]]) -> StoredModel:
+def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None, Window]]) -> StoredModel:
     return StoredModel(
         **key._asdict(),
         weights=reference.weights,
@@ -99,7 +107,7 @@ def _stored(key: Key, reference: Reference, windows: list[tuple[str | None, Wind
                 source=source,
                 start=window.times[0],
                 seconds=[round(time - window.times[0]) for time in window.times],
-                # Six digits tell the ranks among a hundred thousand calibration images apart.
+                # Six digits distinguish the ranks among a hundred thousand calibration images.
                 p_values=[float(f"{p:.6g}") for p in window.p_values],
                 alarm_since=window.alarm_since,
             )

@@ -1,4 +1,4 @@
-"""Bounded windows of the newest p-values of every model, all images together and by source; memory alone."""
+"""Windows of the newest p-values of every model, of all images and by source, in memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import NamedTuple
 from models.anomaly.drift import drift_test, low_share
 
 MAX_MODELS = 64
-"""Model versions that have windows; the least recently scored one is forgotten."""
+"""Most model versions with windows; the least recently scored version is dropped first."""
 CALM = 10.0
-"""An alarm ends past this multiple of the threshold, so that one on the edge does not come and go with every image."""
+"""An alarm ends past this multiple of the threshold, so that it does not flicker at the edge."""
 
 log = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """Whose p-values may stand in one window: those of one calibration of one version."""
+    """The calibration of a model version, whose p-values share a window."""
 
     name: str
     version: int
@@ -31,8 +31,14 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What the p-values are ranks in; a model trained again in the place of another has other weights."""
+class WindowReference:
+    """The calibration set in which the p-values of a window are ranks.
+
+    Attributes:
+        weights: Digest of the weights; a model that was trained again in the same place has another.
+        images: Number of calibration images.
+        smallest_p: Smallest p-value that the calibration can give.
+    """
 
     weights: str
     images: int
@@ -40,8 +46,19 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is known of one window; `source` is None for all images together, the test's numbers until it is judged."""
+class WindowStatus:
+    """The state of a window: its size and the result of the drift test.
+
+    Attributes:
+        source: Label of the source; None for all images.
+        images: Number of images in the window.
+        statistic: Kolmogorov-Smirnov distance from the calibration; None while there are too few images.
+        p_value: P-value of that distance; None while there are too few images.
+        low_share: Share of images with a p-value of 0.05 or less.
+        alarm: Whether the window has drifted.
+        since: Time of the oldest image, in seconds since 1970.
+        alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
+    """
 
     source: str | None
     images: int
@@ -55,17 +72,17 @@ class Seen:
 
 @dataclass(eq=False)
 class Window:
-    """The newest p-values with the times they came at, in seconds since 1970."""
+    """The newest p-values, and their times in seconds since 1970."""
 
     p_values: deque[float]
     times: deque[float]
     count: int = 0
     alarm_since: float | None = None
     judged_at: int = -1
-    judged: Seen | None = None
+    judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], now: float) -> None:
-        """Takes p-values in, and drops the oldest."""
+        """Add p-values, and drop the oldest where the window is full."""
         for p in p_values:
             self.p_values.append(p)
             self.times.append(now)
@@ -73,25 +90,30 @@ class Window:
 
 
 @dataclass(eq=False)
-class Group:
-    """The windows of one model; the sources in order of use, the latest last."""
+class ModelWindows:
+    """The windows of a model; its sources are in the order of use, the latest last."""
 
-    reference: Reference
+    reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """All windows with their source, that of all images together first."""
+        """Yield all windows with their source, that of all images first."""
         yield None, self.everything
         yield from self.sources.items()
 
 
 class DriftWindows:
-    """Takes p-values in from any thread in O(1) an image, and judges a window when somebody looks.
+    """The windows of all models: p-values are added in O(1) per image, and windows are tested on request.
 
-    Every image counts once in the window of all images and once in that of its source, if it has one. An image that one
-    client sends again and again counts every time: that the stream does not look like the calibration images any more
-    is what is to be found, and whoever may score may also raise an alarm.
+    Every image counts once in the window of all images and once in that of its source, if it has one. Repeated images
+    count every time, because they too change the distribution. May be used from any thread.
+
+    Args:
+        images: Most images in a window.
+        min_images: Fewest images for a test.
+        level: P-value of the drift test at which an alarm starts.
+        sources: Most sources of a model; the least recently used is dropped first.
     """
 
     def __init__(self, *, images: int, min_images: int, level: float, sources: int) -> None:
@@ -99,19 +121,21 @@ class DriftWindows:
         self._min_images = min_images
         self._level = level
         self._sources = sources
-        self._groups: OrderedDict[Key, Group] = OrderedDict()
-        # The event loop waits for the first one, which is never held while something is computed.
+        self._groups: OrderedDict[Key, ModelWindows] = OrderedDict()
+        # The event loop waits for the first lock only, which is never held during computations.
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._changes = 0
 
     @property
     def changes(self) -> int:
-        """A number that is another one whenever there is something new to keep."""
+        """A counter that grows with every change of the windows."""
         return self._changes
 
-    def record(self, key: Key, reference: Reference, source: str | None, p_values: Sequence[float], now: float) -> None:
-        """Takes the p-values of a request in."""
+    def record(
+        self, key: Key, reference: WindowReference, source: str | None, p_values: Sequence[float], now: float
+    ) -> None:
+        """Add the p-values of a request at time ``now``, in seconds since 1970."""
         if not p_values:
             return
         with self._lock:
@@ -119,7 +143,7 @@ class DriftWindows:
             dropped: list[str] = []
             if group is None or group.reference != reference:
                 dropped = _alarmed(key, group.windows()) if group else []
-                group = self._groups[key] = Group(reference, self._window())
+                group = self._groups[key] = ModelWindows(reference, self._window())
             self._groups.move_to_end(key)
             group.everything.add(p_values, now)
             if source is not None:
@@ -129,12 +153,15 @@ class DriftWindows:
             dropped += self._keep_limits(key, group)
             self._changes += 1
         for name in dropped:
-            log.warning("drift of %s is over: its window was dropped", name)
+            log.warning("drift of %s has ended: its window was dropped", name)
 
-    def look(self, key: Key, now: float, weights: str | None = None) -> list[Seen]:
-        """Every window of a model as it stands, all images together first; logs an alarm's start and end.
+    def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
+        """Return the status of all windows of a model, that of all images first, and log starts and ends of alarms.
 
-        Empty where nothing was scored, or not with the weights that are given.
+        Args:
+            key: The model.
+            now: Time in seconds since 1970.
+            weights: Digest of the weights, if only windows of these weights are wanted.
         """
         with self._looking:
             with self._lock:
@@ -145,28 +172,28 @@ class DriftWindows:
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
     def models(self) -> list[Key]:
-        """The models that have windows."""
+        """Return the models that have windows."""
         with self._lock:
             return list(self._groups)
 
-    def contents(self) -> list[tuple[Key, Reference, list[tuple[str | None, Window]]]]:
-        """Copies of everything, to be kept."""
-        found = []
+    def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
+        """Return copies of all windows, to be stored."""
+        contents = []
         for key in self.models():
-            # One model at a time, so that a score never waits for all of them.
+            # A model at a time, so that scoring never waits for all of them.
             with self._lock:
                 group = self._groups.get(key)
                 if group is not None:
                     copies = [(source, self._window(window)) for source, window in group.windows()]
-                    found.append((key, group.reference, copies))
-        return found
+                    contents.append((key, group.reference, copies))
+        return contents
 
-    def restore(self, key: Key, reference: Reference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Puts back what `contents` gave, as much of it as the limits of now allow."""
+    def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
+        """Restore windows that ``contents`` returned, as far as the limits allow."""
         copies = {source: self._window(window) for source, window in windows}
         if None not in copies:
             return
-        group = Group(reference, copies.pop(None))
+        group = ModelWindows(reference, copies.pop(None))
         group.sources.update((source, window) for source, window in copies.items() if source is not None)
         with self._lock:
             self._groups[key] = group
@@ -177,8 +204,8 @@ class DriftWindows:
         times = deque(content.times if content else (), self._images)
         return Window(p_values, times, len(p_values), content.alarm_since if content else None)
 
-    def _keep_limits(self, key: Key, group: Group) -> list[str]:
-        """Drops what is too much; answers what of it had an alarm."""
+    def _keep_limits(self, key: Key, group: ModelWindows) -> list[str]:
+        """Drop windows past the limits; return the labels of those that had an alarm."""
         dropped = []
         while len(group.sources) > self._sources:
             dropped += _alarmed(key, [group.sources.popitem(last=False)])
@@ -187,7 +214,9 @@ class DriftWindows:
             dropped += _alarmed(old, forgotten.windows())
         return dropped
 
-    def _judge(self, key: Key, reference: Reference, source: str | None, window: Window, now: float) -> Seen:
+    def _judge(
+        self, key: Key, reference: WindowReference, source: str | None, window: Window, now: float
+    ) -> WindowStatus:
         with self._lock:
             count = window.count
             if window.judged is not None and window.judged_at == count:
@@ -197,8 +226,8 @@ class DriftWindows:
         alarm = False
         if len(p_values) >= self._min_images:
             level = self._level if window.alarm_since is None else min(1.0, CALM * self._level)
-            found = drift_test(p_values, reference.images, reference.smallest_p, level)
-            statistic, p_value, alarm = found.statistic, found.p_value, found.alarm
+            result = drift_test(p_values, reference.images, reference.smallest_p, level)
+            statistic, p_value, alarm = result.statistic, result.p_value, result.alarm
         share = low_share(p_values)
         if alarm and window.alarm_since is None:
             window.alarm_since = now
@@ -208,10 +237,10 @@ class DriftWindows:
             )  # fmt: skip
         elif not alarm and window.alarm_since is not None:
             window.alarm_since = None
-            log.warning("drift of %s is over", _label(key, source))
-        seen = Seen(source, len(p_values), statistic, p_value, share, alarm, since, window.alarm_since)
-        window.judged, window.judged_at = seen, count
-        return seen
+            log.warning("drift of %s has ended", _label(key, source))
+        status = WindowStatus(source, len(p_values), statistic, p_value, share, alarm, since, window.alarm_since)
+        window.judged, window.judged_at = status, count
+        return status
 
 
 def _alarmed(key: Key, windows: Iterable[tuple[str | None, Window]]) -> list[str]:

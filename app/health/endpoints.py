@@ -1,4 +1,4 @@
-"""Health, readiness and metrics."""
+"""Endpoints for health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -9,43 +9,49 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
-from app.http import schemas
+from app.health.schemas import Health, Readiness
+from app.http.dependencies import DrainingDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, ScoringQueueDep
 from app.http.errors import responses
-from app.registry.model_pool import Listed, ModelState
-from app.state import House, InHouse
+from app.registry.model_pool import ModelListing, ModelPool, ModelState
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", operation_id="health", summary="Is the process alive?")
-async def health() -> schemas.Health:
-    """Answers while the event loop runs."""
-    return schemas.Health(status="alive")
+@router.get("/healthz", operation_id="health", summary="Check that the process runs")
+async def health() -> Health:
+    """Answer 200 while the process runs."""
+    return Health(status="alive")
 
 
 @router.get(
     "/readyz",
     operation_id="readiness",
-    summary="Can it score?",
-    responses={503: {"model": schemas.Readiness, "description": "Loading, draining, or without any model."}},
+    summary="Check that the service can score",
+    responses={503: {"model": Readiness, "description": "Loading, draining, or without any model."}},
 )
-async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
-    """200 once the shipped models are loaded, until the service stops; says which parts are degraded."""
-    listing = await asyncio.to_thread(house.serving.listing)
+async def readiness(
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    job_store: JobStoreMonitorDep,
+    stopping: DrainingDep,
+    response: Response,
+) -> Readiness:
+    """Answer 200 when the shipped models are loaded, 503 before and while the service stops. Lists failed models."""
+    listing = await asyncio.to_thread(pool.listing)
     failed = {
-        f"{one.name}:{one.version}": reason or "unknown"
-        for one, (state, reason) in house.serving.states().items()
+        f"{version.name}:{version.version}": reason or "unknown"
+        for version, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
-    failed |= {one.name: one.reason or "unknown" for one in listing if one.live is None}
-    status = _status(house, listing)
+    failed |= {model.name: model.reason or "unknown" for model in listing if model.live is None}
+    status = _status(pool, listing, draining=stopping.is_set())
     response.status_code = 200 if status == "ready" else 503
-    return schemas.Readiness(
+    return Readiness(
         status=status,
-        models={one.name: one.state.value for one in listing},
+        models={model.name: model.state.value for model in listing},
         failed=failed,
-        jobs="ok" if house.jobs_watch.answers else "degraded",
-        queue={"images": house.queue.images, "capacity": house.queue.capacity},
+        jobs="ok" if job_store.answers else "degraded",
+        queue={"images": queue.images, "capacity": queue.capacity},
     )
 
 
@@ -57,17 +63,19 @@ async def readiness(house: InHouse, response: Response) -> schemas.Readiness:
     dependencies=[MayRead],
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
-async def metrics(house: InHouse) -> Response:
-    """Requests, images, queues, models and drift in Prometheus' text format; never waits for the job store."""
-    text = await asyncio.to_thread(house.metrics.render, house.serving.registered)
+async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
+    """Return metrics of requests, images, queues, models and drift. Never waits for the job store."""
+    text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _status(house: House, listing: list[Listed]) -> Literal["ready", "loading", "draining", "failed"]:
-    if house.draining.is_set():
+def _status(
+    pool: ModelPool, listing: list[ModelListing], *, draining: bool
+) -> Literal["ready", "loading", "draining", "failed"]:
+    if draining:
         return "draining"
-    if not house.serving.started:
+    if not pool.started:
         return "loading"
-    if listing and all(one.state is ModelState.FAILED for one in listing):
+    if listing and all(model.state is ModelState.FAILED for model in listing):
         return "failed"
     return "ready"

@@ -1,4 +1,4 @@
-"""What is read off the service when somebody asks for its metrics."""
+"""Prometheus gauges that are read when metrics are requested."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.drift.monitor import DriftMonitor
-from app.jobs.store_monitor import JobStoreWatch
-from app.registry.model_pool import ModelState, Serving
+from app.jobs.store_monitor import JobStoreMonitor
+from app.registry.model_pool import ModelPool, ModelState
 from app.scoring.queue import ScoringQueue
 
 MODEL = ["model", "version", "calibration", "source"]
 
 
 class StateCollector(Collector):
-    """Gauges of queue, models, jobs and drift; reads memory and the registry's folders, and asks no other process."""
+    """Gauges of the queue, the models, the jobs and drift; reads only memory and the registry's folders."""
 
-    def __init__(self, queue: ScoringQueue, serving: Serving, jobs: JobStoreWatch, drift: DriftMonitor) -> None:
+    def __init__(self, queue: ScoringQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
         self._queue = queue
-        self._serving = serving
+        self._pool = pool
         self._jobs = jobs
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges as they stand."""
+        """Yield the gauges."""
         yield GaugeMetricFamily(
-            "snf_queue_images", "Images waiting or in work, each counted once a draw.", self._queue.images
+            "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
         )
         yield GaugeMetricFamily("snf_queue_capacity_images", "Images that the queue holds.", self._queue.capacity)
         yield self._models()
@@ -45,7 +45,7 @@ class StateCollector(Collector):
 
     def _models(self) -> Metric:
         family = GaugeMetricFamily("snf_models", "Model versions in this process by state.", labels=["state"])
-        tally = Tally(state for state, _ in self._serving.states().values())
+        tally = Tally(state for state, _ in self._pool.states().values())
         for state in (ModelState.LOADING, ModelState.READY, ModelState.FAILED):
             family.add_metric([state.value], tally[state])
         return family
@@ -57,21 +57,23 @@ class StateCollector(Collector):
         statistic = GaugeMetricFamily(
             "snf_drift_statistic", "Kolmogorov-Smirnov distance of recent p-values from calibration.", labels=MODEL
         )
-        p_value = GaugeMetricFamily("snf_drift_p_value", "How rare that distance is without drift.", labels=MODEL)
+        p_value = GaugeMetricFamily(
+            "snf_drift_p_value", "Probability of a distance this large without drift.", labels=MODEL
+        )
         low_share = GaugeMetricFamily(
             "snf_drift_low_share", "Share of recent images with a p-value of 0.05 or less.", labels=MODEL
         )
         alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
-        registered = self._serving.registered()
+        registered = self._pool.registered()
         for key, windows in self._drift.all().items():
             if (key.name, key.version) not in registered:
                 continue
-            for seen in windows:
-                labels = [key.name, str(key.version), str(key.calibration), seen.source or ""]
-                images.add_metric(labels, seen.images)
-                low_share.add_metric(labels, seen.low_share)
-                alarm.add_metric(labels, int(seen.alarm))
-                if seen.statistic is not None and seen.p_value is not None:
-                    statistic.add_metric(labels, seen.statistic)
-                    p_value.add_metric(labels, seen.p_value)
+            for window in windows:
+                labels = [key.name, str(key.version), str(key.calibration), window.source or ""]
+                images.add_metric(labels, window.images)
+                low_share.add_metric(labels, window.low_share)
+                alarm.add_metric(labels, int(window.alarm))
+                if window.statistic is not None and window.p_value is not None:
+                    statistic.add_metric(labels, window.statistic)
+                    p_value.add_metric(labels, window.p_value)
         return images, statistic, p_value, low_share, alarm

@@ -1,1 +1,1 @@
-"""What all calls share: errors, bodies, connections, uploads, deadlines and logs."""
+"""HTTP plumbing of all domains: errors, bodies, connections, uploads, deadlines and logs."""

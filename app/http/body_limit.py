@@ -1,4 +1,4 @@
-"""Limits on request bodies that count the bytes that arrive and trust no declared size."""
+"""Limits on the size of request bodies, by the bytes that arrive."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import caller_of
 from app.http.body_pace import PacedBody, PaceLimits
-from app.http.shares import Shares
+from app.http.shares import FairShares
 
 RETRY_S = 2
-"""Time after which a caller may try again: others' bodies are worked off in about that."""
+"""Seconds after which a refused caller may try again."""
 
 
 class BodyTooLarge(HTTPException):
-    """A body went past its limit; an `HTTPException`, because FastAPI hides other errors of parsing."""
+    """A request body is larger than its limit.
+
+    An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__(413, f"the request's body is larger than {limit} bytes")
 
 
 class TooMuchInFlight(HTTPException):
-    """A body for which the service, or the caller's share of it, has no room beside the others that it holds."""
+    """A request body does not fit beside the bodies that the service, or this caller, already holds in memory."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -34,11 +37,17 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware: reading past `limit` bytes of one body, past the caller's share of `in_flight`, or of a body
-    that arrives too slowly, raises where it is read.
+    """ASGI middleware that limits the size, the pace and the total memory of request bodies.
 
-    A body counts until its request is answered, because its images are held as long. Calls in `streamed` (method,
-    path) hold nothing of theirs and have limits of their own on the size.
+    Past a limit, reading the body raises. A body counts until its request is answered, because its images are held as
+    long.
+
+    Args:
+        app: Application behind the middleware.
+        limit: Most bytes of one body.
+        in_flight: Most bytes of all bodies together, shared among the callers.
+        pace: Least pace of a body.
+        streamed: Method and path of calls whose bodies go to disk. They have a limit of their own on the size.
     """
 
     def __init__(
@@ -53,9 +62,10 @@ class BodyLimit:
         self._limit = limit
         self._pace = pace
         self._streamed = streamed
-        self._shares = Shares(in_flight, alone=limit)
+        self._shares = FairShares(in_flight, alone=limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with a ``receive`` that counts."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -85,7 +95,7 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises `BodyTooLarge` as soon as it is past `limit` bytes."""
+    """Return the whole body of a request; raise ``BodyTooLarge`` as soon as it is past ``limit`` bytes."""
     parts = []
     size = 0
     async for part in request.stream():

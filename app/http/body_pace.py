@@ -1,4 +1,4 @@
-"""Time limits on the arrival of a request's body."""
+"""Limits on how slowly the body of a request may arrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from worker.settings import Settings
 
 
 class BodyTooSlow(HTTPException):
-    """A body that came to a halt or trickles; an `HTTPException` for the reason that `BodyTooLarge` is one."""
+    """A request body arrives too slowly, or not at all.
+
+    An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
+    """
 
     def __init__(self, detail: str) -> None:
         super().__init__(408, detail)
@@ -21,11 +24,11 @@ class BodyTooSlow(HTTPException):
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """How slowly a body may arrive.
+    """Least pace of a request body.
 
     Args:
         silence_s: Longest wait for the next bytes, in seconds.
-        least_rate: Bytes a second, averaged over the time that was waited past the first `silence_s` seconds.
+        least_rate: Bytes a second, on average over the time of waiting past the first ``silence_s`` seconds.
     """
 
     silence_s: float
@@ -33,15 +36,15 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits that the settings name."""
+        """Return the limits of the settings."""
         return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:
-    """The `receive` of a request that raises `BodyTooSlow` where its body does not arrive within the limits.
+    """The ``receive`` function of a request; it raises ``BodyTooSlow`` where the body is slower than the limits.
 
-    Only the time in which the service waits for the client counts: a body that waits for the service may take as long
-    as it has to. A call that is cancelled goes on counting where it stopped.
+    Only the time in which the service waits for the client counts. A call that is cancelled continues the count where
+    it stopped.
     """
 
     def __init__(self, receive: Receive, limits: PaceLimits) -> None:
@@ -53,7 +56,7 @@ class PacedBody:
         self._complete = False
 
     async def __call__(self) -> Message:
-        """Return the next message of the request; after its body without a limit of time."""
+        """Return the next message of the request; there is no limit after the end of the body."""
         if self._complete:
             return await self._receive()
         limits = self._limits

@@ -1,4 +1,4 @@
-"""Admission of connections, and the regular check of their limits of time."""
+"""Limits on the number of connections, and regular checks of their timeouts."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Protocol
 
 from app.access.callers import network_of
 from app.http.errors import Problem
-from app.http.shares import Shares
+from app.http.shares import FairShares
 from worker.settings import Settings
 
 RESERVED_FILES = 256
-"""Descriptors for everything but connections."""
+"""File descriptors that are kept for everything but connections."""
 FILES_EACH = 4
-"""Descriptors for one connection and what is sent through it."""
-FEWEST = 16
+"""File descriptors for a connection and the files that are sent through it."""
+MIN_CONNECTIONS = 16
 RETRY_S = 5
+"""Seconds after which a refused client may try again."""
 
 log = logging.getLogger(__name__)
 
 
-class Watched(Protocol):
-    """A connection with limits of time."""
+class TimedConnection(Protocol):
+    """A connection with timeouts."""
 
     def check(self, now: float) -> None:
-        """End the connection where it is past one of its limits; `now` is the loop's time."""
+        """End the connection where a timeout has passed; ``now`` is the event loop's time in seconds."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class ConnectionLimits:
     """Limits on connections.
 
     Args:
-        most: Connections at once; one address alone gets half.
+        most: Most connections at once; a single address gets at most half of them.
         header_s: Time for the headers of a request, in seconds.
-        send_s: Time within which a client must take something of its answer, in seconds.
-        proxies: Addresses and networks of trusted proxies, behind which there are many clients.
+        send_s: Time within which a client must read some of its answer, in seconds.
+        proxies: Addresses and networks of trusted proxies, which connect for many clients.
     """
 
     most: int
@@ -49,7 +50,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits that the settings name and this process can keep; raises its limit on open files."""
+        """Return the limits of the settings, lowered to what the limit on open files allows after it was raised."""
         most = min(settings.max_connections, _room(settings.max_connections))
         if most < settings.max_connections:
             log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
@@ -57,19 +58,19 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """The open connections of a server, shared among addresses, and checked a few times within their limits of time."""
+    """The open connections of a server: their shares among client addresses, and their timeouts."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
-        self._shares = Shares(limits.most)
-        self._open: dict[Watched, str] = {}
+        self._shares = FairShares(limits.most)
+        self._open: dict[TimedConnection, str] = {}
         self._period = min(1.0, limits.header_s / 4, limits.send_s / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
-    def admit(self, connection: Watched, host: str) -> Problem | None:
-        """Admit a connection from `host`; return the problem of one that is not admitted."""
+    def admit(self, connection: TimedConnection, host: str) -> Problem | None:
+        """Admit a connection from ``host``, or return the problem that refuses it."""
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
@@ -80,8 +81,8 @@ class ConnectionWatch:
             self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
         return None
 
-    def release(self, connection: Watched) -> None:
-        """Forget a connection, which may be one that was not admitted."""
+    def release(self, connection: TimedConnection) -> None:
+        """Remove a connection, whether it was admitted or not."""
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)
@@ -111,14 +112,14 @@ class ConnectionWatch:
 def _too_many(most: int, *, alone: bool) -> Problem:
     headers = {"Retry-After": str(RETRY_S)}
     if alone:
-        detail = f"one address may have as many of {most} connections as stay free for all others; close some"
+        detail = f"one address may hold at most as many of {most} connections as stay free for others; close some"
         return Problem(429, "too-many-connections", "Too many connections", detail, headers=headers)
     detail = f"all {most} connections are open; try again in about {RETRY_S} s"
     return Problem(503, "too-many-connections", "Too many connections", detail, headers=headers)
 
 
 def _room(wanted: int) -> int:
-    """Return the connections for which this process may open files, after raising its limit as far as it needs to."""
+    """Return how many connections the limit on open files allows, after raising it as far as needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted * FILES_EACH + RESERVED_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -129,4 +130,4 @@ def _room(wanted: int) -> int:
         soft = raised
     except (OSError, ValueError) as error:
         log.warning("the limit on open files cannot be raised from %d to %d: %s", soft, raised, error)
-    return max(FEWEST, (soft - RESERVED_FILES) // FILES_EACH)
+    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // FILES_EACH)

@@ -1,4 +1,4 @@
-"""HTTP connections within limits: the size of headers, the time for them, and clients that do not read their answer."""
+"""HTTP connections with limits on the size of headers, the time for them, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from app.http.connection_watch import ConnectionWatch
 from app.http.errors import Problem, problem_response
 
 HEADER_BYTES = 64 * 2**10
-"""Most bytes of a request's first line and headers, and of whatever else arrives without becoming part of a body."""
+"""Most bytes of the first line and the headers of a request."""
 HEADERS = 256
-"""Most headers of a request; each takes more memory than its bytes."""
+"""Most headers of a request: each takes more memory than its bytes."""
 PIPELINED = 16
-"""Most requests of a connection that wait for the answer to the one before them."""
+"""Most requests of a connection that wait for the answer to an earlier request."""
 LINGER_S = 2.0
-"""Time in which a refused client may read why."""
+"""Time for a refused client to read the answer."""
 LINGER_BYTES = 2**20
-"""Bytes of a refused client that are read and thrown away: unread ones would reset the answer on its way."""
+"""Bytes of a refused client that are read and dropped: unread bytes would reset the connection before the answer."""
 
 log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """One connection of uvicorn's, within the limits of its watch."""
+    """A connection of uvicorn, within the limits of a ``ConnectionWatch``."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or close it where there are too many."""
+        """Open the connection, or refuse it where there are too many."""
         client = get_remote_addr(transport)
         problem = self._watch.admit(self, client[0] if client else "")
         if problem is not None:
@@ -65,12 +65,12 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Release the place of the connection."""
         self._watch.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, in pieces between which its size is checked."""
+        """Parse bytes that arrived, in pieces, with a check of the header size after each."""
         if self._refused_since is not None:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; those that follow a body are dropped, because the request is being answered."""
+        """Keep a header; drop those after the body, because the request is being answered."""
         if self._in_body:
             return
         if len(self.headers) >= HEADERS:
@@ -109,33 +109,33 @@ class Connection(HttpToolsProtocol):
             raise ValueError(f"expected at most {PIPELINED} pipelined requests")
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of a body on."""
+        """Pass on a piece of the body."""
         self._advanced = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a body."""
+        """End the body."""
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, which must not take long to come where this one's body has not ended."""
+        """Continue with the next request; start its header timeout where the current body has not ended."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Go on sending, and note that the client has read."""
+        """Continue to send, and note that the client has read."""
         self._unsent = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed."""
+        """Refuse a request that cannot be parsed."""
         malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
-        """End the connection where it is past one of its limits of time; `now` is the loop's."""
+        """End the connection where a timeout has passed; ``now`` is the event loop's time in seconds."""
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:
                 self.transport.abort()
@@ -154,7 +154,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
 
     def _is_stuck(self, now: float) -> bool:
-        """Return whether the client has read nothing of what waits for it for the time that it has."""
+        """Return whether the client has read nothing of its answer for longer than the send timeout."""
         if not (self.flow.write_paused or self.transport.is_closing()):
             self._unsent = None
             return False
@@ -168,7 +168,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer with a problem, unless another answer is on its way, and end the connection."""
+        """Answer with a problem, unless another answer has begun, and end the connection."""
         self._refused_since = self.loop.time()
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
@@ -185,7 +185,7 @@ class Connection(HttpToolsProtocol):
 
 
 def encode(problem: Problem) -> bytes:
-    """Return the answer of a problem as it is sent where no request could be read."""
+    """Return a complete HTTP answer with a problem, for connections without a readable request."""
     answer = problem_response(problem, "")
     lines = [STATUS_LINE[answer.status_code]]
     lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]

@@ -1,4 +1,4 @@
-"""The deadline of a request: past it the answer is a 504 and its queued work is not done."""
+"""Deadlines of requests. Past its deadline a request is answered with 504 and its queued work is cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ TimeoutMs = Annotated[
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[None]:
-    """Cancels its body after the time and raises a 504 problem instead."""
+    """Cancel the block after a time and raise a 504 problem.
+
+    Args:
+        timeout_ms: Time that the client asked for, in milliseconds; None for the default.
+        default_s: Default of the service, in seconds.
+    """
     seconds = default_s if timeout_ms is None else timeout_ms / 1000
     try:
         async with asyncio.timeout(seconds) as limit:
@@ -38,5 +43,5 @@ async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[No
             504,
             "deadline-exceeded",
             "The deadline passed",
-            f"the work was not done within {seconds:g} s and was given up",
+            f"the work took longer than {seconds:g} s and was cancelled; send fewer images or allow more time",
         ) from error

@@ -1,4 +1,4 @@
-"""The one error model of the service: every error is an RFC 9457 problem, and OpenAPI says so."""
+"""Errors of the service as RFC 9457 problems, and their description in OpenAPI."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import ModelsError
+from app.http.schemas import RULES
+from models.errors import ErrorKind, ModelsError
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
 
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
-"""RFC 9110's words where the standard library of some Python versions has older ones: slugs must not change."""
+"""Reason phrases of RFC 9110 that some Python versions lack; slugs are made of them and must not change."""
+
+STATUSES = {
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.INVALID: 422,
+    ErrorKind.NO_SPACE: 507,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.FAILED: 500,
+}
 
 ERROR = "snf.error"
-"""Where in a request's scope its error stands once it was answered, for those who count errors."""
+"""Key of a request's scope that holds its error, for metrics."""
 
 log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """One wrong part of a request."""
+    """A wrong part of a request."""
 
     pointer: str = Field(
         description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
@@ -52,7 +62,17 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """An error that a route answers with; `extensions` become further members of the problem."""
+    """An error that is answered as an RFC 9457 problem.
+
+    Args:
+        status: HTTP status.
+        slug: Stable name of the kind of problem.
+        title: Short text, the same for every problem of this slug.
+        detail: Text for the user: what was expected, what came, and what to do.
+        errors: The wrong parts of the request.
+        headers: Headers of the answer.
+        extensions: Further members of the problem.
+    """
 
     def __init__(
         self,
@@ -76,7 +96,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """The problem of a request with one wrong part."""
+    """Return the 422 problem of a request with one wrong part, at a JSON pointer."""
     return Problem(
         422,
         "invalid-request",
@@ -87,7 +107,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """The problem of a body of a kind that the call does not take."""
+    """Return the 415 problem of a body whose content type the call does not accept."""
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -99,12 +119,39 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """The problem of work that arrives while the service stops."""
+    """Return the 503 problem of a request that arrives while the service stops."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
+def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> FieldProblem:
+    """Return the wrong part of a request for an error of pydantic.
+
+    Args:
+        error: An item of ``ValidationError.errors()``.
+        parent: Location of the validated object in the request.
+    """
+    match error["type"]:
+        case "json_invalid":
+            return FieldProblem(pointer="/body", detail=f"expected valid JSON: {error['ctx']['error']}")
+        case "string_pattern_mismatch":
+            rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
+            detail = f"expected {rule}"
+        case "extra_forbidden":
+            detail = "there is no such parameter; see /docs for all parameters"
+        case "missing":
+            detail = "a value is required, and none was given"
+        case _:
+            detail = str(error["msg"])
+    return FieldProblem(pointer=pointer_of((*parent, *error["loc"])), detail=detail)
+
+
+def status_of(error: ModelsError | JobsError | Problem) -> int:
+    """Return the HTTP status of a typed error."""
+    return error.status if isinstance(error, Problem) else STATUSES[error.kind]
+
+
 def problem_response(problem: Problem, instance: str) -> Response:
-    """The HTTP answer of a problem."""
+    """Return the HTTP answer of a problem; ``instance`` is the path of the request."""
     body = ProblemDetails(
         type=problem.slug,
         title=problem.title,
@@ -123,25 +170,25 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Maps any exception to its problem; an unknown one becomes a 500 that tells nothing of the inside."""
+    """Return the problem of any exception; an unexpected one becomes a 500 problem without details."""
     match error:
         case Problem():
             return error
         case BrokerDown():
-            # Its own detail names sockets and hosts, which are for the log alone.
+            # The error's own detail names sockets and hosts, which belong into the log only.
             return Problem(
-                error.status,
+                status_of(error),
                 error.slug,
                 error.title,
                 "the job store does not answer; scoring goes on",
                 headers={"Retry-After": str(error.retry_after_s)},
             )
         case ModelsError() | JobsError():
-            return Problem(error.status, error.slug, error.title, error.detail)
+            return Problem(status_of(error), error.slug, error.title, error.detail)
         case RequestValidationError():
-            found = [FieldProblem(pointer=pointer_of(item["loc"]), detail=str(item["msg"])) for item in error.errors()]
-            detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
-            return Problem(422, "invalid-request", "The request is not valid", detail, errors=found)
+            fields = [field_problem(item) for item in error.errors()]
+            detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
+            return Problem(422, "invalid-request", "The request is not valid", detail, errors=fields)
         case HTTPException():
             title = phrase(error.status_code)
             return Problem(
@@ -161,12 +208,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def phrase(status: int) -> str:
-    """The words of an HTTP status."""
+    """Return the reason phrase of an HTTP status."""
     return PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
 def pointer_of(location: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901) to a part of a request."""
+    """Return the JSON pointer (RFC 6901) of a location in a request."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
@@ -181,24 +228,24 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of `app` a problem."""
+    """Answer every error of an application as a problem."""
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of a route's problems, for its `responses`."""
+    """Return the OpenAPI description of problems with these statuses, for the ``responses`` of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Adds the schema that `responses` refers to to an OpenAPI document, and the problems that any call may have."""
+    """Add the schema of problems to an OpenAPI document, and the problems that every operation can have."""
     for path in openapi["paths"].values():
         for operation in path.values():
             anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))
-            found = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
-            operation["responses"] = dict(sorted(found.items()))
+            described = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
+            operation["responses"] = dict(sorted(described.items()))
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
     nested = schema.pop("$defs", {})
     openapi.setdefault("components", {}).setdefault("schemas", {}).update(ProblemDetails=schema, **nested)

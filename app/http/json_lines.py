@@ -1,4 +1,4 @@
-"""Logs of JSON lines that several processes may write, and a thread that writes them beside the event loop."""
+"""Logs of JSON lines, shared by several processes, and a background thread that writes them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 10_000_000
-"""Size after which a file is renamed to `<name>.1`, the one before to `.2`, and so on."""
+"""Size after which a file is renamed to ``<name>.1``, the file of that name to ``.2``, and so on."""
 KEPT = 10
-"""Renamed files that are kept."""
+"""Renamed files to keep."""
 WAITING = 10_000
-"""Lines that may wait for the disk; more are dropped and counted."""
+"""Most records that wait for the disk; further ones are dropped and counted."""
 BATCH = 1000
 
 Record = dict[str, Any]
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, readable by its owner alone; renamed when it is full."""
+    """A file of JSON objects, one per line, readable by its owner only, and rotated when it is full."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records; raise `OSError` where that is not possible."""
+        """Append records; raise ``OSError`` where the file cannot be written."""
         # In ASCII: text from outside can hold other line breaks and lone surrogates.
         data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ class JsonLines:
 
 
 class BackgroundLog:
-    """Writes records to files in a thread of its own, which starts with the first record.
+    """A thread that writes records to log files; it starts with the first record.
 
-    A disk that cannot be written stops no request: it is said once in the service's log, with the number of records
-    that were lost once writing works again.
+    A disk that cannot be written never stops a request. The service's log names the problem once, and the number of
+    lost records when writing works again.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class BackgroundLog:
         self._lost = 0
 
     def put(self, file: JsonLines, record: Record) -> None:
-        """Take a record to be written; never waits. To be called by the event loop alone."""
+        """Queue a record without waiting. To be called on the event loop only."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="json-lines", daemon=True)
             self._thread.start()
@@ -84,7 +84,7 @@ class BackgroundLog:
             self._count_lost(1, file, "the disk is too slow")
 
     def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write the queued records and end the thread."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -111,10 +111,10 @@ class BackgroundLog:
             self._count_lost(len(records), file, str(error))
             return
         if self._lost:
-            log.error("%s is written again; %d records were lost", file.path, self._lost)
+            log.error("%s can be written again; %d records were lost", file.path, self._lost)
             self._lost = 0
 
     def _count_lost(self, records: int, file: JsonLines, why: str) -> None:
         if not self._lost:
-            log.error("%s cannot be written, requests are answered all the same: %s", file.path, why)
+            log.error("%s cannot be written; requests are still answered: %s", file.path, why)
         self._lost += records

@@ -1,4 +1,4 @@
-"""The audit log of what callers change, and the optional log of every request."""
+"""The audit log of changes, and the optional access log of all requests."""
 
 from __future__ import annotations
 
@@ -18,35 +18,40 @@ from worker.settings import Settings
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 UNCHANGING = frozenset({"score_images", "estimate_job"})
-"""Operations that change nothing although they are no GET."""
+"""Operations that change nothing although they are not GET requests."""
 BODY = "snf.body"
-"""Where a JSON body that was read stands in its request's scope."""
-LONGEST = 500
-"""Characters of one value from outside that are logged."""
+"""Key of a request's scope that holds its parsed JSON body."""
+MAX_LOGGED = 500
+"""Most characters of a value from outside that are logged."""
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the audit log, `home/logs/audit.jsonl`."""
+    """Return the audit log, ``home/logs/audit.jsonl``."""
     return JsonLines(settings.logs_dir / "audit.jsonl")
 
 
 def timestamp() -> str:
-    """Return the time for a record, UTC."""
+    """Return the current UTC time for a record."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def note_body(scope: Scope, body: dict[str, Any]) -> None:
+def note_body(scope: Scope, body: Any) -> None:
     """Keep the JSON body of a request for its record in the audit log."""
     scope[BODY] = body
 
 
+def forget_body(scope: Scope) -> None:
+    """Leave the body of a request out of the audit log, because it is not valid."""
+    scope.pop(BODY, None)
+
+
 def shortened(text: str) -> str:
-    """Return a text from outside, cut where it is too long for a log."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """Return a text from outside, cut to the length that is logged."""
+    return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return the members of a record that say who sent a request and from where."""
+    """Return the members of a record that name the caller of a request and its address."""
     caller = caller_of(scope)
     return {
         "caller": caller.name,
@@ -58,9 +63,9 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that records requests once they are answered.
+    """ASGI middleware that records requests after they are answered.
 
-    The audit log has each call that may change something and that the role of its caller allows, whatever its status.
+    The audit log contains every call that can change something and that the caller's role allows, whatever its status.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, writer: BackgroundLog) -> None:
@@ -97,7 +102,7 @@ class RequestLog:
 
 
 def _may_change(scope: Scope) -> bool:
-    # A route alone proves nothing: one that has another method is there as well.
+    # The scope has a route also where only the path matched, with another method.
     return scope.get(ALLOWED) is True and scope["method"] not in SAFE and scope["route"].operation_id not in UNCHANGING
 
 
@@ -136,4 +141,4 @@ def _change_record(scope: Scope, status: int, milliseconds: float, location: str
 
 def _bounded(value: Any) -> Any:
     text = json.dumps(value, default=str)
-    return value if len(text) <= LONGEST * 4 else shortened(text)
+    return value if len(text) <= MAX_LOGGED * 4 else shortened(text)

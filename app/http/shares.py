@@ -1,23 +1,23 @@
-"""Capacity that many callers share, so that none of them can take it from the others."""
+"""Fair shares of a capacity among callers."""
 
 from __future__ import annotations
 
 import threading
 
 
-class Shares:
-    """Share a capacity by dynamic thresholds: nobody may hold more than what stays free for all others.
+class FairShares:
+    """A capacity that callers share by dynamic thresholds: a caller may hold at most what stays free for all others.
 
-    A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free. One
-    caller alone gets half of the capacity, the next one half of the rest, and so on. While anything is free, a caller
-    that holds nothing gets one unit. Neither a list of callers nor a share of each has to be set.
+    A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
+    The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,
+    a caller that holds nothing gets one unit. No list of callers is needed.
 
     Methods take constant time and may be called from any thread. Callers that hold nothing take no memory.
 
     Args:
         capacity: Units to share, such as bytes, places or images.
-        alone: Units that a caller may hold while all others hold none, where this is more than half of the capacity:
-            the largest single request that a service without other work must take.
+        alone: Units that a caller may hold while all others hold none, where that is more than half of the capacity:
+            the size of the largest single request.
     """
 
     def __init__(self, capacity: int, alone: int = 0) -> None:
@@ -29,15 +29,15 @@ class Shares:
 
     @property
     def free(self) -> int:
-        """Units that are held by no caller."""
+        """Units that no caller holds."""
         return self._free
 
     def held(self, caller: str) -> int:
-        """Return the units that a caller holds."""
+        """Return how many units a caller holds."""
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Take units for a caller; return whether they were admitted. Units that were not are not held."""
+        """Take units for a caller, all or none; return whether they were admitted."""
         _check(amount)
         with self._lock:
             held = self.held(caller) + amount
@@ -49,7 +49,7 @@ class Shares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Give units of a caller back; raise `ValueError` where it does not hold that many."""
+        """Return units of a caller to the capacity; raise ``ValueError`` where the caller does not hold so many."""
         _check(amount)
         with self._lock:
             held = self.held(caller) - amount

@@ -1,4 +1,4 @@
-"""Streamed answers that leave nothing open."""
+"""Streamed answers that close their content, whether the client stays or leaves."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 
-class Pieces(Protocol):
-    """Pieces of an answer that hold something open; they are taken and closed in threads."""
+class ClosableChunks(Protocol):
+    """Chunks of an answer that hold a resource open; they are read and closed in threads."""
 
-    def __iter__(self) -> Pieces: ...
+    def __iter__(self) -> ClosableChunks: ...
 
     def __next__(self) -> bytes: ...
 
     def close(self) -> None:
-        """Close what the pieces hold open, whether any or all of them were taken or not."""
+        """Release the resource, whether all chunks were read or not."""
 
 
 class ClosedStream(StreamingResponse):
-    """A streamed answer that closes its content at the end, also where the client leaves before it."""
+    """A streamed answer that closes its content at the end, also where the client leaves early."""
 
     def __init__(
         self,
-        content: AsyncGenerator[bytes] | Pieces,
+        content: AsyncGenerator[bytes] | ClosableChunks,
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Folders that uploads are written into; what a killed service left in one is known by its lock, which nobody holds."""
+"""Temporary folders of uploads, and their removal after a service was killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ TARGET = "target"
 
 
 class UploadFolders:
-    """Folders under ``root``, which services on several machines may share; they become folders of ``datasets``."""
+    """Temporary folders for uploads, each locked by the service that uses it.
+
+    A folder whose lock is free belongs to a service that was killed. Services on several machines may share ``root``.
+
+    Args:
+        root: Folder of the temporary folders.
+        datasets: Folder of the datasets that uploads become.
+    """
 
     def __init__(self, root: Path, datasets: Path) -> None:
         self._root = root
@@ -24,9 +31,10 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Gives an empty folder that vanishes at the end with all that is in it."""
+        """Create an empty folder, and remove it with its contents at the end of the block."""
         folder = self._root / uuid4().hex
-        with self._alone():  # a sweep must not see it without its lock
+        # A sweep must not find the folder without its lock.
+        with self._locked():
             folder.mkdir()
             lock = (folder / LOCK).open("wb")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,8 +45,8 @@ class UploadFolders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Removes the folders of services that were killed, and the datasets that they were about to make."""
-        with self._alone():
+        """Remove the folders of killed services, and the unfinished datasets that were made from them."""
+        with self._locked():
             orphans, live = [], set()
             for folder in self._root.iterdir():
                 if not folder.is_dir():
@@ -60,7 +68,7 @@ class UploadFolders:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
         with (self._root / LOCK).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -68,7 +76,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Notes which dataset is about to be made of an upload."""
+    """Write down which dataset will be made from an upload, for ``UploadFolders.sweep``."""
     (folder / TARGET).write_text(name, encoding="utf-8")
 
 

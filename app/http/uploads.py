@@ -1,10 +1,11 @@
-"""A request's body for a thread that writes it to disk, whatever client and disk do meanwhile."""
+"""Uploads: request bodies that a thread writes to disk, and what ends them early."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,19 +15,22 @@ from starlette.requests import ClientDisconnect, Request
 from app.access.callers import caller_of
 from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem, draining
-from app.http.shares import Shares
+from app.http.shares import FairShares
 from models.errors import StorageFull
 
-PIECE = 2**20
-"""Bytes that are brought from the event loop to the upload's thread at once."""
-LOOK_S = 0.5
-"""Time between two looks whether client and service are still there."""
+CHUNK_BYTES = 2**20
+"""Bytes that are passed from the event loop to the thread of an upload at once."""
+CHECK_S = 0.5
+"""Seconds between checks whether the client has left or the service stops."""
 
 
 class UploadBody:
-    """A request's body, at most `limit` bytes, which ends where the client leaves or the service stops.
+    """The body of an upload, which a thread reads in chunks.
 
-    How slowly it may arrive is limited where all bodies arrive, in `BodyLimit`.
+    Args:
+        request: The request.
+        limit: Most bytes of the body.
+        stopping: Set when the service stops.
     """
 
     def __init__(self, request: Request, limit: int, stopping: threading.Event) -> None:
@@ -37,30 +41,34 @@ class UploadBody:
         self._more = True
         self._check_size(self.declared)
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives; to be called in a thread of the framework.
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it arrives. To be called in a thread of the framework.
 
-        Raises problems, `BodyTooLarge`, `BodyTooSlow`.
+        Raises:
+            BodyTooLarge: The body is larger than the limit.
+            BodyTooSlow: The body arrives too slowly.
+            ClientDisconnect: The client has left.
+            Problem: 503, where the service stops.
         """
         size = 0
-        while piece := anyio.from_thread.run(self.piece):
-            size += len(piece)
+        while chunk := anyio.from_thread.run(self.next_chunk):
+            size += len(chunk)
             self._check_size(size)
-            yield piece
+            yield chunk
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise BodyTooLarge(self._limit)
 
-    async def piece(self) -> bytes:
-        """What arrives next, about a piece of it; empty at the end of the body."""
+    async def next_chunk(self) -> bytes:
+        """Return the next chunk of about ``CHUNK_BYTES``; empty at the end of the body."""
         chunks: list[bytes] = []
         size = 0
-        while self._more and size < PIECE:
+        while self._more and size < CHUNK_BYTES:
             if self._stopping.is_set():
                 raise draining()
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(CHECK_S):
                     message = await self._receive()
             except TimeoutError:
                 continue
@@ -72,13 +80,36 @@ class UploadBody:
         return b"".join(chunks)
 
 
+class UploadWatch:
+    """A progress callback for the thread of an upload that ends it early.
+
+    Raises ``ClientDisconnect`` where the client has left, and a 503 problem where the service stops.
+    """
+
+    def __init__(self, request: Request, stopping: threading.Event) -> None:
+        self._request = request
+        self._stopping = stopping
+        self._checked = time.monotonic()
+
+    def __call__(self, _done: int, _total: int) -> None:
+        """Check client and service."""
+        if self._stopping.is_set():
+            raise draining()
+        if time.monotonic() - self._checked >= CHECK_S:
+            self._checked = time.monotonic()
+            if anyio.from_thread.run(self._request.is_disconnected):
+                raise ClientDisconnect
+
+
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Turns a client that went away into a 400 problem, and what a full disk raises into `StorageFull`."""
+    """Translate a disconnected client to a 400 problem, and errors of a full disk to ``StorageFull``."""
     try:
         yield
     except ClientDisconnect as error:
-        raise Problem(400, "upload-cut-off", "The upload was cut off", "the client went away") from error
+        raise Problem(
+            400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -86,19 +117,25 @@ def upload_problems() -> Iterator[None]:
 
 
 @contextmanager
-def place(places: Shares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Hold one of the places for uploads for the request's caller; raise a 429 problem where it gets none."""
+def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
+    """Hold an upload slot for the caller of a request during the block; raise a 429 problem where none is free.
+
+    Args:
+        slots: Uploads at once, shared among callers.
+        request: The request.
+        retry_s: Seconds after which the caller may try again.
+    """
     caller = caller_of(request.scope).name
-    if not places.take(caller):
+    if not slots.take(caller):
         raise Problem(
             429,
             "too-many-uploads",
             "Too many uploads at once",
-            f"{places.capacity - places.free} of {places.capacity} places for uploads are taken, and one caller gets "
+            f"{slots.capacity - slots.free} of {slots.capacity} uploads at once are running, and one caller may have "
             "at most as many as stay free for all others; try again later",
             headers={"Retry-After": str(retry_s)},
         )
     try:
         yield
     finally:
-        places.give_back(caller)
+        slots.give_back(caller)

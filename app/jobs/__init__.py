@@ -1,1 +1,1 @@
-"""Calls about jobs: checks before one is queued, its events, and its files."""
+"""Jobs: submission with checks, events, and results."""

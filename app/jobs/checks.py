@@ -1,54 +1,175 @@
-"""What the checks of all jobs on a model have in common, before such a job is queued."""
+"""Checks of jobs on a model before they are queued: bulk scoring, calibration and evaluation.
+
+The checks read the disk. A job that cannot succeed is a 422 problem that names the wrong part of the request.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.http.errors import FieldProblem, Problem, invalid, pointer_of
-from app.http.schemas import JobRequest
-from app.state import House
-from models.errors import ArtifactError, ModelNotFound
+from app.http.errors import Problem, field_problem, invalid
+from app.jobs.schemas import JobRequest
+from models.anomaly.fitting.reference_images import as_seen, check_summary
+from models.artifacts.manifest import Precision
+from models.datasets import DatasetStore, dataset_names, summarize
+from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.evaluation.checks import check_anomalous, check_normals
+from models.evaluation.schema import EvaluationParameters
 from models.naming import parse_ref
+from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 
 TRAINING_ONLY = ("preset", "promote", "device")
+MAX_PARTS = 10_000
+"""Most parts that a bulk scoring job is split into."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
+class ScoringParameters(BaseModel):
+    """Parameters of a bulk scoring job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
+    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
+
+
+class CalibrationParameters(BaseModel):
+    """Parameters of a calibration job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
+
+
+def check_scoring(
+    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
+) -> tuple[str, int]:
+    """Check a bulk scoring job.
+
+    Returns:
+        The model as ``name:version``, and the number of the calibration.
+    """
+    parameters = read_parameters(ScoringParameters, request)
+    version = find_calibrated(registry, request.model, parameters.calibration)
+    _check_alpha(parameters.alpha, version)
+    known = dataset_names(data_dir, datasets)
+    if request.dataset not in known:
+        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {', '.join(known)}")
+    summary = summarize(request.dataset, data_dir, datasets)
+    count = summary.train + summary.statistics + summary.calibration + summary.test
+    parts = math.ceil(count / parameters.images_per_part)
+    if parts > MAX_PARTS:
+        raise invalid(
+            "/body/parameters/images_per_part",
+            f"expected at most {MAX_PARTS} parts, got {parts} for {count} images; choose a larger number",
+        )
+    return f"{version.name}:{version.version}", version.calibration
+
+
+def check_calibration(request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore) -> str:
+    """Check a calibration job.
+
+    Returns:
+        The model as ``name:version``.
+    """
+    read_parameters(CalibrationParameters, request)
+    with _invalid_model():
+        model, version = registry.locate(parse_ref(request.model))
+        manifest = registry.with_calibration(model, version, OWN).manifest
+    try:
+        summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
+        check_summary(request.dataset, summary, manifest)
+    except DatasetNotFound as error:
+        known = ", ".join(dataset_names(data_dir, datasets))
+        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+    except DatasetUnfit as error:
+        # Advice for the parameters of a training does not help with a trained model.
+        reason = error.detail.partition("; set ")[0]
+        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {reason}") from error
+    return f"{model}:{version}"
+
+
+def check_evaluation(
+    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
+) -> tuple[str, int]:
+    """Check an evaluation job.
+
+    Returns:
+        The model as ``name:version``, and the number of the calibration.
+    """
+    parameters = read_parameters(EvaluationParameters, request)
+    version = find_calibrated(registry, request.model, parameters.calibration)
+    _check_alpha(parameters.alpha, version)
+    preprocessing = version.manifest.preprocessing
+    used = (version.manifest.training.dataset, version.calibration_summary.dataset)
+    with _invalid_dataset("/body/dataset"):
+        check_normals(request.dataset, used, preprocessing, parameters.adapt, data_dir, datasets)
+    for index, other in enumerate(parameters.against):
+        with _invalid_dataset(f"/body/parameters/against/{index}"):
+            check_anomalous(other, request.dataset, preprocessing, parameters.adapt, data_dir, datasets)
+    return f"{version.name}:{version.version}", version.calibration
+
+
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """The parameters of a job that trains nothing; raises a 422 problem for unknown or impossible ones."""
+    """Return the validated parameters of a job that trains nothing; raise a 422 problem for each that is wrong."""
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
     try:
         return kind.model_validate(request.parameters)
     except ValidationError as error:
-        found = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
-        raise Problem(422, "invalid-request", "The request is not valid", found[0].detail, errors=found) from error
+        problems = [field_problem(item, ("body", "parameters")) for item in error.errors()]
+        raise Problem(
+            422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
+        ) from error
 
 
-def find_calibrated(house: House, ref: str, calibration: int | None) -> ModelVersion:
-    """The version that `ref` means, with the calibration asked for or the active one; raises a 422 problem.
+def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
+    """Return the version of a reference with a calibration, the active one by default; both have been read.
 
-    Blocks on the disk. Manifest and calibration have been read and are whole.
+    Raises:
+        Problem: 422, for an unknown or damaged model or calibration.
     """
-    try:
-        registry = Registry(house.settings.registry_dir)
+    with _invalid_model():
         name, number = registry.locate(parse_ref(ref))
         calibrations = registry.calibrations(name, number)
         if calibration is not None and calibration not in calibrations.numbers():
-            there = ", ".join(map(str, calibrations.numbers()))
-            raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {there}")
+            known = ", ".join(map(str, calibrations.numbers()))
+            raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {known}")
         used = calibrations.active() if calibration is None else calibration
         version = registry.with_calibration(name, number, used)
         _ = version.manifest, version.calibration_summary
+    return version
+
+
+def _check_alpha(alpha: float | None, version: ModelVersion) -> None:
+    smallest = version.calibration_summary.smallest_p
+    if alpha is not None and alpha < smallest:
+        raise AlphaUnattainable(alpha, smallest)
+
+
+@contextmanager
+def _invalid_model() -> Iterator[None]:
+    try:
+        yield
     except (ModelNotFound, ArtifactError) as error:
         raise invalid("/body/model", error.detail) from error
-    return version
+
+
+@contextmanager
+def _invalid_dataset(pointer: str) -> Iterator[None]:
+    try:
+        yield
+    except (DatasetNotFound, DatasetUnfit) as error:
+        raise invalid(pointer, error.detail) from error

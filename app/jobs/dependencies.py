@@ -1,4 +1,4 @@
-"""The job that a path names, and its folder: an id that is not one never becomes part of a file's path."""
+"""FastAPI dependencies for the job in a request's path, and the folder of a job."""
 
 from __future__ import annotations
 
@@ -8,32 +8,40 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from app.http.dependencies import JobStoreDep, SettingsDep
 from app.jobs.endpoints import JOB_ID, JobId
-from app.state import InHouse
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.record import Job
 from worker.settings import Settings
 
 
 def folder_of(job_id: str, settings: Settings) -> Path:
-    """The folder of a job, whether it is there yet or not; raises `JobNotFound` where no job can have this id."""
+    """Return the folder of a job, which may not exist yet; raise ``JobNotFound`` for an id that no job can have.
+
+    An id of another form never becomes part of a path.
+    """
     if re.fullmatch(JOB_ID, job_id) is None:
         raise JobNotFound(f"no job has the id {job_id}")
     return settings.jobs_dir / job_id
 
 
-def existing_job(job_id: JobId, house: InHouse) -> Job:
-    """The record of a job; raises `JobNotFound`, `BrokerDown`."""
-    return house.jobs.get(job_id)
+def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
+    """Return a job; raise ``JobNotFound`` or ``BrokerDown``."""
+    return jobs.get(job_id)
 
 
-def followed_job(job_id: JobId, house: InHouse) -> str:
-    """The id of a job whose journal may be followed; raises `JobNotFound`, `BrokerDown` where nobody can tell."""
-    folder = folder_of(job_id, house.settings)
+def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
+    """Return the id of a job whose events can be followed.
+
+    Raises:
+        JobNotFound: The job does not exist.
+        BrokerDown: The job store does not answer, and there is no journal of the job.
+    """
+    folder = folder_of(job_id, settings)
     try:
-        house.jobs.get(job_id)
+        jobs.get(job_id)
     except BrokerDown:
-        # Browsers never come back after a 503, and the journal goes on without the job store.
+        # Browsers do not reconnect after a 503, and the journal does not need the job store.
         if not folder.is_dir():
             raise
     return job_id

@@ -1,35 +1,27 @@
-"""Jobs: submitting and estimating, listing and showing, cancelling, pausing, resuming and trying again."""
+"""Endpoints that submit, estimate, list, show, cancel, pause, resume and retry jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import Scope
 
-from app.access.permissions import CallerScope, MayRead, MayTrain, require
-from app.http import schemas
+from app.access.permissions import CallerScope, MayRead, MayTrain
+from app.http.dependencies import JobServiceDep, JobStoreDep, WorkerRegistryDep
 from app.http.errors import responses
-from app.http.json_body import json_body, json_body_schema
-from app.jobs.planning import plan_job, require_memory
-from app.state import InHouse
-from worker.jobs.record import Job, Status
-from worker.jobs.submission import (
-    fingerprint_of,
-    resume,
-    retry,
-    submit_on_model,
-    submit_training,
-)
+from app.http.json_route import JsonRoute
+from app.http.schemas import pattern
+from app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
+from app.jobs.views import job_view
+from worker.jobs.record import Status
 from worker.queues import JobType
 
-JOB_ID = r"^[0-9a-z]{26}$"
+JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
 # Plain functions: the framework runs them in threads, where the job store may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-workers = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+workers_router = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[
@@ -38,13 +30,13 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="Repeating a request with the same key answers the job that was made first.",
+        description="A repeated request with the same key returns the job of the first request.",
     ),
 ]
 
 
 class JobQuery(BaseModel):
-    """The query of the list of jobs; unknown parameters are refused."""
+    """Query parameters of the list of jobs; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,82 +59,47 @@ class JobQuery(BaseModel):
         },
         **responses(401, 413, 415, 422, 429, 500, 503),
     },
-    openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def submit_job(
-    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))],
-    house: InHouse,
+    job: JobRequest,
+    service: JobServiceDep,
     response: Response,
     scope: CallerScope,
     key: IdempotencyKey = None,
-) -> schemas.JobView:
-    """Queues a job. It is checked first: what cannot succeed is a 422 and is not queued.
+) -> JobView:
+    """Check and queue a job. A job that cannot succeed is refused with 422.
 
-    A training that is expected to need more memory than any running worker has for it is a 422 as well, unless `force`
-    is true. Where no worker is running this is not known, and `fits` in its estimate is null.
+    A training that is expected to need more memory than every running worker has is refused too, unless `force` is
+    true. Without a running worker this is not known, and `fits` of the estimate is null.
 
-    The answer to a training job says what time and memory it is expected to take; one that succeeded has registered a
-    version of `model`, which is served without a restart. One that scores leaves a Parquet file with a row an image,
-    one that calibrates another calibration of the model, one that evaluates a report as JSON and HTML.
+    The answer to a training job contains the expected time and memory. A training registers a version of `model`, which
+    is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
+    to the model, and an evaluation writes a report as JSON and HTML.
 
-    A job that goes live by itself needs the role `admin`: a training with `promote`, a calibration with `activate`.
+    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration with `activate`.
     """
-    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    fingerprint = fingerprint_of(job.model_dump(mode="json", exclude={"force"}))
-    known = None if key is None else house.jobs.known(key, fingerprint)
-    if known is not None:  # before it is checked again: what it needs may be gone or changed by now
-        response.headers["Location"] = f"/v1/jobs/{known.id}"
-        return _view(known)
-    plan = plan_job(job, house)
-    if not job.force:
-        require_memory(plan)
-    if job.type != "train":
-        pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
-        made = submit_on_model(
-            house.jobs,
-            house.celery,
-            job.type,
-            model=plan.model,
-            dataset=job.dataset,
-            parameters=job.parameters | pinned,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-    else:
-        made = submit_training(
-            house.jobs,
-            house.celery,
-            model=plan.model,
-            dataset=job.dataset,
-            preset=job.preset,
-            parameters=job.parameters,
-            promote=job.promote,
-            device=job.device,
-            queue=plan.queue,
-            estimate=plan.estimate.model_dump() if plan.estimate else None,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-    response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return _view(made)
+    queued = service.submit(job, scope, key)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
 @router.post(
     "/estimate",
     operation_id="estimate_job",
-    summary="What would this job take?",
+    summary="Estimate a job",
     dependencies=[MayTrain],
     responses=responses(401, 413, 415, 422, 429, 500, 503),
-    openapi_extra=json_body_schema(schemas.JobRequest),
 )
 def estimate_job(
-    job: Annotated[schemas.JobRequest, Depends(json_body(schemas.JobRequest))], house: InHouse
-) -> schemas.EstimatedJob:
-    """Checks a job as submitting does and answers its expected time and memory; queues nothing."""
-    plan = plan_job(job, house)
-    return schemas.EstimatedJob(
+    job: JobRequest,
+    service: JobServiceDep,
+    jobs: JobStoreDep,
+) -> EstimatedJob:
+    """Check a job and return its expected time and memory, without queueing it."""
+    plan = service.plan(job)
+    return EstimatedJob(
         queue=plan.queue.value,
-        waiting=house.jobs.lines.length(plan.queue),
+        waiting=jobs.lines.length(plan.queue),
         workers=plan.workers,
         estimate=plan.estimate,
     )
@@ -155,10 +112,10 @@ def estimate_job(
     dependencies=[MayRead],
     responses=responses(401, 422, 500, 503),
 )
-def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.JobList:
-    """Answers one page; `next`, when it is not null, is `after` of the page that follows."""
-    page = house.jobs.list(query.after, query.limit, query.status, query.type)
-    return schemas.JobList(jobs=[_view(job) for job in page.jobs], next=page.next)
+def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
+    """List a page of jobs. `next`, if not null, is `after` of the next page."""
+    page = jobs.list(query.after, query.limit, query.status, query.type)
+    return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
 
 
 @router.get(
@@ -168,10 +125,10 @@ def list_jobs(house: InHouse, query: Annotated[JobQuery, Query()]) -> schemas.Jo
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500, 503),
 )
-def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
-    """Shows status, progress, latest metrics, error and result of a job."""
-    job = house.jobs.get(job_id)
-    return _view(job, house.jobs.lines.position(job))
+def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+    """Show status, progress, latest metrics, error and result of a job."""
+    job = jobs.get(job_id)
+    return job_view(job, jobs.lines.position(job))
 
 
 @router.post(
@@ -182,9 +139,9 @@ def get_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
-    """Cancels a queued job at once, asks a running one to stop; a job that is over stays as it is (409)."""
-    return _view(house.jobs.request_cancel(job_id))
+def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+    """Cancel a queued job at once, or ask a running job to stop. 409 for a job that has ended."""
+    return job_view(jobs.request_cancel(job_id))
 
 
 @router.post(
@@ -195,9 +152,9 @@ def cancel_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
-    """Pauses a queued job at once; a running one writes a checkpoint first and gives its device to the next job."""
-    return _view(house.jobs.request_pause(job_id))
+def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+    """Pause a queued job at once. A running job first writes a checkpoint, then frees its device for the next job."""
+    return job_view(jobs.request_pause(job_id))
 
 
 @router.post(
@@ -208,73 +165,36 @@ def pause_job(job_id: JobId, house: InHouse) -> schemas.JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def resume_job(job_id: JobId, house: InHouse) -> schemas.JobView:
-    """Queues a paused job first in line; it goes on from its checkpoint. 409 where it was not paused."""
-    return _view(resume(house.jobs, house.celery, job_id))
+def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
+    """Queue a paused job, first in line; it continues from its checkpoint. 409 for a job that is not paused."""
+    return job_view(service.resume(job_id))
 
 
 @router.post(
     "/{job_id}/retry",
     operation_id="retry_job",
-    summary="Try a failed or cancelled job again",
+    summary="Retry a failed or cancelled job",
     dependencies=[MayTrain],
     status_code=202,
     responses={
         202: {
-            "description": "Another job, `retry_of` this one, is queued; asking twice answers the same.",
+            "description": "A new job is queued, with `retry_of` this job. A second call returns the same job.",
             "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
         },
         **responses(401, 404, 409, 422, 500, 503),
     },
 )
-def retry_job(job_id: JobId, house: InHouse, response: Response, scope: CallerScope) -> schemas.JobView:
-    """Queues a new job with the same request, which goes on from the newest checkpoint of the one that ended.
+def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
+    """Queue a new job with the same request, which continues from the newest checkpoint of the ended job.
 
-    It needs the role `admin` where submitting the job did.
+    It needs the role `admin` where the submission needed it.
     """
-    job = house.jobs.get(job_id)
-    _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-    made = retry(house.jobs, house.celery, job_id)
-    response.headers["Location"] = f"/v1/jobs/{made.id}"
-    return _view(made)
+    queued = service.retry(job_id, scope)
+    response.headers["Location"] = f"/v1/jobs/{queued.id}"
+    return job_view(queued)
 
 
-@workers.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
-def list_workers(house: InHouse) -> schemas.WorkerList:
-    """Shows which workers are running, on which device, and which job each has in hand."""
-    found = house.presence.workers()
-    return schemas.WorkerList(workers=[schemas.WorkerView(**worker.model_dump(mode="json")) for worker in found])
-
-
-def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
-    """Raise a 403 problem where a job would change what is served and the caller may not."""
-    if promote:
-        require(scope, "admin", "a job that makes its model live ('promote': true)")
-    if type == "calibrate" and parameters.get("activate", True) is not False:
-        require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")
-
-
-def _view(job: Job, place_in_line: int | None = None) -> schemas.JobView:
-    path = f"/v1/jobs/{job.id}"
-    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
-    if not job.finished:
-        links["cancel"] = f"{path}/cancel"
-        links["pause"] = f"{path}/pause"
-    if job.status is Status.PAUSED:
-        links["resume"] = f"{path}/resume"
-    if job.status in (Status.FAILED, Status.CANCELLED):
-        links["retry"] = f"{path}/retry"
-    if job.result is not None:
-        links["result"] = f"{path}/result"
-    if job.result is not None and "ref" in job.result:
-        links["model"] = f"/v1/models/{job.result['ref']}"
-        links["score"] = f"/v1/models/{job.result['ref']}/score"
-    if job.result is not None and "calibration" in job.result:
-        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
-    return schemas.JobView(
-        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
-        status=job.status.value,
-        queue=job.queue.value,
-        place_in_line=place_in_line,
-        links=links,
-    )
+@workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
+def list_workers(workers: WorkerRegistryDep) -> WorkerList:
+    """List the running workers with their device and their current job."""
+    return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])

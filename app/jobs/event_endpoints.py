@@ -1,4 +1,4 @@
-"""What happens to a job, as server-sent events."""
+"""Endpoint that streams the events of a job as server-sent events."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from app.access.callers import caller_of
 from app.access.permissions import MayRead
+from app.http.dependencies import DrainingDep, EventStreamsDep, SettingsDep
 from app.http.errors import draining, invalid, responses
 from app.jobs.dependencies import FollowedJob, folder_of
 from app.jobs.event_streams import EventStream
 from app.jobs.timeline import Cursor
-from app.state import InHouse
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
@@ -33,27 +33,29 @@ id: 9876.1782907260500-0.end
 
 """
 STREAM = {
-    "description": "The events; each has an id to go on after.",
+    "description": "The events. Each has an id, after which a client can continue.",
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
 }
-OVER = {"description": "The job is over and all its events were sent: do not come back."}
+OVER = {"description": "The job has ended and all its events were sent: do not reconnect."}
 
 
-async def place(request: Request, house: InHouse) -> AsyncIterator[None]:
-    """Holds one of the streams for as long as the answer takes."""
-    with house.event_streams.place(caller_of(request.scope).name):
+async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
+    """Hold a slot for an event stream until the answer ends."""
+    with streams.slot(caller_of(request.scope).name):
         yield
 
 
 def cursor(
     header: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Id of the last event received; all later ones follow.")
+        str | None,
+        Header(alias="Last-Event-ID", description="Id of the last event received; the rest follows."),
     ] = None,
     query: Annotated[
         str | None, Query(alias="last_event_id", description="The same, for clients that cannot set headers.")
     ] = None,
 ) -> Cursor:
-    """Where the client stands: browsers keep the query of their first request, so their header is newer."""
+    """Return the position after the last event that the client received."""
+    # Browsers repeat the query of their first request, so their header is newer.
     pointer, given = ("/header/Last-Event-ID", header) if header else ("/query/last_event_id", query)
     try:
         return Cursor.parse(given) if given else Cursor()
@@ -71,21 +73,22 @@ def cursor(
 async def follow_job(
     job_id: FollowedJob,
     after: Annotated[Cursor, Depends(cursor)],
-    house: InHouse,
-    _place: Annotated[None, Depends(place)],
+    streams: EventStreamsDep,
+    settings: SettingsDep,
+    stopping: DrainingDep,
+    _slot: Annotated[None, Depends(stream_slot)],
     brief: Annotated[
-        bool, Query(description="Leave out `metrics` of the past, which `/metrics` has in fewer points.")
+        bool, Query(description="Leave out past `metrics` events, which `/metrics` has in fewer points.")
     ] = False,
 ) -> Response:
-    """Streams `state` at each change of the job's state, and what its trainer reports under the report's own name:
-    `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`, `published`,
-    `scored`, `evaluated`.
+    """Stream the events of a job: `state` at each change of its state, and the reports of its worker.
 
-    It begins with the first event, or after the one whose id is given, and goes on until `end`. Nothing is missed or
-    repeated by a client that comes back with its last id, whatever was restarted meanwhile.
+    Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
+    `published`, `scored` and `evaluated`. The stream begins with the first event, or after the given id, and continues
+    until `end`. A client that reconnects with its last id misses no event and gets none twice.
     """
     if after.ended:
         return Response(status_code=204)
-    if house.draining.is_set():
+    if stopping.is_set():
         raise draining()
-    return EventStream(house.event_streams.follow(job_id, folder_of(job_id, house.settings), after, brief=brief))
+    return EventStream(streams.follow(job_id, folder_of(job_id, settings), after, brief=brief))

@@ -1,4 +1,4 @@
-"""Jobs that are not over, and what must not be deleted under their hands."""
+"""Unfinished jobs, and checks that a resource is not in use."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from worker.jobs.store import JobStore
 PAGE = 200
 
 
-def jobs_in_hand(jobs: JobStore) -> Iterator[Job]:
-    """All jobs that are not over; raises `BrokerDown`."""
+def active_jobs(jobs: JobStore) -> Iterator[Job]:
+    """Yield all jobs that have not ended; raise ``BrokerDown``."""
     for status in Status:
         cursor = None
         while status not in TERMINAL:
@@ -23,14 +23,26 @@ def jobs_in_hand(jobs: JobStore) -> Iterator[Job]:
                 break
 
 
-def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, what: str) -> None:
-    """Raises a 409 problem while a job that is not over uses `what`; `BrokerDown` where nobody can tell."""
-    job = next(filter(uses, jobs_in_hand(jobs)), None)
+def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, resource: str) -> None:
+    """Raise a 409 problem while an unfinished job uses a resource.
+
+    Args:
+        jobs: All jobs.
+        uses: Whether a job uses the resource.
+        slug: Type of the problem.
+        title: Title of the problem.
+        resource: Name of the resource for the problem's detail.
+
+    Raises:
+        Problem: A job uses the resource.
+        BrokerDown: The job store does not answer.
+    """
+    job = next(filter(uses, active_jobs(jobs)), None)
     if job is not None:
         raise Problem(
             409,
             slug,
             title,
-            f"job {job.id} is {job.status.value} and uses {what}; cancel it first or wait for its end",
+            f"job {job.id} is {job.status.value} and uses {resource}; cancel it first or wait for its end",
             extensions={"job": job.id},
         )

@@ -7,22 +7,22 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.http.errors import FieldProblem, Problem, invalid, pointer_of
-from app.http.schemas import Estimate, JobRequest
-from app.jobs.calibration_requests import check_calibration
-from app.jobs.evaluation_requests import check_evaluation
-from app.jobs.scoring_requests import check_scoring
-from app.state import House
+from app.http.errors import Problem, field_problem, invalid
+from app.jobs.checks import check_calibration, check_evaluation, check_scoring
+from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import DatasetNotFound, DatasetUnfit
 from models.flows.architecture import Architecture
 from models.naming import is_name
+from models.registry.registry import Registry
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
+from worker.jobs.slowness import Pace
 from worker.jobs.submission import training_queue
-from worker.jobs.worker_registry import WorkerInfo
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import DeviceKind, Queue
+from worker.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,29 @@ class JobPlan:
     calibration: int | None = None
 
 
-def plan_job(request: JobRequest, house: House) -> JobPlan:
+def plan_job(
+    request: JobRequest,
+    settings: Settings,
+    registry: Registry,
+    datasets: DatasetStore,
+    workers: WorkerRegistry,
+    durations: Pace,
+) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
     if request.type == "score":
-        model, calibration = check_scoring(request, house)
-        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
+        model, calibration = check_scoring(request, registry, settings.data_dir, datasets)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
     if request.type == "calibrate":
-        return JobPlan(check_calibration(request, house), Queue.SCORE, _scoring_workers(house), None)
+        return JobPlan(
+            check_calibration(request, registry, settings.data_dir, datasets),
+            Queue.SCORE,
+            _scoring_workers(workers),
+            None,
+        )
     if request.type == "evaluate":
-        model, calibration = check_evaluation(request, house)
-        return JobPlan(model, Queue.SCORE, _scoring_workers(house), None, calibration)
-    return _plan_training(request, house)
+        model, calibration = check_evaluation(request, registry, settings.data_dir, datasets)
+        return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
+    return _plan_training(request, settings, datasets, workers, durations)
 
 
 def require_memory(plan: JobPlan) -> None:
@@ -65,19 +77,21 @@ def require_memory(plan: JobPlan) -> None:
     )
 
 
-def _scoring_workers(house: House) -> int:
-    return sum(Queue.SCORE in worker.queues for worker in house.presence.workers())
+def _scoring_workers(workers: WorkerRegistry) -> int:
+    return sum(Queue.SCORE in worker.queues for worker in workers.workers())
 
 
-def _plan_training(request: JobRequest, house: House) -> JobPlan:
+def _plan_training(
+    request: JobRequest, settings: Settings, datasets: DatasetStore, workers: WorkerRegistry, durations: Pace
+) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
-    architecture, config, dataset = check_training(request, house.settings.data_dir, house.datasets)
-    queue = training_queue(request.device, house.presence)
+    architecture, config, dataset = check_training(request, settings.data_dir, datasets)
+    queue = training_queue(request.device, workers)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    slowness, measured = house.pace.slowness(device, request.preset)
+    slowness, measured = durations.slowness(device, request.preset)
     found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
-    serving = [worker for worker in house.presence.workers() if queue in worker.queues]
+    serving = [worker for worker in workers.workers() if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
@@ -109,10 +123,7 @@ def check_training(
     try:
         config = PRESETS[request.preset].config(request.parameters)
     except ValidationError as error:
-        found = [
-            FieldProblem(pointer=pointer_of(("body", "parameters", *item["loc"])), detail=item["msg"])
-            for item in error.errors()
-        ]
+        found = [field_problem(item, ("body", "parameters")) for item in error.errors()]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:

@@ -1,4 +1,4 @@
-"""What a job leaves behind: its training curve, its log, its previews and its result."""
+"""Endpoints for the output of a job: training curve, log, previews and result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from app.access.permissions import MayRead
+from app.http.dependencies import SettingsDep
 from app.http.errors import Problem, responses
 from app.jobs.dependencies import ExistingJob, folder_of
 from app.jobs.schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
-from app.state import House, InHouse
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
 from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
@@ -25,6 +25,7 @@ from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.journal import FILE, Event
 from worker.jobs.record import Status
+from worker.settings import Settings
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
@@ -33,26 +34,26 @@ COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
 HTML = "text/html"
 TAIL = 64 * 1024
-LONGEST_TAIL = 2**20
+MAX_TAIL = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """The query of a training curve; unknown parameters are refused."""
+    """Query parameters of a training curve; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["json", "csv"] = Field("json", description="`csv`: one row a step.")
+    format: Literal["json", "csv"] = Field("json", description="`csv`: one row per step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
 
 
 class ResultQuery(BaseModel):
-    """The query of a result; unknown parameters are refused."""
+    """Query parameters of a result; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["json", "html"] | None = Field(
-        None, description="Of an evaluation's report; without it the header `Accept` decides."
+        None, description="Format of an evaluation's report. By default the header `Accept` decides."
     )
 
 
@@ -69,17 +70,17 @@ class ResultQuery(BaseModel):
         },
     },
 )
-def get_job_metrics(job: ExistingJob, house: InHouse, query: Annotated[CurveQuery, Query()]) -> Response:
-    """Answers what the trainer reported at which step, as JSON or as a table; validations are never thinned out."""
-    curve = read_curve(folder_of(job.id, house.settings) / FILE)
+def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
+    """Return the reports of a training by step, as JSON or CSV. Validations are always complete."""
+    curve = read_curve(folder_of(job.id, settings) / FILE)
     points = curve.points if query.points is None else thin(curve.points, query.points)
-    # Made into text here: a long curve would hold up the event loop.
+    # Encoded in this thread: a long curve would block the event loop.
     if query.format == "csv":
         return Response(_table(points, curve.validations), media_type="text/csv")
     answer = TrainingCurve(
         job=job.id,
         points=[CurvePoint.model_validate(point) for point in points],
-        validations=[Validation.model_validate(_without_kind(one)) for one in curve.validations],
+        validations=[Validation.model_validate(_without_kind(event)) for event in curve.validations],
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -93,21 +94,21 @@ def get_job_metrics(job: ExistingJob, house: InHouse, query: Annotated[CurveQuer
 )
 def get_job_log(
     job: ExistingJob,
-    house: InHouse,
-    tail: Annotated[int, Query(ge=1, le=LONGEST_TAIL, description="Most bytes of it.")] = TAIL,
+    settings: SettingsDep,
+    tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Answers the last whole lines that the training processes of this job printed; empty before the first."""
+    """Return the last whole lines that the processes of a job printed; empty before the first."""
     try:
-        with (folder_of(job.id, house.settings) / "trainer.log").open("rb") as file:
+        with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
-            # One byte more tells whether the first line is whole.
+            # An additional byte shows whether the first line is whole.
             file.seek(max(0, size - tail - 1))
-            found = file.read(tail + 1)
+            text = file.read(tail + 1)
     except FileNotFoundError:
-        found = b""
-    if len(found) > tail:
-        found = found.partition(b"\n")[2] or found[1:]
-    return PlainTextResponse(found.decode("utf-8", errors="replace"))
+        text = b""
+    if len(text) > tail:
+        text = text.partition(b"\n")[2] or text[1:]
+    return PlainTextResponse(text.decode("utf-8", errors="replace"))
 
 
 @router.get(
@@ -116,10 +117,10 @@ def get_job_log(
     summary="List the previews of a training",
     responses=responses(401, 404, 422, 500, 503),
 )
-def list_job_samples(job: ExistingJob, house: InHouse) -> Previews:
-    """Lists the grids of samples that were drawn at validations and are kept."""
-    names = (path.name for path in _samples(job.id, house).glob("step-*.png"))
-    steps = sorted(int(found[1]) for found in map(_PREVIEW.fullmatch, names) if found)
+def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
+    """List the stored grids of samples that were drawn at validations."""
+    names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
+    steps = sorted(int(match[1]) for match in map(_PREVIEW.fullmatch, names) if match)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
     return Previews(job=job.id, samples=samples)
 
@@ -139,17 +140,17 @@ def list_job_samples(job: ExistingJob, house: InHouse) -> Previews:
 )
 def get_job_sample(
     job: ExistingJob,
-    house: InHouse,
+    settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Answers the PNG of one step; the same latents at every step, so that previews can be compared."""
+    """Return the PNG of a step. All steps use the same latents, so that previews can be compared."""
     try:
-        content = (_samples(job.id, house) / f"step-{step:08d}.png").read_bytes()
+        content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
         raise Problem(
             404, "sample-not-found", "No such sample", f"job {job.id} keeps no preview of step {step}"
         ) from None
-    # An attempt that goes back to a checkpoint draws later ones anew.
+    # An attempt that returns to a checkpoint draws later previews again.
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -160,7 +161,7 @@ def get_job_sample(
     response_model=CalibrationResult | JobResult | EvaluationReport,
     responses={
         200: {
-            "description": "What the job made.",
+            "description": "The result of the job.",
             "content": {
                 PARQUET: {"schema": {"type": "string", "format": "binary"}},
                 "text/html": {"schema": {"type": "string"}},
@@ -170,13 +171,16 @@ def get_job_sample(
     },
 )
 def get_job_result(
-    job: ExistingJob, house: InHouse, request: Request, query: Annotated[ResultQuery, Query()]
+    job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Answers the model version that a training registered, the calibration that was made, or the Parquet file of a
-    scoring: a row an image with `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
-    `error`, `error_detail`; or the report of an evaluation, as JSON or as a page (`Accept: text/html`, `format=html`).
+    """Return the result of a job, which depends on its type.
 
-    409 says how a job stands that has not succeeded.
+    A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
+    with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
+    `error`, `error_detail`. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
+    `format=html`).
+
+    409, with the state of the job, if it has not succeeded.
     """
     if job.status is not Status.SUCCEEDED or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
@@ -188,11 +192,11 @@ def get_job_result(
             extensions={"job_status": job.status.value, "job_error": job.error},
         )
     if job.type == "score":
-        path = folder_of(job.id, house.settings) / RESULT
+        path = folder_of(job.id, settings) / RESULT
         return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
     if job.type == "evaluate":
         accept = request.headers.get("accept", "")
-        return _report(job.id, house, query.format or ("html" if HTML in accept else "json"))
+        return _report(job.id, settings, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
     result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
@@ -205,9 +209,9 @@ def get_job_result(
     )
 
 
-def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileResponse:
-    folder = folder_of(job_id, house.settings)
-    # One address has two forms.
+def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> FileResponse:
+    folder = folder_of(job_id, settings)
+    # The same address has two formats.
     headers = {"Vary": "Accept"}
     if form == "json":
         return FileResponse(folder / REPORT_JSON, media_type="application/json", headers=headers)
@@ -215,8 +219,8 @@ def _report(job_id: str, house: House, form: Literal["json", "html"]) -> FileRes
     return FileResponse(folder / REPORT_HTML, media_type=HTML, headers=headers)
 
 
-def _samples(job_id: str, house: House) -> Path:
-    return folder_of(job_id, house.settings) / "samples"
+def _samples(job_id: str, settings: Settings) -> Path:
+    return folder_of(job_id, settings) / "samples"
 
 
 def _without_kind(event: Event) -> Event:
@@ -225,9 +229,9 @@ def _without_kind(event: Event) -> Event:
 
 def _table(points: list[Event], validations: list[Event]) -> str:
     rows: dict[int, Event] = {point["step"]: point for point in points}
-    for one in validations:
-        row = rows.get(one["step"], {key: one.get(key) for key in ("step", "time", "attempt")})
-        rows[one["step"]] = {**row, "validation_bits_per_dim": one.get("bits_per_dim")}
+    for event in validations:
+        row = rows.get(event["step"], {key: event.get(key) for key in ("step", "time", "attempt")})
+        rows[event["step"]] = {**row, "validation_bits_per_dim": event.get("bits_per_dim")}
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     table.writeheader()

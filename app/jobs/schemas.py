@@ -1,16 +1,169 @@
-"""What the service answers about the course and the end of a job."""
+"""Requests and answers of the endpoints for jobs and workers."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.schemas import Answer
+from app.http.schemas import REF, Answer, Name
+
+
+class JobRequest(BaseModel):
+    """A job to be queued."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "train",
+                    "dataset": "mnist-mini",
+                    "model": "my-digits",
+                    "preset": "snf-glow-tiny",
+                    "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
+                },
+                {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
+                {"type": "calibrate", "dataset": "line-1", "model": "my-parts"},
+                {
+                    "type": "evaluate",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"against": ["mnist"], "corruptions": True},
+                },
+            ]
+        },
+    )
+
+    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
+        "model on a dataset without training, or `evaluate` how well it separates a dataset's images from others."
+    )
+    dataset: Name = Field(
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
+    )
+    model: str = Field(
+        pattern=REF,
+        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
+        "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
+        "queued.",
+    )
+    preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="All optional, unknown ones are refused. train: see TrainingConfig. "
+        "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
+        "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
+        "`thorough`, `adapt` (convert size and colour).",
+    )
+    promote: bool = Field(
+        False, description="train: move the alias `live` to the new version; the first version gets it anyway."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
+    )
+    force: bool = Field(
+        False, description="train: queue it even if it is expected to need more memory than any running worker has."
+    )
+
+
+class Estimate(Answer):
+    """What a training job is expected to take."""
+
+    seconds: float = Field(description="Expected time from its start to the registered model.")
+    memory_bytes: int = Field(description="Expected peak memory of the training process.")
+    parameters: int = Field(description="Numbers that the model learns.")
+    slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
+    measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
+    fits: bool | None = Field(
+        description="Whether a running worker gives a training that much memory; null where that is not known, as "
+        "where no worker serves the queue."
+    )
+    available_bytes: int | None = Field(
+        None, description="Most memory that a running worker of the queue gives a training; null: not known."
+    )
+
+
+class EstimatedJob(Answer):
+    """A job that would be accepted, and what it is expected to take."""
+
+    queue: str = Field(description="Queue that it would wait in.")
+    waiting: int = Field(description="Jobs that wait in that queue already.")
+    workers: int = Field(description="Running workers that serve that queue.")
+    estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
+
+
+class WorkerView(Answer):
+    """A running worker, which has a single device and runs a single job at a time."""
+
+    name: str
+    device: str
+    queues: list[str]
+    memory_bytes: int | None = Field(description="Memory of its machine or container.")
+    train_memory_bytes: int | None = Field(
+        description="Most memory that each process of a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+    )
+    train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
+    started_at: datetime
+    state: Literal["idle", "busy", "not-receiving"] = Field(
+        description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
+    )
+    job: str | None = Field(description="Id of the job that it runs.")
+
+
+class WorkerList(Answer):
+    """The running workers."""
+
+    workers: list[WorkerView]
+
+
+class JobView(Answer):
+    """A job with its state, progress and result."""
+
+    id: str
+    type: Literal["train", "score", "calibrate", "evaluate"]
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+    queue: str = Field(description="Queue of the job, which decides on its device.")
+    place_in_line: int | None = Field(
+        None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
+    )
+    dataset: str
+    model: str
+    preset: str
+    parameters: dict[str, Any]
+    promote: bool
+    device: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which the job would continue.")
+    cancel_requested: bool
+    pause_requested: bool
+    retry_of: str | None = Field(description="Id of the job of which this is a retry.")
+    estimate: Estimate | None = Field(description="Expected time and memory of the whole job when it was queued.")
+    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
+    metrics: dict[str, Any] = Field(
+        description="Latest value of each metric of the training; in `evaluation` those of the finished model."
+    )
+    error: dict[str, Any] | None
+    result: dict[str, Any] | None = Field(
+        description="The registered model version, the counts of a scoring, or the number of the new calibration."
+    )
+    links: dict[str, str]
+
+
+class JobList(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
 
 class CurvePoint(Answer):
-    """One report of a training; null where the value was not a finite number."""
+    """A point of a training curve; null where a value was not a finite number."""
 
     step: int
     epoch: int | None = None
@@ -23,7 +176,7 @@ class CurvePoint(Answer):
 
 
 class Validation(Answer):
-    """One validation of a training, with whatever else its trainer found then."""
+    """A validation of a training, with further metrics."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -34,7 +187,7 @@ class Validation(Answer):
 
 
 class TrainingCurve(Answer):
-    """The course of a training; steps rise strictly, also where an attempt did some of them anew."""
+    """The curve of a training. Each step occurs once, also where a later attempt repeated it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -68,14 +221,14 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """A grid of samples that the flow drew at one step."""
+    """A grid of samples that the flow drew at a step."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """The previews that are kept of a training, the oldest first."""
+    """The stored previews of a training, the oldest first."""
 
     job: str
     samples: list[Preview]

@@ -1,8 +1,8 @@
-"""One order for the two sources of a job's events, the same for who watches live and who reads it afterwards.
+"""Timeline of a job: its two sources of events, merged in the same order for live and for later readers.
 
-The trainer's journal and the job store's changes of state are merged by time, each in its own order. A pair of
-cursors says how far one has read, and what comes next follows from it alone; so an event is taken only once it is
-known that the other source has nothing older to come.
+The journal of the worker and the state changes in the job store are merged by time, each in its own order. A reader's
+position is a pair of cursors, and the next event depends on it alone. So an event is delivered only when the other
+source can have nothing older.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from worker.jobs.record import Status
 from worker.jobs.state_changes import START, StateChange, StateChanges
 
 SETTLED_MS = 250
-"""Age at which the journal has all events of a moment: they are written right after they are stamped."""
+"""Age in milliseconds after which all events of a moment are in the journal."""
 HOLD_S = 2.0
-"""Longest wait for the other source; only clocks that disagree need it, and then order gives way."""
+"""Longest wait for the other source in seconds; needed only where clocks differ, and then order is given up."""
 
 _ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?")
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a reader stands in both sources; its text is the id of the event read last."""
+    """Position of a reader in both sources; its text is the id of the last event."""
 
     offset: int = 0
     change: str = START
@@ -38,18 +38,18 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """The cursor of an event's id; raises `ValueError`."""
-        found = _ID.fullmatch(text)
-        if found is None:
+        """Return the cursor of an event id; raise ``ValueError`` for another text."""
+        match = _ID.fullmatch(text)
+        if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
-        return cls(int(found[1]), found[2], found[3] is not None)
+        return cls(int(match[1]), match[2], match[3] is not None)
 
     def __str__(self) -> str:
         return f"{self.offset}.{self.change}{'.end' if self.ended else ''}"
 
 
-class Told(NamedTuple):
-    """An event as readers get it, and where they stand after it."""
+class TimelineEvent(NamedTuple):
+    """An event for readers, and their position after it."""
 
     cursor: Cursor
     kind: str
@@ -57,27 +57,40 @@ class Told(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """What a reader learned by looking once."""
+    """The result of a poll.
 
-    told: list[Told]
-    more: bool  # whether the journal has more already
-    end: Status | None  # how the job ended, once all of it was told
+    Attributes:
+        events: New events.
+        more: Whether the journal already has more.
+        end: Final status of the job, after its last event.
+    """
+
+    events: list[TimelineEvent]
+    more: bool
+    end: Status | None
 
 
 class Timeline:
-    """One reader's way along the events of a job."""
+    """The events of a job for a single reader.
+
+    Args:
+        journal: File of the journal.
+        cursor: Position after which to begin.
+    """
 
     def __init__(self, journal: Path, cursor: Cursor) -> None:
         self.cursor = cursor
         self._journal = journal
-        self._position = cursor.offset  # beyond the cursor's where damaged lines follow, of which no id speaks
+        # Beyond the cursor's offset where damaged lines follow, which have no event id.
+        self._position = cursor.offset
         self._held_since: float | None = None
 
     def advance(self, news: StateChanges | None) -> Advance:
-        """What can be told now; blocks on the disk.
+        """Return the events that are ready. Reads the disk.
 
-        `news` is what the job store says of the changes after `cursor`, None where it does not answer. It has to be
-        asked before the call: a journal that is read after the job's end is complete.
+        Args:
+            news: State changes after the cursor; None where the job store does not answer. They must be read before
+                the call, because only a journal that is read after the end of the job is complete.
         """
         now_ms = time.time() * 1000
         piece = read_chunk(self._journal, self._position)
@@ -85,41 +98,43 @@ class Timeline:
         in_order = last is None and not self._held_too_long()
         clock_ms = news.clock_ms if news is not None and in_order else math.inf
         changes = deque(news.changes if news is not None else ())
-        told: list[Told] = []
+        events: list[TimelineEvent] = []
         for end, event in piece.entries:
             moment = _milliseconds(event)
             while changes and changes[0].time_ms < moment:
-                told.append(self._change(changes.popleft()))
-            if moment > clock_ms:  # a change may come that is older
+                events.append(self._change(changes.popleft()))
+            # An older change may still arrive.
+            if moment > clock_ms:
                 break
-            told.append(self._event(end, event))
+            events.append(self._event(end, event))
         else:
             self._position = piece.end
             while piece.last and changes and (not in_order or changes[0].time_ms < now_ms - SETTLED_MS):
-                told.append(self._change(changes.popleft()))
-        held = not told and bool(piece.entries or changes)
+                events.append(self._change(changes.popleft()))
+        held = not events and bool(piece.entries or changes)
         self._held_since = (self._held_since or time.monotonic()) if held else None
-        return Advance(told, more=not piece.last and not held, end=last if piece.last else None)
+        return Advance(events, more=not piece.last and not held, end=last if piece.last else None)
 
     def _held_too_long(self) -> bool:
         return self._held_since is not None and time.monotonic() - self._held_since > HOLD_S
 
-    def _event(self, end: int, event: Event) -> Told:
+    def _event(self, end: int, event: Event) -> TimelineEvent:
         self.cursor = replace(self.cursor, offset=end)
         self._position = end
-        return Told(self.cursor, event["event"], event)
+        return TimelineEvent(self.cursor, event["event"], event)
 
-    def _change(self, change: StateChange) -> Told:
+    def _change(self, change: StateChange) -> TimelineEvent:
         self.cursor = replace(self.cursor, change=change.id)
         moment = datetime.fromtimestamp(change.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
         data: Event = {"status": change.status.value, "attempt": change.attempt, "time": moment}
         if change.worker:
             data["worker"] = change.worker
-        return Told(self.cursor, "state", data)
+        return TimelineEvent(self.cursor, "state", data)
 
 
 def _milliseconds(event: Event) -> float:
     try:
         return datetime.fromisoformat(event["time"]).timestamp() * 1000
     except (KeyError, TypeError, ValueError):
-        return 0.0  # no stamp, no order: told at once
+        # Without a time an event has no order, and is delivered at once.
+        return 0.0

@@ -1,1 +1,1 @@
-"""Counters of the service, the middleware that fills them, and the lag of the event loop."""
+"""Prometheus metrics of the service, the middleware that fills them, and the lag of the event loop."""

@@ -1,4 +1,4 @@
-"""How late the event loop is: a task that sleeps, and measures by how much it overslept."""
+"""Measurement of the event loop's lag: how much later than planned a sleeping task wakes up."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 
 EVERY_S = 0.5
 
 
 @asynccontextmanager
-async def watching_lag(metrics: Metrics) -> AsyncIterator[None]:
-    """Measures while its block runs."""
-    task = asyncio.create_task(_watch(metrics), name="loop-lag")
+async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
+    """Measure the lag of the running event loop during the block."""
+    task = asyncio.create_task(_measure(metrics), name="loop-lag")
     try:
         yield
     finally:
@@ -23,7 +23,7 @@ async def watching_lag(metrics: Metrics) -> AsyncIterator[None]:
             await task
 
 
-async def _watch(metrics: Metrics) -> None:
+async def _measure(metrics: ServiceMetrics) -> None:
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + EVERY_S

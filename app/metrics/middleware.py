@@ -1,4 +1,4 @@
-"""Counts requests and the time to the head of their answers, by route template and never by address."""
+"""Middleware that counts requests and measures their latency, by route template."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import ERROR
-from app.state import House
+from app.metrics.registry import ServiceMetrics
 from models.errors import ImageError, ScoreNotFinite
 
 UNMATCHED = "unmatched"
@@ -15,15 +15,18 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """The middleware; an event stream counts when it begins, so that hours of it are no latency."""
+    """ASGI middleware that observes each request when its answer begins.
+
+    The duration of an event stream is not part of its latency.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on."""
-        house = scope.get("state", {}).get("house")
-        if scope["type"] != "http" or house is None:
+        """Pass a request on and observe it."""
+        metrics = scope.get("state", {}).get("metrics")
+        if scope["type"] != "http" or metrics is None:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
@@ -33,7 +36,7 @@ class RequestMetrics:
             nonlocal answered
             if message["type"] == "http.response.start" and not answered:
                 answered = True
-                _note(house, scope, message["status"], time.perf_counter() - began)
+                _note(metrics, scope, message["status"], time.perf_counter() - began)
             await send(message)
 
         try:
@@ -41,22 +44,22 @@ class RequestMetrics:
         except Exception:
             # Answered outside of this middleware, with a 500.
             if not answered:
-                _note(house, scope, 500, time.perf_counter() - began)
+                _note(metrics, scope, 500, time.perf_counter() - began)
             raise
 
 
 def route_template(scope: Scope) -> str:
-    """Return the path of the route that a request has been given to."""
-    # Files lie under a mount, which is no route of its own but leaves its path.
+    """Return the path template of the route that handles a request, such as ``/v1/models/{ref}``."""
+    # Static files are mounted: the scope has no route for them, only the path of the mount.
     mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
     return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))
 
 
-def _note(house: House, scope: Scope, status: int, seconds: float) -> None:
+def _note(metrics: ServiceMetrics, scope: Scope, status: int, seconds: float) -> None:
     route = route_template(scope)
     method = scope["method"] if scope["method"] in METHODS else "other"
-    house.metrics.observe_request(route, method, status, seconds)
+    metrics.observe_request(route, method, status, seconds)
     error = scope.get(ERROR)
-    # The only image of a request, whose error is the request's.
+    # The request's only image failed, so its error is that of the request.
     if isinstance(error, ImageError | ScoreNotFinite):
-        house.metrics.count_image_errors([error.slug])
+        metrics.count_image_errors([error.slug])

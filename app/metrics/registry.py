@@ -1,4 +1,4 @@
-"""What one service counts while it works; every service has a registry of its own."""
+"""Prometheus metrics of a service process: counters and histograms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Metrics:
-    """Counters and histograms, to be changed from any thread.
+class ServiceMetrics:
+    """Counters and histograms of a service, usable from any thread.
 
-    Labels are bounded: routes are templates, models are versions in the registry, errors are slugs in the code.
+    The number of labels is bounded: routes are templates, models are versions in the registry, errors are slugs.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Metrics:
         )
         self._flagged = Counter(
             "snf_images_flagged",
-            "Images flagged as anomalies, at whatever false-alarm rate their request asked for.",
+            "Images flagged as anomalies, at the false-alarm rate of their request.",
             ["model", "version"],
             registry=self.registry,
         )
@@ -50,25 +50,25 @@ class Metrics:
         )
         self._lag = Histogram(
             "snf_event_loop_lag_seconds",
-            "How late the event loop comes back to who asked it to: the delay that every request sees.",
+            "Lag of the event loop: the delay that it adds to every request.",
             buckets=LAGS,
             registry=self.registry,
         )
         self._batches = Histogram(
             "snf_batch_images",
-            "Images, each counted once a draw, of a batch that requests can share.",
+            "Images of a shared batch, each counted once per draw.",
             buckets=BATCHES,
             registry=self.registry,
         )
         self._waits = Histogram(
             "snf_queue_wait_seconds",
-            "Time from a request's place in the scoring queue to the batch that it begins in.",
+            "Time that a request waits in the scoring queue until its first batch.",
             buckets=WAITS,
             registry=self.registry,
         )
         self._authentication_failures = Counter(
             "snf_authentication_failures",
-            "Requests without a valid key, by reason; held-off: refused unseen after too many wrong ones.",
+            "Requests without a valid key, by reason; held-off: refused without a check after too many wrong keys.",
             ["reason"],
             registry=self.registry,
         )
@@ -76,41 +76,45 @@ class Metrics:
         self._lock = threading.Lock()
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Counts a request whose answer begins."""
+        """Count a request and its latency in seconds."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
 
     def observe_lag(self, seconds: float) -> None:
-        """Takes in one measurement of the event loop's lag."""
+        """Add a measurement of the event loop's lag, in seconds."""
         self._lag.observe(seconds)
 
     def observe_batch(self, images: int) -> None:
-        """Takes in one batch that was scored."""
+        """Add the size of a scored batch."""
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
-        """Takes in how long the requests that a batch begins with have waited."""
-        for one in seconds:
-            self._waits.observe(one)
+        """Add the waiting times of requests, in seconds."""
+        for waited in seconds:
+            self._waits.observe(waited)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
-        """Counts the scored images of a request to a version that was served, so that is in the registry."""
+        """Count the scored and the flagged images of a request to a model version in the registry."""
         with self._lock:
             self._models.add((name, version))
             self._scored.labels(name, str(version)).inc(scored)
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Counts images that could not be scored."""
+        """Count images that could not be scored, by the slugs of their errors."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 
     def count_authentication_failure(self, reason: str) -> None:
-        """Count a request without a valid key; ``reason`` is one of a few in the code."""
+        """Count a request without a valid key, by reason."""
         self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:
-        """All metrics in Prometheus' text format, without models that are not in the registry any more."""
+        """Return all metrics in the text format of Prometheus.
+
+        Args:
+            registered: Function that returns name and version of all registered models; others are left out.
+        """
         known = registered()
         with self._lock:
             for name, version in self._models - known:

@@ -1,1 +1,1 @@
-"""Calls that list presets and parameters of training."""
+"""Presets and parameters of training."""

@@ -1,4 +1,4 @@
-"""The ways to train: presets and the parameters of a training job."""
+"""Endpoint that lists training presets and the parameters of a training job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from app.access.permissions import MayRead
 from app.http.errors import responses
-from app.http.schemas import JobRequest
+from app.jobs.schemas import JobRequest
 from app.presets.schemas import PresetList, PresetView
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, Preset
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 
 @router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))
 async def list_presets() -> PresetList:
-    """Lists the presets that a training job may name, and the JSON Schema of its `parameters`."""
+    """List the presets of training jobs, and the JSON Schema of their `parameters`."""
     return _listing()
 
 

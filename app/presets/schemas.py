@@ -1,4 +1,4 @@
-"""What the service answers about the ways to train."""
+"""Answers of the endpoint for presets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from models.training.presets import Family
 
 
 class PresetView(Answer):
-    """A named architecture with the training that goes with it."""
+    """A named architecture with its training parameters."""
 
     name: str
-    purpose: str = Field(description="What it is for, and how long it takes.")
+    purpose: str = Field(description="Its purpose, and how long it trains.")
     family: Family
-    linear: str = Field(description="How its linear layers are parametrised and learned.")
+    linear: str = Field(description="Parametrisation of its linear layers.")
     parameters: dict[str, Any] = Field(
-        description="Parameters whose defaults differ from those of the schema; what a job asks for comes first."
+        description="Parameters whose defaults differ from the schema; parameters of a job override them."
     )
 
 
 class PresetList(Answer):
-    """All presets, and what a training may be told."""
+    """All presets, and the parameters of a training job."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -54,5 +54,5 @@ class PresetList(Answer):
     )
 
     presets: list[PresetView]
-    default: str = Field(description="The preset of a job that names none.")
+    default: str = Field(description="The preset of a job without `preset`.")
     parameters: dict[str, Any] = Field(description="JSON Schema of a training job's `parameters`, with defaults.")

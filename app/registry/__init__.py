@@ -1,1 +1,1 @@
-"""Calls about models, their versions, cards and artifacts, and the pool of loaded models."""
+"""Models, their versions, cards and artifacts, and the pool of loaded models."""

@@ -1,4 +1,4 @@
-"""Models as files: taking one out of a service, and bringing it into another."""
+"""Endpoints that download and upload models as files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.permissions import MayAdminister, MayTrain
 from app.calibrations.views import view_of
+from app.http.dependencies import ModelUploadsDep, RegistryDep
 from app.http.errors import responses, unsupported_media_type
 from app.http.streams import ClosedStream
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
-from app.state import InHouse
 from models.artifacts.tar import pack
 from models.naming import Name, parse_ref
 from models.registry.calibrations import OWN
@@ -29,12 +29,12 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Where a model that is brought goes; unknown parameters are refused."""
+    """Query parameters of the upload of a model; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field(description="The name that it becomes the next version of.", examples=["line-1"])
-    promote: bool = Field(False, description="Whether it goes live; the first version of a name does anyway.")
+    name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
+    promote: bool = Field(False, description="Whether it becomes live; the first version of a name always does.")
 
 
 @router.get(
@@ -46,15 +46,14 @@ class ImportQuery(BaseModel):
     responses={
         **responses(401, 404, 422, 500),
         200: {
-            "description": "A tar, the same bytes every time, that `POST /v1/models` takes.",
+            "description": "A tar archive for `POST /v1/models`, the same bytes every time.",
             "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
             "content": {TAR: _BINARY},
         },
     },
 )
-def export_model(ref: str, house: InHouse) -> Response:
-    """Streams the files of a version with the calibration that it came with, as a plain tar."""
-    registry = house.serving.registry
+def export_model(ref: str, registry: RegistryDep) -> Response:
+    """Stream the files of a version, with the model's own calibration, as a plain tar archive."""
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)
     headers = {
@@ -80,17 +79,22 @@ def export_model(ref: str, house: InHouse) -> Response:
     openapi_extra=_BODY,
 )
 def import_model(
-    request: Request, query: Annotated[ImportQuery, Query()], house: InHouse, response: Response
+    request: Request,
+    query: Annotated[ImportQuery, Query()],
+    uploads: ModelUploadsDep,
+    registry: RegistryDep,
+    response: Response,
 ) -> ModelDetail:
-    """Takes a tar as `GET /v1/models/{ref}/artifact` gives it, and registers the model as the next version of a name.
+    """Register a tar archive of `GET /v1/models/{ref}/artifact` as the next version of a name.
 
-    Nothing in it is trusted: only the plain files of a model are taken, and a process of its own, with bounds on memory
-    and time, verifies all digests, loads the model and scores its stored image again, before anything is registered.
+    The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
+    separate process with limits on memory and time verifies all digests, loads the model and scores its stored image
+    again.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != TAR:
         raise unsupported_media_type(kind, [TAR])
-    version = house.model_uploads.receive(request, query.name, query.promote)
+    version = uploads.receive(request, query.name, query.promote)
     response.headers["Location"] = f"{PATH}/{version.name}:{version.version}"
-    calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
+    calibration = view_of(registry, version.name, version.version, version.calibration)
     return detail(version, calibration, None)

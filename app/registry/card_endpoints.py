@@ -1,21 +1,23 @@
-"""Model cards: what a person should know before using a model."""
+"""Endpoints for model cards: description, quality, training and limits of a model."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from app.access.permissions import MayRead
+from app.http.dependencies import RegistryDep
 from app.http.errors import responses
-from app.registry.markdown import fragment
-from app.state import InHouse
 from models.artifacts.files import CARD, SAMPLES, read_file
 from models.naming import parse_ref
 from models.registry.calibrations import OWN
+from models.registry.registry import Registry
 
 HEADERS = {
-    # A model may be somebody else's: whatever its card says, a browser loads and runs nothing.
+    # Cards of models from elsewhere are not trusted: a browser must load and run nothing.
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
@@ -25,7 +27,7 @@ router = APIRouter(prefix="/v1/models/{ref}/card", tags=["models"], dependencies
 
 Form = Annotated[
     Literal["markdown", "html"],
-    Query(description="`html`: a fragment to be put into a page, without images; markup in the card is shown as text."),
+    Query(description="`html`: a fragment for a page, without images; HTML in the card is shown as text."),
 ]
 
 
@@ -45,18 +47,18 @@ Form = Annotated[
         },
     },
 )
-def get_model_card(ref: str, house: InHouse, format: Form = "markdown") -> Response:
-    """Answers what the model is, how well it does, how it was trained and what it cannot do."""
-    text = _file(ref, house, CARD).decode(errors="replace")
+def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
+    """Return the card: what the model is, its quality, its training and its limits."""
+    text = _file(registry, ref, CARD).decode(errors="replace")
     if format == "html":
-        return Response(fragment(text), media_type="text/html", headers=HEADERS)
+        return Response(render_markdown(text), media_type="text/html", headers=HEADERS)
     return Response(text, media_type="text/markdown", headers=HEADERS)
 
 
 @router.get(
     "/samples",
     operation_id="get_model_card_samples",
-    summary="Look at the samples of the model card",
+    summary="Show the samples of the model card",
     response_class=Response,
     responses={
         **responses(401, 404, 422, 500),
@@ -66,13 +68,35 @@ def get_model_card(ref: str, house: InHouse, format: Form = "markdown") -> Respo
         },
     },
 )
-def get_model_card_samples(ref: str, house: InHouse) -> Response:
-    """Answers the picture that the card shows."""
-    return Response(_file(ref, house, SAMPLES), media_type="image/png", headers=HEADERS)
+def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
+    """Return the grid of samples in the card."""
+    return Response(_file(registry, ref, SAMPLES), media_type="image/png", headers=HEADERS)
 
 
-def _file(ref: str, house: InHouse, name: str) -> bytes:
-    registry = house.serving.registry
-    # Whatever state its calibrations are in, a model has its card.
+def _file(registry: Registry, ref: str, name: str) -> bytes:
+    # A model with damaged calibrations still has its card.
     model, version = registry.locate(parse_ref(ref))
     return read_file(registry.with_calibration(model, version, OWN).path, name)
+
+
+def render_markdown(text: str) -> str:
+    """Convert Markdown with tables to HTML. HTML in it is shown as text, and images are left out."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.children:
+            token.children = [child for child in token.children if child.type != "image"]
+    rendered: str = parser.renderer.render(_without_empty_paragraphs(tokens), parser.options, {})
+    return rendered
+
+
+def _without_empty_paragraphs(tokens: list[Token]) -> list[Token]:
+    # Paragraphs of which only an image was left out.
+    kept: list[Token] = []
+    for token in tokens:
+        empty = len(kept) > 1 and kept[-2].type == "paragraph_open" and not kept[-1].children
+        if token.type == "paragraph_close" and empty:
+            del kept[-2:]
+        else:
+            kept.append(token)
+    return kept

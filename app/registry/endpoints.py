@@ -1,19 +1,29 @@
-"""Which models there are, and what each is."""
+"""Endpoints for models: their list, versions and aliases, and the removal of versions."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Response
 
-from app.access.permissions import MayRead
+from app.access.permissions import MayAdminister, MayRead
 from app.calibrations.views import view_of
+from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep
 from app.http.errors import responses
-from app.registry import schemas
+from app.http.json_route import JsonRoute
+from app.http.schemas import Name
+from app.jobs.in_use import refuse_in_use
+from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from app.registry.views import detail, summary
-from app.state import InHouse
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
+versions_router = APIRouter(
+    prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute
+)
+
+Alias = Annotated[Name, Path(description="`live` is the version of the plain name.", examples=["champion"])]
+Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
 
 
 @router.get(
@@ -22,12 +32,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
     summary="List the models",
     responses=responses(401, 500),
 )
-async def list_models(house: InHouse) -> schemas.ModelPage:
-    """Lists every model name with its versions, aliases and state; a damaged one says why it failed."""
+async def list_models(pool: ModelPoolDep) -> ModelPage:
+    """List all models with their versions, aliases and state. A damaged model has the reason of its failure."""
 
-    def read() -> schemas.ModelPage:
-        return schemas.ModelPage(models=[summary(one) for one in house.serving.listing()])
+    def read() -> ModelPage:
+        return ModelPage(models=[summary(model) for model in pool.listing()])
 
+    # Not in the threads of the framework, which uploads may all hold.
     return await asyncio.to_thread(read)
 
 
@@ -37,15 +48,80 @@ async def list_models(house: InHouse) -> schemas.ModelPage:
     summary="Show one version of a model",
     responses=responses(401, 404, 422, 500),
 )
-async def get_model(ref: str, house: InHouse) -> schemas.ModelDetail:
-    """Shows a version's manifest, its calibration in use and, once it is loaded, how it is served.
+async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
+    """Show the manifest of a version, its active calibration and, when it is loaded, how it is served.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
 
-    def read() -> schemas.ModelDetail:
-        version, slot = house.serving.find(ref)
-        calibration = view_of(house.serving.registry, version.name, version.version, version.calibration)
-        return detail(version, calibration, slot, house.drift.of(version))
+    def read() -> ModelDetail:
+        version, entry = pool.find(ref)
+        calibration = view_of(registry, version.name, version.version, version.calibration)
+        return detail(version, calibration, entry, drift.of(version))
 
     return await asyncio.to_thread(read)
+
+
+# Plain functions: the framework runs them in threads, where disk and job store may block.
+@versions_router.put(
+    "/aliases/{alias}",
+    operation_id="move_alias",
+    summary="Point an alias at a version",
+    responses=responses(401, 404, 413, 415, 422, 429, 500),
+)
+def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
+    """Create or move an alias. A second call with `previous` of the answer undoes it.
+
+    Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
+    be loaded does not take over.
+    """
+    previous = registry.set_alias(name, alias, target.version)
+    return Aliases(name=name, aliases=registry.aliases(name), previous=previous)
+
+
+@versions_router.delete(
+    "/aliases/{alias}",
+    operation_id="delete_alias",
+    summary="Remove an alias",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500),
+)
+def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
+    """Remove an alias; its version stays. 409 for `live`, which every model has."""
+    registry.remove_alias(name, alias)
+
+
+@versions_router.delete(
+    "/versions/{version}",
+    operation_id="delete_version",
+    summary="Delete a version",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def delete_version(name: str, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
+    """Delete a version with its calibrations. 409 while an alias points at it or an unfinished job uses it.
+
+    Models that ship with the product cannot be deleted (409). The number is never used again.
+    """
+    ref = f"{name}:{version}"
+    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
+    registry.remove(name, version)
+
+
+@versions_router.delete(
+    "",
+    operation_id="delete_model",
+    summary="Delete a model",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def delete_model(name: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
+    """Delete all versions of a model with calibrations and aliases. 409 while an unfinished job uses or makes one.
+
+    Models that ship with the product cannot be deleted (409). The numbers are never used again.
+    """
+    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
+    registry.remove_model(name)

@@ -1,4 +1,4 @@
-"""Models from elsewhere: streamed to disk, looked at by a process of its own, and registered or gone."""
+"""Uploads of models: streamed to disk, verified in a separate process, and registered or removed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from app.http.shares import Shares
+from app.http.shares import FairShares
 from app.http.upload_folders import UploadFolders
-from app.http.upload_watch import UploadWatch
-from app.http.uploads import UploadBody, place, upload_problems
+from app.http.uploads import UploadBody, UploadWatch, upload_problems, upload_slot
 from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically
@@ -23,48 +22,58 @@ from models.registry.version import ModelVersion
 from worker.sandbox.verify_upload import verify_upload
 from worker.settings import Settings
 
-PLACES = 2
-"""Models that are taken at once, of which one caller gets one: each is loaded once to be looked at."""
+SLOTS = 2
+"""Uploads at once, of which a caller gets one: each model is loaded once for its verification."""
 
 
 class ModelUploads:
-    """Takes a few models at once, each in the thread of its route, which waits for disk, network and the check."""
+    """Receives a few uploads of models at once, each in the thread of its request."""
 
     def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
         self._settings = settings
         self._registry = registry
         self._folders = UploadFolders(settings.uploads_dir, settings.datasets_dir)
-        self._places = Shares(PLACES)
+        self._slots = FairShares(SLOTS)
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
-        """The version that a request's tar becomes; to be called in a thread of the framework.
+        """Register the tar archive in the body of a request. To be called in a thread of the framework.
 
-        Raises `ArtifactRefused`, `InvalidName`, `StorageFull`, `BodyTooLarge`, problems of the body.
+        Args:
+            request: The request.
+            name: Name of which the model becomes the next version.
+            promote: Whether the version becomes live.
+
+        Raises:
+            ArtifactRefused: The archive is not a model that can be served.
+            InvalidName: The name is not valid.
+            StorageFull: The disk has no space.
+            BodyTooLarge: The archive is larger than the limit.
+            Problem: The upload was cut off, or there are too many at once.
         """
         check_name(name)
-        with place(self._places, request), upload_problems(), self._folders.new() as folder:
+        with upload_slot(self._slots, request), upload_problems(), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
-            # It lies on the disk twice for a moment, here and in the registry.
+            # For a moment the files exist twice, here and in the registry.
             room = DiskQuota(folder, None, RESERVE)
             room.require(2 * body.declared)
-            # What is told of a file begins with the last names of its path.
+            # Error texts show the last parts of a file's path, so they begin with the name.
             artifact = folder / name / "upload"
             artifact.mkdir(parents=True)
-            unpack(_counted(body.pieces(), room), artifact)
+            unpack(_counted(body.chunks(), room), artifact)
             verify_upload(artifact, UploadWatch(request, self._draining))
             _forget_job(artifact)
             return self._registry.publish(artifact, name, promote=promote)
 
 
-def _counted(pieces: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:
-    for piece in pieces:
-        room.take(len(piece))
-        yield piece
+def _counted(chunks: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:
+    for chunk in chunks:
+        room.take(len(chunk))
+        yield chunk
 
 
 def _forget_job(artifact: Path) -> None:
-    """Takes the job out of the manifest: here it might be another's, and a version is published once a job."""
+    """Remove the job from the manifest: a job of this id may exist here, and a job publishes a single version."""
     manifest = read_manifest(artifact)
     if manifest.training.job is not None:
         training = manifest.training.model_copy(update={"job": None})

@@ -1,4 +1,4 @@
-"""The models that are served: loaded off the event loop, watched on disk, swapped atomically."""
+"""The pool of loaded models: loading in threads, polling of the registry, atomic replacement of versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
 
 POLL_S = 1.0
-"""Time between two looks at the registry."""
+"""Seconds between two polls of the registry."""
 RETRY_S = 30.0
-"""Time after which a model that failed to load is tried again when somebody asks for it."""
+"""Seconds after which a request tries again to load a failed model."""
 LOADERS = 2
-"""Versions that are loaded at once: most of the work is done outside of Python."""
+"""Versions that are loaded at once; most of the work is outside of Python."""
 MAX_LOADED = 16
-"""Versions kept in memory; the least recently asked for goes first."""
+"""Most versions in memory; the least recently used is dropped first."""
 
 log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """Where a model version stands in this process."""
+    """State of a model version in this process."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -45,15 +44,22 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version that can score; only the scoring thread may call `scorer`'s methods that compute."""
+    """A loaded version. Only the scoring thread may call methods of ``scorer`` that compute."""
 
     version: ModelVersion
     scorer: Scorer
 
 
 @dataclass(eq=False)
-class Slot:
-    """One version's place in memory."""
+class PoolEntry:
+    """A version in the pool, loaded or being loaded.
+
+    Attributes:
+        future: The loaded version, or the error of its loading.
+        born: Start of loading, on the monotonic clock.
+        used: Last use, on the monotonic clock.
+        reason: Reason of a failure.
+    """
 
     future: Future[Loaded] = field(default_factory=Future)
     born: float = field(default_factory=time.monotonic)
@@ -62,15 +68,15 @@ class Slot:
 
     @property
     def state(self) -> ModelState:
-        """Where the version stands."""
+        """State of the version."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What is known of one model name; `live` is absent when its manifest cannot be read."""
+class ModelListing:
+    """A model with its versions and state; ``live`` is None where its manifest cannot be read."""
 
     name: str
     versions: tuple[int, ...]
@@ -80,14 +86,21 @@ class Listed:
     reason: str | None
 
 
-class Serving:
-    """Answers references with loaded models; `acquire` runs on the event loop, the rest in any thread."""
+class ModelPool:
+    """Loads the models of references and keeps them loaded.
 
-    def __init__(self, root: Path, options: EngineOptions) -> None:
-        self.registry = Registry(root)
+    ``acquire`` runs on the event loop, all other methods in any thread.
+
+    Args:
+        registry: Registry of the models.
+        options: Options of the scoring engines.
+    """
+
+    def __init__(self, registry: Registry, options: EngineOptions) -> None:
+        self._registry = registry
         self._options = options
         self._lock = threading.Lock()
-        self._slots: dict[ModelVersion, Slot] = {}
+        self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
         self._stop = threading.Event()
         self._started = threading.Event()
@@ -96,87 +109,93 @@ class Serving:
 
     @property
     def started(self) -> bool:
-        """Whether every model that ships with the product has been loaded or has failed."""
+        """Whether all models that ship with the product have been loaded or have failed."""
         return self._started.is_set()
 
     def start(self) -> None:
-        """Starts to load the shipped models and to watch the registry."""
+        """Start to load the shipped models and to poll the registry."""
         self._watcher.start()
 
     def close(self) -> None:
-        """Stops watching; a load that has begun is waited for."""
+        """Stop polling, and wait for loads that have begun."""
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
-            unfinished = [slot for slot in self._slots.values() if not slot.future.done()]
-        for slot in unfinished:
-            slot.future.set_exception(draining())
+            unfinished = [entry for entry in self._entries.values() if not entry.future.done()]
+        for entry in unfinished:
+            entry.future.set_exception(draining())
         if self._watcher.is_alive():
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """The model of a reference, loaded first if need be; raises `ModelNotFound` or why it failed."""
+        """Return the loaded model of a reference; load it first where needed.
+
+        Raises:
+            ModelNotFound: The reference has no model.
+            ModelsError: The model cannot be loaded.
+            Problem: Loading failed unexpectedly.
+        """
         parsed = parse_ref(ref)
         version = self._refs.get(parsed)
-        slot = self._slots.get(version) if version else None
-        if slot is None or slot.state is ModelState.FAILED:
-            slot = await asyncio.to_thread(self._open, parsed)
-        slot.used = time.monotonic()
-        if slot.future.done():
-            return slot.future.result()
+        entry = self._entries.get(version) if version else None
+        if entry is None or entry.state is ModelState.FAILED:
+            entry = await asyncio.to_thread(self._open, parsed)
+        entry.used = time.monotonic()
+        if entry.future.done():
+            return entry.future.result()
         # Shielded: a caller's deadline must not cancel the load that others wait for.
-        return await asyncio.shield(asyncio.wrap_future(slot.future))
+        return await asyncio.shield(asyncio.wrap_future(entry.future))
 
-    def find(self, ref: str) -> tuple[ModelVersion, Slot | None]:
-        """A reference's version in the registry, and its place in memory, if any; blocks on the disk."""
-        version = self.registry.resolve(ref)
-        return version, self._slots.get(version)
+    def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
+        """Return the version of a reference, and its pool entry if there is any. Reads the disk."""
+        version = self._registry.resolve(ref)
+        return version, self._entries.get(version)
 
-    def listing(self) -> list[Listed]:
-        """Every model name with its state; blocks on the disk."""
-        return [self._listed(name) for name in sorted(self.registry.names())]
+    def listing(self) -> list[ModelListing]:
+        """Return all models with their states. Reads the disk."""
+        return [self._listed(name) for name in sorted(self._registry.names())]
 
     def registered(self) -> set[tuple[str, int]]:
-        """Name and version of all that the registry holds; blocks on the disk."""
-        return {(name, version) for name in self.registry.names() for version in self.registry.versions(name)}
+        """Return name and version of all registered models. Reads the disk."""
+        return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """State and, for a failed one, reason of every version that has been asked for."""
+        """Return the state of each version in the pool, and the reason of a failure."""
         with self._lock:
-            slots = dict(self._slots)
-        return {version: (slot.state, slot.reason) for version, slot in slots.items()}
+            entries = dict(self._entries)
+        return {version: (entry.state, entry.reason) for version, entry in entries.items()}
 
-    def _listed(self, name: str) -> Listed:
+    def _listed(self, name: str) -> ModelListing:
         versions: tuple[int, ...] = ()
         aliases: dict[str, int] = {}
         try:
-            versions = tuple(self.registry.versions(name))
-            aliases = dict(self.registry.aliases(name))
-            live = self.registry.resolve(name)
+            versions = tuple(self._registry.versions(name))
+            aliases = dict(self._registry.aliases(name))
+            live = self._registry.resolve(name)
             _ = live.manifest
-        # One damaged model must not take the list of the others with it.
+        # A damaged model must not hide the others.
         except (ModelsError, OSError) as error:
-            return Listed(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
-        slot = self._slots.get(live)
-        state = slot.state if slot else ModelState.IDLE
-        return Listed(name, versions, aliases, live, state, slot.reason if slot else None)
+            return ModelListing(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
+        entry = self._entries.get(live)
+        state = entry.state if entry else ModelState.IDLE
+        return ModelListing(name, versions, aliases, live, state, entry.reason if entry else None)
 
-    def _open(self, ref: ModelRef) -> Slot:
-        version = self.registry.find(ref)
-        slot = self._slot(version)
+    def _open(self, ref: ModelRef) -> PoolEntry:
+        version = self._registry.find(ref)
+        entry = self._entry(version)
         self._refs[ref] = version
-        return slot
+        return entry
 
-    def _slot(self, version: ModelVersion) -> Slot:
+    def _entry(self, version: ModelVersion) -> PoolEntry:
         with self._lock:
-            slot = self._slots.get(version)
-            stale = slot is not None and slot.state is ModelState.FAILED and time.monotonic() - slot.born > RETRY_S
-            if slot is None or stale:
-                slot = self._slots[version] = Slot()
-                self._loader.submit(self._load, version, slot)
-            return slot
+            entry = self._entries.get(version)
+            stale = entry is not None and entry.state is ModelState.FAILED and time.monotonic() - entry.born > RETRY_S
+            if entry is None or stale:
+                entry = self._entries[version] = PoolEntry()
+                self._loader.submit(self._load, version, entry)
+            return entry
 
-    def _load(self, version: ModelVersion, slot: Slot) -> None:
+    def _load(self, version: ModelVersion, entry: PoolEntry) -> None:
         name = f"{version.name}:{version.version}"
         if version.calibration:
             name += f" with calibration {version.calibration}"
@@ -191,39 +210,39 @@ class Serving:
                 torch.set_num_threads(self._options.threads)
             one_blas_thread()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
-        # A model that cannot be loaded, for whatever reason, is a state of that model and not of the service.
+        # Any failure to load is a state of the model, not of the service.
         except Exception as error:
-            # The files of a version that is being removed go one after the other.
+            # While a version is removed, its files disappear one after the other.
             error = self._removal(version) or error
-            slot.reason = reason_of(error)
+            entry.reason = reason_of(error)
             known = isinstance(error, ModelsError)
-            log.error("model %s cannot be loaded: %s", name, slot.reason, exc_info=not known)
-            slot.future.set_exception(error if known else _failed(name))
+            log.error("model %s cannot be loaded: %s", name, entry.reason, exc_info=not known)
+            entry.future.set_exception(error if known else _failed(name))
             return
         log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
-        slot.future.set_result(loaded)
+        entry.future.set_result(loaded)
         self._forget()
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
-        """Why a version cannot be loaded that is not there any more."""
+        """Return the error of a version that has been removed; None where it exists."""
         try:
-            self.registry.locate(ModelRef(version.name, version.version))
+            self._registry.locate(ModelRef(version.name, version.version))
         except ModelNotFound as error:
             return error
         return None
 
     def _forget(self) -> None:
         with self._lock:
-            ready = [version for version, slot in self._slots.items() if slot.state is ModelState.READY]
-            ready.sort(key=lambda version: self._slots[version].used)
+            ready = [version for version, entry in self._entries.items() if entry.state is ModelState.READY]
+            ready.sort(key=lambda version: self._entries[version].used)
             for version in ready[: max(0, len(ready) - MAX_LOADED)]:
-                del self._slots[version]
+                del self._entries[version]
 
     def _watch(self) -> None:
         try:
-            shipped = [self._slot(v) for v in self._live_versions() if v.read_only]
-            for slot in shipped:
-                slot.future.exception()
+            shipped = [self._entry(v) for v in self._live_versions() if v.read_only]
+            for entry in shipped:
+                entry.future.exception()
         except Exception:
             log.exception("the shipped models could not be loaded")
         finally:
@@ -232,44 +251,44 @@ class Serving:
             try:
                 self._follow()
             except Exception:
-                # The registry may be on a network volume that comes back.
+                # The registry may be on a network volume that is back later.
                 log.exception("the registry could not be read")
 
     def _live_versions(self) -> list[ModelVersion]:
-        found = []
-        for name in self.registry.names():
+        versions = []
+        for name in self._registry.names():
             try:
-                found.append(self.registry.resolve(name))
+                versions.append(self._registry.resolve(name))
             except ModelsError as error:
                 log.error("model %s cannot be read: %s", name, error.detail)
-        return found
+        return versions
 
     def _follow(self) -> None:
-        """Moves every reference in use whose version has changed, once the new one is loaded; drops what is gone."""
+        """Point references whose version has changed at the new version when it is loaded; drop removed versions."""
         for ref, version in list(self._refs.items()):
             new = self._now(ref, version)
             if new is None:
                 self._refs.pop(ref, None)
-            elif new != version and self._slot(new).future.exception() is None:
+            elif new != version and self._entry(new).future.exception() is None:
                 self._refs[ref] = new
                 log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
         with self._lock:
-            versions = list(self._slots)
-        # What a reference still means stays: its successor in the same place cannot be loaded.
+            versions = list(self._entries)
+        # A version that a reference still uses stays: its successor cannot be loaded.
         used = set(self._refs.values())
         for version in versions:
             if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:
-                    self._slots.pop(version, None)
+                    self._entries.pop(version, None)
                 log.info(
-                    "model %s:%d with calibration %d is not in use any more",
+                    "model %s:%d with calibration %d is no longer in use",
                     version.name, version.version, version.calibration,
                 )  # fmt: skip
 
     def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
-        """What a reference means now; what it meant before where the registry is damaged there."""
+        """Return the current version of a reference, or the former one where the registry is damaged."""
         try:
-            return self.registry.find(ref)
+            return self._registry.find(ref)
         except ModelNotFound:
             return None
         except ModelsError as error:
@@ -278,10 +297,10 @@ class Serving:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a model failed, in one line."""
+    """Return the reason of a failure in one line."""
     if isinstance(error, ModelsError):
         return error.detail
-    # The text of other errors may hold paths, and `/readyz` answers everybody.
+    # The text of other errors may contain paths, and ``/readyz`` needs no key.
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 

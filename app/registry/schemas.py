@@ -1,76 +1,58 @@
-"""What the service answers about models."""
+"""Requests and answers of the endpoints for models."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.calibrations.schemas import CalibrationView
+from app.drift.schemas import Drift
 from app.http.schemas import Answer
 from models.artifacts.manifest import Precision
 
 
 class ModelSummary(Answer):
-    """One model name."""
+    """A model in the list of models."""
 
     name: str
     versions: list[int]
     aliases: dict[str, int]
     state: Literal["idle", "loading", "ready", "failed"] = Field(
-        description="State of the live version; `idle` is loaded when it is first asked for."
+        description="State of the live version. An `idle` version is loaded at its first request."
     )
-    reason: str | None = Field(description="Why it failed, if it did.")
+    reason: str | None = Field(description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
-    architecture: str | None = Field(description="The preset that the model was made from.")
+    architecture: str | None = Field(description="Preset of the model's architecture.")
     image_shape: list[int] | None = Field(description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
 
 
 class ModelPage(Answer):
-    """All models."""
+    """The list of all models."""
 
     models: list[ModelSummary]
 
 
 class Serving(Answer):
-    """How a loaded version computes."""
+    """How a loaded version computes its scores."""
 
     engine: str = Field(description="The library that computes: openvino or torch.")
     precision: Precision = Field(
-        description="Arithmetic of the middle convolutions of coupling networks, that of the calibration in use; all "
+        description="Arithmetic of the middle convolutions of coupling networks, that of the active calibration. All "
         "else is float32 or better."
     )
-    tile: int = Field(description="Images that are computed at once: measured when the model was first loaded here.")
+    tile: int = Field(description="Images that are computed at once, measured at the first load on this machine.")
     log_det_total: float = Field(description="Sum of the cached data-independent log-determinants, nats.")
-    log_det_digest: str = Field(description="Digest of the weights that they belong to.")
+    log_det_digest: str = Field(description="Digest of the weights of these log-determinants.")
     has_learned_inverse: bool
     smallest_p: float
     default_alpha: float
 
 
-class Drift(Answer):
-    """Whether recent images of a model look like its calibration images, by their p-values."""
-
-    source: str | None = Field(description="The source that the images were sent with; null for all images together.")
-    images: int = Field(description="Images in the window: the newest that were scored.")
-    statistic: float | None = Field(
-        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
-        "while there are too few images."
-    )
-    p_value: float | None = Field(description="How rare a distance this large is without drift; null with `statistic`.")
-    low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
-    alarm: bool = Field(
-        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that."
-    )
-    since: datetime = Field(description="When the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(description="When the alarm was first seen, while it lasts.")
-
-
 class ModelDetail(Answer):
-    """One version of a model: its manifest, and how it is served."""
+    """A version of a model: its manifest, and how it is served."""
 
     name: str
     version: int
@@ -78,7 +60,28 @@ class ModelDetail(Answer):
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
     size_bytes: int
-    manifest: dict[str, Any] = Field(description="The artifact's manifest as it stands on disk.")
-    calibration: CalibrationView = Field(description="The calibration that scoring uses.")
-    serving: Serving | None = Field(description="Absent until the version is loaded.")
-    drift: list[Drift] = Field(description="All images together first, then by source; empty until images were scored.")
+    manifest: dict[str, Any] = Field(description="The manifest of the artifact on disk.")
+    calibration: CalibrationView = Field(description="The active calibration.")
+    serving: Serving | None = Field(description="Null until the version is loaded.")
+    drift: list[Drift] = Field(description="Drift of all images first, then by source. Empty until images are scored.")
+
+
+class AliasTarget(BaseModel):
+    """Request to point an alias at a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
+
+    version: int = Field(ge=1, lt=10**9, description="A version of the model.")
+
+
+class Aliases(Answer):
+    """The aliases of a model after a change."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2}]},
+    )
+
+    name: str
+    aliases: dict[str, int] = Field(description="Version of each alias; `live` is the version of the plain name.")
+    previous: int | None = Field(description="Former version of the alias; null for a new alias.")

@@ -1,42 +1,49 @@
-"""What the API tells about a model version."""
+"""Answers about models and their versions, read from the registry on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from app.calibrations.schemas import CalibrationView
-from app.drift.windows import Seen
+from app.drift.schemas import Drift
+from app.drift.windows import WindowStatus
 from app.registry import schemas
-from app.registry.model_pool import Listed, ModelState, Slot
+from app.registry.model_pool import ModelListing, ModelState, PoolEntry
 from models.registry.version import ModelVersion
 
 
-def summary(one: Listed) -> schemas.ModelSummary:
-    """One line of the list of models; blocks on the disk."""
-    manifest = one.live.manifest if one.live else None
+def summary(model: ModelListing) -> schemas.ModelSummary:
+    """Return a model's entry in the list of models."""
+    manifest = model.live.manifest if model.live else None
     return schemas.ModelSummary(
-        name=one.name,
-        versions=list(one.versions),
-        aliases=one.aliases,
-        state=one.state.value,
-        reason=one.reason,
-        read_only=one.live.read_only if one.live else None,
+        name=model.name,
+        versions=list(model.versions),
+        aliases=model.aliases,
+        state=model.state.value,
+        reason=model.reason,
+        read_only=model.live.read_only if model.live else None,
         architecture=manifest.training.preset if manifest else None,
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
-        size_bytes=folder_size(one.live.path) if one.live else None,
+        size_bytes=folder_size(model.live.path) if model.live else None,
     )
 
 
 def detail(
-    version: ModelVersion, calibration: CalibrationView, slot: Slot | None, drift: Sequence[Seen] = ()
+    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """One version in full; blocks on the disk."""
+    """Return a version of a model in full.
+
+    Args:
+        version: The version.
+        calibration: Its active calibration.
+        entry: Its place in the model pool, if it has any.
+        drift: Its windows of drift.
+    """
     serving = None
-    if slot is not None and slot.state is ModelState.READY:
-        scorer = slot.future.result().scorer
+    if entry is not None and entry.state is ModelState.READY:
+        scorer = entry.future.result().scorer
         serving = schemas.Serving(
             engine=scorer.engine_name,
             precision=scorer.precision,
@@ -51,29 +58,16 @@ def detail(
         name=version.name,
         version=version.version,
         read_only=version.read_only,
-        state=(slot.state if slot else ModelState.IDLE).value,
-        reason=slot.reason if slot else None,
+        state=(entry.state if entry else ModelState.IDLE).value,
+        reason=entry.reason if entry else None,
         size_bytes=folder_size(version.path),
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,
         serving=serving,
-        drift=[_drift(one) for one in drift],
-    )
-
-
-def _drift(seen: Seen) -> schemas.Drift:
-    return schemas.Drift(
-        source=seen.source,
-        images=seen.images,
-        statistic=seen.statistic,
-        p_value=seen.p_value,
-        low_share=seen.low_share,
-        alarm=seen.alarm,
-        since=datetime.fromtimestamp(seen.since, UTC),
-        alarm_since=None if seen.alarm_since is None else datetime.fromtimestamp(seen.alarm_since, UTC),
+        drift=[Drift.model_validate(window) for window in drift],
     )
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of all files under a folder."""
+    """Return the bytes of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

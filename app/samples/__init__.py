@@ -1,1 +1,1 @@
-"""Calls that draw samples."""
+"""Samples of a model."""

@@ -1,4 +1,4 @@
-"""Samples: images drawn from a model."""
+"""Endpoint that draws samples from a model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from starlette.responses import Response
 from app.access.callers import caller_of
 from app.access.permissions import MayScore
 from app.access.rate_limits import take_images
-from app.http import schemas
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
 from app.registry.model_pool import Loaded
 from app.samples.encoding import MAX_SEED, draw_seed, encode
+from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels
-from app.state import InHouse
 from models.errors import NoLearnedInverse
 from models.images.codec import encode_png
 from models.steps import Steps
@@ -32,14 +32,14 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """The query of a sampling request; unknown parameters are refused."""
+    """Query parameters of a sampling request; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     n: int = Field(16, ge=1, le=256, description="Number of images.")
-    temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's spread.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same seed gives the same bytes. Default: drawn.")
-    inverse: Literal["exact", "learned"] = Field("exact", description="Which inverse makes the images.")
+    temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's standard deviation.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Equal seeds give equal bytes. Default: random.")
+    inverse: Literal["exact", "learned"] = Field("exact", description="Inverse that makes the images.")
     format: Literal["png", "npy", "zip", "json"] = Field(
         "png", description="One PNG grid, one array (N,H,W[,C]), a zip of PNGs, or JSON with likelihoods."
     )
@@ -47,13 +47,13 @@ class SampleQuery(BaseModel):
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OK = {
+    "model": Samples,
     "description": "The images.",
     "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
     "content": {
         "image/png": _BINARY,
         NPY: _BINARY,
         "application/zip": _BINARY,
-        "application/json": {"schema": {"$ref": "#/components/schemas/Samples"}},
     },
 }
 
@@ -66,22 +66,28 @@ _OK = {
     responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
 )
 async def sample_images(
-    ref: str, request: Request, house: InHouse, query: Annotated[SampleQuery, Query()], timeout_ms: TimeoutMs = None
+    ref: str,
+    request: Request,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    query: Annotated[SampleQuery, Query()],
+    timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draws images; with `format=json` each comes with the exact log-likelihood of its 8-bit pixels."""
+    """Draw images. With `format=json` each has the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
-    limit = house.queue.largest // passes
+    limit = queue.largest // passes
     if query.n > limit:
         raise invalid("/query/n", f"this service draws at most {limit} images of this format at once")
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
 
-        pixels, likelihoods = await house.queue.run(
+        pixels, likelihoods = await queue.run(
             caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
         )
         if scored:
@@ -100,12 +106,12 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
 
     yield
-    found = yield from scorer.score_steps(pixels)
-    return pixels, require_finite(found)
+    scores = yield from scorer.score_steps(pixels)
+    return pixels, require_finite(scores)
 
 
 def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
-    found = schemas.Samples(
+    answer = Samples(
         model=loaded.version.name,
         version=loaded.version.version,
         seed=seed,
@@ -113,14 +119,14 @@ def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelih
         inverse=query.inverse,
         count=len(pixels),
         samples=[
-            schemas.Sample(
+            Sample(
                 index=index,
-                png=base64.b64encode(encode_png(one)).decode(),
+                png=base64.b64encode(encode_png(image)).decode(),
                 log_likelihood=likelihood.log_likelihood,
                 bits_per_dim=likelihood.bits_per_dim,
                 kind=likelihood.kind,
             )
-            for index, (one, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
+            for index, (image, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
         ],
     )
-    return found.model_dump_json().encode()
+    return answer.model_dump_json().encode()

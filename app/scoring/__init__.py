@@ -1,1 +1,1 @@
-"""Calls that score images, and the queue of the scoring thread."""
+"""Scoring of images over HTTP, and the queue of the scoring thread."""

@@ -1,4 +1,4 @@
-"""Threads that decode images in fair turns of the callers."""
+"""Threads that decode images, in fair turns of the callers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """The items of one request that are decoded, and what was made of them so far."""
+    """The items of a request, and the results of those that are decoded."""
 
     caller: str
     function: Callable[[Any], Any]
@@ -29,11 +29,14 @@ class Decoding:
 
 
 class Decoders:
-    """Decode in a few threads, one image a turn.
+    """A few threads that decode images, one image per turn.
 
-    A free thread takes an image of the caller whose images took the least time, from one of its requests after the
-    other. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a caller that comes back starts where the last
-    turn began, so it does not save up time.
+    A free thread takes an image of the caller whose images have used the least time, and alternates between the
+    requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a caller that returns starts
+    where the last turn began, so waiting does not save up time.
+
+    Args:
+        threads: Number of threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -46,9 +49,17 @@ class Decoders:
         self._working = 0
 
     async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-        """Return what ``function`` makes of each item, in their order; raise what it raises.
+        """Apply a function to each item of a request in the threads.
 
-        Cancelling the waiting task takes back the items that are not in hand.
+        Cancelling the waiting task cancels the items that have not begun.
+
+        Args:
+            caller: Name of the caller, for fair turns.
+            function: Function of an item; what it raises is raised here.
+            items: Items of the request.
+
+        Returns:
+            The results in the order of the items.
         """
         if not items:
             return []
@@ -67,7 +78,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel what waits, and end the threads after the images in hand."""
+        """Cancel waiting items, and end the threads after the images that are being decoded."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:
@@ -82,13 +93,13 @@ class Decoders:
             error: BaseException | None = None
             try:
                 decoding.results[index] = decoding.function(decoding.items[index])
-            # Whatever fails is for the request to answer; the thread has to go on with others.
+            # Any failure is raised in the request; the thread continues with others.
             except BaseException as raised:
                 error = raised
             self._end(decoding, time.perf_counter() - began, error)
 
     def _take(self) -> tuple[Decoding, int] | None:
-        """Return the request and the index of the next image; none when nothing waits, and the thread's work ends."""
+        """Return the request and the index of the next image; None when nothing waits."""
         with self._lock:
             if not self._lines:
                 self._working -= 1
@@ -108,7 +119,7 @@ class Decoders:
         with self._lock:
             decoding.ended += 1
             self._used[decoding.caller] = self._used.get(decoding.caller, self._now) + seconds
-            # A caller that comes back starts there anyway.
+            # A caller that returns starts at ``_now`` anyway.
             self._used = {name: used for name, used in self._used.items() if name in self._lines or used > self._now}
             if error is not None:
                 self._remove(decoding)
@@ -121,7 +132,7 @@ class Decoders:
                 decoding.future.set_result(decoding.results)
 
     def _remove(self, decoding: Decoding) -> None:
-        """Take a request out of the line, if it is in."""
+        """Remove a request from its line, if it is there."""
         line = self._lines.get(decoding.caller)
         if line is not None and decoding in line:
             line.remove(decoding)

@@ -1,4 +1,4 @@
-"""Order of work in the scoring thread: fair among callers, and among the requests of each."""
+"""Fair order of work in the scoring thread, among callers and among the requests of each."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from typing import Any
 from models.steps import STEP, Steps
 
 BATCH = STEP
-"""Images in a batch, each counted once a draw, unless a single one counts more.
+"""Most images in a batch, each counted once per draw, unless a single image counts more.
 
-Several waves of an engine, and few enough that while one batch is scored the callers of the last one can come again:
-were all of many clients in one batch, the thread would have nothing to do until they were all answered.
+Few enough that callers of the last batch can send again while the next batch is scored. If all clients were in one
+batch, the thread would be idle until all of them were answered.
 """
 
 UNSHARED = BATCH // 4
-"""Waiting requests that one counts as whose steps no other can share, because each of its turns takes a step."""
-
+"""Number of waiting requests that a request with unshared steps counts as, because each of its turns takes a step."""
 
 FADING = 0.98
-"""Factor on the longest turn that is remembered, at every turn."""
+"""Factor on the remembered longest turn, at every turn."""
 
 
 @dataclass(eq=False)
 class WorkItem:
-    """The work of one request: a function of each of its items, or steps that are not shared with others.
+    """The work of a request: a function of each of its items, or steps that are not shared with other requests.
 
     Args:
         caller: Name of the caller that sent the request.
-        images: Images that the work counts in the queue, each once a draw.
+        images: Images of the work, each counted once per draw.
         future: Future of the results.
-        function: Function that maps several items to as many results; its batches are shared with equal functions.
+        function: Function that maps several items to as many results. Batches are shared with equal functions.
         items: Arguments of the function.
         room: Most items in one batch.
-        steps: Work that is not shared, given instead of a function.
+        steps: Work that is not shared, instead of a function.
         result: Results of the items so far, or of the steps in the end.
     """
 
@@ -56,44 +55,44 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Requests that the work counts as until it has had its first turn."""
+        """Number of waiting requests that the work counts as until its first turn."""
         return UNSHARED if self.function is None else 1
 
     @property
     def abandoned(self) -> bool:
-        """Whether the request has ended without its results."""
+        """Whether the request was cancelled."""
         return self.future.cancelled()
 
     @property
     def finished(self) -> bool:
-        """Whether the result is complete, or there will be none."""
+        """Whether the result is complete or has failed."""
         return self.ended or self.error is not None
 
     @property
     def part(self) -> Sequence[Any]:
-        """Items in hand."""
+        """Items of the current turn."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """Images of the items in hand."""
+        """Images of the current turn."""
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Take at most so many more items in hand; return how many."""
+        """Add at most ``most`` items to the current turn; return how many were added."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
 
 
 class FairLine:
-    """Waiting work. The turn goes to the caller that has used the thread least, then around the caller's requests.
+    """Waiting work in fair order: the next turn goes to the caller that has used the thread least.
 
-    Fair queueing (Demers, Keshav, Shenker 1989) over callers: each is charged the seconds that its work took. ``level``
-    is what a caller would have used that had waited all the time. One that comes back starts one turn below it, not
-    lower: so it does not save up time, and while it uses less than its share it is next whenever it comes, however many
-    others wait. Not thread-safe.
+    Fair queueing (Demers, Keshav, Shenker 1989) over callers, each of which is charged the seconds of its work. The
+    requests of a caller take turns. ``level`` is the time that a caller would have used that had always waited. A
+    caller that returns starts one turn below the level, never lower. So waiting does not save up time, and a caller
+    that uses less than its share is served next whenever it returns. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -106,14 +105,14 @@ class FairLine:
         return bool(self._lines)
 
     def add(self, item: WorkItem) -> None:
-        """Put work at the end of its caller's line."""
+        """Append work to the line of its caller."""
         if item.caller not in self._lines:
             self._lines[item.caller] = {}
             self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
         self._lines[item.caller][item] = None
 
     def remove(self, item: WorkItem) -> None:
-        """Take work out, if it is in the line."""
+        """Remove work from the line, if it is there."""
         line = self._lines.get(item.caller)
         if line is not None and item in line:
             del line[item]
@@ -121,7 +120,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Take out the work of the next turn: that of one request, and of those that share its batch."""
+        """Remove and return the work of the next turn: that of a request, and of those that share its batch."""
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:
@@ -129,13 +128,13 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Charge the callers of a batch for the time it took, each for its items in hand."""
+        """Charge the callers of a batch for its seconds, in proportion to their items."""
         total = sum(item.in_hand for item in batch) or 1
         for item in batch:
             self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total
         self._level += seconds / len({*self._lines, *(item.caller for item in batch)})
         self._turn = max(seconds, FADING * self._turn)
-        # A caller that comes back starts there anyway.
+        # A caller that returns starts at ``_start`` anyway.
         self._used = {name: used for name, used in self._used.items() if name in self._lines or used > self._start}
 
     @property
@@ -146,11 +145,11 @@ class FairLine:
         return sorted(self._lines, key=self._used.__getitem__)
 
     def _batch(self, first: WorkItem) -> list[WorkItem]:
-        """Return ``first`` and those that share its batch, with their items in hand.
+        """Return ``first`` and the work that shares its batch, with the items of this turn.
 
-        Half of the batch is for the request whose turn it is; the other half takes one item a request, from one caller
-        after the other, so that a single image is in the next batch of its function however large the others are. What
-        is left goes to the oldest, so that requests end one after the other and not all at once.
+        Half of the batch is for the request whose turn it is. The other half takes one item per request, in turn of the
+        callers, so that a single image is in the next batch however large the other requests are. The rest goes to
+        the oldest requests, so that requests end one after the other.
         """
         batch, room = [first], first.room
         room -= first.take(max(1, room // 2))

@@ -1,10 +1,10 @@
-"""The scoring queue: one thread that alone touches the scorers, in fair turns, and how much may wait for it.
+"""The scoring queue: a single thread that runs all scorers, in fair turns, with limits on the waiting work.
 
-The thread takes work whenever it is free and never waits for more to come: batches grow while it is busy. All work is
-done in turns of at most about a batch, the order of which is that of `FairLine`.
+The thread takes work whenever it is free and never waits for more to arrive: batches grow while it is busy. Each turn
+takes at most about the time of a batch; ``FairLine`` decides on the order.
 
-Two limits keep waiting short. Images bound how much is accepted, and waiting requests how long a small one waits: both
-are shared by callers, so that none takes the room of another.
+Two limits keep waiting short, both shared fairly among callers: the number of images bounds the accepted work, and the
+number of waiting requests bounds the wait of a small request.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from app.http.errors import Problem, draining
-from app.http.shares import Shares
-from app.metrics.registry import Metrics
+from app.http.shares import FairShares
+from app.metrics.registry import ServiceMetrics
 from app.scoring.fair_line import BATCH, FairLine, WorkItem
 from models.steps import Steps
 
@@ -35,23 +35,23 @@ log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """Run work in one thread.
+    """A queue of scoring work and the thread that does it.
 
-    An image that passes the flow several times, once a draw, counts as many: it is time that has to be bounded.
+    An image counts once per pass through the flow, because the limits bound time.
 
     Args:
-        capacity: Most images that wait or are in work.
+        capacity: Most images that wait or are being scored.
         requests: Most requests that wait for their first turn.
-        metrics: Where batches and waits are counted.
-        largest: Images of the largest request, which a queue without other work takes.
+        metrics: ServiceMetrics of batches and waits.
+        largest: Images of the largest request that an idle queue accepts.
     """
 
-    def __init__(self, capacity: int, requests: int, metrics: Metrics, largest: int = 0) -> None:
+    def __init__(self, capacity: int, requests: int, metrics: ServiceMetrics, largest: int = 0) -> None:
         self.capacity = capacity
         self.largest = max((capacity + 1) // 2, min(largest, capacity))
         self._metrics = metrics
-        self._images = Shares(capacity, self.largest)
-        self._requests = Shares(requests)
+        self._images = FairShares(capacity, self.largest)
+        self._requests = FairShares(requests)
         self._line = FairLine()
         self._seconds_per_image = 0.01
         self._closing = False
@@ -60,7 +60,7 @@ class ScoringQueue:
 
     @property
     def images(self) -> int:
-        """Images waiting and in work."""
+        """Images that wait or are being scored."""
         return self.capacity - self._images.free
 
     def start(self) -> None:
@@ -68,18 +68,27 @@ class ScoringQueue:
         self._thread.start()
 
     def close(self) -> None:
-        """Let the accepted work finish and end the thread; wait for it."""
+        """Finish the accepted work and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Return the result of steps, each of which waits for its turn.
+        """Run steps in the scoring thread, each in its own turn.
 
-        A step should take at most about the time of a batch. Cancelling the waiting task, as a deadline does, leaves
-        out the steps that have not begun. Raises a 429 problem where the caller has no room left, a 503 problem once
-        the queue closes, and what the steps raise.
+        Cancelling the waiting task, as a deadline does, cancels the steps that have not begun.
+
+        Args:
+            caller: Name of the caller.
+            steps: A generator; each step should take at most about the time of a batch.
+            images: Images that the work counts.
+
+        Returns:
+            The result of the generator.
+
+        Raises:
+            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
         """
         result: T = await self._result(
             WorkItem(caller, images, asyncio.get_running_loop().create_future(), steps=steps)
@@ -94,10 +103,23 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Return what `function` makes of each item, in batches of `at_once` images shared with equal functions.
+        """Apply a function to items in the scoring thread, in batches that requests with equal functions share.
 
-        It must return one result an item, the same in any company; what it raises goes to all requests in the batch.
-        Cancelling the waiting task takes back the items that are not in hand. Raises what `run` does.
+        Cancelling the waiting task cancels the items that are not in the current batch.
+
+        Args:
+            caller: Name of the caller.
+            function: Maps several items to one result each, independent of the other items of the batch. An error fails
+                all requests in the batch.
+            items: Items of the request.
+            images_an_item: Images that an item counts.
+            at_once: Most images in a batch.
+
+        Returns:
+            The results in the order of the items.
+
+        Raises:
+            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
         """
         if not items:
             return []
@@ -108,7 +130,12 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise the 429 problem that so many images of a caller would get now: before its body is read and decoded."""
+        """Raise the 429 problem that a request would get now, before its body is read.
+
+        Args:
+            caller: Name of the caller.
+            images: Images of the request.
+        """
         if not self._requests.take(caller):
             raise self._too_many_requests(caller)
         self._requests.give_back(caller)
@@ -172,7 +199,7 @@ class ScoringQueue:
             self._metrics.observe_waits([began - item.arrived for item in batch if not item.started])
             try:
                 _do(batch)
-            # Whatever fails is for the requests to answer; the thread has to live on.
+            # Any failure is raised in the requests; the thread continues.
             except BaseException as error:
                 for item in batch:
                     item.error = error
@@ -180,13 +207,13 @@ class ScoringQueue:
             _wake([item for item in batch if item.finished])
 
     def _next(self) -> list[WorkItem]:
-        """Wait for work and return that of the next turn; none at the end."""
+        """Wait for work and return that of the next turn; nothing where the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._line or self._closing)
             return self._line.take() if self._line else []
 
     def _count(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Account for a turn, and put what is left of its work back into the line."""
+        """Account for a turn, and put its unfinished work back into the line."""
         images = sum(item.images_in_hand for item in batch)
         if images and batch[0].error is None:
             self._seconds_per_image += SMOOTHING * (seconds / images - self._seconds_per_image)
@@ -201,7 +228,7 @@ class ScoringQueue:
 
 
 def _do(batch: Sequence[WorkItem]) -> None:
-    """Do the work of one turn: a step of one request, or a batch of several."""
+    """Do the work of a turn: a step of one request, or a batch of several requests."""
     first = batch[0]
     if first.steps is not None:
         try:
@@ -218,10 +245,10 @@ def _do(batch: Sequence[WorkItem]) -> None:
 
 
 def _wake(finished: Sequence[WorkItem]) -> None:
-    """Wake the event loop once for all of a batch."""
+    """Deliver all results of a batch in one call to the event loop."""
     for loop in {item.future.get_loop() for item in finished}:
         try:
-            loop.call_soon_threadsafe(_deliver, [one for one in finished if one.future.get_loop() is loop])
+            loop.call_soon_threadsafe(_deliver, [item for item in finished if item.future.get_loop() is loop])
         except RuntimeError:
             log.warning("the event loop was gone before its work was done")
 

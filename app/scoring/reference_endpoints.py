@@ -1,4 +1,4 @@
-"""The images that a model's verdicts are ranks among."""
+"""Endpoint for the distribution of a model's calibration images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query
 
 from app.access.permissions import MayRead
 from app.http.deadline import TimeoutMs, deadline
+from app.http.dependencies import ModelPoolDep, SettingsDep
 from app.http.errors import responses
 from app.registry.model_pool import Loaded
-from app.scoring.reference_schemas import Quantile, Reference
-from app.state import InHouse
+from app.scoring.schemas import Quantile, Reference
 
 router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 
@@ -22,30 +22,32 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 @router.get(
     "",
     operation_id="get_reference",
-    summary="Show how strange the calibration images are",
+    summary="Show the distribution of the calibration images",
     responses=responses(401, 404, 422, 500, 503, 504),
 )
-async def get_reference(ref: str, house: InHouse, bins: Bins = 60, timeout_ms: TimeoutMs = None) -> Reference:
-    """A histogram of the statistic T of the calibration images, among which a verdict's p-value is a rank.
+async def get_reference(
+    ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
+) -> Reference:
+    """Return a histogram of the statistic T of the calibration images. A p-value is the rank of an image among them.
 
-    T is the `anomaly.statistic` of a score, nats, larger is stranger. With several folds the images of all are counted
+    T is the `anomaly.statistic` of a score, in nats; larger is more anomalous. The images of all folds are counted
     together.
     """
-    async with deadline(timeout_ms, house.settings.request_timeout_s):
-        loaded = await house.serving.acquire(ref)
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
         return await asyncio.to_thread(_reference, loaded, bins)
 
 
 def _reference(loaded: Loaded, bins: int) -> Reference:
     calibration = loaded.scorer.calibration
-    found = calibration.distribution(bins)
+    distribution = calibration.distribution(bins)
     return Reference(
         model=loaded.version.name,
         version=loaded.version.version,
         calibration=loaded.version.calibration,
         count=calibration.images,
         smallest_p=calibration.smallest_p,
-        edges=found.edges.tolist(),
-        counts=found.counts.tolist(),
-        quantiles=[Quantile(alpha=alpha, statistic=statistic) for alpha, statistic in found.quantiles.items()],
+        edges=distribution.edges.tolist(),
+        counts=distribution.counts.tolist(),
+        quantiles=[Quantile(alpha=alpha, statistic=statistic) for alpha, statistic in distribution.quantiles.items()],
     )

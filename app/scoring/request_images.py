@@ -1,4 +1,4 @@
-"""From a request's body to images: reads it within its limits, and decodes it in a few threads unless tiny."""
+"""Images of a scoring request: reading its body within limits, and decoding."""
 
 from __future__ import annotations
 
@@ -26,25 +26,31 @@ NPY = "application/x-npy"
 FIELD = "images"
 MAX_FIELD_BYTES = 4096
 NPY_HEADER_BYTES = 10_012
-"""Longest header of a `.npy` file that NumPy reads, with what stands before it."""
+"""Most bytes before the data of a ``.npy`` file that NumPy reads."""
 
 TINY = 4096
-"""Bytes of a file, and values of its image, that are decoded in less time than it takes to hand them to a thread."""
+"""Bytes of a file, and values of its image, up to which decoding is faster than a switch of threads."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One encoded image of a request."""
+    """An encoded image of a request."""
 
     filename: str | None
     data: bytes
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A body: encoded images, or with `array` an encoded `.npy`; `many` when items may fail alone."""
+class ImageUploads:
+    """The body of a scoring request.
+
+    Attributes:
+        uploads: Encoded images, or the bytes of an array.
+        many: Whether images fail individually, as in a form.
+        array: Whether the upload is an array in the format ``.npy``.
+    """
 
     uploads: tuple[Upload, ...]
     many: bool = False
@@ -53,23 +59,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class Item:
-    """One image after decoding: pixels of shape (C, H, W), or the error that kept it from being decoded."""
+    """A decoded image, uint8 ``(C, H, W)``, or the error of an image that cannot be decoded."""
 
     filename: str | None
     image: DecodedImage | ImageError
 
 
-async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> Batch:
-    """Reads the body by its content type; raises 400, 413, 415 or 422 problems."""
+async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
+    """Read the body of a request by its content type; raise a 400, 413, 415 or 422 problem.
+
+    Args:
+        request: The request.
+        preprocessing: Preprocessing of the model, which bounds the size of an array.
+        max_images: Most images of the request.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == MULTIPART:
-        return Batch(await _read_form(request, max_images), many=True)
+        return ImageUploads(await _read_form(request, max_images), many=True)
     if kind in IMAGE_TYPES:
-        return Batch((Upload(None, await request.body()),))
+        return ImageUploads((Upload(None, await request.body()),))
     if kind == NPY:
-        # Past its header, an array that can be scored has one byte a value.
+        # After the header, an array that can be scored has one byte per value.
         limit = NPY_HEADER_BYTES + max_images * math.prod(preprocessing.shape)
-        return Batch((Upload(None, await read_body(request, limit)),), array=True)
+        return ImageUploads((Upload(None, await read_body(request, limit)),), array=True)
     raise unsupported_media_type(kind, [MULTIPART, *IMAGE_TYPES, NPY])
 
 
@@ -93,17 +105,17 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
             if name != FIELD:
                 raise invalid(f"/body/{name}", f"unknown form field; images go into {FIELD!r}")
             if isinstance(value, str):
-                raise invalid(f"/body/{FIELD}", "a file is expected, with a file name, and text came")
+                raise invalid(f"/body/{FIELD}", "expected a file with a file name, got text")
             uploads.append(Upload(value.filename or None, await value.read()))
     finally:
         await form.close()
     if not uploads:
-        raise invalid(f"/body/{FIELD}", "at least one image is expected, and none came")
+        raise invalid(f"/body/{FIELD}", "expected at least one image, got none")
     return tuple(uploads)
 
 
 def too_many(limit: int) -> Problem:
-    """The problem of a request with more images than one request may have."""
+    """Return the 413 problem of a request with too many images."""
     return Problem(
         413,
         "too-many-images",
@@ -113,13 +125,24 @@ def too_many(limit: int) -> Problem:
 
 
 async def decode_batch(
-    batch: Batch, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
+    batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
 ) -> list[Item]:
-    """Decode every image, in a thread unless it is tiny. Raises `ImageError` where no image can fail alone."""
+    """Decode the images of a request, in threads unless there is only a tiny one.
+
+    Args:
+        batch: The body of the request.
+        preprocessing: Preprocessing of the model.
+        decoders: Threads that decode.
+        caller: Name of the caller.
+        max_images: Most images of an array.
+
+    Raises:
+        ImageError: The only image cannot be decoded.
+    """
     if batch.array:
         decode = partial(decode_npy, preprocessing=preprocessing, max_images=max_images)
         [stack] = await decoders.map(caller, decode, [batch.uploads[0].data])
-        return [Item(None, DecodedImage(pixels=one, converted=None, resized=False)) for one in stack]
+        return [Item(None, DecodedImage(pixels=pixels, converted=None, resized=False)) for pixels in stack]
     if _is_tiny(batch.uploads, preprocessing):
         items = [decode_upload(batch.uploads[0], preprocessing)]
     else:
@@ -140,7 +163,7 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
-    """Decodes one image; an image that cannot be scored becomes an item with its error."""
+    """Decode an image; return its error where it cannot be scored."""
     try:
         return Item(upload.filename, decode_image(upload.data, preprocessing))
     except ImageError as error:
@@ -148,5 +171,5 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """The pixels, shape (C, H, W), of the items that could be decoded, by their index."""
+    """Return the pixels, uint8 ``(C, H, W)``, of the decoded items, by their index."""
     return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

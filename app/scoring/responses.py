@@ -1,33 +1,42 @@
-"""From likelihoods and verdicts to the JSON of a scoring request."""
+"""JSON answers to scoring requests, made from likelihoods, verdicts and heat maps."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.http import schemas
-from app.http.errors import FieldProblem, Problem
+import numpy as np
+
+from app.http.errors import FieldProblem, Problem, status_of
 from app.registry.model_pool import Loaded
-from app.scoring.heat_map_answer import heat_map_answer
-from app.scoring.request_images import FIELD, Item
+from app.scoring import schemas
+from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
 from models.images.provenance import provenance_warning
+from snf_client.fdr import q_values
 
 if TYPE_CHECKING:
+    from models.anomaly.heat_map import PixelMaps
     from models.anomaly.judged import JudgedImage, Judgement
 
 
-def answer_json(
-    loaded: Loaded,
-    items: Sequence[Item],
-    scored: Mapping[int, Judgement],
-    *,
-    fdr: bool,
-) -> bytes:
-    """The answer to a scoring request, `schemas.Scores` as JSON; raises a 422 problem when no image was scored."""
-    results = [one_result(index, item, scored.get(index), loaded) for index, item in enumerate(items)]
-    verdicts = {index: one.verdict for index, one in scored.items() if not isinstance(one, ScoreNotFinite)}
+def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
+    """Return the answer to a scoring request, ``schemas.Scores`` as JSON.
+
+    Args:
+        loaded: The model that scored.
+        items: All images of the request.
+        judged: The result of each image that could be decoded, by its index.
+        fdr: Whether to add false-discovery rates.
+
+    Raises:
+        Problem: 422, where no image has a score.
+    """
+    results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
+    verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ScoreNotFinite)}
     if not verdicts:
         raise _none_scored(results)
     content: dict[str, Any] = {
@@ -38,62 +47,67 @@ def answer_json(
         "results": results,
     }
     if fdr:
-        # Imported here: the client brings httpx, which would make every start of the service slower.
-        from snf_client.fdr import q_values  # noqa: PLC0415
-
-        found = q_values([verdict.p_value for verdict in verdicts.values()])
-        by_index = dict(zip(verdicts, found, strict=True))
+        rates = q_values([verdict.p_value for verdict in verdicts.values()])
+        by_index = dict(zip(verdicts, rates, strict=True))
         content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
     return schemas.Scores(**content).model_dump_json(exclude_unset=True).encode()
 
 
-def one_result(
-    index: int, item: Item, found: Judgement | None, loaded: Loaded
+def image_result(
+    index: int, item: Item, judgement: Judgement | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
-    """One image's place in `results`; `found` is absent for an image that could not be decoded."""
+    """Return the entry of an image in ``results``; ``judgement`` is None where it could not be decoded."""
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
-    assert found is not None
-    if isinstance(found, ScoreNotFinite):
-        return _failed(index, item, found)
-    return _scored(index, item, item.image, found, loaded)
+    assert judgement is not None
+    if isinstance(judgement, ScoreNotFinite):
+        return _failed(index, item, judgement)
+    return _scored(index, item, item.image, judgement, loaded)
 
 
-def _scored(index: int, item: Item, image: DecodedImage, found: JudgedImage, loaded: Loaded) -> schemas.ScoredImage:
-    likelihood, verdict, heat_map = found.likelihood, found.verdict, found.heat_map
-    content: dict[str, Any] = {
-        "index": index,
-        "filename": item.filename,
-        "status": "ok",
-        "log_likelihood": likelihood.log_likelihood,
-        "bits_per_dim": likelihood.bits_per_dim,
-        "kind": likelihood.kind,
-    }
-    anomaly: dict[str, Any] = {
-        "p_value": verdict.p_value,
-        "score": verdict.score,
-        "is_anomaly": verdict.is_anomaly,
-        "alpha": verdict.alpha,
-        "statistic": verdict.statistic,
-        "extrapolated": verdict.extrapolated,
-        "smallest_p": verdict.smallest_p,
-        "reasons": [
-            schemas.Reason(feature=r.feature, z=r.z, share=r.share, text=r.text, box=r.box) for r in verdict.reasons
-        ],
-    }
+def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, loaded: Loaded) -> schemas.ScoredImage:
+    likelihood = judged.likelihood
+    # Members that are not set are left out of the JSON.
+    optional: dict[str, Any] = {}
     if likelihood.draws is not None:
-        d = likelihood.draws
-        content["draws"] = schemas.Draws(k=d.k, mean=d.mean, standard_error=d.standard_error, iw_bound=d.iw_bound)
-    if heat_map is not None:
-        content["heat_map"] = heat_map_answer(image.pixels, heat_map)
-    content["terms"] = [schemas.Term(scale=t.scale, log_prior=t.log_prior, log_det=t.log_det) for t in likelihood.terms]
-    content["preprocessing"] = schemas.PreprocessingNote(
-        id=loaded.scorer.preprocessing.id,
-        resized=image.resized,
-        converted=image.converted,
-        warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
+        optional["draws"] = likelihood.draws
+    if judged.heat_map is not None:
+        optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map)
+    return schemas.ScoredImage(
+        index=index,
+        filename=item.filename,
+        status="ok",
+        log_likelihood=likelihood.log_likelihood,
+        bits_per_dim=likelihood.bits_per_dim,
+        kind=likelihood.kind,
+        terms=likelihood.terms,
+        anomaly=judged.verdict,
+        preprocessing=schemas.PreprocessingNote(
+            id=loaded.scorer.preprocessing.id,
+            resized=image.resized,
+            converted=image.converted,
+            warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
+        ),
+        **optional,
     )
-    return schemas.ScoredImage(**content, anomaly=schemas.Anomaly(**anomaly))
+
+
+def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
+    """Return the heat map of an image, uint8 ``(C, H, W)``, as a picture and as numbers."""
+    from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
+
+    channels = {"nats": heat_map.nats, "z": heat_map.z}
+    if heat_map.gradients is not None:
+        channels["gradients"] = heat_map.gradients
+    buffer = io.BytesIO()
+    np.save(buffer, np.stack(list(channels.values())), allow_pickle=False)
+    return schemas.HeatMap(
+        png=base64.b64encode(overlay(pixels, heat_map.z)).decode(),
+        npy=base64.b64encode(buffer.getvalue()).decode(),
+        channels=list(channels),
+        lowest_z=float(heat_map.z.min()),
+        highest_z=float(heat_map.z.max()),
+    )
 
 
 def _failed(index: int, item: Item, error: ModelsError) -> schemas.FailedImage:
@@ -101,17 +115,17 @@ def _failed(index: int, item: Item, error: ModelsError) -> schemas.FailedImage:
         index=index,
         filename=item.filename,
         status="error",
-        error=schemas.ItemError(type=error.slug, title=error.title, status=error.status, detail=error.detail),
+        error=schemas.ItemError(type=error.slug, title=error.title, status=status_of(error), detail=error.detail),
     )
 
 
 def _none_scored(results: Sequence[schemas.ScoredImage | schemas.FailedImage]) -> Problem:
-    failed = [one for one in results if isinstance(one, schemas.FailedImage)]
+    failed = [result for result in results if isinstance(result, schemas.FailedImage)]
     return Problem(
         422,
         "no-image-scored",
         "None of the images can be scored",
         f"{len(failed)} of {len(failed)} images were refused; the first: {failed[0].error.detail}",
-        errors=[FieldProblem(pointer=f"/body/{FIELD}/{one.index}", detail=one.error.detail) for one in failed],
-        extensions={"results": [one.model_dump() for one in failed]},
+        errors=[FieldProblem(pointer=f"/body/{FIELD}/{result.index}", detail=result.error.detail) for result in failed],
+        extensions={"results": [result.model_dump() for result in failed]},
     )

@@ -1,35 +1,149 @@
-"""Scores and verdicts without anything else: what the requests that wait for one model are given together."""
+"""Scoring of a request's images: admission, decoding, the scoring queue, metrics and drift."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from starlette.requests import Request
 
-from app.scoring.request_images import Pixels
+from app.access.callers import caller_of
+from app.access.rate_limits import take_images
+from app.drift.monitor import DriftMonitor
+from app.http.deadline import deadline
+from app.http.errors import invalid
+from app.metrics.registry import ServiceMetrics
+from app.registry.model_pool import Loaded, ModelPool
+from app.scoring.decoders import Decoders
+from app.scoring.queue import ScoringQueue
+from app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, too_many
+from app.scoring.responses import answer_json
+from app.scoring.schemas import ScoreQuery
+from models.errors import ImageError, ScoreNotFinite
+from models.steps import Steps
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from models.anomaly.judged import Judgement
     from models.scorer import Scorer
 
+MAX_ANSWERED = 16
+"""Most images whose answer is encoded on the event loop; more images, or heat maps, take too long for it."""
+MAX_EXPLAINED = 64
+MAX_EXPLAINED_PIXELS = 2**20
+"""Most images, and most pixels of them, in a request for heat maps: each adds an array and a picture to the answer."""
 
-class Asked(NamedTuple):
-    """One image, uint8 (C, H, W), and the false-alarm rate of its verdict; None: the model's default."""
+
+class RequestedImage(NamedTuple):
+    """An image, uint8 ``(C, H, W)``, and the false-alarm rate of its verdict; None for the default of the model."""
 
     pixels: Pixels
     alpha: float | None
 
 
 @dataclass(frozen=True)
-class PlainScores:
-    """A function for `ScoringQueue.run_each`, equal to another of the same loaded model and number of draws."""
+class JudgeImages:
+    """A function that scores and judges images of several requests together.
+
+    Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
+    """
 
     scorer: Scorer
     draws: int
 
-    def __call__(self, asked: Sequence[Asked]) -> list[Judgement]:
-        """What is known of each image, which does not depend on the others."""
-        images = np.stack([image.pixels for image in asked])
-        return self.scorer.judge_each(images, [image.alpha for image in asked], self.draws)
+    def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
+        """Return the result of each image, which does not depend on the others."""
+        pixels = np.stack([image.pixels for image in images])
+        return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
+
+
+@dataclass(frozen=True)
+class ScoringService:
+    """Scores the images of HTTP requests."""
+
+    settings: Settings
+    pool: ModelPool
+    queue: ScoringQueue
+    decoders: Decoders
+    metrics: ServiceMetrics
+    drift: DriftMonitor
+
+    async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
+        """Return the answer to a scoring request as JSON.
+
+        Args:
+            ref: Reference of the model.
+            request: The request, whose body holds the images.
+            query: Options of the scores.
+            timeout_ms: Deadline in milliseconds; None for the default of the service.
+
+        Raises:
+            Problem: The request is not valid, exceeds a limit, or passed its deadline.
+            ScoreNotFinite: The only image of the request has no finite likelihood.
+        """
+        # A draw is a pass through the flow: the queue counts passes, and so does the limit of a request.
+        limit = min(self.settings.max_images_per_request, self.queue.largest // query.passes)
+        if limit == 0:
+            raise invalid("/query/draws", f"this service takes at most {self.queue.largest} draws at once")
+        caller = caller_of(request.scope).name
+        # Before the body is read and decoded, so that a refusal costs little.
+        self.queue.check(caller, query.passes)
+        async with deadline(timeout_ms, self.settings.request_timeout_s):
+            loaded = await self.pool.acquire(ref)
+            # Before the work, so that a request that cannot be answered costs nothing.
+            loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
+            if query.explain:
+                loaded.scorer.require_spatial()
+                area = math.prod(loaded.scorer.preprocessing.shape[1:])
+                limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
+            batch = await read_batch(request, loaded.scorer.preprocessing, limit)
+            if not batch.array:
+                self.queue.check(caller, query.passes * len(batch.uploads))
+            items = await decode_batch(batch, loaded.scorer.preprocessing, self.decoders, caller, limit)
+            if len(items) > limit:
+                raise too_many(limit)
+            images = decoded(items)
+            take_images(request.scope, len(items))
+            judgements = await self._judge(caller, loaded, list(images.values()), query) if images else []
+        judged = dict(zip(images, judgements, strict=True))
+        if not (batch.many or batch.array) and isinstance(judged[0], ScoreNotFinite):
+            raise judged[0]
+        self._record(loaded, query, items, judged)
+        if query.explain or len(items) > MAX_ANSWERED:
+            return await asyncio.to_thread(answer_json, loaded, items, judged, fdr=query.fdr)
+        return answer_json(loaded, items, judged, fdr=query.fdr)
+
+    async def _judge(self, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
+        scorer = loaded.scorer
+        # The draws of an image in a shared batch are one turn of the thread; steps spread more of them over several.
+        if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once:
+            requested = [RequestedImage(pixels, query.alpha) for pixels in images]
+            function = JudgeImages(scorer, query.draws)
+            return await self.queue.run_each(caller, function, requested, query.draws, scorer.at_once)
+
+        def work() -> Steps[list[Judgement]]:
+            return (
+                yield from scorer.judge_steps(
+                    np.stack(images), query.alpha, query.draws, gradients=query.detail == "full", explain=query.explain
+                )
+            )
+
+        return await self.queue.run(caller, work(), len(images) * query.passes)
+
+    def _record(
+        self, loaded: Loaded, query: ScoreQuery, items: Sequence[Item], judged: Mapping[int, Judgement]
+    ) -> None:
+        """Count the images, and add the p-values of those that were scored to the windows of drift."""
+        verdicts = [image.verdict for image in judged.values() if not isinstance(image, ScoreNotFinite)]
+        errors = [image.slug for image in judged.values() if isinstance(image, ScoreNotFinite)]
+        errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
+        flagged = sum(verdict.is_anomaly for verdict in verdicts)
+        self.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
+        self.metrics.count_image_errors(errors)
+        # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
+        if query.detail == "basic":
+            self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.http.schemas import SCORED_DIGIT
+from app.scoring.schemas import SCORED_DIGIT
 from client.generate_schemas import TARGET, generate, openapi_document
 from snf_client.schemas import JobRequest, Scores
 

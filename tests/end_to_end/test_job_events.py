@@ -19,7 +19,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from app.jobs.event_streams import LOOK_S
+from app.jobs.event_streams import POLL_S
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
 from tests.end_to_end.support.processes import kill
 from tests.end_to_end.support.service import answers, await_job, running, snf
@@ -131,7 +131,7 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     kill(module_home, "worker.attempts.train")
     # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
     until(lambda: all(client.count("state") == 6 for client in clients))
-    time.sleep(2 * LOOK_S)
+    time.sleep(2 * POLL_S)
     seen = patient.count("metrics")
     kill_broker(module_home)
     until(lambda: patient.count("metrics") > seen)

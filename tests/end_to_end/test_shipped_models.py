@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.http.schemas import SCORED_DIGIT
+from app.scoring.schemas import SCORED_DIGIT
 from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.registry.registry import ZOO, Registry

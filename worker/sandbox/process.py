@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import ModelsError
+from models.errors import ErrorKind, ModelsError
 from worker.runtime.lifeline import Lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +49,11 @@ class ProcessLimits:
 class RelayedError(ModelsError):
     """A typed error of a process, with slug, title, status and detail of the original error."""
 
-    def __init__(self, slug: str, title: str, status: int, detail: str) -> None:
+    def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
         super().__init__(detail)
         self.slug = slug
         self.title = title
-        self.status = status
+        self.kind = kind
 
 
 class LimitExceeded(Exception):
@@ -146,8 +146,8 @@ class _OutputReader:
         match self._message:
             case {"result": result}:
                 return result
-            case {"problem": {"slug": str(slug), "title": str(title), "status": int(status), "detail": str(detail)}}:
-                raise RelayedError(slug, title, status, detail)
+            case {"problem": {"slug": str(slug), "title": str(title), "kind": str(kind), "detail": str(detail)}}:
+                raise RelayedError(slug, title, ErrorKind(kind), detail)
             case {"limit": "memory"}:
                 raise LimitExceeded(f"more than {self._limits.memory_bytes} bytes of memory")
         raise self._death()

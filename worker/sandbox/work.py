@@ -101,7 +101,7 @@ def _answer(work: Callable[[Any, ProgressCallback], Any], order: Any, progress: 
     try:
         return {"result": work(order, progress)}
     except ModelsError as error:
-        problem = {"slug": error.slug, "title": error.title, "status": error.status, "detail": error.detail}
+        problem = {"slug": error.slug, "title": error.title, "kind": error.kind, "detail": error.detail}
         return {"problem": problem}
     except MemoryError:
         return {"limit": "memory"}

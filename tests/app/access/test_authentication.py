@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access.failed_attempts import FREE
+from app.access.failed_attempts import FREE_ATTEMPTS
 from app.access.key_ring import CHECK_S, KeyRing
 from app.main import create_app
 from tests.end_to_end.support.service import files
@@ -114,7 +114,7 @@ def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog
         assert client.get("/v1/presets", headers=key).status_code == 200
         answers = [client.get("/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500)]
         statuses = [answer.status_code for answer in answers]
-        assert statuses[:FREE] == [401] * FREE
+        assert statuses[:FREE_ATTEMPTS] == [401] * FREE_ATTEMPTS
         assert statuses.count(429) > 400
         held_off = answers[statuses.index(429)]
         assert held_off.json()["type"] == "too-many-wrong-keys"
@@ -131,7 +131,7 @@ def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog
     assert counted["missing"] == 1
     records = [record for record in audit(tmp_path) if record["event"] == "wrong-key"]
     assert 2 <= len(records) <= 10
-    assert sum(record["attempts"] for record in records) >= FREE
+    assert sum(record["attempts"] for record in records) >= FREE_ATTEMPTS
     assert records[0]["address"] == "testclient"
     assert len(caplog.records) == len(records)
     assert "guess" not in json.dumps(records) + caplog.text
@@ -145,7 +145,7 @@ def test_a_right_key_is_let_in_from_an_address_that_is_held_off(tmp_path: Path) 
     old = make(tmp_path, "old", expires=datetime.now(UTC) - timedelta(days=1))
     guess = bearer(made[:-1] + ("A" if made[-1] != "A" else "B"))
     with serving(tmp_path, api_keys=("sesame",)) as client:
-        assert [status(bearer(f"guess-{n}")) for n in range(FREE)] == [401] * FREE
+        assert [status(bearer(f"guess-{n}")) for n in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
         held_off = [status(guess) for _ in range(8)]
         assert held_off == [429] * 8, "wrong secrets of a known id lengthen the wait"
         assert int(client.get("/v1/presets", headers=guess).headers["retry-after"]) > 30

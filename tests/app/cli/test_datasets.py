@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from app.cli.main import cli
 from app.http.errors import Problem
-from app.http.schemas import JobRequest
 from app.jobs.planning import check_training
+from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import mixed, source, zipped

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.cli.score_tables import JsonOutput, TableOutput
-from app.http.schemas import SCORED_DIGIT
+from app.scoring.schemas import SCORED_DIGIT
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import FailedImage, ItemError, ScoredImage, Scores
 

@@ -9,10 +9,10 @@ import pytest
 
 from app.drift import storage as drift_file
 from app.drift import windows as drift_windows
-from app.drift.windows import DriftWindows, Key, Reference
+from app.drift.windows import DriftWindows, Key, WindowReference
 
 DIGITS = Key("digits", 1, 0)
-REFERENCE = Reference("abc", 999, 1 / 1000)
+REFERENCE = WindowReference("abc", 999, 1 / 1000)
 USUAL = [float(p) for p in (1 + np.random.default_rng(0).integers(0, 1000, 60)) / 1000]
 STRANGE = [0.001] * 60
 
@@ -22,18 +22,18 @@ def made(images: int = 100, min_images: int = 20, sources: int = 3) -> DriftWind
 
 
 def sources(windows: DriftWindows, key: Key = DIGITS) -> list[str | None]:
-    return [seen.source for seen in windows.look(key, 0.0)]
+    return [seen.source for seen in windows.status(key, 0.0)]
 
 
 def test_nothing_is_judged_before_there_are_images_enough() -> None:
     windows = made()
-    assert windows.look(DIGITS, 0.0) == []
+    assert windows.status(DIGITS, 0.0) == []
     windows.record(DIGITS, REFERENCE, None, STRANGE[:19], 5.0)
-    (seen,) = windows.look(DIGITS, 6.0)
+    (seen,) = windows.status(DIGITS, 6.0)
     assert (seen.source, seen.images, seen.statistic, seen.p_value, seen.alarm) == (None, 19, None, None, False)
     assert (seen.low_share, seen.since, seen.alarm_since) == (1.0, 5.0, None)
     windows.record(DIGITS, REFERENCE, None, STRANGE[:1], 7.0)
-    (seen,) = windows.look(DIGITS, 8.0)
+    (seen,) = windows.status(DIGITS, 8.0)
     assert seen.alarm
     assert (seen.images, seen.statistic, seen.since, seen.alarm_since) == (20, pytest.approx(0.999), 5.0, 8.0)
 
@@ -43,7 +43,7 @@ def test_every_image_counts_once_in_all_and_once_in_its_source() -> None:
     windows.record(DIGITS, REFERENCE, "left", USUAL[:30], 1.0)
     windows.record(DIGITS, REFERENCE, "right", STRANGE[:20], 2.0)
     windows.record(DIGITS, REFERENCE, None, USUAL[30:40], 3.0)
-    seen = {one.source: one for one in windows.look(DIGITS, 4.0)}
+    seen = {one.source: one for one in windows.status(DIGITS, 4.0)}
     assert {source: one.images for source, one in seen.items()} == {None: 60, "left": 30, "right": 20}
     assert not seen["left"].alarm
     assert seen["right"].alarm
@@ -53,20 +53,22 @@ def test_the_newest_images_count_and_alarms_are_logged_once(caplog: pytest.LogCa
     windows = made(images=60)
     with caplog.at_level(logging.WARNING):
         windows.record(DIGITS, REFERENCE, "left", STRANGE, 1.0)
-        first = windows.look(DIGITS, 2.0)
-        assert windows.look(DIGITS, 3.0) == first
+        first = windows.status(DIGITS, 2.0)
+        assert windows.status(DIGITS, 3.0) == first
         windows.record(DIGITS, REFERENCE, "left", STRANGE, 4.0)
-        assert [(one.alarm, one.since, one.alarm_since) for one in windows.look(DIGITS, 5.0)] == [(True, 4.0, 2.0)] * 2
+        assert [(one.alarm, one.since, one.alarm_since) for one in windows.status(DIGITS, 5.0)] == [
+            (True, 4.0, 2.0)
+        ] * 2
         assert len(caplog.records) == 2
         windows.record(DIGITS, REFERENCE, "left", USUAL, 6.0)
-        assert [(one.images, one.alarm, one.alarm_since) for one in windows.look(DIGITS, 7.0)] == [
+        assert [(one.images, one.alarm, one.alarm_since) for one in windows.status(DIGITS, 7.0)] == [
             (60, False, None)
         ] * 2
-        windows.look(DIGITS, 8.0)
+        windows.status(DIGITS, 8.0)
     said = [record.getMessage() for record in caplog.records]
     assert said[0].startswith("digits:1 drifts: its last 60 images")
     assert said[1].startswith("digits:1 from left drifts")
-    assert said[2:] == ["drift of digits:1 is over", "drift of digits:1 from left is over"]
+    assert said[2:] == ["drift of digits:1 has ended", "drift of digits:1 from left has ended"]
 
 
 def test_an_alarm_on_the_edge_does_not_come_and_go() -> None:
@@ -75,14 +77,14 @@ def test_an_alarm_on_the_edge_does_not_come_and_go() -> None:
     edge = [0.001] * 16 + [(i + 0.5) / 44 for i in range(44)]
     for windows in (fresh, lasting):
         windows.record(DIGITS, REFERENCE, None, STRANGE if windows is lasting else USUAL, 0.0)
-        windows.look(DIGITS, 1.0)
+        windows.status(DIGITS, 1.0)
         windows.record(DIGITS, REFERENCE, None, edge, 2.0)
-    (calm,), (alarmed,) = fresh.look(DIGITS, 3.0), lasting.look(DIGITS, 3.0)
+    (calm,), (alarmed,) = fresh.status(DIGITS, 3.0), lasting.status(DIGITS, 3.0)
     assert calm.p_value == alarmed.p_value
     assert 1e-4 < alarmed.p_value < 1e-3
     assert (calm.alarm, alarmed.alarm, alarmed.alarm_since) == (False, True, 1.0)
     lasting.record(DIGITS, REFERENCE, None, USUAL, 4.0)
-    assert not lasting.look(DIGITS, 5.0)[0].alarm
+    assert not lasting.status(DIGITS, 5.0)[0].alarm
 
 
 def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> No
         windows.record(DIGITS, REFERENCE, None, USUAL[:30], 0.0)
     assert judged == []
     for _ in range(3):
-        windows.look(DIGITS, 0.0)
+        windows.status(DIGITS, 0.0)
     assert judged == [60]
 
 
@@ -102,9 +104,9 @@ def test_sources_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch, caplog:
     windows = made(sources=2)
     for source in ("a", "b", "a", "c"):
         windows.record(DIGITS, REFERENCE, source, STRANGE[:20], 0.0)
-        windows.look(DIGITS, 0.0)
+        windows.status(DIGITS, 0.0)
     assert sources(windows) == [None, "a", "c"]
-    assert caplog.messages[-2] == "drift of digits:1 from b is over: its window was dropped"
+    assert caplog.messages[-2] == "drift of digits:1 from b has ended: its window was dropped"
     monkeypatch.setattr(drift_windows, "MAX_MODELS", 2)
     for name in ("shoes", "digits", "bags"):
         windows.record(Key(name, 1, 0), REFERENCE, None, USUAL, 0.0)
@@ -114,12 +116,12 @@ def test_sources_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch, caplog:
 def test_a_model_in_the_place_of_another_begins_anew() -> None:
     windows = made()
     windows.record(DIGITS, REFERENCE, "left", USUAL, 0.0)
-    assert windows.look(DIGITS, 0.0, "xyz") == []
-    windows.record(DIGITS, Reference("xyz", 999, 1 / 1000), None, USUAL[:5], 0.0)
-    assert windows.look(DIGITS, 0.0, "abc") == []
-    assert [(one.source, one.images) for one in windows.look(DIGITS, 0.0, "xyz")] == [(None, 5)]
+    assert windows.status(DIGITS, 0.0, "xyz") == []
+    windows.record(DIGITS, WindowReference("xyz", 999, 1 / 1000), None, USUAL[:5], 0.0)
+    assert windows.status(DIGITS, 0.0, "abc") == []
+    assert [(one.source, one.images) for one in windows.status(DIGITS, 0.0, "xyz")] == [(None, 5)]
     # Another version, or another calibration, has windows of its own.
-    assert windows.look(Key("digits", 1, 1), 0.0) == windows.look(Key("digits", 2, 0), 0.0) == []
+    assert windows.status(Key("digits", 1, 1), 0.0) == windows.status(Key("digits", 2, 0), 0.0) == []
 
 
 def test_many_threads_lose_nothing() -> None:
@@ -128,14 +130,14 @@ def test_many_threads_lose_nothing() -> None:
     def work(i: int) -> None:
         for _ in range(100):
             windows.record(DIGITS, REFERENCE, f"camera {i % 2}", USUAL[:5], 0.0)
-            windows.look(DIGITS, 0.0)
+            windows.status(DIGITS, 0.0)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {one.source: one.images for one in windows.look(DIGITS, 0.0)} == {
+    assert {one.source: one.images for one in windows.status(DIGITS, 0.0)} == {
         None: 2000, "camera 0": 1000, "camera 1": 1000
     }  # fmt: skip
 
@@ -146,17 +148,17 @@ def test_what_is_kept_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     for i, p in enumerate(USUAL):
         windows.record(DIGITS, REFERENCE, "left", [p], 1000.25 + i)
     windows.record(DIGITS, REFERENCE, "right", STRANGE, 2000.0)
-    before = windows.look(DIGITS, 3000.0)
+    before = windows.status(DIGITS, 3000.0)
     drift_file.save(windows, path)
     caplog.clear()
     again = made()
     drift_file.load(again, path)
-    assert again.look(DIGITS, 4000.0) == before
+    assert again.status(DIGITS, 4000.0) == before
     assert caplog.messages == []
     # Fewer may be kept now: the newest images, and the sources used last.
     small = made(images=30, sources=1)
     drift_file.load(small, path)
-    assert [(one.source, one.images, one.since) for one in small.look(DIGITS, 5000.0)] == [
+    assert [(one.source, one.images, one.since) for one in small.status(DIGITS, 5000.0)] == [
         (None, 30, pytest.approx(2000, abs=0.5)),
         ("right", 30, 2000),
     ]
@@ -174,4 +176,4 @@ def test_a_damaged_file_is_logged_and_left(content: str, tmp_path: Path, caplog:
     windows = made()
     drift_file.load(windows, path)
     assert windows.models() == []
-    assert "is damaged, drift begins anew" in caplog.text
+    assert "is damaged, so drift starts without history" in caplog.text

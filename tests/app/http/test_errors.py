@@ -9,8 +9,10 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
+from app.access.permissions import role_needed
 from app.health import endpoints as operations
 from app.http.errors import pointer_of
+from app.http.json_route import JsonRoute
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
 from app.jobs import result_endpoints as job_files
@@ -105,7 +107,7 @@ def test_only_json_is_json(client: TestClient) -> None:
         problem(client.post("/v1/jobs", content=b"{}", headers=headers), 415, "unsupported-media-type")
 
 
-def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
+def test_no_route_has_its_body_read_before_its_role_is_checked() -> None:
     routes = [
         route
         for router in (job_events, job_files, jobs, models, operations, samples, scores)
@@ -114,7 +116,9 @@ def test_no_route_has_its_body_read_before_its_key_is_checked() -> None:
     assert len(routes) > 8
     for route in routes:
         assert isinstance(route, APIRoute)
-        assert route.body_field is None, f"{route.path}: read the body in a dependency, see app.http.json_body"
+        if route.body_field is not None:
+            assert isinstance(route, JsonRoute), route.path
+            assert role_needed(route.dependencies) is not None, route.path
 
 
 def test_unexpected_errors_tell_nothing_of_the_inside(client: TestClient) -> None:
@@ -184,3 +188,27 @@ def test_every_reference_of_the_document_leads_somewhere(client: TestClient) -> 
 
 def test_pointers_are_escaped() -> None:
     assert pointer_of(("body", "a/b", "c~d", 3)) == "/body/a~1b/c~0d/3"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[" * 60_000, b"1" * 5000, b'{"a": "\\ud800"}', b"\xff", b'{"type": NaN}', b"[]", b"null", b'"x"'],
+    ids=lambda body: repr(body[:10]),
+)
+def test_a_body_that_is_no_job_is_the_requests_fault(client: TestClient, body: bytes) -> None:
+    response = client.post("/v1/jobs", content=body[:4000], headers={"content-type": "application/json"})
+    assert problem(response, 422, "invalid-request")["errors"][0]["pointer"].startswith("/body")
+
+
+def test_errors_of_fields_are_in_plain_words(client: TestClient) -> None:
+    job = {"type": "train", "dataset": "Not A Name", "model": "m:x", "colour": "red"}
+    errors = {one["pointer"]: one["detail"] for one in client.post("/v1/jobs", json=job).json()["errors"]}
+    assert errors == {
+        "/body/dataset": "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first",
+        "/body/model": "expected the name of a model, or name:version, or name@alias",
+        "/body/colour": "there is no such parameter; see /docs for all parameters",
+    }
+    missing = client.post("/v1/jobs", json={"type": "train", "model": "m"}).json()["errors"]
+    assert missing == [{"pointer": "/body/dataset", "detail": "a value is required, and none was given"}]
+    [after] = client.get("/v1/jobs?after=x").json()["errors"]
+    assert after["detail"] == "expected the id of a job, 26 of 0-9 a-z"

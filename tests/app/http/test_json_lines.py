@@ -64,10 +64,10 @@ def test_a_disk_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pyte
             writer.put(file, {})
             writer.close()
         assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-            f"{file.path} cannot be written, requests are answered all the same"
+            f"{file.path} cannot be written; requests are still answered"
         ]
         file.path.parent.unlink()
         writer.put(file, {"back": True})
         writer.close()
-    assert caplog.records[-1].getMessage() == f"{file.path} is written again; 5 records were lost"
+    assert caplog.records[-1].getMessage() == f"{file.path} can be written again; 5 records were lost"
     assert lines(file.path) == [{"back": True}]

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.http.shares import Shares
+from app.http.shares import FairShares
 
 CALLERS = ("a", "b", "c", "d")
 
@@ -14,7 +14,7 @@ CALLERS = ("a", "b", "c", "d")
 @pytest.mark.parametrize(("capacity", "alone"), [(1, 0), (2, 0), (7, 0), (1000, 0), (1000, 700)])
 def test_properties_hold_after_every_step(capacity: int, alone: int, seed: int) -> None:
     chance = random.Random(seed)
-    shares = Shares(capacity, alone)
+    shares = FairShares(capacity, alone)
     grants: list[tuple[str, int]] = []
     for _ in range(300):
         if grants and chance.random() < 0.4:
@@ -40,7 +40,7 @@ def test_properties_hold_after_every_step(capacity: int, alone: int, seed: int) 
 
 @pytest.mark.parametrize("capacity", [2, 3, 4, 16, 1001])
 def test_one_caller_alone_gets_half_and_newcomers_the_rest(capacity: int) -> None:
-    shares = Shares(capacity)
+    shares = FairShares(capacity)
     while shares.take("greedy"):
         pass
     assert shares.held("greedy") == (capacity + 1) // 2
@@ -53,7 +53,7 @@ def test_one_caller_alone_gets_half_and_newcomers_the_rest(capacity: int) -> Non
 
 
 def test_a_service_without_other_work_takes_the_largest_request() -> None:
-    shares = Shares(100, alone=90)
+    shares = FairShares(100, alone=90)
     assert not shares.take("a", 91)
     assert shares.take("a", 45)
     assert shares.take("a", 45), "in pieces as well"
@@ -63,7 +63,7 @@ def test_a_service_without_other_work_takes_the_largest_request() -> None:
 
 
 def test_no_unit_is_lost_between_threads() -> None:
-    shares = Shares(64)
+    shares = FairShares(64)
 
     def work(number: int) -> None:
         name = CALLERS[number % len(CALLERS)]
@@ -77,7 +77,7 @@ def test_no_unit_is_lost_between_threads() -> None:
 
 
 def test_impossible_amounts_are_refused() -> None:
-    shares = Shares(4)
+    shares = FairShares(4)
     with pytest.raises(ValueError, match="0 or more"):
         shares.take("a", -1)
     with pytest.raises(ValueError, match="at most 0 units"):

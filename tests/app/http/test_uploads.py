@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem
-from app.http.uploads import PIECE, UploadBody
+from app.http.uploads import CHUNK_BYTES, UploadBody
 
 
 class Client:
@@ -32,7 +32,7 @@ def body(*messages: Message, stopping: bool = False, declared: int = 0) -> Uploa
     event = threading.Event()
     if stopping:
         event.set()
-    return UploadBody(cast(Request, Client(messages, declared)), 2 * PIECE, event)
+    return UploadBody(cast(Request, Client(messages, declared)), 2 * CHUNK_BYTES, event)
 
 
 def chunk(data: bytes, more: bool = True) -> Message:
@@ -40,20 +40,20 @@ def chunk(data: bytes, more: bool = True) -> Message:
 
 
 def test_a_body_comes_in_pieces() -> None:
-    made = body(chunk(b"a" * PIECE), chunk(b"b"), chunk(b""), chunk(b"c", more=False))
-    pieces = [asyncio.run(made.piece()) for _ in range(3)]
-    assert pieces == [b"a" * PIECE, b"bc", b""]
+    made = body(chunk(b"a" * CHUNK_BYTES), chunk(b"b"), chunk(b""), chunk(b"c", more=False))
+    pieces = [asyncio.run(made.next_chunk()) for _ in range(3)]
+    assert pieces == [b"a" * CHUNK_BYTES, b"bc", b""]
 
 
 def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:
     with pytest.raises(ClientDisconnect):
-        asyncio.run(body(chunk(b"a"), {"type": "http.disconnect"}).piece())
+        asyncio.run(body(chunk(b"a"), {"type": "http.disconnect"}).next_chunk())
     with pytest.raises(Problem) as found:
-        asyncio.run(body(chunk(b"a"), stopping=True).piece())
+        asyncio.run(body(chunk(b"a"), stopping=True).next_chunk())
     assert found.value.status == 503
 
 
 def test_a_body_is_as_large_as_it_may_be() -> None:
-    assert body(declared=2 * PIECE).declared == 2 * PIECE
+    assert body(declared=2 * CHUNK_BYTES).declared == 2 * CHUNK_BYTES
     with pytest.raises(BodyTooLarge):
-        body(declared=2 * PIECE + 1)
+        body(declared=2 * CHUNK_BYTES + 1)

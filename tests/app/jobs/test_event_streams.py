@@ -14,7 +14,7 @@ import pytest
 from app.http.errors import Problem
 from app.jobs import event_streams
 from app.jobs.event_streams import EventStream, EventStreams
-from app.jobs.store_monitor import JobStoreWatch
+from app.jobs.store_monitor import JobStoreMonitor
 from app.jobs.timeline import Cursor
 from tests.worker.support.helpers import new_job
 from worker.broker.connection import redis_client
@@ -45,7 +45,7 @@ def with_streams(
     """Runs `work` with the streams of a service."""
 
     async def run() -> None:
-        watch = JobStoreWatch(store)
+        watch = JobStoreMonitor(store)
         watch.start()
         streams = EventStreams(settings, watch, threading.Event())
         try:
@@ -140,11 +140,11 @@ def test_an_idle_stream_says_that_it_is_alive(
 def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
     async def work(streams: EventStreams) -> None:
         full = pytest.raises(Problem, match="2 of 2 event streams")
-        with streams.place("a"), streams.place("b"), full, streams.place("c"):
+        with streams.slot("a"), streams.slot("b"), full, streams.slot("c"):
             pass
-        with streams.place("a"), pytest.raises(Problem, match="1 of 2"), streams.place("a"):
+        with streams.slot("a"), pytest.raises(Problem, match="1 of 2"), streams.slot("a"):
             pass
-        with streams.place("a"):
+        with streams.slot("a"):
             pass
 
     with_streams(settings, store, work)

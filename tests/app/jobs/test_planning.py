@@ -12,14 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
-from app.http.schemas import Estimate, JobRequest
 from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
-from app.state import House
 from models.datasets import DatasetStore
+from models.registry.registry import Registry
 from tests.support.local import LOCAL
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.slowness import Pace
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
 from worker.settings import Settings
@@ -60,14 +61,13 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         train_memory_bytes=of_each,
         started_at=datetime.now(UTC),
     )
-    house = SimpleNamespace(
-        settings=Settings(home=tmp_path),
-        datasets=DatasetStore(tmp_path / "datasets"),
-        presence=SimpleNamespace(workers=lambda: [worker]),
-        pace=SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)),
-    )
+    settings = Settings(home=tmp_path)
+    workers = cast(WorkerRegistry, SimpleNamespace(workers=lambda: [worker]))
+    durations = cast(Pace, SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)))
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
-    plan = plan_job(request, cast(House, house))
+    plan = plan_job(
+        request, settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations
+    )
     assert plan.estimate is not None
     assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (queue, 1, fits, True)
 

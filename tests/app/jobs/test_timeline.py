@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, Told
+from app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, TimelineEvent
 from worker.jobs.journal import CHUNK_BYTES
 from worker.jobs.record import Status
 from worker.jobs.state_changes import START, StateChange, StateChanges
@@ -39,16 +39,16 @@ class Store:
         return StateChanges(self.changes[first:], self.status, self.clock_ms)
 
 
-def names(told: list[Told]) -> list[Any]:
+def names(told: list[TimelineEvent]) -> list[Any]:
     return [one.data.get("step", one.cursor.change) for one in told]
 
 
-def read_to_end(path: Path, store: Store, cursor: Cursor | None = None) -> list[Told]:
+def read_to_end(path: Path, store: Store, cursor: Cursor | None = None) -> list[TimelineEvent]:
     timeline = Timeline(path, cursor or Cursor())
-    found: list[Told] = []
+    found: list[TimelineEvent] = []
     while True:
         looked = timeline.advance(store.news(timeline.cursor))
-        found += looked.told
+        found += looked.events
         if looked.end is not None:
             return found
         assert looked.more
@@ -88,7 +88,7 @@ def test_what_was_told_live_is_what_is_told_afterwards(tmp_path: Path, monkeypat
     clock = float(NOW_MS)
     monkeypatch.setattr(time, "time", lambda: clock / 1000)
     live = Timeline(path, Cursor())
-    told: list[Told] = []
+    told: list[TimelineEvent] = []
     for step in range(400):
         clock += random.choice([0.0, 0.4, 3.0, 90.0])
         if random.random() < 0.4:
@@ -98,10 +98,10 @@ def test_what_was_told_live_is_what_is_told_afterwards(tmp_path: Path, monkeypat
                 file.write(line(step, clock))
         if random.random() < 0.5:
             store.clock_ms = int(clock)
-            told += live.advance(store.news(live.cursor)).told
+            told += live.advance(store.news(live.cursor)).events
     assert 0 < len(told) < 400
     store.status = Status.SUCCEEDED
-    told += live.advance(store.news(live.cursor)).told
+    told += live.advance(store.news(live.cursor)).events
     assert told == read_to_end(path, store)
 
 
@@ -111,9 +111,9 @@ def test_an_event_waits_until_no_older_change_can_come(tmp_path: Path) -> None:
     store = Store()
     timeline = Timeline(path, Cursor())
     store.clock_ms = NOW_MS - 1
-    assert timeline.advance(store.news(timeline.cursor)).told == []
+    assert timeline.advance(store.news(timeline.cursor)).events == []
     store.clock_ms = NOW_MS + 1
-    assert names(timeline.advance(store.news(timeline.cursor)).told) == [1]
+    assert names(timeline.advance(store.news(timeline.cursor)).events) == [1]
 
 
 def test_a_change_waits_until_no_older_event_can_come(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_a_change_waits_until_no_older_event_can_come(tmp_path: Path) -> None:
     moment = int(time.time() * 1000)
     store = Store(moment)
     timeline = Timeline(path, Cursor())
-    assert timeline.advance(store.news(timeline.cursor)).told == []
+    assert timeline.advance(store.news(timeline.cursor)).events == []
     path.write_text(line(1, moment - 5))
     store.clock_ms = moment
-    assert names(timeline.advance(store.news(timeline.cursor)).told) == [1]
+    assert names(timeline.advance(store.news(timeline.cursor)).events) == [1]
     time.sleep(SETTLED_MS / 1000)
-    assert names(timeline.advance(store.news(timeline.cursor)).told) == [f"{moment}-0"]
+    assert names(timeline.advance(store.news(timeline.cursor)).events) == [f"{moment}-0"]
 
 
 def test_clocks_that_disagree_hold_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +136,9 @@ def test_clocks_that_disagree_hold_nothing_for_long(tmp_path: Path, monkeypatch:
     timeline = Timeline(path, Cursor())
     ticks = itertools.count(100.0, HOLD_S / 4)
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
-    told: list[Told] = []
+    told: list[TimelineEvent] = []
     for _ in range(10):
-        told += timeline.advance(store.news(timeline.cursor)).told
+        told += timeline.advance(store.news(timeline.cursor)).events
     assert names(told) == [1, store.changes[0].id]
 
 
@@ -147,7 +147,7 @@ def test_the_journal_goes_on_while_the_job_store_is_down(tmp_path: Path) -> None
     path.write_text(line(1, NOW_MS))
     timeline = Timeline(path, Cursor())
     looked = timeline.advance(None)
-    assert (names(looked.told), looked.end) == ([1], None)
+    assert (names(looked.events), looked.end) == ([1], None)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import pages as console
-from app.jobs.store_monitor import JobStoreWatch
+from app import pages
+from app.jobs.store_monitor import JobStoreMonitor
 from app.main import create_app
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from tests.end_to_end.support.service import files
 from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
@@ -60,7 +60,7 @@ def test_requests_are_counted_by_template(client: TestClient) -> None:
     client.get("/nowhere/4711")
     client.post("/nowhere/4712")
     for file in ("js/main.js", "js/none.js"):
-        client.get(f"{console.PATH}/{file}")
+        client.get(f"{pages.CONSOLE_PATH}/{file}")
     client.request("BREW", "/healthz")
     after = values(client)
 
@@ -73,7 +73,7 @@ def test_requests_are_counted_by_template(client: TestClient) -> None:
     assert more("snf_http_requests_total", route="unmatched", method="GET", status="404") == 1
     assert more("snf_http_requests_total", route="unmatched", method="POST", status="404") == 1
     for status in ("200", "404"):
-        assert more("snf_http_requests_total", route=f"{console.PATH}/...", method="GET", status=status) == 1
+        assert more("snf_http_requests_total", route=f"{pages.CONSOLE_PATH}/...", method="GET", status=status) == 1
     assert more("snf_http_requests_total", route="/healthz", method="other", status="405") == 1
     assert more("snf_http_requests_total", route="/metrics", method="GET", status="200") == 1
     routes = {dict(labels)["route"] for name, labels in after if name == "snf_http_requests_total"}
@@ -141,7 +141,7 @@ def test_a_key_is_asked_for_where_there_are_keys(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_gone_is_in_no_label() -> None:
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     metrics.count_images("old", 1, 5, 1)
     metrics.count_images("new", 1, 7, 0)
     text = metrics.render(lambda: {("new", 1)}).decode()
@@ -164,10 +164,10 @@ class HangingStore:
 
 
 def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.store_monitor.EVERY_S", 0.01)
+    monkeypatch.setattr("app.jobs.store_monitor.PING_S", 0.01)
     monkeypatch.setattr("app.jobs.store_monitor.STALE_S", 0.2)
     store = HangingStore()
-    watch = JobStoreWatch(store)  # type: ignore[arg-type]
+    watch = JobStoreMonitor(store)  # type: ignore[arg-type]
     assert watch.waiting == {}
     watch.start()
     assert until(lambda: watch.waiting) == {Queue.TRAIN_CPU: 0, Queue.TRAIN_GPU: 0, Queue.SCORE: 3}

@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.registry.markdown import fragment
+from app.registry.card_endpoints import render_markdown
 
 
 def test_a_card_in_html() -> None:
     text = "# Card\n\n| a | b |\n|---|---|\n| 1 | `x < y` |\n\n![64 samples](samples.png)\n\n- *one*\n"
-    assert fragment(text) == (
+    assert render_markdown(text) == (
         "<h1>Card</h1>\n<table>\n<thead>\n<tr>\n<th>a</th>\n<th>b</th>\n</tr>\n</thead>\n<tbody>\n<tr>\n<td>1</td>\n"
         "<td><code>x &lt; y</code></td>\n</tr>\n</tbody>\n</table>\n<ul>\n<li><em>one</em></li>\n</ul>\n"
     )
@@ -30,7 +30,7 @@ def test_a_card_in_html() -> None:
     ],
 )
 def test_nothing_in_it_is_loaded_or_run(text: str) -> None:
-    html = fragment(text)
+    html = render_markdown(text)
     for tag in ("<script", "<img", "<iframe", "<svg"):
         assert tag not in html
     for link in ('href="javascript', 'href="data', 'href="vbscript', '"onmouseover'):
@@ -38,6 +38,6 @@ def test_nothing_in_it_is_loaded_or_run(text: str) -> None:
 
 
 def test_words_beside_an_image_stay() -> None:
-    assert fragment("before ![x](y.png) after") == "<p>before  after</p>\n"
-    assert fragment("![x](y.png)") == ""
-    assert fragment("") == ""
+    assert render_markdown("before ![x](y.png) after") == "<p>before  after</p>\n"
+    assert render_markdown("![x](y.png)") == ""
+    assert render_markdown("") == ""

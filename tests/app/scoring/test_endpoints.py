@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 from torch import Tensor
 
 from app.main import create_app
-from app.state import House
+from app.metrics.registry import ServiceMetrics
+from app.scoring.queue import ScoringQueue
 from models.scorer import Scorer
 from models.scoring.flow_pass import FlowPass
 from models.steps import Steps
@@ -111,11 +112,12 @@ def rounded(answer: dict[str, Any]) -> dict[str, Any]:
 
 def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [post(client, number) for number in range(32)]
-    house = client.app_state["house"]
-    assert isinstance(house, House)
+    queue, metrics = client.app_state["scoring_queue"], client.app_state["metrics"]
+    assert isinstance(queue, ScoringQueue)
+    assert isinstance(metrics, ServiceMetrics)
     assert client.portal is not None
     batches: list[int] = []
-    monkeypatch.setattr(house.metrics, "observe_batch", batches.append)
+    monkeypatch.setattr(metrics, "observe_batch", batches.append)
     begun, gate = threading.Event(), threading.Event()
 
     def hold() -> Steps[None]:
@@ -125,10 +127,10 @@ def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, mo
         yield
 
     with ThreadPoolExecutor(32) as clients:
-        held = client.portal.start_task_soon(house.queue.run, "address:elsewhere", hold(), 1)
+        held = client.portal.start_task_soon(queue.run, "address:elsewhere", hold(), 1)
         assert begun.wait(60)
         answers = [clients.submit(post, client, number) for number in range(32)]
-        until(lambda: house.queue.images == 33)
+        until(lambda: queue.images == 33)
         gate.set()
         held.result(60)
         together = [answer.result(60) for answer in answers]

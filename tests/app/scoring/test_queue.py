@@ -10,7 +10,7 @@ import pytest
 
 from app.http.deadline import deadline
 from app.http.errors import Problem
-from app.metrics.registry import Metrics
+from app.metrics.registry import ServiceMetrics
 from app.scoring.fair_line import BATCH
 from app.scoring.queue import ScoringQueue
 from models.steps import Steps
@@ -21,8 +21,10 @@ ME, OTHER, THIRD = "address:127.0.0.1", "address:127.0.0.2", "key:third"
 
 
 @contextmanager
-def running(capacity: int, requests: int = 128, largest: int = 0, metrics: Metrics | None = None) -> Iterator[Any]:
-    made = ScoringQueue(capacity, requests, metrics or Metrics(), largest)
+def running(
+    capacity: int, requests: int = 128, largest: int = 0, metrics: ServiceMetrics | None = None
+) -> Iterator[Any]:
+    made = ScoringQueue(capacity, requests, metrics or ServiceMetrics(), largest)
     made.start()
     yield made
     made.close()
@@ -391,7 +393,7 @@ def test_closing_finishes_what_is_accepted() -> None:
 
 
 def test_batches_and_waits_are_measured() -> None:
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     twice = Doubled("twice", [])
 
     async def main() -> None:

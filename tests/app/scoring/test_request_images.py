@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.scoring.decoders import Decoders
-from app.scoring.request_images import TINY, Batch, Upload, decode_batch
+from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch
 from models.errors import ImageError
 from models.images.codec import DecodedImage, Preprocessing, encode_png
 
@@ -65,7 +65,7 @@ def png(value: int, side: int = 28) -> bytes:
 
 
 def decode(uploads: list[bytes], preprocessing: Preprocessing, decoders: Decoders, *, many: bool = True) -> list[Any]:
-    batch = Batch(tuple(Upload(str(number), data) for number, data in enumerate(uploads)), many=many)
+    batch = ImageUploads(tuple(Upload(str(number), data) for number, data in enumerate(uploads)), many=many)
     return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, decoders, ME, 1000))]
 
 
@@ -117,8 +117,8 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
         return DecodedImage(pixels=np.zeros((1, 28, 28), np.uint8), converted=None, resized=False)
 
     monkeypatch.setattr("app.scoring.request_images.decode_image", slow)
-    many = Batch((Upload(None, png(7)),) * 64, many=True)
-    single = Batch((Upload(None, png(7) + bytes(TINY)),))
+    many = ImageUploads((Upload(None, png(7)),) * 64, many=True)
+    single = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
 
     async def main() -> int:
         greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000)) for _ in range(30)]

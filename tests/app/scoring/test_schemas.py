@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from app.audits.schemas import Audit
 from app.datasets.schemas import DatasetDetail, DatasetList
 from app.presets.schemas import PresetList
-from app.registry.version_schemas import Aliases, AliasTarget
-from app.scoring.reference_schemas import Reference
+from app.registry.schemas import Aliases, AliasTarget
+from app.scoring.schemas import Reference
 
 
 @pytest.mark.parametrize("model", [Aliases, AliasTarget, Audit, DatasetDetail, DatasetList, PresetList, Reference])

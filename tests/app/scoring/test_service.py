@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.scoring.service import Asked, PlainScores
+from app.scoring.service import JudgeImages, RequestedImage
 from models.scorer import Scorer
 
 
@@ -26,13 +26,13 @@ def image(number: int) -> Any:
 def test_one_call_judges_the_images_of_all_requests() -> None:
     scorer = Noting()
     asked = [(1, None), (2, 0.05), (3, None)]
-    found = PlainScores(cast(Scorer, scorer), 4)([Asked(image(number), alpha) for number, alpha in asked])
+    found = JudgeImages(cast(Scorer, scorer), 4)([RequestedImage(image(number), alpha) for number, alpha in asked])
     assert scorer.calls == [((3, 1, 2, 2), [None, 0.05, None], 4)]
     assert found == [1, 2, 3]
 
 
 def test_equal_are_those_of_one_loaded_model_and_number_of_draws() -> None:
     one, other = cast(Scorer, Noting()), cast(Scorer, Noting())
-    assert PlainScores(one, 1) == PlainScores(one, 1)
-    assert PlainScores(one, 1) != PlainScores(one, 2)
-    assert PlainScores(one, 1) != PlainScores(other, 1)
+    assert JudgeImages(one, 1) == JudgeImages(one, 1)
+    assert JudgeImages(one, 1) != JudgeImages(one, 2)
+    assert JudgeImages(one, 1) != JudgeImages(other, 1)

@@ -134,7 +134,7 @@ def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], gradi
         for reason in one.reasons:
             assert reason.text
             assert "{" not in reason.text
-            assert reason.feature in (*scorer._names, "region", "gradients")
+            assert reason.feature in (*scorer.statistics, "region", "gradients")
             if reason.box is not None:
                 left, top, right, bottom = reason.box
                 assert 0 <= left < right <= 28
@@ -168,7 +168,7 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
     np.testing.assert_allclose([one.statistic for one in judged(scorer, images, gradients=True)], merge(families))
     # Likelihoods are the same: a backward pass adds to evidence, not to scores.
     assert scorer.score_each(images, gradients=True) == scorer.score_each(images)
-    looks = GradientPasses(GradientProbe(scorer._flow), scorer.log_det_digest)
+    looks = GradientPasses(GradientProbe(scorer.flow), scorer.log_det_digest)
     assert scorer.calibration.fisher is not None
     expected = looks.features(images, looks.split(scorer.calibration.fisher))
     np.testing.assert_allclose(full.gradients, expected, rtol=1e-9)

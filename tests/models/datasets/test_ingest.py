@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import Limits
-from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName, StorageFull
+from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, ErrorKind, InvalidName, StorageFull
 from models.images.codec import encode_png
 from models.training.config import TrainingConfig
 from tests.models.datasets.sample_files import (
@@ -351,7 +351,7 @@ def test_the_quota(quota: int, tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets", quota=quota, reserve=0)
     with pytest.raises(StorageFull, match="of the quota") as caught:
         store.create("digits", [source(tmp_path / "uploads", tarred(GOOD, "xz"))])
-    assert (caught.value.status, caught.value.slug) == (507, "storage-full")
+    assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")
     assert list(store.root.iterdir()) == []
 
 

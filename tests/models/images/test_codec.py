@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ImageError
+from models.errors import ErrorKind, ImageError
 from models.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
 from tests.models.helpers import real_images
 from tests.support.paths import DATA
@@ -47,7 +47,7 @@ def refused(data: bytes, preprocessing: Preprocessing, slug: str, text: str) -> 
     with pytest.raises(ImageError, match=text) as caught:
         decode_image(data, preprocessing)
     assert caught.value.slug == slug
-    assert caught.value.status == 422
+    assert caught.value.kind is ErrorKind.INVALID
     assert caught.value.title
 
 

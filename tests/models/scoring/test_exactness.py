@@ -283,7 +283,7 @@ class TestLikelihood:
         noise = content_noise(images[0], scorer.log_det_digest, 4)
         assert np.array_equal(noise[:2], content_noise(images[0], scorer.log_det_digest, 2))
         x = torch.from_numpy(images[0] + noise)
-        values = run_flow(scorer._engine, scorer.frozen, x).terms().sum((1, 2)).numpy()
+        values = run_flow(scorer.engine, scorer.frozen, x).terms().sum((1, 2)).numpy()
         draws = scorer.score(images[:1], draws=4)[0].draws
         assert draws is not None
         assert draws.mean == pytest.approx(values.mean(), abs=ELSEWHERE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.datasets import DatasetStore, Source
-from models.errors import DatasetRefused, ModelsError
+from models.errors import DatasetRefused, ErrorKind, ModelsError
 from tests.models.datasets.hostile_files import white_images
 from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped
 from worker.sandbox import ingest as module
@@ -46,18 +46,18 @@ def test_it_is_the_dataset_that_this_process_would_make(settings: Settings, tmp_
 
 def test_typed_errors_pass_through(settings: Settings) -> None:
     store = DatasetStore(settings.datasets_dir)
-    for data, status, slug in (
-        (zipped(pngs(5)), 422, "dataset-too-small"),
-        (zipped(pngs(20))[:-30], 422, "malformed-archive"),
-        (b"Rar!\x1a\x07", 422, "unsupported-archive"),
-        (npz(a=[1], b=[2]), 422, "malformed-array"),
+    for data, kind, slug in (
+        (zipped(pngs(5)), ErrorKind.INVALID, "dataset-too-small"),
+        (zipped(pngs(20))[:-30], ErrorKind.INVALID, "malformed-archive"),
+        (b"Rar!\x1a\x07", ErrorKind.INVALID, "unsupported-archive"),
+        (npz(a=[1], b=[2]), ErrorKind.INVALID, "malformed-array"),
     ):
         with pytest.raises(ModelsError) as caught:
             read(settings, store, data)
-        assert (caught.value.status, caught.value.slug) == (status, slug)
+        assert (caught.value.kind, caught.value.slug) == (kind, slug)
     with pytest.raises(ModelsError, match="of the quota") as caught:
         read(settings, DatasetStore(settings.datasets_dir, quota=1000), zipped(pngs(20)))
-    assert (caught.value.status, caught.value.slug) == (507, "storage-full")
+    assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")
     assert list(store.root.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from models.errors import ModelsError
+from models.errors import ErrorKind, ModelsError
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, until
 from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
@@ -50,10 +50,10 @@ def test_typed_errors_keep_their_fields() -> None:
     with pytest.raises(ModelsError) as caught:
         run("refuse")
     error = caught.value
-    assert (error.slug, error.title, error.status, error.detail) == (
+    assert (error.slug, error.title, error.kind, error.detail) == (
         "some-slug",
         "Some title",
-        422,
+        ErrorKind.INVALID,
         "some detail \udcff",
     )
 

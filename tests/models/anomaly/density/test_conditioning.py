@@ -51,7 +51,7 @@ def test_real_statistics_no_longer_follow_complexity(scorer: Scorer) -> None:
     digits = load_dataset("mnist-mini", None)
     scored = scorer.score(digits.train)
     whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
-    assert scorer._names[0] == COMPLEXITY
+    assert scorer.statistics[0] == COMPLEXITY
     statistics, c = whole[:, 1:], whole[:, 0]
     z = Conditioning.fit(statistics, c)(statistics, c)
     before = [abs(np.corrcoef(column, c)[0, 1]) for column in statistics.T]

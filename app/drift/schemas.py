@@ -1,0 +1,33 @@
+"""Answers about drift, and the pattern of sources."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from app.http.schemas import Answer, pattern
+
+SOURCE = pattern(
+    r"^[A-Za-z0-9][A-Za-z0-9._:/ -]{0,63}$",
+    "1 to 64 of A-Z a-z 0-9 . _ : / - and spaces, with a letter or digit first",
+)
+"""Pattern of the label of a source of images: a camera, a line, a lot."""
+
+
+class Drift(Answer):
+    """Drift of a model's recent images from its calibration images, by their p-values."""
+
+    source: str | None = Field(description="Source of the images; null for all images together.")
+    images: int = Field(description="Images in the window of the newest images.")
+    statistic: float | None = Field(
+        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
+        "while there are too few images."
+    )
+    p_value: float | None = Field(description="How likely so large a distance is without drift; null with `statistic`.")
+    low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
+    alarm: bool = Field(
+        description="Starts when the p-value is at most the service's threshold, ends when it exceeds ten times that."
+    )
+    since: datetime = Field(description="Time at which the oldest image of the window was scored.")
+    alarm_since: datetime | None = Field(description="Start of the alarm, while it lasts.")

@@ -1,0 +1,27 @@
+"""Answers of the health and readiness endpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.http.schemas import Answer
+
+
+class Health(Answer):
+    """Answer of the health check: the process runs."""
+
+    status: Literal["alive"]
+
+
+class Readiness(Answer):
+    """State of the service and of its models."""
+
+    status: Literal["ready", "loading", "draining", "failed"]
+    models: dict[str, str] = Field(description="State by model name.")
+    failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")
+    jobs: Literal["ok", "degraded"] = Field(description="`degraded` while the job store does not answer.")
+    queue: dict[str, int] = Field(
+        description="Images in the queue or in work, each counted once per draw, and its capacity."
+    )

@@ -1,0 +1,57 @@
+"""FastAPI dependencies: one for each part of the application state.
+
+An endpoint names the parts that it uses as typed parameters, for example ``jobs: JobStoreDep``.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from app.datasets.uploads import DatasetUploads
+from app.drift.monitor import DriftMonitor
+from app.jobs.event_streams import EventStreams
+from app.jobs.service import JobService
+from app.jobs.store_monitor import JobStoreMonitor
+from app.metrics.registry import ServiceMetrics
+from app.registry.imports import ModelUploads
+from app.registry.model_pool import ModelPool
+from app.scoring.queue import ScoringQueue
+from app.scoring.service import ScoringService
+from models.datasets import DatasetStore
+from models.registry.registry import Registry
+from worker.jobs.store import JobStore
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.settings import Settings
+
+
+def _part(name: str) -> Any:
+    # A coroutine, because FastAPI runs plain functions in a thread, which costs more than this lookup.
+    async def part(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(part)
+
+
+SettingsDep = Annotated[Settings, _part("settings")]
+MetricsDep = Annotated[ServiceMetrics, _part("metrics")]
+DrainingDep = Annotated[threading.Event, _part("draining")]
+"""Set once the service has been asked to stop."""
+
+RegistryDep = Annotated[Registry, _part("registry")]
+ModelPoolDep = Annotated[ModelPool, _part("model_pool")]
+ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
+ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
+ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
+DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
+
+DatasetStoreDep = Annotated[DatasetStore, _part("dataset_store")]
+DatasetUploadsDep = Annotated[DatasetUploads, _part("dataset_uploads")]
+
+JobStoreDep = Annotated[JobStore, _part("job_store")]
+JobStoreMonitorDep = Annotated[JobStoreMonitor, _part("job_store_monitor")]
+EventStreamsDep = Annotated[EventStreams, _part("event_streams")]
+JobServiceDep = Annotated[JobService, _part("job_service")]
+WorkerRegistryDep = Annotated[WorkerRegistry, _part("worker_registry")]

@@ -1,0 +1,105 @@
+"""Submission of jobs: the caller's role, the checks, and the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery  # type: ignore[import-untyped]
+from starlette.types import Scope
+
+from app.access.permissions import require
+from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.jobs.schemas import JobRequest
+from models.datasets import DatasetStore
+from models.registry.registry import Registry
+from worker.jobs.record import Job
+from worker.jobs.slowness import Pace
+from worker.jobs.store import JobStore
+from worker.jobs.submission import fingerprint_of, resume, retry, submit_on_model, submit_training
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.queues import JobType
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class JobService:
+    """Checks and queues jobs. All methods read the disk and the job store, and raise ``BrokerDown``."""
+
+    settings: Settings
+    registry: Registry
+    datasets: DatasetStore
+    jobs: JobStore
+    celery: Celery
+    workers: WorkerRegistry
+    durations: Pace
+
+    def plan(self, request: JobRequest) -> JobPlan:
+        """Return where a job would run and what it would take; raise a 422 problem for one that cannot succeed."""
+        return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
+
+    def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
+        """Queue a job, or return the job that was made earlier with the same idempotency key.
+
+        Args:
+            request: The job.
+            scope: Scope of the HTTP request, for the role of its caller.
+            idempotency_key: Key that makes repeated requests answer the same job.
+
+        Raises:
+            Problem: 403 where the job needs another role, 422 where it cannot succeed.
+        """
+        _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
+        fingerprint = fingerprint_of(request.model_dump(mode="json", exclude={"force"}))
+        known = None if idempotency_key is None else self.jobs.known(idempotency_key, fingerprint)
+        if known is not None:
+            # Not checked again: its model or dataset may have been changed or deleted since.
+            return known
+        plan = self.plan(request)
+        if not request.force:
+            require_memory(plan)
+        if request.type != "train":
+            pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
+            return submit_on_model(
+                self.jobs,
+                self.celery,
+                request.type,
+                model=plan.model,
+                dataset=request.dataset,
+                parameters=request.parameters | pinned,
+                idempotency_key=idempotency_key,
+                fingerprint=fingerprint,
+            )
+        return submit_training(
+            self.jobs,
+            self.celery,
+            model=plan.model,
+            dataset=request.dataset,
+            preset=request.preset,
+            parameters=request.parameters,
+            promote=request.promote,
+            device=request.device,
+            queue=plan.queue,
+            estimate=plan.estimate.model_dump() if plan.estimate else None,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+        )
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again, first in line."""
+        return resume(self.jobs, self.celery, job_id)
+
+    def retry(self, job_id: str, scope: Scope) -> Job:
+        """Queue a failed or cancelled job again as a new job; raise a 403 problem where it needs another role."""
+        job = self.jobs.get(job_id)
+        _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
+        return retry(self.jobs, self.celery, job_id)
+
+
+def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
+    """Raise a 403 problem where a job would change the served model or calibration, and its caller is no admin."""
+    if promote:
+        require(scope, "admin", "a job that makes its model live ('promote': true)")
+    if type == "calibrate" and parameters.get("activate", True) is not False:
+        require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")

@@ -1,0 +1,33 @@
+"""Conversion of jobs to their answers."""
+
+from __future__ import annotations
+
+from app.jobs.schemas import JobView
+from worker.jobs.record import Job, Status
+
+
+def job_view(job: Job, place_in_line: int | None = None) -> JobView:
+    """Return a job as the API shows it, with links to the calls that its state allows."""
+    path = f"/v1/jobs/{job.id}"
+    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
+    if not job.finished:
+        links["cancel"] = f"{path}/cancel"
+        links["pause"] = f"{path}/pause"
+    if job.status is Status.PAUSED:
+        links["resume"] = f"{path}/resume"
+    if job.status in (Status.FAILED, Status.CANCELLED):
+        links["retry"] = f"{path}/retry"
+    if job.result is not None:
+        links["result"] = f"{path}/result"
+    if job.result is not None and "ref" in job.result:
+        links["model"] = f"/v1/models/{job.result['ref']}"
+        links["score"] = f"/v1/models/{job.result['ref']}/score"
+    if job.result is not None and "calibration" in job.result:
+        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
+    return JobView(
+        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
+        status=job.status.value,
+        queue=job.queue.value,
+        place_in_line=place_in_line,
+        links=links,
+    )

@@ -1,0 +1,31 @@
+"""Answers of the sampling endpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.http.schemas import Answer
+
+
+class Sample(Answer):
+    """A sampled image with the likelihood of its 8-bit pixels."""
+
+    index: int
+    png: str = Field(description="The image as PNG, base64.")
+    log_likelihood: float
+    bits_per_dim: float
+    kind: str
+
+
+class Samples(Answer):
+    """Sampled images."""
+
+    model: str
+    version: int
+    seed: int
+    temperature: float
+    inverse: Literal["exact", "learned"]
+    count: int
+    samples: list[Sample]

@@ -1,0 +1,273 @@
+"""Query parameters and answers of the scoring endpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.drift.schemas import SOURCE
+from app.http.schemas import Answer
+
+BACKWARD_PASSES = 5
+"""Cost of a backward pass, in forward passes."""
+
+
+class ScoreQuery(BaseModel):
+    """Query parameters of a scoring request; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alpha: float | None = Field(
+        None, gt=0, lt=1, description="False-alarm rate of the verdicts. Default: 0.01 where the model can."
+    )
+    draws: int = Field(1, ge=1, le=256, description="Dequantisation draws an image to average over.")
+    fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
+    detail: Literal["basic", "full"] = Field(
+        "basic",
+        description="`full`: verdicts that include gradients, of the model's weights and of the pixels, several times "
+        "slower. Not with cross-conformal calibrations, which are those of fewer than 400 images.",
+    )
+    explain: bool = Field(False, description="Add a heat map to every result.")
+    source: str | None = Field(
+        None,
+        pattern=SOURCE,
+        description="Source of the images, such as a camera or a lot: drift is tested by source.",
+    )
+
+    @property
+    def passes(self) -> int:
+        """Cost of an image, in forward passes."""
+        backward = BACKWARD_PASSES if self.detail == "full" else 0
+        return self.draws + backward + (1 + backward if self.explain else 0)
+
+
+class Term(Answer):
+    """The part of a scale in a log-likelihood; scale 0 is the pixel transform."""
+
+    scale: int
+    log_prior: float = Field(description="Log-density of the latents that leave the flow at this scale, nats.")
+    log_det: float = Field(description="Sum of the log-determinants of this scale's bijections, nats.")
+
+
+class Draws(Answer):
+    """Statistics over several dequantisation draws."""
+
+    k: int = Field(description="Number of draws.")
+    mean: float = Field(description="Mean of log p over the draws, nats.")
+    standard_error: float = Field(description="Standard error of that mean, nats.")
+    iw_bound: float = Field(description="Importance-weighted lower bound of the log-mass, nats.")
+
+
+class Reason(Answer):
+    """A reason why an image is unusual; the strongest is first."""
+
+    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`, or `gradients`.")
+    z: float = Field(
+        description="Standard deviations from the value expected at the image's complexity; for `gradients` the "
+        "surprise in nats."
+    )
+    share: float = Field(description="Its share of the evidence, between 0 and 1.")
+    text: str = Field(description="The same in words.")
+    box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
+
+
+class Anomaly(Answer):
+    """The calibrated verdict on an image."""
+
+    p_value: float = Field(description="Conformal p-value: small is anomalous.")
+    score: float = Field(description="-log10 of the p-value: large is anomalous.")
+    is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
+    alpha: float = Field(description="False-alarm rate of this verdict.")
+    statistic: float = Field(description="Evidence in nats; it also orders images beyond the smallest p-value.")
+    extrapolated: bool = Field(description="Whether the image is more anomalous than every calibration image.")
+    smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
+    reasons: list[Reason] | None = None
+
+
+class PreprocessingNote(Answer):
+    """Conversions of the image before it was scored."""
+
+    id: str = Field(description="Digest of the model's preprocessing.")
+    resized: bool
+    converted: str | None = Field(description="The colour conversion, if there was any.")
+    warning: str | None = Field(
+        description="How the file differs from the training images in format or size, if it does. A model can mistake "
+        "that for an anomaly."
+    )
+
+
+class ItemError(Answer):
+    """The error of an image that could not be scored, as the members of a problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class HeatMap(Answer):
+    """Contribution of each pixel to the log-likelihood, and how unusual it is."""
+
+    png: str = Field(
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely."
+    )
+    npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "
+        "standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the "
+        "gradient with respect to the transformed pixels."
+    )
+    lowest_z: float
+    highest_z: float
+
+
+class ScoredImage(Answer):
+    """The score of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+
+    index: int = Field(description="Place of the image in the request.")
+    filename: str | None
+    status: Literal["ok"]
+    log_likelihood: float
+    bits_per_dim: float
+    kind: str = Field(description="`density`, or `lower_bound` for a model whose number is a bound.")
+    draws: Draws | None = None
+    terms: list[Term] | None = None
+    anomaly: Anomaly
+    preprocessing: PreprocessingNote | None = None
+    heat_map: HeatMap | None = Field(None, description="With `explain=true`.")
+
+
+class FailedImage(Answer):
+    """An image that could not be scored."""
+
+    index: int
+    filename: str | None
+    status: Literal["error"]
+    error: ItemError
+
+
+class Fdr(Answer):
+    """False-discovery rates over the images of a request."""
+
+    q_values: list[float | None] = Field(
+        description="Benjamini-Hochberg q-value of each result; null where there is no score."
+    )
+
+
+SCORED_DIGIT: dict[str, Any] = {
+    "model": "mnist-snf-glow",
+    "version": 1,
+    "calibration": 0,
+    "count": 1,
+    "results": [
+        {
+            "index": 0,
+            "filename": "00027-4.png",
+            "status": "ok",
+            "log_likelihood": -530.8778072765649,
+            "bits_per_dim": 0.9769066069845753,
+            "kind": "density",
+            "terms": [
+                {"scale": 0, "log_prior": 0.0, "log_det": 544.3473383340622},
+                {"scale": 1, "log_prior": -510.6915591873723, "log_det": -501.72580759381134},
+                {"scale": 2, "log_prior": -564.8021776041618, "log_det": 501.9943987747183},
+            ],
+            "anomaly": {
+                "p_value": 0.982003599280144,
+                "score": 0.007886920416063863,
+                "is_anomaly": False,
+                "alpha": 0.01,
+                "statistic": 0.0828927750221693,
+                "extrapolated": False,
+                "smallest_p": 0.0001999600079984003,
+                "reasons": [
+                    {
+                        "feature": "region",
+                        "z": 2.272150855854165,
+                        "share": 0.22180949317593476,
+                        "text": "rows 18-25, columns 8-15: plainer than its surroundings suggest",
+                        "box": [8, 18, 16, 26],
+                    },
+                    {
+                        "feature": "reconstruction-2",
+                        "z": 1.2610127191876652,
+                        "share": 0.18438409359875352,
+                        "text": "channels combine unusually at scale 2",
+                        "box": None,
+                    },
+                    {
+                        "feature": "vertical-1",
+                        "z": -1.393819336959264,
+                        "share": 0.16553160504578013,
+                        "text": "alternates along columns at scale 1",
+                        "box": None,
+                    },
+                ],
+            },
+            "preprocessing": {
+                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
+                "resized": False,
+                "converted": None,
+                "warning": None,
+            },
+        }
+    ],
+}
+"""The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
+
+
+class Scores(Answer):
+    """The scores of a request."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT]})
+
+    model: str
+    version: int
+    calibration: int = Field(description="Number of the calibration of the verdicts.")
+    count: int = Field(description="Number of results.")
+    results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
+    fdr: Fdr | None = None
+
+
+class Quantile(Answer):
+    """The statistic at which a verdict changes, for a false-alarm rate."""
+
+    alpha: float = Field(description="False-alarm rate.")
+    statistic: float = Field(
+        description="Smallest statistic T, nats, with p <= `alpha`; approximate for a calibration of several folds."
+    )
+
+
+class Reference(Answer):
+    """Distribution of the statistic T over the calibration images of a model."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "line-1",
+                    "version": 3,
+                    "calibration": 1,
+                    "count": 400,
+                    "smallest_p": 0.0024937655860349127,
+                    "edges": [-1.5, 1.0, 3.5, 19.0],
+                    "counts": [310, 89, 1],
+                    "quantiles": [{"alpha": 0.1, "statistic": 1.402117}, {"alpha": 0.01, "statistic": 3.118302}],
+                }
+            ]
+        },
+    )
+
+    model: str
+    version: int
+    calibration: int = Field(description="The active calibration; 0 is the model's own.")
+    count: int = Field(description="Calibration images.")
+    smallest_p: float = Field(description="Smallest p-value that this number of images can give.")
+    edges: list[float] = Field(
+        description="Edges of the bins, nats, one more than bins. All bins but the last are equally wide and end at "
+        "the 99.9 % quantile; the last bin extends to the largest T."
+    )
+    counts: list[int] = Field(description="Calibration images in each bin.")
+    quantiles: list[Quantile] = Field(description="For every common `alpha` that this number of images can attain.")
