@@ -13,7 +13,12 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PACKAGES = {"models": ROOT / "models", "worker": ROOT / "worker", "app": ROOT / "app", "snf_client": ROOT / "client"}
+PACKAGES = {
+    "models": ROOT / "models",
+    "worker": ROOT / "worker",
+    "app": ROOT / "app",
+    "snf_client": ROOT / "client" / "snf_client",
+}
 MAY_IMPORT = {
     "models": {"models"},
     "worker": {"worker", "models"},
@@ -21,8 +26,8 @@ MAY_IMPORT = {
     "snf_client": {"snf_client"},
 }
 LAYERS = (
-    {"errors", "naming", "steps", "prefetch"},
-    {"atomic_files", "devices"},
+    {"errors", "steps", "prefetch"},
+    {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
     {"flows", "datasets"},
     {"artifacts"},

@@ -15,6 +15,7 @@ from app.http.errors import Problem, responses
 from app.scoring.request_images import MULTIPART
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
+from models.naming import NAME_PATTERN
 
 PATH = "/v1/datasets"
 
@@ -33,7 +34,7 @@ _FORM = {
                 "properties": {
                     NAME: {
                         "type": "string",
-                        "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
+                        "pattern": NAME_PATTERN,
                         "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
                         "examples": ["bottles"],
                     },

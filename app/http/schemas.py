@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.naming import NAME_PATTERN, NAME_RULE, REF_PATTERN
+
 RULES: dict[str, str] = {}
 """The rule of each pattern in words, for error texts."""
 
@@ -16,15 +18,9 @@ def pattern(expression: str, rule: str) -> str:
     return expression
 
 
-Name = Annotated[
-    str,
-    Field(pattern=pattern(r"^[a-z0-9][a-z0-9._-]{0,63}$", "1 to 64 of a-z 0-9 . _ - with a letter or digit first")),
-]
+Name = Annotated[str, Field(pattern=pattern(NAME_PATTERN, NAME_RULE))]
 """Name of a model or dataset."""
-REF = pattern(
-    r"^[a-z0-9][a-z0-9._-]{0,63}(:[1-9][0-9]{0,8}|@[a-z0-9][a-z0-9._-]{0,63})?$",
-    "the name of a model, or name:version, or name@alias",
-)
+REF = pattern(REF_PATTERN, "the name of a model, or name:version, or name@alias")
 """Pattern of a model reference: a name, optionally with a version or an alias."""
 
 

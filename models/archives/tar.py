@@ -75,13 +75,13 @@ class TarReader:
                 kind: Literal["file", "folder", "other"] = (
                     "file" if file is not None else "folder" if member.isdir() else "other"
                 )
-                yield TarEntry(member.name, kind, member.size, _Content(file, stream))
+                yield TarEntry(member.name, kind, member.size, _TarContent(file, stream))
                 stream.left = HEADER_BYTES
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
         """Yield the bytes after the end of the archive, once all members were read."""
-        while self._rest is not None and (piece := _Content(self._rest, self._stream).read(PIECE_BYTES)):
+        while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
@@ -193,7 +193,7 @@ class _Allowance:
         return data
 
 
-class _Content:
+class _TarContent:
     """The content of a member: the allowance grows by each piece as it is asked for."""
 
     def __init__(self, file: Readable | IO[bytes] | None, stream: _Allowance) -> None:

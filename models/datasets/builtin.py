@@ -16,9 +16,9 @@ from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessin
 from models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, Images, digest_of
 from models.errors import DatasetUnfit, ImageError
 from models.images.npy import npy_header
+from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing, conform_pixels
 from models.images.provenance import ARRAY, Provenance, Split
-from models.training.config import TrainingConfig
 
 FILES = {
     "mnist": "mnist.npz",
@@ -41,7 +41,7 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
     return data_dir / FILES[name]
 
 
-def summarize_builtin(name: str, path: Path, config: TrainingConfig) -> DatasetSummary:
+def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
     """Return the summary of a built-in dataset, without reading its pixels. Raises ``DatasetUnfit``."""
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
@@ -52,7 +52,7 @@ def summarize_builtin(name: str, path: Path, config: TrainingConfig) -> DatasetS
     return DatasetSummary(chosen.shape if chosen else shape, train, statistics, calibration, tested)
 
 
-def load_builtin(name: str, path: Path, config: TrainingConfig) -> Dataset:
+def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
     """Return a built-in dataset as a configuration asks for it. Raises ``DatasetUnfit``.
 
     Official training files are split in their own order, other datasets 80/10/10 by a seeded permutation.
@@ -80,7 +80,7 @@ def load_builtin(name: str, path: Path, config: TrainingConfig) -> Dataset:
     return Dataset(name, train, statistics, calibration, test, digest, chosen, provenance, split)
 
 
-def _choice(config: TrainingConfig, shape: tuple[int, ...], name: str) -> Preprocessing | None:
+def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preprocessing | None:
     """Return the preprocessing that ``config`` asks for, None for images that are taken as they are."""
     if (config.image_size, config.fit, config.colour) == (None, None, None):
         return None

@@ -9,7 +9,7 @@ from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound
-from models.training.config import TrainingConfig
+from models.images.options import ImageOptions
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
@@ -19,13 +19,13 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 
 
 def summarize(
-    name: str, data_dir: Path | None, store: DatasetStore | None = None, config: TrainingConfig | None = None
+    name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
     """Return the summary of a dataset as a configuration asks for it, without decoding images.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
-    config = config or TrainingConfig()
+    config = config or ImageOptions()
     path = builtin_file(name, data_dir)
     if path is not None:
         return summarize_builtin(name, path, config)
@@ -36,7 +36,7 @@ def load_dataset(
     name: str,
     data_dir: Path | None,
     store: DatasetStore | None = None,
-    config: TrainingConfig | None = None,
+    config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
     """Return a dataset as a configuration asks for it.
@@ -53,7 +53,7 @@ def load_dataset(
         DatasetUnfit: The configuration does not fit the images.
         StorageFull: There is no room for the prepared pixels.
     """
-    config = config or TrainingConfig()
+    config = config or ImageOptions()
     path = builtin_file(name, data_dir)
     if path is not None:
         return load_builtin(name, path, config)

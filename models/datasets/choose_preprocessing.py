@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import DatasetUnfit
+from models.images.options import ImageOptions
 from models.images.preprocessing import Colour, Preprocessing
-from models.training.config import TrainingConfig
 
 MAX_MODEL_SIDE = 1024
 CHOSEN_SIDE = 64
@@ -25,7 +25,7 @@ class ImageFacts(BaseModel):
     channels: int | None = Field(description="Channels that every image has as it is; None where they differ.")
 
 
-def choose_preprocessing(config: TrainingConfig, facts: ImageFacts, name: str) -> Preprocessing:
+def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
     """Return the preprocessing of a training run: what its configuration sets, with the rest chosen for the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
@@ -43,7 +43,7 @@ def choose_preprocessing(config: TrainingConfig, facts: ImageFacts, name: str) -
         DatasetUnfit: The configuration asks for ``exact``, and the images differ in size or colour.
 
     >>> facts = ImageFacts(smallest=(40, 50), largest=(640, 480), median_shorter_side=51, coloured=True, channels=3)
-    >>> choose_preprocessing(TrainingConfig(), facts, "photos")
+    >>> choose_preprocessing(ImageOptions(), facts, "photos")
     Preprocessing(channels=3, height=48, width=48, fit='crop', colour='rgb')
     """
     width, height = _size(config, facts)
@@ -64,7 +64,7 @@ def choose_preprocessing(config: TrainingConfig, facts: ImageFacts, name: str) -
     return Preprocessing(channels=facts.channels, height=height, width=width, fit=fit)
 
 
-def _size(config: TrainingConfig, facts: ImageFacts) -> tuple[int, int]:
+def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
     """Return width, height."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]

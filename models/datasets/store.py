@@ -19,8 +19,8 @@ from models.datasets.ingest.sources import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
 from models.errors import DatasetNotFound, DatasetTaken
+from models.images.options import ImageOptions
 from models.naming import check_name, is_name
-from models.training.config import TrainingConfig
 
 RESERVE = 256 * 2**20
 
@@ -104,14 +104,14 @@ class DatasetStore:
             raise self._not_found(name) from error
         shutil.rmtree(gone)
 
-    def summarize(self, name: str, config: TrainingConfig) -> DatasetSummary:
+    def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
         """Return the summary of a dataset for a configuration. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
         report = self.report(name)
         shape = choose_preprocessing(config, report.facts, name).shape
         split = report.split
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
-    def load(self, name: str, config: TrainingConfig, progress: Progress = no_progress) -> Dataset:
+    def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
         """Return a dataset as a configuration asks for it, with pixels mapped from a file.
 
         The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.

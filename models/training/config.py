@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from models.images.preprocessing import Colour, Fit
+from models.images.options import ImageOptions
 
 INITIALIZATION_IMAGES = 512
 """Number of images that initialise the activation normalisation of a flow before its first step."""
 STEPS_BETWEEN_VALIDATIONS = 25
 """Smallest number of steps between two validations; short trainings have fewer validations than configured."""
 
-Side = Annotated[int, Field(ge=4, le=1024)]
 
-
-def _both_sides(value: object) -> object:
-    """Return the pair of sides for a single side; a text, as command lines pass it, is parsed as JSON first."""
-    with suppress(ValueError, RecursionError):
-        value = json.loads(value) if isinstance(value, str) else value
-    return (value, value) if isinstance(value, int) else value
-
-
-class TrainingConfig(BaseModel):
+class TrainingConfig(ImageOptions):
     """Settings of one training; the defaults are those that trained the shipped models."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
-        None,
-        description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
-        "same, else a size that suits them.",
-    )
-    fit: Fit | None = Field(
-        None,
-        description="How images of another size are brought to the model's, in training and in scoring: exact (they "
-        "are refused), crop, stretch or pad; unset: exact where all images have the model's size, else crop.",
-    )
-    colour: Colour | None = Field(
-        None,
-        description="Channels of the model: exact (those of the images, others are refused), grey or rgb; unset: exact "
-        "where the images are taken as they are, else rgb if any has colour, else grey.",
-    )
     max_steps: int = Field(
         2000, ge=1, le=10_000_000, description="Optimiser steps; the learning rate falls to its end."
     )

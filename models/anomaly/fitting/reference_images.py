@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import Manifest
 from models.datasets import Dataset, DatasetSummary, Images
 from models.errors import DatasetUnfit
+from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
-from models.training.config import TrainingConfig
 
 MIN_REFERENCE = 20
 SEED = 0
@@ -79,10 +79,10 @@ class EvenlySpaced:
         return images
 
 
-def as_seen(preprocessing: Preprocessing) -> TrainingConfig:
+def as_seen(preprocessing: Preprocessing) -> ImageOptions:
     """Return the configuration that loads a dataset with the preprocessing of a model."""
     size = (preprocessing.height, preprocessing.width)
-    return TrainingConfig(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
+    return ImageOptions(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:

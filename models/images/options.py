@@ -1,0 +1,42 @@
+"""Options of the images that a model is trained on. The module does not import PyTorch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from models.images.preprocessing import Colour, Fit
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+
+
+def _both_sides(value: object) -> object:
+    """Return the pair of sides for a single side; a text, as command lines pass it, is parsed as JSON first."""
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    return (value, value) if isinstance(value, int) else value
+
+
+class ImageOptions(BaseModel):
+    """Size, fit and colour that images are converted to; options that are unset are chosen from the images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
+        None,
+        description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
+        "same, else a size that suits them.",
+    )
+    fit: Fit | None = Field(
+        None,
+        description="How images of another size are brought to the model's, in training and in scoring: exact (they "
+        "are refused), crop, stretch or pad; unset: exact where all images have the model's size, else crop.",
+    )
+    colour: Colour | None = Field(
+        None,
+        description="Channels of the model: exact (those of the images, others are refused), grey or rgb; unset: exact "
+        "where the images are taken as they are, else rgb if any has colour, else grey.",
+    )
