@@ -116,11 +116,11 @@ ARRAYS: dict[str, tuple[bytes, str]] = {
     "groups without characters": (npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"", "'<U0'")), "groups of"),
     "groups beyond Unicode": (
         npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"a\0\0\0\xff\xff\xff\xff" * 12, "'<U2'")),
-        "no characters",
+        "not characters",
     ),
     "groups beyond Unicode, big end first": (
         npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"\0\0\0a\0\x11\0\0" * 12, "'>U2'")),
-        "no characters",
+        "not characters",
     ),
     "huge header": (npz_of(images=npy_of("(12, 28, 28)", padding=16 * MIB)), "at most 10000 are read"),
     "huge header alone": (npy_of("(12, 28, 28)", padding=8 * MIB), "at most 10000 are read"),
