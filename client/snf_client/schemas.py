@@ -13,23 +13,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AliasTarget(BaseModel):
-    """The version that an alias shall point at."""
+    """Request to point an alias at a version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int = Field(..., description="A version of the model.")
 
 
 class Aliases(BaseModel):
-    """The aliases of a model after one was moved."""
+    """The aliases of a model after a change."""
 
     model_config = ConfigDict(frozen=True)
     name: str
-    aliases: dict[str, int] = Field(..., description="Alias to version; `live` is what the plain name means.")
-    previous: int | None = Field(..., description="Where the alias pointed before; null for a new one.")
+    aliases: dict[str, int] = Field(..., description="Version of each alias; `live` is the version of the plain name.")
+    previous: int | None = Field(..., description="Former version of the alias; null for a new alias.")
 
 
 class AuditedImage(BaseModel):
-    """One image scored twice."""
+    """An image that was scored twice."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -38,18 +38,18 @@ class AuditedImage(BaseModel):
     )
     log_likelihood: float = Field(..., description="By the engine, with the cached log-determinants, nats.")
     recomputed: float = Field(
-        ..., description="By the flow as it was trained, in float64, every log-determinant computed anew, nats."
+        ..., description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats."
     )
     difference: float = Field(..., description="`log_likelihood` - `recomputed`, nats.")
 
 
 class AuditedLayer(BaseModel):
-    """The data-independent log-determinant of one layer."""
+    """The data-independent log-determinant of a layer."""
 
     model_config = ConfigDict(frozen=True)
     layer: str
     cached: float = Field(..., description="As stored with the model, nats.")
-    recomputed: float = Field(..., description="Computed anew in float64, nats.")
+    recomputed: float = Field(..., description="Recomputed in float64, nats.")
     difference: float = Field(..., description="`cached` - `recomputed`, nats.")
 
 
@@ -57,28 +57,28 @@ class AuditedTotal(BaseModel):
     """The sum of all data-independent log-determinants."""
 
     model_config = ConfigDict(frozen=True)
-    cached: float = Field(..., description="As scores use it, nats.")
+    cached: float = Field(..., description="As used by scores, nats.")
     recomputed: float
     difference: float
-    tolerance: float = Field(..., description="Largest difference allowed, nats: in every precision that of float32.")
+    tolerance: float = Field(..., description="Largest allowed difference, nats: that of float32 in every precision.")
 
 
 class CalibrationChoice(BaseModel):
-    """Which calibration shall be used."""
+    """Request to use another calibration of a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    calibration: int = Field(..., description="Its number; 0 is the one that the model came with.")
+    calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
 
 
 class CalibrationRequest(BaseModel):
-    """Images to calibrate on."""
+    """Request for a new calibration of a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    dataset: str = Field(..., description="Images like those to be scored, none of which shall be flagged.")
-    activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
+    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Arithmetic that scores have while this calibration is in use. `bfloat16`: that of the middle convolutions of the coupling networks, faster where the CPU has it; how far scores are from float32 is measured and told in `deviation`.",
+        description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as `deviation`.",
     )
 
 
@@ -95,17 +95,17 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """Who is calling, and what it may do."""
+    """The caller of the request and its roles."""
 
     model_config = ConfigDict(frozen=True)
-    name: str = Field(..., description="Name of the key; `anyone` where the service asks for none.")
+    name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
     key: str | None = Field(..., description="Id of the key; null without one.")
     role: Literal["read", "score", "train", "admin"] = Field(..., description="Role of the key; admin without one.")
-    may: list[Literal["read", "score", "train", "admin"]] = Field(..., description="Roles that it includes.")
+    may: list[Literal["read", "score", "train", "admin"]] = Field(..., description="Roles that `role` includes.")
 
 
 class Curve(BaseModel):
-    """A ROC curve, thinned: (false, true) positive rates."""
+    """A thinned ROC curve: (false, true) positive rates."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -113,7 +113,7 @@ class Curve(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """One report of a training; null where the value was not a finite number."""
+    """A point of a training curve; null where a value was not a finite number."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -127,31 +127,28 @@ class CurvePoint(BaseModel):
 
 
 class DatasetEntry(BaseModel):
-    """One dataset that can be trained on."""
+    """A dataset in the list of datasets."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     origin: Literal["built-in", "stored"]
     images: int
-    image_shape: list[int] = Field(
-        ..., description="Channels, height, width of what a model is trained on, unless its parameters say otherwise."
-    )
+    image_shape: list[int] = Field(..., description="Channels, height, width of the training images, by default.")
     train: int = Field(..., description="Images that fit the flow.")
     statistics: int = Field(
-        ...,
-        description="Images that select the model and fit the anomaly statistics; where there are folds, the reference images that give p-values, too.",
+        ..., description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
     )
-    calibration: int = Field(..., description="Images that give p-values alone; 0 where there are folds.")
-    test: int = Field(..., description="Images that only evaluation sees.")
+    calibration: int = Field(..., description="Images that only give p-values; 0 with folds.")
+    test: int = Field(..., description="Images that are used by evaluations only.")
     folds: int = Field(
         ...,
-        description="Fewer than 400 uploaded images have no calibration part: so many folds of `statistics` serve both by cross-conformal prediction. Else 0.",
+        description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of fewer than 400 uploaded images. Else 0.",
     )
-    smallest: list[int] = Field(..., description="Smallest width and smallest height of the images as they came.")
-    largest: list[int] = Field(..., description="Largest width and largest height of the images as they came.")
-    bytes: int = Field(..., description="Size of the originals.")
-    created: datetime | None = Field(..., description="When it was uploaded; null for built-in ones.")
-    problem: str | None = Field(None, description="Why it cannot be trained on as it is, if so; counts are 0 then.")
+    smallest: list[int] = Field(..., description="Smallest width and smallest height of the original images.")
+    largest: list[int] = Field(..., description="Largest width and largest height of the original images.")
+    bytes: int = Field(..., description="Size of the original files.")
+    created: datetime | None = Field(..., description="Time of the upload; null for built-in datasets.")
+    problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
 
 
 class DatasetList(BaseModel):
@@ -162,7 +159,7 @@ class DatasetList(BaseModel):
 
 
 class Deviation(BaseModel):
-    """How far images are from the same in float32: of their log-likelihoods, and of their statistics T, in nats."""
+    """The deviation of scores from those in float32, in nats: of log-likelihoods, and of the anomaly statistic T."""
 
     model_config = ConfigDict(frozen=True)
     images: int
@@ -183,33 +180,31 @@ class Draws(BaseModel):
 
 
 class Drift(BaseModel):
-    """Whether recent images of a model look like its calibration images, by their p-values."""
+    """Drift of a model's recent images from its calibration images, by their p-values."""
 
     model_config = ConfigDict(frozen=True)
-    source: str | None = Field(
-        ..., description="The source that the images were sent with; null for all images together."
-    )
-    images: int = Field(..., description="Images in the window: the newest that were scored.")
+    source: str | None = Field(..., description="Source of the images; null for all images together.")
+    images: int = Field(..., description="Images in the window of the newest images.")
     statistic: float | None = Field(
         ...,
         description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null while there are too few images.",
     )
     p_value: float | None = Field(
-        ..., description="How rare a distance this large is without drift; null with `statistic`."
+        ..., description="How likely so large a distance is without drift; null with `statistic`."
     )
     low_share: float = Field(
         ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
     )
     alarm: bool = Field(
         ...,
-        description="Starts where the p-value is at most the service's threshold, ends where it is past ten times that.",
+        description="Starts when the p-value is at most the service's threshold, ends when it exceeds ten times that.",
     )
-    since: datetime = Field(..., description="When the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(..., description="When the alarm was first seen, while it lasts.")
+    since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
+    alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
 
 
 class Duplicates(BaseModel):
-    """Images that others are like: how many, and examples by path."""
+    """The number of images with duplicates or near duplicates, and examples by path."""
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images that have another like them.")
@@ -248,19 +243,19 @@ class EstimatedJob(BaseModel):
 
 
 class Example(BaseModel):
-    """One image of a set."""
+    """One image of a gallery, with its scores."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Path in the dataset, or part and place.")
     p_value: float
     statistic: float
     log_likelihood: float
-    reason: str | None = Field(..., description="What speaks loudest for an anomaly.")
+    reason: str | None = Field(..., description="The strongest reason for an anomaly.")
     png: str = Field(..., description="The image as PNG, base64; a large one is made smaller.")
 
 
 class FalseAlarms(BaseModel):
-    """The share of normal images that a score flags, and where it is expected if they are like its calibration's."""
+    """The share of normal images that a score flags, with the interval expected for images like the calibration's."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -271,16 +266,16 @@ class FalseAlarms(BaseModel):
 
 
 class Fdr(BaseModel):
-    """False-discovery control over one request."""
+    """False-discovery rates over the images of a request."""
 
     model_config = ConfigDict(frozen=True)
     q_values: list[float | None] = Field(
-        ..., description="Benjamini-Hochberg q-value beside each result; null where there is no score."
+        ..., description="Benjamini-Hochberg q-value of each result; null where there is no score."
     )
 
 
 class Gallery(BaseModel):
-    """The most and the least anomalous images of a set by the combined score, the extreme one first."""
+    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
 
     model_config = ConfigDict(frozen=True)
     most: list[Example]
@@ -288,30 +283,31 @@ class Gallery(BaseModel):
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Answer of the health check: the process runs."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
 
 
 class HeatMap(BaseModel):
-    """Where the log-likelihood comes from, and where that is unusual."""
+    """Contribution of each pixel to the log-likelihood, and how unusual it is."""
 
     model_config = ConfigDict(frozen=True)
     png: str = Field(
-        ..., description="The image in grey under its map, PNG, base64: red is less likely than usual, blue more."
+        ...,
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely.",
     )
     npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
         ...,
-        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw; `z`: the same in deviations from the reference images at that pixel; `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
     )
     lowest_z: float
     highest_z: float
 
 
 class Histogram(BaseModel):
-    """Shares of the images in each bar."""
+    """The share of the images of one set in each bar of a histogram."""
 
     model_config = ConfigDict(frozen=True)
     set: str
@@ -319,9 +315,9 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """One number's histograms over sets that share their edges; what lies beyond them is in the outermost bars.
+    """Histograms of one number over several sets, with shared edges. Values beyond them count in the outermost bars.
 
-    Those of T are spaced evenly in log(1 + T).
+    Edges of T are evenly spaced in log(1 + T).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -331,7 +327,7 @@ class Histograms(BaseModel):
 
 
 class ImageCount(BaseModel):
-    """A set of images: how many were asked for, and how many had no finite likelihood and are left out."""
+    """The number of images in a set, and of those without a finite likelihood, which are left out."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -341,7 +337,7 @@ class ImageCount(BaseModel):
 
 
 class ImageFacts(BaseModel):
-    """What the choice depends on, known without decoding anything again."""
+    """Sizes and colours of the images of a dataset, from which a preprocessing is chosen."""
 
     model_config = ConfigDict(frozen=True)
     smallest: tuple[int, int] = Field(..., description="Smallest width and smallest height, pixels.")
@@ -352,7 +348,7 @@ class ImageFacts(BaseModel):
 
 
 class ItemError(BaseModel):
-    """Why one image could not be scored: the members of a problem."""
+    """The error of an image that could not be scored, as the members of a problem."""
 
     model_config = ConfigDict(frozen=True)
     type: str
@@ -362,21 +358,21 @@ class ItemError(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """A job to do."""
+    """A job to be queued."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate"] = Field(
         ...,
-        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, or `evaluate` how well it tells a dataset's images from others.",
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, or `evaluate` how well it separates a dataset's images from others.",
     )
     dataset: str = Field(
-        ..., description="The dataset to train on, to score, to calibrate on, or whose images are the normal ones."
+        ..., description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
     )
     model: str = Field(
         ...,
         description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is queued.",
     )
-    preset: str = Field("snf-glow-small", description="train: the architecture.")
+    preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     parameters: dict[str, Any] | None = Field(
         None,
         description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
@@ -385,10 +381,10 @@ class JobRequest(BaseModel):
         False, description="train: move the alias `live` to the new version; the first version gets it anyway."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="train: where; `auto` is a GPU where a worker that is running has one, else the CPU."
+        "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
     )
     force: bool = Field(
-        False, description="train: queue it even if it is expected to need more memory than any running worker gives."
+        False, description="train: queue it even if it is expected to need more memory than any running worker has."
     )
 
 
@@ -403,15 +399,15 @@ class JobResult(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job as it stands."""
+    """A job with its state, progress and result."""
 
     model_config = ConfigDict(frozen=True)
     id: str
     type: Literal["train", "score", "calibrate", "evaluate"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
-    queue: str = Field(..., description="Queue that the job waits in, by the device it runs on.")
+    queue: str = Field(..., description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(
-        None, description="Jobs of its queue that were sent before this one, while it waits; not in lists."
+        None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
     )
     dataset: str
     model: str
@@ -423,42 +419,44 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
-    checkpoint_step: int | None = Field(..., description="Step of the newest checkpoint, from which it would go on.")
+    checkpoint_step: int | None = Field(
+        ..., description="Step of the newest checkpoint, from which the job would continue."
+    )
     cancel_requested: bool
     pause_requested: bool
-    retry_of: str | None = Field(..., description="The job that this one tries again.")
-    estimate: Estimate | None = Field(..., description="What the whole job was expected to take when it was queued.")
+    retry_of: str | None = Field(..., description="Id of the job of which this is a retry.")
+    estimate: Estimate | None = Field(..., description="Expected time and memory of the whole job when it was queued.")
     progress: dict[str, Any] = Field(..., description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
     metrics: dict[str, Any] = Field(
-        ..., description="Latest value of each metric of the training; under `evaluation` those of the finished model."
+        ..., description="Latest value of each metric of the training; in `evaluation` those of the finished model."
     )
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
-        ..., description="The registered model version, what a scoring counted, or the number of the new calibration."
+        ..., description="The registered model version, the counts of a scoring, or the number of the new calibration."
     )
     links: dict[str, str]
 
 
 class ModelSummary(BaseModel):
-    """One model name."""
+    """A model in the list of models."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     versions: list[int]
     aliases: dict[str, int]
     state: Literal["idle", "loading", "ready", "failed"] = Field(
-        ..., description="State of the live version; `idle` is loaded when it is first asked for."
+        ..., description="State of the live version. An `idle` version is loaded at its first request."
     )
-    reason: str | None = Field(..., description="Why it failed, if it did.")
+    reason: str | None = Field(..., description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(..., description="Whether the model ships with the product.")
-    architecture: str | None = Field(..., description="The preset that the model was made from.")
+    architecture: str | None = Field(..., description="Preset of the model's architecture.")
     image_shape: list[int] | None = Field(..., description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
 
 
 class Normal(BaseModel):
-    """The normal images."""
+    """The normal images of an evaluation, and their parts."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -472,33 +470,33 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """What was done to the image before it was scored."""
+    """Conversions of the image before it was scored."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
     resized: bool
-    converted: str | None = Field(..., description="The colour conversion, if there was one.")
+    converted: str | None = Field(..., description="The colour conversion, if there was any.")
     warning: str | None = Field(
         ...,
-        description="How the file differs from those of training, in format or size, if it does: a model may take that for an anomaly.",
+        description="How the file differs from the training images in format or size, if it does. A model can mistake that for an anomaly.",
     )
 
 
 class PresetView(BaseModel):
-    """A named architecture with the training that goes with it."""
+    """A named architecture with its training parameters."""
 
     model_config = ConfigDict(frozen=True)
     name: str
-    purpose: str = Field(..., description="What it is for, and how long it takes.")
+    purpose: str = Field(..., description="Its purpose, and how long it trains.")
     family: Literal["glow", "convolutional", "fully-connected"]
-    linear: str = Field(..., description="How its linear layers are parametrised and learned.")
+    linear: str = Field(..., description="Parametrisation of its linear layers.")
     parameters: dict[str, Any] = Field(
-        ..., description="Parameters whose defaults differ from those of the schema; what a job asks for comes first."
+        ..., description="Parameters whose defaults differ from the schema; parameters of a job override them."
     )
 
 
 class Preview(BaseModel):
-    """A grid of samples that the flow drew at one step."""
+    """A grid of samples that the flow drew at a step."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -506,7 +504,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """The previews that are kept of a training, the oldest first."""
+    """The stored previews of a training, the oldest first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -514,17 +512,18 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """Where a verdict turns."""
+    """The statistic at which a verdict changes, for a false-alarm rate."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
     statistic: float = Field(
-        ..., description="Smallest T, nats, with p <= `alpha`; approximate for a calibration of several folds."
+        ...,
+        description="Smallest statistic T, nats, with p <= `alpha`; approximate for a calibration of several folds.",
     )
 
 
 class Rate(BaseModel):
-    """The share of images that a score flags at a false-alarm rate; null where no threshold can be as strict."""
+    """The share of images that a score flags at a false-alarm rate; null where no threshold is strict enough."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -532,7 +531,7 @@ class Rate(BaseModel):
 
 
 class Readiness(BaseModel):
-    """What the service can do now."""
+    """State of the service and of its models."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["ready", "loading", "draining", "failed"]
@@ -540,12 +539,12 @@ class Readiness(BaseModel):
     failed: dict[str, str] = Field(..., description="Reason by model version that could not be loaded.")
     jobs: Literal["ok", "degraded"] = Field(..., description="`degraded` while the job store does not answer.")
     queue: dict[str, int] = Field(
-        ..., description="Images waiting or in work, each counted once a draw, and how many may."
+        ..., description="Images in the queue or in work, each counted once per draw, and its capacity."
     )
 
 
 class Reason(BaseModel):
-    """What speaks for an anomaly, the strongest first."""
+    """A reason why an image is unusual; the strongest is first."""
 
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
@@ -553,32 +552,34 @@ class Reason(BaseModel):
     )
     z: float = Field(
         ...,
-        description="Standard deviations from what is expected given the image's complexity; of `gradients` the surprise in nats.",
+        description="Standard deviations from the value expected at the image's complexity; for `gradients` the surprise in nats.",
     )
-    share: float = Field(..., description="Its part of the evidence, between 0 and 1.")
+    share: float = Field(..., description="Its share of the evidence, between 0 and 1.")
     text: str = Field(..., description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
 
 
 class Reference(BaseModel):
-    """How strange the calibration images of a model are."""
+    """Distribution of the statistic T over the calibration images of a model."""
 
     model_config = ConfigDict(frozen=True)
     model: str
     version: int
-    calibration: int = Field(..., description="The calibration in use; 0 is the one that the model came with.")
+    calibration: int = Field(..., description="The active calibration; 0 is the model's own.")
     count: int = Field(..., description="Calibration images.")
-    smallest_p: float = Field(..., description="Smallest p-value that so many images can give.")
+    smallest_p: float = Field(..., description="Smallest p-value that this number of images can give.")
     edges: list[float] = Field(
         ...,
-        description="Edges of the bins, nats, one more than there are bins. All bins but the last are equally wide and end at the 99.9 % quantile; the last goes on to the largest T.",
+        description="Edges of the bins, nats, one more than bins. All bins but the last are equally wide and end at the 99.9 % quantile; the last bin extends to the largest T.",
     )
     counts: list[int] = Field(..., description="Calibration images in each bin.")
-    quantiles: list[Quantile] = Field(..., description="For every usual `alpha` that so many images can attain.")
+    quantiles: list[Quantile] = Field(
+        ..., description="For every common `alpha` that this number of images can attain."
+    )
 
 
 class RejectedFile(BaseModel):
-    """A file that was left out, and why."""
+    """A file that was left out, and the reason."""
 
     model_config = ConfigDict(frozen=True)
     path: str
@@ -586,7 +587,7 @@ class RejectedFile(BaseModel):
 
 
 class Result(BaseModel):
-    """How well one score tells a set from the normal images; 95 % bootstrap intervals."""
+    """The result of one score on a set of anomalous images, with 95 % bootstrap intervals."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -600,7 +601,7 @@ class Result(BaseModel):
 
 
 class Sample(BaseModel):
-    """One generated image with the likelihood of exactly these 8-bit pixels."""
+    """A sampled image with the likelihood of its 8-bit pixels."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -611,7 +612,7 @@ class Sample(BaseModel):
 
 
 class Samples(BaseModel):
-    """Generated images."""
+    """Sampled images."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -624,32 +625,30 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """How a loaded version computes."""
+    """How a loaded version computes its scores."""
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(..., description="The library that computes: openvino or torch.")
     precision: Literal["float32", "bfloat16"] = Field(
         ...,
-        description="Arithmetic of the middle convolutions of coupling networks, that of the calibration in use; all else is float32 or better.",
+        description="Arithmetic of the middle convolutions of coupling networks, that of the active calibration. All else is float32 or better.",
     )
-    tile: int = Field(
-        ..., description="Images that are computed at once: measured when the model was first loaded here."
-    )
+    tile: int = Field(..., description="Images that are computed at once, measured at the first load on this machine.")
     log_det_total: float = Field(..., description="Sum of the cached data-independent log-determinants, nats.")
-    log_det_digest: str = Field(..., description="Digest of the weights that they belong to.")
+    log_det_digest: str = Field(..., description="Digest of the weights of these log-determinants.")
     has_learned_inverse: bool
     smallest_p: float
     default_alpha: float
 
 
 class SetReport(BaseModel):
-    """One anomalous set against the normal images."""
+    """The comparison of one set of anomalous images with the normal images."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     kind: Literal["dataset", "corruption"]
     images: ImageCount
-    normal_images: int = Field(..., description="Normal images that it is told from.")
+    normal_images: int = Field(..., description="Normal images that it is compared with.")
     results: list[Result]
     best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
     auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
@@ -659,7 +658,7 @@ class SetReport(BaseModel):
 
 
 class SizeCount(BaseModel):
-    """How many images have one size."""
+    """The number of images with one size."""
 
     model_config = ConfigDict(frozen=True)
     width: int
@@ -668,9 +667,10 @@ class SizeCount(BaseModel):
 
 
 class Split(BaseModel):
-    """How a dataset's images were shared out: by which rule and why, how many each part has, whose groups.
+    """Split of a dataset into parts for training, statistics and calibration.
 
-    Where there are ``folds``, there is no calibration part: ``statistics`` is the reference part that serves both.
+    If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
+    prediction.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -687,27 +687,25 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """One scale's part of a log-likelihood; scale 0 is the pixel transform."""
+    """The part of a scale in a log-likelihood; scale 0 is the pixel transform."""
 
     model_config = ConfigDict(frozen=True)
     scale: int
-    log_prior: float = Field(..., description="Log-density of the latents that leave the flow here, nats.")
+    log_prior: float = Field(..., description="Log-density of the latents that leave the flow at this scale, nats.")
     log_det: float = Field(..., description="Sum of the log-determinants of this scale's bijections, nats.")
 
 
 class Threshold(BaseModel):
-    """With p <= `threshold` the false-alarm rate is at most `alpha` with 95 % confidence."""
+    """A p-value threshold that keeps a false-alarm rate of at most `alpha` with 95 % confidence."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
-    threshold: float | None = Field(
-        ..., description="Pass it as `alpha` when scoring; null where too few images are there."
-    )
-    images_needed: int = Field(..., description="Fewest calibration images for which there is a threshold.")
+    threshold: float | None = Field(..., description="`alpha` for scoring; null where there are too few images.")
+    images_needed: int = Field(..., description="Fewest calibration images for a threshold.")
 
 
 class Validation(BaseModel):
-    """One validation of a training, with whatever else its trainer found then."""
+    """A validation of a training, with further metrics."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     step: int
@@ -717,7 +715,7 @@ class Validation(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A worker that is running; it has one device and runs one job at a time."""
+    """A running worker, which has a single device and runs a single job at a time."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -731,9 +729,9 @@ class WorkerView(BaseModel):
     train_processes: int = Field(..., description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
     started_at: datetime
     state: Literal["idle", "busy", "not-receiving"] = Field(
-        ..., description="`not-receiving`: messages wait that it does not get; it reconnects, then starts anew."
+        ..., description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
     )
-    job: str | None = Field(..., description="The job in hand.")
+    job: str | None = Field(..., description="Id of the job that it runs.")
 
 
 class Anomaly(BaseModel):
@@ -744,14 +742,14 @@ class Anomaly(BaseModel):
     score: float = Field(..., description="-log10 of the p-value: large is anomalous.")
     is_anomaly: bool = Field(..., description="Whether the p-value is at most alpha.")
     alpha: float = Field(..., description="False-alarm rate of this verdict.")
-    statistic: float = Field(..., description="Evidence in nats, larger is stranger; orders images where p-values end.")
-    extrapolated: bool = Field(..., description="Whether no calibration image was as strange.")
+    statistic: float = Field(..., description="Evidence in nats; it also orders images beyond the smallest p-value.")
+    extrapolated: bool = Field(..., description="Whether the image is more anomalous than every calibration image.")
     smallest_p: float = Field(..., description="Smallest p-value that this model's calibration set can give.")
     reasons: list[Reason] | None = None
 
 
 class Audit(BaseModel):
-    """Scores beside what they are without anything cached."""
+    """Scores of a model beside the same scores without cached values."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -761,48 +759,49 @@ class Audit(BaseModel):
         ..., description="Arithmetic of the middle convolutions of coupling networks in scores."
     )
     images: list[AuditedImage]
-    log_dets: list[AuditedLayer] = Field(..., description="Of every layer that has one, in the order of the flow.")
+    log_dets: list[AuditedLayer] = Field(..., description="Of all layers that have one, in the order of the flow.")
     total: AuditedTotal
     tolerance: float = Field(
         ...,
-        description="Largest difference of an image allowed, nats: 0.001 up to 28x28 and 0.00001 a dimension beyond. In bfloat16 twice the worst deviation from float32 that its calibration measured is added: that much is rounding, and smaller errors are not seen in the images, but still in the log-determinants.",
+        description="Largest allowed difference of an image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond. In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants.",
     )
-    agrees: bool = Field(..., description="Whether no image and not the total differs by more than is allowed.")
-    seconds: float = Field(..., description="Time that was spent computing.")
+    agrees: bool = Field(..., description="Whether all images and the total are within their tolerances.")
+    seconds: float = Field(..., description="Computing time.")
 
 
 class CalibrationView(BaseModel):
-    """One calibration of a model version; what it is made of is null where its record is damaged."""
+    """A calibration of a model version. Its data are null where its record is damaged."""
 
     model_config = ConfigDict(frozen=True)
-    number: int = Field(..., description="0 is the one that the model came with.")
+    number: int = Field(..., description="0 is the model's own calibration.")
     active: bool = Field(..., description="Whether scoring uses it.")
     created: datetime | None
-    job: str | None = Field(..., description="The job that made it; null for 0 where the model was not trained by one.")
+    job: str | None = Field(..., description="The job that made it; null for a model that was not trained by a job.")
     dataset: str | None
-    statistics_images: int | None = Field(..., description="Images that the statistics were fitted to.")
-    calibration_images: int | None = Field(..., description="Images that p-values are ranks among.")
+    statistics_images: int | None = Field(..., description="Images to which the statistics were fitted.")
+    calibration_images: int | None = Field(..., description="Images among which p-values are ranks.")
     folds: int | None = Field(
-        ..., description="More than 1: both kinds are the same images, each fold judged by the others."
+        ...,
+        description="More than 1: both kinds are the same images, and each fold is judged by the fit to the others.",
     )
     precision: Literal["float32", "bfloat16"] | None = Field(
-        ..., description="Arithmetic that scores have while it is in use."
+        ..., description="Arithmetic of scores while it is active."
     )
     deviation: Deviation | None = Field(
-        ..., description="How far scores of its calibration images are from float32, nats; null where it is that."
+        ..., description="Distance of scores of its calibration images from float32, nats; null for float32."
     )
     smallest_p: float | None = Field(
-        ..., description="Smallest p-value it can give: the smallest `alpha` that can be asked."
+        ..., description="Smallest p-value it can give, and so the smallest `alpha` of a request."
     )
     thresholds: list[Threshold] = Field(
         ...,
-        description="With p <= `threshold` the false-alarm rate is at most `alpha` with 95 % confidence, for images like those of the calibration. Empty where that is not known: with several folds, and where suspect images were left out.",
+        description="Thresholds for images like those of the calibration. Empty with several folds, and where suspect images were left out.",
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
 
 
 class Column(BaseModel):
-    """A score, larger = stranger, and its false alarms on the normal images."""
+    """A score, larger = more anomalous, and its false alarms on the normal images."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -812,7 +811,7 @@ class Column(BaseModel):
 
 
 class DatasetReport(BaseModel):
-    """The validation report of a stored dataset."""
+    """The report of a stored dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -837,11 +836,11 @@ class DatasetReport(BaseModel):
     groups: dict[str, int] = Field(..., description="Images a group, the 100 largest; '' has those in no folder.")
     different_groups: int
     split: Split
-    notes: list[str] = Field(..., description="What to know before training, in words.")
+    notes: list[str] = Field(..., description="Advice to read before training.")
 
 
 class EvaluationReport(BaseModel):
-    """An evaluation: a model's scores on normal images and on anomalous sets, beside trivial baselines."""
+    """The report of an evaluation: the scores of a model on normal and anomalous images, beside trivial baselines."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -857,7 +856,7 @@ class EvaluationReport(BaseModel):
     columns: list[Column]
     sets: list[SetReport]
     histograms: list[Histograms]
-    notes: list[str] = Field(..., description="What a reader must know to read the numbers rightly.")
+    notes: list[str] = Field(..., description="Notes on how to read the numbers.")
 
 
 class FailedImage(BaseModel):
@@ -875,11 +874,11 @@ class JobList(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     jobs: list[JobView]
-    next: str | None = Field(..., description="Value of `after` for the page that follows, if there is one.")
+    next: str | None = Field(..., description="Value of `after` for the next page; null for the last page.")
 
 
 class ModelDetail(BaseModel):
-    """One version of a model: its manifest, and how it is served."""
+    """A version of a model: its manifest, and how it is served."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -888,32 +887,32 @@ class ModelDetail(BaseModel):
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
     size_bytes: int
-    manifest: dict[str, Any] = Field(..., description="The artifact's manifest as it stands on disk.")
-    calibration: CalibrationView = Field(..., description="The calibration that scoring uses.")
-    serving: Serving | None = Field(..., description="Absent until the version is loaded.")
+    manifest: dict[str, Any] = Field(..., description="The manifest of the artifact on disk.")
+    calibration: CalibrationView = Field(..., description="The active calibration.")
+    serving: Serving | None = Field(..., description="Null until the version is loaded.")
     drift: list[Drift] = Field(
-        ..., description="All images together first, then by source; empty until images were scored."
+        ..., description="Drift of all images first, then by source. Empty until images are scored."
     )
 
 
 class ModelPage(BaseModel):
-    """All models."""
+    """The list of all models."""
 
     model_config = ConfigDict(frozen=True)
     models: list[ModelSummary]
 
 
 class PresetList(BaseModel):
-    """All presets, and what a training may be told."""
+    """All presets, and the parameters of a training job."""
 
     model_config = ConfigDict(frozen=True)
     presets: list[PresetView]
-    default: str = Field(..., description="The preset of a job that names none.")
+    default: str = Field(..., description="The preset of a job without `preset`.")
     parameters: dict[str, Any] = Field(..., description="JSON Schema of a training job's `parameters`, with defaults.")
 
 
 class ScoredImage(BaseModel):
-    """One image's score. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+    """The score of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
 
     model_config = ConfigDict(frozen=True)
     index: int = Field(..., description="Place of the image in the request.")
@@ -930,19 +929,19 @@ class ScoredImage(BaseModel):
 
 
 class Scores(BaseModel):
-    """The scores of one request."""
+    """The scores of a request."""
 
     model_config = ConfigDict(frozen=True)
     model: str
     version: int
-    calibration: int = Field(..., description="Number of the calibration that the verdicts are by.")
+    calibration: int = Field(..., description="Number of the calibration of the verdicts.")
     count: int = Field(..., description="Number of results.")
     results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
     fdr: Fdr | None = None
 
 
 class TrainingCurve(BaseModel):
-    """The course of a training; steps rise strictly, also where an attempt did some of them anew."""
+    """The curve of a training. Each step occurs once, also where a later attempt repeated it."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -951,14 +950,14 @@ class TrainingCurve(BaseModel):
 
 
 class WorkerList(BaseModel):
-    """The workers that said lately that they are alive."""
+    """The running workers."""
 
     model_config = ConfigDict(frozen=True)
     workers: list[WorkerView]
 
 
 class CalibrationList(BaseModel):
-    """The calibrations of a model version, 0 first."""
+    """The calibrations of a model version, in the order of their numbers."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -968,30 +967,27 @@ class CalibrationList(BaseModel):
 
 
 class DatasetDetail(BaseModel):
-    """One dataset, with the report of its validation where it was uploaded."""
+    """A dataset; an uploaded one has the report of its validation."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     origin: Literal["built-in", "stored"]
     images: int
-    image_shape: list[int] = Field(
-        ..., description="Channels, height, width of what a model is trained on, unless its parameters say otherwise."
-    )
+    image_shape: list[int] = Field(..., description="Channels, height, width of the training images, by default.")
     train: int = Field(..., description="Images that fit the flow.")
     statistics: int = Field(
-        ...,
-        description="Images that select the model and fit the anomaly statistics; where there are folds, the reference images that give p-values, too.",
+        ..., description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
     )
-    calibration: int = Field(..., description="Images that give p-values alone; 0 where there are folds.")
-    test: int = Field(..., description="Images that only evaluation sees.")
+    calibration: int = Field(..., description="Images that only give p-values; 0 with folds.")
+    test: int = Field(..., description="Images that are used by evaluations only.")
     folds: int = Field(
         ...,
-        description="Fewer than 400 uploaded images have no calibration part: so many folds of `statistics` serve both by cross-conformal prediction. Else 0.",
+        description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of fewer than 400 uploaded images. Else 0.",
     )
-    smallest: list[int] = Field(..., description="Smallest width and smallest height of the images as they came.")
-    largest: list[int] = Field(..., description="Largest width and largest height of the images as they came.")
-    bytes: int = Field(..., description="Size of the originals.")
-    created: datetime | None = Field(..., description="When it was uploaded; null for built-in ones.")
-    problem: str | None = Field(None, description="Why it cannot be trained on as it is, if so; counts are 0 then.")
+    smallest: list[int] = Field(..., description="Smallest width and smallest height of the original images.")
+    largest: list[int] = Field(..., description="Largest width and largest height of the original images.")
+    bytes: int = Field(..., description="Size of the original files.")
+    created: datetime | None = Field(..., description="Time of the upload; null for built-in datasets.")
+    problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
