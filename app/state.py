@@ -25,7 +25,7 @@ from app.scoring.queue import ScoringQueue
 from models.datasets import DatasetStore
 from worker.broker.celery_app import make_celery
 from worker.broker.embedded import redis_client
-from worker.jobs.slowness import Pace
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import Presence
 from worker.settings import Settings
@@ -44,7 +44,7 @@ class House:
     decoders: Decoders
     jobs: JobStore
     presence: Presence
-    pace: Pace
+    durations: DurationModel
     jobs_watch: JobStoreWatch
     event_streams: EventStreams
     celery: Celery
@@ -80,7 +80,7 @@ async def open_house(settings: Settings, draining: threading.Event) -> AsyncIter
         decoders=Decoders(DECODERS),
         jobs=jobs,
         presence=Presence(client, settings.key_prefix),
-        pace=Pace(client, settings.key_prefix),
+        durations=DurationModel(client, settings.key_prefix),
         jobs_watch=jobs_watch,
         event_streams=EventStreams(settings, jobs_watch, draining),
         celery=make_celery(settings),

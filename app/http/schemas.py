@@ -293,12 +293,18 @@ class Estimate(Answer):
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
-    parameters: int = Field(description="Numbers that the model learns.")
-    slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
-    measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
+    parameters: int = Field(description="Numbers that the model learns; 0 where they were not counted in time.")
+    slowness: float = Field(description="`seconds` over those of the machine that the assumed speed is from.")
+    measured: bool = Field(description="Whether trainings have run here, so that `seconds` follow from theirs.")
+    basis: Literal["earlier jobs", "measured", "assumed", "guessed"] | None = Field(
+        None,
+        description="Where `seconds` come from: trainings that ran here; the measured speed of the machine; the speed "
+        "of another machine, a rough guess; a guess from the sizes of images and batches, as the work was not counted "
+        "within a second (ask again). null: a job of an earlier version.",
+    )
     fits: bool | None = Field(
         description="Whether a running worker gives a training that much memory; null where that is not known, as "
-        "where no worker serves the queue."
+        "where no worker serves the queue, or the memory is guessed."
     )
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.http.errors import FieldProblem, Problem, invalid, pointer_of
 from app.http.schemas import Estimate, JobRequest
 from app.jobs.calibration_requests import check_calibration
+from app.jobs.estimates import estimate_job
 from app.jobs.evaluation_requests import check_evaluation
 from app.jobs.scoring_requests import check_scoring
 from app.state import House
@@ -18,7 +19,6 @@ from models.errors import DatasetNotFound, DatasetUnfit
 from models.flows.architecture import Architecture
 from models.registry.registry import NAME
 from models.training.config import TrainingConfig
-from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
 from worker.jobs.record import DeviceKind, Queue
 from worker.jobs.submission import training_queue
@@ -75,18 +75,18 @@ def _plan_training(request: JobRequest, house: House) -> JobPlan:
     architecture, config, dataset = check_training(request, house.settings.data_dir, house.datasets)
     queue = training_queue(request.device, house.presence)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    slowness, measured = house.pace.slowness(device, request.preset)
-    found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
+    expected = estimate_job(request.preset, architecture, config, dataset, device, house.settings, house.durations)
     serving = [worker for worker in house.presence.workers() if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
-        seconds=found.seconds,
-        memory_bytes=found.memory_bytes,
-        parameters=found.parameters,
-        slowness=slowness,
-        measured=measured,
-        fits=None if available is None else available >= found.memory_bytes,
+        seconds=expected.seconds,
+        memory_bytes=expected.memory_bytes,
+        parameters=expected.parameters,
+        slowness=expected.slowdown,
+        measured=expected.basis == "earlier jobs",
+        basis=expected.basis,
+        fits=None if available is None or expected.basis == "guessed" else available >= expected.memory_bytes,
         available_bytes=available,
     )
     return JobPlan(request.model, queue, len(serving), estimate)

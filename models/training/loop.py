@@ -84,7 +84,8 @@ class Trainer:
 
     Weights, averages, multipliers, optimiser and batches live on ``device``, "cpu" or "cuda"; what :meth:`run` returns
     is on the CPU. Of several ``ranks`` each makes a trainer in the same folder; the first one alone observes,
-    validates and writes. Raises ``DeviceNotFound``, ``RanksUnfit``.
+    validates and writes. ``evaluation_steps``: how many steps take as long as what follows the last one, which is part
+    of the time that it reports as left. Raises ``DeviceNotFound``, ``RanksUnfit``.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Trainer:
         observe: Observer,
         device: str = "cpu",
         ranks: Ranks | None = None,
+        evaluation_steps: float = 0.0,
     ) -> None:
         self.device = find_device(device)
         self.ranks = ranks or Ranks.single()
+        self.evaluation_steps = evaluation_steps
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
@@ -110,7 +113,7 @@ class Trainer:
             raise RanksUnfit(f"{self.ranks.size} processes cannot share batches of {self.batches.batch_size} images")
         self.flow = self._fresh_flow(architecture)
         self.averaged = copy.deepcopy(self.flow).eval()
-        _compute_coupling_nets_in(self.averaged, None)
+        compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
@@ -132,7 +135,7 @@ class Trainer:
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config, self.device.type)
-        _compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
         return flow.to(self.device).train()
 
     def _initialize(self) -> None:
@@ -264,6 +267,7 @@ class Trainer:
                 f"{self._advice()}"
             )
         progress, elapsed = self._progress(), self.state.elapsed_seconds
+        evaluation_seconds = self.evaluation_steps * elapsed / self.state.step
         self.observe(
             {
                 "event": "metrics",
@@ -275,7 +279,7 @@ class Trainer:
                 "bits_per_dim": bits,
                 "reconstruction_error": float(loss.reconstruction_error),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "eta_seconds": elapsed * (1 - progress) / progress if progress > 0 else None,
+                "eta_seconds": elapsed * (1 - progress) / progress + evaluation_seconds if progress > 0 else None,
             }
         )
 
@@ -323,7 +327,8 @@ class Trainer:
         return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
 
 
-def _compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
+def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
+    """Let the networks of couplings compute in ``dtype`` by autocast while they train, None for that of their input."""
     for module in flow.modules():
         if isinstance(module, CouplingNet):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

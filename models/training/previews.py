@@ -17,6 +17,8 @@ from models.scoring.frozen import freeze, layers_with_log_det
 from models.scoring.sampling import sample_frozen, to_pixels
 
 COUNT = 16
+FINAL_COUNT = 64
+"""Samples that are stored with the finished model."""
 SEED = 0
 """Also that of the samples that are stored with a model: previews show how their first ones came to be."""
 KEPT = 50

@@ -29,9 +29,10 @@ from models.artifacts.manifest import (
     read_manifest,
 )
 from models.atomic_files import new_folder, sha256_file
-from models.datasets import Dataset, Images
+from models.datasets import Dataset, DatasetSummary, Images
 from models.devices import training_precision
 from models.errors import FolderTaken
+from models.flows.architecture import Architecture
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing
 from models.loading import image_digest, seal
@@ -41,12 +42,13 @@ from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
 from models.training.distributed import Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
 from models.training.objective import inverse_errors
 from models.training.presets import find_preset
+from models.training.previews import FINAL_COUNT
 
-SAMPLE_COUNT = 64
 SAMPLE_SEED = 0
 PINNED_COUNT = 4
 REPORT_EVERY = 500
@@ -85,7 +87,8 @@ def train(
         Trainer(dataset, architecture, config, folder, observe, device, ranks).take_steps(should_stop)
         return path
     # The trainer goes at once: gradients and moments are not held while the model is evaluated.
-    trained = Trainer(dataset, architecture, config, folder, observe, device, ranks).run(should_stop)
+    evaluation_steps = _evaluation_steps(dataset, architecture, config)
+    trained = Trainer(dataset, architecture, config, folder, observe, device, ranks, evaluation_steps).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     precision = training_precision(config, device)
     _write_artifact(path, dataset, preset, config, trained, precision, observe, job, engine)
@@ -100,6 +103,21 @@ def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: T
         raise FolderTaken(
             f"it holds a finished run of {done.preset} on {done.dataset} with other settings; choose another folder"
         )
+
+
+def _evaluation_steps(dataset: Dataset, architecture: Architecture, config: TrainingConfig) -> float:
+    """Return how many steps, with their validations, take as long as the evaluation after the last one."""
+    summary = DatasetSummary(
+        dataset.image_shape,
+        len(dataset.train),
+        len(dataset.statistics),
+        len(dataset.calibration),
+        len(dataset.test),
+        folds=0 if dataset.folds is None else 1,
+    )
+    # A limit in minutes changes the number of steps, which is not known here.
+    estimate = estimate_training(architecture, config.model_copy(update={"max_minutes": None}), summary)
+    return config.max_steps * estimate.evaluation_seconds / estimate.training_seconds
 
 
 def _write_artifact(
@@ -175,7 +193,7 @@ def _write_artifact(
             pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
             files={},
         )
-        samples = to_pixels(sample_frozen(engine, frozen, SAMPLE_COUNT, seed=SAMPLE_SEED))
+        samples = to_pixels(sample_frozen(engine, frozen, FINAL_COUNT, seed=SAMPLE_SEED))
         (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
         (folder / CARD).write_text(model_card(manifest))
         seal(folder, manifest)

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
 from app.http.schemas import Estimate, JobRequest
+from app.jobs import estimates
 from app.jobs.planning import JobPlan, plan_job, require_memory
 from app.main import create_app
 from app.state import House
@@ -22,6 +23,11 @@ from worker.broker.embedded import EmbeddedBroker, redis_client
 from worker.jobs.record import Queue
 from worker.jobs.worker_registry import Presence, WorkerInfo
 from worker.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "WAIT_S", 60.0)
 
 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
@@ -64,7 +70,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         settings=Settings(home=tmp_path),
         datasets=DatasetStore(tmp_path / "datasets"),
         presence=SimpleNamespace(workers=lambda: [worker]),
-        pace=SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)),
+        durations=SimpleNamespace(slowdown=lambda _device, _preset: 2.0),
     )
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(request, cast(House, house))
