@@ -7,6 +7,7 @@ the answer is a guess, and counting goes on for the next request.
 
 from __future__ import annotations
 
+import logging
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
@@ -25,6 +26,8 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from models.training.cost.estimate import TrainingEstimate
+
+log = logging.getLogger(__name__)
 
 Basis = Literal["earlier jobs", "measured", "assumed", "guessed"]
 
@@ -78,6 +81,10 @@ def estimate_job(
         counted = _count(architecture, config, dataset, device, throughputs[device], throughputs["cpu"], slowdown)
         reference, estimate = counted.result(timeout=WAIT_S)
     except NotInTime:
+        return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
+    except Exception:
+        # A training is worth more than its estimate, which fails where a layer does not run without data.
+        log.exception("the work of %s is not counted; its estimate is a guess", preset)
         return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
     basis: Basis = "earlier jobs" if slowdown is not None else "measured" if throughputs[device] else "assumed"
     factor = estimate.seconds / reference.seconds

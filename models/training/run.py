@@ -87,7 +87,14 @@ def train(
         Trainer(dataset, architecture, config, folder, observe, device, ranks).take_steps(should_stop)
         return path
     # The trainer goes at once: gradients and moments are not held while the model is evaluated.
-    evaluation_steps = _evaluation_steps(dataset, architecture, config)
+    try:
+        evaluation_steps = _evaluation_steps(dataset, architecture, config)
+    except Exception as error:
+        # The time left is worth no training run, whatever went wrong.
+        observe(
+            {"event": "log", "message": f"the time left leaves out the evaluation: its work is not counted: {error}"}
+        )
+        evaluation_steps = 0.0
     trained = Trainer(dataset, architecture, config, folder, observe, device, ranks, evaluation_steps).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     precision = training_precision(config, device)

@@ -31,7 +31,7 @@ def estimate(settings: Settings, slowdown: float | None = None, config: Training
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "WAIT_S", 60.0)
+    monkeypatch.setattr(estimates, "WAIT_S", 300.0)
 
 
 def test_earlier_jobs_come_before_the_measured_speed_and_that_before_an_assumption(tmp_path: Path) -> None:
@@ -56,6 +56,17 @@ def test_speed_is_stored_by_device_and_threads(tmp_path: Path) -> None:
     files = {throughput_file(settings, kind) for kind in ("cpu", "cuda")}
     files.add(throughput_file(Settings(home=tmp_path, train_threads=2), "cpu"))
     assert len(files) == 3
+
+
+def test_a_count_that_fails_is_logged_and_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no values here")
+
+    monkeypatch.setattr("models.training.cost.estimate.estimate_training", fail)
+    assert estimate(Settings(home=tmp_path)).basis == GUESSED
+    assert "no values here" in caplog.text
 
 
 def test_an_answer_does_not_wait_for_a_slow_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from worker.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "WAIT_S", 60.0)
+    monkeypatch.setattr(estimates, "WAIT_S", 300.0)
 
 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import { problem } from "./messages.js";
 
 const SETTLED_MS = 350;
 const COUNTED_MS = 1000;
+const MOST_ASKED = 10;
 const BASIS = {
   "earlier jobs": "by trainings that ran here",
   measured: "by the measured speed of this machine",
@@ -30,12 +31,12 @@ export class Estimate {
     this.changed();
   }
 
-  async ask(request, signal) {
+  async ask(request, signal, left = MOST_ASKED) {
     try {
       const found = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
-      const counting = found.estimate?.basis === "guessed";
+      const counting = left > 0 && found.estimate?.basis === "guessed";
       Object.assign(this, { found, error: null, asking: counting });
-      if (counting) this.timer = setTimeout(() => this.ask(request, signal), COUNTED_MS);
+      if (counting) this.timer = setTimeout(() => this.ask(request, signal, left - 1), COUNTED_MS);
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
       Object.assign(this, { found: null, error, asking: false });
