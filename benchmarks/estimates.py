@@ -1,12 +1,11 @@
 """Time and memory of training runs: what ``models.training.cost.estimate`` expects against what is measured.
 
-``python -m benchmarks.estimates [--threads 2] [--repeats 2] [--presets NAME ...] [--sides 28 32] [--add] [--fit]``
+``python -m benchmarks.estimates [--threads 2] [--repeats 2] [--presets NAME ...] [--sides 28 32] [--add] [--quick]``
 
 Every preset trains a few steps in a process of its own on real digits, grey at 28x28 and three to an image at 32x32,
-through evaluation to the artifact. Of each part the least time over steps and repeats counts, so that what else the
-machine does meanwhile weighs as little as it can; memory is the largest peak of the process's resident size. What is
-expected is for slowness 1: two threads of the machine that the constants were fitted on. ``--fit`` prints constants
-fitted to what was measured here.
+through evaluation to the artifact. The least time over repeats counts, so that what else the machine does meanwhile
+weighs as little as it can; memory is the largest peak of the process's resident size. What is expected follows from the
+throughput of this machine, measured just before; ``--quick`` assumes the reference machine instead.
 """
 
 from __future__ import annotations
@@ -27,15 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.optimize import nnls
 
 from benchmarks.step_time import machine
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, DatasetSummary, load_dataset
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import estimate_training
-from models.training.cost.plan import Plan
-from models.training.cost.time import PARTS, SECONDS, seconds_of
+from models.training.cost.throughput import ASSUMED, Throughput, stored_throughput
 from models.training.presets import PRESETS, find_preset
 from models.training.run import train
 
@@ -57,6 +54,7 @@ NAMES = (
     "exponential-conv-9l",
     "snf-glow-2l-16k",
 )
+PARTS = ("start", "training", "evaluation", "total", "memory_bytes")
 
 
 def configured(preset: str) -> TrainingConfig:
@@ -79,127 +77,82 @@ def digits(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 def train_one(preset: str, side: int, threads: int, launched: float) -> dict[str, float]:
     """Train in this process; return the seconds of each part and the peak of resident memory in bytes."""
     parts = np.split(digits(SHAPES[side]), np.cumsum(SPLITS)[:-1])
-    times: list[tuple[str, float]] = [("launched", launched)]
+    times: dict[str, float] = {}
 
-    def stepped() -> bool:
-        times.append(("stepped", time.monotonic()))
-        return False
+    def observe(event: dict[str, Any]) -> None:
+        # The training is over where it is said that evaluation begins.
+        times.setdefault("started" if event["event"] == "started" else event.get("message", ""), time.monotonic())
 
     with tempfile.TemporaryDirectory() as folder:
+        dataset = Dataset("digits", *parts, digest="digits")
         train(
-            Dataset("digits", *parts, digest="digits"),
+            dataset,
             preset,
             configured(preset),
             Path(folder),
-            observe=lambda event: times.append((event["event"], time.monotonic())),
-            should_stop=stepped,
+            observe=observe,
+            should_stop=lambda: False,
             threads=threads,
         )
-    times.append(("done", time.monotonic()))
-    return {**durations(times), "memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
-
-
-def durations(times: list[tuple[str, float]]) -> dict[str, float]:
-    """Return the seconds of each part from the order of events; of a step, the quickest that reported nothing."""
-    first = dict(reversed(times))
-    steps: list[float] = []
-    reports: list[float] = []
-    last, reported = first["started"], False
-    for name, moment in times:
-        if name == "metrics":
-            reported = True
-        elif name == "stepped":
-            (reports if reported else steps).append(moment - last)
-            last, reported = moment, False
-    # Of steps so slow that each one is reported, the quickest stands for itself.
-    step = min(steps or reports)
+    done = time.monotonic()
+    trained = next(moment for message, moment in times.items() if "evaluates" in message)
     return {
-        "start": first["started"] - first["launched"],
-        "step": step,
-        "report": max(0.0, reports[-1] - step),
-        "validation": first["validation"] - last,
-        "checkpoint": first["checkpoint"] - first["validation"],
-        "preview": first.get("samples", first["checkpoint"]) - first["checkpoint"],
-        "evaluation": first["done"] - max(moment for name, moment in times if name == "log"),
-        "total": first["done"] - first["launched"],
+        "start": times["started"] - launched,
+        "training": trained - times["started"],
+        "evaluation": done - trained,
+        "total": done - launched,
+        "memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
 
 def measure(preset: str, side: int, threads: int, repeats: int) -> dict[str, float]:
     """Train ``repeats`` times in fresh processes; return the least of every time and the largest memory."""
-    found: list[dict[str, float]] = []
     command = [sys.executable, "-m", "benchmarks.estimates", "--child", preset, str(side), str(threads)]
+    runs: list[dict[str, float]] = []
     for _ in range(repeats):
         answer = subprocess.run([*command, repr(time.monotonic())], capture_output=True, text=True, check=True)
-        found.append(json.loads(answer.stdout.splitlines()[-1]))
-    return least(found)
+        runs.append(json.loads(answer.stdout.splitlines()[-1]))
+    return least(runs)
 
 
-def least(found: list[dict[str, float]]) -> dict[str, float]:
+def least(runs: list[dict[str, float]]) -> dict[str, float]:
     """Return the least of every time and the largest memory."""
-    times = {name: min(one[name] for one in found) for name in found[0]}
-    return {**times, "memory_bytes": max(one["memory_bytes"] for one in found)}
+    times = {name: min(run[name] for run in runs) for name in runs[0]}
+    return {**times, "memory_bytes": max(run["memory_bytes"] for run in runs)}
 
 
-def expect(preset: str, side: int) -> dict[str, float]:
-    """Return what the estimate says of the same run."""
-    plan = planned(preset, side)
-    estimate = estimate_training(plan.architecture, SHAPES[side], plan.config, plan.splits)
-    parts = {name: seconds_of(part(plan)) for name, part in PARTS.items()}
-    return {**parts, "total": estimate.seconds, "memory_bytes": estimate.memory_bytes}
-
-
-def compared(preset: str, side: int, measured: dict[str, float]) -> dict[str, Any]:
+def compared(preset: str, side: int, measured: dict[str, float], throughput: Throughput) -> dict[str, Any]:
     """Return a run with what is expected of it, and how many times what was measured that is."""
-    expected = expect(preset, side)
-    ratio = {part: expected[part] / measured[part] if measured[part] else None for part in expected}
+    config = configured(preset)
+    architecture = find_preset(preset).architecture(SHAPES[side], config.pixel_transform)
+    estimate = estimate_training(architecture, config, DatasetSummary(SHAPES[side], *SPLITS), throughput)
+    seconds = (estimate.start_seconds, estimate.training_seconds, estimate.evaluation_seconds, estimate.seconds)
+    expected = dict(zip(PARTS, (*seconds, estimate.memory_bytes), strict=True))
+    ratio = {part: expected[part] / measured[part] for part in PARTS}
     return {"preset": preset, "side": side, "measured": measured, "expected": expected, "ratio": ratio}
 
 
-def planned(preset: str, side: int) -> Plan:
-    """Return the run that is measured, as it is estimated."""
-    config = configured(preset)
-    architecture = find_preset(preset).architecture(SHAPES[side], config.pixel_transform)
-    return Plan(architecture, config, DatasetSummary(SHAPES[side], *SPLITS))
-
-
-def fit(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the seconds a unit of work, none negative, by least squares of expected/measured - 1.
-
-    A run is mostly steps, so they weigh threefold.
-    """
-    works, times, weights = [], [], []
-    for row in rows:
-        for name, part in PARTS.items():
-            # What takes next to no time is not measured by its share of it.
-            if row["measured"][name] > 1e-3:
-                works.append(part(planned(row["preset"], row["side"])))
-                times.append(row["measured"][name])
-                weights.append(3.0 if name == "step" else 1.0)
-    units = sorted(set().union(*works))
-    weight = np.array(weights)
-    matrix = np.array([[work[unit] for unit in units] for work in works]) * (weight / np.array(times))[:, None]
-    scale = matrix.max(0)
-    found = nnls(matrix / scale, weight)[0] / scale
-    return {unit: float(f"{value:.2g}") for unit, value in zip(units, found, strict=True)}
+def measured_throughput(threads: int) -> Throughput:
+    """Return the throughput of this machine, measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "throughput.json"
+        command = [sys.executable, "-m", "models.training.cost.measure", str(path), "--threads", str(threads)]
+        subprocess.run([*command, "--launched", repr(time.monotonic())], check=True)
+        throughput = stored_throughput(path)
+    assert throughput is not None
+    return throughput
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return expected/measured of every run and part."""
-    parts = ("start", "step", "validation", "evaluation", "total", "memory_bytes")
-    found = Table(title="expected / measured; time at slowness 1")
-    for column in ("preset", "side", "step s", "peak MB", *(part.replace("_bytes", "") for part in parts)):
-        found.add_column(column, justify="left" if column == "preset" else "right")
+    rendered = Table(title="expected / measured")
+    for column in ("preset", "side", "total s", "peak MB", *(part.replace("_bytes", "") for part in PARTS)):
+        rendered.add_column(column, justify="left" if column == "preset" else "right")
     for row in rows:
         measured, ratio = row["measured"], row["ratio"]
-        found.add_row(
-            row["preset"],
-            str(row["side"]),
-            f"{measured['step']:.3f}",
-            f"{measured['memory_bytes'] / 1e6:.0f}",
-            *(f"{ratio[part]:.2f}" for part in parts),
-        )
-    return found
+        figures = (f"{measured['total']:.1f}", f"{measured['memory_bytes'] / 1e6:.0f}")
+        rendered.add_row(row["preset"], str(row["side"]), *figures, *(f"{ratio[part]:.2f}" for part in PARTS))
+    return rendered
 
 
 def main() -> None:
@@ -210,7 +163,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--add", action="store_true", help="add to the runs of the result file, of each the least")
-    parser.add_argument("--fit", action="store_true", help="print constants fitted to this machine")
+    parser.add_argument("--quick", action="store_true", help="assume the throughput of the reference machine")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of estimates_THREADS.json")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -222,19 +175,18 @@ def main() -> None:
     runs: dict[tuple[str, int], dict[str, float]] = {}
     if arguments.add:
         runs = {(row["preset"], row["side"]): row["measured"] for row in json.loads(path.read_text())["runs"]}
-    document: dict[str, Any] = {"machine": {**machine(), "threads": arguments.threads}, "seconds_a_unit": SECONDS}
+    throughput = ASSUMED if arguments.quick else measured_throughput(arguments.threads)
+    document = {"machine": {**machine(), "threads": arguments.threads}, "throughput": throughput.model_dump()}
     for preset, side in product(arguments.presets, arguments.sides):
         measured = measure(preset, side, arguments.threads, arguments.repeats)
         runs[preset, side] = least([measured, runs.get((preset, side), measured)])
         print(f"{preset} at {side}: {measured['total']:.1f} s", file=sys.stderr, flush=True)
         # Written after every run: a long measurement that is interrupted is not lost.
-        rows = [compared(*key, found) for key, found in runs.items()]
-        slowness = statistics.median(row["measured"]["step"] / row["expected"]["step"] for row in rows)
-        write_atomically(path, (json.dumps({**document, "slowness": slowness, "runs": rows}, indent=1) + "\n").encode())
+        rows = [compared(*key, run, throughput) for key, run in runs.items()]
+        median = statistics.median(row["ratio"]["total"] for row in rows)
+        write_atomically(path, (json.dumps({**document, "median": median, "runs": rows}, indent=1) + "\n").encode())
     Console(width=120).print(table(rows))
-    print(f"{arguments.threads} thread(s): in the median, a step takes {slowness:.2f} times what is expected")
-    if arguments.fit:
-        print(json.dumps(fit(rows), indent=4))
+    print(f"{arguments.threads} thread(s): in the median, {median:.2f} of the measured time is expected")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Pa
 
     summary = summarize(data, data_dir, store, config)
     architecture = PRESETS[preset].architecture(summary.image_shape, config.pixel_transform)
-    needed = estimate_training(architecture, summary.image_shape, config, summary).memory_bytes
+    needed = estimate_training(architecture, config, summary).memory_bytes
     available = memory_of_this_machine()
     if available is not None and needed > available:
         raise fail(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
 from app.jobs.checks import check_calibration, check_evaluation, check_scoring
+from app.jobs.estimates import estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import DatasetNotFound, DatasetUnfit
@@ -16,9 +17,8 @@ from models.flows.architecture import Architecture
 from models.naming import is_name
 from models.registry.registry import Registry
 from models.training.config import TrainingConfig
-from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
-from worker.jobs.slowness import Pace
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import DeviceKind, Queue
@@ -42,7 +42,7 @@ def plan_job(
     registry: Registry,
     datasets: DatasetStore,
     workers: WorkerRegistry,
-    durations: Pace,
+    durations: DurationModel,
 ) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
     if request.type == "score":
@@ -82,25 +82,25 @@ def _scoring_workers(workers: WorkerRegistry) -> int:
 
 
 def _plan_training(
-    request: JobRequest, settings: Settings, datasets: DatasetStore, workers: WorkerRegistry, durations: Pace
+    request: JobRequest, settings: Settings, datasets: DatasetStore, workers: WorkerRegistry, durations: DurationModel
 ) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
     architecture, config, dataset = check_training(request, settings.data_dir, datasets)
     queue = training_queue(request.device, workers)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    slowness, measured = durations.slowness(device, request.preset)
-    found = estimate_training(architecture, dataset.image_shape, config, dataset, slowness=slowness)
+    expected = estimate_job(request.preset, architecture, config, dataset, device, settings, durations)
     serving = [worker for worker in workers.workers() if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
-        seconds=found.seconds,
-        memory_bytes=found.memory_bytes,
-        parameters=found.parameters,
-        slowness=slowness,
-        measured=measured,
-        fits=None if available is None else available >= found.memory_bytes,
+        seconds=expected.seconds,
+        memory_bytes=expected.memory_bytes,
+        parameters=expected.parameters,
+        slowness=expected.slowdown,
+        measured=expected.basis == "earlier jobs",
+        basis=expected.basis,
+        fits=None if available is None or expected.basis == "guessed" else available >= expected.memory_bytes,
         available_bytes=available,
     )
     return JobPlan(request.model, queue, len(serving), estimate)

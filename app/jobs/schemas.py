@@ -74,12 +74,18 @@ class Estimate(Answer):
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
-    parameters: int = Field(description="Numbers that the model learns.")
-    slowness: float = Field(description="Measured time over expected time of earlier jobs here; 1 without any.")
-    measured: bool = Field(description="Whether jobs of this kind have run here, so that `slowness` is known.")
+    parameters: int = Field(description="Numbers that the model learns; 0 if they were not counted in time.")
+    slowness: float = Field(description="`seconds` divided by those of the reference machine.")
+    measured: bool = Field(description="Whether `seconds` follow from earlier trainings here.")
+    basis: Literal["earlier jobs", "measured", "assumed", "guessed"] | None = Field(
+        None,
+        description="Source of `seconds`: earlier trainings here, the measured speed of this machine, the speed of "
+        "another machine, or, if the work was not counted within a second, the sizes of images and batches. null: a "
+        "job of an earlier version.",
+    )
     fits: bool | None = Field(
-        description="Whether a running worker gives a training that much memory; null where that is not known, as "
-        "where no worker serves the queue."
+        description="Whether a running worker gives a training that much memory; null if that is not known: no "
+        "worker serves the queue, or the memory is guessed."
     )
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."
@@ -103,9 +109,8 @@ class WorkerView(Answer):
     queues: list[str]
     memory_bytes: int | None = Field(description="Memory of its machine or container.")
     train_memory_bytes: int | None = Field(
-        description="Most memory that each process of a training may get (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+        description="Most memory that a training may use (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
     )
-    train_processes: int = Field(description="Processes that share a training (`SNF_TRAIN_PROCESSES`).")
     started_at: datetime
     state: Literal["idle", "busy", "not-receiving"] = Field(
         description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."

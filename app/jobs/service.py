@@ -14,8 +14,8 @@ from app.jobs.planning import JobPlan, plan_job, require_memory
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
-from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
 from worker.jobs.submission import fingerprint_of, resume, retry, submit_on_model, submit_training
 from worker.jobs.worker_registry import WorkerRegistry
@@ -33,7 +33,7 @@ class JobService:
     jobs: JobStore
     celery: Celery
     workers: WorkerRegistry
-    durations: Pace
+    durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
         """Return where a job would run and what it would take; raise a 422 problem for one that cannot succeed."""

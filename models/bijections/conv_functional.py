@@ -8,8 +8,9 @@ column). D = C·H·W is the number of values of an image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.grad import conv2d_weight
+from torch.utils.flop_counter import register_flop_formula
 
 Size = tuple[int, int]
 """Height and width."""
@@ -181,6 +183,51 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
     return storage
 
 
+@torch.library.custom_op("snf::factorise_band", mutates_args=())
+def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the LU factors of T(w), band storage ``(D, 3b + 1)``, and the row swaps ``(D,)``. Cost: O(D·b²).
+
+    An operator of PyTorch, so that its work can be counted on the meta device like that of any other.
+    """
+    half = half_bandwidth(weight, image[1])
+    factors, swaps, _ = lapack.dgbtrf(band(weight, (image[0], image[1])), half, half, overwrite_ab=True)
+    # LAPACK counts columns first: transposed this is no copy.
+    return torch.from_numpy(factors.T), torch.from_numpy(swaps)
+
+
+@factorise_band.register_fake
+def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
+    dimensions = weight.shape[0] * math.prod(image)
+    factors = weight.new_empty(dimensions, 3 * half_bandwidth(weight, image[1]) + 1, dtype=torch.float64)
+    return factors, weight.new_empty(dimensions, dtype=torch.int32)
+
+
+@torch.library.custom_op("snf::solve_band", mutates_args=())
+def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
+    """Return T(w)^-1 z, or T(w)^-T z, for each row z of ``rows``, float64 ``(N, D)``. Cost: O(N·D·b)."""
+    half = (factors.shape[1] - 1) // 3
+    solution, _ = lapack.dgbtrs(
+        factors.numpy().T, half, half, rows.cpu().numpy().T, swaps.numpy(), trans=int(transpose)
+    )
+    return torch.from_numpy(solution.T)
+
+
+@solve_band.register_fake
+def _(_factors: Tensor, _swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:  # noqa: ARG001  # its signature
+    return torch.empty_like(rows)
+
+
+@register_flop_formula(torch.ops.snf.factorise_band)
+def _factorisation_flops(*_: object, out_shape: Any, **__: object) -> int:
+    dimensions, width = out_shape[0]
+    return int(4 * dimensions * ((width - 1) // 3) ** 2)
+
+
+@register_flop_formula(torch.ops.snf.solve_band)
+def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
+    return 2 * out_shape.numel() * factors[1]
+
+
 class FactorisedConvolution:
     """LU factorisation of the matrix T(w) of a convolution, for its log|det| and for linear systems in float64.
 
@@ -200,12 +247,10 @@ class FactorisedConvolution:
         self.channels, self.image, self.device = weight.shape[0], image, weight.device
         self.half_bandwidth = half_bandwidth(weight, image[1])
         dimensions = self.channels * math.prod(image)
-        self.banded = weight.device.type == "cpu" and 3 * self.half_bandwidth <= dimensions
+        self.banded = weight.device.type in {"cpu", "meta"} and 3 * self.half_bandwidth <= dimensions
         if self.banded:
-            self._lu, self._swaps, _ = lapack.dgbtrf(
-                band(weight, image), self.half_bandwidth, self.half_bandwidth, overwrite_ab=True
-            )
-            diagonal = torch.from_numpy(self._lu[2 * self.half_bandwidth])
+            self._lu, self._swaps = factorise_band(weight.detach(), image)
+            diagonal = self._lu[:, 2 * self.half_bandwidth]
         else:
             self._factors = torch.linalg.lu_factor_ex(materialise(weight.detach(), image))
             diagonal = self._factors.LU.diagonal()
@@ -233,11 +278,9 @@ class FactorisedConvolution:
             )
             return dense.T.reshape(z.shape).to(z.dtype)
         # LAPACK stores matrices by columns: a row for each sample here is a column for each right-hand side there.
-        rows = right.permute(0, 2, 3, 1).contiguous().cpu().numpy().reshape(len(z), -1)
-        solution, _ = lapack.dgbtrs(
-            self._lu, self.half_bandwidth, self.half_bandwidth, rows.T, self._swaps, trans=int(side == "transpose")
-        )
-        x = torch.from_numpy(solution.T.reshape(len(z), *self.image, self.channels))
+        rows = right.permute(0, 2, 3, 1).contiguous().view(len(z), -1)
+        solution: Tensor = solve_band(self._lu, self._swaps, rows, transpose=side == "transpose")
+        x = solution.view(len(z), *self.image, self.channels)
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:

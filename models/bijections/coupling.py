@@ -43,7 +43,8 @@ class CouplingNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the log scales and the shifts, ``(N, in, H, W) -> (N, out, H, W)``."""
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        # Meta tensors, on which work is counted, have no autocast of their own.
+        with torch.autocast("cpu" if x.is_meta else x.device.type, self.autocast, enabled=self.autocast is not None):
             hidden = F.relu(self.first(x))
             hidden = F.relu(self.middle(hidden))
             output: Tensor = self.last(hidden)

@@ -71,6 +71,8 @@ class Trainer:
         observe: Function that receives the events.
         device: "cpu", "cuda" or "cuda:N": where weights, averages, multipliers, optimiser and batches are.
         ranks: The processes that share every batch.
+        evaluation_steps: Number of steps that take as long as evaluation and calibration after the last step. They are
+            part of the time that is reported as left.
 
     Raises:
         DeviceNotFound: The device does not exist.
@@ -86,9 +88,11 @@ class Trainer:
         observe: Observer,
         device: str = "cpu",
         ranks: Ranks = SINGLE_PROCESS,
+        evaluation_steps: float = 0.0,
     ) -> None:
         self.device = find_device(device)
         self.ranks = ranks
+        self.evaluation_steps = evaluation_steps
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
@@ -231,6 +235,7 @@ class Trainer:
                 f"{self._advice()}"
             )
         progress, elapsed = self._progress(), self.state.elapsed_seconds
+        evaluation_seconds = self.evaluation_steps * elapsed / self.state.step
         self.observe(
             {
                 "event": "metrics",
@@ -242,7 +247,7 @@ class Trainer:
                 "bits_per_dim": bits,
                 "reconstruction_error": float(loss.reconstruction_error),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "eta_seconds": elapsed * (1 - progress) / progress if progress > 0 else None,
+                "eta_seconds": elapsed * (1 - progress) / progress + evaluation_seconds if progress > 0 else None,
             }
         )
 

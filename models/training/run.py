@@ -29,8 +29,9 @@ from models.artifacts.manifest import (
     read_manifest,
 )
 from models.atomic_files import new_folder, sha256_file
-from models.datasets import Dataset, Images
+from models.datasets import Dataset, DatasetSummary, Images
 from models.errors import FolderTaken
+from models.flows.architecture import Architecture
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing
 from models.loading import image_digest, seal
@@ -40,13 +41,14 @@ from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.loop import Observer, TrainedFlow, Trainer
 from models.training.objective import inverse_errors
 from models.training.precision import training_precision
 from models.training.presets import find_preset
+from models.training.validation import FINAL_SAMPLES
 
-SAMPLE_COUNT = 64
 SAMPLE_SEED = 0
 PINNED_COUNT = 4
 """Number of images that are stored with a model, the first one with its score, to verify it after loading."""
@@ -108,8 +110,15 @@ def train(
     if not ranks.first:
         Trainer(dataset, architecture, config, folder, observe, device, ranks).take_steps(should_stop)
         return path
+    try:
+        evaluation_steps = _evaluation_steps(dataset, architecture, config)
+    except Exception as error:
+        # A training must not fail because its remaining time is unknown.
+        message = f"the remaining time leaves out the evaluation, whose work cannot be counted: {error}"
+        observe({"event": "log", "message": message})
+        evaluation_steps = 0.0
     # No name for the trainer: its gradients and moments are freed before the model is evaluated.
-    trained = Trainer(dataset, architecture, config, folder, observe, device, ranks).run(should_stop)
+    trained = Trainer(dataset, architecture, config, folder, observe, device, ranks, evaluation_steps).run(should_stop)
     observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     precision = training_precision(config, device)
     _write_artifact(path, dataset, preset, config, trained, precision, observe, job, engine)
@@ -125,6 +134,21 @@ def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: T
             f"expected an empty folder or an earlier run of this training, got a finished training of {done.preset} on "
             f"{done.dataset} with other settings; choose another folder"
         )
+
+
+def _evaluation_steps(dataset: Dataset, architecture: Architecture, config: TrainingConfig) -> float:
+    """Return how many steps, with their validations, take as long as the evaluation after the last one."""
+    summary = DatasetSummary(
+        dataset.image_shape,
+        len(dataset.train),
+        len(dataset.statistics),
+        len(dataset.calibration),
+        len(dataset.test),
+        folds=0 if dataset.folds is None else 1,
+    )
+    # A limit in minutes changes the number of steps, which is not known here.
+    estimate = estimate_training(architecture, config.model_copy(update={"max_minutes": None}), summary)
+    return config.max_steps * estimate.evaluation_seconds / estimate.training_seconds
 
 
 def _write_artifact(
@@ -200,7 +224,7 @@ def _write_artifact(
             pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
             files={},
         )
-        samples = to_pixels(sample_frozen(engine, frozen, SAMPLE_COUNT, seed=SAMPLE_SEED))
+        samples = to_pixels(sample_frozen(engine, frozen, FINAL_SAMPLES, seed=SAMPLE_SEED))
         (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
         (folder / CARD).write_text(model_card(manifest))
         seal(folder, manifest)

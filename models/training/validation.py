@@ -22,6 +22,8 @@ from models.scoring.sampling import sample_frozen, to_pixels
 
 BATCH = 100
 PREVIEW_SAMPLES = 16
+FINAL_SAMPLES = 64
+"""Number of samples that are stored with the finished model."""
 PREVIEW_SEED = 0
 """Seed of the latents of all previews, and of the samples that are stored with a model: these begin with the same."""
 PREVIEWS_KEPT = 50

@@ -3,6 +3,7 @@
 import httpx
 
 from models.training.presets import PRESETS
+from tests.end_to_end.support.service import await_estimate
 
 
 def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:
@@ -32,9 +33,8 @@ def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:
     for name in ("snf-glow-tiny", "snf-conv-9l", "exact-fc-2l"):
         own = presets[name]["parameters"]
         assert own.keys() <= usual.keys()
-        asked = house.post("/v1/jobs/estimate", json=job | {"preset": name, "parameters": usual | own})
-        assert asked.status_code == 200, asked.text
-        assert asked.json() == house.post("/v1/jobs/estimate", json=job | {"preset": name}).json()
+        asked = await_estimate(house, job | {"preset": name, "parameters": usual | own})
+        assert asked == await_estimate(house, job | {"preset": name})
     limit = schema["properties"]["batch_size"]["maximum"]
     refused = house.post("/v1/jobs/estimate", json=job | {"parameters": {"batch_size": limit + 1}})
     assert refused.status_code == 422

@@ -13,8 +13,8 @@ from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import durability_risks, redis_client
 from worker.errors import BrokerDown
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
-from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.log_setup import configure_logging
@@ -26,6 +26,7 @@ from worker.runtime.process import Command, attempt_command
 from worker.runtime.reconciler import Reconciler
 from worker.runtime.supervisor import Supervisor, worker_name
 from worker.runtime.tasks import register_tasks
+from worker.runtime.throughput import ThroughputMeter
 from worker.runtime.watchdog import Watchdog
 from worker.settings import Settings, load_settings
 
@@ -65,8 +66,8 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
             except BrokerDown as problem:
                 log.info("no workers are called to assist with job %s: %s", job.id, problem.detail)
 
-    pace = Pace(client, settings.key_prefix)
-    supervisor = Supervisor(store, settings, stopping, command, device, pace, call_for_help)
+    durations = DurationModel(client, settings.key_prefix)
+    supervisor = Supervisor(store, settings, stopping, command, device, durations, call_for_help)
     assistant = Assistant(store, settings, stopping, device, queues)
     worker = celery.Worker(
         queues=[queue.value for queue in queues],
@@ -95,6 +96,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         receiving=lambda: watchdog.receiving,
     )
     reconciler = Reconciler(store, celery, settings, registry)
+    meter = ThroughputMeter(settings, device, busy=lambda: (supervisor.job or assistant.job) is not None)
 
     def on_shutting_down(**_: object) -> None:
         # Runs inside the signal handler: only a flag may be set here.
@@ -109,9 +111,11 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     warn_of_durability_risks(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     watchdog.start()
+    meter.start()
     try:
         worker.start()
     finally:
+        meter.stop()
         watchdog.stop()
         reconciler.stop()
         announcer.stop()

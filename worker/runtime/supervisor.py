@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from structlog.contextvars import bound_contextvars
 
 from worker.errors import BrokerDown, JobNotFound, StaleAttempt
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
-from worker.jobs.slowness import Pace
 from worker.jobs.store import JobStore
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
@@ -81,7 +81,7 @@ class Supervisor:
         stopping: threading.Event,
         command: Command = attempt_command,
         device: str = CPU,
-        pace: Pace | None = None,
+        durations: DurationModel | None = None,
         on_start: Callable[[Job], None] = lambda _job: None,
     ) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class Supervisor:
         self._stopping = stopping
         self._command = command
         self._device = device
-        self._pace = pace
+        self._durations = durations
         self._on_start = on_start
         self._job_id: str | None = None
         self._deaths = 0  # attempts in a row that crashed without a new checkpoint
@@ -189,7 +189,7 @@ class Supervisor:
             return Outcome.LOST
         log.info("job %s is %s", job.id, status)
         if status is Status.SUCCEEDED:
-            self._learn_speed(job.id)
+            self._learn_duration(job.id)
         return _OUTCOMES[status]
 
     def _judge(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> tuple[Status, dict[str, Any]]:
@@ -238,13 +238,13 @@ class Supervisor:
                     raise
                 time.sleep(_OUTAGE_S)
 
-    def _learn_speed(self, job_id: str) -> None:
-        if self._pace is None:
+    def _learn_duration(self, job_id: str) -> None:
+        if self._durations is None:
             return
         try:
-            self._pace.learn(self._store.get(job_id), kind_of(self._device))
+            self._durations.learn(self._store.get(job_id), kind_of(self._device))
         except (BrokerDown, JobNotFound) as problem:
-            log.info("the speed of job %s is not stored: %s", job_id, problem.detail)
+            log.info("the duration of job %s is not stored: %s", job_id, problem.detail)
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""What training costs, counted before it begins: layers, work, memory. Free of torch."""
+"""What a training run costs: work counted on the meta device, and the time and memory that follow from it."""

@@ -1,60 +1,131 @@
-"""What a training run will take, before it is queued: time and memory. Free of torch."""
+"""What a training run is expected to take: seconds and memory from counted work and a machine's throughput."""
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel
 
+from models.anomaly.fitting.calibrate import FISHER_IMAGES, GRADIENT_IMAGES
+from models.anomaly.gradients.probe import TILE
+from models.datasets import DatasetSummary
 from models.flows.architecture import Architecture
-from models.training.config import TrainingConfig
-from models.training.cost.memory import peak_bytes
-from models.training.cost.plan import Plan, Splits
-from models.training.cost.time import PARTS, seconds_of
+from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
+from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
+from models.training.cost.throughput import ASSUMED, Throughput
+from models.training.divergence import REPORT_SECONDS
+from models.training.precision import training_precision
+from models.training.validation import BATCH as VALIDATION_BATCH
+from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES
 
-REPORT_SECONDS = 0.5
+PROGRAM_BYTES = 400_000_000
+"""Memory of Python and its libraries once a training process has loaded everything."""
 
 
 class TrainingEstimate(BaseModel, frozen=True):
     """What a training run is expected to take.
 
-    ``parameters``: learned numbers, exactly. ``multiply_adds``: of the forward pass of one image through convolutions
-    and matrices, exactly. ``memory_bytes``: peak resident memory of the process. ``seconds``: wall time from the start
-    of the process to the written model.
+    Attributes:
+        parameters: Learned numbers, exactly.
+        memory_bytes: Peak resident memory of the process.
+        start_seconds: Until the first step: loading the program, initialising the flow.
+        training_seconds: Steps, reports, validations, checkpoints and previews.
+        evaluation_seconds: After the last step: freezing, calibration, test scores and samples.
     """
 
     parameters: int
-    multiply_adds: int
     memory_bytes: int
-    seconds: float
+    start_seconds: float
+    training_seconds: float
+    evaluation_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the start of the process to the written model."""
+        return self.start_seconds + self.training_seconds + self.evaluation_seconds
 
 
 def estimate_training(
     architecture: Architecture,
-    image_shape: tuple[int, int, int],
     config: TrainingConfig,
-    splits: Splits,
+    splits: DatasetSummary,
+    throughput: Throughput = ASSUMED,
     *,
-    slowness: float = 1.0,
+    device: str = "cpu",
+    host: Throughput = ASSUMED,
+    slowdown: float = 1.0,
 ) -> TrainingEstimate:
-    """Estimate a run of ``train`` on images ``(C, H, W)``. Raises ``ValueError`` where they are not the architecture's.
+    """Estimate a run of :func:`models.training.run.train`.
 
-    ``splits``: the sizes of the dataset's parts. ``slowness``: how many times longer than the reference machine this
-    one takes, measured over expected time of runs before. ``config.max_minutes`` caps the steps with their
-    validations, not what comes before and after. On the CPU: a CUDA device is another machine, with a slowness below 1.
+    The first call for an architecture counts its work, in up to a second; later ones take microseconds.
+
+    Args:
+        architecture: The flow.
+        config: Its training; ``max_minutes`` caps the steps with their validations alone.
+        splits: Sizes of the parts of the dataset. Its image shape must be that of the architecture.
+        throughput: Rates of the device that the steps run on.
+        device: Its kind, "cpu" or "cuda".
+        host: Rates of the CPU beside a CUDA device: evaluation runs there.
+        slowdown: How many times longer than by ``throughput`` alone.
+
+    Raises:
+        ValueError: Where the images are not those of the architecture.
     """
-    if tuple(image_shape) != architecture.image_shape:
-        raise ValueError(f"expected images {architecture.image_shape} of the architecture, got {tuple(image_shape)}")
-    plan = Plan(architecture, config, splits)
-    seconds = {name: slowness * seconds_of(part(plan)) for name, part in PARTS.items()}
-    # A report follows every step that is slow, and of quick ones two a second.
-    reported = 1 + seconds["report"] / max(seconds["step"], REPORT_SECONDS)
-    training = config.max_steps * seconds["step"] * reported
-    training += config.validation_count * (seconds["validation"] + seconds["checkpoint"] + seconds["preview"])
-    training *= 1 + seconds["checkpoint"] / config.checkpoint_seconds
+    if tuple(splits.image_shape) != architecture.image_shape:
+        raise ValueError(f"expected images {architecture.image_shape} of the architecture, got {splits.image_shape}")
+    batch, first = min(config.batch_size, splits.train), min(INITIALIZATION_IMAGES, splits.train)
+    flow = flow_work(architecture, config, batch, first, training_precision(config, device))
+
+    start = throughput.start_seconds + throughput.seconds(flow.initialization)
+    training = _training_seconds(flow, config, splits, throughput)
     if config.max_minutes is not None:
-        training = min(training, 60 * config.max_minutes)
+        training = min(training, 60 * config.max_minutes / slowdown)
     return TrainingEstimate(
-        parameters=plan.parameters,
-        multiply_adds=plan.multiply_adds,
-        memory_bytes=peak_bytes(plan),
-        seconds=seconds["start"] + training + seconds["evaluation"],
+        parameters=flow.parameters,
+        memory_bytes=_peak_bytes(flow, splits),
+        start_seconds=slowdown * start,
+        training_seconds=slowdown * training,
+        evaluation_seconds=slowdown * _evaluation_seconds(flow, splits, throughput if device == "cpu" else host),
     )
+
+
+def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSummary, throughput: Throughput) -> float:
+    step = throughput.seconds(flow.step)
+    if config.refresh_inverse_every:
+        step += throughput.seconds(flow.refresh) / config.refresh_inverse_every
+    # A report follows every step that is slow, and of quick ones two a second.
+    steps = config.max_steps * step * (1 + throughput.seconds(flow.log_det) / max(step, REPORT_SECONDS))
+    batches = math.ceil(min(config.validation_images, splits.statistics) / VALIDATION_BATCH)
+    preview = flow.freezing + flow.preview * (PREVIEW_SAMPLES / FROZEN_BATCH)
+    # Weights, averages and two moments.
+    checkpoint = 4 * 4 * flow.parameters / throughput.disk_bytes_per_second
+    validation = throughput.seconds(flow.validation * batches + flow.quality + preview) + checkpoint
+    return (steps + config.validation_count * validation) * (1 + checkpoint / config.checkpoint_seconds)
+
+
+def _evaluation_seconds(flow: FlowWork, splits: DatasetSummary, throughput: Throughput) -> float:
+    held_out = splits.statistics + splits.calibration + splits.test
+    backward = 0
+    if not splits.folds:
+        backward = min(splits.statistics, FISHER_IMAGES) + sum(
+            min(images, GRADIENT_IMAGES) for images in (splits.statistics, splits.calibration)
+        )
+    work = flow.constant_log_det + flow.freezing + flow.scoring * (held_out / FROZEN_BATCH)
+    work = work + flow.gradients * (backward / TILE) + flow.sampling * (FINAL_SAMPLES / FROZEN_BATCH)
+    return throughput.seconds(work) + 4 * flow.parameters / throughput.disk_bytes_per_second
+
+
+def _peak_bytes(flow: FlowWork, splits: DatasetSummary) -> int:
+    """Return the peak of resident memory: loading the images, or the fullest phase of training beside them."""
+    weights = 4 * flow.parameters
+    initialising = 2 * weights + flow.initialization_bytes
+    # Weights, averages, gradients and two moments.
+    stepping = 5 * weights + flow.saved_bytes + flow.passing_bytes
+    # A checkpoint holds its largest file, the moments, in memory; a preview freezes a copy of the averages.
+    validating = 5 * weights + max(2 * weights, weights + flow.frozen_bytes)
+    # Sealing the model freezes it once more.
+    evaluating = weights + 2 * flow.frozen_bytes
+    images = splits.train + splits.statistics + splits.calibration + splits.test
+    data = images * math.prod(splits.image_shape)
+    # Loading holds the images as they are read, by parts, and while they are hashed.
+    return PROGRAM_BYTES + max(3 * data, data + max(initialising, stepping, validating, evaluating))

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
+from app.jobs import estimates
 from app.jobs.planning import JobPlan, plan_job, require_memory
 from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
@@ -20,10 +21,15 @@ from models.registry.registry import Registry
 from tests.support.local import LOCAL
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.slowness import Pace
+from worker.jobs.duration_model import DurationModel
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
 from worker.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "WAIT_S", 300.0)
 
 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
@@ -63,7 +69,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     settings = Settings(home=tmp_path)
     workers = cast(WorkerRegistry, SimpleNamespace(workers=lambda: [worker]))
-    durations = cast(Pace, SimpleNamespace(slowness=lambda _device, _preset: (2.0, True)))
+    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 2.0))
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(
         request, settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations

@@ -6,6 +6,14 @@ import { get, isAbort } from "../service.js";
 import { problem } from "./messages.js";
 
 const SETTLED_MS = 350;
+const COUNTED_MS = 1000;
+const MOST_ASKED = 10;
+const BASIS = {
+  "earlier jobs": "by trainings that ran here",
+  measured: "by the measured speed of this machine",
+  assumed: "a rough guess: no training has run here, and the speed of this machine is not measured yet",
+  guessed: "a guess: the work is still being counted",
+};
 
 export class Estimate {
   constructor({ changed }) {
@@ -23,10 +31,12 @@ export class Estimate {
     this.changed();
   }
 
-  async ask(request, signal) {
+  async ask(request, signal, left = MOST_ASKED) {
     try {
       const found = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
-      Object.assign(this, { found, error: null, asking: false });
+      const counting = left > 0 && found.estimate?.basis === "guessed";
+      Object.assign(this, { found, error: null, asking: counting });
+      if (counting) this.timer = setTimeout(() => this.ask(request, signal, left - 1), COUNTED_MS);
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
       Object.assign(this, { found: null, error, asking: false });
@@ -47,12 +57,12 @@ export class Estimate {
     return html`<div class="estimate ${this.asking ? "stale" : ""}">
         <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
         <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
-        <div><strong>${whole(estimate?.parameters)}</strong><span class="small faint">parameters</span></div>
+        <div><strong>${whole(estimate?.parameters || null)}</strong><span class="small faint">parameters</span></div>
       </div>
       ${facts([
         ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} before it` : "nobody waits"}`],
         ["workers", workers ? `${whole(workers)} running` : null],
-        ["time is", estimate?.measured ? "by trainings that ran here" : "a guess: no training of this preset has run here"],
+        ["time is", BASIS[estimate?.basis] ?? null],
       ])}
       ${workers ? nothing : notice(`No worker that is running serves ${queue}: the job would wait until one starts.`, "warn")}
       ${estimate?.fits === false ? notice(`No running worker gives a training more than ${bytes(estimate.available_bytes)}: a smaller batch size or preset needs less.`, "warn") : nothing}`;

@@ -1,0 +1,131 @@
+"""Estimates of trainings for the service: counted work, and the time by earlier jobs or by the machine's speed.
+
+Work is counted in a thread of this process, which has PyTorch loaded once it scores. Counting takes a fraction of a
+second for each new pair of preset and image shape. A request waits for it for less than a second. If that is not enough
+the answer is a guess, and counting goes on for the next request.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from models.datasets import DatasetSummary
+from models.flows.architecture import Architecture
+from models.training.config import TrainingConfig
+from models.training.cost.throughput import ASSUMED, Throughput, stored_throughput
+from worker.jobs.duration_model import DurationModel
+from worker.queues import DeviceKind
+from worker.runtime.throughput import throughput_file
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from models.training.cost.estimate import TrainingEstimate
+
+log = logging.getLogger(__name__)
+
+Basis = Literal["earlier jobs", "measured", "assumed", "guessed"]
+
+WAIT_S = 0.7
+"""Longest wait for a count; an answer takes a second at most."""
+GUESSED_STEP_SECONDS = 2e-6
+"""Time that a step takes for each value of a batch; the small presets do on the reference machine."""
+GUESSED_BYTES = 500_000_000, 2_000
+"""Memory of any training, and of one value of a batch."""
+
+
+@dataclass(frozen=True)
+class JobEstimate:
+    """What a training job is expected to take.
+
+    Attributes:
+        seconds: From its start to the registered model.
+        memory_bytes: Peak memory of its process.
+        parameters: Learned numbers; 0 where they were not counted in time.
+        slowdown: ``seconds`` over those of the reference machine.
+        basis: Where ``seconds`` come from.
+    """
+
+    seconds: float
+    memory_bytes: int
+    parameters: int
+    slowdown: float
+    basis: Basis
+
+
+def estimate_job(
+    preset: str,
+    architecture: Architecture,
+    config: TrainingConfig,
+    dataset: DatasetSummary,
+    device: DeviceKind,
+    settings: Settings,
+    durations: DurationModel,
+) -> JobEstimate:
+    """Estimate a training, within a second.
+
+    The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
+    the measured speed of the machine; and not at all where that is not measured yet.
+
+    Raises:
+        BrokerDown: Where Redis does not answer.
+    """
+    slowdown = durations.slowdown(device, preset)
+    throughputs = {kind: stored_throughput(throughput_file(settings, kind)) for kind in ("cpu", device)}
+    try:
+        counted = _count(architecture, config, dataset, device, throughputs[device], throughputs["cpu"], slowdown)
+        reference, estimate = counted.result(timeout=WAIT_S)
+    except NotInTime:
+        return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
+    except Exception:
+        # A training is worth more than its estimate, which fails where a layer does not run without data.
+        log.exception("the work of %s is not counted; its estimate is a guess", preset)
+        return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
+    basis: Basis = "earlier jobs" if slowdown is not None else "measured" if throughputs[device] else "assumed"
+    factor = estimate.seconds / reference.seconds
+    return JobEstimate(estimate.seconds, estimate.memory_bytes, estimate.parameters, factor, basis)
+
+
+@cache
+def _counting() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="estimates")
+
+
+def _count(
+    architecture: Architecture,
+    config: TrainingConfig,
+    dataset: DatasetSummary,
+    device: DeviceKind,
+    measured: Throughput | None,
+    host: Throughput | None,
+    slowdown: float | None,
+) -> Future[tuple[TrainingEstimate, TrainingEstimate]]:
+    """Return the estimates for the reference machine, and for this installation."""
+
+    def run() -> tuple[TrainingEstimate, TrainingEstimate]:
+        from models.training.cost.estimate import estimate_training  # noqa: PLC0415  # loads PyTorch
+
+        reference = estimate_training(architecture, config, dataset, device=device)
+        if slowdown is not None:
+            return reference, estimate_training(architecture, config, dataset, device=device, slowdown=slowdown)
+        throughput = measured or ASSUMED
+        return reference, estimate_training(
+            architecture, config, dataset, throughput, device=device, host=host or ASSUMED
+        )
+
+    return _counting().submit(run)
+
+
+def _guess(config: TrainingConfig, dataset: DatasetSummary, slowdown: float) -> JobEstimate:
+    """Guess from the sizes of images and batches alone."""
+    values = min(config.batch_size, dataset.train) * math.prod(dataset.image_shape)
+    seconds = slowdown * config.max_steps * values * GUESSED_STEP_SECONDS
+    if config.max_minutes is not None:
+        seconds = min(seconds, 60 * config.max_minutes)
+    fixed, each = GUESSED_BYTES
+    return JobEstimate(slowdown * ASSUMED.start_seconds + seconds, fixed + each * values, 0, slowdown, "guessed")

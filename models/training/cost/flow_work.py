@@ -1,0 +1,240 @@
+"""The work and memory of a flow in the parts of a training run, counted layer by layer on the meta device.
+
+Nothing here describes a layer: each is built as for training, and its own code runs with tensors that have no values.
+Layers of one class with weights and images of the same shapes cost the same, so each kind is counted once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from models.anomaly.gradients.probe import TILE
+from models.bijections.base import Bijection, SelfNormalizing, Shape
+from models.bijections.coupling import CouplingNet
+from models.flows.architecture import Architecture
+from models.flows.build import build_flow
+from models.flows.flow import Flow, walk
+from models.training.config import TrainingConfig
+from models.training.cost.work import Count, Work, count, saved_bytes
+from models.training.objective import SelfNormalizingObjective, operator_norm
+from models.training.validation import BATCH as VALIDATION_BATCH
+
+FROZEN_BATCH = 4
+"""Images that a frozen flow computes at once; its work grows with their number."""
+NORM_ITERATIONS = 100
+"""Power iterations of each of the two operator norms that validation finds for a learned inverse."""
+QUALITY_PROBES = 64
+"""Images of noise by which the error of a learned inverse is measured."""
+
+UPDATE_NUMBERS = 13
+"""Numbers read and written a weight: 3 by clipping, 7 by Adam, 3 by the average."""
+
+
+@dataclass(frozen=True)
+class FlowWork:
+    """What a flow, or one of its layers, takes.
+
+    Attributes:
+        step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the average.
+        validation: Forward pass of a batch of ``VALIDATION_BATCH`` images in evaluation mode, log-dets included.
+        initialization: Forward pass of the images that set the activation normalisation.
+        log_det: Log-dets that training leaves out, once.
+        constant_log_det: All data-independent log-dets, once.
+        quality: Measuring the learned inverses, once.
+        refresh: Setting the learned inverses to the exact ones, once.
+        freezing: Making the immutable form for scoring, log-dets not included.
+        scoring: Forward pass of ``FROZEN_BATCH`` images through that form.
+        gradients: Forward and backward pass of ``TILE`` images with gradients of the images alone, as calibration
+            does for verdicts with gradients.
+        sampling: The exact inverse of ``FROZEN_BATCH`` latents.
+        preview: The same by the learned inverses, where there are such.
+        parameters: Learned numbers.
+        saved_bytes: What is kept of one batch for the backward pass.
+        passing_bytes: Most bytes that one layer holds beyond that in the backward pass.
+        initialization_bytes: Most bytes that a layer holds while it initialises.
+        frozen_bytes: What freezing holds.
+    """
+
+    step: Work
+    validation: Work
+    initialization: Work
+    log_det: Work
+    constant_log_det: Work
+    quality: Work
+    refresh: Work
+    freezing: Work
+    scoring: Work
+    gradients: Work
+    sampling: Work
+    preview: Work
+    parameters: int
+    saved_bytes: int
+    passing_bytes: int
+    initialization_bytes: int
+    frozen_bytes: int
+
+    def __add__(self, other: FlowWork) -> FlowWork:
+        together = {}
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            together[name] = max(mine, theirs) if name in {"passing_bytes", "initialization_bytes"} else mine + theirs
+        return FlowWork(**together)
+
+
+def flow_work(
+    architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
+) -> FlowWork:
+    """Return what the flow takes when it trains on batches of ``images``; counted once for equal arguments.
+
+    Args:
+        architecture: The flow.
+        config: Its training; only what changes the work of a step counts.
+        images: Images a step.
+        initialization_images: Images that it is initialised from.
+        precision: Arithmetic of the coupling networks.
+    """
+    relevant = TrainingConfig(
+        symmetric_reconstruction=config.symmetric_reconstruction,
+        noise_reconstruction=config.noise_reconstruction,
+        gradient=config.gradient,
+    )
+    return _flow_work(architecture, relevant, images, initialization_images, precision)
+
+
+@lru_cache(maxsize=128)
+def _flow_work(
+    architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
+) -> FlowWork:
+    with torch.device("meta"):
+        flow = build_flow(architecture)
+        # Sets what the layers do in training.
+        SelfNormalizingObjective(flow, architecture.image_shape, config)
+    counted: dict[object, FlowWork] = {}
+    layers = []
+    for layer, shape in _layers(flow, architecture.image_shape):
+        state = tuple((name, tensor.shape) for name, tensor in layer.state_dict(keep_vars=True).items())
+        kind = type(layer), state, shape
+        if kind not in counted:
+            counted[kind] = _layer_work(layer, shape, config, images, initialization_images, precision)
+        layers.append(counted[kind])
+    total = layers[0]
+    for layer_work in layers[1:]:
+        total = total + layer_work
+    return _with_the_rest(total, flow, architecture.image_shape, images, initialization_images)
+
+
+def parameters_of(architecture: Architecture) -> int:
+    """Return how many numbers the flow learns."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_flow(architecture).parameters())
+
+
+def _layers(flow: Flow, image_shape: Shape) -> list[tuple[Bijection, Shape]]:
+    layers: list[tuple[Bijection, Shape]] = []
+    for level, steps, shape in walk(flow, image_shape):
+        layers += [(layer, at) for _, layer, at in steps]
+        if level.prior is not None:
+            layers.append((level.prior, shape))
+    return layers
+
+
+def _layer_work(
+    layer: Bijection,
+    shape: Shape,
+    config: TrainingConfig,
+    images: int,
+    initialization_images: int,
+    precision: str,
+) -> FlowWork:
+    layer.train()
+    with saved_bytes(layer) as sizes:
+        step = count(lambda: _step(layer, torch.zeros(images, *shape, requires_grad=True), config))
+    layer.eval().requires_grad_(False)
+    gradients = count(lambda: _step(layer, torch.zeros(TILE, *shape, requires_grad=True), None))
+    with torch.no_grad():
+        initialization = count(lambda: layer(torch.zeros(initialization_images, *shape)))
+        validation = count(lambda: layer(torch.zeros(VALIDATION_BATCH, *shape)))
+        log_det = count(lambda: layer.constant_log_det_at(shape))
+        quality, refresh = _inverse_work(layer, shape)
+        freezing = count(lambda: layer.freeze(shape))
+        frozen = freezing.outcome
+        latents = torch.zeros(FROZEN_BATCH, *layer.output_shape(shape), dtype=torch.float64, device="meta")
+        count(lambda: frozen.inverse(latents, "exact"))  # the first one may factorise the layer's matrix
+        scoring = count(lambda: frozen.forward(torch.zeros(FROZEN_BATCH, *shape, dtype=torch.float64)))
+        sampling = count(lambda: frozen.inverse(latents, "exact"))
+        preview = count(lambda: frozen.inverse(latents, "learned"))
+    in_networks = precision == "bfloat16" and any(isinstance(module, CouplingNet) for module in layer.modules())
+    saved = sum(sizes)
+    return FlowWork(
+        step=_in_low_precision(step.work) if in_networks else step.work,
+        validation=validation.work,
+        initialization=initialization.work,
+        log_det=log_det.work if layer.omits_log_det else Work(),
+        constant_log_det=log_det.work,
+        quality=quality,
+        refresh=refresh,
+        freezing=freezing.work,
+        scoring=scoring.work,
+        gradients=gradients.work,
+        sampling=sampling.work,
+        preview=preview.work,
+        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        saved_bytes=saved,
+        passing_bytes=max(0, step.peak_bytes - saved),
+        initialization_bytes=initialization.peak_bytes,
+        frozen_bytes=freezing.peak_bytes,
+    )
+
+
+def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> None:
+    """Run forward and backward pass, with the penalties of training where its configuration is given."""
+    z, log_det = layer(x)
+    loss = z.sum() + log_det.sum()
+    if config is not None and isinstance(layer, SelfNormalizing):
+        loss = loss + layer.pop_reconstruction_error().sum()
+        if config.noise_reconstruction:
+            noise = torch.zeros_like(x[:1])
+            loss = loss + (noise - layer.reconstruct(noise)).square().sum()
+    torch.autograd.backward(loss)
+
+
+def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
+    """Return the work of measuring a learned inverse, and of setting it to the exact one."""
+    if not isinstance(layer, SelfNormalizing):
+        return Work(), Work()
+
+    def norms() -> None:
+        noise = torch.zeros(1, *shape)
+        operator_norm(lambda x: x - layer.reconstruct(x), noise, iterations=1)
+        operator_norm(layer.apply_inverse_weight, noise, iterations=1)
+
+    error = count(lambda: layer.reconstruct(torch.zeros(QUALITY_PROBES, *shape)))
+    return error.work + count(norms).work * NORM_ITERATIONS, count(lambda: layer.refresh_inverse(shape)).work
+
+
+def _with_the_rest(layers: FlowWork, flow: Flow, shape: Shape, images: int, initialization_images: int) -> FlowWork:
+    """Add the pixel transform, the optimiser's step and the average of the weights."""
+
+    def pixels(batch: int) -> Count[object]:
+        return count(lambda: flow.pixels(torch.zeros(batch, *shape, dtype=torch.float64)))
+
+    # The fused optimiser does not run on the meta device.
+    update = Work(bytes=UPDATE_NUMBERS * 4 * layers.parameters)
+    with torch.no_grad():
+        transformed, first = pixels(images), pixels(initialization_images)
+        return replace(
+            layers,
+            step=layers.step + transformed.work + update,
+            validation=layers.validation + pixels(VALIDATION_BATCH).work,
+            initialization=layers.initialization + first.work,
+            scoring=layers.scoring + pixels(FROZEN_BATCH).work,
+            passing_bytes=max(layers.passing_bytes, transformed.peak_bytes - layers.saved_bytes),
+            initialization_bytes=max(layers.initialization_bytes, first.peak_bytes),
+        )
+
+
+def _in_low_precision(work: Work) -> Work:
+    return replace(work, flops=0.0, low_precision_flops=work.flops)

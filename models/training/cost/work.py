@@ -1,0 +1,186 @@
+"""Amounts of work, counted by running PyTorch code on the meta device, where tensors have shapes and no values."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+
+aten = torch.ops.aten
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work that takes time.
+
+    Attributes:
+        flops: Floating-point operations of convolutions, matrix products and factorisations: two a
+            multiply-add, twice as many in float64.
+        low_precision_flops: Those of layers whose networks compute in bfloat16; not among ``flops``.
+        bytes: Bytes that operations read and write.
+        calls: Operations that PyTorch starts.
+    """
+
+    flops: float = 0.0
+    low_precision_flops: float = 0.0
+    bytes: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.low_precision_flops + other.low_precision_flops,
+            self.bytes + other.bytes,
+            self.calls + other.calls,
+        )
+
+    def __mul__(self, times: float) -> Work:
+        return Work(times * self.flops, times * self.low_precision_flops, times * self.bytes, times * self.calls)
+
+
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations, the bytes that they read and write, and the bytes of the tensors that are alive at once.
+
+    A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
+    an activation normalisation counts as initialised, a loss as finite.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self.calls = 0
+        self.peak_bytes = 0
+        self._live_bytes = 0
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten._local_scalar_dense.default:
+            return torch.ones((), dtype=args[0].dtype, device="cpu").item()
+        outcome = func(*args, **(kwargs or {}))
+        outputs = [leaf for leaf in tree_leaves(outcome) if isinstance(leaf, Tensor)]
+        if not func.is_view:
+            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.nbytes for tensor in (*inputs, *outputs))
+            self.calls += 1
+            for tensor in outputs:
+                self._watch(tensor.untyped_storage())
+        return outcome
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+
+        def free(_: object) -> None:
+            del self._storages[key]
+            self._live_bytes -= size
+
+        self._storages[key] = weakref.ref(storage, free)
+        self._live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+
+
+class NoModules:
+    """Stands in for the module tracker of ``FlopCounterMode``, whose hooks would run in other threads, too."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Count(Generic[T]):
+    """The work of a function.
+
+    Attributes:
+        outcome: What it returned.
+        work: What it did.
+        peak_bytes: Most bytes of tensors made by it that were alive at once.
+    """
+
+    outcome: T
+    work: Work
+    peak_bytes: int
+
+
+def count(run: Callable[[], T]) -> Count[T]:
+    """Return the work of ``run``, which computes with meta tensors."""
+    flops = FlopCounterMode(display=False, custom_mapping=_formulas())
+    flops.mod_tracker = NoModules()  # type: ignore[assignment]
+    # The innermost mode answers first: what asks for a value must not reach the other one.
+    with torch.device("meta"), flops, OperationCounter() as operations:
+        outcome = run()
+    work = Work(flops=flops.get_total_flops(), bytes=operations.bytes, calls=operations.calls)
+    return Count(outcome, work, operations.peak_bytes)
+
+
+@contextmanager
+def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
+    """Collect the sizes in bytes of what autograd keeps for the backward pass, without the weights of ``module``."""
+    seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept: list[Tensor] = []
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            kept.append(tensor)  # as long as it lives no other storage gets its address
+            sizes.append(storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes
+
+
+def _factorisation(numerator: int) -> Callable[..., int]:
+    """Return the formula ``numerator``/3 n³ for each matrix of the first argument, ``(..., n, n)``."""
+    return lambda matrix, *_, **__: numerator * math.prod(matrix) * matrix[-1] // 3
+
+
+def _triangular_solves(solves: int) -> Callable[..., int]:
+    """Return the formula of ``solves`` solves with triangles ``(n, n)``, the first argument."""
+    return lambda matrix, *_, out_shape, **__: solves * math.prod(out_shape) * matrix[-1]
+
+
+LINEAR_ALGEBRA_FLOPS: dict[Any, Callable[..., int]] = {
+    aten._linalg_slogdet: _factorisation(2),
+    aten._linalg_solve_ex: _factorisation(2),
+    aten.linalg_lu_factor_ex: _factorisation(2),
+    aten.linalg_inv_ex: _factorisation(6),
+    aten.linalg_lu_solve: _triangular_solves(2),
+    aten.linalg_solve_triangular: _triangular_solves(1),
+}
+"""Flops of operators that ``torch.utils.flop_counter`` has no formula for (Golub & Van Loan 2013, chapter 3)."""
+
+
+def _by_width(formula: Callable[..., int]) -> Callable[..., int]:
+    """Return a formula that counts an operation in float64 twice: a vector register holds half as many numbers."""
+
+    def flops(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        wide = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(out_val))
+        return (2 if wide else 1) * formula(*args, out_val=out_val, **kwargs)
+
+    flops._get_raw = True  # type: ignore[attr-defined]
+    return flops
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    own = {operator: shape_wrapper(formula) for operator, formula in LINEAR_ALGEBRA_FLOPS.items()}  # type: ignore[no-untyped-call]
+    return {operator: _by_width(formula) for operator, formula in {**flop_registry, **own}.items()}

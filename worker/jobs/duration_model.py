@@ -1,0 +1,69 @@
+"""How long trainings took against what was expected of them, kept in Redis, so that the next estimates fit."""
+
+from typing import cast
+
+import redis
+
+from worker.broker.connection import translate_redis_errors
+from worker.jobs.record import Job, Status
+from worker.queues import DeviceKind
+
+GUESSED = "guessed"
+"""Basis of an estimate whose work was not counted in time: a job says nothing by how far it is off."""
+_NEW = 0.5
+"""Weight of the newest job in the average."""
+_LIMITS = 0.02, 50.0
+"""No job may move the average out of this range: it may have run in a debugger, or on a machine that slept."""
+
+
+class DurationModel:
+    """Slowdowns of trainings by kind of device and preset.
+
+    A slowdown is the time that a job took over the time that the reference machine needs for the same work
+    (``models.training.cost.throughput.ASSUMED``).
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
+        self._key = f"{prefix}pace"  # its name since the first version
+
+    def slowdown(self, device: DeviceKind, preset: str) -> float | None:
+        """Return the slowdown of a preset, else that of the latest training on this kind of device.
+
+        Returns:
+            None where no training has ended on this kind of device.
+
+        Raises:
+            BrokerDown: Where Redis does not answer.
+        """
+        with translate_redis_errors():
+            own, latest = cast(list[str | None], self._client.hmget(self._key, [f"{device}:{preset}", f"{device}:"]))
+        value = own or latest
+        return float(value) if value else None
+
+    def learn(self, job: Job, device: DeviceKind) -> None:
+        """Move the slowdown of a job's preset half-way to that of the job.
+
+        Jobs that failed, were interrupted, or had a limit in minutes change nothing.
+
+        Raises:
+            BrokerDown: Where Redis does not answer.
+        """
+        measured = _slowdown_of(job)
+        if measured is None:
+            return
+        before = self.slowdown(device, job.preset)
+        now = measured if before is None else before * (1 - _NEW) + measured * _NEW
+        now = min(max(now, _LIMITS[0]), _LIMITS[1])
+        with translate_redis_errors():
+            self._client.hset(self._key, mapping={f"{device}:{job.preset}": now, f"{device}:": now})
+
+
+def _slowdown_of(job: Job) -> float | None:
+    estimate = job.estimate
+    if job.status is not Status.SUCCEEDED or job.attempts != 1 or estimate is None or estimate.get("basis") == GUESSED:
+        return None
+    if job.started_at is None or job.finished_at is None or job.parameters.get("max_minutes") is not None:
+        return None
+    expected = float(estimate["seconds"]) / float(estimate["slowness"])
+    return (job.finished_at - job.started_at).total_seconds() / max(expected, 1e-3)
