@@ -28,7 +28,7 @@ def command(name: str, *arguments: str | Path) -> list[str | Path]:
 
 
 def around(url: str) -> dict[str, str]:
-    return os.environ | {"SNF_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return os.environ | {"SNF_URL": url, "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "COLUMNS": "200"}
 
 
 def run(url: str, folder: Path, *words: str | Path) -> str:

@@ -13,7 +13,7 @@ PROGRAM = "import sys; sys.argv[0] = 'snf'; from app.cli.main import main; main(
 
 
 def words(line: str, home: Path, **variables: str) -> list[str]:
-    environment = {"PATH": "", "PYTHONPATH": str(ROOT), "SNF_HOME": str(home), **variables}
+    environment = {"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "SNF_HOME": str(home), **variables}
     environment |= {"_SNF_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60, check=False
