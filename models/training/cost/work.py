@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 aten = torch.ops.aten
 T = TypeVar("T")
@@ -49,14 +49,18 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations, the bytes that they read and write, and the bytes of the tensors that are alive at once.
+    """Counts operations, their flops, the bytes that they read and write, and the bytes of tensors alive at once.
 
     A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
     an activation normalisation counts as initialised, a loss as finite.
+
+    Flops are by the formulas of ``torch.utils.flop_counter``. Its own mode is not used: its hooks on modules would run
+    in all threads of a service.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
         self.bytes = 0
         self.calls = 0
         self.peak_bytes = 0
@@ -70,6 +74,11 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return torch.ones((), dtype=args[0].dtype, device="cpu").item()
         outcome = func(*args, **(kwargs or {}))
         outputs = [leaf for leaf in tree_leaves(outcome) if isinstance(leaf, Tensor)]
+        formula = FLOPS.get(func._overloadpacket)
+        if formula is not None:
+            flops = formula(*args, out_val=outcome, **(kwargs or {}))
+            # In float64 a vector register holds half as many numbers.
+            self.flops += flops * (2 if any(tensor.dtype == torch.float64 for tensor in outputs) else 1)
         if not func.is_view:
             inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self.bytes += sum(tensor.nbytes for tensor in (*inputs, *outputs))
@@ -92,18 +101,6 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = max(self.peak_bytes, self._live_bytes)
 
 
-class NoModules:
-    """Stands in for the module tracker of ``FlopCounterMode``, whose hooks would run in other threads, too."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class Count(Generic[T]):
     """The work of a function.
@@ -121,12 +118,9 @@ class Count(Generic[T]):
 
 def count(run: Callable[[], T]) -> Count[T]:
     """Return the work of ``run``, which computes with meta tensors."""
-    flops = FlopCounterMode(display=False, custom_mapping=_formulas())
-    flops.mod_tracker = NoModules()  # type: ignore[assignment]
-    # The innermost mode answers first: what asks for a value must not reach the other one.
-    with torch.device("meta"), flops, OperationCounter() as operations:
+    with torch.device("meta"), OperationCounter() as operations:
         outcome = run()
-    work = Work(flops=flops.get_total_flops(), bytes=operations.bytes, calls=operations.calls)
+    work = Work(flops=operations.flops, bytes=operations.bytes, calls=operations.calls)
     return Count(outcome, work, operations.peak_bytes)
 
 
@@ -170,17 +164,8 @@ LINEAR_ALGEBRA_FLOPS: dict[Any, Callable[..., int]] = {
 """Flops of operators that ``torch.utils.flop_counter`` has no formula for (Golub & Van Loan 2013, chapter 3)."""
 
 
-def _by_width(formula: Callable[..., int]) -> Callable[..., int]:
-    """Return a formula that counts an operation in float64 twice: a vector register holds half as many numbers."""
-
-    def flops(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
-        wide = any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(out_val))
-        return (2 if wide else 1) * formula(*args, out_val=out_val, **kwargs)
-
-    flops._get_raw = True  # type: ignore[attr-defined]
-    return flops
-
-
-def _formulas() -> dict[Any, Callable[..., int]]:
-    own = {operator: shape_wrapper(formula) for operator, formula in LINEAR_ALGEBRA_FLOPS.items()}  # type: ignore[no-untyped-call]
-    return {operator: _by_width(formula) for operator, formula in {**flop_registry, **own}.items()}
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    **{operator: shape_wrapper(formula) for operator, formula in LINEAR_ALGEBRA_FLOPS.items()},  # type: ignore[no-untyped-call]
+}
+"""Formulas by operator, of the arguments and ``out_val``."""

@@ -107,12 +107,6 @@ def find_layer() -> Bijection:
     return next(iter(build_flow(architecture).level_list()[0].steps[2:]))  # type: ignore[return-value]
 
 
-def test_counting_leaves_other_threads_alone() -> None:
-    hooks = []
-    count(lambda: hooks.append(len(torch.nn.modules.module._global_forward_pre_hooks)))
-    assert hooks == [0]
-
-
 def test_a_value_that_code_asks_for_is_1() -> None:
     def ask() -> tuple[float, bool, int]:
         tensor = torch.zeros(())
