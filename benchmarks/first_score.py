@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.installation import PatientClient, snf_up
 from benchmarks.speed.machine import cores, describe
 from models.atomic_files import write_atomically
-from tests.browser.chromium import running_chromium
+from tests.browser.chromium import find, running_chromium
 from tests.browser.helpers import drop
 from tests.support.paths import DIGITS
 
@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = describe(cores())
     rows: dict[str, list[float]] = {name: [] for name in STEPS}
-    with tempfile.TemporaryDirectory() as home, snf_up(Path(home)) as client, running_chromium() as browser:
+    with tempfile.TemporaryDirectory() as home, snf_up(Path(home)) as client, running_chromium(find()) as browser:
         machine["chromium"] = browser.version
         for number in range(arguments.visits + 1):
             ready, scored = visit(browser, str(client.base_url), number)

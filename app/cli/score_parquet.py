@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Throughput:
+class ScoringRate:
     """The images that this run scored, without those of an interrupted run, and the time it took."""
 
     images: int
@@ -95,7 +95,7 @@ def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: flo
     )
 
 
-def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool]) -> Throughput:
+def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_stop: Callable[[], bool]) -> ScoringRate:
     from models.bulk.part import score_part
 
     ranges, missing = work.plan.ranges, work.missing()
@@ -112,10 +112,10 @@ def _score_missing(scorer: Scorer, source: ImageSource, work: OpenPlan, should_s
                 should_stop=should_stop,
                 progress=advance,
             )
-    return Throughput(images, time.monotonic() - started)
+    return ScoringRate(images, time.monotonic() - started)
 
 
-def _table(reference: str, out: Path, summary: PartSummary, throughput: Throughput) -> None:
+def _table(reference: str, out: Path, summary: PartSummary, throughput: ScoringRate) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

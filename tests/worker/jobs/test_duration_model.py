@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.worker.support.helpers import new_job
-from worker.broker.embedded import EmbeddedBroker, redis_client
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job, Status
 from worker.settings import Settings
