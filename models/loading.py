@@ -75,8 +75,11 @@ def load_artifact(folder: Path) -> Artifact:
         raise ArtifactError(
             f"{file_label(folder / FILE)}: the architecture and the preprocessing have images of different shapes"
         )
-    with NoRandomness():
-        flow = build_flow(architecture)
+    try:
+        with NoRandomness():
+            flow = build_flow(architecture)
+    except ValueError as error:
+        raise ArtifactError(f"{file_label(folder / FILE)}: the architecture cannot be built: {error}") from error
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     layers = layers_with_log_det(flow, architecture.image_shape)
     if layers != manifest.log_dets.layers.keys():

@@ -4,6 +4,15 @@ from enum import StrEnum
 from typing import Literal
 
 JobType = Literal["train", "score", "calibrate", "evaluate"]
+ModelJobType = Literal["score", "calibrate", "evaluate"]
+"""Job types that work with a registered model."""
+ATTEMPT_MODULES: dict[JobType, str] = {
+    "train": "worker.attempts.train",
+    "score": "worker.attempts.score",
+    "calibrate": "worker.attempts.calibrate",
+    "evaluate": "worker.attempts.evaluate",
+}
+"""The module that runs an attempt of each job type."""
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 

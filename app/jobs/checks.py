@@ -6,7 +6,7 @@ The checks read the disk. A job that cannot succeed is a 422 problem that names 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
+from worker.queues import ModelJobType
 
 TRAINING_ONLY = ("preset", "promote", "device")
 MAX_PARTS = 10_000
@@ -77,11 +78,13 @@ def check_scoring(
     return f"{version.name}:{version.version}", version.calibration
 
 
-def check_calibration(request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore) -> str:
+def check_calibration(
+    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
+) -> tuple[str, None]:
     """Check a calibration job.
 
     Returns:
-        The model as ``name:version``.
+        The model as ``name:version``, and no calibration: a calibration job uses none.
     """
     read_parameters(CalibrationParameters, request)
     with _invalid_model():
@@ -97,7 +100,7 @@ def check_calibration(request: JobRequest, registry: Registry, data_dir: Path | 
         # Advice for the parameters of a training does not help with a trained model.
         reason = error.detail.partition("; set ")[0]
         raise invalid("/body/dataset", f"it does not suit {model}:{version}: {reason}") from error
-    return f"{model}:{version}"
+    return f"{model}:{version}", None
 
 
 def check_evaluation(
@@ -119,6 +122,14 @@ def check_evaluation(
         with _invalid_dataset(f"/body/parameters/against/{index}"):
             check_anomalous(other, request.dataset, preprocessing, parameters.adapt, data_dir, datasets)
     return f"{version.name}:{version.version}", version.calibration
+
+
+CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetStore], tuple[str, int | None]]] = {
+    "score": check_scoring,
+    "calibrate": check_calibration,
+    "evaluate": check_evaluation,
+}
+"""The check of each job type that works with a registered model; it returns the model and its calibration."""
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.checks import check_calibration, check_evaluation, check_scoring
+from app.jobs.checks import CHECKS
 from app.jobs.estimates import estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
@@ -45,20 +45,11 @@ def plan_job(
     durations: DurationModel,
 ) -> JobPlan:
     """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
-    if request.type == "score":
-        model, calibration = check_scoring(request, registry, settings.data_dir, datasets)
-        return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
-    if request.type == "calibrate":
-        return JobPlan(
-            check_calibration(request, registry, settings.data_dir, datasets),
-            Queue.SCORE,
-            _scoring_workers(workers),
-            None,
-        )
-    if request.type == "evaluate":
-        model, calibration = check_evaluation(request, registry, settings.data_dir, datasets)
-        return JobPlan(model, Queue.SCORE, _scoring_workers(workers), None, calibration)
-    return _plan_training(request, settings, datasets, workers, durations)
+    if request.type == "train":
+        return _plan_training(request, settings, datasets, workers, durations)
+    model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
+    serving = sum(Queue.SCORE in worker.queues for worker in workers.workers())
+    return JobPlan(model, Queue.SCORE, serving, None, calibration)
 
 
 def require_memory(plan: JobPlan) -> None:
@@ -75,10 +66,6 @@ def require_memory(plan: JobPlan) -> None:
         '"force": true queues it all the same',
         extensions={"memory_bytes": estimate.memory_bytes, "available_bytes": estimate.available_bytes},
     )
-
-
-def _scoring_workers(workers: WorkerRegistry) -> int:
-    return sum(Queue.SCORE in worker.queues for worker in workers.workers())
 
 
 def _plan_training(

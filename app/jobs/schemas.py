@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.schemas import REF, Answer, Name
+from worker.queues import JobType
 
 
 class JobRequest(BaseModel):
@@ -37,7 +38,7 @@ class JobRequest(BaseModel):
         },
     )
 
-    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+    type: JobType = Field(
         description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
         "model on a dataset without training, or `evaluate` how well it separates a dataset's images from others."
     )
@@ -128,7 +129,7 @@ class JobView(Answer):
     """A job with its state, progress and result."""
 
     id: str
-    type: Literal["train", "score", "calibrate", "evaluate"]
+    type: JobType
     status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
     queue: str = Field(description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(

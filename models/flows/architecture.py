@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PixelTransform = Literal["affine", "logit", "marginal"]
+Linear = Annotated[str, Field(max_length=64)]
+"""Name of a linear layer in the tables of ``models.flows.build``."""
 
 
 class _ImageArchitecture(BaseModel):
@@ -33,7 +35,7 @@ class GlowArchitecture(_ImageArchitecture):
     levels: int = Field(ge=1, le=8)
     steps: int = Field(ge=1, le=64, description="Steps a level.")
     hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
-    linear: Literal["self-normalizing", "exact", "lu"] = "self-normalizing"
+    linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
         """Return a description in words, in a single line."""
@@ -50,9 +52,7 @@ class ConvolutionalArchitecture(_ImageArchitecture):
     blocks: int = Field(3, ge=1, le=6)
     layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
     kernel: int = Field(3, ge=1, le=15)
-    linear: Literal["self-normalizing", "self-normalizing-two-layer", "exact", "emerging", "exponential"] = (
-        "self-normalizing"
-    )
+    linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
         """Return a description in words, in a single line."""
@@ -64,7 +64,7 @@ class FullyConnectedArchitecture(_ImageArchitecture):
 
     family: Literal["fully-connected"] = "fully-connected"
     layers: int = Field(2, ge=1, le=16)
-    linear: Literal["self-normalizing", "exact", "relative"] = "self-normalizing"
+    linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
         """Return a description in words, in a single line."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection, Elementwise
+from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
@@ -30,6 +31,8 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
     "logit": LogitPixels,
     "marginal": MarginalPixels,
 }
+Layer = TypeVar("Layer", bound=Callable[..., Bijection])
+
 CONVOLUTIONS_1X1: dict[str, Callable[[int], Bijection]] = {
     "exact": ExactConv1x1,
     "self-normalizing": SelfNormalizingConv1x1,
@@ -40,12 +43,23 @@ DENSE_LAYERS: dict[str, Callable[[int], Bijection]] = {
     "self-normalizing": SelfNormalizingDense,
     "relative": RelativeGradientDense,
 }
+CONVOLUTIONS: dict[str, Callable[[Shape, int], Bijection]] = {
+    "exact": lambda shape, kernel: ExactConv(shape[0], (kernel, kernel)),
+    "self-normalizing": lambda shape, kernel: SelfNormalizingConv(shape[0], (kernel, kernel)),
+    "self-normalizing-two-layer": lambda shape, kernel: TwoLayerInverseConv(shape[0], (kernel, kernel)),
+    "emerging": lambda shape, _kernel: EmergingConv(shape[0]),
+    "exponential": lambda shape, _kernel: ExponentialConv(shape),
+}
+"""Linear layers by the ``linear`` of an architecture, made from channels, dimensions, or shape and kernel size."""
 
 
 def build_flow(architecture: Architecture) -> Flow:
     """Return the flow of an architecture with random weights from torch's global generator.
 
     Before use it must be initialised with a batch (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
+
+    Raises:
+        ValueError: The architecture asks for a linear layer that is not in the tables of this module.
     """
     if isinstance(architecture, GlowArchitecture):
         levels = _glow(architecture)
@@ -57,7 +71,7 @@ def build_flow(architecture: Architecture) -> Flow:
 
 
 def _glow(architecture: GlowArchitecture) -> list[Level]:
-    linear = CONVOLUTIONS_1X1[architecture.linear]
+    linear = _layer(CONVOLUTIONS_1X1, architecture)
     channels = architecture.channels
     levels = []
     for index in range(architecture.levels):
@@ -73,14 +87,7 @@ def _glow(architecture: GlowArchitecture) -> list[Level]:
 
 
 def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
-    kernel = (architecture.kernel, architecture.kernel)
-    convolutions: dict[str, Callable[[int], Bijection]] = {
-        "exact": lambda channels: ExactConv(channels, kernel),
-        "self-normalizing": lambda channels: SelfNormalizingConv(channels, kernel),
-        "self-normalizing-two-layer": lambda channels: TwoLayerInverseConv(channels, kernel),
-        "emerging": EmergingConv,
-        "exponential": lambda channels: ExponentialConv((channels, *size)),
-    }
+    linear = _layer(CONVOLUTIONS, architecture)
     channels, size = architecture.channels, (architecture.height, architecture.width)
     levels = []
     for block in range(architecture.blocks):
@@ -88,7 +95,7 @@ def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
             channels, size = 4 * channels, (size[0] // 2, size[1] // 2)
         steps: list[Bijection] = []
         for layer in range(architecture.layers):
-            steps.append(convolutions[architecture.linear](channels))
+            steps.append(linear((channels, *size), architecture.kernel))
             # No activation after the last layer, whose outputs are the latents.
             if block < architecture.blocks - 1 or layer < architecture.layers - 1:
                 steps.append(SplineActivation((channels, *size)))
@@ -98,9 +105,16 @@ def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
 
 def _fully_connected(architecture: FullyConnectedArchitecture) -> Level:
     dimensions = architecture.channels * architecture.height * architecture.width
+    linear = _layer(DENSE_LAYERS, architecture)
     steps: list[Bijection] = []
     for layer in range(architecture.layers):
-        steps.append(DENSE_LAYERS[architecture.linear](dimensions))
+        steps.append(linear(dimensions))
         if layer < architecture.layers - 1:
             steps.append(SmoothLeakyReLU())
     return Level(steps, squeeze=False)
+
+
+def _layer(layers: Mapping[str, Layer], architecture: Architecture) -> Layer:
+    if architecture.linear not in layers:
+        raise ValueError(f"expected a linear layer of {', '.join(layers)}, got {architecture.linear!r}")
+    return layers[architecture.linear]

@@ -280,3 +280,11 @@ def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm is not initialised"):
         Scorer.load(copy)
+
+
+def test_an_unknown_layer_is_named(artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(artifact, folder)
+    edit_manifest(folder, lambda manifest: manifest["architecture"].update(linear="imaginary"))
+    with pytest.raises(ArtifactError, match=r"expected a linear layer of exact.*, got 'imaginary'"):
+        load_artifact(folder)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import redis
 from celery import Celery  # type: ignore[import-untyped]
@@ -16,7 +16,7 @@ from worker.errors import BrokerDown, JobConflict
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import WorkerRegistry
-from worker.queues import DeviceKind, Queue
+from worker.queues import DeviceKind, ModelJobType, Queue
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def submit_training(
 def submit_on_model(
     store: JobStore,
     celery: Celery,
-    kind: Literal["score", "calibrate", "evaluate"],
+    kind: ModelJobType,
     *,
     model: str,
     dataset: str,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from worker.queues import JobType
+from worker.queues import ATTEMPT_MODULES, JobType
 from worker.runtime.lifeline import Lifeline, child_environment
 
 
@@ -31,19 +31,12 @@ class StopReason(StrEnum):
     PREEMPT = "p"
 
 
-MODULES: dict[JobType, str] = {
-    "train": "worker.attempts.train",
-    "score": "worker.attempts.score",
-    "calibrate": "worker.attempts.calibrate",
-    "evaluate": "worker.attempts.evaluate",
-}
-
 Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
     """Return the command that runs an attempt of the job in ``folder``."""
-    return [sys.executable, "-m", MODULES[type], str(folder)]
+    return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
 
 
 class AttemptProcess:
@@ -122,7 +115,7 @@ class AttemptProcess:
 
 def assistant_command(folder: Path) -> list[str]:
     """Return the command that scores shards of the bulk job in ``folder`` for another worker."""
-    return [sys.executable, "-m", MODULES["score"], str(folder), "--assist"]
+    return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:
