@@ -44,7 +44,12 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Raises a 422 problem for a job that cannot succeed, `BrokerDown`; blocks on disk and job store."""
+    """Return the plan of a job. Blocks on the disk and on the job store.
+
+    Raises:
+        Problem: 422, the job cannot succeed.
+        BrokerDown: Redis does not answer.
+    """
     if request.type == "train":
         return _plan_training(request, settings, datasets, workers, durations)
     model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
@@ -104,7 +109,11 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Raises a 422 problem for a training job that cannot succeed; blocks on the disk."""
+    """Return the architecture, the configuration and the dataset of a training. Blocks on the disk.
+
+    Raises:
+        Problem: 422, the training cannot succeed.
+    """
     if request.preset not in PRESETS:
         raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
     try:
