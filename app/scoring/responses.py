@@ -16,7 +16,6 @@ from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
 from models.images.provenance import provenance_warning
-from snf_client.fdr import q_values
 
 if TYPE_CHECKING:
     from models.anomaly.heat_map import PixelMaps
@@ -47,6 +46,9 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
         "results": results,
     }
     if fdr:
+        # The client imports httpx, which would slow down every start of the service.
+        from snf_client.fdr import q_values  # noqa: PLC0415
+
         rates = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, rates, strict=True))
         content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
