@@ -41,7 +41,7 @@ def test_the_check_before_queueing(settings: Settings) -> None:
     assert architecture.image_shape == dataset.image_shape == (1, 8, 16)
     assert config.image_size == (8, 16)
     assert dataset.train + dataset.statistics + dataset.calibration == 60
-    with pytest.raises(Problem, match="set image_size to a multiple of 2"):
+    with pytest.raises(Problem, match="expected multiples of 2, at least 8, got 9x9; set image_size"):
         check_training(request(image_size=9), None, store)
     with pytest.raises(Problem, match="image_size"):
         check_training(request(image_size=2), None, store)
@@ -60,9 +60,9 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for question in ("require", "admit"):
+    for question in ("require", "check_before_publish"):
         monkeypatch.setattr(f"worker.attempts.train.Fence.{question}", lambda _: None)
-    monkeypatch.setattr("worker.attempts.train.PREPARING_SECONDS", 0.0)
+    monkeypatch.setattr("worker.attempts.progress.PREPARING_S", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
     spec = JobSpec(

@@ -124,7 +124,7 @@ def test_what_cannot_be_chosen(store: DatasetStore) -> None:
         with pytest.raises(DatasetUnfit, match=reason):
             load_dataset("photos", None, store, TrainingConfig(**asked))
     shape = summarize("photos", None, store, TrainingConfig(image_size=15)).image_shape
-    with pytest.raises(DatasetUnfit, match="set image_size to a multiple of 2, at least 8"):
+    with pytest.raises(DatasetUnfit, match="expected multiples of 2, at least 8, got 15x15; set image_size"):
         PRESETS["snf-glow-tiny"].architecture(shape, "affine")
 
 
