@@ -122,7 +122,10 @@ ARRAYS: dict[str, tuple[bytes, str]] = {
         npz_of(images=npy(DIGITS[:12, 0]), group=npy_of("(12,)", b"\0\0\0a\0\x11\0\0" * 12, "'>U2'")),
         "not characters",
     ),
-    "huge header": (npz_of(images=npy_of("(12, 28, 28)", padding=16 * MIB)), "expected a header of at most 10000 bytes"),
+    "huge header": (
+        npz_of(images=npy_of("(12, 28, 28)", padding=16 * MIB)),
+        "expected a header of at most 10000 bytes",
+    ),
     "huge header alone": (npy_of("(12, 28, 28)", padding=8 * MIB), "expected a header of at most 10000 bytes"),
     "header that lies": (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{", "expected a header of at most 10000 bytes"),
     "negative images": (npy_of("(-12, 28, 28)", bytes(12 * 784)), "sides"),
