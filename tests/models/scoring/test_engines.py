@@ -171,7 +171,7 @@ class TestChoice:
             open_engine(frozen, EngineOptions("openvino"))
 
     def test_openvino_is_for_the_cpu(self) -> None:
-        with pytest.raises(EngineUnavailable, match="expected device cpu .* got cuda:0"):
+        with pytest.raises(EngineUnavailable, match=r"expected device cpu .* got cuda:0"):
             open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions("openvino", device="cuda:0"))
 
 
