@@ -185,7 +185,7 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 @torch.library.custom_op("snf::factorise_band", mutates_args=())
 def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the LU factors of a convolution's band matrix, ``(D, 3b + 1)``, and its row swaps ``(D,)``.
+    """Return the LU factors of a convolution's band matrix, ``(D, 3b + 1)``, and its row swaps. Cost: O(D·b²).
 
     An operator of PyTorch, so that its work can be counted on the meta device like that of any other.
     """

@@ -111,7 +111,7 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for spline values ``z`` and the log-det of the inverse, ``(N,)`` in nats (Durkan et al., eq. 6-8)."""
+        """Return x for spline values ``z`` and the log-det of the inverse, ``(N,)`` (Durkan et al. 2019, eq. 6-8)."""
         values, inside, clamped = self._by_element(z)
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)

@@ -31,7 +31,7 @@ class Squeeze(Bijection):
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images ``x`` squeezed to ``(N, 4C, H/2, W/2)``, and the log-det 0. Sides must be even."""
+        """Return ``x`` squeezed to ``(N, 4C, H/2, W/2)`` and the log-det 0. Raises ``ValueError`` for odd sides."""
         if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"expected images (N, C, H, W) with even sides, got {tuple(x.shape)}")
         return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])

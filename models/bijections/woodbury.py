@@ -12,7 +12,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Woodbury transformation: low-rank mixing of channels and of pixel locations (Lu & Huang 2020, 3.2).
+    """Woodbury transformation (I + U_c V_c) X (I + U_s V_s): low-rank mixing of channels and locations (Lu & Huang).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
@@ -41,7 +41,7 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixed images, ``(N, C, H, W)``, and the log-det in nats, ``(N,)``, from two small determinants."""
+        """Return mixed images, ``(N, C, H, W)``, and the log-det, ``(N,)``. Raises ``ValueError`` for another shape."""
         self._check(x)
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 

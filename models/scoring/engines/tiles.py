@@ -28,6 +28,8 @@ ROUNDS, SECONDS = 7, 2.0
 class Tiling(BaseModel):
     """Measured tile size: the number of images that a CPU thread computes at once, with the times it took.
 
+    ``wave`` is the time of ``lanes`` tiles in parallel, and ``single`` that of an image alone with all threads.
+
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(17)
@@ -48,7 +50,10 @@ class Tiling(BaseModel):
 
 
 def unmeasured(lanes: int) -> Tiling:
-    """Return the default tile size of 4 images, with assumed times in place of a measurement."""
+    """Return the default tile size of 4 images, with assumed times in place of a measurement.
+
+    An image alone is assumed to take a tenth more time than in a full wave.
+    """
     return Tiling(tile=DEFAULT_TILE, lanes=lanes, wave=1.0, single=1.1 / (DEFAULT_TILE * lanes))
 
 
