@@ -187,7 +187,7 @@ class Scorer(Sampler):
         return self._gradient_passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
 
     def require_spatial(self) -> MapReference:
-        """Return the reference for heat maps. Raises ``HeatMapUnsupported`` if the layers mix all pixels at once."""
+        """Return the pixel statistics for standardising heat maps. Raises ``HeatMapUnsupported`` if there are none."""
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
                 "its layers mix all pixels of the image at once, so that no likelihood belongs to a single pixel"
@@ -195,7 +195,7 @@ class Scorer(Sampler):
         return self.calibration.pixels
 
     def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[PixelMaps]:
-        """Return heat maps: the contribution of each pixel to the log-likelihood of its image, in nats.
+        """Return heat maps for images, uint8 ``(N, C, H, W)``: each pixel's part of the log-likelihood, in nats.
 
         With ``gradients``, the norm of the gradient at each pixel is added. Raises ``HeatMapUnsupported`` if the layers
         mix all pixels at once.

@@ -12,7 +12,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Woodbury transformation (I + U_c V_c) X (I + U_s V_s): low-rank mixing of channels and locations (Lu & Huang).
+    """Woodbury transformation (I + U_c V_c) X (I + U_s V_s): low-rank channel and location mixing (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
