@@ -34,7 +34,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model loaded from its folder and verified: trained flow, calibration, manifest and test images.
+    """A model loaded from its folder and verified: trained flow, calibration, manifest, and images to check scores.
 
     Attributes:
         manifest: The manifest.

@@ -100,7 +100,7 @@ class Scorer(Sampler):
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
-        """Load a model from its folder, verify all files, and check the score of an image stored with it.
+        """Load a model from its folder, verify its files, and check the score of an image stored with the model.
 
         Args:
             path: The folder of the artifact.
@@ -187,7 +187,7 @@ class Scorer(Sampler):
         return self._gradient_passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
 
     def require_spatial(self) -> MapReference:
-        """Return the pixel statistics for standardising heat maps. Raises ``HeatMapUnsupported`` if there are none."""
+        """Return mean and deviation at each pixel to compare heat maps with. Raises ``HeatMapUnsupported`` without."""
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
                 "its layers mix all pixels of the image at once, so that no likelihood belongs to a single pixel"

@@ -92,6 +92,8 @@ def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
     """Return the heat map of a response as an array, float64 ``(channels, H, W)``, in nats for the first channel.
 
+    ``heat_map.channels`` names the channels.
+
     The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
     log-likelihood of the image.
 

@@ -203,7 +203,7 @@ class Elementwise(Bijection):
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a copy for scoring that later training does not change. Precomputed values are kept."""
+        """Return an independent copy for scoring, which later training does not change."""
         return copy.deepcopy(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:

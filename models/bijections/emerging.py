@@ -39,7 +39,7 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the convolved images, ``(N, C, H, W)``, and the log-det H·W·Σ_c log|L_cc| in nats, ``(N,)``."""
+        """Return the convolved images, ``(N, C, H, W)``, and their log-det in nats, ``(N,)``."""
         check_images(x, self.channels)
         return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
@@ -49,15 +49,15 @@ class AutoregressiveConv(Bijection):
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ_c log|L_cc| in nats for the triangular tap L: the log-determinant at a single pixel."""
+        """Return Σ_c log|L_cc| in nats, the log-det at a single pixel, for the triangular own-pixel weights L."""
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det H·W·Σ_c log|L_cc| in nats, repeated for each image of the batch, ``(N,)``."""
+        """Return the log-det H·W·Σ_c log|L_cc|, ``(N,)`` in nats, for the triangular own-pixel weights L."""
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·Σ_c log|L_cc| in nats, the log-determinant for images of the given ``shape``."""
+        """Return the log-det H·W·Σ_c log|L_cc| in nats, for the triangular own-pixel weights L."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach())
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class AutoregressiveConv(Bijection):
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with the tap at the pixel itself masked to be lower triangular."""
+        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with its own-pixel weights L masked to be lower triangular."""
         mask = torch.ones_like(self.weight)
         mask[:, :, 1, 1] = mask[:, :, 1, 1].tril()
         return self.weight * mask
@@ -114,7 +114,7 @@ class EmergingConv(Bijection):
         return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
 
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring: the three convolutions as one step."""
+        """Return an immutable float64 copy for scoring, which applies the three convolutions in a single step."""
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))
 
         def forward(x: Tensor) -> tuple[Tensor, None]:

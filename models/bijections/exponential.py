@@ -59,7 +59,7 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return exp(M) W (x + b) + c and the log-det. Training also refines the norm estimate of the kernel."""
+        """Return exp(M) W (x + b) + c and the log-det. Training also updates the estimate of the kernel's norm."""
         self._check(x)
         if self.training:
             self._iterate()
@@ -78,7 +78,7 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det trace M + H·W·log|det W| in nats, which is the same for all images."""
+        """Return the log-det of z = exp(M) W (x + b) + c, trace M + H·W·log|det W|, in nats."""
         return float(self._log_det(self.bounded_kernel()).detach())
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return how many terms of the series of exp(M) leave a remainder below 1e-11, at least 13.
+    """Return the number of terms after which the series of exp(M) has a remainder below 1e-11, at least 13.
 
     On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
     ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).

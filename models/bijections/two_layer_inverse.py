@@ -137,7 +137,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of <T(w), T(outer) T(inner)> with respect to the kernel w of a convolution matrix T(w).
+    """Return the gradient of the Frobenius product <T(w), T(outer) T(inner)> with respect to the convolution kernel w.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 

@@ -17,7 +17,7 @@ from models.bijections.squeeze import Squeeze
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """Contribution of one scale of a multi-scale flow to the log-likelihood of each image in a batch.
+    """Contribution of a scale of the flow (a level or the pixel transform) to each image's log-likelihood, in nats.
 
     Attributes:
         log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
@@ -151,7 +151,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Initialise activation normalisations that are not initialised, from dequantised images ``(N, C, H, W)``."""
+        """Set the uninitialised activation normalisations of the flow from dequantised images, ``(N, C, H, W)``."""
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         for level in self.level_list():
             for bijection in level.bijections():

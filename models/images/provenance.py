@@ -46,7 +46,7 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """Split of a dataset into training, statistics and calibration images, with the rule that was used.
+    """Split of a dataset into parts for training, statistics and calibration.
 
     If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
     prediction.

@@ -46,7 +46,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the statistics of images that anomaly scores are based on, from their pass through a flow.
+    """Compute the statistics of images that anomaly scores are based on, from latents and log-determinants.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

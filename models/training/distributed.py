@@ -27,7 +27,7 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among processes that train a flow together, and their exchange of numbers.
+    """Rank of this process among the processes that train a flow together, with methods to exchange numbers.
 
     The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
     alone they return their arguments unchanged.
@@ -61,7 +61,7 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return the mean of a quantity over a batch that is divided among processes.
+        """Return the mean over a batch from the mean over this process's slice of it, with correct gradients.
 
         All processes get the same value, Σ_r (n_r / N) value_r. Its gradient is W (n_r / N) times that of ``value``, W
         the number of processes, so that the mean over processes that ``DistributedDataParallel`` takes is the gradient

@@ -131,7 +131,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int) -> None:
-        """Adapt the penalty weights and the outlier threshold after an optimiser step.
+        """Adapt the weights of the reconstruction errors and the outlier threshold after an optimiser step.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
         """
@@ -206,7 +206,7 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """Accuracy of a layer's learned inverse R ≈ W⁻¹: the error of R W and a bound on the error of R.
+    """Accuracy of a learned inverse R ≈ W⁻¹: the relative error ||I - R W||_F / sqrt(D) and a bound on ||W⁻¹ - R||.
 
     Attributes:
         error: ||I - R W||_F / sqrt(D): the root mean square of ||v - R W v|| over directions v of length 1; 0 for an
@@ -232,7 +232,7 @@ def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return the relative error of each learned inverse of a flow and an upper bound, by layer name.
+    """Return the error of each learned inverse R ≈ W⁻¹ of a flow and a bound on ||W⁻¹ - R||, by layer name.
 
     The error is estimated on white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The bound is ||W^-1 - R|| <=
     ||R|| ||E|| / (1 - ||E||) in the spectral norm. For 1x1 convolutions its norms are those of their matrices. For

@@ -245,7 +245,7 @@ def _log_likelihoods(
 
 
 def _commit() -> str | None:
-    """Return the git commit of the source tree, or None if there is no checkout or git is missing."""
+    """Return the git commit of the source tree, or None if the tree is no git checkout or git is missing."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]
     if git is None or not (source / ".git").exists():

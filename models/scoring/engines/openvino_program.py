@@ -23,7 +23,7 @@ NEVER = 1e6
 
 
 class Program:
-    """Compiled OpenVINO graph for any number of images: single images use all threads, many run a tile a thread.
+    """Compiled OpenVINO graph for any number of images. A single image uses all threads; many run in parallel.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
     for each other. If there is a cache, the tile size is measured, and also whether both forms give the same results to
