@@ -278,7 +278,7 @@ class Scorer(Sampler):
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Compute a new calibration, which turns scores into p-values, from reference images. The scorer is unchanged.
+        """Compute a calibration of this model, which turns scores into p-values, from normal reference images.
 
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.
