@@ -21,13 +21,13 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of the content of a file, in hexadecimal."""
+    """Return the SHA-256 digest of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file atomically and durably, replacing an existing one.
+    """Write or replace a file so that readers see either the old or the complete new content, also after a crash.
 
     Args:
         path: The file.
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing that replaces ``path`` at the end of the block.
+    """Open a temporary file for writing, which replaces the file ``path`` when the ``with`` block ends.
 
     The file is then durable: it is synced, renamed, and the folder is synced. If the block raises, ``path`` is
     unchanged.
@@ -64,7 +64,7 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Create a temporary folder that becomes ``path`` at the end of the block, durably and with all files in it.
+    """Create a temporary folder, which becomes the folder ``path`` with all its files when the ``with`` block ends.
 
     If the block raises, the temporary folder is removed.
 
@@ -94,7 +94,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder atomically for readers, then delete its files.
+    """Rename a folder away in one atomic step, then delete its files.
 
     Files that cannot be deleted are left over (:func:`remove_leftovers`).
     """
@@ -106,7 +106,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a folder during the block, and create the folder if it does not exist."""
+    """Hold an exclusive lock between processes on a folder during a ``with`` block. A missing folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,7 +114,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
-    """Remove temporary files and folders of writers that were killed.
+    """Delete temporary files and folders that killed processes have left behind in a folder.
 
     Args:
         folder: The folder.
@@ -130,7 +130,7 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Sync the entries of a folder to disk."""
+    """Make created, renamed and deleted entries of a folder survive a power failure (fsync)."""
     _sync(path)
 
 

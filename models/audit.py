@@ -24,7 +24,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Score of an image and its recomputation.
+    """Result of checking a score: the fast log-likelihood of an image and its slow, independent recomputation.
 
     Attributes:
         source: Whether the image is stored with the model or a sample of it.
@@ -42,7 +42,7 @@ class Audited:
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Score an image by the engine of a scorer, and again by the trained flow in float64.
+    """Score an image twice, by the fast engine and by the trained flow in float64 with all determinants.
 
     Args:
         scorer: The scorer.
@@ -63,7 +63,7 @@ def audit(scorer: Scorer, index: int) -> Audited:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Compute the log-likelihood of an image by the trained flow in float64, without stored or frozen values.
+    """Compute an image's log-likelihood by the trained flow in float64, without stored or precomputed values.
 
     Args:
         flow: The trained flow.

@@ -34,7 +34,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Artifact:
-    """Verified artifact in memory.
+    """A model loaded from its folder and verified: trained flow, calibration, manifest, and images to check scores.
 
     Attributes:
         manifest: The manifest.
@@ -50,7 +50,7 @@ class Artifact:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Load an artifact and verify the digests of its files, its log-dets, and the names and shapes of its tensors.
+    """Load a model from its folder and verify digests, stored log-determinants, and shapes of tensors.
 
     Args:
         folder: The folder of the artifact.
@@ -93,18 +93,18 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of an artifact, with the digests of the other files, which are in ``folder`` already."""
+    """Complete a model's folder: write its manifest with the SHA-256 digests of all other files."""
     files = {name: sha256_file(folder / name) for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of the shape and the pixels of an image, in hexadecimal."""
+    """Return the SHA-256 of an image's shape and pixels, in hexadecimal."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def exact_tolerance(dimensions: int) -> float:
-    """Return the largest difference in nats between a score in float32 and in float64, for images of D values.
+    """Return the largest accepted difference between float32 and float64 scores, in nats, for images of D values.
 
     >>> exact_tolerance(28 * 28)
     0.001
@@ -113,7 +113,10 @@ def exact_tolerance(dimensions: int) -> float:
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Raise ``ArtifactError`` unless the pinned image has its stored log-likelihood, up to ``tolerance`` in nats."""
+    """Check that an image stored with the model still has its stored log-likelihood, within ``tolerance`` nats.
+
+    Raises ``ArtifactError`` otherwise.
+    """
     expected = manifest.pinned.log_likelihood
     if abs(log_likelihood - expected) > tolerance:
         raise ArtifactError(
@@ -122,7 +125,10 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` unless the pinned image has its stored statistic T under the calibration at ``path``."""
+    """Check that an image stored with the model still has its stored anomaly statistic under a calibration.
+
+    Raises ``ArtifactError`` otherwise.
+    """
     expected = summary.pinned_statistic
     tolerance = STATISTIC_TOLERANCE * max(1, abs(expected) / 1000)
     if summary.deviation is not None:

@@ -45,7 +45,7 @@ Alphas = float | Sequence[float | None] | None
 
 
 class Scorer(Sampler):
-    """Loaded model: exact log-likelihoods, anomaly verdicts, heat maps and samples.
+    """A loaded model that scores images: exact log-likelihoods, anomaly verdicts, heat maps and random samples.
 
     It does not change after loading and is not thread-safe.
 
@@ -100,7 +100,7 @@ class Scorer(Sampler):
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
-        """Load and verify an artifact, and rescore its pinned image.
+        """Load a model from its folder, verify its files, and check the score of an image stored with the model.
 
         Args:
             path: The folder of the artifact.
@@ -146,7 +146,7 @@ class Scorer(Sampler):
     def score_each(
         self, images: Pixels, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
-        """Return the exact log-likelihood of each image.
+        """Return the exact log-likelihood of each image, or an error object where it is not finite.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``.
@@ -164,7 +164,7 @@ class Scorer(Sampler):
     def score_steps(
         self, images: Pixels, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Compute :meth:`score_each` in steps of ``at_once`` draws, between which it yields."""
+        """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
         size = at_once or self.at_once
@@ -187,7 +187,7 @@ class Scorer(Sampler):
         return self._gradient_passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
 
     def require_spatial(self) -> MapReference:
-        """Return the reference for heat maps. Raises ``HeatMapUnsupported`` if the layers mix all pixels at once."""
+        """Return mean and deviation at each pixel to compare heat maps with. Raises ``HeatMapUnsupported`` without."""
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
                 "its layers mix all pixels of the image at once, so that no likelihood belongs to a single pixel"
@@ -195,7 +195,7 @@ class Scorer(Sampler):
         return self.calibration.pixels
 
     def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[PixelMaps]:
-        """Return the contribution of each pixel to the log-likelihood of each image, uint8 ``(N, C, H, W)``.
+        """Return heat maps for images, uint8 ``(N, C, H, W)``: each pixel's part of the log-likelihood, in nats.
 
         With ``gradients``, the norm of the gradient at each pixel is added. Raises ``HeatMapUnsupported`` if the layers
         mix all pixels at once.
@@ -203,7 +203,7 @@ class Scorer(Sampler):
         return finish(self.heat_map_steps(images, gradients=gradients))
 
     def heat_map_steps(self, images: Pixels, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
-        """Compute :meth:`heat_maps` in steps, between which it yields."""
+        """Compute heat maps as a generator that yields between groups of images and returns all maps."""
         reference = self.require_spatial()
         maps: list[PixelMaps] = []
         size = tile_of(self._height * self._width) if gradients else self.at_once
@@ -221,7 +221,7 @@ class Scorer(Sampler):
     def judge_each(
         self, images: Pixels, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
     ) -> list[Judgement]:
-        """Return the exact log-likelihood of each image and the verdict on it.
+        """Return the exact log-likelihood and the anomaly verdict (p-value and decision) of each image.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``.
@@ -250,7 +250,7 @@ class Scorer(Sampler):
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Compute :meth:`judge_each` in steps of ``at_once`` draws, between which it yields."""
+        """Compute log-likelihoods and anomaly verdicts as a generator that yields between groups of images."""
         scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
         maps = None
         if explain:
@@ -260,11 +260,11 @@ class Scorer(Sampler):
         return judge_scored(scored, alphas, self.anomalies, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
-        """Return the verdict on one scored image, as :meth:`anomalies`."""
+        """Return the anomaly verdict on an image, from the log-likelihood that this scorer has computed for it."""
         return self.anomalies([likelihood], alpha)[0]
 
     def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
-        """Return the verdicts on images scored by this scorer; many together take little more time than one.
+        """Return the anomaly verdicts on images, from the log-likelihoods that this scorer has computed for them.
 
         Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.
         """
@@ -278,7 +278,7 @@ class Scorer(Sampler):
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Return a new calibration of this model, for scores in ``precision``, and its summary.
+        """Compute a calibration of this model, which turns scores into p-values, from normal reference images.
 
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.

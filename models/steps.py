@@ -17,7 +17,7 @@ STEP_PIXELS = STEP * 128 * 128
 
 
 def step_size(pixels: int, threads: int = 1) -> int:
-    """Return the number of images in a step: fewer for large images, but at least one for each thread.
+    """Return how many images a long computation processes before its thread may do other work.
 
     Args:
         pixels: Pixels of an image, H·W.
@@ -32,7 +32,7 @@ def step_size(pixels: int, threads: int = 1) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run all steps of a computation at once and return its result."""
+    """Run a computation given as a generator to its end without pauses, and return its result."""
     while True:
         try:
             next(steps)

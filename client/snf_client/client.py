@@ -29,7 +29,7 @@ from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, Service
 
 
 class _Client(Resource[S]):
-    """The calls that both clients have in common."""
+    """Base class of both clients: the calls of the service that do not depend on blocking or awaiting."""
 
     def __init__(self, transport: S) -> None:
         super().__init__(transport)
@@ -40,27 +40,27 @@ class _Client(Resource[S]):
 
     @operation
     def readiness(self) -> Call[Readiness]:
-        """Return the state of the service, whether it is ready or not."""
+        """Return the health of the service and its dependencies, whether the service is ready or not."""
         return Call("GET", "/readyz", read_json(Readiness), accept=(503,))
 
     @operation
     def presets(self) -> Call[PresetList]:
-        """Return the architectures that can be trained and the JSON schema of their parameters."""
+        """Return the presets: model architectures that can be trained, with the JSON schema of their parameters."""
         return Call("GET", path("presets"), read_json(PresetList))
 
     @operation
     def workers(self) -> Call[WorkerList]:
-        """Return the running workers with their devices and current jobs."""
+        """Return the running worker processes of the job queue, with their devices and current jobs."""
         return Call("GET", path("workers"), read_json(WorkerList))
 
     @operation
     def caller(self) -> Call[CallerView]:
-        """Return the name and the role of the API key in use."""
+        """Return the name and the role of the API key that this client uses."""
         return Call("GET", path("me"), read_json(CallerView))
 
 
 class Client(_Client[SyncTransport]):
-    """Blocking client of a running service.
+    """Blocking client for the density scoring service: scores, samples, models, datasets and jobs.
 
     Every call raises ``ClientError`` if it fails. Calls that may be repeated without harm are, see ``Retries``.
 
@@ -90,7 +90,7 @@ class Client(_Client[SyncTransport]):
         self.jobs = JobsResource(self._transport)
 
     def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
-        """Score one or more images with a model.
+        """Return exact log-likelihoods and anomaly verdicts of one or more images, from a model of the service.
 
         Many images are sent in several requests. The results are in the order of the images; an image that cannot be
         scored gets an error as its result.
@@ -109,11 +109,11 @@ class Client(_Client[SyncTransport]):
             return combine(parts, fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
-        """Yield the results of ``score`` request by request; ``images`` may be endless."""
+        """Score images and yield the results in groups, one group for each request. ``images`` may be endless."""
         return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
     def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
-        """Yield the results of ``score`` image by image; ``images`` may be endless.
+        """Score images and yield the result of each image in order. ``images`` may be endless.
 
         >>> from pathlib import Path
         >>> from snf_client import Client
@@ -127,7 +127,7 @@ class Client(_Client[SyncTransport]):
                 yield from part.results
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the service."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -140,7 +140,7 @@ class Client(_Client[SyncTransport]):
 
 
 class AsyncClient(_Client[AsyncTransport]):
-    """Asynchronous client of a running service, with the arguments and calls of ``Client``.
+    """Asynchronous client for the density scoring service, with the arguments and calls of ``Client``.
 
     Every call is awaited; events and scores that come one after the other are read by ``async for``.
 
@@ -166,25 +166,25 @@ class AsyncClient(_Client[AsyncTransport]):
     async def score(
         self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]
     ) -> Scores:
-        """Score one or more images with a model; see ``Client.score``."""
+        """Return exact log-likelihoods and anomaly verdicts of one or more images. Arguments as in ``Client.score``."""
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             return combine([part async for part in parts], fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
-        """Yield the results of ``score`` request by request; ``images`` may be endless."""
+        """Score images and yield the results in groups, one group for each request. ``images`` may be endless."""
         return score_async(self._transport, ScoreParameters(ref, **options), images)
 
     async def score_each(
         self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
     ) -> AsyncGenerator[ImageResult]:
-        """Yield the results of ``score`` image by image; ``images`` may be endless."""
+        """Score images and yield the result of each image in order. ``images`` may be endless."""
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             async for part in parts:
                 for result in part.results:
                     yield result
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections to the service."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ClientError(Exception):
-    """Base class of the exceptions of this package."""
+    """Base class of the exceptions that failed calls to the service raise."""
 
 
 class ServiceUnavailable(ClientError):
-    """The service did not answer, or the connection was lost before its response was complete.
+    """Raised when the service cannot be reached or the connection is lost before the response is complete.
 
     Args:
         detail: Message.
@@ -29,14 +29,14 @@ class ServiceUnavailable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """The response does not have the form that this client expects.
+    """Raised when a response does not have the form that the client expects.
 
     The address is not that of the service, or the service has a version that does not fit.
     """
 
 
 class FieldError(BaseModel):
-    """A wrong part of a request: a JSON pointer to it, and what is wrong."""
+    """Validation error of one field of a request: a JSON pointer to the field, and a message."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +45,7 @@ class FieldError(BaseModel):
 
 
 class ProblemError(ClientError):
-    """An error response of the service, in the problem format of RFC 9457.
+    """Base class of error responses of the service, with the members of an RFC 9457 problem document.
 
     Args:
         status: HTTP status.
@@ -79,27 +79,27 @@ class ProblemError(ClientError):
 
 
 class NotAuthorized(ProblemError):
-    """The API key is missing, wrong, or has no permission for the call (401, 403)."""
+    """Raised when the API key is missing, wrong, or not permitted to make the call (HTTP 401, 403)."""
 
 
 class NotFound(ProblemError):
-    """The model, dataset, job or calibration does not exist (404)."""
+    """Raised when the model, dataset, job or calibration does not exist (HTTP 404)."""
 
 
 class Conflict(ProblemError):
-    """The call is not possible in the current state of the resource (409)."""
+    """Raised when the state of a resource forbids a call, such as cancelling a finished job (HTTP 409)."""
 
 
 class InvalidRequest(ProblemError):
-    """The request is invalid (other statuses from 400 to 499)."""
+    """Raised when the service refuses a request as invalid (HTTP 4xx except 401, 403, 404, 409 and 429)."""
 
 
 class Busy(ProblemError):
-    """The service is overloaded or the rate limit of the key is reached (429)."""
+    """Raised when the service is overloaded or the rate limit of the API key is reached (HTTP 429)."""
 
 
 class ServiceFailed(ProblemError):
-    """The service failed, is stopping, or is not ready (500 and above)."""
+    """Raised when the service fails, is stopping, or is not ready (HTTP 5xx)."""
 
 
 _BY_STATUS: dict[int, type[ProblemError]] = {
@@ -122,7 +122,7 @@ class _Body(BaseModel):
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """Return the exception for an error response whose body was read."""
+    """Return the exception that corresponds to an HTTP error response."""
     status = response.status_code
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else ServiceFailed)
     wait = _retry_after(response.headers.get("retry-after", ""))
@@ -139,7 +139,7 @@ def problem_of(response: httpx.Response) -> ProblemError:
 
 
 def _retry_after(text: str) -> float | None:
-    """Return the seconds of a ``Retry-After`` header with a number or a date; None for other text."""
+    """Return the seconds to wait from a ``Retry-After`` header, given as a number or a date, or None."""
     if text.isascii() and text.isdigit():
         return float(text)
     try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def q_values(p_values: Sequence[float]) -> list[float]:
-    """Return the Benjamini-Hochberg q-value of each p-value.
+    """Return Benjamini-Hochberg q-values for p-values: the false-discovery rates at which each image is flagged.
 
     The q-value is the smallest false-discovery rate at which the image is flagged. With the p-values in ascending
     order p_(1) <= ... <= p_(n), the q-value of p_(i) is the minimum over j >= i of p_(j) n / j, at most 1 (Benjamini

@@ -30,17 +30,17 @@ NPY = "application/x-npy"
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The images of one request: all of them files, or all of them arrays of one shape."""
+    """Images of a single scoring request: either all files, or all arrays of the same shape."""
 
     images: tuple[ImageLike, ...]
 
     @property
     def names(self) -> list[str | None]:
-        """The path of each image that is a file, None for the others."""
+        """The file path of each image, or None for images that are not files."""
         return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Read the files and return the keywords of httpx for the request."""
+        """Read the images and return the body of a scoring request, as keyword arguments of httpx."""
         if isinstance(self.images[0], np.ndarray):
             buffer = io.BytesIO()
             np.save(buffer, np.stack(self.images))  # type: ignore[arg-type]
@@ -48,13 +48,13 @@ class ImageBatch:
         return {"files": [("images", (_name(image, index), _encode(image))) for index, image in enumerate(self.images)]}
 
     def halves(self) -> tuple[ImageBatch, ImageBatch]:
-        """Split the batch into two."""
+        """Split the batch into two batches of about half as many images."""
         middle = len(self.images) // 2
         return ImageBatch(self.images[:middle]), ImageBatch(self.images[middle:])
 
 
 def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
-    """Yield images in batches of at most ``size``, in their order, without reading ahead.
+    """Group images into batches of at most ``size`` in order, without reading ahead.
 
     Raises:
         TypeError: If an image is of no supported type or an array is not of type uint8.
@@ -66,7 +66,7 @@ def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
 
 
 def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
-    """Yield the single images, after a check of their types and shapes.
+    """Yield images one by one from a single image, an array of images or an iterable, and check their types.
 
     Raises:
         TypeError: If an image is of no supported type or an array is not of type uint8.
@@ -90,7 +90,9 @@ def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
 
 
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
-    """Return a heat map as an array of shape (channels, H, W); ``heat_map.channels`` names the channels.
+    """Return the heat map of a response as an array, float64 ``(channels, H, W)``, in nats for the first channel.
+
+    ``heat_map.channels`` names the channels.
 
     The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
     log-likelihood of the image.
@@ -107,7 +109,7 @@ def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
 
 
 def heat_map_png(heat_map: HeatMap) -> bytes:
-    """Return the picture of a heat map over its image, as the bytes of a PNG file."""
+    """Return the heat map of a response as a coloured picture over its image, as PNG bytes."""
     return base64.b64decode(heat_map.png)
 
 

@@ -27,7 +27,7 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 
 
 class Event(BaseModel):
-    """An event in the life of a job, such as progress or a change of its status.
+    """Event of a job, such as progress or a change of status. Base class of the typed events.
 
     Kinds that this client does not know have no class of their own. ``event`` is the kind. ``id`` is the position in
     the stream, from which reading can continue. ``data`` has all fields as the service sent them.
@@ -43,7 +43,7 @@ class Event(BaseModel):
 
 
 class StateEvent(Event):
-    """A change of the job's status."""
+    """Event for a change of a job's status, such as from "queued" to "running"."""
 
     event: Literal["state"]
     status: str
@@ -51,7 +51,7 @@ class StateEvent(Event):
 
 
 class StartedEvent(Event):
-    """The start of a training, or its continuation from a checkpoint."""
+    """Event for the start of a training, or for its continuation from a checkpoint."""
 
     event: Literal["started"]
     step: int
@@ -59,7 +59,7 @@ class StartedEvent(Event):
 
 
 class MetricsEvent(Event):
-    """Progress of a job, with the metrics of a training; a metric is None if it was not a finite number."""
+    """Event for the progress of a job, with the current metrics of a training. Metrics that are not finite are None."""
 
     event: Literal["metrics"]
     step: int
@@ -71,7 +71,7 @@ class MetricsEvent(Event):
 
 
 class ValidationEvent(Event):
-    """The result of a validation during a training."""
+    """Event for a validation during a training, with the bits per dimension of the validation images."""
 
     event: Literal["validation"]
     step: int
@@ -79,14 +79,14 @@ class ValidationEvent(Event):
 
 
 class LogEvent(Event):
-    """A message for the user."""
+    """Event with a text message about a job for the user."""
 
     event: Literal["log"]
     message: str
 
 
 class ErrorEvent(Event):
-    """The reason why an attempt of the job failed."""
+    """Event for the failure of an attempt to run a job, with its reason."""
 
     event: Literal["error"]
     title: str
@@ -94,7 +94,7 @@ class ErrorEvent(Event):
 
 
 class EndEvent(Event):
-    """The end of the job and the last event: ``succeeded``, ``failed`` or ``cancelled``."""
+    """The last event of a job, with its final status: ``succeeded``, ``failed`` or ``cancelled``."""
 
     event: Literal["end"]
     status: str
@@ -112,7 +112,7 @@ _EVENT_TYPES: dict[str, type[Event]] = {
 
 
 class JobEventReader:
-    """Position of a reader in the events of a job, and its pauses before it connects again.
+    """State of reading a job's event stream: the last event received, and the pauses before reconnecting.
 
     Args:
         job_id: The job.
@@ -129,12 +129,12 @@ class JobEventReader:
         self._retries = retries
 
     def call(self) -> Call[None]:
-        """Return the call for the events after the last one."""
+        """Return the request for the events of a job that follow the last event received."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
     def parse(self, message: ServerSentEvent) -> Event | None:
-        """Return the event of a message of the stream; None for a message without data."""
+        """Convert a server-sent message to a typed event of the job, or to None if the message has no data."""
         if not message.data:
             return None
         self._last_id, self._lost_connections, self._contacted = message.id, 0, True
@@ -144,7 +144,7 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return the error of a stream that has ended; None if all events have been read.
+        """Return an error if the event stream has ended before the job, or None if all events were received.
 
         Args:
             status: HTTP status of the stream; 204 means that there are no more events.
@@ -154,7 +154,7 @@ class JobEventReader:
         return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Return the seconds to wait before connecting again.
+        """Return the seconds to wait before reconnecting to the event stream after an error.
 
         Raises:
             ClientError: The given error, if connecting again is of no use or was tried often enough: about five
@@ -174,7 +174,7 @@ class JobEventReader:
 
 
 class JobPolling:
-    """Growing pauses between two requests for the state of a job that is waited for.
+    """Schedule of requests for a job's status while a caller waits for the job, with growing pauses.
 
     Args:
         timeout: Longest wait in all, seconds; None: no limit.
@@ -186,7 +186,7 @@ class JobPolling:
         self._next = FIRST_POLL_S
 
     def pause(self, job: JobView) -> float:
-        """Return the seconds until the next request.
+        """Return the seconds to wait before the next request for the job's status.
 
         Raises:
             TimeoutError: If the longest wait is over.

@@ -16,11 +16,11 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class FilesProblem(ValueError):
-    """Named files that do not exist, hold no image, or change while they are read."""
+    """Raised when files to upload do not exist, are no images, or change while they are read."""
 
 
 def is_image(path: Path) -> bool:
-    """Return whether the name of a file has the suffix of an image format."""
+    """Return whether a file name ends in the suffix of a supported image format, such as ``.png``."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -30,7 +30,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
-    """Separate image files from archives and array files.
+    """Separate paths for an upload into image files and other files (archives and arrays).
 
     Args:
         paths: Files, and folders that are searched for images.
@@ -70,7 +70,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 class TarStream:
-    """Readable stream of a tar archive of files, made while it is read.
+    """Readable stream of a tar archive, created from files while it is read.
 
     Args:
         files: The files by their names in the archive.
@@ -81,7 +81,7 @@ class TarStream:
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, at most ``size``; no bytes at the end."""
+        """Return the next bytes of the archive, at most ``size``, or no bytes at its end."""
         while not self._rest and (piece := next(self._pieces, None)) is not None:
             self._rest = piece
         piece, self._rest = self._rest[:size], self._rest[size:]
@@ -93,7 +93,7 @@ class _Readable(Protocol):
 
 
 class ByteCounter:
-    """Counter of the bytes that were read from one or more files.
+    """Counter of the bytes read from one or more files, which reports the progress of an upload.
 
     Args:
         progress: Function that is called after every read; None: no function.
@@ -106,21 +106,21 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Count bytes, and report how many were read."""
+        """Add a number of bytes to the counter and report the progress."""
         self._done += count
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
 
 
 class CountedStream:
-    """Readable stream whose bytes are counted while they are read."""
+    """Readable stream that counts its bytes while it is read, to report the progress of an upload."""
 
     def __init__(self, stream: _Readable, counter: ByteCounter) -> None:
         self._stream = stream
         self._counter = counter
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, at most ``size``; no bytes at the end."""
+        """Return the next bytes of the stream, at most ``size``, or no bytes at its end."""
         data = self._stream.read(size)
         self._counter.add(len(data))
         return data
@@ -131,14 +131,14 @@ class CountedStream:
 
 
 class CountedFile(CountedStream):
-    """Counted stream of a file on disk, with the descriptor from which httpx reads the length."""
+    """Readable file that counts its bytes while it is read, to report the progress of an upload."""
 
     def __init__(self, file: BinaryIO, counter: ByteCounter) -> None:
         super().__init__(file, counter)
         self._descriptor = file.fileno()
 
     def fileno(self) -> int:
-        """Return the descriptor of the file."""
+        """Return the file descriptor, from which httpx reads the length of the file."""
         return self._descriptor
 
 

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """The condition under which a call may be sent a second time."""
+    """Condition under which a failed request may be sent again."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""
@@ -32,7 +32,7 @@ class RetryWhen(Enum):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request to the service, and how to read its response.
+    """A request to the service, with the function that reads its response and the condition for retries.
 
     Args:
         method: HTTP method.
@@ -63,12 +63,12 @@ class Call(Generic[T]):
 
 
 def path(*parts: str | int) -> str:
-    """Return the path below ``/v1`` with these segments, percent-encoded."""
+    """Return the URL path ``/v1/...`` from its segments, percent-encoded."""
     return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
 
 
 def query(**params: Any) -> dict[str, Any]:
-    """Return query parameters without those that are None, booleans in lower case."""
+    """Return query parameters for a URL: None values are left out, and booleans are in lower case."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()
@@ -77,7 +77,7 @@ def query(**params: Any) -> dict[str, Any]:
 
 
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
-    """Return a function that reads a JSON response as an instance of a schema.
+    """Return a function that parses the JSON body of a response into a pydantic model.
 
     Raises:
         UnexpectedAnswer: From the returned function, if the response does not fit the schema.
@@ -93,7 +93,7 @@ def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
-    """Return the error for a response that does not fit its schema."""
+    """Create the error for a response that does not have the expected JSON schema."""
     [first, *_] = error.errors()
     where = ".".join(map(str, first["loc"])) or "its body"
     return UnexpectedAnswer(
@@ -103,7 +103,7 @@ def unexpected(response: httpx.Response, expected: str, error: ValidationError) 
 
 
 def read_bytes(response: httpx.Response) -> bytes:
-    """Return the body of a response."""
+    """Return the body of a response as bytes."""
     return response.content
 
 
@@ -113,4 +113,4 @@ def read_text(response: httpx.Response) -> str:
 
 
 def read_nothing(_response: httpx.Response) -> None:
-    """Ignore a response without a body."""
+    """Return None for a response without a body."""

@@ -23,7 +23,7 @@ OnRetry = Callable[[ClientError, float], None]
 
 @dataclass(frozen=True)
 class Retries:
-    """Limits on repeating a failed call, and the pauses between its attempts.
+    """Limits for repeating failed requests, and the pauses between attempts.
 
     A pause doubles after every failure, from ``first_pause`` up to ``longest_pause``. A random part of it is left out,
     so that many clients do not come back at the same moment. A ``Retry-After`` header of the service takes precedence.
@@ -46,7 +46,7 @@ class Retries:
     on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Return the pause in seconds after this many failures in a row."""
+        """Return the seconds to wait before the next attempt, after a number of failures in a row."""
         retry_after = error.retry_after if isinstance(error, ProblemError) else None
         if retry_after is not None:
             return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
@@ -54,11 +54,11 @@ class Retries:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def max_attempts(self, *, contacted: bool) -> int:
-        """Return the number of attempts in all, by whether the service has ever answered."""
+        """Return the largest number of attempts, which is smaller if the service has never answered."""
         return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
     def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
-        """Return the keywords of tenacity's ``Retrying`` and ``AsyncRetrying`` for a call."""
+        """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying`` for a request."""
         return {
             "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
             "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
@@ -77,7 +77,7 @@ class Retries:
 
 
 class _StopAfter(stop_base):
-    """Stops after a number of attempts that is asked for after each of them."""
+    """Condition of tenacity that stops after a number of attempts, which may change between attempts."""
 
     def __init__(self, max_attempts: Callable[[], int]) -> None:
         self._max_attempts = max_attempts
@@ -87,7 +87,7 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether a call with this condition may be sent again after an error."""
+    """Return whether a failed request may be sent again, given its error and its retry condition."""
     if may_be_done(error):
         return retry_when is RetryWhen.ALWAYS
     match error:
@@ -99,7 +99,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether the service may have done a call although its response was lost."""
+    """Return whether the service may have carried out a request although the response was lost."""
     match error:
         case ServiceUnavailable(sent=sent):
             return sent

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceConnection:
-    """Address of a service, the headers of every request, and the limits of a call."""
+    """Settings of the connection to a service: its address, request headers, timeout and retries."""
 
     url: httpx.URL
     headers: dict[str, str]
@@ -39,7 +39,7 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Return the connection to the service at an address.
+        """Create connection settings from arguments, environment variables and defaults, in this order.
 
         Args:
             url: Address of the service; None: that in ``SNF_URL``, else that of the service of this machine.
@@ -61,7 +61,7 @@ class ServiceConnection:
 
 
 class _Attempts(Generic[T]):
-    """The attempts of one call.
+    """Sequence of attempts to make a call. After an uncertain deletion, "not found" counts as success.
 
     A deletion whose response was lost may have been done: its next attempt accepts that there is nothing to delete.
     """
@@ -71,7 +71,7 @@ class _Attempts(Generic[T]):
 
     @contextmanager
     def next(self) -> Iterator[Call[T]]:
-        """Give the call for the next attempt."""
+        """Provide the request for the next attempt in a ``with`` block."""
         try:
             yield self._call
         except ClientError as error:
@@ -81,7 +81,7 @@ class _Attempts(Generic[T]):
 
 
 class _Transport:
-    """The state that blocking and asynchronous sending have in common."""
+    """Base class of the blocking and the asynchronous transport."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         self.retries = connection.retries
@@ -94,7 +94,7 @@ class _Transport:
 
     @contextmanager
     def _request(self, call: Call[Any]) -> Iterator[dict[str, Any]]:
-        """Give the keywords of httpx for a call, and translate errors of the connection."""
+        """Provide the arguments of an httpx request in a ``with`` block, and translate connection errors."""
         timeout_s = self._connection.timeout_s
         read = call.read_timeout_s if call.read_timeout_s is None or call.read_timeout_s >= 0 else timeout_s
         options = {"method": call.method, "url": call.path, "params": call.params, "headers": call.headers}
@@ -112,14 +112,14 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """Transport that blocks until a call is answered."""
+    """Transport that sends requests by a blocking HTTP client, with retries."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """Send a call, again if it fails and may be repeated, and return its result.
+        """Send a request and return its parsed result. Failed requests are repeated if that is safe.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -129,7 +129,7 @@ class SyncTransport(_Transport):
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """Send a call once and give its response before the body has arrived."""
+        """Send a request once and provide the response before its body has arrived, in a ``with`` block."""
         with self._request(call) as options, self._http.stream(**options) as response:
             self._contacted = True
             if _is_error(response, call):
@@ -138,11 +138,11 @@ class SyncTransport(_Transport):
             yield response
 
     def pause(self, seconds: float) -> None:
-        """Wait for a number of seconds."""
+        """Sleep for a number of seconds, which blocks the thread."""
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the service."""
         self._http.close()
 
     def _send_once(self, attempts: _Attempts[T]) -> T:
@@ -157,14 +157,14 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """Transport that sends calls on an event loop."""
+    """Transport that sends requests on an event loop, with retries."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """Send a call, again if it fails and may be repeated, and return its result.
+        """Send a request and return its parsed result. Failed requests are repeated if that is safe.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -173,7 +173,7 @@ class AsyncTransport(_Transport):
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """Send a call once and give its response before the body has arrived."""
+        """Send a request once and provide the response before its body has arrived, in a ``with`` block."""
         with self._request(call) as options:
             if isinstance(options.get("content"), Iterator):
                 options["content"] = _asynchronous(options["content"])
@@ -185,11 +185,11 @@ class AsyncTransport(_Transport):
                 yield response
 
     async def pause(self, seconds: float) -> None:
-        """Wait for a number of seconds."""
+        """Sleep for a number of seconds without blocking the event loop."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the service."""
         await self._http.aclose()
 
     async def _send_once(self, attempts: _Attempts[T]) -> T:
@@ -215,7 +215,7 @@ async def _asynchronous(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 @contextmanager
 def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
-    """Give a function that writes a file, which replaces ``target`` at the end and is removed if writing fails."""
+    """Provide a function that writes to a temporary file, which replaces ``target`` if the block succeeds."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -229,14 +229,14 @@ S = TypeVar("S", bound=_Transport)
 
 
 class Resource(Generic[S]):
-    """Base class of the groups of calls for one kind of resource, such as models or jobs."""
+    """Base class of groups of calls to the service, one group for each kind of resource, such as models or jobs."""
 
     def __init__(self, transport: S) -> None:
         self._transport = transport
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator that turns a method returning a ``Call`` into one that sends the call and returns its result.
+    """Decorator for methods that return a request: the decorated method sends the request and returns its result.
 
     With a ``SyncTransport`` the method returns the result, with an ``AsyncTransport`` an awaitable of it.
     """

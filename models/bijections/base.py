@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 class Bijection(nn.Module):
-    """Base class of invertible maps z = f(x) that return the log-determinant of their Jacobian.
+    """Base class of invertible maps z = f(x), which return the log-determinant of their Jacobian with the result.
 
     A conformance suite checks these promises for every bijection:
 
@@ -40,7 +40,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x`` to z and return the log-det.
+        """Map inputs ``x`` to z = f(x) and return z with the log-determinant of the Jacobian, log|det dz/dx|.
 
         Args:
             x: Inputs, ``(N, C, H, W)``.
@@ -51,7 +51,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to x and return the log-det of the inverse.
+        """Map outputs ``z`` back to x = f⁻¹(z) and return x with the log-determinant log|det dx/dz|.
 
         Args:
             z: Outputs of :meth:`forward`.
@@ -61,17 +61,17 @@ class Bijection(nn.Module):
         """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape of outputs for inputs of ``shape``, without the batch axis."""
+        """Return the shape (C, H, W) of the output images for input images of the given ``shape``."""
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the data-independent log-det for inputs of ``shape``, in nats, or 0 if it depends on the data."""
+        """Return the log-det in nats for images of ``shape`` if it is independent of the data, else 0."""
         if self.constant_log_det:
             raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy for scoring, without the data-independent log-det.
+        """Return an immutable float64 copy for scoring. The copy does not compute data-independent log-dets.
 
         Args:
             shape: Channels, height and width of the inputs.
@@ -86,12 +86,12 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Map ``z`` back to x by the learned inverse, or by the exact inverse where none is learned."""
+        """Map ``z`` back to x by the learned approximate inverse, or by the exact inverse if none is learned."""
         return self.inverse(z)[0]
 
 
 class ChannelAffine(Bijection):
-    """Base class of affine maps of the channels, the same at every location: z[:, :, i, j] = A x[:, :, i, j] + b.
+    """Base class of maps z = A x + b of the C channels, with the same A and b at every pixel location.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
     """
@@ -100,23 +100,23 @@ class ChannelAffine(Bijection):
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix A, ``(C, C)``, and the offset b, ``(C,)``."""
+        """Return the matrix A, ``(C, C)``, and the offset b, ``(C,)``, of the map z = A x + b of the channels."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """Return log|det A|, the log-det of a single location, as a scalar in nats."""
+        """Return log|det A|, the log-determinant in nats at a single pixel location, as a scalar."""
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return matrix and offset of the learned inverse, or None if the layer learns none."""
+        """Return matrix and offset of the learned approximate inverse, or None if the layer learns none."""
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·log|det A|, the log-det of images of ``shape``, in nats."""
+        """Return H·W·log|det A|, the log-determinant in nats for images of the given ``shape``."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the affine map and its inverse in float64, for scoring and sampling. Cost: O(C³)."""
+        """Return an immutable float64 copy for scoring, with the exact inverse matrix A⁻¹. Cost: O(C³)."""
         matrix, offset = (part.double().clone() for part in self.affine())
         inverse = torch.linalg.inv(matrix)
         learned = self.learned_affine()
@@ -127,7 +127,7 @@ class ChannelAffine(Bijection):
         )
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return H·W·log|det A| for each sample of ``x``, ``(N,)`` in nats. Cost: that of :meth:`log_abs_det`."""
+        """Return the log-det H·W·log|det A| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
@@ -151,22 +151,22 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the product W x of the weight with inputs ``x``, without the offset b."""
+        """Return W x, the product of the weight matrix and the inputs, without the offset b."""
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the product R z of the learned inverse with outputs ``z``, without the offset b."""
+        """Return R z, the product of the learned inverse R ≈ W⁻¹ and ``z``. The offset b is not subtracted."""
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned inverse R to W^-1, or to its best approximation in the form of R, for inputs of ``shape``."""
+        """Set the learned inverse R to W⁻¹, or to its best approximation, for inputs of the given ``shape``."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the reconstruction R W x of ``x``, which is ``x`` itself if R is the exact inverse of W."""
+        """Return R W x, the reconstruction of ``x`` by the learned inverse R. It equals ``x`` if R = W⁻¹."""
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the reconstruction error of a training batch for the objective.
+        """Store the reconstruction errors of a training batch until the training objective reads them.
 
         Args:
             error: ||R W x - x||² of each sample, ``(N,)``.
@@ -179,7 +179,7 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return the reconstruction error of the last forward pass in training mode, ``(N,)``, and forget it.
+        """Return and clear the reconstruction errors ||R W x - x||² of the last training batch, ``(N,)``.
 
         Raises:
             RuntimeError: No forward pass in training mode has run since the last call.
@@ -191,23 +191,23 @@ class SelfNormalizing(Bijection):
 
 
 class Elementwise(Bijection):
-    """Base class of bijections that map each value by itself; the log-det is the sum of the log slopes log|dz/dx|."""
+    """Base class of bijections that map each value by itself. The log-det is Σ log|dz/dx| over the values."""
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log slope log|dz/dx| of each value, both of the shape of ``x``."""
+        """Return z and the elementwise log-derivative log|dz/dx|, both in the shape of ``x``."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``, ``(N, ...)``, to z and return the sum of the log slopes of each sample, ``(N,)`` in nats."""
+        """Return z and the log-det of each sample, Σ log|dz/dx| in nats, ``(N,)``, for inputs ``(N, ...)``."""
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return an immutable copy for scoring."""
+        """Return an independent copy for scoring, which later training does not change."""
         return copy.deepcopy(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy for scoring."""
+        """Return an immutable float64 copy for scoring, as a step of a frozen flow."""
         module = copy.deepcopy(self).double().eval()
 
         def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,11 +218,11 @@ class Elementwise(Bijection):
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Raise ``ValueError`` unless ``x`` has shape ``(N, channels, H, W)``."""
+    """Check the shape of a batch of images. Raises ``ValueError`` unless it is ``(N, channels, H, W)``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Return the sum over all axes but the first, ``(N, ...) -> (N,)``."""
+    """Return the sum of the values of each sample: over all axes but the first, ``(N, ...) -> (N,)``."""
     return torch.sum(x.flatten(1), dim=1)

@@ -28,23 +28,23 @@ class ExactConv1x1(ChannelAffine):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, to W x + b and return the log-det, ``(N,)`` in nats."""
+        """Return W x + b for images ``x``, ``(N, C, H, W)``, and the log-det H·W·log|det W| in nats, ``(N,)``."""
         check_images(x, self.channels)
         return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to W^-1 (z - b) by an LU factorisation. Cost: O(C³ + N·C²·H·W)."""
+        """Return W⁻¹ (z - b) by an LU factorisation, and the log-det -H·W·log|det W| in nats, ``(N,)``."""
         check_images(z, self.channels)
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
         x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
         return x, -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix W and the offset b."""
+        """Return the matrix W, ``(C, C)``, and the offset b, ``(C,)``, of the convolution z = W x + b."""
         return self.weight, self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| in float64, the log-det of a single location in nats. Cost: O(C³)."""
+        """Return log|det W| in nats, the log-determinant at a single pixel, in float64. Cost: O(C³)."""
         log_abs_det: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
         return log_abs_det
 
@@ -68,7 +68,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().T.clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
+        """Return W x + b and the log-det. In training the log-det is 0, with a gradient estimated by R."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -77,30 +77,30 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b), the learned inverse of ``z``."""
+        """Return R (z - b), the result of the learned approximate inverse, ``(N, C, H, W)``."""
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x at each location, without b."""
+        """Return W x at each pixel of images ``x``, ``(N, C, H, W)``, without the offset b."""
         return mix_channels(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z at each location."""
+        """Return R z, the learned inverse matrix times the channels at each pixel, ``(N, C, H, W)``."""
         return mix_channels(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R to the exact inverse W^-1. Cost: O(C³)."""
+        """Replace the learned inverse R by the exact inverse W⁻¹. Cost: O(C³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix R and the offset -R b of the learned inverse."""
+        """Return the learned inverse z -> R (z - b) as the matrix R, ``(C, C)``, and the offset -R b, ``(C,)``."""
         return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
 class LUConv1x1(ChannelAffine):
-    """1x1 convolution z = W x + b with W = P L (U + diag(s)) in LU factors, log-det H·W·Σ log|s|.
+    """1x1 convolution z = W x + b whose W = P L (U + diag(s)) is learned in LU factors. Log-det: H·W·Σ log|s|.
 
     L is lower triangular with ones on its diagonal, U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and
     log|s| are learned. The permutation P and the signs of s are fixed; they come from the random orthogonal matrix that
@@ -128,18 +128,18 @@ class LUConv1x1(ChannelAffine):
         self.register_buffer("sign", diagonal.sign())
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        """Return L and U + diag(s)."""
+        """Return the triangular factors L and U + diag(s) of W, each ``(C, C)``."""
         lower = self.factors.tril(-1) + torch.eye(self.channels).to(self.factors)
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, to W x + b and return the log-det, ``(N,)`` in nats."""
+        """Return W x + b for images ``x``, ``(N, C, H, W)``, and the log-det H·W·Σ log|s| in nats, ``(N,)``."""
         check_images(x, self.channels)
         matrix, offset = self.affine()
         return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to W^-1 (z - b) by two triangular solves."""
+        """Return W⁻¹ (z - b) by two triangular solves, and the log-det -H·W·Σ log|s| in nats, ``(N,)``."""
         check_images(z, self.channels)
         lower, upper = self._triangles()
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)[:, self.permutation.argsort()]
@@ -148,10 +148,10 @@ class LUConv1x1(ChannelAffine):
         return x.view_as(z), -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix P L (U + diag(s)) and the offset b. Cost: O(C³)."""
+        """Return the matrix W = P L (U + diag(s)), ``(C, C)``, and the offset b, ``(C,)``. Cost: O(C³)."""
         lower, upper = self._triangles()
         return (lower @ upper)[self.permutation], self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ log|s| in float64, the log-det of a single location in nats. Cost: O(C)."""
+        """Return log|det W| = Σ log|s| in nats, the log-determinant at a single pixel. Cost: O(C)."""
         return self.factors.diagonal().double().sum()

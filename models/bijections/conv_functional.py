@@ -27,23 +27,23 @@ Size = tuple[int, int]
 
 
 def check_kernel(kernel: Size) -> None:
-    """Raise ``ValueError`` unless both sides of a kernel are odd, so that the transpose of T(w) is a convolution."""
+    """Check that both sides of a convolution kernel are odd. Raises ``ValueError`` otherwise."""
     if min(kernel) < 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"expected a kernel with odd sides, got {kernel[0]}x{kernel[1]}")
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding (rows, columns) with which a kernel keeps the image size."""
+    """Return the zero padding (rows, columns) with which a convolution keeps the image size."""
     return weight.shape[2] // 2, weight.shape[3] // 2
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the convolution w * x of images ``x``, ``(N, C, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
+    """Return the convolution w * x with zero padding, ``(N, C, H, W) -> (N, O, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
     return F.conv2d(x, weight, padding=same_padding(weight))
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Return the kernel of the transposed convolution, T(flip(w)) = T(w)^T (Keller et al. 2021, 4.2).
+    """Return the kernel of the transposed convolution: T(flip(w)) = T(w)^T for the convolution matrix T(w).
 
     Input and output channels are swapped and the taps are mirrored.
     """
@@ -51,7 +51,7 @@ def flip(weight: Tensor) -> Tensor:
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient of Σ_n <w * x_n, z_n> with respect to the kernel w of a convolution.
+    """Return the gradient of Σ_n <w * x_n, z_n> with respect to the kernel w of a convolution, ``(O, C, kh, kw)``.
 
     Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
 
@@ -69,7 +69,7 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return the kernel of the composition of two convolutions, outer * (inner * x), away from the border.
+    """Return the kernel of two convolutions in a row, outer * (inner * x). It is exact away from the image border.
 
     Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
     Cost: O(O·M·C·k⁴) for M channels between the two.
@@ -83,7 +83,7 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return the multiplicity of each tap of a kernel: how often it occurs in the matrix of the convolution.
+    """Return how often each kernel tap occurs in the matrix of a convolution, for a pair of channels, ``(kh, kw)``.
 
     For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
     c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
@@ -116,13 +116,13 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the D unit vectors of the space of images, float64 ``(D, C, H, W)``."""
+    """Return the identity matrix as D images, one unit vector each, float64 ``(D, C, H, W)`` with D = C·H·W."""
     dimensions = channels * math.prod(image)
     return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrix T(w) of a convolution with kernel w, float64 ``(D, D)``, differentiable in w.
+    """Return the matrix T(w) of a convolution, T(w) vec(x) = vec(w * x), float64 ``(D, D)``, differentiable in w.
 
     Cost: O(D·C²·kh·kw·H·W).
 
@@ -135,7 +135,7 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel r of the convolution that is nearest to a matrix M in the Frobenius norm.
+    """Return the kernel r whose convolution matrix T(r) is nearest to a given matrix M in the Frobenius norm.
 
     This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
     M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(D·C²·kh·kw·H·W).
@@ -152,7 +152,7 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of the matrix T(w) of a convolution, for images of ``width``.
+    """Return the half-bandwidth of a convolution's matrix for images of the given ``width``.
 
     It is C·(ph·W + pw) + C - 1 in the order (row, column, channel), with the padding (ph, pw).
     """
@@ -161,7 +161,7 @@ def half_bandwidth(weight: Tensor, width: int) -> int:
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return the matrix T(w) of a convolution in LAPACK's general band storage, with room for its LU factors.
+    """Return the matrix of a convolution in LAPACK's band storage, float64 ``(3b + 1, D)`` for half-bandwidth b.
 
     Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
     result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
@@ -185,7 +185,7 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 @torch.library.custom_op("snf::factorise_band", mutates_args=())
 def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the LU factors of T(w), band storage ``(D, 3b + 1)``, and the row swaps ``(D,)``. Cost: O(D·b²).
+    """Return the LU factors of a convolution's band matrix, ``(D, 3b + 1)``, and its row swaps. Cost: O(D·b²).
 
     An operator of PyTorch, so that its work can be counted on the meta device like that of any other.
     """
@@ -204,7 +204,7 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Return T(w)^-1 z, or T(w)^-T z, for each row z of ``rows``, float64 ``(N, D)``. Cost: O(N·D·b)."""
+    """Solve T(w) x = z, or the transposed system, from banded LU factors, for rows z of ``(N, D)``. Cost: O(N·D·b)."""
     half = (factors.shape[1] - 1) // 3
     solution, _ = lapack.dgbtrs(
         factors.numpy().T, half, half, rows.cpu().numpy().T, swaps.numpy(), trans=int(transpose)
@@ -229,7 +229,7 @@ def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__
 
 
 class FactorisedConvolution:
-    """LU factorisation of the matrix T(w) of a convolution, for its log|det| and for linear systems in float64.
+    """LU factorisation of a convolution's matrix T(w) in float64, for log|det T(w)| and linear systems.
 
     If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
     a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
@@ -257,7 +257,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Solve T(w) x = z for x, or T(w)^T x = z for side "transpose", in float64.
+        """Solve T(w) x = z for images x in float64, or T(w)^T x = z if the side is "transpose".
 
         Args:
             z: Images, ``(N, C, H, W)``.
@@ -284,5 +284,5 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse T(w)^-1 applied to the D unit vectors, float64 ``(D, C, H, W)``. Cost: D solves."""
+        """Return the inverse matrix T(w)⁻¹ as D images, one column each, float64 ``(D, C, H, W)``."""
         return self.solve(identity_images(self.channels, self.image, self.device))

@@ -26,7 +26,7 @@ from models.bijections.frozen import Inverse
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)| of its D x D matrix T(w).
+    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)| of its matrix T(w).
 
     Zero padding keeps the image size, and D = C·H·W. w starts as the identity
     plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
@@ -50,12 +50,12 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, to w * x + b and return the log-det, ``(N,)`` in nats."""
+        """Return w * x + b for images ``x``, ``(N, C, H, W)``, and the log-det log|det T(w)| in nats, ``(N,)``."""
         check_images(x, self.channels)
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to x with w * x + b = z, by LU factors in float64. Cost: O(D·b²), and O(D·b) for each sample.
+        """Solve w * x + b = z for the images x in float64, and return x with the log-det -log|det T(w)|, ``(N,)``.
 
         Raises:
             torch.linalg.LinAlgError: T(w) is singular.
@@ -65,7 +65,7 @@ class ExactConv(Bijection):
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det log|det T(w)| for each sample of ``x``, ``(N,)`` in nats, computed in float64."""
+        """Return log|det T(w)| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
@@ -74,12 +74,12 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det log|det T(w)| for images of ``shape``, in nats."""
+        """Return log|det T(w)| in nats, the log-det for images of the given ``shape``, in float64."""
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the convolution in float64 for scoring; its LU factors are computed at the first inverse."""
+        """Return an immutable float64 copy for scoring. LU factors are computed at its first inverse."""
         return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
@@ -128,7 +128,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
+        """Return w * x + b and the log-det. In training the log-det is 0, with a gradient estimated by r."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -137,33 +137,36 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r * (z - b), the learned inverse of ``z``."""
+        """Return r * (z - b), the result of the learned inverse convolution, ``(N, C, H, W)``."""
         check_images(z, self.channels)
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the convolution w * x, without b."""
+        """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, without the offset b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the convolution r * z."""
+        """Return r * z, the convolution with the learned inverse kernel, ``(N, C, H, W)``."""
         return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned kernel r to the best approximation of the inverse for images of ``shape``. Cost: O(D²·b)."""
+        """Set the learned kernel r to the kernel nearest to the exact inverse, for images of ``shape``.
+
+        Cost: O(D²·b) for D values of an image and half-bandwidth b.
+        """
         kernel = (self.weight.shape[2], self.weight.shape[3])
         self.inverse_weight.copy_(project(FactorisedConvolution(self.weight, shape[1:]).inverse_images(), kernel))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map and the kernel of its learned inverse in float64."""
+        """Return an immutable float64 copy for scoring, with the kernel r of the learned inverse."""
         return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
 
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """Frozen convolution z = w * x + b in float64, for images of a fixed size.
+    """Immutable convolution z = w * x + b in float64 for scoring, for images of a fixed size.
 
     Attributes:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -178,11 +181,11 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return w * x + b, and None in place of a data-dependent log-det."""
+        """Return w * x + b, float64 ``(N, C, H, W)``, and None, because the log-det is the same for all images."""
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Map ``z`` back by the LU factors of T(w), or by the learned kernels if ``inverse`` is "learned"."""
+        """Return x with w * x + b = z, by LU factors ("exact") or by the learned inverse kernels ("learned")."""
         x = z - self.offset
         if inverse == "learned" and self.learned_map is not None:
             for kernel in self.learned_map:
@@ -197,7 +200,7 @@ class FrozenConvolution:
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):
-    """Convolution y = w * x with the gradients of the self-normalizing objective (Keller et al. 2021, eq. 15 and 16).
+    """Convolution y = w * x whose log-det gradient uses a learned inverse kernel r (Keller et al. 2021, eq. 15-16).
 
     It is :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices of convolutions.
     m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With incoming gradients δ
@@ -214,7 +217,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the product, the log-det and the reconstruction error, and save what the gradients need."""
+        """Return w * x, a log-det of value 0, and the reconstruction error ||r * y - x||² of each image."""
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -223,7 +226,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of x, w and r by the formulas of the class."""
+        """Return the gradients with respect to x, w and r. No matrix is inverted."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         kernel = (weight.shape[2], weight.shape[3])
@@ -241,7 +244,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return w * x with the gradients of :class:`SelfNormalizingConvolution`.
+    """Return w * x, a log-det of value 0 and the reconstruction error, with self-normalizing gradients.
 
     Args:
         x: Images, ``(N, C, H, W)``.
@@ -257,7 +260,7 @@ def self_normalizing_convolution(
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return the result of a Newton-Schulz step from r towards the inverse of w: the middle taps of 2r - r * w * r.
+    """Return the middle taps of 2r - r * w * r, a Newton-Schulz step from kernel r towards the inverse of w.
 
     Away from the border it turns an error E of r into an error of order E².
     """

@@ -13,7 +13,7 @@ from models.bijections.self_normalizing_product import mix_channels, self_normal
 
 
 class ExactDense(Bijection):
-    """Dense layer z = W x + b on images as vectors of length D = C·H·W, with the exact log-det log|det W|.
+    """Dense layer z = W x + b on flattened images of D = C·H·W values, with the exact log-det log|det W|.
 
     W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
 
@@ -32,14 +32,14 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)`` with C·H·W = D, to W x + b and return the log-det, ``(N,)`` in nats."""
+        """Return W x + b in the shape of the images ``x``, ``(N, C, H, W)``, and the log-det log|det W|, ``(N,)``."""
         z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
         # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
         log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to W^-1 (z - b) by an LU factorisation in float64. Cost: O(D³ + N·D²)."""
+        """Return W⁻¹ (z - b) by an LU factorisation in float64, and the log-det -log|det W| in nats, ``(N,)``."""
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
         centred = (self._vectors(z) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
@@ -48,12 +48,12 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det W| in nats. Cost: O(D³)."""
+        """Return log|det W| in nats, which is the same for all images. Cost: O(D³)."""
         return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map and its inverse in float64. Cost: O(D³)."""
+        """Return an immutable float64 copy for scoring, with the inverse matrix W⁻¹. Cost: O(D³)."""
         matrix, offset = self.weight.double().clone(), self.bias.double().clone()
         inverse = torch.linalg.inv(matrix)
         return FrozenAffine((matrix, offset), (inverse, -inverse @ offset), flat=True)
@@ -84,7 +84,7 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         self.inverse_weight = nn.Parameter(torch.eye(dimensions))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
+        """Return W x + b and the log-det. In training the log-det is 0, with a gradient estimated by R."""
         if not self.training:
             return super().forward(x)
         y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight)
@@ -92,32 +92,32 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b), the learned inverse of ``z``. Cost: O(N·D²)."""
+        """Return R (z - b), the result of the learned approximate inverse, in the shape of ``z``."""
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x, without b, in the shape of ``x``."""
+        """Return W x for images ``x`` as vectors, without the offset b, in the shape of ``x``."""
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z in the shape of ``z``."""
+        """Return R z, the learned inverse matrix times images as vectors, in the shape of ``z``."""
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set R to the exact inverse W^-1. Cost: O(D³)."""
+        """Replace the learned inverse R by the exact inverse W⁻¹. Cost: O(D³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return the map, its exact inverse and its learned inverse in float64. Cost: O(D³)."""
+        """Return an immutable float64 copy for scoring, with W⁻¹ and the learned inverse R. Cost: O(D³)."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
         return FrozenAffine(exact.forward_map, exact.inverse_map, (learned, -learned @ exact.forward_map[1]), flat=True)
 
 
 class RelativeGradientDense(ExactDense):
-    """Dense layer z = W x + b that is trained by the relative gradient, without an inverse (Gresele et al. 2020).
+    """Dense layer z = W x + b that trains without matrix inverses, by the relative gradient (Gresele et al. 2020).
 
     Training mode computes no determinant: the log-det has value 0, and the backward pass replaces the gradients of W
     and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact, as in :class:`ExactDense`. W
@@ -137,7 +137,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; in training mode with log-det 0 and relative gradients."""
+        """Return W x + b and the log-det. In training the log-det is 0 and gradients are relative gradients."""
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = RelativeProduct.apply(self._vectors(x), self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """Product z = W x + b with relative gradients of W and b (Gresele et al. 2020, section 4).
+    """Product z = W x + b whose backward pass gives relative gradients of W and b (Gresele et al. 2020, section 4).
 
     The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
     W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
@@ -162,14 +162,14 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the product and a log-det of value 0, and save what the gradients need."""
+        """Return W x + b, ``(N, D)``, and a log-det of value 0, ``(N,)``. Tensors for the gradients are saved."""
         z = torch.addmm(bias, x, weight.T)
         ctx.save_for_backward(z, weight, bias)
         return z, x.new_zeros(x.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of x, W and b by the formulas of the class."""
+        """Return the ordinary gradient of x and the relative gradients of W and b. No matrix is inverted."""
         grad_z, grad_log_det = gradients
         z, weight, bias = ctx.saved_tensors
         share = grad_log_det.sum()

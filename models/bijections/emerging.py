@@ -14,7 +14,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class AutoregressiveConv(Bijection):
-    """Autoregressive 2x2 convolution of a pixel and its upper and left neighbours (Hoogeboom et al. 2019, 3.1).
+    """Convolution of each pixel with its upper and left neighbours, invertible by substitution (Hoogeboom et al. 2019).
 
     z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
     the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|.
@@ -39,35 +39,35 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, and return the log-det, ``(N,)`` in nats."""
+        """Return the convolved images, ``(N, C, H, W)``, and their log-det in nats, ``(N,)``."""
         check_images(x, self.channels)
         return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by substitution in float64 (:func:`substitute_back`)."""
+        """Invert the convolution by substitution in float64. Returns x and the log-det in nats, ``(N,)``."""
         check_images(z, self.channels)
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ_c log|L_cc| in float64, the log-det of a single location in nats. Cost: O(C)."""
+        """Return Σ_c log|L_cc| in nats, the log-det at a single pixel, for the triangular own-pixel weights L."""
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return H·W·Σ_c log|L_cc| for each sample of ``x``, ``(N,)`` in nats."""
+        """Return the log-det H·W·Σ_c log|L_cc|, ``(N,)`` in nats, for the triangular own-pixel weights L."""
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·Σ_c log|L_cc| for images of ``shape``, in nats."""
+        """Return the log-det H·W·Σ_c log|L_cc| in nats, for the triangular own-pixel weights L."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the convolution in float64 for scoring and sampling."""
+        """Return an immutable float64 copy for scoring and sampling."""
         weight = self.masked_weight().double()
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the kernel with its last tap L masked to a lower triangular matrix."""
+        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with its own-pixel weights L masked to be lower triangular."""
         mask = torch.ones_like(self.weight)
         mask[:, :, 1, 1] = mask[:, :, 1, 1].tril()
         return self.weight * mask
@@ -94,7 +94,7 @@ class EmergingConv(Bijection):
         self.second = AutoregressiveConv(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, and return the log-det, ``(N,)`` in nats."""
+        """Apply the three convolutions to images ``x``, ``(N, C, H, W)``. Returns z and the log-det, ``(N,)``."""
         check_images(x, self.channels)
         z, mixing_log_det = self.mixing(x)
         z, first_log_det = self.first(z)
@@ -102,7 +102,7 @@ class EmergingConv(Bijection):
         return _turn(z), mixing_log_det + first_log_det + second_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by the inverses of the three layers in reverse order."""
+        """Apply the inverses of the three convolutions to ``z``, last to first. Returns x and the log-det."""
         check_images(z, self.channels)
         x, second_log_det = self.second.inverse(_turn(z))
         x, first_log_det = self.first.inverse(_turn(x))
@@ -110,11 +110,11 @@ class EmergingConv(Bijection):
         return x, mixing_log_det + first_log_det + second_log_det
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the sum of the log-dets of the three layers, in nats."""
+        """Return the sum of the log-dets of the three convolutions, in nats, for images of ``shape``."""
         return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
 
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the composition of the three frozen layers."""
+        """Return an immutable float64 copy for scoring, which applies the three convolutions in a single step."""
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))
 
         def forward(x: Tensor) -> tuple[Tensor, None]:
@@ -127,12 +127,12 @@ class EmergingConv(Bijection):
 
 
 def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the 2x2 convolution of each pixel of ``x``, ``(N, C, H, W)``, with its upper and left neighbours."""
+    """Return the 2x2 convolution of each pixel with its upper and left neighbours, ``(N, C, H, W)``."""
     return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight)
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Solve the 2x2 convolution :func:`convolve_causally` for its input, one anti-diagonal at a time.
+    """Invert a 2x2 convolution of upper and left neighbours by substitution, one anti-diagonal at a time.
 
     x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]), so the anti-diagonal i + j = d depends on the two
     anti-diagonals before it.
@@ -152,7 +152,7 @@ def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift row i by i to the right, so that anti-diagonals become columns: ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
+    """Shift row i of an image by i to the right, so that anti-diagonals become columns, ``(N, C, H, H + W - 1)``.
 
     >>> skew(torch.tensor([[[[1, 2], [3, 4]]]])).tolist()
     [[[[1, 2, 0], [0, 3, 4]]]]
@@ -163,7 +163,7 @@ def skew(x: Tensor) -> Tensor:
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Return the inverse of :func:`skew` for images of ``width``."""
+    """Shift row i of a skewed image back by i to the left, ``(N, C, H, H + W - 1) -> (N, C, H, W)``."""
     height = x.shape[2]
     return F.pad(x.flatten(2), (0, height)).reshape(*x.shape[:3], height + width)[..., :width]
 

@@ -59,7 +59,7 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; training mode also refines the estimate of the spectral norm."""
+        """Return exp(M) W (x + b) + c and the log-det. Training also updates the estimate of the kernel's norm."""
         self._check(x)
         if self.training:
             self._iterate()
@@ -70,7 +70,7 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to x by exp(-M) and a linear system with W, in float64."""
+        """Return W⁻¹ exp(-M) (z - c) - b, computed in float64, and the log-det of the inverse in nats, ``(N,)``."""
         self._check(z)
         kernel = self.bounded_kernel().double()
         mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
@@ -78,12 +78,12 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det H·W·(Σ_c k_cc + log|det W|), in nats."""
+        """Return the log-det of z = exp(M) W (x + b) + c, trace M + H·W·log|det W|, in nats."""
         return float(self._log_det(self.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the layer in float64 for scoring and sampling."""
+        """Return an immutable float64 copy for scoring and sampling, with the inverse matrix W⁻¹."""
         kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
         before, after = self.before.double().clone(), self.after.double().clone()
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
@@ -93,7 +93,7 @@ class ExponentialConv(Bijection):
         )
 
     def bounded_kernel(self) -> Tensor:
-        """Return k, the learned kernel scaled down to a spectral norm of at most 0.9."""
+        """Return the convolution kernel, scaled down to a spectral norm of at most 0.9, ``(C, C, kh, kw)``."""
         # Copies: the next forward pass may change the buffers before the backward pass of this one.
         norm = torch.sum(self.left.clone() * convolve(self.weight, self.right.clone()))
         return self.weight / torch.clamp(norm / NORM_BOUND, min=1)
@@ -114,7 +114,7 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Return exp(M) x for M x = kernel * x by ``terms`` terms of Σ M^n x / n!. Cost: ``terms`` convolutions."""
+    """Return exp(M) x for the convolution M x = kernel * x, by ``terms`` terms of the series Σ M^n x / n!."""
     total = term = x
     for n in range(1, terms + 1):
         term = convolve(kernel, term) / n
@@ -123,7 +123,7 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return the number of terms of exp(M) after which the remainder is below 1e-11: 13, or more for ||M|| above 1.
+    """Return the number of terms after which the series of exp(M) has a remainder below 1e-11, at least 13.
 
     On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
     ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).

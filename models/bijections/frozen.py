@@ -16,23 +16,23 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 class FrozenStep(Protocol):
-    """Interface of immutable bijections of float64 tensors ``(N, C, H, W)`` that compute no determinant.
+    """Interface of a frozen bijection: immutable, in float64, without determinants, for scoring and sampling.
 
     The data-independent log-det is computed once and stored with the model, not here.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and the data-dependent log-det of each location, ``(N, H, W)`` in nats, or None if there is none."""
+        """Return z and the data-dependent log-det at each pixel location, ``(N, H, W)`` in nats, or None."""
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the exact or the learned inverse; by the exact one if none was learned."""
+        """Return x by the "exact" or the "learned" inverse. Without a learned inverse the exact one is used."""
         ...
 
 
 @dataclass(frozen=True)
 class FrozenAffine:
-    """Frozen affine map z = A x + b of the channels of each location, or of whole images as vectors.
+    """Frozen affine map z = A x + b of the channels at each pixel, or of whole images as vectors.
 
     Attributes:
         forward_map: A and b.
@@ -47,17 +47,17 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return A x + b, and None in place of a data-dependent log-det. Cost: one matrix product."""
+        """Return A x + b in the shape of ``x``, and None, because the log-det is the same for all inputs."""
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the stored exact or learned inverse. Cost: one matrix product."""
+        """Return x by the stored exact or learned inverse of the affine map. Cost: one matrix product."""
         learned = self.learned_map if inverse == "learned" else None
         return self._apply(learned or self.inverse_map, z)
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The map x -> R W x - x for the learned inverse R, or None if none was learned."""
+        """The affine map x -> R W x - x for the learned inverse R of the matrix W, or None if none was learned."""
         if self.learned_map is None:
             return None
         matrix, offset = _after(self.forward_map, self.learned_map)
@@ -65,18 +65,18 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """The largest entry of :attr:`reconstruction_map`, or 1 if all are 0: the scale for arithmetic in float32."""
+        """The largest absolute entry of the map x -> R W x - x, or 1. It scales float32 arithmetic."""
         if self.reconstruction_map is None:
             return 1.0
         return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether :meth:`reconstruction_error` returns errors."""
+        """Whether this map has a learned inverse whose reconstruction error is computed."""
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return the relative reconstruction error ||R W x - x||² / ||x||² of each sample, ``(N,)``.
+        """Return ||R W x - x||² / ||x||² of each sample, the relative error of the learned inverse R, ``(N,)``.
 
         It is None if no inverse was learned, and if ``flat`` is set, where it would double the cost of the layer.
         Cost: one matrix product.
@@ -87,7 +87,7 @@ class FrozenAffine:
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return the composition of this map and ``following``, which is applied second."""
+        """Return the composition of two affine maps: this map first, then ``following``."""
         learned = None
         if self.learned_map is not None or following.learned_map is not None:
             learned = _after(following.learned_map or following.inverse_map, self.learned_map or self.inverse_map)
@@ -113,7 +113,7 @@ Frozen = TypeVar("Frozen")
 
 
 def moved(frozen: Frozen, device: torch.device) -> Frozen:
-    """Return a copy of a frozen step, or of a part of it, with all tensors on ``device``.
+    """Return a copy of a frozen bijection, or of a part of it, with all tensors on ``device``.
 
     Raises:
         TypeError: The step is a :class:`FrozenMap`, whose functions hold their tensors.
@@ -134,21 +134,21 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Frozen step made of functions: the map, its exact inverse, and its learned inverse or None."""
+    """Frozen bijection given as functions: the map, its exact inverse, and its learned inverse or None."""
 
     forward_map: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     inverse_map: Callable[[Tensor], Tensor]
     learned_map: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and the data-dependent log-det of each location, ``(N, H, W)`` in nats, or None if there is none."""
+        """Return z and the data-dependent log-det at each pixel location, ``(N, H, W)`` in nats, or None."""
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the exact or the learned inverse; by the exact one if none was learned."""
+        """Return x by the "exact" or the "learned" inverse. Without a learned inverse the exact one is used."""
         return (self.learned_map if inverse == "learned" and self.learned_map else self.inverse_map)(z)
 
 
 def has_learned_inverse(step: FrozenStep) -> bool:
-    """Return whether a frozen step has a learned inverse."""
+    """Return whether a frozen bijection has a learned approximate inverse."""
     return getattr(step, "learned_map", None) is not None

@@ -15,7 +15,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class PeriodicConv(Bijection):
-    """Convolution z = w * x + b with circular padding and the log-det Σ_f log|det ŵ(f)| (Hoogeboom et al. 2019).
+    """Convolution z = w * x + b with circular padding, inverted in the frequency domain (Hoogeboom et al. 2019).
 
     ŵ(f) is the C x C matrix of the Fourier transform of w at frequency f. w starts as the identity plus Xavier-normal
     noise of gain 0.01, as in :class:`~models.bijections.convolution.ExactConv`. Images must be at least as large as the
@@ -40,12 +40,12 @@ class PeriodicConv(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, to w * x + b and return the log-det, ``(N,)`` in nats."""
+        """Return w * x + b for images ``x``, ``(N, C, H, W)``, and the log-det Σ_f log|det ŵ(f)| in nats, ``(N,)``."""
         self._check(x)
         return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by a C x C linear system for each frequency, in float64."""
+        """Invert the convolution by a C x C linear system at each frequency. Returns x and the log-det, ``(N,)``."""
         self._check(z)
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
         centred = (z - self._offset()).double()
@@ -53,23 +53,23 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return the log-det Σ_f log|det ŵ(f)| for images of this size, float64 in nats. Cost: O(C³·H·W)."""
+        """Return Σ_f log|det ŵ(f)| in nats, the sum over the frequencies f of an image. Cost: O(C³·H·W)."""
         log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
         has_both = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
         return torch.sum(log_dets * (2 - log_dets.new_tensor(has_both)))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det Σ_f log|det ŵ(f)| for each sample of ``x``, ``(N,)`` in nats."""
+        """Return the log-det Σ_f log|det ŵ(f)| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det Σ_f log|det ŵ(f)| for images of ``shape``, in nats."""
+        """Return the log-det Σ_f log|det ŵ(f)| in nats for images of the given ``shape``."""
         return float(self.log_abs_det(shape[1:]).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the convolution in float64 for scoring, with the inverse matrix of each frequency."""
+        """Return an immutable float64 copy for scoring, with the inverse matrix of each frequency."""
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
         inverses = torch.linalg.inv(transfer(weight, shape[1:]))
         return FrozenMap(
@@ -88,13 +88,13 @@ class PeriodicConv(Bijection):
 
 
 def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, with circular padding."""
+    """Return the convolution w * x with circular padding, ``(N, C, H, W) -> (N, C, H, W)``."""
     down, right = same_padding(weight)
     return F.conv2d(F.pad(x, (right, right, down, down), mode="circular"), weight)
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return the transfer matrices ŵ(f) of a periodic convolution, complex ``(H, W // 2 + 1, C, C)``.
+    """Return the matrices ŵ(f), the Fourier transform of a kernel, complex ``(H, W // 2 + 1, C, C)``.
 
     They are the Fourier transform of the kernel at the frequencies of real images. Cost: O(C²·H·W·log H·W).
 
@@ -111,7 +111,7 @@ def transfer(weight: Tensor, image: Size) -> Tensor:
 
 
 def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function to the Fourier transform of images and transform back.
+    """Apply a function to the Fourier transform of images and transform the result back, ``(N, C, H, W)``.
 
     Args:
         function: A function of spectra, complex ``(H, W // 2 + 1, C, N)``.

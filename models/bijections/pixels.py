@@ -23,21 +23,21 @@ COUNTED_AT_ONCE = 1024
 
 
 class AffinePixels(Elementwise):
-    """Affine pixel transform y = x/256 - 1/2, with the log-det -D·log 256 for D pixels. Cost: O(N·D)."""
+    """Affine transform of pixel values, y = x/256 - 1/2, with the log-det -D·log 256 for D pixels."""
 
     constant_log_det = True
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y in [-1/2, 1/2) and the log slopes for pixels ``x`` in [0, 256)."""
+        """Return y = x/256 - 1/2 for pixels in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``."""
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to pixels, which lie outside [0, 256) if ``z`` is outside [-1/2, 1/2)."""
+        """Return pixels x = 256·(z + 1/2), which may lie outside [0, 256), and the log-det D·log 256, ``(N,)``."""
         return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
 class LogitPixels(Elementwise):
-    """Logit pixel transform y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
+    """Logit transform of pixel values: y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
 
     The log-det is Σ [log(1 - 2a) - log 256 - log v - log(1 - v)] (Keller et al. 2021, published settings).
     Cost: O(N·D) for D pixels.
@@ -58,18 +58,18 @@ class LogitPixels(Elementwise):
         return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y, in about [-13.8, 13.8], and the log slopes for pixels ``x`` in [0, 256)."""
+        """Return the logit y of pixels x in [0, 256) and log|dy/dx|, both in the shape of ``x``."""
         y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
         return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to pixels, which lie outside [0, 256) if ``z`` is outside the range of the transform."""
+        """Return pixels x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256), and the log-det."""
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
         return x, -sum_samples(self._log_slope(z))
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform y = G⁻¹(F(x)) from the histogram of the training images to a mixture of three normals.
+    """Transform of pixel values that maps the training histogram to a mixture of three normals: y = G⁻¹(F(x)).
 
     F is the distribution function of the training pixels, piecewise linear over the 256 bins and squashed into
     [e, 1 - e]. The histogram is smoothed except in the first and the last bin, which contain saturated pixels. G is the
@@ -97,7 +97,7 @@ class MarginalPixels(Elementwise):
         self._settled: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Set the bin masses to the smoothed histogram of training images, uint8 of any shape."""
+        """Set the distribution F to the smoothed histogram of training images, uint8 of any shape."""
         self._settled = None
         counts = np.zeros(256, dtype=np.float64)
         for start in range(0, len(images), COUNTED_AT_ONCE):
@@ -109,7 +109,7 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y, in about [-9.3, 9.3], and the log slopes for pixels ``x`` in [0, 256)."""
+        """Return y = G⁻¹(F(x)) for pixels x in [0, 256) and log|dy/dx|, both in the shape of ``x``."""
         edges = self._edges()
         bins = x.detach().floor().long().clamp(0, 255)
         share = edges[bins] + edges.diff()[bins] * (x.to(edges.dtype) - bins)
@@ -117,7 +117,7 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back to pixels, clamped to [0, 256] if ``z`` is outside the range of the transform."""
+        """Return pixels x = F⁻¹(G(z)), clamped to [0, 256], and the log-det of the inverse in nats, ``(N,)``."""
         edges = self._edges()
         y = z.to(edges.dtype)
         share = self._mixture(y)[0].clamp(edges[0], edges[-1])
@@ -126,7 +126,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def settled(self) -> MarginalPixels:
-        """Return an immutable copy for scoring, with its edges and its table computed once."""
+        """Return a copy for scoring that later training does not change, with its lookup tables precomputed."""
         settled = copy.deepcopy(self)
         settled._settled = self._edges(), self._table()
         return settled
@@ -138,7 +138,7 @@ class MarginalPixels(Elementwise):
         return self.SQUASH + (1 - 2 * self.SQUASH) * edges / edges[-1]
 
     def _mixture(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return G(y) and its derivative G'(y)."""
+        """Return G(y), the distribution function of the mixture of normals, and its density G'(y)."""
         first, last = self.masses[0], self.masses[-1]
         distribution, slope = torch.zeros_like(y), torch.zeros_like(y)
         for weight, mean, deviation in zip((first, 1 - first - last, last), self.MEANS, self.DEVIATIONS, strict=True):
@@ -148,14 +148,14 @@ class MarginalPixels(Elementwise):
         return distribution, slope
 
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Return a grid of y and the values of G on it."""
+        """Return a grid of values y and G(y) on it, ``(8193,)`` each, for interpolation."""
         if self._settled is not None:
             return self._settled[1]
         grid = torch.linspace(-12, 12, 8193, dtype=self.masses.dtype, device=self.masses.device)
         return grid, self._mixture(grid)[0]
 
     def _quantile(self, share: Tensor) -> Tensor:
-        """Solve G(y) = share by interpolation in a table and Newton steps that stay within the cell of the table."""
+        """Solve G(y) = share for y, by interpolation in a table and a few Newton steps."""
         grid, table = self._table()
         cell = torch.searchsorted(table, share.detach().contiguous()).clamp(1, len(grid) - 1)
         low, high = grid[cell - 1], grid[cell]

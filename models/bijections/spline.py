@@ -19,7 +19,7 @@ MIN_SLOPE = 1e-3
 
 
 class SplineActivation(Elementwise):
-    """Rational-quadratic spline activation z_i = spline_i(x_i), with a spline for each element (Durkan et al. 2019).
+    """Monotone rational-quadratic spline for each element of an image, z_i = spline_i(x_i) (Durkan et al. 2019).
 
     Each spline is monotone on [-bound, bound] and the identity outside, with slope 1 at both ends. Widths, heights and
     inner slopes of its bins are learned and start close to the identity. The log-det is the sum of the log slopes.
@@ -43,22 +43,22 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log slopes for images ``x``, ``(N, C, H, W)``. Raises ``ValueError`` for another shape."""
+        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log|dz/dx| of each value."""
         self._check(x)
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by the root of a quadratic equation in each bin."""
+        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and the log-det, ``(N,)``."""
         self._check(z)
         return self.knots().inverse(z)
 
     def knots(self) -> Knots:
-        """Return the knots of all splines. Cost: O(D·bins)."""
+        """Return the knots of all splines: positions, values and slopes, each ``(D, bins + 1)``."""
         return _knots(self.widths, self.heights, self.slopes, self.bound)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenSpline:
-        """Return the splines in float64 with their knots computed."""
+        """Return an immutable float64 copy for scoring, with precomputed spline knots."""
         return FrozenSpline(_knots(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
 
     def _check(self, x: Tensor) -> None:
@@ -68,23 +68,23 @@ class SplineActivation(Elementwise):
 
 @dataclass(frozen=True)
 class FrozenSpline:
-    """Frozen form of :class:`SplineActivation`, in float64."""
+    """Immutable rational-quadratic splines in float64 for scoring, one for each element of an image."""
 
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log-det of each location, ``(N, H, W)`` in nats."""
+        """Return the spline values z and the log-det at each pixel location, ``(N, H, W)`` in nats."""
         z, log_slope = self.knots.map_with_slope(x)
         return z, log_slope.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Map ``z`` back; no inverse is learned, so that ``inverse`` has no effect."""
+        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form. The exact inverse is always used."""
         return self.knots.inverse(z)[0]
 
 
 @dataclass(frozen=True)
 class Knots:
-    """Knots (x_k, y_k) of D splines and their slopes d_k at the knots.
+    """Knots (x_k, y_k) of D rational-quadratic splines, with the slopes d_k at the knots.
 
     In bin k, with mean slope s and θ = (x - x_k) / (x_{k+1} - x_k), a spline is (Durkan et al. 2019, eq. 4)
 
@@ -103,7 +103,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values of the splines and their log slopes for images ``x``, ``(N, C, H, W)``."""
+        """Return the spline values of images ``x``, ``(N, C, H, W)``, and their log-derivatives in the same shape."""
         values, inside, clamped = self._by_element(x)
         bins = self._find_bins(self.x, clamped)
         theta = (clamped - bins.x) / bins.width
@@ -111,7 +111,7 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inverse of the splines and its log-det, ``(N,)`` in nats (Durkan et al. 2019, eq. 6-8)."""
+        """Return x for spline values ``z`` and the log-det of the inverse, ``(N,)`` (Durkan et al. 2019, eq. 6-8)."""
         values, inside, clamped = self._by_element(z)
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)
@@ -120,12 +120,12 @@ class Knots:
         return _images(torch.where(inside, x, values), z), -sum_samples(log_slope)
 
     def _by_element(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``x`` as ``(D, N)``, whether each value is inside the interval, and the values clamped to it."""
+        """Return images as values ``(D, N)``, a mask of values inside [-bound, bound], and the clamped values."""
         values = x.flatten(1).T.contiguous()
         return values, values.abs() < self.bound, values.clamp(-self.bound, self.bound)
 
     def _find_bins(self, edges: Tensor, values: Tensor) -> SplineBins:
-        """Return the bins between ``edges`` that contain ``values``, ``(D, N)``."""
+        """Return the spline bins that contain the given ``values``, ``(D, N)``."""
         inner = edges.detach()[:, 1:-1].contiguous()
         left = torch.searchsorted(inner, values.detach(), right=True)
         right = left + 1
@@ -136,7 +136,7 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """Bins of splines, one for each element and sample; all attributes are ``(D, N)``.
+    """Spline bins that contain given values, with their corners, sizes and end slopes, each ``(D, N)``.
 
     Attributes:
         x: x of the left knot.
@@ -155,13 +155,13 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return the relative height (y - y_k) / height within each bin, at the position θ in [0, 1]."""
+        """Return (y - y_k) / height, the relative height of the spline in its bin, at relative position θ in [0, 1]."""
         mean = self.height / self.width
         mixed = theta * (1 - theta)
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return the log slope log dy/dx of the spline, at the position θ in [0, 1] (Durkan et al. 2019, eq. 5)."""
+        """Return the log-derivative log dy/dx at relative position θ in the bin (Durkan et al. 2019, eq. 5)."""
         mean = self.height / self.width
         rest = 1 - theta
         mixed = theta * rest
@@ -170,7 +170,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the position θ in [0, 1] at which :meth:`rise` has a value: the stable root of a·θ² + b·θ + c."""
+        """Return the relative position θ in [0, 1] in the bin at which the spline has a given relative height."""
         mean = self.height / self.width
         bend = rise * (self.left + self.right - 2 * mean)
         a, b, c = mean - self.left + bend, self.left - bend, -mean * rise
@@ -186,7 +186,7 @@ def _knots(widths: Tensor, heights: Tensor, slopes: Tensor, bound: float) -> Kno
 
 
 def _edges(logits: Tensor, bound: float) -> Tensor:
-    """Return the edges of bins from the logits of their sizes, ``(D, bins) -> (D, bins + 1)``, exact at both ends."""
+    """Return the edges of spline bins from the unnormalised logits of their sizes, ``(D, bins + 1)``."""
     bins = logits.shape[1]
     # Along the first axis, because softmax of many short rows is several times slower.
     shares = MIN_SHARE + (1 - MIN_SHARE * bins) * torch.softmax(logits.T, dim=0).T

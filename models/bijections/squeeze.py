@@ -13,7 +13,7 @@ from models.bijections.frozen import Inverse
 
 
 class Squeeze(Bijection):
-    """Squeeze, which moves each 2x2 block of pixels into channels: ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
+    """Squeeze operation of a multi-scale flow: 2x2 pixel blocks become channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
 
     Channel c of a pixel becomes channel 4·c + 2·(row mod 2) + (column mod 2). It is a permutation, so the log-det is 0
     (Dinh et al. 2017, 3.6). Cost: one copy.
@@ -22,39 +22,39 @@ class Squeeze(Bijection):
     constant_log_det: ClassVar[bool] = True
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return ``(4C, H/2, W/2)`` for inputs ``(C, H, W)``."""
+        """Return the shape ``(4C, H/2, W/2)`` of squeezed images for images ``(C, H, W)``."""
         channels, height, width = shape
         return 4 * channels, height // 2, width // 2
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return 0, the log-det of a permutation."""
+        """Return 0, the log-determinant of a permutation of values."""
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Squeeze images ``x``, ``(N, C, H, W)``. Raises ``ValueError`` if a side is odd."""
+        """Return ``x`` squeezed to ``(N, 4C, H/2, W/2)`` and the log-det 0. Raises ``ValueError`` for odd sides."""
         if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"expected images (N, C, H, W) with even sides, got {tuple(x.shape)}")
         return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Move channels of ``z`` back to 2x2 blocks. Raises ``ValueError`` unless their number is a multiple of 4."""
+        """Return squeezed images ``z`` as ``(N, C, H, W)`` with channels back in 2x2 blocks, and the log-det 0."""
         if z.dim() != 4 or z.shape[1] % 4:
             raise ValueError(f"expected images (N, 4C, H, W), got {tuple(z.shape)}")
         return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
 
     def freeze(self, shape: Shape) -> FrozenSqueeze:
-        """Return the frozen squeeze, which has no parameters."""
+        """Return the squeeze as an immutable step for scoring. It has no parameters."""
         return FrozenSqueeze()
 
 
 @dataclass(frozen=True)
 class FrozenSqueeze:
-    """Frozen form of :class:`Squeeze`."""
+    """Immutable squeeze for scoring: 2x2 pixel blocks become channels."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Squeeze images ``x``, ``(N, C, H, W)``."""
+        """Return images ``x`` squeezed to ``(N, 4C, H/2, W/2)``, and None, because the log-det is 0."""
         return F.pixel_unshuffle(x, 2), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Move channels of ``z`` back to 2x2 blocks; ``inverse`` has no effect."""
+        """Return squeezed images ``z`` with their channels moved back to 2x2 pixel blocks, ``(N, C, H, W)``."""
         return F.pixel_shuffle(z, 2)

@@ -24,7 +24,7 @@ from models.bijections.convolution import ExactConv, FrozenConvolution
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """k x k convolution z = w * x + b that learns an inverse R z = r2 * (r1 * z) made of two k x k kernels.
+    """k x k convolution z = w * x + b that learns an approximate inverse r2 * (r1 * z) of two k x k kernels.
 
     The inverse of a convolution is not a convolution, and R, with its larger support of 2k - 1, can approximate it
     better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes no
@@ -51,7 +51,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``; in training mode the log-det is 0 with an estimated gradient."""
+        """Return w * x + b and the log-det. In training the log-det is 0, with a gradient estimated by r1 and r2."""
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -62,21 +62,21 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * (z - b)), the learned inverse of ``z``."""
+        """Return r2 * (r1 * (z - b)), the result of the learned inverse, ``(N, C, H, W)``."""
         check_images(z, self.channels)
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the convolution w * x, without b."""
+        """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, without the offset b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the two convolutions r2 * (r1 * z)."""
+        """Return r2 * (r1 * z), the two convolutions of the learned inverse, ``(N, C, H, W)``."""
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set r1 to the best approximation of the inverse by a kernel and r2 to the identity. Cost: D solves.
+        """Set kernel r1 to the nearest kernel to the exact inverse, and r2 to the identity.
 
         The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
@@ -88,13 +88,13 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return the map and the two kernels of its learned inverse in float64."""
+        """Return an immutable float64 copy for scoring, with the kernels r1 and r2 of the learned inverse."""
         first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
         return replace(super().freeze(shape), learned_map=(first, second))
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """Convolution y = w * x with self-normalizing gradients for the learned inverse r2 * (r1 * y).
+    """Convolution y = w * x whose log-det gradient uses a learned inverse r2 * (r1 * y) of two kernels.
 
     They are the gradients of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for W = T(w)
     and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
@@ -111,7 +111,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the product, the log-det and the reconstruction error, and save what the gradients need."""
+        """Return w * x, a log-det of value 0, and the reconstruction error ||r2 * (r1 * y) - x||² of each image."""
         y = convolve(weight, x)
         hidden = convolve(first, y)
         error = convolve(second, hidden) - x
@@ -120,7 +120,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the gradients of x, w, r1 and r2 by the formulas of the class."""
+        """Return the gradients with respect to x, w, r1 and r2. No matrix is inverted."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, hidden, error, weight, first, second = ctx.saved_tensors
         kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
@@ -137,7 +137,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of <T(w), T(outer) T(inner)> with respect to a kernel w, where T(w) is its matrix.
+    """Return the gradient of the Frobenius product <T(w), T(outer) T(inner)> with respect to the convolution kernel w.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 
@@ -167,7 +167,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return the number n(d, t) of locations u for which u, u + d and u + t are all in the image.
+    """Return the number n(d, t) of pixel locations u for which u, u + d and u + t are all in the image.
 
     Args:
         kernel: Height kh and width kw of the kernel, whose taps are the shifts d and t from the middle.

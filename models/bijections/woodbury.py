@@ -12,7 +12,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Woodbury transformation Z = (I + U_c V_c) X (I + U_s V_s) of images as C x HW matrices X (Lu & Huang 2020, 3.2).
+    """Woodbury transformation (I + U_c V_c) X (I + U_s V_s): low-rank channel and location mixing (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
@@ -41,23 +41,23 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images ``x``, ``(N, C, H, W)``, and return the log-det. Raises ``ValueError`` for another shape."""
+        """Return mixed images, ``(N, C, H, W)``, and the log-det, ``(N,)``. Raises ``ValueError`` for another shape."""
         self._check(x)
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``z`` back by the Woodbury identity."""
+        """Return x by the Woodbury matrix identity, and the log-det of the inverse in nats, ``(N,)``."""
         self._check(z)
         return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|, in nats."""
+        """Return the log-det H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|, in nats."""
         return float(self._log_det())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return the map in float64, with the factors of both directions."""
+        """Return an immutable float64 copy for scoring, with the low-rank factors of both directions."""
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
         return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z))
@@ -78,12 +78,12 @@ class WoodburyConv(Bijection):
 
 
 def _core(left: Tensor, right: Tensor) -> Tensor:
-    """Return I + V U, ``(rank, rank)``."""
+    """Return the small matrix I + V U of a low-rank transformation, ``(rank, rank)``."""
     return torch.eye(right.shape[0], dtype=left.dtype, device=left.device) + right @ left
 
 
 def _mix(factors: tuple[Tensor, ...], x: Tensor) -> Tensor:
-    """Return (I + U_c V_c) X (I + U_s V_s) of ``x``, ``(N, C, H, W)``."""
+    """Return the Woodbury transformation (I + U_c V_c) X (I + U_s V_s) of images ``x``, ``(N, C, H, W)``."""
     channel_left, channel_right, spatial_left, spatial_right = factors
     y = x.flatten(2)
     y = y + channel_left @ (channel_right @ y)
@@ -91,7 +91,7 @@ def _mix(factors: tuple[Tensor, ...], x: Tensor) -> Tensor:
 
 
 def _inverse_factors(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the factors of the inverse: U and -(I + V U)^-1 V for both sides."""
+    """Return the low-rank factors of the inverse transformation: U and -(I + V U)⁻¹ V, for both sides."""
     channel_left, channel_right, spatial_left, spatial_right = factors
     channel_solved = torch.linalg.solve(_core(channel_left, channel_right), channel_right)
     spatial_solved = torch.linalg.solve(_core(spatial_left, spatial_right), spatial_right)

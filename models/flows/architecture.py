@@ -21,12 +21,12 @@ class _ImageArchitecture(BaseModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
+        """The channels, height and width of the images that the flow models."""
         return self.channels, self.height, self.width
 
 
 class GlowArchitecture(_ImageArchitecture):
-    """Architecture of a multi-scale Glow (Kingma & Dhariwal 2018): levels of a squeeze, steps and a split.
+    """Settings of a multi-scale Glow: levels of a squeeze, repeated steps and a split (Kingma & Dhariwal 2018).
 
     A step is activation normalisation, a 1x1 convolution and an affine coupling.
     """
@@ -38,12 +38,12 @@ class GlowArchitecture(_ImageArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a description in words, in a single line."""
+        """Return a one-line description of the architecture in words, with its levels, steps and width."""
         return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
 
 
 class ConvolutionalArchitecture(_ImageArchitecture):
-    """Architecture of k x k convolutions with spline activations between them, in blocks (Keller et al. 2021, 5).
+    """Settings of a flow of k x k convolutions with spline activations, in blocks (Keller et al. 2021, 5).
 
     There is a squeeze between blocks and no split. The paper has nine layers in three blocks.
     """
@@ -55,19 +55,19 @@ class ConvolutionalArchitecture(_ImageArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a description in words, in a single line."""
+        """Return a one-line description of the architecture in words, with its number of convolutions."""
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
 
 class FullyConnectedArchitecture(_ImageArchitecture):
-    """Architecture of dense layers over the whole image with smooth leaky ReLUs (Keller et al. 2021, 5)."""
+    """Settings of a flow of dense layers over the whole image with smooth leaky ReLUs (Keller et al. 2021, 5)."""
 
     family: Literal["fully-connected"] = "fully-connected"
     layers: int = Field(2, ge=1, le=16)
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a description in words, in a single line."""
+        """Return a one-line description of the architecture in words, with its number of layers."""
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
 
@@ -77,7 +77,7 @@ Architecture = Annotated[
 
 
 def depth(height: int, width: int) -> int:
-    """Return the number of levels for images of this size: how often both sides can be halved to at least 4 pixels.
+    """Return the number of levels of a multi-scale flow: how often both sides can be halved to at least 4 pixels.
 
     >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
     (2, 3, 4, 0)

@@ -54,7 +54,7 @@ CONVOLUTIONS: dict[str, Callable[[Shape, int], Bijection]] = {
 
 
 def build_flow(architecture: Architecture) -> Flow:
-    """Return the flow of an architecture with random weights from torch's global generator.
+    """Build the flow that an architecture describes, with random weights from torch's global generator.
 
     Before use it must be initialised with a batch (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
 

@@ -17,7 +17,7 @@ from models.bijections.squeeze import Squeeze
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """Contribution of a scale to the log-likelihood of each sample.
+    """Contribution of a scale of the flow (a level or the pixel transform) to each image's log-likelihood, in nats.
 
     Attributes:
         log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
@@ -30,7 +30,7 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """Latents of a batch and the terms of its log-likelihood.
+    """Result of a flow for a batch of images: latents, and the terms that sum to each image's log-likelihood.
 
     Attributes:
         latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
@@ -42,12 +42,12 @@ class FlowOutput:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """The log-likelihood of each sample, the sum of all terms, ``(N,)`` in nats."""
+        """The log-likelihood of each image in nats, ``(N,)``, the sum over all scales of the flow."""
         return torch.stack([term.log_prior + term.log_det for term in self.terms]).sum(0)
 
 
 class Level(nn.Module):
-    """Level of a multi-scale flow: a squeeze, steps, and a split that takes half of the channels out as latents.
+    """Level of a multi-scale flow: a squeeze, bijections, and a split that turns half of the channels into latents.
 
     The prior of these latents is a Gaussian whose mean and deviation are functions of the channels that stay (Kingma &
     Dhariwal 2018, 3.5 and table 1). It is a coupling that whitens the latents to a standard normal; its log-det is part
@@ -67,7 +67,7 @@ class Level(nn.Module):
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield the squeeze, if any, and the steps, in the order of the forward direction."""
+        """Yield the bijections of the level in forward order: the squeeze, if there is one, then the others."""
         if self.squeeze is not None:
             yield self.squeeze
         for step in self.steps:
@@ -76,7 +76,7 @@ class Level(nn.Module):
 
 
 class Flow(nn.Module):
-    """Normalizing flow: a bijection between images and latents, with the exact log-likelihood of images.
+    """Normalizing flow: a bijection between images and normal latents, with exact log-likelihoods of images.
 
     By the change of variables (Keller et al. 2021, eq. 2), log p(x) is the log-det of the pixel transform plus
     Σ_l [log N(e_l; 0, I) + log-dets of level l], with the whitened latents e_l of level l.
@@ -92,16 +92,16 @@ class Flow(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def level_list(self) -> list[Level]:
-        """Return the levels, finest scale first."""
+        """Return the levels of the flow as a list, finest scale first."""
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood terms of dequantised images ``x``, ``(N, C, H, W)`` in [0, 256)."""
+        """Return the latents and log-likelihood terms of dequantised images ``x``, ``(N, C, H, W)`` in [0, 256)."""
         y, log_det = self.pixels(x.double())
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood terms of images after the pixel transform.
+        """Return the latents and log-likelihood terms of images that have passed the pixel transform already.
 
         Args:
             y: Transformed images, ``(N, C, H, W)``.
@@ -128,7 +128,7 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Map whitened latents back to dequantised images.
+        """Map latents to dequantised images by the exact inverse of the flow, or by learned approximate inverses.
 
         Args:
             latents: Latents of each scale, finest scale first.
@@ -151,7 +151,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Initialise each :class:`ActNorm` that is not yet, from dequantised images ``x``, ``(N, C, H, W)``."""
+        """Set the uninitialised activation normalisations of the flow from dequantised images, ``(N, C, H, W)``."""
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         for level in self.level_list():
             for bijection in level.bijections():
@@ -163,7 +163,7 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Iterate over the levels of a flow with the shapes of their inputs.
+    """Iterate over the levels of a flow, with the name, module and input shape of each bijection.
 
     Yields:
         The level; name, bijection and input shape of each of its bijections; the shape of their outputs.
@@ -181,6 +181,6 @@ def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Return log N(z; 0, I) = -½ Σ z² - (d/2)·log 2π of samples of d values, ``(N, ...) -> (N,)`` in nats."""
+    """Return the standard normal log-density log N(z; 0, I) of each sample, ``(N, ...) -> (N,)`` in nats."""
     dimensions = z[0].numel() if z.shape[0] else 0
     return -0.5 * sum_samples(z.square()) - 0.5 * dimensions * math.log(2 * math.pi)

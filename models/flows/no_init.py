@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NoRandomness(TorchFunctionMode):
-    """Context manager that skips random initial weights: initialisers do nothing, and random tensors are zeros.
+    """Context manager that skips the random initialisation of modules, because stored weights replace it.
 
     Zeros have the memory layout of the random tensors. Random weights of a large flow take longer than reading its
     file. The device "meta" of torch imports the compiler of torch, which takes longer than loading a small model.
@@ -29,7 +29,7 @@ class NoRandomness(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Return a tensor in place of random weights, or the result of ``func`` for other functions."""
+        """Return zeros in place of random weights. Other functions of torch run as usual."""
         given = kwargs or {}
         if func is torch.randn:
             return torch.zeros(*args, **given)

@@ -23,7 +23,7 @@ EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode a PNG, JPEG, WebP or BMP file into the pixels that a model expects.
+    """Decode a PNG, JPEG, WebP or BMP file and convert it to the size and channels that a model expects.
 
     Palettes and opaque alpha channels are converted. If the preprocessing is "exact", images of another size or colour
     are refused, because a conversion would change the score. 16-bit, animated and transparent files are always refused.
@@ -42,7 +42,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
-    """Decode a file into an 8-bit image of its own size and mode.
+    """Decode an image file into an 8-bit Pillow image, without any change of size or colour.
 
     Args:
         data: Content of the file.
@@ -100,7 +100,7 @@ def _check_header(image: Image.Image) -> None:
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Decode a ``.npy`` file of images into pixels ``(N, C, H, W)``, without any conversion.
+    """Decode a ``.npy`` file into pixels, uint8 ``(N, C, H, W)``. Arrays of another shape or type are refused.
 
     The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
     channels are refused.
@@ -149,14 +149,14 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Return pixels ``(C, H, W)`` with 1, 3 or 4 channels as the content of a PNG file."""
+    """Encode pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as the bytes of a PNG file."""
     file = io.BytesIO()
     as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def image_grid(images: Pixels, gap: int = 2) -> Pixels:
-    """Return N images, ``(N, C, H, W)``, in a near-square grid with ``gap`` grey pixels between, ``(C, H', W')``."""
+    """Arrange N images, uint8 ``(N, C, H, W)``, in a near-square grid with grey gaps, ``(C, H', W')``."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
-    """Return uniform dequantisation noise u in [0, 1) for an image, determined by its pixels and the model's weights.
+    """Return reproducible uniform noise in [0, 1) for an image, seeded by its pixels and a digest of the weights.
 
     The noise comes from a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend
     on the number of draws.
@@ -30,7 +30,7 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return the random generator of an image's dequantisation noise, which gives C·H·W numbers for each draw."""
+    """Return the random generator of an image's dequantisation noise, seeded by pixels and weights."""
     content = hashlib.sha256()
     content.update(weights_digest.encode())
     content.update(repr(tuple(image.shape)).encode())

@@ -22,7 +22,7 @@ MAX_BYTES = 2**63 - 1
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, Fortran order and type of a ``.npy`` file, and leave ``file`` at the start of the data.
+    """Read the header of a ``.npy`` file: shape, Fortran order and type. The data are not read.
 
     Raises:
         ValueError: The header is damaged, a side is negative, or the array would have 2^63 bytes or more.

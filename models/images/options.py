@@ -14,14 +14,14 @@ Side = Annotated[int, Field(ge=4, le=1024)]
 
 
 def _both_sides(value: object) -> object:
-    """Return the pair of sides for a single side; a text, as command lines pass it, is parsed as JSON first."""
+    """Return [height, width] for a side given as a number. Text from a command line is parsed as JSON."""
     with suppress(ValueError, RecursionError):
         value = json.loads(value) if isinstance(value, str) else value
     return (value, value) if isinstance(value, int) else value
 
 
 class ImageOptions(BaseModel):
-    """Size, fit and colour that images are converted to; options that are unset are chosen from the images."""
+    """Options for converting training images: size, fit and colour. Unset options are chosen from the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -26,7 +26,7 @@ the result is the same on every machine. Bicubic overshoots less at edges than L
 
 
 class Preprocessing(BaseModel):
-    """Shape of a model's images, and the treatment of images of another size or colour.
+    """Image shape of a model, and how images of another size or colour are converted or refused.
 
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
     middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
@@ -53,23 +53,23 @@ class Preprocessing(BaseModel):
 
     @property
     def id(self) -> str:
-        """``sha256:`` and the digest of the canonical JSON form, which omits fields that have their default."""
+        """The ``sha256:`` digest of these settings as canonical JSON, without fields that have their default."""
         return _id(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
+        """The channels, height and width of the model's images."""
         return self.channels, self.height, self.width
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, in the order of image files."""
+        """The width and height of the model's images in pixels, in the order of image files."""
         return self.width, self.height
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Decoded pixels, with their conversions and the file they came from.
+    """Pixels of a decoded image, with the format and size of its file and the conversions made.
 
     Attributes:
         pixels: Pixels, uint8 ``(C, H, W)``.
@@ -87,7 +87,7 @@ class DecodedImage:
 
 
 def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert a loaded 8-bit image to the channels and size of a model. Raises ``ImageError`` if it is refused."""
+    """Convert an 8-bit image to a model's channels and size. Raises ``ImageError`` if conversion is not allowed."""
     check_size(image.size, preprocessing)
     converted, note = _to_mode(image, preprocessing)
     resized = _to_size(converted, preprocessing)
@@ -102,17 +102,17 @@ def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert pixels ``(C, H, W)`` with 1, 3 or 4 channels to the channels and size of a model, as :func:`conform`."""
+    """Convert pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, to the channels and size of a model."""
     return conform(as_image(pixels), preprocessing)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Return pixels ``(C, H, W)`` with 1, 3 or 4 channels as a Pillow image."""
+    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as a Pillow image."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``ImageError`` for a size (width, height) that a model does not accept."""
+    """Check that a model accepts images of a size (width, height). Raises ``ImageError`` otherwise."""
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -122,7 +122,7 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB. Raises ``ImageError`` if a pixel is transparent."""
+    """Return an image in Pillow's mode L or RGB. Raises ``ImageError`` if a pixel is transparent."""
     if image.mode in {"1", "CMYK", "YCbCr"}:
         return image.convert("L" if image.mode == "1" else "RGB")
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
@@ -140,7 +140,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether an image in mode L or RGB is grey, with equal values in all channels."""
+    """Return whether a Pillow image in mode L or RGB has equal values in all channels at every pixel."""
     if image.mode == "L":
         return True
     red, green, blue = (np.asarray(band) for band in image.split())

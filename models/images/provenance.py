@@ -16,7 +16,7 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Statistics of the files of training images: formats, sizes, conversions, and how many were resized."""
+    """Statistics of the image files of a training set: formats, sizes, colour conversions and resized images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return the statistics with another image added."""
+        """Return a copy of the file statistics with one more training image counted."""
         file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
         size = (int(size[0]), int(size[1]))
         first = not self.formats
@@ -67,7 +67,7 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """Sizes of the parts, in words.
+        """The numbers of images in the parts of the split, as text.
 
         >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
         '60 training/40 reference in 5 folds'
@@ -78,7 +78,7 @@ class Split(BaseModel):
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return a warning if the file of a scored image differs from the files of training, None otherwise.
+    """Return a warning if an image's file format or size differs from the training images, None otherwise.
 
     Format and size are compared; all lossless formats count as the same. There is no warning for pixels from an array,
     or if the provenance of the training images is unknown.

@@ -11,7 +11,7 @@ LEVELS = 256
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the complexity of each image: the first-order entropy of its prediction residuals, in bits/dim.
+    """Return the complexity of images: the entropy of their pixel prediction errors, ``(N,)`` in bits/dim.
 
     A pixel is predicted by the median of left, upper and left + upper - upper left, each channel by itself (the MED
     predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256; the entropy is over all channels.

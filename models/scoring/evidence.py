@@ -15,7 +15,7 @@ from models.scoring.whole_image import whole_image_statistics
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of N images from which anomaly scores are computed, float64.
+    """Statistics of N images from their pass through a flow, from which anomaly scores are computed.
 
     Attributes:
         whole: Statistics of the whole image, ``(N, K)``.
@@ -36,7 +36,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate the evidence of several batches; the result has gradients if all batches have them."""
+        """Concatenate the statistics of several batches of images into one object."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
@@ -46,7 +46,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Return the evidence of images from their pass through the flow, without gradients.
+    """Compute the statistics of images that anomaly scores are based on, from latents and log-determinants.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -15,7 +15,7 @@ from models.scoring.frozen import FrozenFlow
 
 @dataclass(frozen=True)
 class FlowPass:
-    """Result of a pass of N dequantised images through a frozen flow, float64.
+    """Result of running a frozen flow on N dequantised images: latents and log-determinants, in float64.
 
     Attributes:
         frozen: The flow.
@@ -31,7 +31,7 @@ class FlowPass:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Tensor:
-        """Return the terms of the log-likelihood: log-prior and log-det of each scale, ``(N, L + 1, 2)`` in nats.
+        """Return the log-prior and log-det of each scale, which sum to the log-likelihood, ``(N, L + 1, 2)`` in nats.
 
         Scale 0 is the pixel transform; scales 1 to L are the levels. The sum of all terms is the log-likelihood.
         """
@@ -47,7 +47,7 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Tensor:
-        """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats.
+        """Return each pixel's contribution to the log-likelihood, ``(N, H, W)`` in nats. Pixels sum to the total.
 
         M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), where m_l is Σ_c log N(e) +
         prior log-det + Σ_steps log s at a location of level l. Data-independent log-dets are distributed evenly. The
@@ -68,7 +68,7 @@ class FlowPass:
         return result + constant / (height * width)
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return the part of the pass for a slice of its images."""
+        """Return the latents and log-determinants of a slice of the images."""
         latents = {
             part.name: [tensor[chosen] for tensor in getattr(self.latents, part.name)] for part in fields(Latents)
         }
@@ -76,7 +76,7 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FrozenFlow, x: Tensor) -> FlowPass:
-    """Return the pass of dequantised images through a flow.
+    """Run a frozen flow on dequantised images and return their latents and log-determinants.
 
     Args:
         engine: The engine that runs the flow.

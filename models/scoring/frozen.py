@@ -15,7 +15,7 @@ from models.flows.flow import Flow, walk
 
 @dataclass(frozen=True)
 class FrozenLevel:
-    """Frozen level of a multi-scale flow.
+    """Level of a frozen multi-scale flow: its bijections, its split, and the sum of its constant log-dets.
 
     Attributes:
         steps: The frozen bijections of the level.
@@ -33,13 +33,13 @@ class FrozenLevel:
 
     @property
     def has_reconstruction(self) -> bool:
-        """Whether steps of this level give reconstruction errors of learned inverses."""
+        """Whether layers of this level report reconstruction errors of their learned inverses."""
         return any(isinstance(step, FrozenAffine) and step.has_reconstruction_error for step in self.steps)
 
 
 @dataclass(frozen=True)
 class FrozenFlow:
-    """Immutable form of a trained flow for images of a fixed shape; later training has no effect on it.
+    """Immutable copy of a trained flow for scoring and sampling images of one shape, without determinants.
 
     Attributes:
         image_shape: Channels, height and width of the images.
@@ -54,7 +54,7 @@ class FrozenFlow:
     precision: Precision = "float32"
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return the flow with the middle convolutions of its coupling networks in another precision.
+        """Return a copy whose coupling networks compute their 1x1 convolutions in another precision.
 
         Raises:
             ValueError: The flow is in bfloat16 already, so that its float32 weights are lost.
@@ -75,22 +75,22 @@ class FrozenFlow:
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether samples can be drawn with learned inverses."""
+        """Whether a layer of the flow has a learned approximate inverse to sample with."""
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     @property
     def is_spatial(self) -> bool:
-        """Whether the flow keeps locations of the image apart, which fully connected layers do not."""
+        """Whether layers keep the locations of an image apart. Fully connected layers do not."""
         return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
-        """Return channels, height and width of the latents of each scale, finest scale first."""
+        """Return the shapes (C, H, W) of the flow's latents, one for each scale, finest scale first."""
         return [level.latent_shape for level in self.levels if level.latent_shape is not None]
 
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return the data-independent log-dets of a flow by layer name, in nats, computed in float64.
+    """Return the log-dets that do not depend on the image, by layer name, in nats, computed in float64.
 
     The cost is given by each bijection. Scoring computes no other determinants.
 
@@ -108,7 +108,7 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
-    """Return an immutable float64 copy of a trained flow for scoring and sampling.
+    """Return an immutable copy of a trained flow that scores and samples images without computing determinants.
 
     Args:
         flow: The flow.
@@ -134,7 +134,7 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
-    """Return the names of the layers whose data-independent log-dets are stored with a model."""
+    """Return the names of the layers whose log-det is the same for all images and is stored with the model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
 
 

@@ -17,7 +17,7 @@ SQUARES = (2, 4, 6)
 
 @dataclass(frozen=True)
 class Region:
-    """Rectangle of cells: rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``."""
+    """Rectangle of grid cells: rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``."""
 
     top: int
     bottom: int
@@ -26,7 +26,7 @@ class Region:
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side of a cell for images of this size, in pixels.
+    """Return the side in pixels of the square grid cells for images of this size, at most 16 cells a side.
 
     >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
     (2, 2, 4)
@@ -35,13 +35,13 @@ def cell_side(height: int, width: int) -> int:
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return the number of rows and columns of cells; cells at the lower and right edge may be smaller."""
+    """Return the numbers of rows and columns of grid cells for images of this size."""
     side = cell_side(height, width)
     return math.ceil(height / side), math.ceil(width / side)
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sums of maps over the cells of the grid, ``(N, H, W) -> (N, cells)``."""
+    """Sum per-pixel maps over the cells of a coarse grid, ``(N, H, W) -> (N, cells)``."""
     height, width = maps.shape[1:]
     side = cell_side(height, width)
     rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
@@ -51,7 +51,7 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return the regions of a grid, grouped by shape: squares of each size, then whole rows and columns.
+    """Return rectangles of cells to search for local anomalies: squares of several sizes, rows and columns.
 
     Squares are smaller than the grid. The last group is never empty.
     """
@@ -70,6 +70,6 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the indices of the cells of a region in the flattened grid."""
+    """Return the indices of a region's cells in the flattened grid, ``(cells,)``."""
     rows = np.arange(region.top, region.bottom)[:, None]
     return (rows * columns + np.arange(region.left, region.right)).ravel()

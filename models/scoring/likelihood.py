@@ -27,7 +27,7 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 @dataclass(frozen=True)
 class LogLikelihoodTerm:
-    """Contribution of a scale to the log-likelihood of an image, in nats.
+    """Contribution of one scale of a multi-scale flow to the log-likelihood of an image, in nats.
 
     Attributes:
         scale: 0 for the pixel transform, l for level l.
@@ -42,7 +42,7 @@ class LogLikelihoodTerm:
 
 @dataclass(frozen=True)
 class DrawStatistics:
-    """Statistics of the log-likelihoods of an image over K dequantisation draws, in nats.
+    """Statistics of an image's log-likelihood over K draws of dequantisation noise, in nats.
 
     Attributes:
         k: The number of draws K.
@@ -59,7 +59,7 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Exact log-likelihood of an image: the log-density of its dequantised pixels, in nats over [0, 256)^D.
+    """Exact log-likelihood of an image: the log-density of its dequantised pixels, in nats.
 
     Attributes:
         log_likelihood: The log-density in nats, averaged over the dequantisation draws.
@@ -81,7 +81,7 @@ class Likelihood:
 def score_images(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood]:
-    """Return the exact log-likelihood of each image, as :func:`score_each`.
+    """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite.
 
     Raises:
         ScoreNotFinite: The log-likelihood of an image is not finite.
@@ -92,7 +92,7 @@ def score_images(
 def score_each(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return the exact log-likelihood of each image, averaged over dequantisation draws.
+    """Return the exact log-likelihood of each image, or an error object where it is not finite.
 
     The dequantisation noise is a function of the image and the weights (:func:`content_stream`), so a score does not
     depend on the other images.
@@ -121,7 +121,7 @@ def score_steps(
     draws: int = 1,
     at_once: int = STEP,
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute :func:`score_each` in steps of ``at_once`` dequantised images, between which it yields."""
+    """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
@@ -156,7 +156,7 @@ def passes(
     draws: int = 1,
     at_once: int = CHUNK,
 ) -> Iterator[tuple[int, FlowPass]]:
-    """Yield the passes of all draws of all images through the flow, at most ``at_once`` dequantised images each.
+    """Run a flow on many images and yield the results in chunks, so that memory does not grow with their number.
 
     Memory does not grow with the number of images. Arguments are those of :func:`score_each`.
 
@@ -173,7 +173,7 @@ def passes(
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return scored images with gradient features, ``(N, G)``, added to their evidence."""
+    """Return scored images with their gradient statistics, ``(N, G)``, added for anomaly scores."""
 
     def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
         if isinstance(score, ScoreNotFinite) or score.evidence is None:
@@ -184,7 +184,7 @@ def add_gradients(
 
 
 def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
-    """Return the likelihoods of scored images. Raises ``ScoreNotFinite`` if an image has none."""
+    """Return the log-likelihoods of scored images. Raises ``ScoreNotFinite`` if an image has none."""
     likelihoods = []
     for score in scored:
         if isinstance(score, ScoreNotFinite):
@@ -201,7 +201,7 @@ def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: i
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return images plus their first dequantisation draw, the points at which their log-likelihood is computed.
+    """Return images plus uniform noise in [0, 1) that is a function of their pixels and the weights.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.
@@ -219,7 +219,7 @@ def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[N
 
 
 def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
-    """Return the likelihood of each image from its terms, ``(images, draws, scales, 2)``, and its evidence."""
+    """Return each image's log-likelihood from the terms of its scales, ``(images, draws, scales, 2)``."""
     k = terms.shape[1]
     means = terms.mean(1)
     totals: list[float] = means.sum((1, 2)).tolist()
@@ -238,7 +238,7 @@ def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likel
 
 
 def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
-    """Return the statistics of each image's draws from their log-likelihoods, ``(images, draws)``, and their means."""
+    """Return statistics over dequantisation draws from the log-likelihoods ``(images, draws)`` and their means."""
     k = values.shape[1]
     columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
     rows = zip(means, *(column.tolist() for column in columns), strict=True)
@@ -246,7 +246,7 @@ def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
 
 
 def bits_per_dim(log_likelihood: float, dimensions: int) -> float:
-    """Return bits per dimension, -log p / (D ln 2), for a log-likelihood in nats over [0, 256)^D with D ``dimensions``.
+    """Convert a log-likelihood in nats to bits per dimension, -log p / (D ln 2), for images of D values.
 
     >>> round(bits_per_dim(-575.4, 28 * 28), 4)
     1.0588

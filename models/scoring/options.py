@@ -13,7 +13,7 @@ EngineName = Literal["auto", "torch", "openvino"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options for running frozen flows. They change scores by no more than the rounding of the precision.
+    """Options for running a flow: engine, precision, device, threads and cache folder.
 
     Attributes:
         name: The engine. "auto" is OpenVINO if it is installed and supports all steps of the flow on a CPU, else torch.

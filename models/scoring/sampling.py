@@ -26,7 +26,7 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw dequantised images from the flow, by the inverse of normal latents.
+    """Draw dequantised images from a flow, as the inverse of normal latents, float64 ``(n, C, H, W)``.
 
     Image i of a seed depends only on the seed and i. No global random state is used.
 
@@ -52,12 +52,12 @@ def sample_frozen(
 
 
 def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return dequantised images rounded down to pixels and clipped to [0, 255], uint8."""
+    """Round dequantised images down to whole pixel values and clip them to [0, 255], uint8."""
     return np.floor(images).clip(0, 255).astype(np.uint8)
 
 
 class Sampler:
-    """Frozen flow with an engine, from which images are drawn.
+    """Source of random images from a trained flow: image i depends only on the seed and on i.
 
     Args:
         engine: The engine that runs the flow.
@@ -82,13 +82,13 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """The number of images in a step of a long computation."""
+        """The number of images that a long computation processes before its thread may do other work."""
         return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw images from the flow. Image i of a seed depends only on the seed and i.
+        """Draw images from the flow as 8-bit pixels. Image i depends only on the seed and on i.
 
         Args:
             n: The number of images.
@@ -108,7 +108,7 @@ class Sampler:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Compute :meth:`sample` in steps, between which it yields."""
+        """Draw images as a generator that yields between groups of images and returns uint8 ``(n, C, H, W)``."""
         parts = []
         for first in range(0, n, self.at_once):
             if first:
@@ -119,7 +119,7 @@ class Sampler:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw dequantised images, float64 ``(n, C, H, W)``, which :meth:`sample` rounds down to pixels."""
+        """Draw dequantised images from the flow, float64 ``(n, C, H, W)``, before rounding to pixels."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
         return sample_frozen(self.engine, self.frozen, n, temperature, seed, inverse, first)

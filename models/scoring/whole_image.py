@@ -25,7 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
-    """Return Σ log2 σ / d of the deviations σ of a split prior, in bits/dim: how predictable its latents are.
+    """Return the mean log2 standard deviation of latents under the prior of a split, in bits/dim, ``(N,)``.
 
     Args:
         prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.
@@ -38,7 +38,7 @@ def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
 
 
 def volume(log_det: Tensor, dimensions: int) -> Tensor:
-    """Return the change of volume of a level, -Λ / (D ln 2) for log-det Λ, in bits/dim.
+    """Return -Λ / (D ln 2) for the log-det Λ of a level of a flow: its change of volume in bits/dim.
 
     Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
 
@@ -53,28 +53,40 @@ def volume(log_det: Tensor, dimensions: int) -> Tensor:
 
 
 def radius(latent: Tensor) -> Tensor:
-    """Return log(||e||² / d) of d whitened latents e, ``(N, C, H, W) -> (N,)``; about N(0, 2/d)."""
+    """Return log(||e||² / d) of d latents e of each image, ``(N, C, H, W) -> (N,)``.
+
+    For images from an exact flow it is about N(0, 2/d).
+    """
     return torch.log(latent.square().mean((1, 2, 3)) + TINY)
 
 
 def horizontal(latent: Tensor) -> Tensor:
-    """Return the lag-1 autocorrelation of latents along rows, Σ e(j) e(j+1) / Σ e²; about N(0, (W - 1) / (W d))."""
+    """Return the autocorrelation of horizontally adjacent latents, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+
+    For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
+    """
     return (latent[..., 1:] * latent[..., :-1]).sum((1, 2, 3)) / (latent.square().sum((1, 2, 3)) + TINY)
 
 
 def vertical(latent: Tensor) -> Tensor:
-    """Return the lag-1 autocorrelation of latents along columns, ``(N,)``; about N(0, (H - 1) / (H d))."""
+    """Return the autocorrelation of vertically adjacent latents, Σ e(i) e(i+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+
+    For images from an exact flow it is about N(0, (H - 1) / (H d)) for d latents.
+    """
     return horizontal(latent.transpose(2, 3))
 
 
 def kurtosis(latent: Tensor) -> Tensor:
-    """Return the excess kurtosis of latents, mean e⁴ / (mean e²)² - 3, ``(N,)``; about N(0, 24/d)."""
+    """Return the excess kurtosis of each image's latents, mean e⁴ / (mean e²)² - 3, ``(N, C, H, W) -> (N,)``.
+
+    For images from an exact flow it is about N(0, 24/d) for d latents.
+    """
     square = latent.square()
     return square.square().mean((1, 2, 3)) / (square.mean((1, 2, 3)).square() + TINY) - 3
 
 
 def reconstruction(errors: Tensor) -> Tensor:
-    """Return the mean of log(||R W x - x||² / ||x||²) over the layers of a level, ``(N, layers) -> (N,)``.
+    """Return the mean log relative error log(||R W x - x||² / ||x||²) of a level's learned inverses R, ``(N,)``.
 
     The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
     exact up to the precision of the weights, the statistic is rounding noise.
@@ -83,7 +95,7 @@ def reconstruction(errors: Tensor) -> Tensor:
 
 
 def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
-    """Return the names of the whole-image statistics of a flow, in the order of :func:`whole_image_statistics`."""
+    """Return the names of the whole-image statistics of a flow, in the order of their columns."""
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
@@ -100,7 +112,7 @@ def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return all whole-image statistics of images.
+    """Compute the statistics of whole images that anomaly scores use, float64 ``(N, K)``.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -17,7 +17,7 @@ from models.datasets import Images
 
 @dataclass(frozen=True)
 class Batches:
-    """Shuffled batches of dequantised images; the incomplete batch at the end of an epoch is left out.
+    """Shuffled batches of dequantised training images. Images and noise depend only on the seed and the step.
 
     Attributes:
         images: All training images, uint8 ``(M, C, H, W)``.
@@ -31,11 +31,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches per epoch, at least 1."""
+        """The number of batches in an epoch, at least 1. The incomplete last batch is left out."""
         return max(1, len(self.images) // self.batch_size)
 
     def batch(self, step: int) -> Tensor:
-        """Return the batch of ``step``: pixels plus uniform noise in [0, 1), float64 ``(B, C, H, W)`` in [0, 256)."""
+        """Return the training batch of a step: pixels plus noise, float64 ``(B, C, H, W)`` in [0, 256)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size

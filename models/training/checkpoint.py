@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state of a training apart from its tensors.
+    """The state of a training run apart from its tensors: step, elapsed time and best validation.
 
     Attributes:
         step: Optimiser steps taken. Order and noise of the images follow from it and the seed.
@@ -46,7 +46,7 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write the checkpoint ``folder/step-NNNNNNNN`` and return its path.
+    """Write a checkpoint of a training run, with weights and optimiser state, and delete older checkpoints.
 
     An intact checkpoint of the same step and configuration is left as it is; any other one at this path is replaced.
     Older checkpoints of the same configuration are deleted, except the two newest and the best.
@@ -81,7 +81,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Load the newest intact checkpoint of a configuration into ``modules`` and ``optimizer``.
+    """Load the newest undamaged checkpoint of a training run into its modules and optimiser.
 
     Returns:
         Its state; None where there is no such checkpoint, and modules and optimiser are unchanged.
@@ -99,7 +99,7 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Load the averaged weights of the best checkpoint, or where it is damaged of the newest intact one.
+    """Load the averaged weights of the best validation. If they are damaged, load the newest undamaged ones.
 
     Returns:
         The step of the checkpoint; None where no checkpoint of this configuration is intact.
@@ -123,7 +123,7 @@ def _belongs(path: Path, config_digest: str) -> bool:
 
 
 def _read(path: Path) -> TrainingState | None:
-    """Return the state of a checkpoint; None unless every file exists and has its digest."""
+    """Return the state stored in a checkpoint folder, or None if a file is missing or damaged."""
     try:
         document = json.loads((path / "state.json").read_text())
         for name in FILES:

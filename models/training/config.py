@@ -16,7 +16,10 @@ STEPS_BETWEEN_VALIDATIONS = 25
 
 
 class TrainingConfig(ImageOptions):
-    """Settings of one training; the defaults are those that trained the shipped models."""
+    """Settings of a training run: steps, batch size, learning rate, penalties and precision.
+
+    The defaults are those that trained the shipped models.
+    """
 
     max_steps: int = Field(
         2000, ge=1, le=10_000_000, description="Optimiser steps; the learning rate falls to its end."
@@ -87,11 +90,11 @@ class TrainingConfig(ImageOptions):
 
     @property
     def validation_count(self) -> int:
-        """Number of validations: ``validations``, or fewer where the training has few steps."""
+        """The number of validations of a run: ``validations``, or fewer for a run of few steps."""
         return max(1, min(self.validations, self.max_steps // STEPS_BETWEEN_VALIDATIONS))
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return Adam's step size: a linear warm-up times a cosine from 1 to ``final_learning_rate``.
+        """Return the learning rate of a step: a linear warm-up times a cosine decay.
 
         Args:
             step: Number of the step, from 0, for the warm-up.

@@ -19,7 +19,7 @@ A single spike is no divergence.
 
 
 class ReportHistory:
-    """The reports of bits per dimension so far: when the next one is due, and whether the training has diverged.
+    """The bits per dimension reported during a training run, to decide whether the run has diverged.
 
     Attributes:
         first_bits: Bits per dimension of the first report.
@@ -34,15 +34,15 @@ class ReportHistory:
 
     @property
     def diverged(self) -> bool:
-        """Whether ``DIVERGED_REPORTS`` reports in a row were bad."""
+        """Whether the last 20 reports were all much worse than the first report of the run."""
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether a report is due at ``now`` in seconds: the first at once, then two per second at most."""
+        """Return whether the next report is due at time ``now`` in seconds. There are at most two a second."""
         return self._time is None or now - self._time >= REPORT_SECONDS
 
     def add(self, step: int, bits: float, now: float) -> float | None:
-        """Add a report at ``now`` in seconds; return the steps per second since the one before, None for the first."""
+        """Add a report and return the optimiser steps per second since the report before, or None for the first."""
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
         if self._time is None:
             self.first_bits = bits
@@ -53,7 +53,7 @@ class ReportHistory:
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return a sentence that names the first part of a flow with values that are not finite.
+    """Return a sentence that names the first layer of a flow whose weights or outputs are not finite.
 
     Args:
         flow: The flow in training mode, after a step whose loss or gradient was not finite.

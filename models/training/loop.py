@@ -35,12 +35,12 @@ Observer = Callable[[dict[str, Any]], None]
 
 
 class Interrupted(Exception):
-    """A request to stop ended the training early; its checkpoint is written, and a later call resumes from it."""
+    """Raised when a training run ends early on request. A later call resumes from its checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A trained flow with the averaged weights of its best validation.
+    """A trained flow with the averaged weights that had the fewest bits per dimension on validation images.
 
     Attributes:
         flow: The flow, in evaluation mode on the CPU.
@@ -58,7 +58,7 @@ class TrainedFlow:
 
 
 class Trainer:
-    """The training of a flow, with its checkpoints in a folder.
+    """A training run of a flow, which writes checkpoints to a folder and resumes from the newest one there.
 
     A trainer resumes from the newest checkpoint in its folder, on whatever device that was written. Among several
     processes each makes a trainer for the same folder; only the first one observes, validates and writes.
@@ -141,7 +141,7 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train until the budget is used up and return the flow of the best validation.
+        """Train until the budget of steps or minutes is used up, and return the flow of the best validation.
 
         Args:
             should_stop: Called after every step; returns true to end the training early.
@@ -166,7 +166,7 @@ class Trainer:
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Take all steps of the budget, as :meth:`run` does, without loading the flow of the best validation."""
+        """Take all optimiser steps of the run, with validations and checkpoints, without loading the best flow."""
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step)
         last_checkpoint = time.monotonic()
@@ -220,7 +220,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
 
     def _report(self, loss: Loss, history: ReportHistory) -> None:
-        """Report the last step. Raises ``TrainingDiverged`` where bits/dim have risen too far for too long."""
+        """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""
         omitted = omitted_log_det(self.flow, self.dataset.image_shape)
         # Images that are left out may become ever less likely without a divergence.
         learned = loss.log_likelihood if loss.trimmed is None else loss.trimmed.log_likelihood

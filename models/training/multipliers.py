@@ -17,23 +17,23 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 
 class Multiplier(nn.Module):
-    """A rule that weights the reconstruction errors in the loss and adapts the weights in training."""
+    """Base class of rules that set the weights (multipliers) of the layers' reconstruction errors in the loss."""
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty, a scalar in nats per dimension, for the relative errors ``(K,)`` of the layers."""
+        """Return the penalty in nats per dimension, a scalar, for the relative errors of the layers, ``(K,)``."""
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Adapt the multipliers to the errors ``(K,)`` of a step; errors that are not finite change nothing."""
+        """Adapt the weights to the reconstruction errors ``(K,)`` of a step. Errors that are not finite are ignored."""
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the multipliers lambda_k, ``(K,)``."""
+        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
 
 
 class FixedMultiplier(Multiplier):
-    """The penalty of the paper, lambda Σ_k rho_k with a constant lambda (Keller et al. 2021, eq. 3)."""
+    """Constant weight lambda of the reconstruction errors, as in the paper (Keller et al. 2021, eq. 3)."""
 
     weights: Tensor
 
@@ -42,19 +42,19 @@ class FixedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return lambda Σ_k rho_k."""
+        """Return the penalty lambda Σ_k rho_k for the layers' relative reconstruction errors rho, ``(K,)``."""
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
-        """Do nothing: the multipliers are constant."""
+        """Do nothing, because the weights of the reconstruction errors are constant."""
 
     def values(self) -> Tensor:
-        """Return lambda_k of every layer, ``(K,)``."""
+        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
         return self.weights
 
 
 class GecoMultiplier(Multiplier):
-    """Multipliers by GECO with a tolerance (Rezende & Viola 2018), which steer every error rho_k to a target.
+    """Adaptive weights by GECO (Rezende & Viola 2018), which steer each layer's reconstruction error to a target.
 
     The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
     updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
@@ -82,13 +82,13 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return mean_k (lambda_k rho_k + ½ relu(c_k)²)."""
+        """Return the penalty mean_k (lambda_k rho_k + ½ relu(rho_k / target - 1)²) for relative errors rho."""
         violation = torch.relu(errors / self.target - 1)
         return (self.values() * errors + 0.5 * violation.square()).mean()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Change log lambda_k by 0.01 times the moving average of the clipped violation."""
+        """Raise the weights of layers whose reconstruction error exceeds the target, and lower the others."""
         if not errors.isfinite().all():
             return
         self.average.lerp_(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
@@ -96,12 +96,14 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*(torch.tensor(limit).log().item() for limit in self.LIMITS))
 
     def values(self) -> Tensor:
-        """Return lambda_k of every layer, ``(K,)``."""
+        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
         return self.log_weights.exp()
 
 
 class DampedMultiplier(Multiplier):
-    """Multipliers by the modified differential method, MDMM (Platt & Barr 1988), for the constraints rho_k <= target.
+    """Adaptive weights as damped Lagrange multipliers (MDMM, Platt & Barr 1988), with constraints rho_k <= target.
+
+    rho_k is the relative reconstruction error of layer k.
 
     With c_k = rho_k / target - 1 the multipliers ascend, lambda_k += 0.01 clip(c_k, -1, 1), and are clamped at 0 as for
     inequality constraints. The penalty mean_k (lambda_k c_k + ½ relu(c_k)²) includes a damping term.
@@ -123,19 +125,19 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return mean_k (lambda_k c_k + ½ damping relu(c_k)²)."""
+        """Return the penalty mean_k (lambda_k c_k + ½ relu(c_k)²), a scalar, with c_k = rho_k / target - 1."""
         constraint = errors / self.target - 1
         return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).mean()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Add 0.01 times the clipped violation to each multiplier, and clamp it at 0."""
+        """Raise the weights of layers whose error exceeds the target and lower the others, not below 0."""
         if errors.isfinite().all():
             self.weights += self.RATE * _clipped_violation(errors, self.target)
             self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return lambda_k of every layer, ``(K,)``."""
+        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
         return self.weights
 
 
@@ -145,7 +147,7 @@ def _clipped_violation(errors: Tensor, target: float) -> Tensor:
 
 
 def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:
-    """Return the multipliers of a rule.
+    """Create the rule that sets the weights of the reconstruction errors: fixed, GECO or MDMM.
 
     Args:
         rule: "fixed", "geco" or "mdmm".

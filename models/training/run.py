@@ -70,7 +70,9 @@ def train(
     ranks: Ranks = SINGLE_PROCESS,
     engine: EngineOptions | None = None,
 ) -> Path:
-    """Train a flow and write a complete artifact, or return the artifact that an earlier call has written.
+    """Train a flow and write the complete model: weights, calibration, test results and model card.
+
+    If an earlier call has written the model, its path is returned and no flow is trained.
 
     An interrupted training resumes from ``folder/checkpoints``.
 
@@ -137,7 +139,7 @@ def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: T
 
 
 def _evaluation_steps(dataset: Dataset, architecture: Architecture, config: TrainingConfig) -> float:
-    """Return how many steps, with their validations, take as long as the evaluation after the last one."""
+    """Return the number of training steps that take as long as the evaluation after training."""
     summary = DatasetSummary(
         dataset.image_shape,
         len(dataset.train),
@@ -243,7 +245,7 @@ def _log_likelihoods(
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree; None where it is no git checkout or git is not installed."""
+    """Return the git commit of the source tree, or None if the tree is no git checkout or git is missing."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]
     if git is None or not (source / ".git").exists():

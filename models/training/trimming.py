@@ -13,7 +13,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """The result of trimming a batch: the threshold for images to keep, and the mean log-likelihood of those kept.
+    """A batch of images after outlier trimming: the likelihood threshold and the mean of the images kept.
 
     Attributes:
         deviations: Log-likelihoods of the N images minus their median, ``(N,)`` in nats.
@@ -28,12 +28,14 @@ class TrimmedBatch:
     log_likelihood: Tensor
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
-        """Return the weight of each image, ``(N,)``: 0 for an image that is left out. The mean over the batch is 1."""
+        """Return the weight of each image in the loss, ``(N,)``: 0 if the image is trimmed. The mean weight is 1."""
         return self.weight * ~(log_likelihoods.detach() < self.floor)
 
 
 class Suspects(nn.Module):
-    """Trimmed maximum likelihood: the objective Σ_i w_i log p(x_i) with w_i = 0 for suspects (Neykov & Müller 2003).
+    """Trimmed maximum likelihood: the least likely images of each batch get weight 0 (Neykov & Müller 2003).
+
+    The objective is Σ_i w_i log p(x_i) with w_i = 0 for suspects, the images that are left out.
 
     An image is a suspect if its log-likelihood lies further below the median of its batch than those of all but a
     ``share`` of the last 1024 images, where 0 < share < ½; so at least half of every batch is learned from.
@@ -54,7 +56,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Find the suspects of a batch.
+        """Find the least likely images of a batch, which the loss then leaves out.
 
         Divergence stays visible: NaN is no suspect, and the weight 0 turns an infinite loss into NaN.
 
@@ -75,9 +77,9 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch) -> None:
-        """Add the deviations of a batch to those that set the threshold; to be called once per step."""
+        """Add the log-likelihoods of a batch to the last 1024, which set the trimming threshold."""
         self.deviations.copy_(self._window(trimmed.deviations)[:WINDOW])
 
     def _window(self, deviations: Tensor) -> Tensor:
-        """Return the latest deviations, newest first: 1024, or those of the batch where it is larger."""
+        """Return the last 1024 deviations from the median log-likelihood in nats, newest first, ``(max(1024, N),)``."""
         return torch.cat([deviations, self.deviations[: max(0, WINDOW - len(deviations))].to(deviations)])

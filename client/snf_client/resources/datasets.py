@@ -17,26 +17,26 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls that list, upload and delete datasets."""
+    """Calls of the service that list, upload and delete datasets of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:
-        """Return the built-in and the uploaded datasets."""
+        """Return all datasets, built-in and uploaded."""
         return Call("GET", path("datasets"), read_json(DatasetList))
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:
-        """Return the image counts, sizes and split of a dataset, and the report of an uploaded one."""
+        """Return the details of a dataset: image counts, sizes, split, and the report of its upload."""
         return Call("GET", path("datasets", name), read_json(DatasetDetail))
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """Return a PNG picture with up to 100 images of an uploaded dataset."""
+        """Return an overview picture with up to 100 images of an uploaded dataset, as PNG bytes."""
         return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete an uploaded dataset.
+        """Delete an uploaded dataset with its images.
 
         Raises:
             Conflict: If an unfinished job uses the dataset.
@@ -45,7 +45,7 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> Call[DatasetDetail]:
-        """Make a dataset of image files and return its report.
+        """Upload image files as a new dataset and return its details.
 
         The files are streamed. An upload that was cut off is not repeated.
 
@@ -78,7 +78,7 @@ class DatasetsResource(Resource[S]):
 def _open_form(
     name: str, images: dict[str, Path], others: list[Path], progress: Progress | None
 ) -> Iterator[Mapping[str, Any]]:
-    """Give the form of an upload with its files open: one tar of all images, then the other files."""
+    """Open the files of an upload and provide its form: a tar archive of the images, then the other files."""
     counter = ByteCounter(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
     with ExitStack() as files:
         form: list[tuple[str, tuple[str, CountedStream]]] = []

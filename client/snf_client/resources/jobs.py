@@ -36,7 +36,7 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
 
 
 class _Jobs(Resource[S]):
-    """Calls for jobs that both clients have in common.
+    """Base class of the job calls of both clients: submitting, controlling and reading jobs.
 
     A submission that failed is repeated as any other call. Its idempotency key ``key``, random by default, makes sure
     that only one job results.
@@ -44,12 +44,12 @@ class _Jobs(Resource[S]):
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
-        """Queue a job of any type."""
+        """Submit a job of any type to the queue and return its state."""
         return _submit(job, key)
 
     @operation
     def estimate(self, job: JobRequest) -> Call[EstimatedJob]:
-        """Return the time and memory that a job would need, without queueing it."""
+        """Return the estimated time and memory of a job without submitting it."""
         return Call("POST", path("jobs", "estimate"), read_json(EstimatedJob), body=_body(job))
 
     @operation
@@ -65,7 +65,7 @@ class _Jobs(Resource[S]):
         force: bool = False,
         key: str | None = None,
     ) -> Call[JobView]:
-        """Queue the training of a model.
+        """Submit a job that trains a model on a dataset, and return its state.
 
         Args:
             dataset: Dataset to train on.
@@ -93,21 +93,21 @@ class _Jobs(Resource[S]):
     def score(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Queue the scoring of every image of a dataset; ``download`` fetches the resulting Parquet file."""
+        """Submit a job that scores every image of a dataset into a Parquet file, which ``download`` fetches."""
         return _submit(JobRequest(type="score", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
     def calibrate(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Queue the calibration of a model version on the images of a dataset."""
+        """Submit a job that recalibrates the anomaly verdicts of a model version on the images of a dataset."""
         return _submit(JobRequest(type="calibrate", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
     def evaluate(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Queue an evaluation of how well a model separates the images of a dataset from anomalous ones."""
+        """Submit a job that measures how well a model separates the images of a dataset from anomalous images."""
         return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
@@ -119,18 +119,18 @@ class _Jobs(Resource[S]):
         after: str | None = None,
         limit: int | None = None,
     ) -> Call[JobList]:
-        """Return a page of jobs, newest first; pass its ``next`` as ``after`` for the following page."""
+        """Return a page of jobs, newest first. Pass its ``next`` as ``after`` to get the following page."""
         params = query(status=status, type=type, after=after, limit=limit)
         return Call("GET", path("jobs"), read_json(JobList), params=params)
 
     @operation
     def get(self, job_id: str) -> Call[JobView]:
-        """Return the current state of a job."""
+        """Return the current state of a job, with its status and progress."""
         return Call("GET", path("jobs", job_id), read_json(JobView))
 
     @operation
     def cancel(self, job_id: str) -> Call[JobView]:
-        """Cancel a job.
+        """Cancel a job that is not finished, and return its state.
 
         Raises:
             Conflict: If the job is finished.
@@ -139,47 +139,47 @@ class _Jobs(Resource[S]):
 
     @operation
     def pause(self, job_id: str) -> Call[JobView]:
-        """Pause a job; a running job writes a checkpoint first."""
+        """Pause a job and return its state. A running job writes a checkpoint first."""
         return _control(job_id, "pause")
 
     @operation
     def resume(self, job_id: str) -> Call[JobView]:
-        """Resume a paused job from its checkpoint."""
+        """Continue a paused job from its checkpoint, and return its state."""
         return _control(job_id, "resume")
 
     @operation
     def retry(self, job_id: str) -> Call[JobView]:
-        """Queue a copy of a failed or cancelled job; a second call returns the same copy."""
+        """Submit a copy of a failed or cancelled job. Repeated calls return the same copy."""
         return Call("POST", path("jobs", job_id, "retry"), read_json(JobView))
 
     @operation
     def metrics(self, job_id: str, *, points: int | None = None) -> Call[TrainingCurve]:
-        """Return the learning curve of a training, thinned to ``points`` points if given."""
+        """Return the learning curve of a training job, thinned to ``points`` points if given."""
         return Call("GET", path("jobs", job_id, "metrics"), read_json(TrainingCurve), params=query(points=points))
 
     @operation
     def metrics_csv(self, job_id: str, *, points: int | None = None) -> Call[str]:
-        """Return the learning curve of a training as CSV, a row for each step."""
+        """Return the learning curve of a training job as CSV text, with a row for each reported step."""
         return Call("GET", path("jobs", job_id, "metrics"), read_text, params=query(points=points, format="csv"))
 
     @operation
     def log(self, job_id: str, *, tail: int | None = None) -> Call[str]:
-        """Return the end of the output of a job's processes, at most ``tail`` bytes."""
+        """Return the last part of the output of a job's processes as text, at most ``tail`` bytes."""
         return Call("GET", path("jobs", job_id, "log"), read_text, params=query(tail=tail))
 
     @operation
     def previews(self, job_id: str) -> Call[Previews]:
-        """Return the steps of a training at which samples were drawn."""
+        """Return the steps of a training job at which preview images were drawn from the model."""
         return Call("GET", path("jobs", job_id, "samples"), read_json(Previews))
 
     @operation
     def preview(self, job_id: str, step: int) -> Call[bytes]:
-        """Return the samples that were drawn at a step of a training as a PNG picture."""
+        """Return the preview images drawn from a model at a step of its training, as a PNG picture."""
         return Call("GET", path("jobs", job_id, "samples", step), read_bytes)
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
-        """Return the model version, calibration or evaluation report that a job made.
+        """Return the result of a successful job: a model version, a calibration or an evaluation report.
 
         The result of a scoring job is a file, see ``download``.
 
@@ -190,24 +190,24 @@ class _Jobs(Resource[S]):
 
     @operation
     def report_html(self, job_id: str) -> Call[str]:
-        """Return the report of an evaluation as an HTML page."""
+        """Return the report of an evaluation job as an HTML page."""
         return Call("GET", path("jobs", job_id, "result"), read_text, params={"format": "html"})
 
     @operation
     def download(self, job_id: str, target: str | Path) -> Call[Path]:
-        """Write the Parquet file of a scoring job to ``target``, and return its path."""
+        """Download the Parquet file of a scoring job to ``target``, and return its path."""
         target = Path(target)
         return Call("GET", path("jobs", job_id, "result"), lambda _response: target, save_to=target)
 
 
 class JobsResource(_Jobs[SyncTransport]):
-    """Calls that submit, follow and control jobs.
+    """Calls of the service that submit, follow and control jobs, such as trainings.
 
     Submissions are safe to repeat because each carries an idempotency key.
     """
 
     def events(self, job_id: str, *, after: str = "") -> Generator[Event]:
-        """Yield the events of a job until it is finished, each event once.
+        """Yield the events of a job, each once, until the job is finished.
 
         A lost connection is made again, also across restarts of the service.
 
@@ -249,10 +249,10 @@ class JobsResource(_Jobs[SyncTransport]):
 
 
 class AsyncJobsResource(_Jobs[AsyncTransport]):
-    """Calls that submit, follow and control jobs, on an event loop; see ``JobsResource``."""
+    """Asynchronous calls of the service that submit, follow and control jobs, as in ``JobsResource``."""
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
-        """Yield the events of a job until it is finished, each event once; see ``JobsResource.events``."""
+        """Yield the events of a job, each once, until the job is finished. See ``JobsResource.events``."""
         reader = JobEventReader(job_id, after, self._transport.retries)
         while not reader.over:
             lost: ClientError | None
@@ -269,7 +269,7 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
                 await self._transport.pause(reader.pause(lost))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Wait until a job is finished, and return its final state.
+        """Wait until a job is finished without blocking the event loop, and return its final state.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.

@@ -15,55 +15,55 @@ from snf_client.transport import Resource, S, operation
 
 
 class ModelsResource(Resource[S]):
-    """Calls that show, audit, alias, move and delete models.
+    """Calls of the service that show, audit, alias, upload, download and delete models.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
 
     @operation
     def list(self) -> Call[ModelPage]:
-        """Return all models with their versions, aliases and states."""
+        """Return all models of the service with their versions, aliases and states."""
         return Call("GET", path("models"), read_json(ModelPage))
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:
-        """Return a model version: its manifest, its active calibration and how it is served."""
+        """Return the details of a model version: manifest, active calibration and serving state."""
         return Call("GET", path("models", ref), read_json(ModelDetail))
 
     @operation
     def reference(self, ref: str, *, bins: int | None = None) -> Call[Reference]:
-        """Return a histogram of the anomaly statistic of the calibration images, in nats."""
+        """Return a histogram of the anomaly statistic over the calibration images of a model version."""
         return Call("GET", path("models", ref, "reference"), read_json(Reference), params=query(bins=bins))
 
     @operation
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
-        """Score ``n`` images again in float64 without any cached value, and return both scores of each."""
+        """Recompute the scores of ``n`` images in float64 on the service, and return old and new scores."""
         return Call("GET", path("models", ref, "audit"), read_json(Audit), params=query(n=n))
 
     @operation
     def card(self, ref: str) -> Call[str]:
-        """Return the model card as Markdown."""
+        """Return the model card, a description of a model version, as Markdown."""
         return Call("GET", path("models", ref, "card"), read_text)
 
     @operation
     def card_html(self, ref: str) -> Call[str]:
-        """Return the model card as an HTML fragment without images."""
+        """Return the model card, a description of a model version, as an HTML fragment without images."""
         return Call("GET", path("models", ref, "card"), read_text, params={"format": "html"})
 
     @operation
     def card_samples(self, ref: str) -> Call[bytes]:
-        """Return the samples of the model card as a PNG picture."""
+        """Return images drawn from a model version for its model card, as a PNG picture."""
         return Call("GET", path("models", ref, "card", "samples"), read_bytes)
 
     @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:
-        """Point an alias of a model at a version, and create the alias if it does not exist."""
+        """Create an alias of a model for a version, or move an existing alias to the version."""
         body = {"json": AliasTarget(version=version).model_dump()}
         return Call("PUT", path("models", name, "aliases", alias), read_json(Aliases), body=body)
 
     @operation
     def delete_alias(self, name: str, alias: str) -> Call[None]:
-        """Delete an alias of a model.
+        """Delete an alias of a model. The version that the alias points at stays.
 
         Raises:
             Conflict: If the alias is ``live``.
@@ -86,7 +86,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def download(self, ref: str, target: str | Path) -> Call[Path]:
-        """Write a model version into a tar file that ``upload`` accepts, and return the path of the file."""
+        """Download a model version as a tar file, and return the path of the file."""
         target = Path(target)
         return Call("GET", path("models", ref, "artifact"), lambda _response: target, save_to=target)
 
@@ -94,7 +94,7 @@ class ModelsResource(Resource[S]):
     def upload(
         self, name: str, tar: str | Path, *, promote: bool = False, progress: Progress | None = None
     ) -> Call[ModelDetail]:
-        """Register the model in a tar file as the next version of ``name``.
+        """Upload a model from a tar file, as the next version of the model ``name``.
 
         The service verifies the model first. The file is streamed. An upload that was cut off is not repeated.
 

@@ -18,7 +18,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class SampleOptions(TypedDict, total=False):
-    """Options of drawing samples that all methods of ``SamplesResource`` have.
+    """Options for drawing images from a model: temperature, seed, and exact or learned inverse.
 
     ``temperature`` is the spread of the latents (default 1.0). The same ``seed`` gives the same images; without a seed
     the service draws one. ``inverse`` chooses the exact or the learned inverse of the flow (default exact).
@@ -31,7 +31,7 @@ class SampleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SampledPixels:
-    """Sampled images as uint8 pixels of shape (N, H, W) or (N, H, W, C), and the seed that reproduces them."""
+    """Images drawn from a model, uint8 ``(N, H, W)`` or ``(N, H, W, C)``, and the seed that reproduces them."""
 
     pixels: Pixels
     seed: int
@@ -39,30 +39,30 @@ class SampledPixels:
 
 @dataclass(frozen=True)
 class SampleFile:
-    """Sampled images as the bytes of a file, and the seed that reproduces them."""
+    """Images drawn from a model, as the bytes of a file, and the seed that reproduces them."""
 
     content: bytes
     seed: int
 
 
 class SamplesResource(Resource[S]):
-    """Calls that draw ``n`` images, 1 to 256, from a model."""
+    """Calls of the service that draw 1 to 256 random images from a model."""
 
     @operation
     def draw(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[SampledPixels]:
-        """Draw images and return their pixels."""
+        """Draw ``n`` images from a model and return their pixels and the seed."""
         return _samples(ref, n, "npy", _read_pixels, **options)
 
     @operation
     def scored(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[Samples]:
-        """Draw images and return them with the log-likelihoods of their 8-bit pixels, nats."""
+        """Draw ``n`` images from a model and return them with their exact log-likelihoods in nats."""
         return _samples(ref, n, "json", read_json(Samples), **options)
 
     @operation
     def file(
         self, ref: str, n: int = 16, *, format: Literal["png", "npy", "zip"] = "png", **options: Unpack[SampleOptions]
     ) -> Call[SampleFile]:
-        """Draw images and return them as a PNG grid, a ``.npy`` array, or a zip archive of PNG files."""
+        """Draw ``n`` images from a model and return them as a PNG grid, a ``.npy`` array or a zip archive of PNGs."""
         return _samples(ref, n, format, _read_file, **options)
 
 

@@ -30,7 +30,7 @@ IN_FLIGHT = 4
 
 
 class ScoreOptions(TypedDict, total=False):
-    """Options of scoring that all scoring methods of the clients have.
+    """Options for scoring images: false-alarm rate, draws, heat maps, detail, source and parallel requests.
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is the number of
     dequantisation draws an image (default 1). ``explain`` adds heat maps. ``detail="full"`` adds the gradients of the
@@ -48,7 +48,7 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """A model and the options that its images are scored with, see ``ScoreOptions``."""
+    """A model reference and the scoring options that apply to all images of a call."""
 
     model: str
     alpha: float | None = None
@@ -60,12 +60,12 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """Images of a request: fewer with several draws, each of which is a pass of its own."""
+        """The number of images in each request. It is smaller if each image takes longer or has large results."""
         images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
         return max(1, images // self.draws)
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
-        """Read the files of a batch and return the call that scores it."""
+        """Read the files of a batch of images and return the request that scores them."""
         body = batch.body()
         return Call(
             "POST",
@@ -85,7 +85,7 @@ class ScoreParameters:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """Results of consecutive images, and the model that scored them.
+    """Results of consecutive images of a call, with the model version and calibration that scored them.
 
     The model is None if none of the images could be scored; ``refusal`` is then the error of the service.
     """
@@ -97,11 +97,11 @@ class ScorePart:
     refusal: ProblemError | None = None
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy with other results."""
+        """Return a copy of this part with the given results of images in place of its own."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:
-        """Return a copy whose results are numbered from ``first``."""
+        """Return a copy of this part whose image numbers start at ``first``."""
         return self.with_results(
             result.model_copy(update={"index": first + place}) for place, result in enumerate(self.results)
         )
@@ -113,7 +113,7 @@ class ScorePart:
 
 
 def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
-    """Join all parts into one response, with q-values over all images if ``fdr``.
+    """Join partial results into a single response, with q-values over all images if ``fdr`` is set.
 
     Raises:
         ProblemError: The first refusal, if no image could be scored.
@@ -135,7 +135,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Yield the results of all images in their order; several threads send the requests."""
+    """Score images by several threads that send requests, and yield the results in the order of the images."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -165,7 +165,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Yield the results of all images in their order; several tasks of the event loop send the requests."""
+    """Score images by several tasks that send requests, and yield the results in the order of the images."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -197,13 +197,13 @@ async def score_async(
 
 
 def _is_too_large(error: InvalidRequest, batch: ImageBatch) -> bool:
-    """Return whether the images of a refused request may be accepted in two smaller ones."""
+    """Return whether a request was refused for its size, so that two smaller requests may be accepted."""
     # The service refuses a large body by its status, and a large array by its number of images.
     return len(batch.images) > 1 and (error.status == 413 or error.type == "image-too-large")
 
 
 def _refused_part(error: InvalidRequest, batch: ImageBatch) -> ScorePart:
-    """Return the results of a request in which no image could be scored; raise any other error."""
+    """Return the errors of a request in which no image could be scored. Other errors are raised."""
     if error.type != "no-image-scored":
         raise error
     failed = tuple(FailedImage.model_validate(result) for result in error.extensions["results"])

@@ -13,7 +13,7 @@ from models.bijections.frozen import Inverse
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents and data-dependent log-dets of N images, float64.
+    """Latents and data-dependent log-determinants of N images at every level of a flow, float64.
 
     Attributes:
         scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
@@ -30,7 +30,7 @@ class Latents:
 
 
 class Engine(Protocol):
-    """Interface for running a frozen flow: images after the pixel transform to latents and back.
+    """Interface of an engine: it runs a frozen flow from transformed pixels to latents and back.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -38,25 +38,25 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the engine."""
+        """The name of the engine, such as "torch" or "openvino"."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """Arithmetic of the middle convolutions of the coupling networks; everything else is float32 or float64."""
+        """The arithmetic of the 1x1 convolutions in coupling networks, "float32" or "bfloat16"."""
         ...
 
     @property
     def tile(self) -> int:
-        """The number of images that are computed at once."""
+        """The number of images that the engine computes at once."""
         ...
 
     def forward(self, y: Tensor) -> Latents:
-        """Return the latents of images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        """Return the latents of images whose pixels have been transformed, float64 ``(N, C, H, W)``."""
         ...
 
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map latents back to images, without the inverse of the pixel transform.
+        """Map latents back to images, up to the pixel transform, which the caller inverts.
 
         Args:
             scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.

@@ -26,13 +26,13 @@ DIGEST_BYTES = 32
 
 @cache
 def core() -> ov.Core:
-    """Return the OpenVINO runtime of this process."""
+    """Return the OpenVINO runtime of this process, created at the first call."""
     return ov.Core()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled graph, and the file to store it in.
+    """Compiled OpenVINO graph, and the cache file that it is stored in.
 
     Attributes:
         model: The compiled graph.
@@ -43,7 +43,7 @@ class Compiled:
     path: Path | None = None
 
     def keep(self) -> None:
-        """Store the graph in its file. A file that cannot be written is logged and ignored."""
+        """Store the compiled graph in its cache file. A file that cannot be written is logged and ignored."""
         if self.path is None:
             return
         exported = self.model.export_model().getvalue()
@@ -55,7 +55,7 @@ class Compiled:
 
 
 class CompiledCache:
-    """Cache of compiled graphs in a folder.
+    """Folder of compiled OpenVINO graphs, so that a second start of a program compiles nothing.
 
     A file holds an exported graph after its SHA-256. Damaged files, and files of
     another version of OpenVINO, are compiled again.
@@ -68,7 +68,7 @@ class CompiledCache:
         self._folder = folder
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return a graph compiled for the CPU with OpenVINO's ``settings``, from the folder if it is there."""
+        """Return the compiled form of a graph for the CPU, from the cache folder if it is stored there."""
         path = None if self._folder is None else self._folder / f"{_key(model, settings)}.blob"
         stored = None if path is None else self._load(path, settings)
         if stored is not None:
@@ -97,7 +97,7 @@ class CompiledCache:
 
 
 def graph_digest(model: ov.Model) -> str:
-    """Return a digest of a graph: its operations, attributes, connections and constants."""
+    """Return a digest of an OpenVINO graph: its operations, attributes, connections and constants."""
     digest = hashlib.sha256()
     numbers: dict[str, int] = {}
     for number, node in enumerate(model.get_ordered_ops()):

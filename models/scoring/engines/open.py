@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Engine:
-    """Return an engine that runs a frozen flow.
+    """Open the engine that runs a frozen flow: OpenVINO if it is available and supports the flow, else torch.
 
     Args:
         frozen: The flow.
@@ -45,7 +45,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Eng
 
 
 def openvino_obstacle(frozen: FrozenFlow) -> str | None:
-    """Return the reason why OpenVINO cannot run a flow on this machine, or None if it can."""
+    """Return the reason why OpenVINO cannot run a flow on this machine, as text, or None if it can."""
     if find_spec("openvino") is None:
         return "OpenVINO is not installed (pip install 'snf-density[cpu]')"
     from models.scoring.engines.compiled_cache import core  # noqa: PLC0415 - as above

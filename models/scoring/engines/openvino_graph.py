@@ -32,7 +32,7 @@ VECTOR = 16
 
 @dataclass
 class Graph:
-    """OpenVINO graph of a flow.
+    """OpenVINO graph of a flow, with the kind and level of each of its outputs.
 
     Attributes:
         model: The graph.
@@ -57,13 +57,13 @@ class _Outputs:
 
 
 def supports_forward(frozen: FrozenFlow) -> bool:
-    """Return whether all steps of a flow can be converted to an OpenVINO graph."""
+    """Return whether OpenVINO can run all layers of a flow from images to latents."""
     known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
 def supports_inverse(frozen: FrozenFlow) -> bool:
-    """Return whether the inverses of all steps of a flow can be converted to an OpenVINO graph."""
+    """Return whether OpenVINO can run all layers of a flow from latents to images."""
     return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
 
 
@@ -76,7 +76,7 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Return the OpenVINO graph of a flow, from images after the pixel transform to latents and log slopes.
+    """Convert a frozen flow to an OpenVINO graph from transformed pixels to latents and log-derivatives.
 
     The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
     its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
@@ -111,7 +111,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return the OpenVINO graph of the inverse of a flow, from latents to images before the inverse pixel transform.
+    """Convert the inverse of a frozen flow to an OpenVINO graph from latents to images before the pixel transform.
 
     Args:
         frozen: The flow.
@@ -160,7 +160,7 @@ def _affine(affine: AffineMap, x: Node) -> Node:
 
 
 def _reconstruction_error(step: FrozenAffine, x: Node) -> Node:
-    """Return ||R W x - x||² / ||x||², ``(images, 1)``, divided by the squared size of the map to avoid underflow."""
+    """Return a node for ||R W x - x||² / ||x||², ``(images, 1)``, scaled to avoid underflow in float32."""
     assert step.reconstruction_map is not None
     matrix, offset = step.reconstruction_map
     size = step.reconstruction_size
@@ -175,7 +175,7 @@ def _square_sum(x: Node) -> Node:
 
 
 def _couple(coupling: FrozenCoupling, x: Node) -> tuple[Node, Node, Node]:
-    """Return the half that is kept, the transformed half, and the log scales of the latter."""
+    """Return nodes for the unchanged channels of a coupling, the transformed ones, and their log-scales."""
     kept, moved = _split(x, coupling.kept)
     log_scale, shift = _scale_and_shift(coupling, kept)
     return kept, op.add(op.multiply(moved, op.exp(log_scale)), shift).output(0), log_scale
@@ -195,7 +195,7 @@ def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
 
 
 def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
-    """Return a convolution with padding that keeps the size, in the type of ``weight`` and ``bias``."""
+    """Return a node for a convolution with size-preserving padding, in the type of ``weight`` and ``bias``."""
     pads = list(same_padding(weight))
     kind = ov.Type.bf16 if weight.dtype == torch.bfloat16 else ov.Type.f32
     kernel, offset = _constant(_numpy(weight)), _constant(_numpy(bias).reshape(1, -1, 1, 1))
@@ -207,7 +207,7 @@ def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
 
 
 def _convolve_to_few(x: Node, weight: Tensor, bias: Tensor) -> Node:
-    """Return a convolution in float32, by a product with all taps at once if there are few output channels.
+    """Return a node for a float32 convolution, by one product for all taps if there are few output channels.
 
     w * x = Σ_t shift_t(w_t x): a product gives w_t x for all taps t as channels, and a convolution of zeros and ones
     shifts and sums them exactly. A convolution with fewer outputs than a vector register holds wastes the rest of the
@@ -229,7 +229,7 @@ def _filled(channels: int) -> int:
 
 
 def _spline(knots: Knots, x: Node) -> tuple[Node, Node]:
-    """Return z and the log slopes of :meth:`Knots.map_with_slope`, with bins selected by comparisons."""
+    """Return nodes for the values and log-derivatives of rational-quadratic splines."""
     shape = [1, *list(x.get_shape())[1:]]
     inner = [_elements(edge, shape) for edge in knots.x[:, 1:-1].unbind(1)]
     bound = _constant(np.float32(knots.bound))

@@ -23,7 +23,7 @@ NEVER = 1e6
 
 
 class Program:
-    """Graph compiled in two forms: for a single image with all threads, and for waves of tiles with a tile a thread.
+    """Compiled OpenVINO graph for any number of images. A single image uses all threads; many run in parallel.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
     for each other. If there is a cache, the tile size is measured, and also whether both forms give the same results to
@@ -54,7 +54,7 @@ class Program:
             lanes.compiled.keep()
 
     def __call__(self, inputs: Sequence[NDArray[np.float32]]) -> Arrays:
-        """Return the outputs of the graph for inputs of any number of images, float32 ``(images, ...)`` each."""
+        """Run the compiled graph on any number of images and return its outputs, float32 ``(images, ...)`` each."""
         images = len(inputs[0])
         outputs = self._single.outputs(images)
         in_waves = min(images, self.tiling.waves(images) * self.tiling.tile * self._lanes)
@@ -95,7 +95,7 @@ class Program:
 
 
 class Lanes:
-    """Compiled graph with ``lanes`` inference requests that run in parallel."""
+    """Inference requests of a compiled OpenVINO graph, ``lanes`` of which run in parallel."""
 
     def __init__(self, compiled: Compiled, lanes: int) -> None:
         self.compiled = compiled
@@ -106,18 +106,18 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return uninitialised arrays for the outputs of a number of images."""
+        """Return uninitialised float32 arrays for the outputs of the graph for a number of images."""
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the graph on seeded noise, and the arrays that it writes its outputs to."""
+        """Return a function that runs the graph on fixed noise for timing, and the arrays of its outputs."""
         random = np.random.default_rng(0)
         inputs = [random.standard_normal((images, *shape), dtype=np.float32) for shape in self._input_shapes]
         outputs = self.outputs(images)
         return lambda: self.run(inputs, outputs, 0, images), outputs
 
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Arrays, start: int, stop: int) -> None:
-        """Run the graph on images ``start`` to ``stop - 1``; unused places of the last tile keep earlier inputs."""
+        """Run the graph on the images from ``start`` to ``stop - 1`` and write the results to ``outputs``."""
         running: list[tuple[int, int] | None] = [None] * len(self._requests)
         try:
             for number, first in enumerate(range(start, stop, self.tile)):

@@ -26,7 +26,9 @@ ROUNDS, SECONDS = 7, 2.0
 
 
 class Tiling(BaseModel):
-    """Measured tile size: seconds of a wave of ``lanes`` tiles in parallel, and of a single image with all threads.
+    """Measured tile size: the number of images that a CPU thread computes at once, with the times it took.
+
+    ``wave`` is the time of ``lanes`` tiles in parallel, and ``single`` that of an image alone with all threads.
 
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
@@ -42,18 +44,21 @@ class Tiling(BaseModel):
     single: float = Field(gt=0, description="Seconds.")
 
     def waves(self, images: int) -> int:
-        """Return the number of waves in which to compute ``images``; the remaining images are computed singly."""
+        """Return how many rounds of full tiles to run for a number of images. Remaining images run singly."""
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
 
 
 def unmeasured(lanes: int) -> Tiling:
-    """Return the tiling without a measurement: an image alone takes a tenth more time than in a full wave."""
+    """Return the default tile size of 4 images, with assumed times in place of a measurement.
+
+    An image alone is assumed to take a tenth more time than in a full wave.
+    """
     return Tiling(tile=DEFAULT_TILE, lanes=lanes, wave=1.0, single=1.1 / (DEFAULT_TILE * lanes))
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Return the smallest tile size that is about as fast as the fastest.
+    """Measure several tile sizes and return the smallest one that is about as fast as the fastest.
 
     Args:
         run: A function of the tile size that returns a function that computes a wave.
@@ -75,7 +80,7 @@ def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterabl
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the least time of a few runs in seconds, after a first run that is not counted."""
+    """Return the shortest time of several runs of a function, in seconds, after a warm-up run."""
     work()
     return min(_once(work) for _ in range(ROUNDS))
 
@@ -87,7 +92,7 @@ def _once(work: Callable[[], object]) -> float:
 
 
 def stored_tiling(path: Path, lanes: int) -> Tiling | None:
-    """Return the stored tiling for a number of lanes, or None if there is none or it cannot be read."""
+    """Read a measured tile size from a file, or return None if it is missing, damaged or for other threads."""
     try:
         tiling = Tiling.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -99,7 +104,7 @@ def stored_tiling(path: Path, lanes: int) -> Tiling | None:
 
 
 def store_tiling(path: Path, tiling: Tiling) -> None:
-    """Store a measured tiling. A file that cannot be written is logged and ignored."""
+    """Write a measured tile size to a file. A file that cannot be written is logged and ignored."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, tiling.model_dump_json().encode())

@@ -1,4 +1,4 @@
-"""What a training run is expected to take: seconds and memory from counted work and a machine's throughput."""
+"""Estimates of the time and memory of a training run, from counted work and a machine's throughput."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM_BYTES = 400_000_000
 
 
 class TrainingEstimate(BaseModel, frozen=True):
-    """What a training run is expected to take.
+    """Estimated time and memory of a training run.
 
     Attributes:
         parameters: Learned numbers, exactly.
@@ -41,7 +41,7 @@ class TrainingEstimate(BaseModel, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """Wall time from the start of the process to the written model."""
+        """The estimated time from the start of the process to the written model, in seconds."""
         return self.start_seconds + self.training_seconds + self.evaluation_seconds
 
 
@@ -55,7 +55,7 @@ def estimate_training(
     host: Throughput = ASSUMED,
     slowdown: float = 1.0,
 ) -> TrainingEstimate:
-    """Estimate a run of :func:`models.training.run.train`.
+    """Estimate the time and memory of a training run, with its evaluation and calibration.
 
     The first call for an architecture counts its work, in up to a second; later ones take microseconds.
 
@@ -116,7 +116,7 @@ def _evaluation_seconds(flow: FlowWork, splits: DatasetSummary, throughput: Thro
 
 
 def _peak_bytes(flow: FlowWork, splits: DatasetSummary) -> int:
-    """Return the peak of resident memory: loading the images, or the fullest phase of training beside them."""
+    """Return the largest memory in bytes that a training process needs over its phases."""
     weights = 4 * flow.parameters
     initialising = 2 * weights + flow.initialization_bytes
     # Weights, averages, gradients and two moments.

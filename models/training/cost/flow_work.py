@@ -35,7 +35,7 @@ UPDATE_NUMBERS = 13
 
 @dataclass(frozen=True)
 class FlowWork:
-    """What a flow, or one of its layers, takes.
+    """Work and memory of a flow in each part of a training run, such as a step, a validation or a preview.
 
     Attributes:
         step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the average.
@@ -87,7 +87,7 @@ class FlowWork:
 def flow_work(
     architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
-    """Return what the flow takes when it trains on batches of ``images``; counted once for equal arguments.
+    """Count the work and memory of a flow in a training run with batches of ``images``. Results are cached.
 
     Args:
         architecture: The flow.
@@ -127,7 +127,7 @@ def _flow_work(
 
 
 def parameters_of(architecture: Architecture) -> int:
-    """Return how many numbers the flow learns."""
+    """Return the number of learned parameters of a flow with a given architecture."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_flow(architecture).parameters())
 
@@ -190,7 +190,7 @@ def _layer_work(
 
 
 def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> None:
-    """Run forward and backward pass, with the penalties of training where its configuration is given."""
+    """Run the forward and backward pass of a layer, with the penalties of training if a configuration is given."""
     z, log_det = layer(x)
     loss = z.sum() + log_det.sum()
     if config is not None and isinstance(layer, SelfNormalizing):
@@ -202,7 +202,7 @@ def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> N
 
 
 def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
-    """Return the work of measuring a learned inverse, and of setting it to the exact one."""
+    """Return the work of measuring a learned inverse, and of replacing it by the exact inverse."""
     if not isinstance(layer, SelfNormalizing):
         return Work(), Work()
 
@@ -216,7 +216,7 @@ def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
 
 
 def _with_the_rest(layers: FlowWork, flow: Flow, shape: Shape, images: int, initialization_images: int) -> FlowWork:
-    """Add the pixel transform, the optimiser's step and the average of the weights."""
+    """Add the work of the pixel transform, the optimiser and the weight average to that of the layers."""
 
     def pixels(batch: int) -> Count[object]:
         return count(lambda: flow.pixels(torch.zeros(batch, *shape, dtype=torch.float64)))

@@ -45,7 +45,7 @@ PROBES: tuple[tuple[str, tuple[int, int, int], int, str], ...] = (
 
 
 def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") -> Throughput:
-    """Return the throughput of ``device`` with the threads that PyTorch has now; a file is written in ``folder``."""
+    """Measure the speed of a device by short training steps, and of the disk by a file in ``folder``."""
     works, seconds = zip(*(_probe(*probe, device) for probe in PROBES), strict=True)
     rates = fitted_rates(works, seconds)
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") 
 
 
 def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[str, float]:
-    """Return the rates, none negative, that make the relative errors of the steps' times least in squares.
+    """Fit a machine's rates to measured times of steps, by non-negative least squares of relative errors.
 
     A rate that the steps do not show, as that of bfloat16 where none computed in it, is that of float32, or the
     assumed one by the same factor as the others.
@@ -74,7 +74,7 @@ def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[st
 
 
 def _probe(preset: str, shape: tuple[int, int, int], images: int, precision: str, device: str) -> tuple[Work, float]:
-    """Return the work of a training step, and the least seconds that one took."""
+    """Return the counted work of a training step and its shortest measured time in seconds."""
     config = find_preset(preset).config({"precision": precision, "pixel_transform": "affine"})
     architecture = find_preset(preset).architecture(shape, "affine")
     arithmetic = training_precision(config, device)
@@ -118,7 +118,7 @@ def _training_step(
 
 
 def main() -> None:
-    """Measure and store."""
+    """Measure the speed of this machine and store it in the file given on the command line."""
     launched = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m models.training.cost.measure", description=__doc__)
     parser.add_argument("path", type=Path, help="file to write")

@@ -1,4 +1,4 @@
-"""How fast a machine works: measured once by short training steps, and stored. Free of torch."""
+"""Measured speed of a machine, from short training steps, and its storage. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(BaseModel):
-    """The rates at which one kind of device works, with a given number of threads."""
+    """Measured speed of a machine: rates of computation, memory, operations and disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,7 +29,7 @@ class Throughput(BaseModel):
     start_seconds: float = Field(ge=0, description="From the start of a training process until its code is loaded.")
 
     def seconds(self, work: Work) -> float:
-        """Return the seconds that ``work`` takes where calls, flops and bytes do not overlap."""
+        """Return the time in seconds that an amount of work takes on this machine."""
         return (
             work.flops / self.flops_per_second
             + work.low_precision_flops / self.low_precision_flops_per_second
@@ -50,7 +50,7 @@ ASSUMED = Throughput(
 
 
 def stored_throughput(path: Path) -> Throughput | None:
-    """Return what was measured before, None where nothing was or it cannot be read."""
+    """Read the measured speed of a machine from a file, or return None if it is missing or damaged."""
     try:
         return Throughput.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -61,5 +61,5 @@ def stored_throughput(path: Path) -> Throughput | None:
 
 
 def store_throughput(path: Path, throughput: Throughput) -> None:
-    """Write ``throughput`` to ``path`` durably: temporary file, fsync, rename."""
+    """Write the measured speed of a machine to a file, atomically and durably."""
     write_atomically(path, (throughput.model_dump_json(indent=1) + "\n").encode())

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """Work that takes time.
+    """An amount of computation: floating-point operations, bytes moved, and operations started.
 
     Attributes:
         flops: Floating-point operations of convolutions, matrix products and factorisations: two a
@@ -49,7 +49,7 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations, their flops, the bytes that they read and write, and the bytes of tensors alive at once.
+    """Context manager that counts the work of PyTorch code on tensors without values (meta device).
 
     A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
     an activation normalisation counts as initialised, a loss as finite.
@@ -103,7 +103,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """The work of a function.
+    """The work and the peak memory of a function, with its result.
 
     Attributes:
         outcome: What it returned.
@@ -117,7 +117,7 @@ class Count(Generic[T]):
 
 
 def count(run: Callable[[], T]) -> Count[T]:
-    """Return the work of ``run``, which computes with meta tensors."""
+    """Run a function on tensors without values (meta device) and return its work and peak memory."""
     with torch.device("meta"), OperationCounter() as operations:
         outcome = run()
     work = Work(flops=operations.flops, bytes=operations.bytes, calls=operations.calls)
@@ -126,7 +126,10 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Collect the sizes in bytes of what autograd keeps for the backward pass, without the weights of ``module``."""
+    """Collect the sizes in bytes of the tensors that autograd keeps for the backward pass in a ``with`` block.
+
+    The weights of ``module`` are not among them.
+    """
     seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     kept: list[Tensor] = []
     sizes: list[int] = []
@@ -144,12 +147,12 @@ def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
 
 
 def _factorisation(numerator: int) -> Callable[..., int]:
-    """Return the formula ``numerator``/3 n³ for each matrix of the first argument, ``(..., n, n)``."""
+    """Return the formula for the flops of matrix factorisations: ``numerator``/3 n³ for each n x n matrix."""
     return lambda matrix, *_, **__: numerator * math.prod(matrix) * matrix[-1] // 3
 
 
 def _triangular_solves(solves: int) -> Callable[..., int]:
-    """Return the formula of ``solves`` solves with triangles ``(n, n)``, the first argument."""
+    """Return the formula for the flops of a number of solves with triangular n x n matrices."""
     return lambda matrix, *_, out_shape, **__: solves * math.prod(out_shape) * matrix[-1]
 
 
