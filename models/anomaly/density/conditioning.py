@@ -45,7 +45,9 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array) -> Self:
-        """Fit mean and spread to reference images by least squares: first the mean, then the log of the residuals.
+        """Fit the mean and the spread of statistics as functions of image complexity, by least squares.
+
+        The mean is fitted first, then the log of the residuals.
 
         Args:
             statistics: K statistics of n images, ``(n, K)``.

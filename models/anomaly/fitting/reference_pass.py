@@ -27,7 +27,7 @@ def collect_evidence(
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> ReferenceEvidence:
-    """Return the evidence of reference images, from one forward pass.
+    """Return the statistics and log-likelihoods of reference images, from one forward pass of the flow.
 
     Args:
         engine: The engine that computes the pass.
