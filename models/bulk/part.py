@@ -27,7 +27,7 @@ AHEAD = 2
 
 
 class Stopped(Exception):
-    """Scoring was stopped on request; complete parts are kept."""
+    """The exception that ends bulk scoring on request; complete Parquet files of scores are kept."""
 
 
 def score_part(

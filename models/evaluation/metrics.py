@@ -21,7 +21,7 @@ MAX_COUNTS = 2_000_000
 
 @dataclass(frozen=True)
 class Separation:
-    """AUROC, average precision (AUPR) and false-positive rate at 95 % true positives; anomalous = positive."""
+    """AUROC, average precision, and false-positive rate at 95 % true positives; anomalous images are positive."""
 
     auroc: float
     aupr: float
@@ -30,7 +30,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of two sets of images. All scores use the same ones, so that their differences are paired.
+    """Bootstrap resamples of normal and anomalous images, shared by all scores so that differences are paired.
 
     Attributes:
         normal: How often each normal image was drawn, uint8, ``(images, resamples)``.
@@ -42,7 +42,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Return stratified resamples: each set is drawn with replacement to its own size.
+        """Draw stratified bootstrap resamples: each set is drawn with replacement to its own size.
 
         Args:
             normal: The number of normal images.
@@ -55,7 +55,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return metrics of how well a score separates normal from anomalous images, by scikit-learn.
+    """Return AUROC, average precision and FPR at 95 % TPR of a score on normal and anomalous images.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.
@@ -79,7 +79,7 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Return AUROC, AUPR and FPR at 95 % TPR of each resample, ``(resamples, 3)``.
+    """Return AUROC, average precision and FPR at 95 % TPR of a score on each resample, ``(resamples, 3)``.
 
     The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
     share one sort and take O(resamples (n + m)) operations.
@@ -102,7 +102,7 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of resampled values, ``(resamples,)``, at a confidence level."""
+    """Return the bootstrap percentile interval of resampled values, ``(resamples,)``, at confidence ``level``."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
