@@ -30,20 +30,23 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """A tar archive that would cost too much to read, or has members that are not plain files or folders."""
+    """A tar archive that is too costly to read, or that has members other than plain files and folders."""
 
 
 class Readable(Protocol):
-    """A source of bytes: ``read`` returns at most ``size`` of them, and none at the end."""
+    """Protocol of a binary stream with ``read(size)``, which returns at most ``size`` bytes, and none at the end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes."""
+        """Return the next bytes of the stream, at most ``size``."""
         ...
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A member of a tar: its name as written, its size in bytes, and its content, to be read before the next one."""
+    """A member of a tar archive: its name, its kind, its size in bytes, and its content as a stream.
+
+    The content must be read before the next member.
+    """
 
     name: str
     kind: Literal["file", "folder", "other"]
@@ -52,7 +55,7 @@ class TarEntry:
 
 
 class TarReader:
-    """The members of a tar archive in their order, read once from a stream.
+    """An iterator over the members of a tar archive, which is read once from a stream and is not trusted.
 
     A damaged archive raises ``tarfile.TarError``, a hostile one ``UnsafeTar``.
     """
@@ -80,13 +83,16 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes after the end of the archive, once all members were read."""
+        """Yield the bytes that follow the end of the archive, after all members were read."""
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
 class TarPieces:
-    """The bytes of a tar as it is written, to be taken once; closing it closes the files that it is read from."""
+    """An iterator over the bytes of a tar archive in pieces, with the files from which it is made.
+
+    ``size`` is the size of the archive in bytes.
+    """
 
     def __init__(self, size: int, pieces: Iterator[bytes], files: ExitStack) -> None:
         self.size = size
@@ -100,12 +106,12 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the files, whether all pieces were taken or not."""
+        """Close the files from which the archive is made, even if some pieces were not taken."""
         self._files.close()
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return a tar of files of a folder, the same bytes for the same contents, whatever their times and owners.
+    """Return a tar archive of files of a folder as a stream of bytes, equal for equal names and contents.
 
     All files are opened at once, so that the stream ends well where they are removed meanwhile; they are closed at the
     end of the pieces, or by closing these. Raises ``OSError``.
@@ -160,7 +166,7 @@ class _StrictTar(tarfile.TarFile):
     _global = 0
 
     def check_header(self, header: tarfile.TarInfo) -> None:
-        """Raise ``UnsafeTar`` for a header whose data ``tarfile`` should not read, ``ReadError`` for a damaged one."""
+        """Raise ``UnsafeTar`` for a header that is unsafe to read, and ``ReadError`` for a damaged header."""
         if header.size < 0:
             raise tarfile.ReadError("a header gives a negative size")
         if header.type == tarfile.GNUTYPE_SPARSE:

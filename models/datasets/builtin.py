@@ -33,7 +33,7 @@ SEED = 0
 
 
 def builtin_file(name: str, data_dir: Path | None) -> Path | None:
-    """Return the file of a built-in dataset; None where it is not on this machine."""
+    """Return the file of a built-in dataset such as MNIST; None where it is not on this machine."""
     if name == MINI:
         return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
     if data_dir is None or name not in FILES or not (data_dir / FILES[name]).is_file():
@@ -42,7 +42,10 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return the summary of a built-in dataset, without reading its pixels. Raises ``DatasetUnfit``."""
+    """Return the image shape and the sizes of the parts of a built-in dataset, without reading pixels.
+
+    Raises ``DatasetUnfit``.
+    """
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
         tested = _shape(arrays, "x_test")[0] if "x_test.npy" in arrays.namelist() else 0
@@ -53,7 +56,9 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Return a built-in dataset as a configuration asks for it. Raises ``DatasetUnfit``.
+    """Return a built-in dataset such as MNIST, with its images converted to the size and colour in ``config``.
+
+    Raises ``DatasetUnfit``.
 
     Official training files are split in their own order, other datasets 80/10/10 by a seeded permutation.
     """

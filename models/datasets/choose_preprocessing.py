@@ -14,7 +14,7 @@ CHOSEN_SIDE = 64
 
 
 class ImageFacts(BaseModel):
-    """Sizes and colours of the images of a dataset, from which a preprocessing is chosen."""
+    """The sizes and colours of the images of a dataset, from which the model's input size is chosen."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
-    """Return the preprocessing of a training run: what its configuration sets, with the rest chosen for the images.
+    """Return the preprocessing for a training run: configured options, completed to suit the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
     square whose side is a multiple of 4, at most the median shorter side, and at most 64. The default fit is ``exact``

@@ -32,11 +32,11 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Ignore progress."""
+    """Do nothing when progress is reported; the default of a callback."""
 
 
 class Prepared(BaseModel):
-    """The record of prepared pixels: their digest, the provenance of the images, and their folds."""
+    """The cached record of preprocessed images: a digest of their pixels, their provenance, and their folds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Prepared(BaseModel):
 def prepare(
     folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
 ) -> Dataset:
-    """Return a stored dataset with its pixels prepared for a model, from a cache where possible.
+    """Return an uploaded dataset with its images preprocessed for a model, from a disk cache where possible.
 
     The cache is one ``.npy`` file with the images in the order of the parts, and of the paths in each part.
 

@@ -28,7 +28,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The part and the fold of every image of a dataset, and how they were chosen.
+    """The part of every image of a dataset (training, statistics or calibration), and the rule of the split.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -42,7 +42,9 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Return the part of every image, and below 400 images the folds of the reference part.
+    """Return a split of a dataset into training, statistics and calibration, with equal images kept together.
+
+    Below 400 images the last two are one part in folds, the reference part.
 
     Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
     training, and half of its share for each other part. Otherwise single images are assigned. Folds follow the same
@@ -177,7 +179,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return the fold of every image, ``(N,)`` from 0 to 4, and the rule: "by group" or "by image".
+    """Return a fold from 0 to 4 for every image, ``(N,)``, and the rule: "by group" or "by image".
 
     Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
     Otherwise they are made of images. Fewer than five different images give as many folds.
@@ -211,7 +213,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Assign groups, parts and folds in the table of a dataset, and return the split."""
+    """Divide a new dataset into parts and folds, write them to its index, and return the split."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
@@ -227,7 +229,9 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return the group of every path: its first folder below the folder common to all paths, ``""`` without one.
+    """Return the group of every image path: its first folder below the folder that all paths have in common.
+
+    The group is ``""`` without such a folder.
 
     >>> folder_groups(["solar/lot1/a.png", "solar/lot1/sub/b.png", "solar/lot2/a.png", "solar/c.png"])
     ['lot1', 'lot1', 'lot2', '']

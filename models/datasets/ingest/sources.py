@@ -30,14 +30,17 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file on disk, and the name that the sender gave it, which is never used as a path."""
+    """An uploaded file on disk, and its original name, which is never used as a path."""
 
     path: Path
     filename: str
 
 
 def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
-    """Yield the items of uploaded files. Raises ``DatasetRefused`` for a malformed archive or array."""
+    """Yield the images of uploaded archives, arrays and image files, and the files that are left out.
+
+    Raises ``DatasetRefused`` for a malformed archive or array.
+    """
     kinds = [_kind(source.path) for source in sources]
     several = sum(kind != IMAGE for kind in kinds) > 1
     before = 0

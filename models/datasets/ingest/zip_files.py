@@ -35,7 +35,7 @@ class _Bounded(io.FileIO):
 
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Yield an open zip file with a checked directory, and its files by path, in their order.
+    """Open an uploaded zip archive, check its directory, and yield the archive with its files by path.
 
     Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
     """
@@ -67,7 +67,10 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an open zip file, with ``within`` before their paths. Raises ``DatasetRefused``."""
+    """Yield the files of an open zip archive, without extracting it.
+
+    ``within`` is put before their paths. Raises ``DatasetRefused``.
+    """
     for name, info in members.items():
         if is_ignored(name):
             yield Ignored(within + name)
