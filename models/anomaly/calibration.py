@@ -1,7 +1,7 @@
-"""The calibration of a model, and the anomaly verdicts that it gives.
+"""The calibration of a model, which turns the scores of an image into a conformal p-value and an anomaly verdict.
 
-A calibration holds statistics that were fitted to reference images, and the values of calibration images. An image is
-judged by its rank among these values, which gives a conformal p-value.
+A calibration holds statistics that were fitted to reference images, and the anomaly statistics of calibration images.
+The p-value of an image is its rank among these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of a calibration: safetensors with one array for each number that was fitted, never code."""
+"""Files of calibrations: safetensors with an array for each fitted number, and no code."""
 
 from __future__ import annotations
 

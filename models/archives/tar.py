@@ -1,6 +1,6 @@
-"""Tar archives as streams: the one writer and the one reader of this package.
+"""Streaming tar archives: a reader for untrusted uploads, and a writer with reproducible bytes.
 
-The reader extracts nothing and trusts no header: uploads come from strangers.
+The reader extracts nothing and trusts no header.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"the archive is cut off or damaged: {error}") from error
 
     def _proc_member(self, archive: _StrictTar) -> Self:
-        """Check a header before what follows it is read. ``tarfile`` names this method as the one to override."""
+        """Check a header before its data is read; ``tarfile`` documents this method as the one to override."""
         archive.check_header(self)
         member: Self = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
         return member

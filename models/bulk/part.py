@@ -1,4 +1,7 @@
-"""Scoring of one part of a bulk job. Images are decoded ahead, in a thread beside the model."""
+"""Scoring of one part of the images of a bulk job.
+
+Images are decoded ahead, in a thread beside the model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a bulk job: how its images are divided into parts, stored beside them for a later run. Free of torch."""
+"""Plans of bulk scoring jobs: how the images are divided into parts, stored for a later run. Free of torch."""
 
 from __future__ import annotations
 

@@ -123,7 +123,10 @@ class BuiltinImages:
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
-    """Yield the shape of an array of images and its file at the first pixel. Raises ``DatasetRefused``."""
+    """Yield the shape of an image array in a .npz archive, and its file at the first pixel.
+
+    Raises ``DatasetRefused``.
+    """
     with archive.open(f"{name}.npy") as file:
         shape, fortran_order, dtype = npy_header(file)
         if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:

@@ -86,7 +86,7 @@ def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
 
 
 def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preprocessing | None:
-    """Return the preprocessing that ``config`` asks for, None for images that are taken as they are."""
+    """Return the preprocessing that ``config`` asks for; None where images stay unchanged."""
     if (config.image_size, config.fit, config.colour) == (None, None, None):
         return None
     channels, height, width = shape
@@ -108,7 +108,10 @@ def _conformed(images: Images, preprocessing: Preprocessing, name: str) -> Image
 
 
 def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
-    """Return the sizes of train, statistics and calibration. Raises ``DatasetUnfit`` where one would be empty."""
+    """Return the numbers of images for training, statistics and calibration.
+
+    Raises ``DatasetUnfit`` where one of them would be 0.
+    """
     held_out = count // HELD_OUT_SHARE
     sizes = LARGE_SPLITS.get(count, (count - 2 * held_out, held_out, held_out))
     if min(sizes) < 1:
@@ -123,7 +126,7 @@ def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Translate the errors of a damaged or foreign file to ``DatasetUnfit``, with the name of the file."""
+    """Translate errors of a damaged dataset file to ``DatasetUnfit``, with the name of the file."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -65,7 +65,7 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
 
 
 def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
-    """Return width, height."""
+    """Return width and height of the model's input in pixels."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]
     if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:

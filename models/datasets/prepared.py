@@ -1,4 +1,4 @@
-"""Prepared pixels of a dataset: computed once for a preprocessing, cached beside the originals, mapped into memory."""
+"""Preprocessed pixels of datasets, cached on disk for each preprocessing and mapped into memory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
 def _read(
     cache: Path, shape: tuple[int, ...], split: Split
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
-    """Return the pixels and the record of a cache; None where it is missing or damaged."""
+    """Return the cached pixels of a dataset with their record; None where the cache is missing or damaged."""
     try:
         record = Prepared.model_validate_json((cache / RECORD).read_bytes())
         pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The report of a dataset: rejected files, sizes, colours, duplicates, groups and split."""
+"""Reports of uploaded datasets: rejected files, sizes, colours, duplicates, groups and split."""
 
 from __future__ import annotations
 

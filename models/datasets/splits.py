@@ -94,7 +94,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
 def _whole_groups(
     group: NDArray[np.int64], share: Callable[[NDArray[np.int64]], NDArray[np.int8]]
 ) -> tuple[NDArray[np.int8] | None, str]:
-    """Return the parts of whole groups, or None, and the reason."""
+    """Return the part of every image in a split by whole groups, or None if that is unsuitable, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
         return None, f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
@@ -106,7 +106,7 @@ def _whole_groups(
 
 
 def _usable(sizes: NDArray[np.int64], total: int) -> bool:
-    """Return whether training has half of the images, and the other parts half of their share."""
+    """Return whether training gets half of the images, and the other parts half of their intended share."""
     train, statistics, calibration = sizes.tolist()
     if total < SMALL:
         return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
@@ -114,7 +114,10 @@ def _usable(sizes: NDArray[np.int64], total: int) -> bool:
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image, given its unit. Whole units are assigned by a seeded permutation."""
+    """Return the part of every image in a seeded random split that keeps units of images together.
+
+    ``unit`` is the unit of each image: equal images, or whole groups.
+    """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
     target = max(1, len(unit) // HELD_OUT_SHARE)
@@ -125,7 +128,7 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
 
 
 def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image, training or reference, given its unit.
+    """Return the part of every image, training or reference, in a split of few images that keeps units together.
 
     Training keeps at least half of the units, and any unit of more than three quarters of the reference part, which
     gets at least two units. So neither part consists of copies of one image, or of one group.
@@ -150,7 +153,10 @@ def _take(
     target: int,
     most: int | None = None,
 ) -> None:
-    """Assign about ``target`` images to the part ``held_out``: free units in order, at least one, at most ``most``."""
+    """Assign about ``target`` images to the part ``held_out``, from free units in the given order.
+
+    At least one unit is taken, at most ``most``.
+    """
     taken = count = 0
     for candidate in order:
         if taken >= target or count == most:
@@ -166,7 +172,7 @@ def _take(
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return the place of the first image with the same pixels, for every image."""
+    """Return, for every image, the index of the first image with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
@@ -197,7 +203,7 @@ def fold_units(
 
 
 def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int8]:
-    """Assign whole units, the largest first, to the fold with the fewest images so far.
+    """Assign units of images to folds: the largest unit first, to the fold with the fewest images so far.
 
     The sizes of the folds then differ by at most one unit (Graham 1969). Units of equal size are in random order.
     """

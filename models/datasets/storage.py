@@ -1,4 +1,4 @@
-"""The storage of a dataset on disk: one file with all originals, and an SQLite table with their places."""
+"""Files of an uploaded dataset: one with all original images, and an SQLite index of their positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assembly of the report of an evaluation from the scores of all sets."""
+"""Assembly of the report of an evaluation from the scores of all sets of images."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class TwoSided:
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
-        """Return the score of each image, ``(N,)``."""
+        """Return |x - mean| / deviation of the number x of each image, ``(N,)``."""
         return np.abs(values - self.mean) / self.deviation
 
 
@@ -88,7 +88,7 @@ class PrincipalComponents:
         return cls(block, fit.mean_, fit.components_, variances, max(float(fit.noise_variance_), smallest))
 
     def __call__(self, images: Images) -> Array:
-        """Return the distance d of each image, ``(N,)``."""
+        """Return the Mahalanobis distance of each image, ``(N, C, H, W)`` -> ``(N,)``."""
         centred = _blocks(images, self.block) - self.mean
         scores = centred @ self.vectors.T
         rest = np.maximum(np.square(centred).sum(1) - np.square(scores).sum(1), 0)
@@ -119,7 +119,7 @@ class Baselines:
         )
 
     def __call__(self, images: Images, log_likelihoods: Array) -> Array:
-        """Return all baseline scores, larger = more anomalous, ``(N, len(NAMES))`` in the order of :data:`NAMES`."""
+        """Return all baseline scores of each image, ``(N, len(NAMES))``; larger is more anomalous."""
         moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
         columns = [
             -log_likelihoods,
@@ -154,7 +154,10 @@ def intensity_moments(images: Images) -> Array:
 
 
 def _blocks(images: Images, block: int) -> Array:
-    """Return the means over squares of ``block`` pixels, flat; an edge that fills none is left out."""
+    """Return the pixels of images, averaged over squares of ``block`` pixels and flattened, ``(N, D)``.
+
+    An edge that fills no square is left out.
+    """
     if block == 1:
         return images.reshape(len(images), -1).astype(np.float64)
     count, channels, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Graded faults of images: noise, blur, holes and others, the same in every evaluation and benchmark."""
+"""Simulated image faults of graded severity: noise, blur, holes and others, the same in every evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of charts of scores: thinned ROC curves and histograms."""
+"""Data for charts of anomaly scores: thinned ROC curves and histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of a model on normal images, anomalous datasets and graded faults."""
+"""Evaluation of a model on normal images, anomalous datasets and simulated faults."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str, object]:
-    """Return everything that raw scores depend on."""
+    """Return all inputs that the scores of an evaluation depend on, as the key of their cache."""
     names = dict.fromkeys([subject.dataset, *subject.parameters.against])
     return {
         "weights": subject.scorer.log_det_digest,

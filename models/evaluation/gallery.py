@@ -1,4 +1,4 @@
-"""The gallery of a set: its most and least anomalous images, with their verdicts."""
+"""The most and least anomalous images of a set, with their scores and reasons."""
 
 from __future__ import annotations
 

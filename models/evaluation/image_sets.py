@@ -1,4 +1,4 @@
-"""The sets of images of an evaluation, read in batches with the preprocessing of the model. Free of torch."""
+"""Sets of images for an evaluation, read in batches with the preprocessing of the model. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of how well a score separates two sets of images, with bootstrap intervals."""
+"""Metrics of how well an anomaly score separates two sets of images, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.ui
 
 
 def _groups(values: Array, normal: int) -> NDArray[np.intp]:
-    """Return the group of each image, 0 the most anomalous; only the first ``normal`` images are normal.
+    """Return the rank group of each image by its score; group 0 is the most anomalous.
+
+    Only the first ``normal`` images are normal.
 
     Equal values are one group, and so are neighbours without an anomalous image: no metric changes within them.
     """
@@ -128,13 +130,16 @@ def _groups(values: Array, normal: int) -> NDArray[np.intp]:
 
 
 def _sums(group: NDArray[np.intp], all_groups: NDArray[np.intp]) -> sparse.csr_array:
-    """Return what sums counts of images over each group, ``(groups, images)``; float32 is exact to 16 million."""
+    """Return a sparse matrix, ``(groups, images)``, that sums counts of images over groups.
+
+    Float32 is exact to 16 million.
+    """
     ones, shape = np.ones(len(group), dtype=np.float32), (int(all_groups.max()) + 1, len(group))
     return sparse.csr_array((ones, (group, np.arange(len(group)))), shape=shape)
 
 
 def _of_counts(negatives: Array, positives: Array) -> Array:
-    """Return AUROC, AUPR, FPR from counts in groups of falling value, ``(groups, resamples)`` -> ``(resamples, 3)``."""
+    """Return AUROC, AUPR, FPR from counts in groups of falling score, ``(groups, resamples)`` -> ``(resamples, 3)``."""
     true, false = positives.cumsum(0), negatives.cumsum(0)
     total, rest = true[-1], false[-1]
     auroc = np.einsum("gr,gr->r", negatives, true - positives / 2) / (total * rest)

@@ -1,4 +1,4 @@
-"""Raw scores of a set of images, with its most and least anomalous images, and a cache of them on disk."""
+"""Scores of a set of images with its most and least anomalous images, and a disk cache of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All scores that an evaluation compares: the combined score, its components, and the baselines."""
+"""All scores that an evaluation compares: the anomaly statistic, its components, and trivial baselines."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class ScoreSuite:
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Images) -> ImageScores:
-        """Return all scores of images, uint8 ``(N, C, H, W)``."""
+        """Return all anomaly scores of N images, uint8 ``(N, C, H, W)``."""
         kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)

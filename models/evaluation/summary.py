@@ -1,4 +1,4 @@
-"""The numbers of a report, computed from raw scores: false alarms, detection rates, metrics and curves."""
+"""The numbers in the report of an evaluation: false alarms, detection rates, metrics and curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibrations that were added to a model version later, numbered from 1. One calibration is active. Free of torch."""
+"""Calibrations that were added to a published model version, numbered from 1; one is active. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The density of statistics as a mixture of Gaussians, as images form clusters."""
+"""Gaussian-mixture densities of the statistics of images, which form clusters."""
 
 from __future__ import annotations
 

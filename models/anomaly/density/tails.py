@@ -1,4 +1,4 @@
-"""The surprise -ln P(T >= t) of a value t among reference values, with an exponential tail beyond them."""
+"""Survival functions P(T >= t) of statistics, with an exponential tail beyond the largest reference values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit of a calibration to the evidence of reference images."""
+"""Fit of a calibration to the statistics of reference images."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _fold(
 
 
 def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
-    """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
+    """Return the calibration fold extended by gradient statistics, where there are enough images with gradients."""
     if fitted_to.gradients is None or len(fitted_to) < MIN_GRADIENT_IMAGES or not len(held_out):
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
@@ -137,7 +137,10 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the places of all but the most anomalous images, in their order."""
+    """Return the indices of all but the most anomalous images, in rising order.
+
+    ``suspect_share`` is the share of images that is left out.
+    """
     return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
 
 

@@ -1,4 +1,4 @@
-"""The pass over reference images that collects the evidence for a calibration."""
+"""The forward pass over reference images that computes the statistics for a calibration."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class GradientProbe:
         return [sum(_weights(layer) for layer in group) for _, group in self._groups]
 
     def __call__(self, x: Tensor) -> Gradients:
-        """Return the gradients of dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256)."""
+        """Return gradients of log p of each dequantised image, float64 ``(N, C, H, W)`` in [0, 256)."""
         # The tile depends on the image size only: the size of a batch must not select other kernels.
         tile_size = tile_of(x.shape[2] * x.shape[3])
         missing = -len(x) % tile_size
@@ -157,7 +157,7 @@ def _groups(flow: Flow) -> Iterator[tuple[str, list[nn.Module]]]:
 
 @contextmanager
 def _watched(layers: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
-    """Keep input and output of every layer while the block runs."""
+    """Record input and output of every layer in ``layers``, as a context manager."""
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -180,7 +180,7 @@ def _weights(layer: nn.Module) -> int:
 
 
 def _squared(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
-    """Return the squared gradient of the layer's weight for each image, ``(N, P)``."""
+    """Return the squared gradients of the weights of a layer for each image, ``(N, P)``."""
     if isinstance(layer, nn.Conv2d):
         patches = F.unfold(x, layer.kernel_size, padding=tuple(map(int, layer.padding)))
         return torch.bmm(patches, delta.flatten(2).transpose(1, 2)).flatten(1).square()

@@ -1,4 +1,4 @@
-"""The combined anomaly statistic T: the families of statistics of an image, merged into one number."""
+"""The anomaly statistic T of an image: p-values of several groups of statistics, merged into one number."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Statistic:
         return np.stack(columns, 1)
 
     def __call__(self, evidence: Evidence) -> Array:
-        """Return T of each image in nats, ``(N,)``."""
+        """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
         return merge(self.families(evidence))
 
 

@@ -1,4 +1,4 @@
-"""The family of gradient statistics, for verdicts with a backward pass."""
+"""Densities of gradient statistics, for verdicts that use a backward pass."""
 
 from __future__ import annotations
 

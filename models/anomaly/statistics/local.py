@@ -1,4 +1,4 @@
-"""The family of local statistics: deviations of regions from the log-density that the rest of the image predicts."""
+"""Local statistics: deviations of image regions from the log-density that the rest of the image predicts."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> 
 
 
 def _extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the logs of the largest deviations of each shape up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+    """Return log extreme deviations of each region shape, up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
     """

@@ -1,4 +1,4 @@
-"""The family of whole-image statistics, and their joint surprise."""
+"""Densities of whole-image statistics, combined into one p-value."""
 
 from __future__ import annotations
 

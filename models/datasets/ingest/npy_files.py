@@ -107,7 +107,10 @@ def _groups(file: IO[bytes], filename: str, meter: UploadMeter) -> NDArray[Any]:
 
 
 def _read_counted(file: IO[bytes], size: int, meter: UploadMeter) -> bytearray:
-    """Return the next ``size`` bytes, or fewer at the end. Every piece is counted before the next is read."""
+    """Return the next ``size`` bytes of an uploaded file, or fewer at its end.
+
+    Every piece is counted before the next is read.
+    """
     data = bytearray()
     while piece := file.read(min(CHUNK, size - len(data))):
         meter.add_bytes(len(piece))

@@ -82,7 +82,10 @@ def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, wi
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return the stored name. Raises ``UnicodeDecodeError`` where it is not UTF-8."""
+    """Return the stored name of a file in a zip archive.
+
+    Raises ``UnicodeDecodeError`` where it is not UTF-8.
+    """
     if info.flag_bits & UTF8:
         return info.orig_filename
     return info.orig_filename.encode("cp437").decode()  # zipfile takes unmarked bytes for code page 437
