@@ -17,7 +17,7 @@ class ErrorKind(StrEnum):
 
 
 class ModelsError(Exception):
-    """Base class of all errors with a stable name and a text for the user: slug, title, kind and detail.
+    """Base class of the errors of this package, each with a stable slug, a title and a text for the user.
 
     Attributes:
         slug: Stable name of the error, the same in every release.

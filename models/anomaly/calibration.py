@@ -60,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """The calibration of verdicts that use gradients: their density, and the statistics of calibration images.
+    """The part of a calibration for verdicts with gradients: a gradient density, and held-out anomaly statistics.
 
     ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
     """
@@ -71,7 +71,7 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """A fitted anomaly statistic, and its sorted values on held-out calibration images, for one fold of a calibration.
+    """One fold of a calibration: an anomaly statistic fitted to some images, and its values on held-out images.
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
@@ -83,10 +83,10 @@ class Fold:
     thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return negative log p-values by whole-image, local and gradient statistics, ``(N, 1 to 3)`` in nats.
+        """Return the negative log p-value of each image by each group of statistics, ``(N, groups)`` in nats.
 
-        The local column is missing for a flow without spatial structure, the gradient column without gradient
-        evidence.
+        The groups are whole-image, local and gradient statistics. There is no local group for a flow without
+        spatial structure, and no gradient group without gradient evidence.
         """
         surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:

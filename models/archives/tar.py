@@ -140,7 +140,7 @@ def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A member whose header must be one: ``tarfile`` takes a damaged or missing header for the end of the archive."""
+    """A tar member with a checked header, as ``tarfile`` takes a damaged header for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -159,7 +159,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class _StrictTar(tarfile.TarFile):
-    """A tar whose extended headers are few and short."""
+    """A tar file whose extended headers must be few and short."""
 
     tarinfo = _StrictInfo
     _consecutive = 0
@@ -185,7 +185,7 @@ class _StrictTar(tarfile.TarFile):
 
 
 class _Allowance:
-    """A stream that gives out ``left`` bytes at most: as many as the next part of the archive may take."""
+    """A stream that refuses to read more than ``left`` bytes, the most that the next part of the archive may take."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -200,7 +200,7 @@ class _Allowance:
 
 
 class _TarContent:
-    """The content of a member: the allowance grows by each piece as it is asked for."""
+    """The content of a tar member, as a stream that extends the allowance of the archive by each piece."""
 
     def __init__(self, file: Readable | IO[bytes] | None, stream: _Allowance) -> None:
         self._file = file

@@ -58,7 +58,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """The log-determinants of the layers that do not depend on data, in nats, and the digest of the weights.
+    """The data-independent log-determinants of the layers of a flow in nats, and the digest of the weights.
 
     They are computed in float64.
     """
@@ -79,7 +79,7 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """The images, precision and smallest p-value of a calibration, by which a model gives anomaly verdicts.
+    """A summary of a calibration for anomaly verdicts: images, precision and smallest attainable p-value.
 
     With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
     """
@@ -101,7 +101,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class CalibrationRecord(_ManifestPart):
-    """The record of a calibration that was added to a published model: the content of ``calibration.json``."""
+    """The content of ``calibration.json``: the record of a calibration that was added to a published model."""
 
     format_version: Literal[1] = 1
     created: datetime

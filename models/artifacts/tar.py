@@ -69,7 +69,7 @@ def _refuse(wrong: bool, detail: str) -> None:
 
 
 class _PieceStream:
-    """Pieces of any length as a stream."""
+    """A readable stream over pieces of bytes of any length."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

@@ -82,7 +82,7 @@ class OpenPlan:
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Store the plan of a bulk job in a folder, and keep finished parts only if the stored plan was equal."""
+    """Store the inputs of a bulk job in a folder, and remove finished scores that belong to other inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if _stored(folder) != plan:

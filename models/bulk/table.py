@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PartSummary:
-    """The number of images in a Parquet file of scores, of errors among them, and of anomalies."""
+    """The number of images, of errors and of anomalies in a Parquet file of scores."""
 
     images: int
     errors: int

@@ -42,9 +42,9 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return the image shape and the sizes of the parts of a built-in dataset, without reading pixels.
+    """Return image shape and part sizes (training, calibration, test, ...) of a built-in dataset.
 
-    Raises ``DatasetUnfit``.
+    Pixels are not read. Raises ``DatasetUnfit``.
     """
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")

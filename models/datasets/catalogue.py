@@ -21,7 +21,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return the image shape and the sizes of the parts of a dataset, without decoding images.
+    """Return image shape and part sizes (training, calibration, test, ...) of a dataset, without decoding images.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """

@@ -28,7 +28,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The part of every image of a dataset (training, statistics or calibration), and the rule of the split.
+    """The assignment of images to training, statistics and calibration, with folds where images are few.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -185,7 +185,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return a fold from 0 to 4 for every image, ``(N,)``, and the rule: "by group" or "by image".
+    """Return the cross-conformal fold of every image, ``(N,)``, 0 to 4, and the rule: "by group" or "by image".
 
     Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
     Otherwise they are made of images. Fewer than five different images give as many folds.

@@ -26,7 +26,7 @@ RESERVE = 256 * 2**20
 
 
 class DatasetStore:
-    """The datasets that users uploaded, each in a folder under ``root`` that never changes.
+    """The datasets that users uploaded, on disk, in one folder each under ``root``.
 
     A folder holds the originals, an index, a report and preprocessed pixels.
 
@@ -116,7 +116,7 @@ class DatasetStore:
         shutil.rmtree(gone)
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return the image shape and the sizes of the parts of a dataset, for the image options in ``config``.
+        """Return image shape and part sizes (training, calibration, test, ...) of an uploaded dataset.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """

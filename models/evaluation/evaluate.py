@@ -124,7 +124,7 @@ def _fit(subject: Subject, normals: Normals, meter: _ProgressMeter) -> Baselines
 
 
 class _ProgressMeter:
-    """Counts scored images over all sets and reports the progress."""
+    """A counter of scored images over all sets of an evaluation, which reports the progress."""
 
     def __init__(self, progress: Progress, sets: Sequence[ImageSet]) -> None:
         self._progress = progress

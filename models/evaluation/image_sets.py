@@ -162,12 +162,12 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """The largest number of images that is read from one dataset."""
+        """The largest number of images that the evaluation reads from one dataset."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of all images of the evaluation."""
+        """The preprocessing of all images of the evaluation: size, fit and colour."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:

@@ -94,7 +94,7 @@ class Example(_EvaluationPart):
 
 
 class Gallery(_EvaluationPart):
-    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
+    """The most and the least anomalous images of a set by anomaly statistic, the most extreme first."""
 
     most: list[Example]
     least: list[Example]

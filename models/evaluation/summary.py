@@ -42,7 +42,7 @@ class Thresholds:
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images that the p-values of a score are ranks among."""
+        """Return the number of normal images with which an image is compared for the p-value of a score."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
@@ -91,7 +91,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return metrics of each score, the best baseline, and how far the combined score exceeds it in AUROC.
+    """Return metrics of each score, the best baseline, and by how much the anomaly statistic exceeds it in AUROC.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 

@@ -70,7 +70,7 @@ class CalibrationStore:
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return when and how a calibration from number 1 on was made, with a summary of it.
+        """Return creation time, job and summary of a calibration with a number from 1 on.
 
         Raises ``CalibrationNotFound``, ``ArtifactError``.
         """
@@ -180,7 +180,7 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Return the record of the calibration in a folder.
+    """Return creation time, job and summary of the calibration in a folder.
 
     Raises ``ArtifactError``, which names the file.
     """

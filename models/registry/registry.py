@@ -55,7 +55,7 @@ class Registry:
         return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the version number of each alias of a model, such as ``live``.
+        """Return the aliases of a model, such as ``live``, with their version numbers.
 
         Raises ``ModelNotFound``.
 

@@ -121,7 +121,7 @@ def _print_progress(part: str, done: int, images: int) -> None:
 
 
 class _Printer:
-    """Prints one line for each event, and metrics at most every ten seconds."""
+    """An observer of training that prints one line for each event, and metrics at most every ten seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0

@@ -50,7 +50,7 @@ def calibrate(
     progress: Progress,
     precise: Engine | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration of a flow for anomaly verdicts, fitted to reference images, and its summary.
+    """Calibrate a flow for anomaly verdicts on reference images, and return the calibration and its summary.
 
     Args:
         engine: The engine whose scores the calibration is for.

@@ -80,7 +80,7 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return image options that load a dataset with the size, fit and colour that a model expects."""
+    """Return the options that load a dataset as a model expects its images: size, fit and colour."""
     size = (preprocessing.height, preprocessing.width)
     return ImageOptions(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
 

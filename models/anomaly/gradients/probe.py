@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return how many images one tile of a backward pass holds, given the number of pixels of an image.
+    """Return how many images share one backward pass, given the number of pixels of an image.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)

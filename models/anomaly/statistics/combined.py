@@ -71,9 +71,10 @@ class Statistic:
         return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of all K whole-image statistics, including the unevenness by region shape.
+        """Return the names of all K whole-image statistics of an image.
 
-        ``names`` are those of the statistics that the forward pass gives.
+        They include the unevenness of the log-density over regions of each shape. ``names`` are those of the
+        statistics that the forward pass gives.
         """
         return _names(names, self.local)
 

@@ -19,7 +19,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """The density of gradient statistics of normal images, standardised given the complexity of the image.
+    """The density of the gradient statistics of normal images, given the complexity of the image.
 
     ``used`` holds the columns of the statistics that vary at all.
 

@@ -57,7 +57,7 @@ class LocalFamily:
 
     @classmethod
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Fit the model to log-likelihoods of cells, ``(n, cells)``, and complexities, ``(n,)``, of normal images."""
+        """Fit the model to log-likelihoods of grid cells, ``(n, cells)``, and image complexities, ``(n,)``."""
         deviation = cells.std(0)
         location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
@@ -78,18 +78,18 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of rows and of columns of the grid of cells."""
+        """The number of rows and of columns of the grid of cells over an image."""
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return the deviation z of each region from its prediction, ``(N, cells)`` -> ``(N, regions)``.
+        """Return the deviation z of each image region from its prediction, ``(N, cells)`` -> ``(N, regions)``.
 
         Positive deviations are more likely than predicted.
         """
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return log of the mean z² over all regions of each shape, ``(N, cells)`` -> ``(N, shapes)``.
+        """Return the log mean squared deviation of regions, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
 
         z is the deviation of a region from its prediction. The result is about 0 for reference images. It is a
         statistic of the whole image.

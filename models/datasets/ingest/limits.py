@@ -18,7 +18,7 @@ RECHECK_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest sizes and numbers that are accepted in one upload of a dataset.
+    """Limits of one upload of a dataset: number of files, sizes in bytes, and compression ratio.
 
     Attributes:
         files: Entries of all archives and images of all arrays.

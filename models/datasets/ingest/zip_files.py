@@ -21,7 +21,7 @@ METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 class _Bounded(io.FileIO):
-    """A file with bounded single reads: ``zipfile`` reads the whole directory at once, with the size in its header."""
+    """A file with bounded single reads, because ``zipfile`` reads a directory of any size at once."""
 
     def __init__(self, path: Path, largest: int) -> None:
         super().__init__(path)
