@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ErrorKind(StrEnum):
-    """The kind of an error, which decides on the HTTP status and on the exit code of the command line."""
+    """The kind of an error, such as not found or invalid, from which HTTP status and exit code follow."""
 
     NOT_FOUND = "not-found"
     CONFLICT = "conflict"
@@ -17,7 +17,7 @@ class ErrorKind(StrEnum):
 
 
 class ModelsError(Exception):
-    """Base class of the errors of the models package.
+    """Base class of the errors of this package, each with a stable slug, a title and a text for the user.
 
     Attributes:
         slug: Stable name of the error, the same in every release.
@@ -36,7 +36,7 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """An image that cannot be scored; the slug names the reason."""
+    """The error for an image that cannot be decoded or scored; the slug names the reason."""
 
     title = "The image cannot be scored"
     kind = ErrorKind.INVALID
@@ -48,7 +48,7 @@ class ImageError(ModelsError):
 
 
 class ModelNotFound(ModelsError):
-    """A model, version or alias that does not exist."""
+    """The error for a model, version or alias that does not exist."""
 
     slug = "model-not-found"
     title = "No such model"
@@ -56,7 +56,7 @@ class ModelNotFound(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """The alias ``live`` cannot be removed, because every model has it."""
+    """The error for an attempt to remove the alias ``live``, which every model has."""
 
     slug = "alias-required"
     title = "Every model has this alias"
@@ -64,7 +64,7 @@ class AliasRequired(ModelsError):
 
 
 class VersionInUse(ModelsError):
-    """A version cannot be removed while an alias points at it."""
+    """The error for an attempt to remove a model version that an alias points at."""
 
     slug = "version-in-use"
     title = "The version is in use"
@@ -72,7 +72,7 @@ class VersionInUse(ModelsError):
 
 
 class ModelReadOnly(ModelsError):
-    """A model that ships with the product cannot be changed."""
+    """The error for an attempt to change a model that ships with the product."""
 
     slug = "model-read-only"
     title = "The model cannot be changed"
@@ -80,7 +80,7 @@ class ModelReadOnly(ModelsError):
 
 
 class CalibrationNotFound(ModelsError):
-    """A model version has no calibration of this number."""
+    """The error for a calibration number that a model version does not have."""
 
     slug = "calibration-not-found"
     title = "No such calibration"
@@ -88,7 +88,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """A name of a model, dataset or alias with a character or a length that is not allowed."""
+    """The error for a name of a model, dataset or alias with a character or a length that is not allowed."""
 
     slug = "invalid-name"
     title = "The name is not valid"
@@ -96,14 +96,14 @@ class InvalidName(ModelsError):
 
 
 class ArtifactError(ModelsError):
-    """A file of a model is damaged or not ours; the detail names the file."""
+    """The error for a stored model with a missing, damaged or foreign file; the detail names the file."""
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
 
 
 class ArtifactRefused(ModelsError):
-    """An uploaded archive is not a model, or not one that this service can load."""
+    """The error for an uploaded archive that is not a model, or not a model that this service can load."""
 
     slug = "model-refused"
     title = "The upload is no model that can be served"
@@ -111,7 +111,7 @@ class ArtifactRefused(ModelsError):
 
 
 class FileNotInArtifact(ModelsError):
-    """A model does not have the requested file."""
+    """The error for a file, such as ``card.md``, that a stored model does not have."""
 
     slug = "file-not-in-model"
     title = "The model has no such file"
@@ -119,14 +119,14 @@ class FileNotInArtifact(ModelsError):
 
 
 class EngineUnavailable(ModelsError):
-    """The requested scoring engine cannot run on this machine, or cannot run this flow."""
+    """The error for a scoring engine that cannot run on this machine, or cannot run this flow."""
 
     slug = "engine-unavailable"
     title = "The engine cannot run here"
 
 
 class DatasetNotFound(ModelsError):
-    """A dataset that does not exist on this machine."""
+    """The error for a dataset that does not exist on this machine."""
 
     slug = "dataset-not-found"
     title = "No such dataset"
@@ -134,7 +134,7 @@ class DatasetNotFound(ModelsError):
 
 
 class PresetNotFound(ModelsError):
-    """A training preset that does not exist."""
+    """The error for a training preset that does not exist."""
 
     slug = "preset-not-found"
     title = "No such preset"
@@ -142,7 +142,7 @@ class PresetNotFound(ModelsError):
 
 
 class DatasetUnfit(ModelsError):
-    """A dataset does not suit the model or preset that was chosen for it."""
+    """The error for a dataset whose images do not suit the model or the training preset that is to use them."""
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
@@ -150,7 +150,7 @@ class DatasetUnfit(ModelsError):
 
 
 class DatasetRefused(ModelsError):
-    """Uploaded files cannot become a dataset; the slug names the reason."""
+    """The error for uploaded files that cannot become a dataset; the slug names the reason."""
 
     kind = ErrorKind.INVALID
 
@@ -161,7 +161,7 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """A dataset of this name already exists."""
+    """The error for a new dataset whose name is in use."""
 
     slug = "dataset-taken"
     title = "The dataset's name is taken"
@@ -169,7 +169,7 @@ class DatasetTaken(ModelsError):
 
 
 class StorageFull(ModelsError):
-    """The disk, or the quota of the datasets, has no space for the files to be written."""
+    """The error for files that do not fit on the disk, or into the quota of the datasets."""
 
     slug = "storage-full"
     title = "There is no room on the disk"
@@ -177,7 +177,7 @@ class StorageFull(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """The folder of a training run already holds another run."""
+    """The error for a training run whose output folder already holds another run."""
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
@@ -185,7 +185,7 @@ class FolderTaken(ModelsError):
 
 
 class DeviceNotFound(ModelsError):
-    """The requested training device does not exist on this machine."""
+    """The error for a training device, such as ``cuda:1``, that does not exist on this machine."""
 
     slug = "device-not-found"
     title = "The device is not there"
@@ -193,7 +193,7 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """The processes of a distributed training cannot train one flow together."""
+    """The error for distributed training whose processes cannot train one flow together."""
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
@@ -201,28 +201,28 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """Training produced values that are not finite; the detail names the first cause."""
+    """The error for a training run with values that are not finite; the detail names the first cause."""
 
     slug = "training-diverged"
     title = "Training diverged"
 
 
 class DamagedCheckpoints(ModelsError):
-    """No checkpoint of a training run can be read."""
+    """The error for a training run without a checkpoint that can be read."""
 
     slug = "damaged-checkpoints"
     title = "The checkpoints are damaged"
 
 
 class UninitializedModel(ModelsError):
-    """A flow was used before its data-dependent layers were initialised."""
+    """The error for the use of a flow before its data-dependent layers were initialised."""
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
 
 
 class AlphaUnattainable(ModelsError):
-    """The requested false-alarm rate is below the smallest p-value of the calibration set.
+    """The error for a false-alarm rate below the smallest p-value that the calibration images can give.
 
     Args:
         alpha: Requested false-alarm rate.
@@ -240,7 +240,7 @@ class AlphaUnattainable(ModelsError):
 
 
 class NoLearnedInverse(ModelsError):
-    """Samples by the learned inverse were requested from a model that was trained without it."""
+    """The error for samples by the learned inverse of a flow that was trained without a learned inverse."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
@@ -248,7 +248,10 @@ class NoLearnedInverse(ModelsError):
 
 
 class GradientEvidenceUnavailable(ModelsError):
-    """The calibration in use has no gradient evidence, which ``detail=full`` needs."""
+    """The error for a verdict that uses gradients, with a calibration that has no gradient statistics.
+
+    Such verdicts are requested with ``detail=full``.
+    """
 
     slug = "detail-unsupported"
     title = "The model has no verdicts with gradient evidence"
@@ -256,7 +259,7 @@ class GradientEvidenceUnavailable(ModelsError):
 
 
 class HeatMapUnsupported(ModelsError):
-    """A flow whose layers mix all pixels at once has no heat maps."""
+    """The error for a heat map of a flow that mixes all pixels at once and so has no log-likelihood by pixel."""
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
@@ -264,7 +267,7 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ModelsError):
-    """The log-likelihood of an image is not a finite number."""
+    """The error for an image whose log-likelihood is not a finite number."""
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
@@ -272,7 +275,7 @@ class ScoreNotFinite(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """The model or the images on this machine are not those of the bulk job that it should assist."""
+    """The error for joining a bulk job whose model or images differ from those of this machine."""
 
     slug = "plan-differs"
     title = "This machine has another model or other images"

@@ -27,14 +27,14 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """The name of a model, and the number of a version or an alias of it."""
+    """A reference to a model version: the name of the model, and a version number or an alias."""
 
     name: str
     selector: int | str
 
 
 def parse_ref(ref: str) -> ModelRef:
-    """Return the parts of a reference to a model version.
+    """Return the name and the version or alias in a model reference such as ``digits:3`` or ``digits@best``.
 
     Raises:
         ModelNotFound: The text is not a reference.
@@ -58,7 +58,7 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether a text is the number of a version or of a calibration: 1 to 999999999."""
+    """Return whether a text is the number of a model version or of a calibration: 1 to 999999999."""
     return re.fullmatch(VERSION, text) is not None
 
 

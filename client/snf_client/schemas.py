@@ -105,7 +105,7 @@ class CallerView(BaseModel):
 
 
 class Curve(BaseModel):
-    """A thinned ROC curve: (false, true) positive rates."""
+    """A ROC curve of one score as (false, true) positive rates, thinned to few points."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -159,7 +159,7 @@ class DatasetList(BaseModel):
 
 
 class Deviation(BaseModel):
-    """The deviation of scores from those in float32, in nats: of log-likelihoods, and of the anomaly statistic T."""
+    """The deviation of log-likelihoods and anomaly statistics in reduced precision from float32, in nats."""
 
     model_config = ConfigDict(frozen=True)
     images: int
@@ -204,7 +204,7 @@ class Drift(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """The number of images with duplicates or near duplicates, and examples by path."""
+    """The number of images of a dataset that have duplicates or near duplicates, and examples by path."""
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images that have another like them.")
@@ -247,7 +247,7 @@ class EstimatedJob(BaseModel):
 
 
 class Example(BaseModel):
-    """One image of a gallery, with its scores."""
+    """One of the most or least anomalous images of a set, with its scores."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Path in the dataset, or part and place.")
@@ -259,7 +259,7 @@ class Example(BaseModel):
 
 
 class FalseAlarms(BaseModel):
-    """The share of normal images that a score flags, with the interval expected for images like the calibration's."""
+    """The share of normal images that a score flags as anomalous, with its expected 99 % interval."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -279,7 +279,7 @@ class Fdr(BaseModel):
 
 
 class Gallery(BaseModel):
-    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
+    """The most and the least anomalous images of a set by anomaly statistic, the most extreme first."""
 
     model_config = ConfigDict(frozen=True)
     most: list[Example]
@@ -319,7 +319,9 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """Histograms of one number over several sets, with shared edges. Values beyond them count in the outermost bars.
+    """Histograms of one number over several sets of images, with shared edges.
+
+    Values beyond the edges count in the outermost bars.
 
     Edges of T are evenly spaced in log(1 + T).
     """
@@ -341,7 +343,7 @@ class ImageCount(BaseModel):
 
 
 class ImageFacts(BaseModel):
-    """Sizes and colours of the images of a dataset, from which a preprocessing is chosen."""
+    """The sizes and colours of the images of a dataset, from which the model's input size is chosen."""
 
     model_config = ConfigDict(frozen=True)
     smallest: tuple[int, int] = Field(..., description="Smallest width and smallest height, pixels.")
@@ -460,7 +462,7 @@ class ModelSummary(BaseModel):
 
 
 class Normal(BaseModel):
-    """The normal images of an evaluation, and their parts."""
+    """The normal images of an evaluation: their dataset, and how they are divided into parts."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -583,7 +585,7 @@ class Reference(BaseModel):
 
 
 class RejectedFile(BaseModel):
-    """A file that was left out, and the reason."""
+    """An uploaded file that was left out of a dataset, and the reason."""
 
     model_config = ConfigDict(frozen=True)
     path: str
@@ -591,7 +593,7 @@ class RejectedFile(BaseModel):
 
 
 class Result(BaseModel):
-    """The result of one score on a set of anomalous images, with 95 % bootstrap intervals."""
+    """AUROC, average precision and FPR of one score on a set of anomalous images, with 95 % bootstrap intervals."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -646,7 +648,7 @@ class Serving(BaseModel):
 
 
 class SetReport(BaseModel):
-    """The comparison of one set of anomalous images with the normal images."""
+    """The comparison of one set of anomalous images with the normal images, by every score."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -662,7 +664,7 @@ class SetReport(BaseModel):
 
 
 class SizeCount(BaseModel):
-    """The number of images with one size."""
+    """The number of images in a dataset with one width and height."""
 
     model_config = ConfigDict(frozen=True)
     width: int
@@ -803,7 +805,7 @@ class CalibrationView(BaseModel):
 
 
 class Column(BaseModel):
-    """A score, larger = more anomalous, and its false alarms on the normal images."""
+    """The name of an anomaly score, and its false alarms on the normal images; larger scores are more anomalous."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -813,7 +815,7 @@ class Column(BaseModel):
 
 
 class DatasetReport(BaseModel):
-    """The report of a stored dataset: rejected files, sizes, colours, duplicates, groups and split."""
+    """The report of an uploaded dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -842,7 +844,7 @@ class DatasetReport(BaseModel):
 
 
 class EvaluationReport(BaseModel):
-    """The report of an evaluation: the scores of a model on normal and anomalous images, beside trivial baselines."""
+    """The report of an evaluation: how well a model and trivial baselines separate normal from anomalous images."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1

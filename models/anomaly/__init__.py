@@ -1,1 +1,1 @@
-"""Anomaly detection: calibrated p-values and verdicts with reasons, from the evidence of one forward pass."""
+"""Anomaly detection: conformal p-values and verdicts with reasons, from statistics of a flow's forward pass."""

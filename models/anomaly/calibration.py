@@ -1,7 +1,7 @@
-"""The calibration of a model, and the anomaly verdicts that it gives.
+"""The calibration of a model, which turns the scores of an image into a conformal p-value and an anomaly verdict.
 
-A calibration holds statistics that were fitted to reference images, and the values of calibration images. An image is
-judged by its rank among these values, which gives a conformal p-value.
+A calibration holds statistics that were fitted to reference images, and the anomaly statistics of calibration images.
+The p-value of an image is its rank among these.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """The anomaly verdict on one image: an anomaly where ``p_value <= alpha``.
+    """The anomaly verdict on one image: a conformal p-value, and whether it is at most the false-alarm rate ``alpha``.
 
     Attributes:
         p_value: The conformal p-value.
@@ -60,9 +60,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """Calibration of verdicts that use gradients: a fitted family, and the T of the calibration images.
+    """The part of a calibration for verdicts with gradients: a gradient density, and held-out anomaly statistics.
 
-    ``ordered`` holds the T of the calibration images by all families, gradients included, sorted, in nats.
+    ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
     """
 
     gradients: GradientFamily
@@ -71,8 +71,9 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold of a calibration: a fitted statistic T, and the sorted T of calibration images outside the fit.
+    """One fold of a calibration: an anomaly statistic fitted to some images, and its values on held-out images.
 
+    ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
     """
 
@@ -82,7 +83,11 @@ class Fold:
     thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the surprise of each family of statistics in nats, ``(N, families)``; gradients, if any, are last."""
+        """Return the negative log p-value of each image by each group of statistics, ``(N, groups)`` in nats.
+
+        The groups are whole-image, local and gradient statistics. There is no local group for a flow without
+        spatial structure, and no gradient group without gradient evidence.
+        """
         surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:
             return surprises
@@ -90,13 +95,13 @@ class Fold:
         return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic T of each image in nats, ``(N,)``."""
+        """Return the anomaly statistic of each image in nats, ``(N,)``; larger is more anomalous."""
         return merge(self.families(evidence))
 
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and standard deviation of the log-likelihood map over the reference images, ``(H, W)`` each, in nats."""
+    """Mean and deviation of the log-likelihood at each pixel over reference images, ``(H, W)`` each, in nats."""
 
     mean: Array
     deviation: Array
@@ -104,7 +109,7 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of a model: statistics fitted to reference images, which give images p-values and verdicts.
+    """The statistics of normal images that turn scores of a model into conformal p-values and anomaly verdicts.
 
     Attributes:
         folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
@@ -119,7 +124,7 @@ class Calibration:
     fisher: NDArray[np.float32] | None = None
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics T of the calibration images of each fold, in nats.
+        """Return the anomaly statistics of the calibration images, sorted, one array in nats for each fold.
 
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
@@ -134,30 +139,30 @@ class Calibration:
 
     @cached_property
     def images(self) -> int:
-        """Return the number of calibration images."""
+        """The number of calibration images."""
         return sum(map(len, self.ordered()))
 
     @property
     def has_gradients(self) -> bool:
-        """Return whether verdicts can use gradients."""
+        """Whether the calibration supports verdicts that use gradients of the log-likelihood."""
         return all(fold.thorough is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
-        """Return the smallest p-value without gradients: 1 / (n + 1) for n calibration images."""
+        """The smallest attainable p-value, 1 / (n + 1) for n calibration images, for verdicts without gradients."""
         return smallest_p(self.images)
 
     @property
     def default_alpha(self) -> float:
-        """Return the default false-alarm rate: 0.01, or the smallest attainable rate where that is larger."""
+        """The default false-alarm rate: 0.01, or the smallest attainable p-value where that is larger."""
         return max(DEFAULT_ALPHA, self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return the distribution of the anomaly statistic T over the calibration images."""
+        """Return a histogram and thresholds of the anomaly statistic of the calibration images, in nats."""
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
-        """Return the false-alarm rate to use: ``alpha``, or the default where it is None.
+        """Return the given false-alarm rate ``alpha`` if it is attainable, or the default rate for None.
 
         Raises ``AlphaUnattainable`` where no image could be flagged at ``alpha``, and
         ``GradientEvidenceUnavailable``.
@@ -168,7 +173,10 @@ class Calibration:
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistic T of N images in nats, ``(N,)`` for each fold; infinite on overflow."""
+        """Return the anomaly statistic of N images in nats, one array ``(N,)`` for each fold of the calibration.
+
+        Values that overflow are infinite.
+        """
         return _merged(self._families(evidence))
 
     def _families(self, evidence: Evidence) -> list[Array]:
@@ -176,17 +184,17 @@ class Calibration:
             return [fold.families(evidence) for fold in self.folds]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic T of each image, the mean over the folds, ``(N,)`` in nats, at most 1e6."""
+        """Return the anomaly statistic of each image in nats, ``(N,)``: the mean over the folds, at most 1e6."""
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
-        """Return the conformal p-value of each image, ``(N,)``."""
+        """Return the conformal p-value of each image, ``(N,)``; small values are anomalous."""
         return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return the verdict on each image: its p-value, the decision, and the reasons.
+        """Return the anomaly verdict on each image, with its p-value and the reasons in words.
 
         Evidence with gradients is judged with them.
 
@@ -238,7 +246,7 @@ def _typical(statistics: list[Array]) -> Array:
 def explain(
     fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
 ) -> list[tuple[VerdictReason, ...]]:
-    """Return the reasons for each verdict: the largest shares of the evidence, at most three, the largest first.
+    """Return up to three reasons for each anomaly verdict, those with the largest share of the evidence first.
 
     Args:
         fold: The fold whose statistics explain the verdicts.

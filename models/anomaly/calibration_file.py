@@ -1,4 +1,4 @@
-"""The file of a calibration: safetensors with one array for each number that was fitted, never code."""
+"""Files of calibrations: safetensors with an array for each fitted number, and no code."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from models.registry.calibrations import ARRAYS, check_files, read_record
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return a calibration as the bytes of a safetensors file."""
+    """Return a calibration serialised as the content of a safetensors file."""
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration to a file, atomically."""
+    """Write a calibration to a safetensors file, atomically."""
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Return the calibration in a file. Raises ``ArtifactError``, which names the file."""
+    """Return the calibration stored in a safetensors file.
+
+    Raises ``ArtifactError``, which names the file.
+    """
     try:
         return from_arrays(Calibration, load_file(path))
     except KeyError as error:
@@ -41,7 +44,7 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration that was added to a model later, and its summary, after a check of its files.
+    """Return a calibration that was added to a published model, and its summary, after its digests are checked.
 
     Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.
     """
@@ -59,7 +62,10 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Return the arrays of a nested dataclass by dotted name; its fields are arrays, dataclasses, tuples or None."""
+    """Return all arrays of a nested dataclass, keyed by dotted field names such as ``folds.0.ordered``.
+
+    Fields are arrays, dataclasses, tuples or None.
+    """
     if isinstance(part, np.ndarray):
         return {prefix: np.asarray(part, order="C")}
     if isinstance(part, tuple):
@@ -76,7 +82,10 @@ def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Return the dataclass that :func:`to_arrays` stored. Raises ``KeyError`` with the name of a missing array."""
+    """Return a nested dataclass of type ``kind``, rebuilt from arrays keyed by dotted field names.
+
+    The inverse of :func:`to_arrays`. Raises ``KeyError`` with the name of a missing array.
+    """
     hints = get_type_hints(kind)
     values = {
         field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)

@@ -46,12 +46,12 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
 
 
 def smallest_p(images: int) -> float:
-    """Return the smallest p-value that ``images`` calibration images can give, 1 / (n + 1)."""
+    """Return the smallest conformal p-value that n calibration images can give, 1 / (n + 1)."""
     return 1 / (images + 1)
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval that contains the share of flagged images with probability ``level``.
+    """Return the interval that contains the share of flagged normal images with probability ``level``.
 
     It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
     ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
@@ -70,13 +70,13 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return the number of ranks among ``calibration`` images whose p-value is at most ``alpha``."""
+    """Return k = floor(alpha (n + 1)), the number of ranks among n calibration images with p-values up to ``alpha``."""
     # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
     return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest threshold of p whose false-alarm rate is at most ``alpha`` with this confidence.
+    """Return the largest p-value threshold whose false-alarm rate is at most ``alpha`` with this confidence.
 
     None where there are too few calibration images for any.
 
@@ -92,7 +92,9 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return the smallest number of calibration images for which :func:`safe_threshold` is not None.
+    """Return how many calibration images guarantee a false-alarm rate of at most ``alpha`` with this confidence.
+
+    This is the smallest number for which :func:`safe_threshold` is not None.
 
     One flagged rank of n + 1 is safe where 1 - (1 - alpha)^n is at least the confidence.
 
@@ -118,7 +120,7 @@ TAIL = 0.999
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distribution of the anomaly statistic T over calibration images: a histogram, and thresholds.
+    """A histogram of the anomaly statistic over calibration images, and its thresholds at usual false-alarm rates.
 
     Attributes:
         edges: Edges of a histogram, ``(bins + 1,)`` in nats.
@@ -132,7 +134,7 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return the distribution of the anomaly statistic T over calibration images.
+    """Return a histogram of the anomaly statistic over calibration images, with thresholds for false-alarm rates.
 
     All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
     largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
@@ -151,7 +153,7 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest anomaly statistic T in nats whose p-value is at most ``alpha``.
+    """Return the smallest anomaly statistic, in nats, that is flagged at the false-alarm rate ``alpha``.
 
     ``ordered`` holds the sorted T of the calibration images.
 

@@ -15,7 +15,7 @@ LOW = 0.05
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The result of a drift test on the p-values of recent images.
+    """The result of a Kolmogorov-Smirnov test for drift on the p-values of recent images.
 
     Attributes:
         images: The number of recent images.
@@ -35,7 +35,9 @@ class DriftResult:
 
 
 def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
-    """Return the two-sample Kolmogorov-Smirnov test of m recent p-values against n calibration images.
+    """Return a Kolmogorov-Smirnov test of whether recent images are distributed like the calibration images.
+
+    The test is a two-sample test of m recent p-values against n calibration images.
 
     The statistic is D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1). Its p-value is that of
     Kolmogorov's distribution at D sqrt(n m / (n + m)).
@@ -73,7 +75,7 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
 
 
 def low_share(p_values: ArrayLike) -> float:
-    """Return the share of p-values, ``(m,)`` with m > 0, that are at most 0.05."""
+    """Return the share of the p-values, ``(m,)`` with m > 0, that are at most 0.05."""
     # A rank over n + 1 that equals 0.05 exactly may be rounded to a float just above it.
     return float(np.mean(np.asarray(p_values, dtype=np.float64) <= LOW + 1e-9))
 

@@ -25,7 +25,7 @@ LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Heat maps of one image: its log-likelihood by pixel, the deviation from reference images, and gradient norms.
+    """Heat maps of one image: log-likelihood by pixel, its deviation from normal images, and gradient norms.
 
     All maps are ``(H, W)``.
 
@@ -41,12 +41,15 @@ class PixelMaps:
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Return maps, ``(N, H, W)`` in nats, as standard deviations from the mean of the reference at each pixel."""
+    """Return log-likelihood maps, ``(N, H, W)``, as z-scores relative to reference images at each pixel.
+
+    ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
+    """
     return (nats - reference.mean) / reference.deviation
 
 
 def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
-    """Return a PNG of an image in grey with its map as colour: red is less likely than usual, blue more likely.
+    """Return a PNG of a grey image with its heat map in colour: red is less likely than usual, blue more likely.
 
     Args:
         image: The pixels, ``(C, H, W)``.
@@ -65,7 +68,7 @@ def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return pixels, ``(H, W, C)``, enlarged by a whole number to about 256 on the longer side."""
+    """Return an image, ``(H, W, C)``, enlarged by a whole factor to about 256 pixels on the longer side."""
     factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

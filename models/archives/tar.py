@@ -1,6 +1,6 @@
-"""Tar archives as streams: the one writer and the one reader of this package.
+"""Streaming tar archives: a reader for untrusted uploads, and a writer with reproducible bytes.
 
-The reader extracts nothing and trusts no header: uploads come from strangers.
+The reader extracts nothing and trusts no header.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """A tar archive that would cost too much to read, or has members that are not plain files or folders."""
+    """A tar archive that is too costly to read, or that has members other than plain files and folders."""
 
 
 class Readable(Protocol):
-    """A source of bytes: ``read`` returns at most ``size`` of them, and none at the end."""
+    """Protocol of a binary stream with ``read(size)``, which returns at most ``size`` bytes, and none at the end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes."""
+        """Return the next bytes of the stream, at most ``size``."""
         ...
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A member of a tar: its name as written, its size in bytes, and its content, to be read before the next one."""
+    """A member of a tar archive: its name, its kind, its size in bytes, and its content as a stream.
+
+    The content must be read before the next member.
+    """
 
     name: str
     kind: Literal["file", "folder", "other"]
@@ -52,7 +55,7 @@ class TarEntry:
 
 
 class TarReader:
-    """The members of a tar archive in their order, read once from a stream.
+    """An iterator over the members of a tar archive, which is read once from a stream and is not trusted.
 
     A damaged archive raises ``tarfile.TarError``, a hostile one ``UnsafeTar``.
     """
@@ -80,13 +83,16 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes after the end of the archive, once all members were read."""
+        """Yield the bytes that follow the end of the archive, after all members were read."""
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
 class TarPieces:
-    """The bytes of a tar as it is written, to be taken once; closing it closes the files that it is read from."""
+    """An iterator over the bytes of a tar archive in pieces, with the files from which it is made.
+
+    ``size`` is the size of the archive in bytes.
+    """
 
     def __init__(self, size: int, pieces: Iterator[bytes], files: ExitStack) -> None:
         self.size = size
@@ -100,12 +106,12 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the files, whether all pieces were taken or not."""
+        """Close the files from which the archive is made, even if some pieces were not taken."""
         self._files.close()
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return a tar of files of a folder, the same bytes for the same contents, whatever their times and owners.
+    """Return a tar archive of files of a folder as a stream of bytes, equal for equal names and contents.
 
     All files are opened at once, so that the stream ends well where they are removed meanwhile; they are closed at the
     end of the pieces, or by closing these. Raises ``OSError``.
@@ -134,7 +140,7 @@ def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A member whose header must be one: ``tarfile`` takes a damaged or missing header for the end of the archive."""
+    """A tar member with a checked header, as ``tarfile`` takes a damaged header for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -146,21 +152,21 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"the archive is cut off or damaged: {error}") from error
 
     def _proc_member(self, archive: _StrictTar) -> Self:
-        """Check a header before what follows it is read. ``tarfile`` names this method as the one to override."""
+        """Check a header before its data is read; ``tarfile`` documents this method as the one to override."""
         archive.check_header(self)
         member: Self = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
         return member
 
 
 class _StrictTar(tarfile.TarFile):
-    """A tar whose extended headers are few and short."""
+    """A tar file whose extended headers must be few and short."""
 
     tarinfo = _StrictInfo
     _consecutive = 0
     _global = 0
 
     def check_header(self, header: tarfile.TarInfo) -> None:
-        """Raise ``UnsafeTar`` for a header whose data ``tarfile`` should not read, ``ReadError`` for a damaged one."""
+        """Raise ``UnsafeTar`` for a header that is unsafe to read, and ``ReadError`` for a damaged header."""
         if header.size < 0:
             raise tarfile.ReadError("a header gives a negative size")
         if header.type == tarfile.GNUTYPE_SPARSE:
@@ -179,7 +185,7 @@ class _StrictTar(tarfile.TarFile):
 
 
 class _Allowance:
-    """A stream that gives out ``left`` bytes at most: as many as the next part of the archive may take."""
+    """A stream that refuses to read more than ``left`` bytes, the most that the next part of the archive may take."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -194,7 +200,7 @@ class _Allowance:
 
 
 class _TarContent:
-    """The content of a member: the allowance grows by each piece as it is asked for."""
+    """The content of a tar member, as a stream that extends the allowance of the archive by each piece."""
 
     def __init__(self, file: Readable | IO[bytes] | None, stream: _Allowance) -> None:
         self._file = file

@@ -18,7 +18,7 @@ NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the content of a file of an artifact, after a check of its digest against the manifest.
+    """Return the content of one file of a stored model, after its SHA-256 is compared with the manifest.
 
     Args:
         folder: The folder of the artifact.

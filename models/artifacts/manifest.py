@@ -24,7 +24,7 @@ class _ManifestPart(BaseModel):
 
 
 class TrainingRecord(_ManifestPart):
-    """The training run that produced the weights: data, configuration, length and versions."""
+    """The training run that produced the weights of a model: data, configuration, length and software versions."""
 
     preset: str
     config: dict[str, Any]
@@ -43,7 +43,10 @@ class TrainingRecord(_ManifestPart):
 
 
 class Evaluation(_ManifestPart):
-    """Bits/dim on held-out images, with one uniform dequantisation draw for each image, keyed by its content."""
+    """The bits/dim of a model on validation and test images, with one dequantisation draw for each image.
+
+    The draw is uniform, and keyed by the content of the image.
+    """
 
     validation_bits_per_dim: float
     test_bits_per_dim: float | None
@@ -55,7 +58,10 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """The data-independent log-dets of the layers in nats, float64, and the digest of their weights."""
+    """The data-independent log-determinants of the layers of a flow in nats, and the digest of the weights.
+
+    They are computed in float64.
+    """
 
     layers: dict[str, float]
     total: float
@@ -63,7 +69,7 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """The deviation of scores from those in float32, in nats: of log-likelihoods, and of the anomaly statistic T."""
+    """The deviation of log-likelihoods and anomaly statistics in reduced precision from float32, in nats."""
 
     images: int = Field(ge=1)
     median: float = Field(ge=0)
@@ -73,7 +79,7 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """The summary of a calibration: its images, its engine and precision, and the smallest p-value.
+    """A summary of a calibration for anomaly verdicts: images, precision and smallest attainable p-value.
 
     With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
     """
@@ -95,7 +101,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class CalibrationRecord(_ManifestPart):
-    """The record of a calibration that was added to a model later: the content of ``calibration.json``."""
+    """The content of ``calibration.json``: the record of a calibration that was added to a published model."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -105,14 +111,14 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """The digest and the score of an image that is stored with a model and scored again when the model is loaded."""
+    """An image stored with a model, by digest and score, that is scored again whenever the model is loaded."""
 
     image_sha256: str
     log_likelihood: float
 
 
 class Manifest(_ManifestPart):
-    """The manifest of a model, the content of ``manifest.json``: architecture, origin, quality and file digests."""
+    """The content of ``manifest.json`` of a model: architecture, training, calibration, quality and file digests."""
 
     format_version: Literal[2] = 2
     created: datetime
@@ -127,7 +133,10 @@ class Manifest(_ManifestPart):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of the artifact in a folder. Raises ``ArtifactError``, which names the file."""
+    """Return the manifest of the model stored in a folder.
+
+    Raises ``ArtifactError``, which names the file.
+    """
     path = folder / FILE
     label = file_label(path)
     try:
@@ -141,6 +150,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_label(path: Path) -> str:
-    """Return the name of a file for messages: model, version and file, without the folders above."""
+    """Return a file path for messages to users: model, version and file, without the folders above."""
     of_calibration = "calibrations" in path.parts[-4:-2]
     return "/".join(path.parts[-5 if of_calibration else -3 :])

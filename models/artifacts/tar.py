@@ -16,7 +16,7 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return the artifact in ``folder`` as a tar archive, with the same bytes for the same files.
+    """Return a stored model as a tar archive for a download, with equal bytes for equal files.
 
     Raises ``ArtifactError`` where a file is missing.
     """
@@ -27,7 +27,7 @@ def pack(folder: Path) -> TarPieces:
 
 
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
-    """Write the files of an artifact's tar, which arrives in ``pieces``, into the empty ``folder``.
+    """Write the files of an uploaded model, a tar archive in ``pieces`` of bytes, into an empty folder.
 
     The archive must hold every file of an artifact once, and nothing else. The contents are not checked here. Raises
     ``ArtifactRefused``, and what ``pieces`` raises.
@@ -69,7 +69,7 @@ def _refuse(wrong: bool, detail: str) -> None:
 
 
 class _PieceStream:
-    """Pieces of any length as a stream."""
+    """A readable stream over pieces of bytes of any length."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

@@ -1,4 +1,7 @@
-"""Scoring of one part of a bulk job. Images are decoded ahead, in a thread beside the model."""
+"""Scoring of one part of the images of a bulk job.
+
+Images are decoded ahead, in a thread beside the model.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ AHEAD = 2
 
 
 class Stopped(Exception):
-    """Scoring was stopped on request; complete parts are kept."""
+    """The exception that ends bulk scoring on request; complete Parquet files of scores are kept."""
 
 
 def score_part(

@@ -1,4 +1,4 @@
-"""The plan of a bulk job: how its images are divided into parts, stored beside them for a later run. Free of torch."""
+"""Plans of bulk scoring jobs: how the images are divided into parts, stored for a later run. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ LEFTOVER_SECONDS = 3600
 
 
 class BulkPlan(BaseModel):
-    """The plan of a bulk job: everything that the rows depend on, and the number of images in a part."""
+    """The inputs of a bulk scoring job: model, images, false-alarm rate, and the number of images in each part.
+
+    Equal plans give equal rows of scores. A part is a range of images with a file of its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +35,7 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the range of images of every part: its first image, and the image after its last.
+        """The ranges of images, ``(start, stop)``, into which a bulk job is divided; ``stop`` is excluded.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -45,7 +48,7 @@ class BulkPlan(BaseModel):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Return the metadata of the table of all scores."""
+        """The metadata of the Parquet file of all scores: model, calibration, dataset and false-alarm rate."""
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
@@ -59,27 +62,27 @@ class BulkPlan(BaseModel):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A stored plan of a bulk job, with the folder of its parts."""
+    """A bulk scoring job on disk: its inputs, and the folder with a file of scores for each part of the images."""
 
     folder: Path
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return the path of part ``index``, whether it is complete or not."""
+        """Return the path of the Parquet file with the scores of part ``index``; the file may not exist yet."""
         return self.folder / f"part-{index:06d}.parquet"
 
     @property
     def part_paths(self) -> list[Path]:
-        """Return the paths of all parts in order."""
+        """The paths of the Parquet files of all parts of the job, in the order of the images."""
         return [self.part_path(index) for index in range(len(self.plan.ranges))]
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts that are not complete."""
+        """Return the indices of the parts of the job that have no Parquet file of scores yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Store the plan of a bulk job in a folder. Parts of an equal plan are kept there, others are removed."""
+    """Store the inputs of a bulk job in a folder, and remove finished scores that belong to other inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if _stored(folder) != plan:
@@ -92,7 +95,10 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Return the stored plan of a bulk job that another process opened. Raises ``PlanDiffers`` for another plan."""
+    """Return a bulk job that another process stored in a folder, so that this process can help to score it.
+
+    Raises ``PlanDiffers`` where the model or the images of this machine differ from those of the job.
+    """
     if _stored(folder) != plan:
         raise PlanDiffers("the model or the images of this machine are not those of the job")
     return OpenPlan(folder, plan)

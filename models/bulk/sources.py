@@ -33,7 +33,7 @@ MAX_FILE_BYTES = Limits().file_bytes
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Return the source of all images of a dataset, prepared for a model.
+    """Return all images of a named dataset as a source for bulk scoring, preprocessed for a model.
 
     Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
     """
@@ -46,7 +46,10 @@ def open_source(
 
 
 class ImageFiles:
-    """A source of image files in the given order. Its digest covers paths, sizes and times of change."""
+    """A source of image files in the given order, which are decoded while they are read.
+
+    Its digest covers paths, sizes and times of change.
+    """
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self._paths = paths
@@ -58,7 +61,7 @@ class ImageFiles:
         self.digest = content.hexdigest()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1`` with their paths as given."""
+        """Yield images ``start`` to ``stop - 1``, each with its path as given."""
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
@@ -67,7 +70,9 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """A source of the images of a built-in dataset: training images, then test images, in the order of its file.
+    """A source of the images of a built-in dataset such as MNIST: training images first, then test images.
+
+    Images are in the order of the dataset's file.
 
     The digest is that of the file. Raises ``DatasetRefused`` where the file is damaged or has other content.
     """
@@ -86,7 +91,7 @@ class BuiltinImages:
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1`` with names such as ``x_train/00017``."""
+        """Yield images ``start`` to ``stop - 1``, each with a name such as ``x_train/00017``."""
         first = 0
         for name, count in self._counts.items():
             low, high = max(start - first, 0), min(stop - first, count)
@@ -118,7 +123,10 @@ class BuiltinImages:
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
-    """Yield the shape of an array of images and its file at the first pixel. Raises ``DatasetRefused``."""
+    """Yield the shape of an image array in a .npz archive, and its file at the first pixel.
+
+    Raises ``DatasetRefused``.
+    """
     with archive.open(f"{name}.npy") as file:
         shape, fortran_order, dtype = npy_header(file)
         if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:
@@ -131,7 +139,10 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of an image file. Raises ``ImageError``."""
+    """Return the content of an image file, in bytes.
+
+    Raises ``ImageError`` where the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -143,5 +154,5 @@ def read_file(path: Path) -> bytes:
 
 
 def path_text(path: Path) -> str:
-    """Return a path as text in UTF-8, with other bytes escaped."""
+    """Return a file path as UTF-8 text, in which bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

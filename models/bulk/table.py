@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PartSummary:
-    """The number of images in a table of scores, of errors among them, and of anomalies."""
+    """The number of images, of errors and of anomalies in a Parquet file of scores."""
 
     images: int
     errors: int
@@ -44,7 +44,10 @@ class PartSummary:
 
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
-    """Write rows to a Parquet file, atomically, and return their summary. Equal rows give equal bytes."""
+    """Write rows of scores to a Parquet file, atomically, and return the number of images, errors and anomalies.
+
+    Equal rows give equal bytes.
+    """
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer, compression=COMPRESSION)
@@ -53,7 +56,7 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Return the summary of a file of scores, which is read by row groups."""
+    """Return the number of images, errors and anomalies in a Parquet file of scores."""
     images = errors = anomalies = 0
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -63,7 +66,7 @@ def read_summary(path: Path) -> PartSummary:
 
 
 def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
-    """Write the rows of all parts, in order, to one Parquet file with ``metadata``, and return their summary.
+    """Merge Parquet files of scores, in order, into one file with ``metadata``, and return the summed counts.
 
     The file is written atomically, one row group in memory at a time. It does not depend on the division into parts.
     """

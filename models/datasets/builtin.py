@@ -33,7 +33,7 @@ SEED = 0
 
 
 def builtin_file(name: str, data_dir: Path | None) -> Path | None:
-    """Return the file of a built-in dataset; None where it is not on this machine."""
+    """Return the file of a built-in dataset such as MNIST; None where it is not on this machine."""
     if name == MINI:
         return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
     if data_dir is None or name not in FILES or not (data_dir / FILES[name]).is_file():
@@ -42,7 +42,10 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return the summary of a built-in dataset, without reading its pixels. Raises ``DatasetUnfit``."""
+    """Return image shape and part sizes (training, calibration, test, ...) of a built-in dataset.
+
+    Pixels are not read. Raises ``DatasetUnfit``.
+    """
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
         tested = _shape(arrays, "x_test")[0] if "x_test.npy" in arrays.namelist() else 0
@@ -53,7 +56,9 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Return a built-in dataset as a configuration asks for it. Raises ``DatasetUnfit``.
+    """Return a built-in dataset such as MNIST, with its images converted to the size and colour in ``config``.
+
+    Raises ``DatasetUnfit``.
 
     Official training files are split in their own order, other datasets 80/10/10 by a seeded permutation.
     """
@@ -81,7 +86,7 @@ def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
 
 
 def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preprocessing | None:
-    """Return the preprocessing that ``config`` asks for, None for images that are taken as they are."""
+    """Return the preprocessing that ``config`` asks for; None where images stay unchanged."""
     if (config.image_size, config.fit, config.colour) == (None, None, None):
         return None
     channels, height, width = shape
@@ -103,7 +108,10 @@ def _conformed(images: Images, preprocessing: Preprocessing, name: str) -> Image
 
 
 def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
-    """Return the sizes of train, statistics and calibration. Raises ``DatasetUnfit`` where one would be empty."""
+    """Return the numbers of images for training, statistics and calibration.
+
+    Raises ``DatasetUnfit`` where one of them would be 0.
+    """
     held_out = count // HELD_OUT_SHARE
     sizes = LARGE_SPLITS.get(count, (count - 2 * held_out, held_out, held_out))
     if min(sizes) < 1:
@@ -118,7 +126,7 @@ def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Translate the errors of a damaged or foreign file to ``DatasetUnfit``, with the name of the file."""
+    """Translate errors of a damaged dataset file to ``DatasetUnfit``, with the name of the file."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -13,7 +13,7 @@ from models.images.options import ImageOptions
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
-    """Return the names of all datasets: built-in ones with a file in ``data_dir``, then those of users."""
+    """Return the names of all datasets on this machine: built-in datasets first, then those that users uploaded."""
     builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
     return builtin + (store.names() if store is not None else [])
 
@@ -21,7 +21,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return the summary of a dataset as a configuration asks for it, without decoding images.
+    """Return image shape and part sizes (training, calibration, test, ...) of a dataset, without decoding images.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
@@ -39,7 +39,7 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Return a dataset as a configuration asks for it.
+    """Return a built-in or uploaded dataset, with its images converted to the size and colour in ``config``.
 
     Args:
         name: The dataset.

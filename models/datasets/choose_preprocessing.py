@@ -14,7 +14,7 @@ CHOSEN_SIDE = 64
 
 
 class ImageFacts(BaseModel):
-    """Sizes and colours of the images of a dataset, from which a preprocessing is chosen."""
+    """The sizes and colours of the images of a dataset, from which the model's input size is chosen."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
-    """Return the preprocessing of a training run: what its configuration sets, with the rest chosen for the images.
+    """Return size, fit and colour of a model's input: those configured, and else those that suit the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
     square whose side is a multiple of 4, at most the median shorter side, and at most 64. The default fit is ``exact``
@@ -65,7 +65,7 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
 
 
 def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
-    """Return width, height."""
+    """Return width and height of the model's input in pixels."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]
     if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:

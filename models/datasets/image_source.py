@@ -20,25 +20,25 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """A source of images in a fixed order, prepared for one model."""
+    """Protocol of a sequence of images in a fixed order, read by range and preprocessed for one model."""
 
     @property
     def count(self) -> int:
-        """Return the number of images."""
+        """The number of images."""
         ...
 
     @property
     def digest(self) -> str:
-        """Return a digest that differs between sources with different images."""
+        """A digest that differs between sources with different images."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``; a bad image takes its place with its ``ImageError``."""
+        """Yield images ``start`` to ``stop - 1``, each with its name, or with its ``ImageError`` if it is unusable."""
         ...
 
 
 class StoredImages:
-    """A source of the images of a user's dataset, which are decoded while they are read.
+    """The images of an uploaded dataset, decoded and preprocessed while they are read.
 
     Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
 
@@ -67,12 +67,12 @@ class StoredImages:
 
     @property
     def count(self) -> int:
-        """Return the number of images."""
+        """The number of images."""
         return len(self._rows)
 
     @cached_property
     def digest(self) -> str:
-        """Return the SHA-256 of pixels, paths and formats of all images of the dataset."""
+        """The SHA-256 of pixels, paths and formats of all images of the dataset."""
         content = hashlib.sha256()
         columns = "path, format, mode, width, height, bytes, digest"
         with self._open() as storage:
@@ -82,13 +82,13 @@ class StoredImages:
 
     @property
     def names(self) -> list[str]:
-        """Return the paths of the images."""
+        """The paths of the images in the upload."""
         with self._open() as storage:
             paths = [stored.path for stored in storage.images(self._order)]
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``, decoded from their originals."""
+        """Yield images ``start`` to ``stop - 1``, each with its path, decoded from the uploaded files."""
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -104,7 +104,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a source of the images at some places of this source, in rising order."""
+        """Return a source of the images with indices ``places`` of this source, in rising order."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source
@@ -119,7 +119,7 @@ class StoredImages:
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return size in bytes and time of change in ns of a file, None where there is none."""
+    """Return size in bytes and modification time in ns of a file; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Prepared pixels of a dataset: computed once for a preprocessing, cached beside the originals, mapped into memory."""
+"""Preprocessed pixels of datasets, cached on disk for each preprocessing and mapped into memory."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Ignore progress."""
+    """Do nothing when progress is reported; the default of a callback."""
 
 
 class Prepared(BaseModel):
-    """The record of prepared pixels: their digest, the provenance of the images, and their folds."""
+    """The cached record of preprocessed images: a digest of their pixels, their provenance, and their folds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Prepared(BaseModel):
 def prepare(
     folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
 ) -> Dataset:
-    """Return a stored dataset with its pixels prepared for a model, from a cache where possible.
+    """Return an uploaded dataset with its images preprocessed for a model, from a disk cache where possible.
 
     The cache is one ``.npy`` file with the images in the order of the parts, and of the paths in each part.
 
@@ -121,7 +121,7 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
 def _read(
     cache: Path, shape: tuple[int, ...], split: Split
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
-    """Return the pixels and the record of a cache; None where it is missing or damaged."""
+    """Return the cached pixels of a dataset with their record; None where the cache is missing or damaged."""
     try:
         record = Prepared.model_validate_json((cache / RECORD).read_bytes())
         pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The report of a dataset: rejected files, sizes, colours, duplicates, groups and split."""
+"""Reports of uploaded datasets: rejected files, sizes, colours, duplicates, groups and split."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _ReportPart(BaseModel):
 
 
 class RejectedFile(_ReportPart):
-    """A file that was left out, and the reason."""
+    """An uploaded file that was left out of a dataset, and the reason."""
 
     path: str
     reason: str
 
 
 class SizeCount(_ReportPart):
-    """The number of images with one size."""
+    """The number of images in a dataset with one width and height."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """The number of images with duplicates or near duplicates, and examples by path."""
+    """The number of images of a dataset that have duplicates or near duplicates, and examples by path."""
 
     images: int = Field(description="Images that have another like them.")
     sets: int = Field(description="Sets of equal images, or pairs of alike ones.")
@@ -46,7 +46,7 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """The report of a stored dataset: rejected files, sizes, colours, duplicates, groups and split."""
+    """The report of an uploaded dataset: rejected files, sizes, colours, duplicates, groups and split."""
 
     format_version: Literal[1] = 1
     name: str
@@ -74,7 +74,7 @@ class DatasetReport(_ReportPart):
 
 
 class Findings:
-    """Counts of the files that did not become images of a dataset, with examples."""
+    """The files of an upload that did not become images of the dataset: counts by reason, and examples."""
 
     def __init__(self) -> None:
         self.files: list[RejectedFile] = []
@@ -82,14 +82,14 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Count a file that was left out, with its reason."""
+        """Count a file of the upload that is left out, with its reason."""
         self.slugs[slug] += 1
         if len(self.files) < LISTED:
             self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Return the report of a dataset, computed from its table of images.
+    """Return the report of an uploaded dataset, computed from the index of its images.
 
     Args:
         name: The name of the dataset.

@@ -28,7 +28,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The part and the fold of every image of a dataset, and how they were chosen.
+    """The assignment of images to training, statistics and calibration, with folds where images are few.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -42,7 +42,9 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Return the part of every image, and below 400 images the folds of the reference part.
+    """Return a split of a dataset into training, statistics and calibration, with equal images kept together.
+
+    Below 400 images the last two are one part in folds, the reference part.
 
     Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
     training, and half of its share for each other part. Otherwise single images are assigned. Folds follow the same
@@ -92,7 +94,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
 def _whole_groups(
     group: NDArray[np.int64], share: Callable[[NDArray[np.int64]], NDArray[np.int8]]
 ) -> tuple[NDArray[np.int8] | None, str]:
-    """Return the parts of whole groups, or None, and the reason."""
+    """Return the part of every image in a split by whole groups, or None if that is unsuitable, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
         return None, f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
@@ -104,7 +106,7 @@ def _whole_groups(
 
 
 def _usable(sizes: NDArray[np.int64], total: int) -> bool:
-    """Return whether training has half of the images, and the other parts half of their share."""
+    """Return whether training gets half of the images, and the other parts half of their intended share."""
     train, statistics, calibration = sizes.tolist()
     if total < SMALL:
         return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
@@ -112,7 +114,10 @@ def _usable(sizes: NDArray[np.int64], total: int) -> bool:
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image, given its unit. Whole units are assigned by a seeded permutation."""
+    """Return the part of every image in a seeded random split that keeps units of images together.
+
+    ``unit`` is the unit of each image: equal images, or whole groups.
+    """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
     target = max(1, len(unit) // HELD_OUT_SHARE)
@@ -123,7 +128,7 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
 
 
 def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image, training or reference, given its unit.
+    """Return the part of every image, training or reference, in a split of few images that keeps units together.
 
     Training keeps at least half of the units, and any unit of more than three quarters of the reference part, which
     gets at least two units. So neither part consists of copies of one image, or of one group.
@@ -148,7 +153,10 @@ def _take(
     target: int,
     most: int | None = None,
 ) -> None:
-    """Assign about ``target`` images to the part ``held_out``: free units in order, at least one, at most ``most``."""
+    """Assign about ``target`` images to the part ``held_out``, from free units in the given order.
+
+    At least one unit is taken, at most ``most``.
+    """
     taken = count = 0
     for candidate in order:
         if taken >= target or count == most:
@@ -164,7 +172,7 @@ def _take(
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return the place of the first image with the same pixels, for every image."""
+    """Return, for every image, the index of the first image with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
@@ -177,7 +185,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return the fold of every image, ``(N,)`` from 0 to 4, and the rule: "by group" or "by image".
+    """Return the cross-conformal fold of every image, ``(N,)``, 0 to 4, and the rule: "by group" or "by image".
 
     Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
     Otherwise they are made of images. Fewer than five different images give as many folds.
@@ -195,7 +203,7 @@ def fold_units(
 
 
 def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int8]:
-    """Assign whole units, the largest first, to the fold with the fewest images so far.
+    """Assign units of images to folds: the largest unit first, to the fold with the fewest images so far.
 
     The sizes of the folds then differ by at most one unit (Graham 1969). Units of equal size are in random order.
     """
@@ -211,7 +219,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Assign groups, parts and folds in the table of a dataset, and return the split."""
+    """Divide a new dataset into parts and folds, write them to its index, and return the split."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
@@ -227,7 +235,9 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return the group of every path: its first folder below the folder common to all paths, ``""`` without one.
+    """Return the group of every image path: its first folder below the folder that all paths have in common.
+
+    The group is ``""`` without such a folder.
 
     >>> folder_groups(["solar/lot1/a.png", "solar/lot1/sub/b.png", "solar/lot2/a.png", "solar/c.png"])
     ['lot1', 'lot1', 'lot2', '']

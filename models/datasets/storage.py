@@ -1,4 +1,4 @@
-"""The storage of a dataset on disk: one file with all originals, and an SQLite table with their places."""
+"""Files of an uploaded dataset: one with all original images, and an SQLite index of their positions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """The place and the kind of a stored original: an encoded file, or the pixels, ``(C, H, W)``, of an array."""
+    """The position and the format of an uploaded image in the file ``originals.bin`` of its dataset.
+
+    The original is an encoded file, or the pixels, ``(C, H, W)``, of an array.
+    """
 
     path: str
     format: str
@@ -57,7 +60,10 @@ class Stored:
 
 
 class StorageWriter:
-    """A writer of a new dataset that has no readers yet; the owner commits its table, ``index``."""
+    """A writer that adds images to the files of a new dataset: originals, and an SQLite index of them.
+
+    ``index`` is the connection to the index; its owner commits it.
+    """
 
     def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota) -> None:
         self._originals = originals
@@ -65,7 +71,10 @@ class StorageWriter:
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels) -> bool:
-        """Store an image, and return whether its path is new. Raises ``ImageError``, ``StorageFull``."""
+        """Store an image of an upload, and return whether its path is new.
+
+        Raises ``ImageError``, ``StorageFull``.
+        """
         if isinstance(item, ImagePixels):
             image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
@@ -87,14 +96,17 @@ class StorageWriter:
         return True
 
     def different_images(self) -> int:
-        """Return the number of images with different pixels."""
+        """Return the number of stored images whose pixels differ."""
         count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
         return count
 
 
 @contextmanager
 def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
-    """Yield a writer of a new dataset in an empty folder. The dataset is complete when the block ends."""
+    """Yield a writer for a new dataset in an empty folder, as a context manager.
+
+    The dataset is complete when the block ends.
+    """
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
@@ -110,7 +122,7 @@ def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
 
 
 class Storage:
-    """A reader of a stored dataset, which never changes."""
+    """A reader of the images of an uploaded dataset, which never changes."""
 
     def __init__(self, originals: BinaryIO, index: sqlite3.Connection) -> None:
         self._originals = originals
@@ -119,22 +131,25 @@ class Storage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
-        """Yield a reader of the dataset in a folder."""
+        """Yield a reader of the dataset stored in a folder, as a context manager."""
         with closing(open_index(folder)) as index, (folder / ORIGINALS).open("rb") as originals:
             yield cls(originals, index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield all images, ordered by an SQL expression."""
+        """Yield the position and the format of every image, ordered by the SQL expression ``order``."""
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
 
     def folds(self) -> list[int]:
-        """Return the fold of every image of the reference part, ordered by path, for a split with folds."""
+        """Return the cross-conformal fold of every reference image, ordered by path."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> Image.Image:
-        """Return a stored image, decoded but not changed. Raises ``ImageError``."""
+        """Return a stored image, decoded but not preprocessed.
+
+        Raises ``ImageError``.
+        """
         self._originals.seek(stored.start)
         data = self._originals.read(stored.bytes)
         if stored.format != ARRAY:
@@ -143,5 +158,8 @@ class Storage:
 
 
 def open_index(folder: Path) -> sqlite3.Connection:
-    """Return a connection to the table of a complete dataset, without locks, as it never changes."""
+    """Return a read-only SQLite connection to the index of the images of a complete dataset.
+
+    It takes no locks, as the index never changes.
+    """
     return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)

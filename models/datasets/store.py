@@ -26,7 +26,9 @@ RESERVE = 256 * 2**20
 
 
 class DatasetStore:
-    """The datasets of users under ``root``. Each is a folder with originals, table, report and prepared pixels.
+    """The datasets that users uploaded, on disk, in one folder each under ``root``.
+
+    A folder holds the originals, an index, a report and preprocessed pixels.
 
     ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
     """
@@ -37,22 +39,28 @@ class DatasetStore:
         self._reserve = reserve
 
     def names(self) -> list[str]:
-        """Return the names of the complete datasets, sorted."""
+        """Return the sorted names of all complete datasets."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if is_name(path.parent.name))
 
     def report(self, name: str) -> DatasetReport:
-        """Return the report of a dataset. Raises ``DatasetNotFound``."""
+        """Return the report that was made when a dataset was uploaded.
+
+        Raises ``DatasetNotFound``.
+        """
         try:
             return DatasetReport.model_validate_json((self._folder(name) / REPORT).read_bytes())
         except (OSError, ValidationError) as error:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def contact_sheet(self, name: str) -> Path:
-        """Return the path of a PNG with up to 100 images of a dataset. Raises ``DatasetNotFound``."""
+        """Return the path of a PNG that shows up to 100 images of a dataset.
+
+        Raises ``DatasetNotFound``.
+        """
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
-        """Raise ``InvalidName`` for a name that breaks the rule of names, ``DatasetTaken`` where it is in use."""
+        """Raise ``InvalidName`` for a malformed dataset name, and ``DatasetTaken`` for a name in use."""
         check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
@@ -95,7 +103,10 @@ class DatasetStore:
         return self.report(name)
 
     def delete(self, name: str) -> None:
-        """Remove a dataset. Processes with its pixels in mapped memory keep them. Raises ``DatasetNotFound``."""
+        """Remove a dataset from disk.
+
+        Processes with its pixels in mapped memory keep them. Raises ``DatasetNotFound``.
+        """
         folder = self._folder(name)
         gone = self.root / f".{name}.{uuid4().hex}"  # atomic for readers
         try:
@@ -105,14 +116,17 @@ class DatasetStore:
         shutil.rmtree(gone)
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return the summary of a dataset for a configuration. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+        """Return image shape and part sizes (training, calibration, test, ...) of an uploaded dataset.
+
+        Raises ``DatasetNotFound``, ``DatasetUnfit``.
+        """
         report = self.report(name)
         shape = choose_preprocessing(config, report.facts, name).shape
         split = report.split
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
-        """Return a dataset as a configuration asks for it, with pixels mapped from a file.
+        """Return a dataset with images converted to the size and colour in ``config``, mapped from a cached file.
 
         The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.
         Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.

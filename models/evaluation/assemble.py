@@ -1,4 +1,4 @@
-"""Assembly of the report of an evaluation from the scores of all sets."""
+"""Assembly of the report of an evaluation from the scores of all sets of images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 
 @dataclass(frozen=True)
 class Subject:
-    """The subject of an evaluation: a model, the dataset of normal images, and what they are compared with.
+    """The inputs of an evaluation: a model, a dataset of normal images, and datasets of anomalous images.
 
     Attributes:
         scorer: The model.
@@ -69,7 +69,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class AnomalousSet:
-    """A set of anomalous images: those of a ``dataset``, or normal images with a fault where that is None."""
+    """A set of anomalous images in an evaluation: images of another dataset, or normal images with a simulated fault.
+
+    ``dataset`` is None for normal images with a fault.
+    """
 
     name: str
     dataset: str | None
@@ -77,13 +80,13 @@ class AnomalousSet:
 
     @property
     def key(self) -> str:
-        """Return the key of its raw scores."""
+        """The key under which the scores of this set are stored, such as ``against-cifar10`` or ``fault-hole-8``."""
         return f"against-{self.name}" if self.dataset else f"fault-{self.name}"
 
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """The scored images of an evaluation: normal and anomalous sets, with their raw scores.
+    """The normal and anomalous images of an evaluation with their scores, from which the report is computed.
 
     ``raw`` holds the raw scores by key, ``faulty`` the places of the normal images that were damaged.
     """
@@ -96,7 +99,7 @@ class ScoredSets:
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Return the report of an evaluation, assembled from its scored sets.
+    """Return the report of an evaluation, computed from the scores of its normal and anomalous images.
 
     Args:
         subject: The model and the datasets.

@@ -37,24 +37,24 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """The two-sided score |x - mean| / deviation of a number x that each image has."""
+    """The baseline score |x - mean| / deviation of a number x for each image, such as its PNG size."""
 
     mean: float
     deviation: float
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit the score to the numbers of n reference images, ``(n,)``."""
+        """Fit mean and deviation to the numbers of n reference images, ``(n,)``."""
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
-        """Return the score of each image, ``(N,)``."""
+        """Return |x - mean| / deviation of the number x of each image, ``(N,)``."""
         return np.abs(values - self.mean) / self.deviation
 
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The Mahalanobis distance with the covariance of probabilistic PCA (Tipping & Bishop 1999).
+    """The baseline score of probabilistic PCA: the Mahalanobis distance of the pixels (Tipping & Bishop 1999).
 
     d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², where r is the residual of x - μ beyond k principal components u_i.
 
@@ -74,7 +74,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Fit 64 components, or fewer for few images, to reference images ``(n, C, H, W)``."""
+        """Fit up to 64 principal components to the pixels of reference images, ``(n, C, H, W)``."""
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
@@ -88,7 +88,7 @@ class PrincipalComponents:
         return cls(block, fit.mean_, fit.components_, variances, max(float(fit.noise_variance_), smallest))
 
     def __call__(self, images: Images) -> Array:
-        """Return the distance d of each image, ``(N,)``."""
+        """Return the Mahalanobis distance of each image, ``(N, C, H, W)`` -> ``(N,)``."""
         centred = _blocks(images, self.block) - self.mean
         scores = centred @ self.vectors.T
         rest = np.maximum(np.square(centred).sum(1) - np.square(scores).sum(1), 0)
@@ -98,7 +98,10 @@ class PrincipalComponents:
 
 @dataclass(frozen=True)
 class Baselines:
-    """All baseline scores, fitted to reference images that are not used for tests or thresholds."""
+    """Trivial anomaly scores, such as PNG size and PCA, to which a model is compared.
+
+    They are fitted to normal images that are not used for tests or thresholds.
+    """
 
     likelihood: TwoSided
     png: TwoSided
@@ -107,7 +110,7 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Fit all baselines to images, ``(n, C, H, W)``, and their log-likelihoods in nats, ``(n,)``."""
+        """Fit all baselines to normal images, ``(n, C, H, W)``, and their log-likelihoods in nats, ``(n,)``."""
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),
@@ -116,7 +119,7 @@ class Baselines:
         )
 
     def __call__(self, images: Images, log_likelihoods: Array) -> Array:
-        """Return all baseline scores, larger = more anomalous, ``(N, len(NAMES))`` in the order of :data:`NAMES`."""
+        """Return all baseline scores of each image, ``(N, len(NAMES))``; larger is more anomalous."""
         moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
         columns = [
             -log_likelihoods,
@@ -129,7 +132,10 @@ class Baselines:
 
 
 def png_sizes(images: Images) -> Array:
-    """Return the size of each image as a PNG file in bytes, ``(N,)``; it depends on the zlib build."""
+    """Return the size of each image as a PNG file in bytes, ``(N,)``.
+
+    Sizes depend on the zlib build.
+    """
     return np.array([len(encode_png(image)) for image in images], dtype=np.float64)
 
 
@@ -148,7 +154,10 @@ def intensity_moments(images: Images) -> Array:
 
 
 def _blocks(images: Images, block: int) -> Array:
-    """Return the means over squares of ``block`` pixels, flat; an edge that fills none is left out."""
+    """Return the pixels of images, averaged over squares of ``block`` pixels and flattened, ``(N, D)``.
+
+    An edge that fills no square is left out.
+    """
     if block == 1:
         return images.reshape(len(images), -1).astype(np.float64)
     count, channels, height, width = images.shape

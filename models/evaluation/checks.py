@@ -25,7 +25,7 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise an error unless a dataset can serve as normal images of an evaluation.
+    """Raise an error unless a dataset can serve as the normal images of an evaluation.
 
     Args:
         name: The dataset.
@@ -66,7 +66,10 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise ``DatasetNotFound`` or ``DatasetUnfit`` unless a dataset can be compared with the dataset ``normal``."""
+    """Raise an error unless a dataset can serve as anomalous images beside the normal dataset ``normal``.
+
+    Raises ``DatasetNotFound`` or ``DatasetUnfit``.
+    """
     if name == normal:
         raise DatasetUnfit(f"{name} is the dataset of normal images")
     if not adapt:
@@ -80,7 +83,7 @@ def check_anomalous(
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetUnfit`` where the model would refuse the images of a dataset for their size or colour."""
+    """Raise ``DatasetUnfit`` unless a model accepts the size and the colour of the images of a dataset."""
     path = builtin_file(name, data_dir)
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
@@ -105,7 +108,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the preprocessing of an evaluation: that of the model, or with ``adapt`` one that refuses no image.
+    """Return the preprocessing of an evaluation: that of the model, or with ``adapt`` one that accepts every image.
 
     With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and grey or rgb for colours.
     """
@@ -120,5 +123,5 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    """Return the error for a missing dataset, which lists the datasets of this machine."""
+    """Return the error for a missing dataset, with the names of all datasets on this machine."""
     return DatasetNotFound(f"{name!r} does not exist; there are {', '.join(dataset_names(data_dir, store))}")

@@ -1,4 +1,4 @@
-"""Graded faults of images: noise, blur, holes and others, the same in every evaluation and benchmark."""
+"""Simulated image faults of graded severity: noise, blur, holes and others, the same in every evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Corruption:
-    """A fault of a kind and a grade, in the units of :data:`GRADES`; ``str`` gives a name such as ``hole-8``."""
+    """A simulated image fault of a kind and a severity, such as a hole of 8 pixels.
+
+    The unit of the severity is that in :data:`GRADES`; ``str`` gives a name such as ``hole-8``.
+    """
 
     kind: Kind
     level: float
@@ -44,7 +47,7 @@ class Corruption:
 
 
 def corruptions(height: int, width: int) -> list[Corruption]:
-    """Return all graded faults for images of a size in pixels.
+    """Return all simulated faults, in rising severity, for images of ``height`` x ``width`` pixels.
 
     For sides outside 28 to 32, lengths of shift, hole and line are scaled by side / 28 and rounded to at least one
     pixel, and equal grades are merged. Blur stays in pixels, as it belongs to the optics.
@@ -62,7 +65,7 @@ def corruptions(height: int, width: int) -> list[Corruption]:
 
 
 def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return damaged copies of images, rounded and clipped to 0..255.
+    """Return copies of images with a simulated fault, uint8 ``(N, C, H, W)``, rounded and clipped to 0..255.
 
     The faults are x + N(0, s), x + b, m + f (x - m) with m the mean of the image, a Gaussian filter, a shift by
     (l sin a, l cos a), a rotation (order 1, the edge repeated), and zeros in a square or in full rows or columns.
@@ -80,7 +83,10 @@ def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | N
 
 
 def corrupt_chunks(chunks: Iterable[Images], corruption: Corruption) -> Iterator[Images]:
-    """Yield damaged copies of chunks of images; together they equal :func:`corrupt` of all images."""
+    """Yield copies of batches of images with a simulated fault, uint8 ``(N, C, H, W)`` each.
+
+    Together they equal :func:`corrupt` of all images.
+    """
     rng = np.random.default_rng(SEED)
     for images in chunks:
         yield corrupt(images, corruption, rng)
@@ -152,7 +158,7 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return top and left of a random rectangle on the object of an image, ``(C, H, W)``.
+    """Return top and left, in pixels, of a random rectangle that lies on the object of an image, ``(C, H, W)``.
 
     All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
     taken. A hole in the dark background would not be a fault.

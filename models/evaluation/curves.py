@@ -1,4 +1,4 @@
-"""Data of charts of scores: thinned ROC curves and histograms."""
+"""Data for charts of anomaly scores: thinned ROC curves and histograms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTSIDE = 0.005
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return a ROC curve as (false, true) positive rates from (0, 0) to (1, 1), with at most ``points`` points.
+    """Return a ROC curve as (false, true) positive rates from (0, 0) to (1, 1), thinned to ``points`` points.
 
     A curve with more corners is interpolated at false-positive rates that are evenly spaced in their square root, as
     small rates matter most.
@@ -42,7 +42,9 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return the edges of histograms of several sets, ``(bins + 1,)``, which include all but the outermost values.
+    """Return bin edges, ``(bins + 1,)``, for histograms that compare several sets of values.
+
+    They include all but the outermost values.
 
     Args:
         sets: The values of each set.
@@ -61,6 +63,9 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the share of the values in each bar, ``(bins,)``; values beyond the edges count in the outermost bars."""
+    """Return the share of the values in each bin of a histogram, ``(bins,)``.
+
+    Values beyond the edges count in the outermost bins.
+    """
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return [round(float(count) / max(len(values), 1), 6) for count in counts]

@@ -1,4 +1,4 @@
-"""Evaluation of a model on normal images, anomalous datasets and graded faults."""
+"""Evaluation of a model on normal images, anomalous datasets and simulated faults."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(_set: str, _done: int, _total: int) -> None:
-    """Ignore progress."""
+    """Do nothing when progress is reported; the default of a callback."""
 
 
 def no_finish(_set: str) -> None:
-    """Ignore a finished set."""
+    """Do nothing when a set of images has been scored; the default of a callback."""
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     folder: Path | None = None,
     finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
-    """Return the report of an evaluation: score all images, and compare the scores with baselines.
+    """Score normal and anomalous images with a model and with baselines, and return a report of the comparison.
 
     Args:
         subject: The model and the datasets to evaluate.
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str, object]:
-    """Return everything that raw scores depend on."""
+    """Return all inputs that the scores of an evaluation depend on, as the key of their cache."""
     names = dict.fromkeys([subject.dataset, *subject.parameters.against])
     return {
         "weights": subject.scorer.log_det_digest,
@@ -124,7 +124,7 @@ def _fit(subject: Subject, normals: Normals, meter: _ProgressMeter) -> Baselines
 
 
 class _ProgressMeter:
-    """Counts scored images over all sets and reports the progress."""
+    """A counter of scored images over all sets of an evaluation, which reports the progress."""
 
     def __init__(self, progress: Progress, sets: Sequence[ImageSet]) -> None:
         self._progress = progress
@@ -133,15 +133,15 @@ class _ProgressMeter:
         self._label = ""
 
     def start(self, label: str) -> None:
-        """Report the set that is scored next."""
+        """Report the name of the image set that is scored next."""
         self._label = label
         self.add(0)
 
     def add(self, images: int) -> None:
-        """Report more scored images."""
+        """Report a number of further images that were scored."""
         self._done += images
         self._progress(self._label, self._done, self._total)
 
     def repeat(self, label: str) -> None:
-        """Report work without images."""
+        """Report the current step, for work that scores no images."""
         self._progress(label, self._done, self._total)

@@ -1,4 +1,4 @@
-"""The gallery of a set: its most and least anomalous images, with their verdicts."""
+"""The most and least anomalous images of a set, with their scores and reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ MAX_SIDE = 96
 
 
 def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
-    """Return the most and least anomalous images of a set, given the names of all its images."""
+    """Return the most and least anomalous images of a set as PNG, with scores and reasons.
+
+    ``names`` holds the names of all images of the set.
+    """
     return Gallery(most=_examples(scorer, raw.most, names), least=_examples(scorer, raw.least, names))
 
 

@@ -1,4 +1,4 @@
-"""The sets of images of an evaluation, read in batches with the preprocessing of the model. Free of torch."""
+"""Sets of images for an evaluation, read in batches with the preprocessing of the model. Free of torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """A source of images of one part of a built-in dataset in memory; ``rows`` holds the places of those to read."""
+    """A source of selected images from one part of a built-in dataset, which is in memory.
+
+    ``rows`` holds the indices of the selected images in the part.
+    """
 
     part: str
     pixels: Images
@@ -54,16 +57,16 @@ class ArrayImages:
 
     @property
     def count(self) -> int:
-        """Return the number of images to read."""
+        """The number of selected images."""
         return len(self.rows)
 
     @property
     def names(self) -> list[str]:
-        """Return the part and the place in it of every image."""
+        """The names of the images, such as ``test/00017``: the part of the dataset and the index in it."""
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``."""
+        """Yield selected images ``start`` to ``stop - 1``, each with its name."""
         for row in self.rows[start:stop].tolist():
             image = self.pixels[row]
             name = f"{self.part}/{row:05d}"
@@ -78,7 +81,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images of one dataset that an evaluation scores together, with a ``corruption`` or without."""
+    """Images of one dataset that an evaluation scores together, optionally with a simulated fault ``corruption``."""
 
     dataset: str
     source: ArrayImages | StoredImages
@@ -90,11 +93,11 @@ class ImageSet:
 
     @property
     def names(self) -> Sequence[str]:
-        """Return the names of the images, for people."""
+        """The names of the images, as the report shows them."""
         return self.source.names
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return the set of the images at the places ``rows`` of this set, damaged by ``corruption``."""
+        """Return the images with indices ``rows`` of this set, damaged by a simulated fault."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
@@ -102,7 +105,7 @@ class ImageSet:
         return replace(self, source=chosen, corruption=corruption)
 
     def batches(self) -> Iterator[Images]:
-        """Yield all images, ``(N, C, H, W)`` uint8, in batches.
+        """Yield all images of the set in batches, uint8 ``(N, C, H, W)``.
 
         Raises ``DatasetUnfit`` for an image that the model refuses, ``DatasetNotFound`` where it was deleted meanwhile.
         """
@@ -141,7 +144,7 @@ class Normals:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The image sets of an evaluation, by the name of their dataset.
+    """The normal and anomalous images that an evaluation reads from datasets, preprocessed for the model.
 
     Attributes:
         used: The datasets on which the model was trained and calibrated.
@@ -159,16 +162,19 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """Return the largest number of images of a set."""
+        """The largest number of images that the evaluation reads from one dataset."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing of all images of the evaluation."""
+        """The preprocessing of all images of the evaluation: size, fit and colour."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
-        """Return normal images of a dataset in three parts. Raises ``DatasetNotFound``, ``DatasetUnfit``."""
+        """Return the normal images of a dataset in three disjoint parts: for baselines, thresholds and tests.
+
+        Raises ``DatasetNotFound``, ``DatasetUnfit``.
+        """
         check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
@@ -194,7 +200,7 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return anomalous images: the test part of a built-in dataset, or all images of a user's dataset.
+        """Return anomalous images: the test images of a built-in dataset, or all images of a user's dataset.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
@@ -207,7 +213,7 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a stamp of a dataset: a text that changes when another dataset gets its name.
+        """Return a text that identifies the current content of a dataset, and changes when its name is reused.
 
         Raises ``DatasetNotFound``.
         """
@@ -237,7 +243,7 @@ class ImageSets:
 
 
 def evenly(count: int, most: int) -> Rows:
-    """Return at most ``most`` evenly spaced places of ``count``.
+    """Return at most ``most`` evenly spaced indices of ``count`` images.
 
     >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])

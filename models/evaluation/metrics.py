@@ -1,4 +1,4 @@
-"""Metrics of how well a score separates two sets of images, with bootstrap intervals."""
+"""Metrics of how well an anomaly score separates two sets of images, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_COUNTS = 2_000_000
 
 @dataclass(frozen=True)
 class Separation:
-    """AUROC, average precision (AUPR) and false-positive rate at 95 % true positives; anomalous = positive."""
+    """AUROC, average precision, and false-positive rate at 95 % true positives; anomalous images are positive."""
 
     auroc: float
     aupr: float
@@ -30,7 +30,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of two sets of images. All scores use the same ones, so that their differences are paired.
+    """Bootstrap resamples of normal and anomalous images, shared by all scores so that differences are paired.
 
     Attributes:
         normal: How often each normal image was drawn, uint8, ``(images, resamples)``.
@@ -42,7 +42,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Return stratified resamples: each set is drawn with replacement to its own size.
+        """Draw stratified bootstrap resamples: each set is drawn with replacement to its own size.
 
         Args:
             normal: The number of normal images.
@@ -55,7 +55,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return metrics of how well a score separates normal from anomalous images, by scikit-learn.
+    """Return AUROC, average precision and FPR at 95 % TPR of a score on normal and anomalous images.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.
@@ -79,7 +79,7 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Return AUROC, AUPR and FPR at 95 % TPR of each resample, ``(resamples, 3)``.
+    """Return AUROC, average precision and FPR at 95 % TPR of a score on each resample, ``(resamples, 3)``.
 
     The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
     share one sort and take O(resamples (n + m)) operations.
@@ -102,7 +102,7 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of resampled values, ``(resamples,)``, at a confidence level."""
+    """Return the bootstrap percentile interval of resampled values, ``(resamples,)``, at confidence ``level``."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -116,7 +116,9 @@ def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.ui
 
 
 def _groups(values: Array, normal: int) -> NDArray[np.intp]:
-    """Return the group of each image, 0 the most anomalous; only the first ``normal`` images are normal.
+    """Return the rank group of each image by its score; group 0 is the most anomalous.
+
+    Only the first ``normal`` images are normal.
 
     Equal values are one group, and so are neighbours without an anomalous image: no metric changes within them.
     """
@@ -128,13 +130,16 @@ def _groups(values: Array, normal: int) -> NDArray[np.intp]:
 
 
 def _sums(group: NDArray[np.intp], all_groups: NDArray[np.intp]) -> sparse.csr_array:
-    """Return what sums counts of images over each group, ``(groups, images)``; float32 is exact to 16 million."""
+    """Return a sparse matrix, ``(groups, images)``, that sums counts of images over groups.
+
+    Float32 is exact to 16 million.
+    """
     ones, shape = np.ones(len(group), dtype=np.float32), (int(all_groups.max()) + 1, len(group))
     return sparse.csr_array((ones, (group, np.arange(len(group)))), shape=shape)
 
 
 def _of_counts(negatives: Array, positives: Array) -> Array:
-    """Return AUROC, AUPR, FPR from counts in groups of falling value, ``(groups, resamples)`` -> ``(resamples, 3)``."""
+    """Return AUROC, AUPR, FPR from counts in groups of falling score, ``(groups, resamples)`` -> ``(resamples, 3)``."""
     true, false = positives.cumsum(0), negatives.cumsum(0)
     total, rest = true[-1], false[-1]
     auroc = np.einsum("gr,gr->r", negatives, true - positives / 2) / (total * rest)

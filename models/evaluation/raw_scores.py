@@ -1,4 +1,4 @@
-"""Raw scores of a set of images, with its most and least anomalous images, and a cache of them on disk."""
+"""Scores of a set of images with its most and least anomalous images, and a disk cache of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Images: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Extremes:
-    """The n most, or least, anomalous images of a set, the most extreme first.
+    """The n most, or n least, anomalous images of a set with their anomaly statistics, the most extreme first.
 
     Attributes:
         images: The images, ``(n, C, H, W)``.
@@ -38,7 +38,7 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return an empty selection of images with a shape ``(C, H, W)``."""
+        """Return an empty selection of images, for images of shape ``(C, H, W)``."""
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
@@ -51,7 +51,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class RawSet:
-    """The raw scores of a set of images, and the images of its gallery.
+    """The scores of all images of a set, and the few images that are shown as most and least anomalous.
 
     ``images`` is the number of images; only those of the gallery, ``most`` and ``least``, are kept.
     """
@@ -63,11 +63,11 @@ class RawSet:
 
     @property
     def failed(self) -> int:
-        """Return the number of images without a finite likelihood."""
+        """The number of images without a finite likelihood, which have no scores."""
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:
-        """Return the raw scores as named arrays, for a file."""
+        """Return the scores and the kept images as named arrays, for storage in a file."""
         arrays = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
         for end in ("most", "least"):
             arrays |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
@@ -75,14 +75,17 @@ class RawSet:
 
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> Self:
-        """Return the raw scores that :meth:`arrays` stored. Raises ``KeyError`` where an array is missing."""
+        """Return the scores and images of a set, rebuilt from named arrays.
+
+        The inverse of :meth:`arrays`. Raises ``KeyError`` where an array is missing.
+        """
         scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
         ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
         return cls(int(arrays["images"]), scored, *ends)
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
-    """Return the raw scores of all images of a set, with its most and least anomalous images.
+    """Return all scores of all images of a set, with its most and least anomalous images.
 
     Args:
         scores: The scores to compute.
@@ -117,7 +120,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class RawScoreCache:
-    """A cache of raw scores on disk, so that another attempt at an evaluation does not repeat finished sets.
+    """A disk cache of image scores, so that a restarted evaluation skips the image sets that are complete.
 
     Each finished set is one file, ``<set>.npz``, which is written atomically. ``plan`` holds everything that the scores
     depend on: a folder with another plan is emptied first. Without a folder nothing is kept.
@@ -137,7 +140,7 @@ class RawScoreCache:
             write_atomically(folder / PLAN, wanted)
 
     def get(self, name: str) -> Arrays | None:
-        """Return the arrays of a set; None where there are none, or they cannot be read."""
+        """Return the stored arrays of a set of images; None where there are none, or they cannot be read."""
         if self._folder is None or not (path := self._folder / f"{name}.npz").is_file():
             return None
         try:
@@ -148,7 +151,7 @@ class RawScoreCache:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Store the arrays of a set."""
+        """Store the scores of a set of images as named arrays."""
         if self._folder is None:
             return
         content = io.BytesIO()

@@ -19,7 +19,7 @@ PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return the report as an HTML page, with all texts of users escaped."""
+    """Return the report of an evaluation as a self-contained HTML page, with all texts of users escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -36,7 +36,7 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return the results in sentences: the combined score against the best baseline, and its false alarms."""
+    """Return the main results of an evaluation in sentences: AUROC beside the best baseline, and false alarms."""
     sentences = [_against(report, entry) for entry in report.sets if entry.kind == "dataset"]
     faults = [entry for entry in report.sets if entry.kind == "corruption"]
     if faults:
@@ -50,12 +50,12 @@ def summary(report: EvaluationReport) -> list[str]:
 
 
 def result_of(entry: SetReport, score: str) -> Result:
-    """Return the result of a score on a set."""
+    """Return the result of the score named ``score`` on one set of anomalous images."""
     return next(result for result in entry.results if result.score == score)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share in per cent.
+    """Return a share as a text in per cent.
 
     >>> percent(0.0123), percent(None)
     ('1.23 %', 'not attainable')
@@ -115,7 +115,10 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 
 
 
 def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
-    """Return a chart of ROC curves. Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend."""
+    """Return an SVG chart of ROC curves.
+
+    Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend.
+    """
     span = SIDE - LEFT - RIGHT, SIDE - TOP - BOTTOM
     parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))]
     parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
@@ -126,7 +129,10 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return a chart of the outlines of histograms with shared edges, one for each set; all bars are equally wide."""
+    """Return an SVG chart of the outlines of several histograms with shared edges.
+
+    All bars are equally wide.
+    """
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0
@@ -143,7 +149,7 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
 
 
 def legend(labels: Sequence[str]) -> Markup:
-    """Return the legend of the lines of a chart."""
+    """Return the HTML legend of a chart, with one label for each line."""
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
             _line([(1, 5), (33, 5)], number, None), label

@@ -24,7 +24,7 @@ class Rate(_EvaluationPart):
 
 
 class FalseAlarms(_EvaluationPart):
-    """The share of normal images that a score flags, with the interval expected for images like the calibration's."""
+    """The share of normal images that a score flags as anomalous, with its expected 99 % interval."""
 
     alpha: float
     share: float | None = Field(description="Null where the calibration is too small for this alpha.")
@@ -34,7 +34,7 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """A score, larger = more anomalous, and its false alarms on the normal images."""
+    """The name of an anomaly score, and its false alarms on the normal images; larger scores are more anomalous."""
 
     name: str
     label: str
@@ -43,7 +43,7 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """The result of one score on a set of anomalous images, with 95 % bootstrap intervals."""
+    """AUROC, average precision and FPR of one score on a set of anomalous images, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -56,7 +56,7 @@ class Result(_EvaluationPart):
 
 
 class Curve(_EvaluationPart):
-    """A thinned ROC curve: (false, true) positive rates."""
+    """A ROC curve of one score as (false, true) positive rates, thinned to few points."""
 
     score: str
     points: list[tuple[float, float]]
@@ -70,7 +70,9 @@ class Histogram(_EvaluationPart):
 
 
 class Histograms(_EvaluationPart):
-    """Histograms of one number over several sets, with shared edges. Values beyond them count in the outermost bars.
+    """Histograms of one number over several sets of images, with shared edges.
+
+    Values beyond the edges count in the outermost bars.
 
     Edges of T are evenly spaced in log(1 + T).
     """
@@ -81,7 +83,7 @@ class Histograms(_EvaluationPart):
 
 
 class Example(_EvaluationPart):
-    """One image of a gallery, with its scores."""
+    """One of the most or least anomalous images of a set, with its scores."""
 
     name: str = Field(description="Path in the dataset, or part and place.")
     p_value: float
@@ -92,7 +94,7 @@ class Example(_EvaluationPart):
 
 
 class Gallery(_EvaluationPart):
-    """The most and the least anomalous images of a set by the combined score, the most extreme first."""
+    """The most and the least anomalous images of a set by anomaly statistic, the most extreme first."""
 
     most: list[Example]
     least: list[Example]
@@ -108,7 +110,7 @@ class ImageCount(_EvaluationPart):
 
 
 class SetReport(_EvaluationPart):
-    """The comparison of one set of anomalous images with the normal images."""
+    """The comparison of one set of anomalous images with the normal images, by every score."""
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -123,7 +125,7 @@ class SetReport(_EvaluationPart):
 
 
 class Normal(_EvaluationPart):
-    """The normal images of an evaluation, and their parts."""
+    """The normal images of an evaluation: their dataset, and how they are divided into parts."""
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -136,7 +138,7 @@ class Normal(_EvaluationPart):
 
 
 class EvaluationReport(_EvaluationPart):
-    """The report of an evaluation: the scores of a model on normal and anomalous images, beside trivial baselines."""
+    """The report of an evaluation: how well a model and trivial baselines separate normal from anomalous images."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -154,7 +156,7 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the column of a score."""
+        """Return the description of the score ``name`` with its false alarms."""
         return next(column for column in self.columns if column.name == name)
 
 

@@ -1,4 +1,4 @@
-"""All scores that an evaluation compares: the combined score, its components, and the baselines."""
+"""All scores that an evaluation compares: the anomaly statistic, its components, and trivial baselines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMBINED = "combined"
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """The name, label and family of a score; larger scores are more anomalous."""
+    """The name, the label and the kind of an anomaly score; larger values are more anomalous."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A batch of N images with finite likelihoods, and the results of their pass through the flow.
+    """A batch of N images with finite likelihoods, and the results of the forward pass through the flow.
 
     Attributes:
         images: The images, ``(N, C, H, W)``.
@@ -53,13 +53,13 @@ class ScoredBatch:
 
     @property
     def log_likelihoods(self) -> Array:
-        """Return the log-likelihoods in nats, ``(N,)``."""
+        """The log-likelihoods of the images in nats, ``(N,)``."""
         return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Scores that are computed together; ``compute`` returns them for a batch, ``(N, len(columns))``."""
+    """Anomaly scores that are computed by one function, ``compute``: a batch of N images -> ``(N, len(columns))``."""
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
@@ -67,7 +67,7 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All scores of N images. Images without a finite likelihood are left out.
+    """All anomaly scores of N images; images without a finite likelihood are left out.
 
     Attributes:
         values: The scores, ``(N, columns)``.
@@ -89,18 +89,20 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """Return the anomaly statistic T of each image in nats, ``(N,)``: the first column."""
+        """The anomaly statistic of each image in nats, ``(N,)``: the first column of the scores."""
         return self.values[:, 0]
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        """Return the scores of all parts, one after the other."""
+        """Return the scores of several batches of images, concatenated."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
-    """All scores of an evaluation, computed for images by one forward pass, and one backward pass with ``gradients``.
+    """All anomaly scores that an evaluation compares: those of the model, their components, and baselines.
+
+    They need one forward pass, and one backward pass with ``gradients``.
 
     Not thread-safe. Raises ``GradientEvidenceUnavailable`` where the calibration has no gradient evidence.
     """
@@ -122,11 +124,11 @@ class ScoreSuite:
 
     @property
     def columns(self) -> tuple[ScoreColumn, ...]:
-        """Return the columns of the scores; the combined score is the first."""
+        """The description of each score; the first is the anomaly statistic that gives verdicts."""
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Images) -> ImageScores:
-        """Return all scores of images, uint8 ``(N, C, H, W)``."""
+        """Return all anomaly scores of N images, uint8 ``(N, C, H, W)``."""
         kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
@@ -138,7 +140,10 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Images, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Return the places of the images with a finite likelihood, and the scored batch of them; None without any."""
+    """Score images, and return indices and results of those with a finite likelihood.
+
+    The results are None where no image has a finite likelihood.
+    """
     scores = scorer.score_each(images, gradients=gradients)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
@@ -152,13 +157,13 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return the group of the combined score T, which gives the verdicts."""
+    """Return the anomaly statistic, by which verdicts are made, as a group of one score, in nats."""
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return the group of scores from gradients: T with gradients, and the surprise of the gradients, in nats."""
+    """Return two scores that use gradients: the anomaly statistic, and -ln p of the gradients, both in nats."""
     columns = (
         ScoreColumn("thorough", "combined score with gradients", "thorough"),
         ScoreColumn("gradient-family", "family of gradients", "family"),
@@ -175,7 +180,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return the group of the surprises of each family in nats, means over the folds."""
+    """Return -ln p by whole-image and by local statistics as two scores, in nats, averaged over folds."""
     columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
     if _first(calibration).local is not None:
         columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
@@ -185,7 +190,7 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return the group of the whole-image statistics: the absolute z of each given complexity, and of complexity.
+    """Return the absolute z-score of each whole-image statistic as scores, given the complexity of the image.
 
     ``names`` are the names of the whole-image statistics of the evidence.
     """
@@ -207,7 +212,10 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return the group of the surprises of local extremes in nats; it is empty for a flow without spatial structure."""
+    """Return -ln p of the most unusual regions of each shape as scores, in nats.
+
+    There are none for a flow without spatial structure.
+    """
     family = _first(calibration).local
     if family is None:
         return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
@@ -231,7 +239,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def trivial(baselines: Baselines) -> ScoreGroup:
-    """Return the group of the baseline scores."""
+    """Return the trivial baselines, such as PNG size and PCA, as a group of scores."""
     columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
     return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
 

@@ -1,4 +1,4 @@
-"""The numbers of a report, computed from raw scores: false alarms, detection rates, metrics and curves."""
+"""The numbers in the report of an evaluation: false alarms, detection rates, metrics and curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The p-values by which each score flags images.
+    """Conformal p-values for every score of an evaluation, by which images are flagged at a false-alarm rate.
 
     P-values of the combined score come from the calibration of the model; those of any other score are ranks among
     its values for the threshold images.
@@ -38,21 +38,24 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Return the thresholds from scored threshold images."""
+        """Return the thresholds, given the scores of the normal images that are reserved for them."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of images among which the p-values of a score are ranks."""
+        """Return the number of normal images with which an image is compared for the p-value of a score."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return the conformal p-values of N images by one score, ``(N,)``."""
+        """Return the conformal p-values of N images by the score in column ``column``, ``(N,)``."""
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the share of images that a score flags at ``alpha``; None where no p-value is as small."""
+        """Return the share of images that a score flags at false-alarm rate ``alpha``.
+
+        None where no p-value is as small.
+        """
         if not conformal.flagged_ranks(self.images(column), alpha):
             return None
         return float((self.p_values(scored, column) <= alpha).mean())
@@ -61,7 +64,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return the description of every score, with its false alarms on normal images."""
+    """Return the name of every score with its false-alarm rates on normal images."""
     return [
         schema.Column(
             name=column.name,
@@ -88,7 +91,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return the result of each score, the best baseline, and the advantage of the combined score in AUROC.
+    """Return metrics of each score, the best baseline, and by how much the anomaly statistic exceeds it in AUROC.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 
@@ -131,7 +134,7 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curves of the scores that belong to ``families``."""
+    """Return the ROC curves of all scores of the kinds ``families``."""
     return [
         schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
         for place, column in enumerate(columns)

@@ -1,4 +1,4 @@
-"""Calibrations that were added to a model version later, numbered from 1. One calibration is active. Free of torch."""
+"""Calibrations that were added to a published model version, numbered from 1; one is active. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN = 0
 
 
 class ActiveCalibration(BaseModel):
-    """The choice of the active calibration of a version, stored in ``active.json``.
+    """The choice of the calibration that gives the verdicts of a model version, stored in ``active.json``.
 
     ``newest`` is the newest calibration at that time: a calibration that is added later becomes active instead.
     """
@@ -38,7 +38,7 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """The calibrations of one version of a model.
+    """The numbered calibrations of one model version on disk, one of which is active.
 
     A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
     changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
@@ -51,12 +51,12 @@ class CalibrationStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the calibrations, 0 first."""
+        """Return the numbers of all calibrations; 0 is the calibration made in training, and comes first."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number of the active calibration, which may have been deleted since.
+        """Return the number of the calibration that gives the verdicts; it may have been deleted since.
 
         Raises ``ArtifactError`` where the stored choice is damaged.
         """
@@ -66,17 +66,20 @@ class CalibrationStore:
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration; None for that of the artifact."""
+        """Return the folder of a calibration; None for number 0, which is stored with the model."""
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the record of a calibration from number 1 on. Raises ``CalibrationNotFound``, ``ArtifactError``."""
+        """Return creation time, job and summary of a calibration with a number from 1 on.
+
+        Raises ``CalibrationNotFound``, ``ArtifactError``.
+        """
         if number not in self.numbers()[1:]:
             raise self._unknown(number)
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that a job made; None where there is none."""
+        """Return the number of the calibration that a job made; None where the job made none."""
         for number in reversed(self.numbers()[1:]):
             try:
                 if self.record(number).job == job:
@@ -95,7 +98,7 @@ class CalibrationStore:
         activate: bool = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Store a calibration under the next number, and return the number.
+        """Store a new calibration under the next number, atomically, and return the number.
 
         Args:
             arrays: The content of the calibration's file.
@@ -135,7 +138,7 @@ class CalibrationStore:
         return number
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Make a calibration the active one, atomically, after a check of its files.
+        """Make a calibration the one that gives verdicts, atomically, after its files are checked.
 
         Args:
             number: The calibration.
@@ -177,7 +180,10 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Return the record of the calibration in a folder. Raises ``ArtifactError``, which names the file."""
+    """Return creation time, job and summary of the calibration in a folder.
+
+    Raises ``ArtifactError``, which names the file.
+    """
     path = folder / RECORD
     try:
         return CalibrationRecord.model_validate_json(path.read_bytes())
@@ -190,7 +196,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Raise ``ArtifactError`` where the arrays differ from the record, or the record belongs to other weights."""
+    """Raise ``ArtifactError`` where a calibration is damaged, or was made for other weights."""
     path = folder / ARRAYS
     if not path.is_file():
         raise ArtifactError(f"{file_label(path)} is missing")

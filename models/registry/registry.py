@@ -28,7 +28,7 @@ REMOVED = "newest-removed"
 
 
 class Registry:
-    """The registry of models in a folder: numbered versions, their aliases and their calibrations.
+    """The trained models on disk: numbered versions of each model, with their aliases and calibrations.
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
     ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later. The shipped models in
@@ -41,18 +41,23 @@ class Registry:
         self.zoo = zoo
 
     def names(self) -> list[str]:
-        """Return the names of all models, sorted."""
+        """Return the sorted names of all models."""
         folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
         return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
-        """Return the versions of ``name``, oldest first; empty for an unknown name. Raises ``InvalidName``."""
+        """Return the version numbers of the model ``name``, oldest first; empty for an unknown name.
+
+        Raises ``InvalidName``.
+        """
         check_name(name)
         numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
         return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the aliases of a model with their versions. Raises ``ModelNotFound``.
+        """Return the aliases of a model, such as ``live``, with their version numbers.
+
+        Raises ``ModelNotFound``.
 
         ``live`` is the first version until it is moved.
         """
@@ -60,19 +65,25 @@ class Registry:
         return {LIVE: versions[0], **read_aliases(self.root / name)}
 
     def resolve(self, ref: str) -> ModelVersion:
-        """Return the version of a reference: ``name`` (its alias ``live``), ``name:3`` or ``name@champion``.
+        """Return the model version that ``name`` (its alias ``live``), ``name:3`` or ``name@champion`` refers to.
 
         The version has its active calibration. Raises ``ModelNotFound``, ``ArtifactError``.
         """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Return a version with its active calibration. Raises ``ModelNotFound``, ``ArtifactError``."""
+        """Return the model version of a parsed reference, with its active calibration.
+
+        Raises ``ModelNotFound``, ``ArtifactError``.
+        """
         name, version = self.locate(ref)
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Return the name and the version number of a reference. Raises ``ModelNotFound``."""
+        """Return the model name and the version number of a parsed reference.
+
+        Raises ``ModelNotFound``.
+        """
         version = self._selected(ref)
         while version not in (versions := self._known_versions(ref.name)):
             # Meanwhile the alias may have moved away from a version that was then removed.
@@ -82,7 +93,10 @@ class Registry:
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return an existing version with one of its calibrations, which is not checked here."""
+        """Return a model version that uses the calibration ``number``.
+
+        The version must exist; the calibration is not checked here.
+        """
         shipped = self._is_shipped(name, version)
         path = (self.zoo if shipped else self.root) / name / str(version)
         calibration = self.calibrations(name, version).path(number)
@@ -90,7 +104,7 @@ class Registry:
         return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
-        """Return the calibrations of a version."""
+        """Return the store of the calibrations of a model version."""
         return CalibrationStore(self.root, name, version)
 
     def publish(
@@ -101,7 +115,7 @@ class Registry:
         promote: bool = False,
         before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
-        """Copy an artifact into the registry as the next version of a model, and return the version.
+        """Copy a trained model into the registry as the next version of ``name``, and return the version.
 
         The first version becomes live. A job publishes once: an earlier version of the same job is returned.
 
@@ -136,7 +150,7 @@ class Registry:
         return self.resolve(f"{name}:{version}")
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
-        """Return the version of a model that a job made; None where there is none."""
+        """Return the version of a model that a training job made; None where the job made none."""
         for number in reversed(self.versions(name)):
             try:
                 owner = self.with_calibration(name, number, OWN).manifest.training.job
@@ -149,12 +163,12 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Make a version the live version of its name, unless a later version is live."""
+        """Point the alias ``live`` of a model at a version, unless a later version is live."""
         with locked(self.root / version.name):
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Point an alias of a model at a version, atomically. Return the previous version of the alias, if any.
+        """Point an alias of a model at a version, atomically, and return the previous version of the alias, if any.
 
         Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
         """
@@ -166,7 +180,10 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model. Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``."""
+        """Remove an alias of a model.
+
+        Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``.
+        """
         with self._writing(name):
             version = self._selected(ModelRef(name, alias))
             if alias == LIVE:
@@ -178,7 +195,9 @@ class Registry:
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a version of a model with its calibrations, atomically. Its number is never used again.
+        """Remove a model version with its calibrations, atomically.
+
+        Its number is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -195,7 +214,9 @@ class Registry:
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
-        """Remove a model: all versions with their calibrations and aliases. Their numbers are never used again.
+        """Remove all versions of a model, with their calibrations and aliases.
+
+        Their numbers are never used again.
 
         Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
         """
@@ -264,7 +285,10 @@ class Registry:
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
-    """Return the stored aliases of a model with their versions. Raises ``ArtifactError`` for a damaged file."""
+    """Return the aliases of a model, stored in its folder, with their version numbers.
+
+    Raises ``ArtifactError`` for a damaged file.
+    """
     path = folder / ALIASES
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}
@@ -276,5 +300,8 @@ def read_aliases(folder: Path) -> dict[str, int]:
 
 
 def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the stored aliases of a model atomically. The caller holds the lock of its folder."""
+    """Replace the aliases of a model in its folder, atomically.
+
+    The caller holds the lock of the folder.
+    """
     write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())

@@ -15,7 +15,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version of a model with one of its calibrations.
+    """A trained model in the registry, by name and version number, with the calibration that it uses.
 
     Attributes:
         name: The name of the model.
@@ -39,12 +39,18 @@ class ModelVersion:
 
     @property
     def manifest(self) -> Manifest:
-        """Return the manifest, which is cached. Raises ``ArtifactError``."""
+        """The manifest of the model: architecture, training, quality and file digests; cached.
+
+        Raises ``ArtifactError``.
+        """
         return _cached_manifest(self.path, self.stamp)
 
     @property
     def calibration_summary(self) -> CalibrationSummary:
-        """Return the summary of the calibration, which is cached. Raises ``ArtifactError``."""
+        """The images, precision and smallest p-value of the calibration that is used; cached.
+
+        Raises ``ArtifactError``.
+        """
         if self.calibration_path is None:
             return self.manifest.calibration
         return _cached_record(self.calibration_path, self.calibration_stamp).summary
@@ -61,7 +67,7 @@ def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
 
 
 def file_identity(path: Path) -> Stamp | None:
-    """Return inode, time of change in ns and size of a file; None where there is none."""
+    """Return inode, modification time in ns and size of a file; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

@@ -35,7 +35,7 @@ PRINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training of a shipped model: its dataset, preset and configuration."""
+    """The dataset, preset and configuration with which a shipped model is trained."""
 
     dataset: str
     preset: str
@@ -50,7 +50,7 @@ RECIPES = {
 
 
 def main() -> int:
-    """Train or calibrate the model named on the command line, and return the exit code."""
+    """Train or calibrate the shipped model named on the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Replace the calibration and the card of an artifact.
+    """Replace the calibration and the model card of a stored model, and leave its weights unchanged.
 
     Args:
         folder: The folder of the artifact.
@@ -121,7 +121,7 @@ def _print_progress(part: str, done: int, images: int) -> None:
 
 
 class _Printer:
-    """Prints one line for each event, and metrics at most every ten seconds."""
+    """An observer of training that prints one line for each event, and metrics at most every ten seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0

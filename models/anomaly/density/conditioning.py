@@ -1,4 +1,4 @@
-"""Standardisation of statistics given the complexity of an image.
+"""Standardisation of statistics given the complexity of an image, the entropy of its prediction residuals.
 
 The log-density of a flow depends on how complex an image is. Statistics are compared with images of like complexity.
 """
@@ -45,7 +45,9 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array) -> Self:
-        """Fit mean and spread to reference images by least squares: first the mean, then the log of the residuals.
+        """Fit the mean and the spread of statistics as functions of image complexity, by least squares.
+
+        The mean is fitted first, then the log of the residuals.
 
         Args:
             statistics: K statistics of n images, ``(n, K)``.
@@ -64,7 +66,7 @@ class Conditioning:
         return cls(knots, mean, log_spread, np.maximum(fitted.min(0), np.log(MIN_SPREAD)), fitted.max(0))
 
     def __call__(self, statistics: Array, complexity: Array) -> Array:
-        """Return the standardised statistics z, ``(N, K)``, of statistics ``(N, K)`` at complexities ``(N,)``."""
+        """Return statistics, ``(N, K)``, as z-scores given the complexities of the images, ``(N,)``."""
         basis = _basis(complexity, self.knots)
         spread = np.exp(np.clip(basis @ self.log_spread, self.lowest, np.maximum(self.lowest, self.highest)))
         return (statistics - basis @ self.mean) / spread
@@ -79,7 +81,7 @@ def _knots(complexity: Array) -> Array:
 
 
 def _basis(complexity: Array, knots: Array) -> Array:
-    """Return the functions that are 1 at one knot and 0 at the others, ``(N, k)``."""
+    """Return the cardinal spline functions at N complexities, ``(N, k)``: each is 1 at one knot and 0 at the rest."""
     if len(knots) == 1:
         return np.ones((len(complexity), 1))
     if len(knots) == 2:

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian N(μ, Σ) of K coordinates.
+    """A multivariate Gaussian N(μ, Σ) over K coordinates.
 
     Attributes:
         mean: μ, ``(K,)``.
@@ -31,7 +31,7 @@ class Gaussian:
         return cls(samples.mean(0), root)
 
     def components(self, samples: Array) -> Array:
-        """Return the whitened samples w = Σ^-1/2 (u - μ), ``(N, K)``.
+        """Return the whitened samples w = Σ^-1/2 (u - μ) of samples u, ``(N, K)``.
 
         The squares of a row add up to the squared Mahalanobis distance, so that each is the share of one coordinate.
         Among all whitened coordinates these are closest to u (ZCA whitening, Kessy et al. 2018).
@@ -41,7 +41,7 @@ class Gaussian:
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance of centred samples ``(n, K)``, ``(K, K)``; it is never singular."""
+    """Return the Ledoit-Wolf covariance, ``(K, K)``, of centred samples, ``(n, K)``; it is never singular."""
     from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]

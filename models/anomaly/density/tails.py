@@ -1,4 +1,4 @@
-"""The surprise -ln P(T >= t) of a value t among reference values, with an exponential tail beyond them."""
+"""Survival functions P(T >= t) of statistics, with an exponential tail beyond the largest reference values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ MIN_TAIL_VALUES = 5
 
 @dataclass(frozen=True)
 class Tail:
-    """The survival function P(T >= t) of one statistic, which makes different statistics comparable.
+    """The empirical survival function P(T >= t) of a statistic T, with an exponential tail beyond the largest values.
 
-    P-values do not come from it, but from the ranks of calibration images.
+    Its logarithm makes different statistics comparable. P-values do not come from it, but from the ranks of
+    calibration images.
 
     Attributes:
         values: Points t of the survival function, rising, ``(POINTS,)``.
@@ -37,7 +38,7 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit the survival function to n reference values, ``(n,)``."""
+        """Fit the survival function to values of the statistic on n reference images, ``(n,)``."""
         ordered = np.sort(reference)
         count = len(ordered)
         kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
@@ -51,7 +52,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return the surprise -ln P(T >= t) of each value in nats."""
+        """Return -ln P(T >= t) for each value t, in nats; rare large values give large numbers."""
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

@@ -1,1 +1,1 @@
-"""Calibration of a model: a pass over reference images, and statistics fitted to it."""
+"""Calibration of a model: statistics of reference images are computed, and densities are fitted to them."""

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return the number of images that a calibration passes through the model, counted in every pass."""
+    """Return the number of images that a calibration passes through the flow, repeated passes included."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
     backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)
@@ -50,7 +50,7 @@ def calibrate(
     progress: Progress,
     precise: Engine | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration of a model on reference images, and its summary.
+    """Calibrate a flow for anomaly verdicts on reference images, and return the calibration and its summary.
 
     Args:
         engine: The engine whose scores the calibration is for.

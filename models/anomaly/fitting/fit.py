@@ -1,4 +1,4 @@
-"""Fit of a calibration to the evidence of reference images."""
+"""Fit of a calibration to the statistics of reference images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_GRADIENT_IMAGES = 10
 
 @dataclass(frozen=True)
 class ReferenceEvidence:
-    """The evidence of n reference images, with their log-likelihoods and log-likelihood maps.
+    """Statistics, log-likelihoods and log-likelihood maps of n reference images, to which a calibration is fitted.
 
     Attributes:
         evidence: The evidence of each image.
@@ -40,16 +40,16 @@ class ReferenceEvidence:
     gradients: Array | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy with gradient features of the first m images, ``(m, G)``."""
+        """Return a copy that includes gradient features of the first m images, ``(m, G)``."""
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the evidence of the images that have gradients."""
+        """Return the statistics of the first m images, for which gradient features were computed."""
         count = 0 if self.gradients is None else len(self.gradients)
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return the mean and standard deviation of the maps at each pixel; None without spatial structure."""
+        """Return mean and deviation of the log-likelihood at each pixel; None for a flow without spatial structure."""
         if self.map_sum is None or self.map_squares is None:
             return None
         count = len(self.evidence)
@@ -65,7 +65,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a calibration fitted to one set of reference images, with p-values from a second, disjoint set.
+    """Return a calibration with statistics fitted to one set of images, and p-values from a second, disjoint set.
 
     Args:
         statistics: The evidence to which the statistics are fitted.
@@ -91,7 +91,7 @@ def fit_cross(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return the cross-conformal calibration of few reference images (Vovk 2015).
+    """Return a cross-conformal calibration, which uses few reference images for fit and p-values (Vovk 2015).
 
     For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
 
@@ -126,7 +126,7 @@ def _fold(
 
 
 def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
-    """Return the fold with verdicts from gradients, where there are gradients to fit to and to calibrate on."""
+    """Return the calibration fold extended by gradient statistics, where there are enough images with gradients."""
     if fitted_to.gradients is None or len(fitted_to) < MIN_GRADIENT_IMAGES or not len(held_out):
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
@@ -137,7 +137,10 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the places of all but the most anomalous images, in their order."""
+    """Return the indices of all but the most anomalous images, in rising order.
+
+    ``suspect_share`` is the share of images that is left out.
+    """
     return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
 
 

@@ -23,7 +23,7 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """A sequence of n images, uint8 ``(n, C, H, W)``, that is read by slices."""
+    """Protocol of a read-only sequence of n images, uint8 ``(n, C, H, W)``, that is sliced to read a batch."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Images for a calibration, drawn like those to be judged, in two disjoint parts or in folds.
+    """Normal images to calibrate a model on, in two disjoint sets or in folds for cross-conformal calibration.
 
     Attributes:
         dataset: The name of the dataset.
@@ -55,7 +55,7 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """At most ``most`` evenly spaced images of several arrays, read on demand from arrays or mapped files.
+    """A selection of at most ``most`` evenly spaced images from several arrays, which are read on demand.
 
     They are in a seeded random order, so that the first of them come from all groups.
     """
@@ -80,13 +80,13 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return the configuration that loads a dataset with the preprocessing of a model."""
+    """Return the options that load a dataset as a model expects its images: size, fit and colour."""
     size = (preprocessing.height, preprocessing.width)
     return ImageOptions(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Return the images of a dataset that a model may be calibrated on.
+    """Return the images of a dataset on which a model can be calibrated.
 
     Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
     dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
@@ -123,13 +123,13 @@ def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` for a dataset that :func:`reference_of` would refuse, before any image is read."""
+    """Raise ``DatasetUnfit`` for a dataset that a model cannot be calibrated on, before any image is read."""
     check_shape(name, summary.image_shape, manifest.preprocessing)
     check_count(name, summary.train + summary.statistics + summary.calibration, own=False)
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``DatasetUnfit`` for images, ``(C, H, W)``, of another shape than the model's."""
+    """Raise ``DatasetUnfit`` unless the image shape of a dataset, ``(C, H, W)``, is that of the model."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "
@@ -138,7 +138,10 @@ def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preproces
 
 
 def check_count(name: str, images: int, *, own: bool) -> None:
-    """Raise ``DatasetUnfit`` for too few reference images."""
+    """Raise ``DatasetUnfit`` where a dataset has too few images for a calibration.
+
+    ``own`` is whether the model was trained on this dataset.
+    """
     if images < MIN_REFERENCE:
         left = "images that training left out" if own else "images to calibrate on"
         raise DatasetUnfit(f"{name} has {images} {left}, at least {MIN_REFERENCE} are needed")

@@ -1,4 +1,4 @@
-"""The pass over reference images that collects the evidence for a calibration."""
+"""The forward pass over reference images that computes the statistics for a calibration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def collect_evidence(
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> ReferenceEvidence:
-    """Return the evidence of reference images, from one forward pass.
+    """Return the statistics and log-likelihoods of reference images, from one forward pass of the flow.
 
     Args:
         engine: The engine that computes the pass.

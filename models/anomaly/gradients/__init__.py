@@ -1,1 +1,1 @@
-"""Gradients of the log-likelihood with respect to weights, as evidence."""
+"""Gradients of the log-likelihood with respect to weights and pixels, for anomaly verdicts."""

@@ -21,7 +21,10 @@ BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class GradientPasses:
-    """Gradients of a flow for images, uint8 ``(N, C, H, W)``; ``weights_digest`` keys the dequantisation noise."""
+    """Batched backward passes of a flow over images, uint8 ``(N, C, H, W)``, for gradient statistics and maps.
+
+    ``weights_digest`` keys the dequantisation noise.
+    """
 
     probe: GradientProbe
     weights_digest: str
@@ -29,7 +32,9 @@ class GradientPasses:
     def fisher(
         self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
     ) -> list[Tensor]:
-        """Return the diagonal Fisher information: mean squared gradients, ``(P_group,)`` for each group of layers.
+        """Return the diagonal Fisher information of the weights, ``(P_group,)`` for each group of layers.
+
+        This is the mean of squared gradients of log p over the images.
 
         Args:
             images: The images, read in batches.
@@ -45,7 +50,10 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return the gradient features of images, ``(N, K)``, by :func:`layer_features`."""
+        """Return log gradient norms and Fisher scores of each image, ``(N, K)``, float64.
+
+        The columns are those of :func:`layer_features`.
+        """
         rows = []
         done = 0
         for gradients in self._batches(images, most):
@@ -55,11 +63,17 @@ class GradientPasses:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the gradient norm ||d log p / dy|| at each pixel, ``(N, H, W)``; y are the transformed pixels."""
+        """Return the gradient norm ||d log p / dy|| at each pixel of each image, ``(N, H, W)``.
+
+        y are the pixels after dequantisation and the pixel transform.
+        """
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Return a stored Fisher information by group of layers. Raises ``ValueError`` for that of another flow."""
+        """Return a flat Fisher information, ``(P,)``, split into one tensor for each group of layers.
+
+        Raises ``ValueError`` where its length is that of another flow.
+        """
         sizes = self.probe.sizes
         if sum(sizes) != len(fisher):
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")

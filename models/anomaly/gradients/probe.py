@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return the number of images in a tile, for images with this number of pixels.
+    """Return how many images share one backward pass, given the number of pixels of an image.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)
@@ -40,7 +40,7 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of the log-likelihoods of N images.
+    """Gradients of the log-likelihoods of N images with respect to weights and pixels.
 
     Attributes:
         layers: Squared gradients of the weights of each group of layers, ``(N, P_group)``, float32.
@@ -52,7 +52,9 @@ class Gradients:
 
 
 class GradientProbe:
-    """Per-image gradients of log p with respect to a flow's channel maps and the last convolutions of its couplings.
+    """Per-image gradients of log p with respect to selected weights of a flow, from one backward pass.
+
+    The weights are those of the channel maps, and of the last convolutions of the couplings.
 
     One backward pass gives the gradient δ of the output of every layer. The gradient of a weight is then Σ_ij δ x', for
     each image. The wide convolutions are left out: the gradients of their weights would cost as much as the pass.
@@ -64,16 +66,16 @@ class GradientProbe:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the groups of layers."""
+        """The names of the groups of layers whose weights get gradients."""
         return [name for name, _ in self._groups]
 
     @property
     def sizes(self) -> list[int]:
-        """Return the number of weights with gradients in each group of layers."""
+        """The number of weights with gradients in each group of layers."""
         return [sum(_weights(layer) for layer in group) for _, group in self._groups]
 
     def __call__(self, x: Tensor) -> Gradients:
-        """Return the gradients of dequantised images ``x``, float64 ``(N, C, H, W)`` in [0, 256)."""
+        """Return gradients of log p of each dequantised image, float64 ``(N, C, H, W)`` in [0, 256)."""
         # The tile depends on the image size only: the size of a batch must not select other kernels.
         tile_size = tile_of(x.shape[2] * x.shape[3])
         missing = -len(x) % tile_size
@@ -98,7 +100,7 @@ class GradientProbe:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return log norms and log Fisher scores of gradients, ``(N, 1 + 2 * groups)``, float64.
+    """Return log gradient norms and log Fisher scores of each image, ``(N, 1 + 2 * groups)``, float64.
 
     The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
     the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).
@@ -117,7 +119,10 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return the diagonal Fisher information: the mean squared gradients, ``(P_group,)`` for each group, float32."""
+    """Return the diagonal Fisher information of the weights, ``(P_group,)`` float32 for each group of layers.
+
+    This is the mean of the squared gradients of log p over all images of the batches.
+    """
     total: list[Tensor] | None = None
     count = 0
     for gradients in batches:
@@ -128,7 +133,7 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return the gradient norm ||∇_y log p|| over the channels of each pixel, ``(N, H, W)``."""
+    """Return the gradient norm ||∇_y log p|| over the channels of each pixel y, ``(N, H, W)``."""
     return gradients.image.double().square().sum(1).sqrt().numpy()
 
 
@@ -152,7 +157,7 @@ def _groups(flow: Flow) -> Iterator[tuple[str, list[nn.Module]]]:
 
 @contextmanager
 def _watched(layers: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
-    """Keep input and output of every layer while the block runs."""
+    """Record input and output of every layer in ``layers``, as a context manager."""
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -175,7 +180,7 @@ def _weights(layer: nn.Module) -> int:
 
 
 def _squared(layer: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
-    """Return the squared gradient of the layer's weight for each image, ``(N, P)``."""
+    """Return the squared gradients of the weights of a layer for each image, ``(N, P)``."""
     if isinstance(layer, nn.Conv2d):
         patches = F.unfold(x, layer.kernel_size, padding=tuple(map(int, layer.padding)))
         return torch.bmm(patches, delta.flatten(2).transpose(1, 2)).flatten(1).square()

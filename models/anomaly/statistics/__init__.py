@@ -1,1 +1,1 @@
-"""Statistics of an image: whole-image, local and gradient families, and their combination."""
+"""Anomaly statistics of images: whole-image, local and gradient statistics, and their combination."""

@@ -1,4 +1,4 @@
-"""The combined anomaly statistic T: the families of statistics of an image, merged into one number."""
+"""The anomaly statistic T of an image: p-values of several groups of statistics, merged into one number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ OTHERS_WEIGHT = 0.25
 
 
 def weights(families: int) -> Array:
-    """Return the weight of each family of statistics in the combined statistic, ``(families,)``; the sum is 1."""
+    """Return the weights by which p-values of whole-image, local and gradient statistics are merged; the sum is 1.
+
+    ``families`` is the number of these families of statistics: 1 to 3.
+    """
     unscaled = np.full(families, OTHERS_WEIGHT)
     unscaled[0] = 1
     shares: Array = unscaled / unscaled.sum()
@@ -30,7 +33,7 @@ def weights(families: int) -> Array:
 
 
 def merge(surprises: Array) -> Array:
-    """Return -ln of the weighted harmonic mean of p-values given as surprises -ln p, ``(N, families)`` -> ``(N,)``.
+    """Return -ln of the weighted harmonic mean of p-values, given as -ln p, ``(N, families)`` -> ``(N,)``.
 
     T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
     evidence of one family is not outweighed by families without any.
@@ -44,9 +47,9 @@ def merge(surprises: Array) -> Array:
 
 @dataclass(frozen=True)
 class Statistic:
-    """The combined anomaly statistic T of an image in nats, merged from families of statistics.
+    """The anomaly statistic T of an image in nats, merged from p-values of whole-image and local statistics.
 
-    T is about -ln of the probability of evidence as strong.
+    T is about -ln of the probability of evidence at least as strong.
 
     ``local`` is None for a flow without spatial structure. Otherwise the unevenness of the regions is one of the
     statistics of the whole image.
@@ -57,7 +60,7 @@ class Statistic:
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Fit all families of statistics to the evidence of reference images.
+        """Fit the densities of whole-image and local statistics to reference images.
 
         Args:
             evidence: The evidence of the reference images.
@@ -68,22 +71,32 @@ class Statistic:
         return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of :meth:`statistics`, given those of the whole-image statistics of the evidence."""
+        """Return the names of all K whole-image statistics of an image.
+
+        They include the unevenness of the log-density over regions of each shape. ``names`` are those of the
+        statistics that the forward pass gives.
+        """
         return _names(names, self.local)
 
     def statistics(self, evidence: Evidence) -> Array:
-        """Return all statistics of the whole image, ``(N, K)``; the first is complexity."""
+        """Return the whole-image statistics of each image, ``(N, K)``; the first column is its complexity.
+
+        The unevenness of the log-density by region shape is in the last columns.
+        """
         return _statistics(evidence, self.local)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the surprise of each family in nats, ``(N, families)``."""
+        """Return negative log p-values of each image by whole-image and local statistics, ``(N, 1 or 2)`` in nats.
+
+        The local column is missing for a flow without spatial structure.
+        """
         columns = [self.whole.surprise(self.statistics(evidence))]
         if self.local is not None:
             columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
         return np.stack(columns, 1)
 
     def __call__(self, evidence: Evidence) -> Array:
-        """Return T of each image in nats, ``(N,)``."""
+        """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
         return merge(self.families(evidence))
 
 

@@ -1,4 +1,4 @@
-"""The family of gradient statistics, for verdicts with a backward pass."""
+"""Densities of gradient statistics, for verdicts that use a backward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """The family of gradient statistics: their density, each standardised given the complexity of the image.
+    """The density of the gradient statistics of normal images, given the complexity of the image.
+
+    ``used`` holds the columns of the statistics that vary at all.
 
     ``used`` holds the places of the statistics that vary at all.
     """
@@ -31,7 +33,7 @@ class GradientFamily:
 
     @classmethod
     def fit(cls, features: Array, complexity: Array) -> Self:
-        """Fit the density to the gradient features, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
+        """Fit the density to gradient statistics, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
         used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
         conditioning = Conditioning.fit(features[:, used], complexity)
         z = conditioning(features[:, used], complexity)
@@ -39,5 +41,5 @@ class GradientFamily:
         return cls(used, conditioning, density, Tail.fit(density.surprisal(z)))
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return the surprise of each image in nats, ``(N,)``: -ln P of evidence at least as strong."""
+        """Return the negative log p-value of each image by its gradient statistics, ``(N,)`` in nats."""
         return self.tail.surprise(self.density.surprisal(self.conditioning(features[:, self.used], complexity)))

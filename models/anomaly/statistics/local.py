@@ -1,4 +1,4 @@
-"""The family of local statistics: deviations of regions from the log-density that the rest of the image predicts."""
+"""Local statistics: deviations of image regions from the log-density that the rest of the image predicts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_EXTREME = 0.1
 
 @dataclass(frozen=True)
 class LocalFamily:
-    """The largest deviations of regions from their prediction, upwards and downwards, for regions of several shapes.
+    """A Gaussian model of log-likelihood maps, which scores image regions by their deviation from their surroundings.
 
     The cells v of the log-likelihood map are modelled as Gaussian. A region B is predicted from all cells outside it.
     With P the precision matrix, w the standard deviations of the cells and C = (P_BB)^-1, the deviation of its sum is
@@ -57,7 +57,7 @@ class LocalFamily:
 
     @classmethod
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Fit the family to the cells, ``(n, rows * columns)``, and complexities, ``(n,)``, of reference images."""
+        """Fit the model to log-likelihoods of grid cells, ``(n, cells)``, and image complexities, ``(n,)``."""
         deviation = cells.std(0)
         location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
@@ -78,17 +78,21 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return the rows and columns of cells."""
+        """The number of rows and of columns of the grid of cells over an image."""
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return the deviation z of every region, ``(N, cells)`` -> ``(N, regions)``; positive = more likely."""
+        """Return the deviation z of each image region from its prediction, ``(N, cells)`` -> ``(N, regions)``.
+
+        Positive deviations are more likely than predicted.
+        """
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return the unevenness of each shape, ``(N, cells)`` -> ``(N, shapes)``: log of the mean z² over its regions.
+        """Return the log mean squared deviation of regions, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
 
-        About 0 for reference images. It is a statistic of the whole image.
+        z is the deviation of a region from its prediction. The result is about 0 for reference images. It is a
+        statistic of the whole image.
         """
         squares = np.square(self.deviations(cells))
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
@@ -97,16 +101,19 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return the surprise of the largest and the smallest z of each shape in nats, ``(N, 2 * shapes)``."""
+        """Return the negative log p-values of the extreme deviations of each region shape, ``(N, 2 * shapes)`` in nats.
+
+        Columns are the largest and the smallest deviation of each shape.
+        """
         extremes = _extremes(self.deviations(cells), self.shape)
         return _surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
-        """Return the surprise of each image in nats, ``(N,)``: -ln P of evidence at least as strong."""
+        """Return the negative log p-value of each image by its most unusual region, ``(N,)`` in nats."""
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
     def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
-        """Return the most surprising region of each image, and its z."""
+        """Return the most unusual region of each image, and its deviation from the prediction as a z-score."""
         z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         flat = _flat(self.shape)
@@ -131,7 +138,7 @@ def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> 
 
 
 def _extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the logs of the largest deviations of each shape up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+    """Return log extreme deviations of each region shape, up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
     """

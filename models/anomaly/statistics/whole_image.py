@@ -1,4 +1,4 @@
-"""The family of whole-image statistics, and their joint surprise."""
+"""Densities of whole-image statistics, combined into one p-value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_SPREAD = 1e-12
 
 @dataclass(frozen=True)
 class DensityView:
-    """The density of a selection of the statistics, those at the places ``columns``, ``(k,)``."""
+    """A Gaussian mixture over a subset of the whole-image statistics of an image, those in ``columns``, ``(k,)``."""
 
     columns: NDArray[np.int64]
     density: Mixture
@@ -32,19 +32,24 @@ class DensityView:
 
     @classmethod
     def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
-        """Fit the density to the statistics, ``(n, K)``, of reference images."""
+        """Fit the mixture to its columns of the statistics, ``(n, K)``, of reference images."""
         chosen = np.array(columns, dtype=np.int64)
         density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
         return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the surprise of each image in nats, ``(N, K)`` -> ``(N,)``: -ln P of a density as small."""
+        """Return the negative log p-value of each image by its density, ``(N, K)`` -> ``(N,)`` in nats.
+
+        This is -ln P of a density at least as small.
+        """
         return self.tail.surprise(self.density.surprisal(statistics[:, self.columns]))
 
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """The family of whole-image statistics: three densities, whose surprises are added (Fisher's combination).
+    """Three densities of the whole-image statistics of normal images, combined into one p-value by Fisher's method.
+
+    The three values of -ln p are added.
 
     The first density is that of the statistics that tell clusters of images apart: complexity, the term of the pixel
     transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics.
@@ -70,7 +75,7 @@ class WholeFamily:
 
     @classmethod
     def fit(cls, statistics: Array, names: Sequence[str]) -> Self:
-        """Fit the family to the statistics, ``(n, K)``, of reference images; the first is complexity."""
+        """Fit the three densities to statistics, ``(n, K)``, of reference images; the first column is complexity."""
         used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
         complexity = statistics[:, 0]
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
@@ -88,15 +93,18 @@ class WholeFamily:
         return cls(used, location, scale, conditioning, gaussian, views, Tail.fit(total))
 
     def standardised(self, statistics: Array) -> Array:
-        """Return the used statistics, standardised given complexity, and standardised complexity, ``(N, k + 1)``."""
+        """Return whole-image statistics as z-scores given the complexity of the image, ``(N, k + 1)``.
+
+        Only the k informative statistics are returned; the last column is standardised complexity.
+        """
         return _standardise(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return the signed root of what each of :meth:`standardised` adds to the squared distance, ``(N, k + 1)``."""
+        """Return whitened statistics, ``(N, k + 1)``, whose squares add up to the squared Mahalanobis distance."""
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the surprise of each image in nats, ``(N, K)`` -> ``(N,)``: -ln P of evidence at least as strong."""
+        """Return the negative log p-value of each image by whole-image statistics, ``(N, K)`` -> ``(N,)`` in nats."""
         return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
 
 

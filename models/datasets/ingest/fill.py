@@ -28,7 +28,7 @@ THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rg
 
 @dataclass(frozen=True)
 class NewDataset:
-    """A dataset to be created: its name, its uploaded files, and the limits that apply.
+    """The name, the uploaded files and the limits of a dataset that is to be created.
 
     ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
     """
@@ -41,7 +41,7 @@ class NewDataset:
 
     @property
     def packed(self) -> int:
-        """Return the size of the uploaded files in bytes."""
+        """The total size of the uploaded files in bytes, before they are unpacked."""
         return sum(source.path.stat().st_size for source in self.sources)
 
 
@@ -49,7 +49,7 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write the originals, the table, the report and the contact sheet of a new dataset into an empty folder.
+    """Write the images of uploaded files, their index, a report and a contact sheet into an empty folder.
 
     Args:
         folder: The folder, beside those of the other datasets.

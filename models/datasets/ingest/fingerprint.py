@@ -13,7 +13,7 @@ from models.images.preprocessing import is_grey, opaque
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of an image, by which duplicates and near duplicates are found.
+    """Size, colour, pixel digest and perceptual hash of an image, by which duplicates are recognised.
 
     Attributes:
         mode: The mode of the file, as Pillow names it.
@@ -33,7 +33,10 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Return the fingerprint of a loaded 8-bit image. Raises ``ImageError`` for one with transparent pixels."""
+    """Return size, colour, pixel digest and perceptual hash of a loaded 8-bit image.
+
+    Raises ``ImageError`` for an image with transparent pixels.
+    """
     plain = opaque(image)
     grey = is_grey(plain)
     if grey:
@@ -44,7 +47,7 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return the difference hash of an image, 64 bits, which hardly changes with size, brightness or compression.
+    """Return a 64-bit perceptual hash of an image, which hardly changes with size, brightness or compression.
 
     Each bit tells whether a pixel of the grey image, reduced to 9x8 pixels, is darker than its right neighbour.
     """

@@ -16,7 +16,7 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An encoded image file of an upload."""
+    """An encoded image file, such as a PNG, in an upload: its path and its bytes."""
 
     path: str
     data: bytes
@@ -24,7 +24,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """An image of an array of an upload, uint8 ``(C, H, W)``, with its group where the array gives groups."""
+    """An image from an uploaded NumPy array, uint8 ``(C, H, W)``, with its group if the upload gives groups."""
 
     path: str
     pixels: Pixels
@@ -33,7 +33,7 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A single file of an upload that is left out, and the reason."""
+    """A file of an upload that is left out of the dataset, with the reason."""
 
     path: str
     slug: str
@@ -42,7 +42,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file of an upload that is not an image: a hidden file, or one of an operating system."""
+    """A file of an upload that is not counted as rejected: a hidden file, or a file of an operating system."""
 
     path: str
 
@@ -51,7 +51,7 @@ Item = ImageFile | ImagePixels | Rejected | Ignored
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return the error for an archive or array that is refused as a whole."""
+    """Return the error for an uploaded archive or array that is refused as a whole."""
     titles = {
         "unsafe-archive": "The archive is not safe to read",
         "malformed-archive": "The archive is damaged",
@@ -62,7 +62,9 @@ def refused(slug: str, detail: str) -> DatasetRefused:
 
 
 def safe_path(name: str) -> str:
-    """Return a path without ``.`` and empty parts. Raises ``DatasetRefused`` for a path out of its folder.
+    """Return the path of an archive member without ``.`` and empty parts.
+
+    Raises ``DatasetRefused`` for a path that leads out of its folder.
 
     >>> safe_path("./lot 1//seven.png")
     'lot 1/seven.png'
@@ -93,12 +95,12 @@ def safe_path(name: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Return whether the name of a folder is that of the archive's root, as ``tar -c .`` writes it."""
+    """Return whether a name in an archive is that of its root folder, as ``tar -c .`` writes it."""
     return not set(name.split("/")) - {"", "."}
 
 
 def is_ignored(path: str) -> bool:
-    """Return whether a file is hidden, or belongs to an operating system.
+    """Return whether a file in an archive is hidden, or belongs to an operating system.
 
     >>> [is_ignored(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "a.png")]
     [True, True, True, False]

@@ -18,7 +18,7 @@ RECHECK_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one upload.
+    """Limits of one upload of a dataset: number of files, sizes in bytes, and compression ratio.
 
     Attributes:
         files: Entries of all archives and images of all arrays.
@@ -36,9 +36,9 @@ class Limits:
 
 
 class UploadMeter:
-    """A counter of the files and bytes of an upload, which enforces the limits while the upload is read.
+    """A counter of files and unpacked bytes, which refuses an upload as soon as it exceeds its limits.
 
-    ``done`` of its ``packed`` bytes were read.
+    ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read.
     """
 
     def __init__(self, packed: int, limits: Limits) -> None:
@@ -49,13 +49,19 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count an entry of an archive, or an image of an array. Raises ``DatasetRefused`` beyond the limit."""
+        """Count a file of an archive, or an image of an array.
+
+        Raises ``DatasetRefused`` beyond the limit.
+        """
         self.files += 1
         if self.files > self.limits.files:
             raise _too_large(f"more than {self.limits.files} files")
 
     def add_bytes(self, count: int) -> None:
-        """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits."""
+        """Count ``count`` unpacked bytes of an upload.
+
+        Raises ``DatasetRefused`` beyond the limits.
+        """
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
@@ -68,7 +74,10 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """The quota of a folder: at most ``quota`` bytes in it, and at least ``reserve`` bytes of the disk free."""
+    """A limit on the bytes written to a folder, which also keeps ``reserve`` bytes of the disk free.
+
+    ``quota`` is the largest size of the folder in bytes.
+    """
 
     def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:
         self._folder = folder
@@ -77,7 +86,7 @@ class DiskQuota:
         self._unchecked = 0
 
     def require(self, count: int) -> None:
-        """Raise ``StorageFull`` unless ``count`` bytes can be written now."""
+        """Raise ``StorageFull`` unless ``count`` more bytes fit into the quota and on the disk."""
         if self._quota_left is not None and count > self._quota_left:
             raise StorageFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         free = shutil.disk_usage(self._folder).free - self._reserve
@@ -85,7 +94,10 @@ class DiskQuota:
             raise StorageFull(f"{count} bytes are needed, {max(0, free)} bytes of the disk may be used")
 
     def take(self, count: int) -> None:
-        """Count bytes that are written. Raises ``StorageFull`` where the quota is exceeded."""
+        """Count ``count`` bytes that are written to the folder.
+
+        Raises ``StorageFull`` where the quota is exceeded.
+        """
         if self._quota_left is not None:
             self._quota_left -= count
         self._unchecked += count
@@ -95,7 +107,10 @@ class DiskQuota:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the size of all files under a folder in bytes, without files that are removed meanwhile."""
+    """Return the total size of all files under a folder in bytes.
+
+    Files that are removed meanwhile do not count.
+    """
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -107,7 +122,7 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Translate the errors of a full disk to ``StorageFull``."""
+    """Translate operating-system and SQLite errors of a full disk to ``StorageFull``, as a context manager."""
     try:
         yield
     except OSError as error:

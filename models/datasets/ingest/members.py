@@ -20,7 +20,10 @@ NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\
 
 
 def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
-    """Return a member of an archive, read to its end, or its rejection. Raises ``DatasetRefused``."""
+    """Return a file of an archive with its content, or the reason why it is left out.
+
+    Raises ``DatasetRefused``.
+    """
     chunks: list[bytes] = []
     size = 0
     while chunk := stream.read(CHUNK):
@@ -40,7 +43,10 @@ def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | 
 
 @contextmanager
 def archive_errors(filename: str) -> Iterator[None]:
-    """Translate the errors of a damaged archive to ``DatasetRefused``, but not errors of the disk."""
+    """Translate errors of a damaged archive to ``DatasetRefused``, as a context manager.
+
+    Errors of the disk pass unchanged.
+    """
     try:
         yield
     except UnicodeDecodeError as error:

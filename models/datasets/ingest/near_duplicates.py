@@ -15,7 +15,7 @@ MAX_NEIGHBOURS = 512
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the pairs of near duplicates: places of hashes with a Hamming distance of at most 3, ``(P, 2)``.
+    """Return the index pairs of 64-bit hashes that differ in at most 3 bits, ``(P, 2)``.
 
     Hashes, all different, are sorted once for each choice of two parts out of five. This takes O(N log N) operations
     for spread hashes, against O(N²) for all pairs. By the pigeonhole principle no pair is missed, unless more than
@@ -41,7 +41,7 @@ def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _masks() -> list[np.uint64]:
-    """Return the ten masks that keep two of the five parts."""
+    """Return the ten 64-bit masks that keep two of five bit ranges of a hash."""
     ends = np.cumsum(BANDS)
     parts = [((1 << int(size)) - 1) << int(end - size) for size, end in zip(BANDS, ends, strict=True)]
     return [np.uint64(first | second) for first, second in combinations(parts, 2)]

@@ -30,7 +30,10 @@ LAST = 0x10FFFF
 
 
 def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the images of an .npy file. Raises ``DatasetRefused``."""
+    """Yield the images of an uploaded .npy file, which is read image by image.
+
+    Raises ``DatasetRefused``.
+    """
     with archive_errors(filename), path.open("rb") as file:
         yield from _images(file, filename, within + "images", meter, None)
 
@@ -38,7 +41,7 @@ def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) ->
 def npz_images(
     archive: zipfile.ZipFile, members: Members, filename: str, meter: UploadMeter, within: str
 ) -> Iterator[Item]:
-    """Yield the images of an .npz file: of its array ``images``, ``x_train`` or ``x``, or of its only array.
+    """Yield the images of an uploaded .npz file: of its array ``images``, ``x_train`` or ``x``, or its only array.
 
     An array ``group``, ``(N,)`` of texts or whole numbers, gives the group of every image. Raises ``DatasetRefused``.
     """
@@ -104,7 +107,10 @@ def _groups(file: IO[bytes], filename: str, meter: UploadMeter) -> NDArray[Any]:
 
 
 def _read_counted(file: IO[bytes], size: int, meter: UploadMeter) -> bytearray:
-    """Return the next ``size`` bytes, or fewer at the end. Every piece is counted before the next is read."""
+    """Return the next ``size`` bytes of an uploaded file, or fewer at its end.
+
+    Every piece is counted before the next is read.
+    """
     data = bytearray()
     while piece := file.read(min(CHUNK, size - len(data))):
         meter.add_bytes(len(piece))

@@ -1,4 +1,4 @@
-"""Uploaded files, and their contents item by item. The kind of a file is recognised by its first bytes."""
+"""Uploaded files and their contents, item by item; the kind of a file is recognised by its first bytes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file on disk, and the name that the sender gave it, which is never used as a path."""
+    """An uploaded file on disk, and its original name, which is never used as a path."""
 
     path: Path
     filename: str
 
 
 def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
-    """Yield the items of uploaded files. Raises ``DatasetRefused`` for a malformed archive or array."""
+    """Yield the images of uploaded archives, arrays and image files, and the files that are left out.
+
+    Raises ``DatasetRefused`` for a malformed archive or array.
+    """
     kinds = [_kind(source.path) for source in sources]
     several = sum(kind != IMAGE for kind in kinds) > 1
     before = 0
@@ -56,7 +59,7 @@ def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item
 
 
 def _read_zip(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the items of a zip file, which is an .npz where all its members are arrays."""
+    """Yield the images and rejected files of a zip archive, or of an .npz if all its members are arrays."""
     with open_zip(path, filename, meter) as (archive, members):
         if members and all(name.endswith(".npy") for name in members):
             yield from npz_images(archive, members, filename, meter, within)

@@ -37,7 +37,10 @@ class _Xz:
 
 
 def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of a tar archive, with ``within`` before their paths. Raises ``DatasetRefused``."""
+    """Yield the files of an uploaded tar archive, plain or compressed, without extracting it.
+
+    ``within`` is put before their paths. Raises ``DatasetRefused``.
+    """
     start, names = meter.done, set[str]()
     with archive_errors(filename), path.open("rb") as file:
         for entry in TarReader(_unpacked(file)):

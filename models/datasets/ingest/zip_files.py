@@ -21,7 +21,7 @@ METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 class _Bounded(io.FileIO):
-    """A file with bounded single reads: ``zipfile`` reads the whole directory at once, with the size in its header."""
+    """A file with bounded single reads, because ``zipfile`` reads a directory of any size at once."""
 
     def __init__(self, path: Path, largest: int) -> None:
         super().__init__(path)
@@ -35,7 +35,7 @@ class _Bounded(io.FileIO):
 
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Yield an open zip file with a checked directory, and its files by path, in their order.
+    """Open an uploaded zip archive, check its directory, and yield the archive with its files by path.
 
     Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
     """
@@ -67,7 +67,10 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an open zip file, with ``within`` before their paths. Raises ``DatasetRefused``."""
+    """Yield the files of an open zip archive, without extracting it.
+
+    ``within`` is put before their paths. Raises ``DatasetRefused``.
+    """
     for name, info in members.items():
         if is_ignored(name):
             yield Ignored(within + name)
@@ -79,7 +82,10 @@ def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, wi
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return the stored name. Raises ``UnicodeDecodeError`` where it is not UTF-8."""
+    """Return the stored name of a file in a zip archive.
+
+    Raises ``UnicodeDecodeError`` where it is not UTF-8.
+    """
     if info.flag_bits & UTF8:
         return info.orig_filename
     return info.orig_filename.encode("cp437").decode()  # zipfile takes unmarked bytes for code page 437
