@@ -1,60 +1,60 @@
-// What the service expects of the training that the form describes, asked for whenever that has changed.
+// The estimate of a training, requested again whenever the form changes.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { bytes, count, duration, whole } from "../format.js";
 import { facts, notice } from "../parts.js";
 import { get, isAbort } from "../service.js";
 import { problem } from "./messages.js";
 
-const SETTLED_MS = 350;
+const DEBOUNCE_MS = 350;
 
 export class Estimate {
   constructor({ changed }) {
-    Object.assign(this, { changed, found: null, error: null, asking: false, timer: null, stopped: new AbortController() });
+    Object.assign(this, { changed, answer: null, error: null, pending: false, timer: null, stopped: new AbortController() });
   }
 
-  /** Asks about another request; null where the form knows by itself that it is wrong. */
-  about(request) {
+  /** Requests an estimate for a training; null clears it because the form is incomplete. */
+  update(request) {
     clearTimeout(this.timer);
     this.stopped.abort();
     this.stopped = new AbortController();
-    this.asking = request !== null;
-    if (request === null) Object.assign(this, { found: null, error: null });
-    else this.timer = setTimeout(() => this.ask(request, this.stopped.signal), SETTLED_MS);
+    this.pending = request !== null;
+    if (request === null) Object.assign(this, { answer: null, error: null });
+    else this.timer = setTimeout(() => this.load(request, this.stopped.signal), DEBOUNCE_MS);
     this.changed();
   }
 
-  async ask(request, signal) {
+  async load(request, signal) {
     try {
-      const found = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
-      Object.assign(this, { found, error: null, asking: false });
+      const answer = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
+      Object.assign(this, { answer, error: null, pending: false });
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
-      Object.assign(this, { found: null, error, asking: false });
+      Object.assign(this, { answer: null, error, pending: false });
     }
     this.changed();
   }
 
   view() {
-    return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.asking}>
-      <div class="row between"><h3>What it will take</h3><span class="small faint" role="status">${this.asking ? "estimating ..." : ""}</span></div>
+    return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.pending}>
+      <div class="row between"><h3>Estimate</h3><span class="small faint" role="status">${this.pending ? "estimating ..." : ""}</span></div>
       ${problem(this.error)}
-      ${this.found ? this.numbers() : this.asking || this.error ? nothing : html`<p class="faint small">The estimate comes once the form is complete.</p>`}
+      ${this.answer ? this.numbers() : this.pending || this.error ? nothing : html`<p class="faint small">Complete the form to see an estimate.</p>`}
     </section>`;
   }
 
   numbers() {
-    const { estimate, queue, waiting, workers } = this.found;
-    return html`<div class="estimate ${this.asking ? "stale" : ""}">
+    const { estimate, queue, waiting, workers } = this.answer;
+    return html`<div class="estimate ${this.pending ? "stale" : ""}">
         <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
         <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
         <div><strong>${whole(estimate?.parameters)}</strong><span class="small faint">parameters</span></div>
       </div>
       ${facts([
-        ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} before it` : "nobody waits"}`],
+        ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} ahead` : "empty"}`],
         ["workers", workers ? `${whole(workers)} running` : null],
-        ["time is", estimate?.measured ? "by trainings that ran here" : "a guess: no training of this preset has run here"],
+        ["basis", estimate?.measured ? "earlier trainings" : "rough guess; this preset has not run here yet"],
       ])}
-      ${workers ? nothing : notice(`No worker that is running serves ${queue}: the job would wait until one starts.`, "warn")}
-      ${estimate?.fits === false ? notice(`No running worker gives a training more than ${bytes(estimate.available_bytes)}: a smaller batch size or preset needs less.`, "warn") : nothing}`;
+      ${workers ? nothing : notice(`No running worker serves ${queue}. The job will wait until a worker starts.`, "warn")}
+      ${estimate?.fits === false ? notice(`Running workers offer at most ${bytes(estimate.available_bytes)} of memory. Use a smaller batch size or preset.`, "warn") : nothing}`;
   }
 }
