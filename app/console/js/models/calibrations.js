@@ -124,7 +124,7 @@ export class Calibrations {
     const { quantiles, count } = this.reference;
     const limits = quantiles.map(({ alpha, statistic }) => `${100 * alpha} % from ${brief(statistic)} nats`).join(", ");
     return html`<snf-histogram aria-label="Histogram of statistic T of ${count} calibration images; thresholds by false-alarm rate: ${limits}"
-      .x=${"statistic T in nats, higher is more anomalous"} .histogram=${this.reference} .marks=${this.marks}></snf-histogram>
+      .x=${"statistic T, nats (high: anomalous)"} .histogram=${this.reference} .marks=${this.marks}></snf-histogram>
       <p class="small faint">Images to the right of a line are flagged at that false-alarm rate.</p>`;
   }
 

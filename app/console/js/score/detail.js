@@ -78,7 +78,7 @@ function histogram(verdict, reference, alpha, flagged) {
   const limit = threshold(reference.quantiles, alpha);
   if (limit !== null) marks.push({ x: limit, label: "flagged above", colour: "--faint", dashed: true });
   const summary = `Histogram of statistic T of ${reference.count} calibration images; this image has ${brief(verdict.statistic, 3)} nats, p-value ${brief(verdict.p_value, 3)}`;
-  return html`<snf-histogram aria-label=${summary} .x=${"statistic T in nats, higher is more anomalous"} .histogram=${reference} .marks=${marks}></snf-histogram>`;
+  return html`<snf-histogram aria-label=${summary} .x=${"statistic T, nats (high: anomalous)"} .histogram=${reference} .marks=${marks}></snf-histogram>`;
 }
 
 /** Interpolates the statistic from which images are flagged at `alpha`. Used for drawing only. */
