@@ -34,7 +34,7 @@ def house(chromium: str, reader: str, tmp_path_factory: pytest.TempPathFactory) 
 
 def give(page: Page, key: str) -> None:
     """Types a key into the dialog and uses it."""
-    dialog = page.get_by_role("dialog", name="This service asks for a key")
+    dialog = page.get_by_role("dialog", name="Enter an API key")
     expect(dialog).to_be_visible()
     dialog.get_by_label("Key", exact=True).fill(key)
     page.keyboard.press("Enter")
@@ -69,7 +69,7 @@ def test_who_gives_no_key_is_told_and_may_try_again(page: Page, collector: Colle
         page.get_by_role("button", name="Try again").click()
         give(page, KEY)
         expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
-    expect(page.get_by_role("banner").get_by_role("status")).to_have_text("ready, but no jobs")
+    expect(page.get_by_role("banner").get_by_role("status")).to_have_text("ready, jobs down")
 
 
 def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Collector) -> None:
@@ -97,7 +97,7 @@ def test_what_a_key_may_not_do_is_said_in_words_and_another_can_be_used(
     with collector.expected(REFUSED):
         page.goto("/")
         give(page, reader)
-        expect(page.get_by_role("button", name="Key wall, role read: use another")).to_have_text("wall (read)")
+        expect(page.get_by_role("button", name="Key wall, role read: change key")).to_have_text("wall (read)")
     axe(page)
     with collector.expected(FORBIDDEN):
         page.get_by_role("button", name="a handwritten 7").click()

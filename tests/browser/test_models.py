@@ -135,25 +135,25 @@ def test_the_overview_says_what_the_service_does(page: Page, house: httpx.Client
     expect(fact(page, "test bits/dim")).to_have_text(f"{manifest['evaluation']['test_bits_per_dim']:.4f}")
     expect(fact(page, "engine")).to_have_text(serving["engine"])
     expect(fact(page, "cached log-dets")).to_contain_text(f"{serving['log_det_total']:.3f} nats")
-    expect(fact(page, "of weights")).to_have_text(serving["log_det_digest"][:12])
+    expect(fact(page, "weights digest")).to_have_text(serving["log_det_digest"][:12])
     expect(fact(page, "steps")).to_contain_text(f"{manifest['training']['steps']:,}")
 
 
 def test_it_is_scored_with(page: Page) -> None:
     opened(page, "fashion-snf-glow")
-    page.get_by_role("button", name="Score with it").click()
+    page.get_by_role("button", name="Score images").click()
     expect(page.get_by_role("combobox", name="Model")).to_have_value("fashion-snf-glow")
 
 
 def test_what_is_not_there_is_said(page: Page, digits: str) -> None:
     page.goto("/#/models/nobody")
-    expect(page.get_by_text("There is no model of this name")).to_be_visible()
+    expect(page.get_by_text("No model has this name")).to_be_visible()
     page.goto(f"/#/models/{digits}:9")
-    page.get_by_role("link", name="Go to its live version").click()
+    page.get_by_role("link", name="Open the live version").click()
     expect(page.get_by_role("combobox", name="Version")).to_have_value("1")
     page.get_by_role("combobox", name="Version").select_option("2")
     expect(page).to_have_url(re.compile(f"#/models/{digits}:2/overview$"))
-    expect(page.get_by_role("button", name="Score with version 1, the live one")).to_be_visible()
+    expect(page.get_by_role("button", name="Score with live version 1")).to_be_visible()
 
 
 def test_versions_are_released_rolled_back_and_deleted(
@@ -185,22 +185,22 @@ def test_versions_are_released_rolled_back_and_deleted(
     with collector.expected("status of 409"):
         panel.get_by_role("button", name="Delete version 2").click()
         axe(page)
-        dialog.get_by_role("button", name="Delete it").click()
+        dialog.get_by_role("button", name="Delete").click()
         toast(page, f"{name}:2 has the alias champion")
     panel.get_by_role("button", name="Remove the alias champion").click()
     dialog.get_by_role("button", name="Cancel").click()
     assert aliases(house, name) == {"live": 1, "champion": 2}
     panel.get_by_role("button", name="Remove the alias champion").click()
-    dialog.get_by_role("button", name="Remove it").click()
+    dialog.get_by_role("button", name="Remove").click()
     expect(panel.get_by_role("combobox", name="Version of the alias champion")).to_have_count(0)
     panel.get_by_role("button", name="Delete version 2").click()
-    dialog.get_by_role("button", name="Delete it").click()
+    dialog.get_by_role("button", name="Delete").click()
     expect(line(page, "2")).to_have_count(0)
     assert house.get(f"/v1/models/{name}:2").status_code == 404
 
     panel.get_by_role("button", name="Delete the model").click()
-    expect(dialog).to_contain_text("its only version, the live one too")
-    dialog.get_by_role("button", name="Delete it").click()
+    expect(dialog).to_contain_text("Its only version and all calibrations")
+    dialog.get_by_role("button", name="Delete").click()
     expect(page).to_have_url(re.compile("#/models$"))
     expect(line(page, SHIPPED)).to_have_count(1)
     expect(line(page, name)).to_have_count(0)
@@ -233,14 +233,14 @@ def test_an_audit_agrees(page: Page, house: httpx.Client, screenshot: Callable[[
     opened(page, SHIPPED, "audit")
     panel = page.get_by_role("tabpanel")
     panel.get_by_role("button", name="Audit").click()
-    expect(panel.get_by_role("status")).to_contain_text(re.compile("Agrees to .* nats, allowed "))
+    expect(panel.get_by_role("status")).to_contain_text(re.compile("Agrees within .* nats, tolerance "))
     said = house.get(f"/v1/models/{SHIPPED}/audit", params={"n": 4}).json()
     for one in said["images"]:
         row = line(page, re.compile(f"^{one['index'] + 1} stored with the model"))
         expect(row).to_contain_text(f"{one['recomputed']:.6f}")
     expect(line(page, "all layers")).to_contain_text(f"{said['total']['cached']:.6f}")
     assert screenshot(page, "audit").stat().st_size > 0
-    panel.get_by_text(f"{len(said['log_dets'])} layers, one by one").click()
+    panel.get_by_text(f"{len(said['log_dets'])} layers in detail").click()
     expect(line(page, said["log_dets"][-1]["layer"])).to_contain_text(f"{said['log_dets'][-1]['recomputed']:.6f}")
     axe(page)
 
@@ -261,7 +261,7 @@ def test_the_card_is_shown_with_its_samples(page: Page, house: httpx.Client) -> 
 def test_calibrations_are_made_and_chosen(page: Page, house: httpx.Client) -> None:
     opened(page, SHIPPED, "calibrations")
     panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_role("img", name="Histogram of the evidence of 5000 calibration images")).to_be_visible()
+    expect(panel.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()
     expect(line(page, "0 in use")).to_contain_text("5,000")
     panel.get_by_role("combobox", name="Dataset").select_option("mnist-mini")
     panel.get_by_role("button", name="Calibrate").click()
@@ -269,8 +269,8 @@ def test_calibrations_are_made_and_chosen(page: Page, house: httpx.Client) -> No
     expect(follow).to_be_visible()
     await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
     expect(line(page, "1 in use")).to_contain_text("mnist-mini")
-    expect(panel.get_by_role("img", name="Histogram of the evidence of 100 calibration images")).to_be_visible()
-    expect(panel.get_by_text("takes 2,995 images")).to_be_visible()
+    expect(panel.get_by_role("img", name="Histogram of statistic T of 100 calibration images")).to_be_visible()
+    expect(panel.get_by_text("needs 2,995 images")).to_be_visible()
     axe(page)
     panel.get_by_role("button", name="Use calibration 0").click()
     expect(line(page, "0 in use")).to_be_visible()
@@ -282,9 +282,9 @@ def test_an_evaluation_is_asked_for_and_read(
 ) -> None:
     opened(page, SHIPPED, "evaluations")
     panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_text("There is none yet of this model")).to_be_visible()
+    expect(panel.get_by_text("This model has no evaluation yet")).to_be_visible()
     panel.get_by_role("combobox", name="Normal images").select_option("mnist-mini")
-    panel.get_by_role("spinbutton", name="Most images of a set").fill("40")
+    panel.get_by_role("spinbutton", name="Maximum images per set").fill("40")
     with collector.expected("status of 422"):
         panel.get_by_role("button", name="Evaluate").click()
         expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
@@ -311,7 +311,7 @@ def test_an_evaluation_is_asked_for_and_read(
 def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -> None:
     opened(page, digits, "drift")
     panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_text("No image was scored by this version")).to_be_visible()
+    expect(panel.get_by_text("This version has not scored an image")).to_be_visible()
     expect(panel.get_by_text("/score?source=camera-1")).to_be_visible()
     strange = [DIGITS[0]] * 60
     for source, images in (("line-1", DIGITS), ("camera-2", strange)):
@@ -328,11 +328,11 @@ def test_a_service_that_is_away_is_told_and_waited_for(page: Page, collector: Co
     opened(page, SHIPPED, "drift")
     with collector.expected("ERR_FAILED"):
         page.route("**/v1/**", lambda route: route.abort("failed"))
-        expect(page.get_by_text("Is it still running?")).to_be_visible()
+        expect(page.get_by_text("Check that it is running")).to_be_visible()
     expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
     axe(page)
     page.unroute("**/v1/**")
-    expect(page.get_by_text("Is it still running?")).to_have_count(0)
+    expect(page.get_by_text("Check that it is running")).to_have_count(0)
     collector.found = [one for one in collector.found if "/v1/models" not in one]
 
 
@@ -365,7 +365,7 @@ def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Clien
     expect(progress).to_have_count(0)
     assert house.get("/v1/models/moved").status_code == 404
     upload.click()
-    expect(page.get_by_text("Checking its weights")).to_be_visible()
+    expect(page.get_by_text("Verifying the weights")).to_be_visible()
     page.get_by_role("link", name="moved:1").click()
     expect(page.get_by_role("heading", level=1, name="moved")).to_be_visible()
     sums = [house.get(f"/v1/models/{name}:1").json()["manifest"]["log_dets"]["total"] for name in (digits, "moved")]

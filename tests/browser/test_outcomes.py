@@ -48,7 +48,7 @@ def test_a_second_version_is_made_live(
     Registry(home / "registry").publish(barely_trained(tmp_path_factory), "released")
     opened(page, queued(house, **TRAINING, model="released", parameters={"max_steps": 5}))
     ready = page.get_by_role("region", name="The model released:2 is ready")
-    expect(ready).to_contain_text("released means version 1")
+    expect(ready).to_contain_text("released uses version 1")
     ready.get_by_role("button", name="Make it live").click()
     toast(page, "released is now version 2")
     expect(ready.get_by_role("button", name="Make it live")).to_have_count(0)
@@ -69,7 +69,7 @@ def test_the_report_of_an_evaluation_is_opened(page: Page, house: httpx.Client, 
     parameters = {"against": [digits], "images": 40}
     # The page of the models is tested with a model that has no evaluation yet: not this one.
     opened(page, queued(house, type="evaluate", dataset="mnist-mini", model=CLOTHES, parameters=parameters))
-    written = page.get_by_role("region", name="The report is written")
+    written = page.get_by_role("region", name="The report is ready")
     expect(written).to_contain_text(re.compile(rf"{digits} 0\.\d+"))
     with page.expect_popup() as popup:
         written.get_by_role("link", name="Open the report").click()
@@ -86,7 +86,7 @@ def test_a_cancelled_training_is_tried_again(page: Page, house: httpx.Client) ->
     assert house.post(f"/v1/jobs/{job}/cancel").status_code == 202
     expect(title).to_contain_text("cancelled", timeout=PATIENCE_MS)
     page.get_by_role("button", name="Try again").click()
-    toast(page, "Another job goes on from its checkpoint")
+    toast(page, "A new job continues from the checkpoint")
     page.wait_for_url(re.compile(f"#/train/(?!{job})"))
     another = page.url.rpartition("/")[2]
     assert house.get(f"/v1/jobs/{another}").json()["retry_of"] == job

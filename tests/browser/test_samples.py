@@ -19,16 +19,16 @@ MODEL = "mnist-snf-glow"
 
 def opened(page: Page) -> None:
     page.goto("/#/samples")
-    expect(page.get_by_role("figure", name="By the exact inverse")).to_be_visible()
+    expect(page.get_by_role("figure", name="Exact inverse")).to_be_visible()
 
 
 @in_every_look
 def test_both_inverses_and_their_difference(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
     opened(page)
     page.get_by_text("both", exact=True).click()
-    difference = page.get_by_role("figure", name="Their difference")
+    difference = page.get_by_role("figure", name="Difference")
     expect(difference).to_be_visible()
-    expect(page.get_by_role("figure", name="By the learned inverse").get_by_role("button")).to_have_count(16)
+    expect(page.get_by_role("figure", name="Learned inverse").get_by_role("button")).to_have_count(16)
     expect(difference.locator("img")).to_have_count(16)
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
@@ -45,8 +45,8 @@ def test_the_difference_is_that_of_the_arrays(page: Page, house: httpx.Client) -
     largest = int(np.abs(drawn("exact") - drawn("learned")).max())
     opened(page)
     page.get_by_text("both", exact=True).click()
-    says = f"White is {largest} of 255 grey levels" if largest else "None: every pixel is the same."
-    expect(page.get_by_role("figure", name="Their difference")).to_contain_text(says)
+    says = f"White is {largest} of 255 grey levels" if largest else "No difference: all pixels are equal."
+    expect(page.get_by_role("figure", name="Difference")).to_contain_text(says)
 
 
 def test_what_the_controls_say_is_drawn(page: Page) -> None:
@@ -73,7 +73,7 @@ def test_a_sample_is_scored(page: Page, house: httpx.Client) -> None:
     third = house.get(f"/v1/models/{MODEL}/samples", params=query).json()["samples"][2]
     opened(page)
     page.get_by_role("button", name="Sample 3,").click()
-    expect(page.get_by_label("One sample")).to_contain_text(f"{third['log_likelihood']:.3f} nats")
-    page.get_by_role("button", name="Score it").click()
+    expect(page.get_by_label("Selected sample")).to_contain_text(f"{third['log_likelihood']:.3f} nats")
+    page.get_by_role("button", name="Score this sample").click()
     row = page.get_by_role("row", name=f"{MODEL}-seed-1-3.png")
     expect(row).to_contain_text(f"{third['log_likelihood']:.2f}")

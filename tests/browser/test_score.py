@@ -46,7 +46,7 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
     page.get_by_role("button", name="digit-hole.png").click()
     expect(page.get_by_alt_text("Heat map")).to_be_visible()
     expect(page.get_by_text("plainer than its surroundings suggest")).to_be_visible()
-    histogram = page.get_by_role("img", name="Histogram of the evidence of 5000 calibration images")
+    histogram = page.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")
     assert histogram.locator("canvas").bounding_box() is not None
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"

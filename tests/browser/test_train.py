@@ -82,7 +82,7 @@ def test_an_upload_and_its_report(
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("progressbar", name="Upload")).to_be_visible()
     expect(page.get_by_text(re.compile(r"of \d+ kB, .*/s, \d+:\d\d left"))).to_be_visible()
-    report = page.get_by_role("region", name=f"The dataset {chosen}")
+    report = page.get_by_role("region", name=f"Dataset {chosen}")
     expect(report.get_by_alt_text(f"Contact sheet of {chosen}")).to_be_visible()
     expect(report).to_contain_text(f"{len(DIGITS)} PNG")
     expect(report).to_contain_text("lot-1 ")
@@ -93,7 +93,7 @@ def test_an_upload_and_its_report(
     axe(page)
     assert screenshot(page, "train").stat().st_size > 0
     report.get_by_role("button", name="Delete").click()
-    page.get_by_role("dialog", name=f"Delete {chosen}?").get_by_role("button", name="Delete it").click()
+    page.get_by_role("dialog", name=f"Delete {chosen}?").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("radio", name=chosen)).to_have_count(0)
     assert house.get(f"/v1/datasets/{chosen}").status_code == 404
 
@@ -115,7 +115,7 @@ def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, 
     opened(page)
     drop(page.get_by_role("main"), *DIGITS)
     page.get_by_label("Name of the dataset").fill("taken")
-    expect(page.get_by_text("There is one of this name")).to_be_visible()
+    expect(page.get_by_text("This name is in use")).to_be_visible()
     with collector.expected("status of 409"):
         page.get_by_role("button", name="Upload", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text("taken")
@@ -125,7 +125,7 @@ def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, 
         rate.fill("5")
         expect(page.get_by_text("Input should be less than or equal to 1").first).to_be_visible()
     expect(rate).to_have_attribute("aria-invalid", "true")
-    page.get_by_role("button", name="Back to the defaults").click()
+    page.get_by_role("button", name="Reset to defaults").click()
     expect(page.get_by_role("region", name="Estimate")).to_contain_text("memory")
     # The job store goes away and comes back.
     down = '{"type": "jobs-unavailable", "title": "The job store does not answer", "detail": "ask again later"}'
@@ -161,7 +161,7 @@ def test_a_training_is_followed_to_its_model(page: Page, house: httpx.Client, sc
     fits(page)
     axe(page)
     assert screenshot(page, "job").stat().st_size > 0
-    ready.get_by_role("link", name="Score with it").click()
+    ready.get_by_role("link", name="Score images").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(model)
 
 
@@ -190,7 +190,7 @@ def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collec
     page.get_by_role("button", name="Resume").click()
     expect(badge).to_contain_text("running", timeout=TRAINED_MS)
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog", name="Cancel this job?").get_by_role("button", name="Cancel it").click()
+    page.get_by_role("dialog", name="Cancel this job?").get_by_role("button", name="Cancel job").click()
     expect(badge).to_contain_text("cancelled", timeout=TRAINED_MS)
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     page.get_by_role("link", name="All jobs").click()
@@ -209,7 +209,7 @@ def test_from_images_to_a_verdict(page: Page, house: httpx.Client) -> None:
     ready = page.get_by_role("region", name="The model newcomer:1 is ready")
     expect(ready).to_be_visible(timeout=TRAINED_MS)
     expect(page.get_by_role("img", name="Samples at step")).to_be_visible()
-    ready.get_by_role("link", name="Score with it").click()
+    ready.get_by_role("link", name="Score images").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value("newcomer")
     drop(page.get_by_role("main"), DIGITS[0])
     files = {"images": (DIGITS[0].name, DIGITS[0].read_bytes())}

@@ -1,4 +1,4 @@
-// Two charts as elements: lines over steps, and a histogram with the place of one image in it.
+// Custom elements for charts: a line chart (`snf-lines`) and a histogram with vertical marks (`snf-histogram`).
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { colour } from "./colours.js";
 import { brief } from "./format.js";
@@ -7,17 +7,17 @@ const FONT = "12px system-ui, sans-serif";
 const HEIGHT = 220;
 const ROUND = [0, 1, 2, 5, ...[1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))];
 
-// On an axis of logarithms whole powers of ten alone have a line and a number, and of many every second, third ...
-const MOST_POWERS = 7;
+// A logarithmic axis shows grid lines and labels at powers of ten only, at most this many.
+const MAX_POWERS = 7;
 const power = (value) => Math.round(Math.log10(value));
 const isPower = (value) => Math.abs(Math.log10(value) - power(value)) < 1e-9;
 const powers = (_, all) => {
-  const found = all.filter((one) => one != null && isPower(one)).map(power);
-  const every = Math.ceil((Math.max(...found) - Math.min(...found) + 1) / MOST_POWERS);
-  return all.map((one) => (one != null && isPower(one) && power(one) % every === 0 ? one : null));
+  const exponents = all.filter((tick) => tick != null && isPower(tick)).map(power);
+  const every = Math.ceil((Math.max(...exponents) - Math.min(...exponents) + 1) / MAX_POWERS);
+  return all.map((tick) => (tick != null && isPower(tick) && power(tick) % every === 0 ? tick : null));
 };
 
-const ticks = (_, all) => all.map((one) => (one == null ? "" : brief(one)));
+const ticks = (_, all) => all.map((tick) => (tick == null ? "" : brief(tick)));
 const root = (value) => Math.sign(value) * Math.sqrt(Math.abs(value));
 const square = (value) => Math.sign(value) * value * value;
 
@@ -50,24 +50,27 @@ class Chart extends HTMLElement {
   }
 }
 
-/** `.series`: [{label, x, y, colour, points}], all on one pair of axes; `.x` and `.y` name those; `.log` of y. */
+/**
+ * A line chart. `.series` is [{label, x, y, colour, points}]; `.x` and `.y` are the axis labels; `.log` makes the y axis
+ * logarithmic.
+ */
 class Lines extends Chart {
   set series(value) {
-    this.given = value;
+    this.lines = value;
     this.draw();
   }
 
   powerAxis() {
-    const axis = this.axis({ label: this.y, size: 64, filter: powers, values: (_, all) => all.map((one) => (one == null ? "" : brief(one, 1))) });
+    const axis = this.axis({ label: this.y, size: 64, filter: powers, values: (_, all) => all.map((tick) => (tick == null ? "" : brief(tick, 1))) });
     return { ...axis, grid: { ...axis.grid, filter: powers }, ticks: { ...axis.ticks, filter: powers } };
   }
 
   draw() {
-    if (!this.isConnected || !this.given) return;
-    const data = uPlot.join(this.given.map(({ x, y }) => [x, y]));
-    // A line of one point would not be seen.
-    const alone = ({ x }) => x.length === 1;
-    const shape = JSON.stringify(this.given.map((one) => [one.label, alone(one)]));
+    if (!this.isConnected || !this.lines) return;
+    const data = uPlot.join(this.lines.map(({ x, y }) => [x, y]));
+    // A line through a single point is invisible, so the point itself is drawn.
+    const isSingle = ({ x }) => x.length === 1;
+    const shape = JSON.stringify(this.lines.map((series) => [series.label, isSingle(series)]));
     if (this.plot && this.shape === shape) return this.plot.setData(data);
     this.plot?.destroy();
     this.shape = shape;
@@ -78,12 +81,12 @@ class Lines extends Chart {
       axes: [this.axis({ label: this.x }), this.log ? this.powerAxis() : this.axis({ label: this.y, size: 64, values: ticks })],
       series: [
         { label: this.x },
-        ...this.given.map((one) => ({
-          label: one.label,
-          stroke: () => colour(one.colour),
+        ...this.lines.map((series) => ({
+          label: series.label,
+          stroke: () => colour(series.colour),
           width: 2,
           spanGaps: true,
-          points: { show: Boolean(one.points) || alone(one), size: 6, fill: () => colour(one.colour) },
+          points: { show: Boolean(series.points) || isSingle(series), size: 6, fill: () => colour(series.colour) },
           value: (_, value) => brief(value, 5),
         })),
       ],
@@ -92,31 +95,34 @@ class Lines extends Chart {
   }
 }
 
-/** `.found`: {edges, counts}; `.marks`: [{x, label, colour, dashed}] are drawn as lines across it; `.x` names the axis. */
+/**
+ * A histogram. `.histogram` is {edges, counts}; `.marks` is [{x, label, colour, dashed}], drawn as vertical lines; `.x` is
+ * the label of the horizontal axis.
+ */
 class Histogram extends Chart {
-  set found(value) {
+  set histogram(value) {
     this.bins = value;
     this.draw();
   }
 
   set marks(value) {
-    this.lines = value;
+    this.markers = value;
     this.draw();
   }
 
   draw() {
-    if (!this.isConnected || !this.bins || !this.lines) return;
+    if (!this.isConnected || !this.bins || !this.markers) return;
     this.plot?.destroy();
     const { edges, counts } = this.bins;
-    const most = Math.max(edges.at(-1), ...this.lines.map((one) => one.x)) * 1.04;
+    const largest = Math.max(edges.at(-1), ...this.markers.map((mark) => mark.x)) * 1.04;
     this.plot = new uPlot({
       ...this.size(),
       legend: { show: false },
       cursor: { show: false },
-      // Evidence has a long tail: its axis is that of square roots.
-      scales: { x: { time: false, distr: 100, fwd: root, bwd: square, range: [Math.min(edges[0], 0), most] } },
+      // The statistic has a long tail, so the axis is scaled by the square root.
+      scales: { x: { time: false, distr: 100, fwd: root, bwd: square, range: [Math.min(edges[0], 0), largest] } },
       axes: [
-        this.axis({ label: this.x, splits: () => ROUND.filter((one) => one <= most), filter: (_, all) => all, values: ticks }),
+        this.axis({ label: this.x, splits: () => ROUND.filter((tick) => tick <= largest), filter: (_, all) => all, values: ticks }),
         this.axis({ label: "images", size: 54 }),
       ],
       series: [
@@ -139,7 +145,7 @@ class Histogram extends Chart {
     ctx.save();
     ctx.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
-    this.lines.forEach((mark, index) => {
+    this.markers.forEach((mark, index) => {
       const x = plot.valToPos(mark.x, "x", true);
       ctx.strokeStyle = ctx.fillStyle = colour(mark.colour);
       ctx.lineWidth = 2 * ratio;

@@ -1,8 +1,8 @@
-// The theme's colours as a canvas takes them.
+// Colours of the current theme, for use on a canvas.
 const probe = document.createElement("span");
 probe.hidden = true;
 
-/** What a custom property of the style sheet is now: canvases know nothing of `var()` and `light-dark()`. */
+/** Returns the value of a CSS custom property as a colour. A canvas cannot resolve `var()` or `light-dark()`. */
 export function colour(name) {
   if (!probe.isConnected) document.body.append(probe);
   probe.style.color = `var(${name})`;

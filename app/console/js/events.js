@@ -1,49 +1,51 @@
-// Server-sent events of a job. The browser's own EventSource cannot send a key, so they come by fetch.
+// Server-sent events of a job. They are read with `fetch` because `EventSource` cannot send an API key.
 import { createParser } from "../vendor/eventsource-parser/index.js";
 import { call, isAbort, pause, Problem } from "./service.js";
 
 const FIRST_PAUSE_MS = 1000;
-const LONGEST_PAUSE_MS = 15_000;
+const MAX_PAUSE_MS = 15_000;
 
 /**
- * Follows a job until its `end`: `tell` gets `{kind, data}` of every event once, whatever was restarted meanwhile, and
- * `lost` whether the connection is away. Ends when `signal` is aborted; raises what coming back would not mend.
+ * Follows the events of a job until its `end` event or until `signal` is aborted.
+ *
+ * `onEvent` gets `{kind, data}` of every event exactly once, also across reconnections. `onConnection` gets false when the
+ * connection is lost and true when it is back. Throws client errors (4xx), which a new attempt cannot fix.
  */
-export async function follow(job, { tell, lost, signal }) {
-  let last = "";
-  let losses = 0;
+export async function follow(job, { onEvent, onConnection, signal }) {
+  let lastId = "";
+  let failures = 0;
   while (!signal.aborted) {
     try {
-      // At first without the past's progress: pages ask for that in fewer points.
-      const from = last ? { headers: { "Last-Event-ID": last } } : { query: { brief: true } };
+      // The first request omits past progress events: the page loads them as a thinned curve.
+      const from = lastId ? { headers: { "Last-Event-ID": lastId } } : { query: { brief: true } };
       const response = await call(`/v1/jobs/${job}/events`, { ...from, signal });
       if (response.status === 204) return;
-      lost(false);
+      onConnection(true);
       for await (const event of events(response.body)) {
-        [last, losses] = [event.id ?? last, 0];
-        tell({ kind: event.event, data: JSON.parse(event.data) });
+        [lastId, failures] = [event.id ?? lastId, 0];
+        onEvent({ kind: event.event, data: JSON.parse(event.data) });
         if (event.event === "end") return;
       }
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
       if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
     }
-    lost(true);
-    losses += 1;
-    await pause(Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (losses - 1)), signal).catch(() => undefined);
+    onConnection(false);
+    failures += 1;
+    await pause(Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)), signal).catch(() => undefined);
   }
 }
 
 async function* events(body) {
-  const found = [];
-  const parser = createParser({ onEvent: (event) => found.push(event) });
+  const pending = [];
+  const parser = createParser({ onEvent: (event) => pending.push(event) });
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
       parser.feed(value);
-      yield* found.splice(0);
+      yield* pending.splice(0);
     }
   } finally {
     reader.cancel().catch(() => undefined);

@@ -1,11 +1,11 @@
-// Numbers, times and sizes as people read them.
+// Formatting of numbers, times and sizes.
 
-/** A number with so many digits after the point; a dash for none. */
+/** Formats a number with `digits` decimals; a dash for null. */
 export function fixed(value, digits = 3) {
   return value == null ? "–" : value.toFixed(digits);
 }
 
-/** A small or large number in at most so many significant digits. */
+/** Formats a number with at most `digits` significant digits; a dash for null. */
 export function brief(value, digits = 3) {
   if (value == null) return "–";
   if (value === 0) return "0";
@@ -13,12 +13,12 @@ export function brief(value, digits = 3) {
   return size < 1e-4 || size >= 1e6 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
 }
 
-/** 12345 as 12,345. */
+/** Formats an integer with thousands separators: 12345 becomes 12,345. */
 export function whole(value) {
   return value == null ? "–" : Math.round(value).toLocaleString("en-US");
 }
 
-/** Seconds as a clock shows them. */
+/** Formats seconds as minutes:seconds or hours:minutes:seconds. */
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return "–";
   const s = Math.max(0, Math.round(seconds));
@@ -27,28 +27,28 @@ export function duration(seconds) {
   return h ? `${h}:${two(m)}:${two(r)}` : `${m}:${two(r)}`;
 }
 
-/** Bytes in the decimal units that file managers use. */
-export function bytes(count) {
-  if (count == null) return "–";
+/** Formats a number of bytes in decimal units. */
+export function bytes(size) {
+  if (size == null) return "–";
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   let i = 0;
-  while (count >= 1000 && i < units.length - 1) { count /= 1000; i += 1; }
-  return `${i ? count.toFixed(count < 10 ? 1 : 0) : count} ${units[i]}`;
+  while (size >= 1000 && i < units.length - 1) { size /= 1000; i += 1; }
+  return `${i ? size.toFixed(size < 10 ? 1 : 0) : size} ${units[i]}`;
 }
 
-/** A moment, in the reader's own time zone. */
+/** Formats a timestamp in the local time zone. */
 export function moment(text) {
   return text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "–";
 }
 
-/** Channels, height, width as a person says them. */
+/** Formats an image shape: [1, 28, 32] becomes "32×28 grey". */
 export function shape(sides) {
   if (!sides) return "–";
   const [channels, height, width] = sides;
   return `${width}×${height} ${channels === 1 ? "grey" : channels === 3 ? "colour" : `${channels} channels`}`;
 }
 
-/** "1 image", "2 images". */
-export function count(n, one, many = `${one}s`) {
-  return `${whole(n)} ${n === 1 ? one : many}`;
+/** Formats a number with a noun: "1 image", "2 images". */
+export function count(n, singular, plural = `${singular}s`) {
+  return `${whole(n)} ${n === 1 ? singular : plural}`;
 }

@@ -1,4 +1,4 @@
-// The frame: which page is shown, the theme, and whether the service is well.
+// The page frame: navigation, theme, service status and the API key in use.
 import { askForKey, authorization, hasKey } from "./service.js";
 import { complain } from "./toast.js";
 
@@ -8,20 +8,20 @@ const PAGES = {
   train: () => import("./pages/train.js"),
   models: () => import("./pages/models.js"),
 };
-const LOOK_MS = 5000;
+const STATUS_INTERVAL_MS = 5000;
 
 const main = document.getElementById("main");
 let leave = () => undefined;
 let visits = 0;
 
-/** `#/models/digits:2` is the page `models` with the argument `digits:2`. */
-function place() {
+/** Parses the URL fragment: `#/models/digits:2` is the page `models` with the argument `digits:2`. */
+function route() {
   const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
   return page in PAGES ? [page, rest.join("/")] : ["score", ""];
 }
 
 async function show() {
-  const [page, argument] = place();
+  const [page, argument] = route();
   const visit = (visits += 1);
   for (const link of document.querySelectorAll(".top nav a")) {
     if (link.hash === `#/${page}`) link.setAttribute("aria-current", "page");
@@ -29,9 +29,9 @@ async function show() {
   }
   try {
     const module = await PAGES[page]();
-    if (visit !== visits) return; // another page was asked for meanwhile
+    if (visit !== visits) return; // the user has navigated elsewhere in the meantime
     leave();
-    // A fresh element: lit-html keeps what it drew into one.
+    // A new element for each page: lit-html stores its state on the element it renders into.
     const root = Object.assign(document.createElement("div"), { className: "page" });
     main.replaceChildren(root);
     document.title = `${module.title} · snf density`;
@@ -43,58 +43,58 @@ async function show() {
   }
 }
 
-async function look() {
+async function updateStatus() {
   const status = document.getElementById("status");
   let [state, text] = ["down", "not answering"];
   try {
     const response = await fetch("/readyz");
-    const found = await response.json();
-    if (response.ok) [state, text] = found.jobs === "ok" ? ["ready", "ready"] : ["degraded", "ready, but no jobs"];
-    else [state, text] = ["degraded", found.status];
+    const health = await response.json();
+    if (response.ok) [state, text] = health.jobs === "ok" ? ["ready", "ready"] : ["degraded", "ready, jobs down"];
+    else [state, text] = ["degraded", health.status];
   } catch {
-    // What it says already: the service does not answer.
+    // The initial values apply.
   }
   if (status.dataset.state !== state) [status.dataset.state, status.textContent] = [state, text];
 }
 
-/** Shows whose key is in use and its role; a click gives another one. */
-async function showHolder() {
+/** Shows the name and role of the API key in use. A click on it asks for another key. */
+async function showKey() {
   const button = document.getElementById("holder");
   if (!hasKey()) return;
   const response = await fetch("/v1/me", { headers: authorization() }).catch(() => null);
-  if (!response?.ok) return; // a key that is refused is asked for again by the page itself
+  if (!response?.ok) return; // the page itself asks for a new key if this one is rejected
   const { name, role } = await response.json();
   button.textContent = `${name} (${role})`;
-  button.setAttribute("aria-label", `Key ${name}, role ${role}: use another`);
+  button.setAttribute("aria-label", `Key ${name}, role ${role}: change key`);
   button.hidden = false;
 }
 
 document.getElementById("holder").onclick = async () => {
-  if (await askForKey("Another key may do more or less than this one.")) show();
+  if (await askForKey("Enter another key to change your permissions.")) show();
 };
-document.addEventListener("snf-key", showHolder);
+document.addEventListener("snf-key", showKey);
 
-function dark() {
+function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-function nameTheme() {
-  document.getElementById("theme").textContent = dark() ? "Light" : "Dark";
-  document.getElementById("theme").setAttribute("aria-label", dark() ? "Light theme" : "Dark theme");
+function updateThemeButton() {
+  document.getElementById("theme").textContent = isDark() ? "Light" : "Dark";
+  document.getElementById("theme").setAttribute("aria-label", isDark() ? "Light theme" : "Dark theme");
   document.dispatchEvent(new Event("snf-theme"));
 }
 
 document.getElementById("theme").onclick = () => {
-  const theme = dark() ? "light" : "dark";
+  const theme = isDark() ? "light" : "dark";
   document.documentElement.dataset.theme = theme;
   localStorage.setItem("snf-theme", theme);
-  nameTheme();
+  updateThemeButton();
 };
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", updateThemeButton);
 window.addEventListener("hashchange", show);
-nameTheme();
+updateThemeButton();
 show();
-look();
-showHolder();
-setInterval(() => document.hidden || look(), LOOK_MS);
+updateStatus();
+showKey();
+setInterval(() => document.hidden || updateStatus(), STATUS_INTERVAL_MS);

@@ -1,32 +1,32 @@
-// When pages are drawn anew.
+// Scheduling of rendering and polling.
 import { render } from "../vendor/lit-html/lit-html.js";
 
-/** Answers what asks for `view` to be drawn into `root`: once a frame at most, and not after the page was left. */
+/** Renders `view` into `root` and returns a function that schedules another rendering, at most one per frame. */
 export function painter(root, view) {
-  let asked = false;
+  let scheduled = false;
   const draw = () => {
-    const held = document.activeElement;
+    const focused = document.activeElement;
     render(view(), root);
-    // Whoever pressed a button that is gone now stays near it.
-    if (!held.isConnected) root.querySelector("[role=tabpanel]")?.focus({ preventScroll: true });
+    // If the rendering removed the focused element, keep the keyboard focus in the panel.
+    if (!focused.isConnected) root.querySelector("[role=tabpanel]")?.focus({ preventScroll: true });
   };
   draw();
   return () => {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => { asked = false; if (root.isConnected) draw(); });
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => { scheduled = false; if (root.isConnected) draw(); });
   };
 }
 
-/** Does `work` so many milliseconds after it was last done, while somebody looks; answers what ends it. */
-export function everyNowAndThen(milliseconds, work) {
+/** Repeats `work` with a pause between runs while the page is visible. Returns a function that stops it. */
+export function poll(milliseconds, work) {
   let timer = 0;
-  let over = false;
-  const next = () => { if (!over) timer = setTimeout(turn, milliseconds); };
-  const turn = async () => {
+  let stopped = false;
+  const next = () => { if (!stopped) timer = setTimeout(run, milliseconds); };
+  const run = async () => {
     if (!document.hidden) await work();
     next();
   };
   next();
-  return () => { over = true; clearTimeout(timer); };
+  return () => { stopped = true; clearTimeout(timer); };
 }

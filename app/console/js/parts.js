@@ -1,34 +1,34 @@
-// Pieces of pages that more than one has.
+// Components that several pages share.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { shape } from "./format.js";
 import { get } from "./service.js";
 
-const FIRST = "mnist-snf-glow";
+const DEFAULT_MODEL = "mnist-snf-glow";
 
-/** The models that can be used, for a choice; a damaged one is left out, a version that was asked for is added. */
-export async function usableModels(asked = null) {
-  const found = (await get("/v1/models")).models.filter((one) => one.image_shape && one.state !== "failed");
-  if (!asked || !/[:@]/.test(asked)) return found;
-  const version = await get(`/v1/models/${asked}`);
-  return [...found, { name: asked, image_shape: version.manifest.preprocessing.shape }];
+/** Returns the models that can score. Damaged models are left out; the version `requested` is added if it is given. */
+export async function usableModels(requested = null) {
+  const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed");
+  if (!requested || !/[:@]/.test(requested)) return models;
+  const version = await get(`/v1/models/${requested}`);
+  return [...models, { name: requested, image_shape: version.manifest.preprocessing.shape }];
 }
 
-/** The model of a name, or else one to begin with; none where there is none. */
+/** Returns the model called `name`, else the default model, else the first; undefined if there is none. */
 export function wantedModel(models, name) {
-  return models.find((one) => one.name === name) ?? models.find((one) => one.name === FIRST) ?? models[0];
+  return models.find((model) => model.name === name) ?? models.find((model) => model.name === DEFAULT_MODEL) ?? models[0];
 }
 
-/** A choice of one model. */
+/** Renders a selection of one model. */
 export function modelChoice(models, chosen, choose) {
   return html`<div class="field">
     <label for="model">Model</label>
     <select id="model" @change=${(event) => choose(event.target.value)}>
-      ${models.map((one) => html`<option value=${one.name} ?selected=${one.name === chosen}>${one.name} (${shape(one.image_shape)})</option>`)}
+      ${models.map((model) => html`<option value=${model.name} ?selected=${model.name === chosen}>${model.name} (${shape(model.image_shape)})</option>`)}
     </select>
   </div>`;
 }
 
-/** One of a few, as a row of buttons: `options` are [value, label]. */
+/** Renders radio buttons in a row; `options` are [value, label]. */
 export function segments(name, legend, options, chosen, choose) {
   return html`<fieldset><legend>${legend}</legend><div class="segments">
     ${options.map(([value, label]) => html`<label><input type="radio" name=${name} .value=${value}
@@ -36,32 +36,32 @@ export function segments(name, legend, options, chosen, choose) {
   </div></fieldset>`;
 }
 
-const LOOKS = {
+const BADGE_CLASSES = {
   queued: "", starting: "accent", running: "accent", paused: "warn", succeeded: "good", failed: "bad", cancelled: "",
   ready: "good", loading: "accent", idle: "",
 };
 
-/** A state of a job or a model, coloured by whether it is a good one. */
+/** Renders the state of a job or a model as a coloured badge. */
 export function stateBadge(state) {
-  return html`<span class="badge ${LOOKS[state] ?? ""}">${state}</span>`;
+  return html`<span class="badge ${BADGE_CLASSES[state] ?? ""}">${state}</span>`;
 }
 
-/** A message in the page. */
+/** Renders a message; nothing if `text` is empty. */
 export function notice(text, kind = "") {
   return text ? html`<p class="notice ${kind}">${text}</p>` : nothing;
 }
 
-/** What went wrong, and another try. */
+/** Renders an error with a button that tries again. */
 export function failure(error, again) {
   return html`<div class="row">${notice(error.message, "bad")}<button type="button" @click=${again}>Try again</button></div>`;
 }
 
-/** What a page shows while its first data are on their way. */
+/** Renders a placeholder while data is loading. */
 export function waiting(text = "Loading ...") {
   return html`<p class="empty" aria-busy="true">${text}</p>`;
 }
 
-/** Pairs of a name and a value. */
+/** Renders pairs of a name and a value; pairs without a value are left out. */
 export function facts(pairs) {
   return html`<dl class="facts">${pairs.filter(([, value]) => value != null && value !== "")
     .map(([name, value]) => html`<dt>${name}</dt><dd class="break">${value}</dd>`)}</dl>`;

@@ -1,54 +1,54 @@
-// Calls to the service: the key, errors as problems (RFC 9457), patience where it is busy, files as pictures.
+// HTTP calls to the service: API key, problem details (RFC 9457), retries while it is busy, uploads and downloads.
 
 const BUSY = new Set([429, 503]);
-const PATIENCE = 5;
+const MAX_RETRIES = 5;
 
-/** An answer of 400 or more. */
+/** An error response (status 400 or above); status 0 if the service did not answer. */
 export class Problem extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || `the service answered ${status}`);
+    super(problem.detail || problem.title || `The service answered with status ${status}.`);
     this.status = status;
     this.type = problem.type;
-    this.title = problem.title || "The service refused";
+    this.title = problem.title || "The request failed";
     this.errors = problem.errors || [];
     this.results = problem.results || null;
   }
 }
 
-/** Answers an absolute path with its query; parameters that are null are left out. */
+/** Returns a path with its query string; parameters that are null are left out. */
 export function address(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value != null);
-  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+  const parameters = Object.entries(query).filter(([, value]) => value != null);
+  return parameters.length ? `${path}?${new URLSearchParams(parameters)}` : path;
 }
 
-/** The answer of a call; raises `Problem`, and asks for a key where one is wanted. */
+/** Returns the response of a call. Asks for an API key if the service requires one; throws `Problem` on an error. */
 export async function call(path, { method = "GET", query, json, body, headers = {}, signal, patient = false } = {}) {
-  const given = { ...headers };
+  const ownHeaders = { ...headers };
   if (json !== undefined) {
-    given["Content-Type"] = "application/json";
+    ownHeaders["Content-Type"] = "application/json";
     body = JSON.stringify(json);
   }
   for (let attempt = 1; ; attempt += 1) {
-    const response = await reach(address(path, query), { method, body, signal, headers: { ...given, ...authorization() } });
+    const response = await fetchOrFail(address(path, query), { method, body, signal, headers: { ...ownHeaders, ...authorization() } });
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (response.status === 401 && (await askForKey(problem.message))) continue;
-    if (!patient || !BUSY.has(response.status) || attempt > PATIENCE) throw problem;
+    if (!patient || !BUSY.has(response.status) || attempt > MAX_RETRIES) throw problem;
     await pause((Number(response.headers.get("Retry-After")) || 2 ** (attempt - 1)) * 1000, signal);
   }
 }
 
-/** The JSON of a call. */
+/** Returns the JSON body of a call. */
 export async function get(path, options) {
   return (await call(path, options)).json();
 }
 
-/** The address of a picture that can only be had with the key; it is to be given to `URL.revokeObjectURL`. */
+/** Downloads an image with the API key and returns an object URL. The caller must revoke it. */
 export async function picture(path, options) {
   return URL.createObjectURL(await (await call(path, options)).blob());
 }
 
-/** Sends a form, or a file of a media type, and tells how far it is; `fetch` cannot. */
+/** Uploads a form or a file and reports progress, which `fetch` cannot do. */
 export function upload(path, body, { query, type, progress, signal } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -73,7 +73,7 @@ export function upload(path, body, { query, type, progress, signal } = {}) {
   });
 }
 
-/** Saves a blob as a file of the reader's machine. */
+/** Downloads a blob as a file. */
 export function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -82,17 +82,18 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Whether a key is in use: then links to the service alone would be refused. */
+/** Returns whether an API key is in use. If so, plain links to the service are refused. */
 export function hasKey() {
   return storedKey() !== null;
 }
 
-/** The headers that carry the key. */
+/** Returns the request headers with the API key. */
 export function authorization() {
   const key = storedKey();
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
+/** Resolves after a delay; rejects when `signal` is aborted. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => { clearTimeout(timer); reject(signal.reason); };
@@ -106,7 +107,7 @@ export function isAbort(error) {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-async function reach(path, options) {
+async function fetchOrFail(path, options) {
   try {
     return await fetch(path, options);
   } catch (error) {
@@ -116,7 +117,7 @@ async function reach(path, options) {
 }
 
 function unreachable() {
-  return new Problem(0, { type: "unreachable", title: "The service does not answer", detail: "Is it still running?" });
+  return new Problem(0, { type: "unreachable", title: "The service does not answer", detail: "Check that it is running, then try again." });
 }
 
 async function problemOf(response) {
@@ -137,7 +138,7 @@ function storedKey() {
 
 let asking = null;
 
-/** Asks for a key; many calls may be refused at once, and one dialog answers them all. */
+/** Asks for an API key. Concurrent calls share one dialog. Resolves to whether a key was entered. */
 export function askForKey(reason) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("key-dialog");

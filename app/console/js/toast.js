@@ -1,23 +1,23 @@
-// Short messages in the corner; errors stay until they are closed.
+// Short messages in the corner of the page. Errors stay until the user closes them.
 const SHOWN_MS = 5000;
 
 export function toast(text, { bad = false } = {}) {
   const box = document.createElement("div");
   box.className = bad ? "toast bad" : "toast";
-  const words = document.createElement("span");
-  words.textContent = text;
+  const message = document.createElement("span");
+  message.textContent = text;
   const close = document.createElement("button");
   close.className = "quiet";
   close.setAttribute("aria-label", "Close");
   close.textContent = "×";
   close.onclick = () => box.remove();
-  box.append(words, close);
+  box.append(message, close);
   document.getElementById("toasts").append(box);
   if (!bad) setTimeout(() => box.remove(), SHOWN_MS);
 }
 
-/** Says what went wrong, with the parts of the request that were. */
+/** Shows an error with the details of its parts. */
 export function complain(error) {
-  const parts = (error.errors || []).map((one) => one.detail).filter((one) => !error.message.includes(one));
+  const parts = (error.errors || []).map((part) => part.detail).filter((detail) => !error.message.includes(detail));
   toast([error.title, error.message, ...parts].filter(Boolean).join(": "), { bad: true });
 }

@@ -1,4 +1,4 @@
-// The model card, which the service makes from Markdown, and the samples beside it.
+// The Card tab: the model card and the samples that are stored with the model.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { unsafeHTML } from "../../vendor/lit-html/directives/unsafe-html.js";
 import { failure, notice, waiting } from "../parts.js";
@@ -8,7 +8,7 @@ import { complain } from "../toast.js";
 export class Card {
   constructor(subject, redraw) {
     [this.subject, this.redraw] = [subject, redraw];
-    this.text = this.samples = this.error = this.missing = null;
+    this.text = this.samples = this.error = this.samplesError = null;
   }
 
   async start() {
@@ -16,13 +16,13 @@ export class Card {
     if (card.status === "fulfilled") this.text = card.value;
     else this.error = card.reason;
     if (samples.status === "fulfilled") this.samples = samples.value;
-    else this.missing = samples.reason;
+    else this.samplesError = samples.reason;
     this.redraw();
   }
 
   async fragment() {
     const text = await (await call(this.subject.path("/card"), { query: { format: "html" } })).text();
-    // The page has a first heading already.
+    // The page already has an h1, so the headings of the card move one level down.
     return text.replace(/<(\/?)h([1-5])>/g, (_, slash, level) => `<${slash}h${Number(level) + 1}>`);
   }
 
@@ -42,12 +42,12 @@ export class Card {
     if (this.error) return failure(this.error, () => { this.error = null; this.start(); });
     if (this.text === null) return waiting();
     return html`<div class="columns wide-first">
-      <section class="card"><header><p class="faint small">Written when the model was trained.</p><button @click=${() => this.download()}>Download card.md</button></header>
+      <section class="card"><header><p class="faint small">Created at the end of training.</p><button @click=${() => this.download()}>Download card.md</button></header>
         <div class="prose">${unsafeHTML(this.text)}</div></section>
       <section class="card"><h2>Samples</h2>
-        ${this.samples ? html`<figure class="figure"><img class="pixels card-samples" src=${this.samples} alt="Samples of ${this.subject.exact}"><figcaption>Drawn at temperature 1 when it was trained.</figcaption></figure>` : nothing}
-        ${notice(this.missing?.message)}
-        <p><a href="#/samples/${this.subject.name}">Draw others</a></p></section>
+        ${this.samples ? html`<figure class="figure"><img class="pixels card-samples" src=${this.samples} alt="Samples of ${this.subject.exact}"><figcaption>Sampled at temperature 1 after training.</figcaption></figure>` : nothing}
+        ${notice(this.samplesError?.message)}
+        <p><a href="#/samples/${this.subject.name}">Draw more samples</a></p></section>
     </div>`;
   }
 }

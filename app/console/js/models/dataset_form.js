@@ -1,4 +1,4 @@
-// Choices of datasets in forms, and what the service has against what was chosen.
+// Dataset selection in forms, and error messages of rejected forms.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { count, shape } from "../format.js";
 import { get } from "../service.js";
@@ -22,39 +22,39 @@ export class DatasetForm {
     return Boolean(this.datasets?.length);
   }
 
-  /** What stands in place of a choice where there is nothing to choose from; null where there is. */
-  missing() {
+  /** Renders a message in place of the selection if there are no datasets; null if there are. */
+  unavailable() {
     if (this.error) return html`<p class="notice bad">${this.error.message} <button type="button" class="link" @click=${() => this.load()}>Try again</button></p>`;
     if (!this.datasets) return html`<p class="faint" aria-busy="true">Loading ...</p>`;
-    return this.any ? null : html`<p class="faint">There is no dataset yet. <a href="#/train">Upload one</a>.</p>`;
+    return this.any ? null : html`<p class="faint">There is no dataset yet. <a href="#/train">Upload a dataset</a>.</p>`;
   }
 
-  /** Those of the shape that the model takes first. */
+  /** Returns the datasets; those with the image shape of the model come first. */
   sorted(takes) {
     return [...(this.datasets ?? [])].sort((a, b) => fits(b, takes) - fits(a, takes));
   }
 
-  /** A choice of one; `chosen` may be undefined. */
+  /** Renders a selection of one dataset; `chosen` may be undefined. */
   choice(name, label, takes, chosen, choose) {
     return html`<div class="field"><label for=${name}>${label}</label>
-      ${this.missing() ?? html`<select id=${name} name=${name} @change=${(event) => choose?.(event.target.value)}>
-        ${this.sorted(takes).map((one) => html`<option value=${one.name} ?selected=${one.name === chosen}>${described(one, takes)}</option>`)}</select>`}</div>`;
+      ${this.unavailable() ?? html`<select id=${name} name=${name} @change=${(event) => choose?.(event.target.value)}>
+        ${this.sorted(takes).map((dataset) => html`<option value=${dataset.name} ?selected=${dataset.name === chosen}>${described(dataset, takes)}</option>`)}</select>`}</div>`;
   }
 }
 
-/** Whether a dataset has images as a model takes them. */
+/** Returns whether a dataset has the image shape of the model. */
 export function fits(dataset, takes) {
   return String(dataset.image_shape) === String(takes);
 }
 
-/** A dataset in a line; its shape where that is another one than the model's. */
+/** Describes a dataset in a line; with its image shape if that differs from the model's. */
 export function described(dataset, takes) {
   return `${dataset.name}, ${count(dataset.images, "image")}${fits(dataset, takes) ? "" : `, ${shape(dataset.image_shape)}`}`;
 }
 
-/** Why a job was not queued. */
+/** Renders the reasons why a job was rejected. */
 export function refusal(error) {
   if (!error) return nothing;
-  const more = (error.errors ?? []).map((one) => one.detail).filter((one) => !error.message.includes(one));
-  return html`<p class="notice bad" role="alert">${[error.message, ...more].join("; ")}</p>`;
+  const details = (error.errors ?? []).map((part) => part.detail).filter((detail) => !error.message.includes(detail));
+  return html`<p class="notice bad" role="alert">${[error.message, ...details].join("; ")}</p>`;
 }

@@ -1,40 +1,41 @@
-// Whether recent images look like the calibration images.
+// The Drift tab: compares recent images with the calibration images, by source.
 import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed, moment, whole } from "../format.js";
 
-const EXPECTED = 0.05; // share of p-values of 0.05 or less without drift
-const FULL = 4; // times that: a full bar
+const EXPECTED_SHARE = 0.05; // expected share of p-values up to 0.05 without drift
+const FULL_BAR = 4; // a full bar, as a multiple of the expected share
 
 export class Drift {
   constructor(subject) {
     this.subject = subject;
   }
 
-  // The page asks for the model's detail every few seconds: drift comes with it.
+  // The page polls the model details, which include the drift windows.
   view() {
     const { drift } = this.subject.detail;
     return html`<section class="card"><header><h2>Drift</h2>${drift.length ? verdict(drift) : ""}</header>
-      <p class="faint">The p-values of the newest images of each source, compared with those of the calibration images. Without drift about 5 % of them are at most 0.05.</p>
+      <p class="faint">Compares the p-values of recent images with those of the calibration images. Without drift about 5 % are at or below 0.05.</p>
       ${drift.length ? table(drift) : empty()}
-      ${drift.length && !drift.some((one) => one.source !== null) ? html`<details><summary>Tell sources apart</summary>${how(this.subject.name)}</details>` : ""}
-      ${drift.length ? "" : how(this.subject.name)}</section>`;
+      ${drift.length && !drift.some(({ source }) => source !== null) ? html`<details><summary>Monitor sources separately</summary>${instructions(this.subject.name)}</details>` : ""}
+      ${drift.length ? "" : instructions(this.subject.name)}</section>`;
 }
 }
 
 function verdict(drift) {
-  const alarms = drift.filter((one) => one.alarm).length;
-  const words = alarms ? `${alarms} of ${drift.length} windows raise an alarm` : drift.every((one) => one.p_value === null) ? "too few images to tell" : "no alarm";
-  return html`<span class="badge ${alarms ? "bad" : drift.every((one) => one.p_value === null) ? "" : "good"}" role="status">${words}</span>`;
+  const alarms = drift.filter(({ alarm }) => alarm).length;
+  const untested = drift.every((entry) => entry.p_value === null);
+  const text = alarms ? `${alarms} of ${drift.length} windows raise an alarm` : untested ? "too few images" : "no alarm";
+  return html`<span class="badge ${alarms ? "bad" : untested ? "" : "good"}" role="status">${text}</span>`;
 }
 
 function empty() {
-  return html`<p class="empty">No image was scored by this version with this calibration yet. <a href="#/score">Score some</a>.</p>`;
+  return html`<p class="empty">This version has not scored an image with this calibration yet. <a href="#/score">Score images</a>.</p>`;
 }
 
-function how(name) {
+function instructions(name) {
   const command = `curl -s -F images=@part.png \\\n     '${location.origin}/v1/models/${name}/score?source=camera-1'`;
-  return html`<div class="stack"><p>Say with every score where its image comes from: a camera, a line, a lot. Each <code>source</code> has a window of its own, and an alarm says which one went astray.</p>
-    <pre class="code" tabindex="0" aria-label="A score with a source"><code>${command}</code></pre></div>`;
+  return html`<div class="stack"><p>Name the origin of the images in each request: a camera, a line or a lot. Each <code>source</code> is monitored separately.</p>
+    <pre class="code" tabindex="0" aria-label="Example request with a source"><code>${command}</code></pre></div>`;
 }
 
 function table(drift) {
@@ -43,19 +44,19 @@ function table(drift) {
     <tbody>${drift.map(row)}</tbody></table></div>`;
 }
 
-function row(one) {
+function row(entry) {
   return html`<tr>
-    <th class="break" scope="row">${one.source ?? "all images"}</th>
-    <td>${badge(one)}</td>
-    <td class="num" data-label="images">${whole(one.images)}</td>
-    <td data-label="p ≤ 0.05"><span class="share"><span class="bar marked" aria-hidden="true"><i .style=${`width: ${Math.min(100, (100 * one.low_share) / (FULL * EXPECTED))}%`}></i></span>
-      <span>${fixed(100 * one.low_share, 1)} %</span></span></td>
-    <td class="num" data-label="KS distance">${fixed(one.statistic, 3)}</td>
-    <td class="num" data-label="p-value">${brief(one.p_value)}</td>
-    <td class="small" data-label="since">${moment(one.since)}</td></tr>`;
+    <th class="break" scope="row">${entry.source ?? "all images"}</th>
+    <td>${badge(entry)}</td>
+    <td class="num" data-label="images">${whole(entry.images)}</td>
+    <td data-label="p ≤ 0.05"><span class="share"><span class="bar marked" aria-hidden="true"><i .style=${`width: ${Math.min(100, (100 * entry.low_share) / (FULL_BAR * EXPECTED_SHARE))}%`}></i></span>
+      <span>${fixed(100 * entry.low_share, 1)} %</span></span></td>
+    <td class="num" data-label="KS distance">${fixed(entry.statistic, 3)}</td>
+    <td class="num" data-label="p-value">${brief(entry.p_value)}</td>
+    <td class="small" data-label="since">${moment(entry.since)}</td></tr>`;
 }
 
-function badge(one) {
-  if (one.alarm) return html`<span class="badge bad">drift</span> <span class="small faint">since ${moment(one.alarm_since)}</span>`;
-  return one.p_value === null ? html`<span class="badge">too few images</span>` : html`<span class="badge good">as calibrated</span>`;
+function badge(entry) {
+  if (entry.alarm) return html`<span class="badge bad">drift</span> <span class="small faint">since ${moment(entry.alarm_since)}</span>`;
+  return entry.p_value === null ? html`<span class="badge">too few images</span>` : html`<span class="badge good">no drift</span>`;
 }

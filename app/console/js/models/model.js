@@ -1,7 +1,7 @@
-// The page of one model: what it is called, which version is looked at, and tabs with all that is known of it.
+// The page of one model: version selection, actions and tabs.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
-import { everyNowAndThen, painter } from "../paint.js";
+import { painter, poll } from "../paint.js";
 import { failure, notice, stateBadge, waiting } from "../parts.js";
 import { call, hasKey, save } from "../service.js";
 import { complain } from "../toast.js";
@@ -14,8 +14,8 @@ import { Overview } from "./overview.js";
 import { Subject } from "./subject.js";
 import { Versions } from "./versions.js";
 
-const LOOK_MS = 5000;
-// A tab's panel has `view()`, and may have `start()`, `refresh()`, `back()` after other pages were visited, and `end()`.
+const POLL_MS = 5000;
+// A panel has `view()`. It may have `start()`, `refresh()`, `back()` (called on return from another page) and `end()`.
 const TABS = [
   ["overview", "Overview", Overview],
   ["versions", "Versions", Versions],
@@ -27,12 +27,12 @@ const TABS = [
 ];
 const WITHOUT_DETAIL = "versions";
 
-// The model that was looked at last is kept, with its results, while other pages are visited.
+// The last model is kept with its results while the user visits other pages.
 let page = null;
 
 export function showModel(root, ref, tab) {
   if (page?.subject.ref !== ref) {
-    page?.forget();
+    page?.dropPanels();
     page = new Page(ref);
   }
   return page.mount(root, tab);
@@ -52,27 +52,27 @@ class Page {
     document.title = `${this.subject.ref} · snf density`;
     this.redraw = painter(root, () => this.view());
     for (const panel of this.panels.values()) panel.back?.();
-    this.look();
-    const end = everyNowAndThen(LOOK_MS, async () => { if (this.subject.lost?.status !== 401) await this.look(); });
+    this.refresh();
+    const end = poll(POLL_MS, async () => { if (this.subject.loadError?.status !== 401) await this.refresh(); });
     return () => { end(); this.redraw = () => undefined; };
   }
 
-  /** Learns how the model stands, and lets the open tab do so. */
-  look = async () => {
+  /** Reloads the model and refreshes the open tab. */
+  refresh = async () => {
     const before = this.subject.version;
     await this.subject.load();
     this.loaded = true;
-    // An alias that moved: what was known of the version before is not shown for this one.
-    if (before !== null && before !== this.subject.version) this.forget();
-    // Of a version that cannot be read there is only one tab to open.
+    // If the alias has moved, the panels of the previous version are out of date.
+    if (before !== null && before !== this.subject.version) this.dropPanels();
+    // A version that cannot be read has one tab only.
     if (this.subject.problem) this.tab = WITHOUT_DETAIL;
-    // A key that was not given is not asked for again and again.
+    // If the user gave no API key, a refresh would reopen the key dialog.
     if (this.usable && this.panel().error?.status !== 401) await this.panel().refresh?.();
     this.redraw();
   };
 
-  /** Drops what is known of the version; the last move of an alias can still be put back. */
-  forget() {
+  /** Drops all panels except the versions, which hold the last alias move for a rollback. */
+  dropPanels() {
     for (const [key, panel] of this.panels) {
       if (key === WITHOUT_DETAIL) continue;
       panel.end?.();
@@ -87,17 +87,17 @@ class Page {
   panel() {
     const { tab } = this;
     if (!this.panels.has(tab)) {
-      const [, , Kind] = TABS.find(([key]) => key === tab);
-      const made = new Kind(this.subject, () => this.redraw(), this.look);
-      this.panels.set(tab, made);
-      made.start?.();
+      const [, , Panel] = TABS.find(([key]) => key === tab);
+      const panel = new Panel(this.subject, () => this.redraw(), this.refresh);
+      this.panels.set(tab, panel);
+      panel.start?.();
     }
     return this.panels.get(tab);
   }
 
   choose(tab) {
     this.tab = tab;
-    // Linkable, yet no visit to another page.
+    // Update the address without leaving the page.
     history.replaceState(null, "", `#/models/${this.subject.ref}/${tab}`);
     this.redraw();
     this.panel().refresh?.();
@@ -106,13 +106,13 @@ class Page {
   view() {
     const { subject } = this;
     if (!this.loaded && !subject.entry) return html`${heading(subject.ref)}${waiting()}`;
-    if (!subject.entry && subject.lost) return html`${heading(subject.ref)}${failure(subject.lost, this.look)}`;
-    if (!subject.entry) return html`${heading(subject.ref)}<p class="empty">There is no model of this name. <a href="#/models">All models</a></p>`;
+    if (!subject.entry && subject.loadError) return html`${heading(subject.ref)}${failure(subject.loadError, this.refresh)}`;
+    if (!subject.entry) return html`${heading(subject.ref)}<p class="empty">No model has this name. <a href="#/models">Show all models</a></p>`;
     if (subject.version === null) return html`${heading(subject.ref)}<p class="empty">${subject.name} has no such version or alias.
-      <a href="#/models/${subject.name}">Go to its live version</a></p>`;
+      <a href="#/models/${subject.name}">Open the live version</a></p>`;
     return html`
       ${this.header()}
-      ${subject.lost ? failure(subject.lost, this.look) : nothing}
+      ${subject.loadError ? failure(subject.loadError, this.refresh) : nothing}
       ${notice(subject.problem && `Version ${subject.version} cannot be used: ${subject.problem.message}`, "bad")}
       ${notice(subject.detail?.reason && `Version ${subject.version} cannot be loaded: ${subject.detail.reason}`, "bad")}
       ${this.tabs()}
@@ -123,13 +123,13 @@ class Page {
   header() {
     const { subject } = this;
     const { versions, aliases } = subject.entry;
-    const named = (version) => Object.keys(aliases).filter((alias) => aliases[alias] === version);
+    const aliasesOf = (version) => Object.keys(aliases).filter((alias) => aliases[alias] === version);
     return html`<div class="head">
       <div class="stack tight">${heading(subject.name)}
         <div class="row">
           <label for="version">Version</label>
           <select id="version" class="narrow" .value=${live(String(subject.version))} @change=${(event) => this.goTo(event.target.value)}>
-            ${[...versions].sort((a, b) => b - a).map((one) => html`<option value=${one} ?selected=${one === subject.version}>${[one, ...named(one)].join(" · ")}</option>`)}
+            ${[...versions].sort((a, b) => b - a).map((version) => html`<option value=${version} ?selected=${version === subject.version}>${[version, ...aliasesOf(version)].join(" · ")}</option>`)}
           </select>
           ${subject.detail ? stateBadge(subject.detail.state) : nothing}
           ${subject.detail?.read_only ? html`<span class="badge">shipped</span>` : nothing}
@@ -137,22 +137,22 @@ class Page {
       ${subject.problem || subject.detail?.state === "failed" ? nothing : html`<div class="row">
         ${this.download()}
         <a class="button" href="#/samples/${subject.name}">Draw samples</a>
-        <button class="primary" @click=${() => this.score()}>${subject.live ? "Score with it" : `Score with version ${aliases.live}, the live one`}</button>
+        <button class="primary" @click=${() => this.score()}>${subject.live ? "Score images" : `Score with live version ${aliases.live}`}</button>
       </div>`}</div>`;
   }
 
-  /** Its files as one. A link alone carries no key. */
+  /** Renders the download of the artifact. A plain link would not send the API key. */
   download() {
     const path = this.subject.path("/artifact");
     const name = `${this.subject.name}-${this.subject.version}.tar`;
-    const fetched = async () => {
+    const fetchAndSave = async () => {
       try {
         save(await (await call(path)).blob(), name);
       } catch (error) {
         complain(error);
       }
     };
-    return hasKey() ? html`<button @click=${fetched}>Download</button>` : html`<a class="button" href=${path} download=${name}>Download</a>`;
+    return hasKey() ? html`<button @click=${fetchAndSave}>Download</button>` : html`<a class="button" href=${path} download=${name}>Download</a>`;
   }
 
   goTo(version) {
@@ -165,22 +165,22 @@ class Page {
   }
 
   tabs() {
-    const known = TABS.filter(([key]) => !this.subject.problem || key === WITHOUT_DETAIL);
+    const available = TABS.filter(([key]) => !this.subject.problem || key === WITHOUT_DETAIL);
     const move = (event) => {
-      const at = known.findIndex(([key]) => key === this.tab);
-      const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
-      if (to === undefined) return;
+      const current = available.findIndex(([key]) => key === this.tab);
+      const target = { ArrowRight: current + 1, ArrowLeft: current - 1, Home: 0, End: -1 }[event.key];
+      if (target === undefined) return;
       event.preventDefault();
-      const [key] = known.at(to % known.length);
+      const [key] = available.at(target % available.length);
       this.choose(key);
       document.getElementById(`tab-${key}`).focus();
     };
-    return html`<div class="tabs" role="tablist" aria-label="About this model" @keydown=${move}>
-      ${known.map(([key, label]) => html`<button role="tab" id="tab-${key}" aria-selected=${key === this.tab} aria-controls="panel"
+    return html`<div class="tabs" role="tablist" aria-label="Model details" @keydown=${move}>
+      ${available.map(([key, label]) => html`<button role="tab" id="tab-${key}" aria-selected=${key === this.tab} aria-controls="panel"
         tabindex=${key === this.tab ? 0 : -1} @click=${() => this.choose(key)}>${label}</button>`)}</div>`;
   }
 }
 
 function heading(text) {
-  return html`<div class="stack tight"><nav class="small" aria-label="Way back"><a href="#/models">All models</a></nav><h1 class="break">${text}</h1></div>`;
+  return html`<div class="stack tight"><nav class="small" aria-label="Breadcrumb"><a href="#/models">All models</a></nav><h1 class="break">${text}</h1></div>`;
 }

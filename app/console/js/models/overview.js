@@ -1,16 +1,16 @@
-// What a version is, what it was made from, how good it is and how it is computed.
+// The Overview tab: architecture, quality, training and serving of a version.
 import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, bytes, count, duration, fixed, moment, shape, whole } from "../format.js";
 import { facts, waiting } from "../parts.js";
 
-const FIT = { exact: "refused", crop: "resized, then the middle is cut out", stretch: "both sides resized", pad: "resized, black around it" };
-const COLOUR = { exact: "refused", grey: "made grey", rgb: "made colour" };
+const FIT = { exact: "rejected", crop: "resized and centre-cropped", stretch: "stretched", pad: "resized, padded with black" };
+const COLOUR = { exact: "rejected", grey: "converted to grey", rgb: "converted to colour" };
 const TRANSFORM = {
   affine: "affine: pixels scaled to an interval",
   logit: "logit of the pixels",
-  marginal: "marginal: by the distribution of grey levels in training",
+  marginal: "marginal: distribution of grey levels in training",
 };
-const COMMIT = 12; // digits that tell one commit or digest from another
+const DIGEST_LENGTH = 12; // displayed characters of a commit or digest
 
 export class Overview {
   constructor(subject) {
@@ -21,17 +21,17 @@ export class Overview {
     const { detail } = this.subject;
     const { manifest } = detail;
     return html`<div class="columns two">
-      <section class="card"><h2>What it is</h2>${what(detail, manifest)}</section>
-      <section class="card"><h2>How good it is</h2>${quality(manifest)}</section>
-      <section class="card"><h2>What it was made from</h2>${training(manifest)}</section>
-      <section class="card"><h2>How it is computed</h2>${computing(detail, manifest)}</section>
+      <section class="card"><h2>Model</h2>${model(detail, manifest)}</section>
+      <section class="card"><h2>Quality</h2>${quality(manifest)}</section>
+      <section class="card"><h2>Training</h2>${training(manifest)}</section>
+      <section class="card"><h2>Serving</h2>${serving(detail, manifest)}</section>
     </div>`;
   }
 }
 
-function what(detail, { architecture, preprocessing, created }) {
+function model(detail, { architecture, preprocessing, created }) {
   return facts([
-    ["architecture", built(architecture)],
+    ["architecture", describe(architecture)],
     ["images", `${shape([preprocessing.channels, preprocessing.height, preprocessing.width])}, ${whole(preprocessing.channels * preprocessing.height * preprocessing.width)} dimensions`],
     ["other sizes", FIT[preprocessing.fit]],
     ["other colours", COLOUR[preprocessing.colour]],
@@ -41,7 +41,7 @@ function what(detail, { architecture, preprocessing, created }) {
   ]);
 }
 
-function built(architecture) {
+function describe(architecture) {
   const { family, linear, levels, steps, hidden, blocks, layers, kernel } = architecture;
   if (family === "glow") return `Glow, ${count(levels, "level")} of ${count(steps, "step")}, width ${hidden}, ${linear} 1×1 convolutions`;
   if (family === "convolutional") return `${blocks * layers} ${linear} ${kernel}×${kernel} convolutions in ${count(blocks, "block")}`;
@@ -57,46 +57,46 @@ function quality({ evaluation }) {
     </dl>
     ${facts([
       ["test images", images ? whole(images) : "none in this dataset"],
-      ["test, nats an image", nats === null ? null : html`${fixed(nats, 1)} <span class="faint">(negative log-likelihood)</span>`],
-      ["reconstruction error", error === null ? "no learned inverse" : html`${brief(error)} <span class="faint">largest ‖I − R W‖ over the layers</span>`],
+      ["test nats per image", nats === null ? null : html`${fixed(nats, 1)} <span class="faint">(negative log-likelihood)</span>`],
+      ["reconstruction error", error === null ? "no learned inverse" : html`${brief(error)} <span class="faint">maximum ‖I − R W‖ over the layers</span>`],
     ])}
-    <p class="small faint">Bits/dim compare over sizes; lower is likelier. A low one does not make a good detector: evaluations say how good it is at that.</p>`;
+    <p class="small faint">Lower bits/dim mean a higher likelihood; they compare across image sizes. See the evaluations for the quality of anomaly detection.</p>`;
 }
 
-function training({ training: made }) {
-  const parts = made.split && [["train", made.split.train], ["statistics", made.split.statistics], ["calibration", made.split.calibration]];
+function training({ training: record }) {
+  const parts = record.split && [["train", record.split.train], ["reference", record.split.statistics], ["calibration", record.split.calibration]];
   return facts([
-    ["preset", made.preset],
-    ["dataset", made.dataset],
-    ["images", whole(made.train_images)],
-    ["shared out", parts && html`${parts.map(([part, n]) => `${whole(n)} ${part}`).join(", ")} <span class="faint">(${made.split.rule})</span>`],
-    ["files", made.provenance && Object.entries(made.provenance.formats).map(([format, n]) => `${whole(n)} ${format}`).join(", ")],
-    ["steps", html`${whole(made.steps)} <span class="faint">weights of step ${whole(made.best_step)}, best on validation</span>`],
-    ["time", html`${duration(made.seconds)} <span class="faint">arithmetic ${made.precision}</span>`],
-    ["job", made.job && html`<a href="#/train/${made.job}">${made.job}</a>`],
-    ["commit", made.started_from_commit && html`<code title=${made.started_from_commit}>${made.started_from_commit.slice(0, COMMIT)}</code>`],
-    ["with", Object.entries(made.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
+    ["preset", record.preset],
+    ["dataset", record.dataset],
+    ["images", whole(record.train_images)],
+    ["split", parts && html`${parts.map(([part, n]) => `${whole(n)} ${part}`).join(", ")} <span class="faint">(${record.split.rule})</span>`],
+    ["files", record.provenance && Object.entries(record.provenance.formats).map(([format, n]) => `${whole(n)} ${format}`).join(", ")],
+    ["steps", html`${whole(record.steps)} <span class="faint">weights from step ${whole(record.best_step)}, best on validation</span>`],
+    ["time", html`${duration(record.seconds)} <span class="faint">precision ${record.precision}</span>`],
+    ["job", record.job && html`<a href="#/train/${record.job}">${record.job}</a>`],
+    ["commit", record.started_from_commit && html`<code title=${record.started_from_commit}>${record.started_from_commit.slice(0, DIGEST_LENGTH)}</code>`],
+    ["software", Object.entries(record.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
   ]);
 }
 
-function computing({ serving, state }, { log_dets: logDets }) {
-  if (!serving) {
-    return state === "loading" ? waiting("It is being loaded ...")
-      : html`<p class="faint">${state === "failed" ? "It could not be loaded." : "It is not loaded: the first score by it loads it. Then its engine stands here."}</p>${facts(sums(logDets.total, logDets.weights_sha256, logDets.layers))}`;
+function serving({ serving: engine, state }, { log_dets: logDets }) {
+  if (!engine) {
+    return state === "loading" ? waiting("Loading the model ...")
+      : html`<p class="faint">${state === "failed" ? "The model could not be loaded." : "The model is not loaded. Score an image to load it."}</p>${facts(cachedLogDets(logDets.total, logDets.weights_sha256, logDets.layers))}`;
   }
   return facts([
-    ["engine", serving.engine],
-    ["precision", serving.precision === "float32" ? "float32" : html`${serving.precision} <span class="faint">middle convolutions of coupling networks; all else float32</span>`],
-    ["tile", html`${count(serving.tile, "image")} <span class="faint">computed at once, as measured on this machine</span>`],
-    ["smallest p-value", brief(serving.smallest_p, 3)],
-    ["default false-alarm rate", `${brief(100 * serving.default_alpha, 3)} %`],
-    ...sums(serving.log_det_total, serving.log_det_digest, logDets.layers),
+    ["engine", engine.engine],
+    ["precision", engine.precision === "float32" ? "float32" : html`${engine.precision} <span class="faint">for middle convolutions of coupling networks, else float32</span>`],
+    ["tile", html`${count(engine.tile, "image")} <span class="faint">per pass, measured on this machine</span>`],
+    ["smallest p-value", brief(engine.smallest_p, 3)],
+    ["default false-alarm rate", `${brief(100 * engine.default_alpha, 3)} %`],
+    ...cachedLogDets(engine.log_det_total, engine.log_det_digest, logDets.layers),
   ]);
 }
 
-function sums(total, digest, layers) {
+function cachedLogDets(total, digest, layers) {
   return [
     ["cached log-dets", html`${fixed(total, 3)} nats <span class="faint">over ${count(Object.keys(layers).length, "layer")}, float64</span>`],
-    ["of weights", html`<code title=${digest}>${digest.slice(0, COMMIT)}</code>`],
+    ["weights digest", html`<code title=${digest}>${digest.slice(0, DIGEST_LENGTH)}</code>`],
   ];
 }

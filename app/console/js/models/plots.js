@@ -1,4 +1,4 @@
-// Plots of a report as SVG: a line is told by its dashes as well as by its colour.
+// SVG plots of an evaluation report. Lines differ by dash pattern as well as by colour.
 import { html, nothing, svg } from "../../vendor/lit-html/lit-html.js";
 import { brief } from "../format.js";
 
@@ -7,30 +7,30 @@ const [WIDTH, HEIGHT] = [480, 240];
 const [LEFT, RIGHT, TOP, BOTTOM] = [64, 12, 10, 42];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4"];
 
-/** ROC curves in a square: `curves` are {label, points} with points (false, true) positive rates. */
+/** Renders ROC curves. `curves` are {label, points}; a point is (false-positive rate, true-positive rate). */
 export function roc(curves, title) {
   const bottom = SIDE - BOTTOM;
   const place = ([x, y]) => [LEFT + x * (SIDE - LEFT - RIGHT), bottom - y * (bottom - TOP)];
   const chance = svg`<path class="chance" d=${path([place([0, 0]), place([1, 1])])}></path>`;
-  const lines = curves.map((one, index) => line(one.points.map(place), index));
+  const lines = curves.map((curve, index) => line(curve.points.map(place), index));
   return figure(SIDE, SIDE, title, [axes(SIDE, SIDE, "false-positive rate", "true-positive rate", ["0", "0.5", "1"], ["0", "0.5", "1"]), chance, ...lines], curves);
 }
 
-/** Outlines of histograms that share their edges: `sets` are {label, shares}. All bars are drawn equally wide. */
+/** Renders outlines of histograms with common edges. `sets` are {label, shares}. All bars have the same width. */
 export function outlines({ edges, sets }, title) {
   const bars = edges.length - 1;
-  const most = Math.max(...sets.flatMap((one) => one.shares)) || 1;
+  const largest = Math.max(...sets.flatMap((set) => set.shares)) || 1;
   const bottom = HEIGHT - BOTTOM;
   const x = (edge) => LEFT + (edge / bars) * (WIDTH - LEFT - RIGHT);
-  const lines = sets.map(({ shares }, index) => line(shares.flatMap((share, bar) => [bar, bar + 1].map((edge) => [x(edge), bottom - (share / most) * (bottom - TOP)])), index));
+  const lines = sets.map(({ shares }, index) => line(shares.flatMap((share, bar) => [bar, bar + 1].map((edge) => [x(edge), bottom - (share / largest) * (bottom - TOP)])), index));
   const percent = (share) => `${brief(100 * share, 2)} %`;
-  const across = [edges[0], edges[bars >> 1], edges.at(-1)].map((one) => brief(one));
-  return figure(WIDTH, HEIGHT, title, [axes(WIDTH, HEIGHT, "", "share of the images", across, [0, most / 2, most].map(percent)), ...lines], sets);
+  const across = [edges[0], edges[bars >> 1], edges.at(-1)].map((edge) => brief(edge));
+  return figure(WIDTH, HEIGHT, title, [axes(WIDTH, HEIGHT, "", "share of the images", across, [0, largest / 2, largest].map(percent)), ...lines], sets);
 }
 
-function figure(width, height, title, parts, named) {
+function figure(width, height, title, parts, legend) {
   return html`<figure class="plot"><svg viewBox="0 0 ${width} ${height}" .style=${`max-width: ${1.1 * width}px`} role="img" aria-label=${title}>${parts}</svg>
-    ${named.length > 1 ? html`<figcaption><ul class="legend">${named.map((one, index) => html`<li><svg width="34" height="10" aria-hidden="true">${line([[1, 5], [33, 5]], index)}</svg> ${one.label}</li>`)}</ul></figcaption>` : nothing}</figure>`;
+    ${legend.length > 1 ? html`<figcaption><ul class="legend">${legend.map(({ label }, index) => html`<li><svg width="34" height="10" aria-hidden="true">${line([[1, 5], [33, 5]], index)}</svg> ${label}</li>`)}</ul></figcaption>` : nothing}</figure>`;
 }
 
 function line(points, index) {

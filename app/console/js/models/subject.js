@@ -1,4 +1,4 @@
-// One version of a model, as its page and its tabs know it.
+// The version of a model that a page shows; its tabs share it.
 import { get, Problem } from "../service.js";
 
 export class Subject {
@@ -6,14 +6,14 @@ export class Subject {
   constructor(ref) {
     this.ref = ref;
     this.name = ref.split(/[:@]/)[0];
-    this.entry = null; // of the list: versions and aliases, also where a version is damaged
+    this.entry = null; // entry in the list of models: versions and aliases, available even if a version is damaged
     this.detail = null;
-    this.problem = null; // why there is no detail
-    this.lost = null; // why both are not of now
-    this.turns = 0;
+    this.problem = null; // the error of a damaged version, which has no detail
+    this.loadError = null; // the error of the last request; the data may be out of date
+    this.requests = 0;
   }
 
-  /** The number of the version; null where there is no such version. */
+  /** The version number; null if there is no such version. */
   get version() {
     const [, version] = this.ref.split(":");
     if (version) return this.entry?.versions.includes(Number(version)) ? Number(version) : null;
@@ -21,12 +21,12 @@ export class Subject {
     return this.entry?.aliases[alias] ?? null;
   }
 
-  /** A reference to this very version, which no alias moves. */
+  /** The reference by version number, which does not depend on an alias. */
   get exact() {
     return `${this.name}:${this.version}`;
   }
 
-  /** Path of a call about this very version. */
+  /** Returns the path of a call for this version. */
   path(rest = "") {
     return `/v1/models/${this.exact}${rest}`;
   }
@@ -35,28 +35,28 @@ export class Subject {
     return this.entry?.aliases.live === this.version;
   }
 
-  /** Learns how the model stands; never raises: what went wrong is `lost` or `problem`. */
+  /** Loads the model. Errors of the service are stored in `loadError` or `problem`. */
   async load() {
-    // An answer from before a change must not come after the one that knows of it.
-    const turn = (this.turns += 1);
+    // An answer that arrives after a newer request is out of date and is dropped.
+    const request = (this.requests += 1);
     try {
       const { models } = await get("/v1/models");
-      if (turn !== this.turns) return;
-      this.entry = models.find((one) => one.name === this.name) ?? null;
-      this.lost = null;
+      if (request !== this.requests) return;
+      this.entry = models.find(({ name }) => name === this.name) ?? null;
+      this.loadError = null;
       if (this.version === null) {
         this.detail = null;
         return;
       }
       const detail = await get(this.path());
-      if (turn !== this.turns) return;
+      if (request !== this.requests) return;
       [this.detail, this.problem] = [detail, null];
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (turn !== this.turns) return;
-      // A damaged version answers 500; the other versions can still be gone to.
+      if (request !== this.requests) return;
+      // The service answers 500 for a damaged version; the other versions remain available.
       if (this.entry && error.status === 500) [this.detail, this.problem] = [null, error];
-      else this.lost = error;
+      else this.loadError = error;
     }
   }
 }

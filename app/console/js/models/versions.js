@@ -1,52 +1,53 @@
-// The versions of a model and the aliases that point at them: moved, put back, taken away.
+// The Versions tab: lists and deletes versions; adds, moves and removes aliases.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { confirmed } from "../confirm.js";
 import { fixed, moment } from "../format.js";
-import { notice } from "../parts.js";
 import { call, get } from "../service.js";
 import { complain, toast } from "../toast.js";
 
 const LIVE = "live";
-const PAGE = 20;
-const AT_ONCE = 4;
+const PAGE_SIZE = 20;
+const MAX_IN_FLIGHT = 4;
 const ALIAS = "[a-z0-9][a-z0-9._\\-]{0,63}";
 
 export class Versions {
-  constructor(subject, redraw, look) {
-    [this.subject, this.redraw, this.look] = [subject, redraw, look];
-    this.details = new Map(); // by version: what is known of it, or the error
-    this.shown = PAGE;
-    this.moved = null; // the last move, which can be put back
+  constructor(subject, redraw, reload) {
+    [this.subject, this.redraw, this.reload] = [subject, redraw, reload];
+    this.details = new Map(); // version -> detail, error, or null while it loads
+    this.shown = PAGE_SIZE;
+    this.moved = null; // the last alias move, for a rollback
     this.busy = false;
   }
 
-  /** Asks for the versions that are shown and not known yet; they never change. */
+  /** Loads the details of the visible versions once; versions never change. */
   async refresh() {
-    const wanted = this.listed().filter((one) => !this.details.has(one));
-    for (const one of wanted) this.details.set(one, null);
+    const missing = this.listed().filter((version) => !this.details.has(version));
+    for (const version of missing) this.details.set(version, null);
     const work = async () => {
-      for (let one = wanted.shift(); one !== undefined; one = wanted.shift()) {
-        this.details.set(one, await get(`/v1/models/${this.subject.name}:${one}`).catch((error) => error));
-        if (this.details.get(one)?.status !== 500 && this.details.get(one) instanceof Error) this.details.delete(one); // asked again
+      for (let version = missing.shift(); version !== undefined; version = missing.shift()) {
+        const detail = await get(`/v1/models/${this.subject.name}:${version}`).catch((error) => error);
+        // Only a damaged version (500) keeps its error; others are loaded again at the next refresh.
+        if (detail instanceof Error && detail.status !== 500) this.details.delete(version);
+        else this.details.set(version, detail);
         this.redraw();
       }
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    await Promise.all(Array.from({ length: MAX_IN_FLIGHT }, work));
   }
 
   listed() {
     return [...this.subject.entry.versions].sort((a, b) => b - a).slice(0, this.shown);
   }
 
-  /** One change at a time; afterwards everything that shows versions knows of it. */
+  /** Makes one change at a time and reloads the model afterwards. */
   async change(work) {
     if (this.busy) return;
     this.busy = true;
     try {
       await work();
-      await this.look();
+      await this.reload();
     } catch (error) {
       complain(error);
     }
@@ -60,13 +61,13 @@ export class Versions {
       const { previous } = await get(path, { method: "PUT", json: { version } });
       this.moved = { alias, version, previous };
     });
-    // It may have been asked for far below.
+    // The button may be far below the message.
     requestAnimationFrame(() => document.getElementById("moved")?.scrollIntoView({ block: "nearest" }));
   }
 
   async removeAlias(alias) {
     const { name } = this.subject;
-    if (!(await confirmed(`Remove the alias ${alias}?`, `Calls of ${name}@${alias} will be refused. The version stays.`, "Remove it"))) return;
+    if (!(await confirmed(`Remove the alias ${alias}?`, `Calls to ${name}@${alias} will fail. The version is kept.`, "Remove"))) return;
     await this.change(async () => {
       await call(`/v1/models/${name}/aliases/${encodeURIComponent(alias)}`, { method: "DELETE" });
       if (this.moved?.alias === alias) this.moved = null;
@@ -76,8 +77,8 @@ export class Versions {
 
   async remove(version) {
     const { name } = this.subject;
-    const text = "Its weights and calibrations are gone for good; the number is not used again.";
-    if (!(await confirmed(`Delete ${name}:${version}?`, text, "Delete it"))) return;
+    const text = "Its weights and calibrations are deleted permanently. The version number is not reused.";
+    if (!(await confirmed(`Delete ${name}:${version}?`, text, "Delete"))) return;
     await this.change(async () => {
       await call(`/v1/models/${name}/versions/${version}`, { method: "DELETE" });
       this.details.delete(version);
@@ -88,9 +89,9 @@ export class Versions {
 
   async removeAll() {
     const { name, entry } = this.subject;
-    const versions = entry.versions.length === 1 ? "its only version" : `all its ${entry.versions.length} versions`;
-    const text = `Calls of ${name} will be refused: ${versions}, the live one too, and all calibrations are gone for good.`;
-    if (!(await confirmed(`Delete the model ${name}?`, text, "Delete it"))) return;
+    const versions = entry.versions.length === 1 ? "Its only version" : `All ${entry.versions.length} versions`;
+    const text = `Calls to ${name} will fail. ${versions} and all calibrations are deleted permanently.`;
+    if (!(await confirmed(`Delete the model ${name}?`, text, "Delete"))) return;
     this.busy = true;
     this.redraw();
     try {
@@ -104,9 +105,9 @@ export class Versions {
     this.redraw();
   }
 
-  /** Whether a version of it ships with the product, and so it stays. */
+  /** Whether the model ships with the product and cannot be deleted. */
   get shipped() {
-    return this.subject.entry.read_only || [...this.details.values()].some((one) => one?.read_only);
+    return this.subject.entry.read_only || [...this.details.values()].some((detail) => detail?.read_only);
   }
 
   view() {
@@ -115,9 +116,9 @@ export class Versions {
       <section class="card"><h2>Versions</h2>
         <div class="scroll"><table class="rows versions">
           <thead><tr><th>version</th><th>aliases</th><th>created</th><th>preset</th><th>dataset</th><th class="num">validation bits/dim</th><th class="num">test bits/dim</th><th><span class="sr-only">actions</span></th></tr></thead>
-          <tbody>${repeat(this.listed(), (one) => one, (one) => this.row(one))}</tbody></table></div>
+          <tbody>${repeat(this.listed(), (version) => version, (version) => this.row(version))}</tbody></table></div>
         ${this.shipped ? nothing : html`<div><button class="danger" ?disabled=${this.busy} @click=${() => this.removeAll()}>Delete the model</button></div>`}
-        ${versions.length > this.shown ? html`<div><button @click=${() => { this.shown += PAGE; this.redraw(); this.refresh(); }}>Show more of ${versions.length}</button></div>` : nothing}
+        ${versions.length > this.shown ? html`<div><button @click=${() => { this.shown += PAGE_SIZE; this.redraw(); this.refresh(); }}>Show more (${versions.length} in total)</button></div>` : nothing}
       </section>`;
   }
 
@@ -125,33 +126,33 @@ export class Versions {
     const { moved, subject } = this;
     if (!moved) return nothing;
     const { alias, version, previous } = moved;
-    const back = previous !== null && previous !== version && subject.entry.versions.includes(previous);
+    const canRollBack = previous !== null && previous !== version && subject.entry.versions.includes(previous);
     return html`<div class="notice row spread"><span><strong>${alias}</strong> is now version ${version}${previous === null ? "" : `, it was ${previous}`}.
-      ${alias === LIVE ? "Scores go over to it within about two seconds." : ""}</span>
-      ${back ? html`<button @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
+      ${alias === LIVE ? "Scoring switches to it within about two seconds." : ""}</span>
+      ${canRollBack ? html`<button @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
   }
 
   aliases() {
     const { entry, name } = this.subject;
     const sorted = Object.keys(entry.aliases).sort((a, b) => (b === LIVE) - (a === LIVE) || a.localeCompare(b));
-    const options = (chosen) => [...entry.versions].sort((a, b) => b - a).map((one) => html`<option value=${one} ?selected=${one === chosen}>version ${one}</option>`);
+    const options = (chosen) => [...entry.versions].sort((a, b) => b - a).map((version) => html`<option value=${version} ?selected=${version === chosen}>version ${version}</option>`);
     const add = (event) => {
       event.preventDefault();
       const { target } = event;
-      const found = new FormData(target);
-      this.move(found.get("alias"), Number(found.get("version"))).then(() => target.reset());
+      const fields = new FormData(target);
+      this.move(fields.get("alias"), Number(fields.get("version"))).then(() => target.reset());
     };
     return html`<section class="card"><h2>Aliases</h2>
-      <p class="faint"><code>${name}</code> means its alias <code>live</code>, <code>${name}@NAME</code> any other. To move one is a release, to move it back a rollback.</p>
+      <p class="faint"><code>${name}</code> uses the alias <code>live</code>; <code>${name}@NAME</code> uses another alias. Move an alias to release a version; move it back to roll back.</p>
       <div role="status" id="moved">${this.undo()}</div>
-      <ul class="aliases">${repeat(sorted, (one) => one, (alias) => html`<li>
+      <ul class="aliases">${repeat(sorted, (alias) => alias, (alias) => html`<li>
         <span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>
         <select aria-label="Version of the alias ${alias}" ?disabled=${entry.versions.length < 2} .value=${live(String(entry.aliases[alias]))}
           @change=${(event) => this.move(alias, Number(event.target.value))}>${options(entry.aliases[alias])}</select>
-        ${alias === LIVE ? html`<span class="faint small">every model has it</span>` : html`<button class="quiet" @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
+        ${alias === LIVE ? html`<span class="faint small">cannot be removed</span>` : html`<button class="quiet" @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
       </li>`)}</ul>
       <form class="row" @submit=${add}>
-        <input class="narrow" name="alias" required pattern=${ALIAS} placeholder="champion" aria-label="Name of a new alias" title="small letters, digits, dot, dash and underscore" autocomplete="off">
+        <input class="narrow" name="alias" required pattern=${ALIAS} placeholder="champion" aria-label="Name of a new alias" title="Lowercase letters, digits, dots, dashes and underscores" autocomplete="off">
         <select class="narrow" name="version" aria-label="Version of the new alias">${options(this.subject.version)}</select>
         <button>Add alias</button></form>
     </section>`;
@@ -159,16 +160,16 @@ export class Versions {
 
   row(version) {
     const { entry, name } = this.subject;
-    const known = this.details.get(version);
+    const detail = this.details.get(version);
     const aliases = Object.keys(entry.aliases).filter((alias) => entry.aliases[alias] === version);
     const here = version === this.subject.version;
     return html`<tr class=${here ? "here" : ""}>
       <th scope="row"><a href="#/models/${name}:${version}/overview" aria-current=${here ? "true" : "false"}>${version}</a></th>
       <td><span class="row tight">${aliases.map((alias) => html`<span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>`)}</span></td>
-      ${known instanceof Error ? html`<td colspan="5"><span class="badge bad">damaged</span> <span class="small break">${known.message}</span></td>` : this.cells(known?.manifest)}
+      ${detail instanceof Error ? html`<td colspan="5"><span class="badge bad">damaged</span> <span class="small break">${detail.message}</span></td>` : this.cells(detail?.manifest)}
       <td><span class="row tight end">
-        ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${known instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}
-        ${known?.read_only ? html`<span class="small faint">shipped</span>` : html`<button class="quiet" aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
+        ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${detail instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}
+        ${detail?.read_only ? html`<span class="small faint">shipped</span>` : html`<button class="quiet" aria-label="Delete version ${version}" @click=${() => this.remove(version)}>Delete</button>`}
       </span></td></tr>`;
   }
 

@@ -1,4 +1,4 @@
-// Samples: what a model thinks images look like, and how good its learned inverse is.
+// The Samples page: images sampled from a model by its exact inverse, its learned inverse, or both for comparison.
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { fixed, shape } from "../format.js";
@@ -9,7 +9,7 @@ import { complain } from "../toast.js";
 
 export const title = "Samples";
 
-const SETTLED_MS = 200;
+const DEBOUNCE_MS = 200;
 const COUNTS = [4, 16, 36, 64].map((n) => [n, String(n)]);
 const INVERSES = [["exact", "exact"], ["learned", "learned"], ["both", "both"]];
 const SEEDS = 2 ** 31;
@@ -45,9 +45,9 @@ async function choose(name) {
   Object.assign(state, { model: name, learned: null });
   draw();
   try {
-    const found = await get(`/v1/models/${name}`);
+    const detail = await get(`/v1/models/${name}`);
     if (state.model !== name) return;
-    state.learned = found.serving?.has_learned_inverse ?? null;
+    state.learned = detail.serving?.has_learned_inverse ?? null;
     if (state.learned === false && state.inverse !== "exact") set({ inverse: "exact" });
   } catch (error) {
     complain(error);
@@ -60,7 +60,7 @@ function set(change) {
   draw();
 }
 
-/** Draws anew what the controls say; what was asked before and has not come is given up. */
+/** Requests samples for the current settings and cancels the previous request. */
 async function draw() {
   stopped.abort();
   stopped = new AbortController();
@@ -68,11 +68,11 @@ async function draw() {
   Object.assign(state, { busy: true, error: null, open: null });
   redraw();
   try {
-    await pause(SETTLED_MS, signal);
+    await pause(DEBOUNCE_MS, signal);
     const kinds = state.inverse === "both" ? ["exact", "learned"] : [state.inverse];
     const answers = await Promise.all(kinds.map((inverse) => get(path(), { query: { ...query(), inverse, format: "json" }, signal, patient: true })));
-    const grids = Object.fromEntries(answers.map((one) => [one.inverse, one.samples.map((sample) => ({ ...sample, src: `data:image/png;base64,${sample.png}` }))]));
-    const compared = state.inverse === "both" ? await differences(grids.exact.map((one, i) => [one.png, grids.learned[i].png])) : null;
+    const grids = Object.fromEntries(answers.map((answer) => [answer.inverse, answer.samples.map((sample) => ({ ...sample, src: `data:image/png;base64,${sample.png}` }))]));
+    const compared = state.inverse === "both" ? await differences(grids.exact.map((sample, i) => [sample.png, grids.learned[i].png])) : null;
     if (signal.aborted) return;
     Object.assign(state, { drawn: { grids, compared, by: answers[0] }, busy: false });
   } catch (error) {
@@ -96,33 +96,33 @@ async function download(format, ending) {
 }
 
 async function score(sample, index) {
-  const { take } = await import("./score.js");
-  take(state.model, [{ file: pngBlob(sample.png), name: `${state.model}-seed-${state.seed}-${index}.png` }]);
+  const { scoreFiles } = await import("./score.js");
+  scoreFiles(state.model, [{ file: pngBlob(sample.png), name: `${state.model}-seed-${state.seed}-${index}.png` }]);
   location.hash = "#/score";
 }
 
 function view() {
-  const head = html`<div class="head"><div><h1>Samples</h1><p>Images that a model draws. The same seed gives the same images.</p></div></div>`;
+  const head = html`<div class="head"><div><h1>Samples</h1><p>Images sampled from a model. The same seed gives the same images.</p></div></div>`;
   if (!state.models) return html`${head}${state.error ? notice(state.error.message, "bad") : waiting()}`;
-  if (!state.models.length) return html`${head}<p class="empty">There is no model yet. <a href="#/train">Train one</a>.</p>`;
+  if (!state.models.length) return html`${head}<p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
   return html`${head}
     <div class="aside">
-      <section class="card" aria-label="What to draw">
+      <section class="card" aria-label="Sampling options">
         ${modelChoice(state.models, state.model, choose)}
         ${segments("count", "Images", COUNTS, state.count, (count) => set({ count }))}
         <div class="field">
           <label for="temperature">Temperature: <output for="temperature">${fixed(state.temperature, 2)}</output></label>
           <input id="temperature" type="range" min="0" max="1.5" step="0.05" .value=${live(String(state.temperature))}
             @input=${(event) => set({ temperature: Number(event.target.value) })}>
-          <small>1 is the model's own density; less is more typical, 0 the most typical image alone.</small>
+          <small>Temperature 1 samples from the model's density. Lower values give more typical images. At 0 all images are equal.</small>
         </div>
         <div class="field">
           <label for="seed">Seed</label>
           <div class="row nowrap"><input id="seed" type="number" min="0" max=${SEEDS} step="1" .value=${live(String(state.seed))}
             @change=${(event) => set({ seed: Math.min(SEEDS, Math.max(0, Math.trunc(Number(event.target.value)) || 0)) })}>
-            <button @click=${() => set({ seed: Math.floor(Math.random() * SEEDS) })}>Another</button></div>
+            <button @click=${() => set({ seed: Math.floor(Math.random() * SEEDS) })}>Random</button></div>
         </div>
-        ${state.learned === false ? html`<p class="small faint">Every layer of this model is inverted exactly; it has no learned inverse.</p>`
+        ${state.learned === false ? html`<p class="small faint">This model has no learned inverse. All its layers are inverted exactly.</p>`
           : segments("inverse", "Inverse", INVERSES, state.inverse, (inverse) => set({ inverse }))}
         <div class="row">
           <button @click=${() => download("png", "png")}>Download PNG</button>
@@ -131,52 +131,52 @@ function view() {
       </section>
       <section class="stack" aria-label="Samples" aria-busy=${state.busy}>
         ${state.error ? notice(`${state.error.title}: ${state.error.message}`, "bad") : nothing}
-        ${state.drawn ? drawn() : state.error ? nothing : waiting("Drawing ...")}
+        ${state.drawn ? drawn() : state.error ? nothing : waiting("Sampling ...")}
       </section>
     </div>`;
 }
 
 function drawn() {
   const { grids, compared, by } = state.drawn;
-  const words = { exact: "By the exact inverse", learned: "By the learned inverse" };
+  const titles = { exact: "Exact inverse", learned: "Learned inverse" };
   return html`
-    <p class="small faint" role="status">${by.model}:${by.version}, seed ${by.seed}, temperature ${fixed(by.temperature, 2)}${state.busy ? ", drawing anew ..." : ""}</p>
+    <p class="small faint" role="status">${by.model}:${by.version}, seed ${by.seed}, temperature ${fixed(by.temperature, 2)}${state.busy ? ", updating ..." : ""}</p>
     <div class=${compared ? "columns three" : "stack"}>
-      ${Object.entries(grids).map(([inverse, samples]) => grid(words[inverse], samples, inverse))}
-      ${compared ? html`<figure class="card figure" aria-labelledby="difference"><h2 id="difference">Their difference</h2>
+      ${Object.entries(grids).map(([inverse, samples]) => grid(titles[inverse], samples, inverse))}
+      ${compared ? html`<figure class="card figure" aria-labelledby="difference"><h2 id="difference">Difference</h2>
         <div class="samples ${state.busy ? "stale" : ""}" .style=${columns(compared.pictures.length)}>
           ${compared.pictures.map((src) => html`<img class="pixels" src=${src} alt="">`)}</div>
-        <figcaption>${compared.largest ? html`White is ${compared.largest} of 255 grey levels, the largest difference of all.` : "None: every pixel is the same."}</figcaption></figure>` : nothing}
+        <figcaption>${compared.largest ? html`White is ${compared.largest} of 255 grey levels, the largest difference.` : "No difference: all pixels are equal."}</figcaption></figure>` : nothing}
     </div>
     ${state.open ? opened() : nothing}`;
 }
 
-function open(found) {
-  state.open = found;
+function open(selection) {
+  state.open = selection;
   redraw();
   document.querySelector(".opened-sample")?.scrollIntoView({ block: "nearest" });
 }
 
-function grid(words, samples, inverse) {
-  const bits = samples.reduce((sum, one) => sum + one.bits_per_dim, 0) / samples.length;
-  return html`<figure class="card figure" aria-labelledby=${inverse}><h2 id=${inverse}>${words}</h2>
+function grid(heading, samples, inverse) {
+  const bits = samples.reduce((sum, sample) => sum + sample.bits_per_dim, 0) / samples.length;
+  return html`<figure class="card figure" aria-labelledby=${inverse}><h2 id=${inverse}>${heading}</h2>
     <div class="samples ${state.busy ? "stale" : ""}" .style=${columns(samples.length)}>
-      ${samples.map((one, index) => html`<button aria-label="Sample ${index + 1}, ${fixed(one.bits_per_dim, 3)} bits per dimension"
-        @click=${() => open({ sample: one, index, inverse })}><img class="pixels" src=${one.src} alt=""></button>`)}</div>
-    <figcaption>${fixed(bits, 3)} bits/dim on average. Choose one to see its likelihood.</figcaption></figure>`;
+      ${samples.map((sample, index) => html`<button aria-label="Sample ${index + 1}, ${fixed(sample.bits_per_dim, 3)} bits per dimension"
+        @click=${() => open({ sample, index, inverse })}><img class="pixels" src=${sample.src} alt=""></button>`)}</div>
+    <figcaption>${fixed(bits, 3)} bits/dim on average. Select a sample to see its log-likelihood.</figcaption></figure>`;
 }
 
 const columns = (count) => `grid-template-columns: repeat(${Math.round(Math.sqrt(count))}, 1fr)`;
 
 function opened() {
   const { sample, index, inverse } = state.open;
-  const model = state.models.find((one) => one.name === state.model);
-  return html`<section class="card opened-sample" aria-label="One sample">
+  const model = state.models.find(({ name }) => name === state.model);
+  return html`<section class="card opened-sample" aria-label="Selected sample">
     <img class="pixels" src=${sample.src} alt="Sample ${index + 1}, enlarged" width="168" height="168">
     <div class="stack">
       <h2>Sample ${index + 1}, ${inverse} inverse</h2>
-      <p>${fixed(sample.log_likelihood, 3)} nats, ${fixed(sample.bits_per_dim, 4)} bits/dim: the exact log-likelihood of these 8-bit pixels (${shape(model?.image_shape)}).</p>
-      <div class="row"><button class="primary" @click=${() => score(sample, index + 1).catch(complain)}>Score it</button>
+      <p>${fixed(sample.log_likelihood, 3)} nats, ${fixed(sample.bits_per_dim, 4)} bits/dim: exact log-likelihood of the 8-bit pixels (${shape(model?.image_shape)}).</p>
+      <div class="row"><button class="primary" @click=${() => score(sample, index + 1).catch(complain)}>Score this sample</button>
         <button @click=${() => { state.open = null; redraw(); }}>Close</button></div>
     </div></section>`;
 }

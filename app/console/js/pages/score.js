@@ -1,4 +1,4 @@
-// Score: images in, likelihoods and verdicts out.
+// The Score page: log-likelihoods and anomaly verdicts of images.
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, count, fixed, shape, whole } from "../format.js";
@@ -12,39 +12,39 @@ import { complain } from "../toast.js";
 
 export const title = "Score";
 
-const WANTED = "snf-model"; // left in the session by pages that lead here with a model
-const SHOWN = 100;
-const LARGEST_ALPHA = 0.2;
+const MODEL_KEY = "snf-model"; // in the session storage: the model that another page has selected
+const PAGE_SIZE = 100;
+const MAX_ALPHA = 0.2;
 const COLUMNS = [
-  ["name", "image", (one) => one.name, ""],
-  ["log_likelihood", "log-likelihood (nats)", (one) => one.result?.log_likelihood, "num"],
-  ["bits_per_dim", "bits/dim", (one) => one.result?.bits_per_dim, "num"],
-  // Evidence goes on where p-values end.
-  ["p_value", "p-value", (one) => one.result && -one.result.anomaly.statistic, "num"],
-  ["verdict", "verdict", (one) => one.result && -one.result.anomaly.statistic, ""],
+  ["name", "image", (item) => item.name, ""],
+  ["log_likelihood", "log-likelihood (nats)", (item) => item.result?.log_likelihood, "num"],
+  ["bits_per_dim", "bits/dim", (item) => item.result?.bits_per_dim, "num"],
+  // Sorted by the statistic: images beyond all calibration images share the smallest p-value.
+  ["p_value", "p-value", (item) => item.result && -item.result.anomaly.statistic, "num"],
+  ["verdict", "verdict", (item) => item.result && -item.result.anomaly.statistic, ""],
 ];
 
-// Kept while other pages are looked at: scores are not lost by a look at a model.
+// Module state, so that scores are kept while the user visits other pages.
 const state = {
   models: null, model: null, alpha: null, smallest: null, reference: null, examples: [],
-  open: null, sorted: null, down: false, shown: SHOWN, over: false, error: null,
+  open: null, sorted: null, down: false, shown: PAGE_SIZE, over: false, error: null,
 };
 let redraw = () => undefined;
-const queue = new Queue({ changed: () => { follow(queue.by); redraw(); }, failed: complain });
+const queue = new Queue({ changed: () => { refreshReference(queue.by); redraw(); }, failed: complain });
 
 export function mount(root) {
-  let asked = false;
+  let scheduled = false;
   redraw = () => {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => { asked = false; if (root.isConnected) render(view(), root); });
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => { scheduled = false; if (root.isConnected) render(view(), root); });
   };
-  const paste = (event) => { const found = pasted(event.clipboardData); if (found.length) { event.preventDefault(); queue.add(found); } };
-  // A file that misses the field must not replace the page.
+  const paste = (event) => { const files = pasted(event.clipboardData); if (files.length) { event.preventDefault(); queue.add(files); } };
+  // The whole page accepts drops, or the browser would open a file that misses the drop area.
   const over = (event) => { event.preventDefault(); setOver(true); };
   const drop = async (event) => { event.preventDefault(); setOver(false); queue.add(await dropped(event.dataTransfer)); };
-  const left = (event) => { if (!event.relatedTarget) setOver(false); };
-  const listeners = { paste, dragover: over, drop, dragleave: left };
+  const leave = (event) => { if (!event.relatedTarget) setOver(false); };
+  const listeners = { paste, dragover: over, drop, dragleave: leave };
   for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
   render(view(), root);
   start();
@@ -54,21 +54,21 @@ export function mount(root) {
   };
 }
 
-/** Images from another page, to be scored by a model. */
-export function take(model, files) {
+/** Scores files that come from another page. */
+export function scoreFiles(model, files) {
   if (state.model !== model) choose(model);
   queue.add(files);
 }
 
 async function start() {
   try {
-    const asked = sessionStorage.getItem(WANTED) ?? state.model;
-    sessionStorage.removeItem(WANTED);
-    const [models, examples] = await Promise.all([usableModels(asked), get("/console/examples/examples.json")]);
+    const requested = sessionStorage.getItem(MODEL_KEY) ?? state.model;
+    sessionStorage.removeItem(MODEL_KEY);
+    const [models, examples] = await Promise.all([usableModels(requested), get("/console/examples/examples.json")]);
     Object.assign(state, { models, examples, error: null });
-    const wanted = wantedModel(models, asked);
+    const wanted = wantedModel(models, requested);
     if (wanted && wanted.name !== state.model) choose(wanted.name);
-    else if (wanted) learn(wanted.name);
+    else if (wanted) loadReference(wanted.name);
   } catch (error) {
     state.error = error;
   }
@@ -78,11 +78,11 @@ async function start() {
 function choose(name) {
   Object.assign(state, { model: name, reference: null, open: null, alpha: null, smallest: null });
   queue.use(name);
-  return learn(name);
+  return loadReference(name);
 }
 
-/** Asks for the calibration that verdicts are by. */
-async function learn(name) {
+/** Loads the calibration in use: its histogram and smallest p-value. */
+async function loadReference(name) {
   try {
     const reference = await get(`/v1/models/${name}/reference`);
     if (state.model !== name) return;
@@ -94,12 +94,12 @@ async function learn(name) {
   redraw();
 }
 
-/** Another version or calibration may have come into use meanwhile. */
-function follow(by) {
+/** Reloads the calibration if the newest answer used another version or calibration. */
+function refreshReference(by) {
   const known = state.reference;
   if (!by || !known || (by.version === known.version && by.calibration === known.calibration)) return;
   state.reference = null;
-  learn(state.model);
+  loadReference(state.model);
 }
 
 function setOver(value) {
@@ -136,7 +136,7 @@ function sorted() {
   const column = COLUMNS.find(([name]) => name === state.sorted);
   if (!column) return queue.items;
   const [sign, value] = [state.down ? -1 : 1, column[2]];
-  const known = (one) => value(one) != null;
+  const known = (item) => value(item) != null;
   return [...queue.items].sort((a, b) => {
     if (!known(a) || !known(b)) return known(b) - known(a);
     const [x, y] = [value(a), value(b)];
@@ -154,44 +154,42 @@ function sortBy(name) {
 function view() {
   if (state.error) return html`<h1>Score images</h1>${notice(state.error.message, "bad")}<div><button @click=${start}>Try again</button></div>`;
   if (!state.models) return html`<h1>Score images</h1>${waiting()}`;
-  if (!state.models.length) return html`<h1>Score images</h1><p class="empty">There is no model yet. <a href="#/train">Train one</a>.</p>`;
-  const model = state.models.find((one) => one.name === state.model);
-  const fitting = state.examples.filter((one) => String(one.shape) === String(model.image_shape));
+  if (!state.models.length) return html`<h1>Score images</h1><p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
+  const model = state.models.find((entry) => entry.name === state.model);
+  const fitting = state.examples.filter((example) => String(example.shape) === String(model.image_shape));
   return html`
-    <div class="head"><div><h1>Score images</h1><p>Exact log-likelihood and calibrated verdict of each image. Nothing leaves this service.</p></div></div>
+    <div class="head"><div><h1>Score images</h1><p>Get the exact log-likelihood and a calibrated anomaly verdict for each image. Images stay on this service.</p></div></div>
     <section class="card controls" aria-label="Model and false-alarm rate">
       ${modelChoice(state.models, state.model, choose)}
       ${alphaChoice()}
     </section>
     <section class="drop ${state.over ? "over" : ""}" aria-label="Images">
-      <p><strong>Drop images or folders here</strong>, paste one, or</p>
+      <p><strong>Drop images or folders here</strong>, paste an image, or</p>
       <div class="row">
         <label class="button">choose files<input class="sr-only" type="file" multiple accept="image/png,image/jpeg,image/webp,image/bmp" @change=${chosen}></label>
         <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
       </div>
-      <p class="small faint">${name(model)} takes ${shape(model.image_shape)} images: PNG, JPEG, WebP or BMP.</p>
-      ${fitting.length ? examples(fitting) : nothing}
+      <p class="small faint">${model.name} accepts ${shape(model.image_shape)} images: PNG, JPEG, WebP or BMP.</p>
+      ${fitting.length ? exampleButtons(fitting) : nothing}
     </section>
     ${queue.items.length ? results(model) : nothing}`;
 }
-
-const name = (model) => model.name;
 
 function chosen(event) {
   queue.add(named([...event.target.files]));
   event.target.value = "";
 }
 
-function examples(fitting) {
-  return html`<div class="examples"><span class="small">Or try</span>
-    ${fitting.map((one) => html`<button class="example" title=${one.title} @click=${() => tryExamples([one])}>
-      <img class="pixels" src="/console/examples/${one.file}" alt=${one.title} width="40" height="40"></button>`)}
+function exampleButtons(fitting) {
+  return html`<div class="examples"><span class="small">Or try an example</span>
+    ${fitting.map((example) => html`<button class="example" title=${example.title} @click=${() => tryExamples([example])}>
+      <img class="pixels" src="/console/examples/${example.file}" alt=${example.title} width="40" height="40"></button>`)}
     <button @click=${() => tryExamples(fitting)}>all ${fitting.length}</button></div>`;
 }
 
 function alphaChoice() {
   if (state.alpha == null) return html`<div class="field"><span class="label">False-alarm rate</span>${waiting()}</div>`;
-  const [low, high] = [Math.log10(state.smallest), Math.log10(LARGEST_ALPHA)];
+  const [low, high] = [Math.log10(state.smallest), Math.log10(MAX_ALPHA)];
   const slide = (event) => {
     const value = 10 ** Number(event.target.value);
     state.alpha = Math.max(state.smallest, Number(value.toPrecision(2)));
@@ -201,19 +199,19 @@ function alphaChoice() {
     <label for="alpha">False-alarm rate: <output for="alpha">${brief(100 * state.alpha, 2)} %</output></label>
     <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide}
       aria-valuetext="${brief(100 * state.alpha, 2)} percent">
-    <small>Of images like the calibration images at most this share is flagged. This model can go down to ${brief(100 * state.smallest, 2)} %.</small>
+    <small>At most this share of images like the calibration images is flagged. The minimum for this model is ${brief(100 * state.smallest, 2)} %.</small>
   </div>`;
 }
 
 function results(model) {
-  const scored = queue.items.filter((one) => one.state === "ok");
-  const odd = scored.filter((one) => flagged(one.result)).length;
-  const errors = queue.items.filter((one) => one.state === "error").length;
+  const scored = queue.items.filter((item) => item.state === "ok");
+  const anomalies = scored.filter((item) => flagged(item.result)).length;
+  const errors = queue.items.filter((item) => item.state === "error").length;
   const rows = sorted();
   return html`<section class="card" aria-label="Scores">
     <header>
       <p role="status"><strong>${count(scored.length, "image")}</strong> scored${queue.by ? ` by ${queue.by.model}:${queue.by.version}` : ""},
-        <span class="badge ${odd ? "bad" : "good"}">${count(odd, "anomaly", "anomalies")}</span>
+        <span class="badge ${anomalies ? "bad" : "good"}">${count(anomalies, "anomaly", "anomalies")}</span>
         ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}</p>
       <div class="row">
         <button @click=${() => save(new Blob([csv(queue.items, state.alpha)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
@@ -223,11 +221,11 @@ function results(model) {
     ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
       <span class="small faint">${whole(queue.done)} of ${whole(queue.items.length)}</span><button @click=${() => queue.drop()}>Stop</button></div>` : nothing}
     <div class="scroll"><table class="scores">
-      <thead><tr><th><span class="sr-only">picture</span></th>${COLUMNS.map(([key, label, , kind]) => html`<th class=${kind} aria-sort=${order(key)}>
+      <thead><tr><th><span class="sr-only">preview</span></th>${COLUMNS.map(([key, label, , kind]) => html`<th class=${kind} aria-sort=${order(key)}>
         <button @click=${() => sortBy(key)}>${label} ${state.sorted === key ? (state.down ? "▼" : "▲") : ""}</button></th>`)}</tr></thead>
-      <tbody>${repeat(rows.slice(0, state.shown), (one) => one.id, (one) => row(one, model))}</tbody>
+      <tbody>${repeat(rows.slice(0, state.shown), (item) => item.id, (item) => row(item, model))}</tbody>
     </table></div>
-    ${rows.length > state.shown ? html`<div class="row"><button @click=${() => { state.shown += SHOWN; redraw(); }}>Show ${Math.min(SHOWN, rows.length - state.shown)} more</button>
+    ${rows.length > state.shown ? html`<div class="row"><button @click=${() => { state.shown += PAGE_SIZE; redraw(); }}>Show ${Math.min(PAGE_SIZE, rows.length - state.shown)} more</button>
       <span class="small faint">of ${whole(rows.length)}</span></div>` : nothing}
   </section>`;
 }
@@ -249,7 +247,7 @@ function row(item, model) {
   ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
 }
 
-// Until the calibration is known, verdicts are those of the service.
+// Until the calibration is loaded, the false-alarm rate of the service applies.
 const alphaOf = (result) => state.alpha ?? result.anomaly.alpha;
 const flagged = (result) => result.anomaly.p_value <= alphaOf(result);
 

@@ -1,4 +1,4 @@
-// Train: images in, a training started, and each job followed to its model.
+// The Train page: datasets, the training form and the list of jobs, or one job.
 import { html, render } from "../../vendor/lit-html/lit-html.js";
 import { Datasets } from "../train/datasets.js";
 import { Form } from "../train/form.js";
@@ -10,22 +10,22 @@ export const title = "Train";
 let redraw = () => undefined;
 const changed = () => redraw();
 const form = new Form({ changed, queued: (job) => { location.hash = `#/train/${job.id}`; } });
-const datasets = new Datasets({ changed, chose: (name) => form.use(name) });
+const datasets = new Datasets({ changed, onChoose: (name) => form.use(name) });
 const jobs = new Jobs({ changed });
 
-/** The overview, or with the id of a job that job alone. */
+/** `argument` is empty for the overview, or the id of a job. */
 export function mount(root, argument) {
   const stopped = new AbortController();
   const job = argument ? new Job(argument, { changed }) : null;
-  let asked = false;
+  let scheduled = false;
   redraw = () => {
-    if (asked) return;
-    asked = true;
-    // Reports of a training come faster than anybody reads.
-    requestAnimationFrame(() => { asked = false; if (root.isConnected) render(job ? job.view() : overview(), root); });
+    if (scheduled) return;
+    scheduled = true;
+    // Training events can arrive more often than the screen refreshes.
+    requestAnimationFrame(() => { scheduled = false; if (root.isConnected) render(job ? job.view() : overview(), root); });
   };
   render(job ? job.view() : overview(), root);
-  const deaf = job ? () => undefined : datasets.upload.listen();
+  const stopListening = job ? () => undefined : datasets.upload.listen();
   if (job) {
     job.watch(stopped.signal);
   } else {
@@ -36,13 +36,13 @@ export function mount(root, argument) {
   return () => {
     redraw = () => undefined;
     stopped.abort();
-    deaf();
+    stopListening();
   };
 }
 
 function overview() {
   return html`<div class="head"><div><h1>Train</h1>
-      <p>From a folder of good images to a calibrated model that is served. It learns what is usual; nothing else is needed.</p></div></div>
+      <p>Train a calibrated anomaly detector on a folder of normal images. No anomalous images and no labels are needed.</p></div></div>
     <div class="columns train">${datasets.view()}${form.view()}</div>
     ${jobs.view()}`;
 }

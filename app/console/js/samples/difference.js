@@ -1,22 +1,22 @@
-// Two pictures of the same size, compared pixel by pixel.
+// Pixel-by-pixel comparison of images of the same size.
 
-/** A PNG in base64, as answers carry it, as a file. */
+/** Converts a base64-encoded PNG to a blob. */
 export function pngBlob(base64) {
-  return new Blob([Uint8Array.from(atob(base64), (one) => one.charCodeAt(0))], { type: "image/png" });
+  return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type: "image/png" });
 }
 
-/** The largest difference in grey levels of PNGs in base64, given in pairs, and a picture of each pair's as an address. */
+/** Compares pairs of base64-encoded PNGs. Returns the largest difference in grey levels and an image URL for each pair. */
 export async function differences(pairs) {
-  const found = await Promise.all(pairs.map(async ([a, b]) => {
-    const [one, other] = await Promise.all([pixels(a), pixels(b)]);
-    const values = new Uint8ClampedArray(one.data.length);
-    for (let i = 0; i < values.length; i += 1) values[i] = i % 4 === 3 ? 0 : Math.abs(one.data[i] - other.data[i]);
-    return { values, width: one.width, height: one.height };
+  const images = await Promise.all(pairs.map(async (pair) => {
+    const [first, second] = await Promise.all(pair.map(pixels));
+    const values = new Uint8ClampedArray(first.data.length);
+    for (let i = 0; i < values.length; i += 1) values[i] = i % 4 === 3 ? 0 : Math.abs(first.data[i] - second.data[i]);
+    return { values, width: first.width, height: first.height };
   }));
-  const largest = found.reduce((most, { values }) => values.reduce((a, b) => Math.max(a, b), most), 0);
-  // One grey level of 256 cannot be seen: the largest difference becomes white.
+  const largest = images.reduce((maximum, { values }) => values.reduce((a, b) => Math.max(a, b), maximum), 0);
+  // A difference of one grey level is invisible, so differences are scaled until the largest is white.
   const gain = largest ? 255 / largest : 0;
-  return { largest, pictures: found.map((one) => drawn(one, gain)) };
+  return { largest, pictures: images.map((image) => dataUrl(image, gain)) };
 }
 
 async function pixels(png) {
@@ -26,7 +26,7 @@ async function pixels(png) {
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
 
-function drawn({ values, width, height }, gain) {
+function dataUrl({ values, width, height }, gain) {
   const picture = canvas(width, height);
   const data = new ImageData(width, height);
   for (let i = 0; i < values.length; i += 1) data.data[i] = i % 4 === 3 ? 255 : values[i] * gain;

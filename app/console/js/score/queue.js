@@ -1,11 +1,11 @@
-// Scores images in the order they came: a few at once so that the first answers come early, never all in memory.
+// Scores images in order. The first request is small so that results appear early; later requests are batches.
 import { call, get, isAbort, Problem } from "../service.js";
 
-const FIRST = 4;
+const FIRST_BATCH = 4;
 const BATCH = 32;
-const IN_FLIGHT = 2;
+const MAX_IN_FLIGHT = 2;
 
-/** One image and what is known of it. */
+/** An image and its result. */
 export class Item {
   constructor(id, file, name) {
     [this.id, this.file, this.name] = [id, file, name];
@@ -13,33 +13,31 @@ export class Item {
     this.reset();
   }
 
-  /** Forgets its score, which was another model's. */
+  /** Discards the result of another model. */
   reset() {
-    this.state = "waiting"; // working, ok, error
+    this.state = "waiting"; // then scoring, then ok or error
     this.result = this.error = this.explained = null;
   }
 }
 
 export class Queue {
-  /** `changed` is called after every answer, `failed` with what ended all of it. */
+  /** `changed` is called after every answer, `failed` with the error of a failed request. */
   constructor({ changed, failed }) {
     [this.changed, this.failed] = [changed, failed];
     this.items = [];
     this.model = null;
     this.stopped = new AbortController();
     this.running = 0;
-    this.made = 0;
+    this.lastId = 0;
     this.by = null; // model, version and calibration of the newest answer
   }
 
   add(files) {
-    const found = files.map(({ file, name }) => new Item((this.made += 1), file, name));
-    this.items.push(...found);
+    this.items.push(...files.map(({ file, name }) => new Item((this.lastId += 1), file, name)));
     this.go();
-    return found;
   }
 
-  /** Scores everything again, by another model. */
+  /** Scores all images again with another model. */
   use(model) {
     this.stop();
     this.model = model;
@@ -55,24 +53,25 @@ export class Queue {
     this.changed();
   }
 
-  /** Gives up what has no score yet. */
+  /** Cancels all requests. Their images go back to waiting. */
   stop() {
     this.stopped.abort();
     this.stopped = new AbortController();
     this.running = 0;
-    for (const item of this.items) if (item.state === "working") item.state = "waiting";
+    for (const item of this.items) if (item.state === "scoring") item.state = "waiting";
   }
 
+  /** Cancels all requests and removes the images without a result. */
   drop() {
     this.stop();
-    const [kept, gone] = [this.items.filter((one) => one.state !== "waiting"), this.items.filter((one) => one.state === "waiting")];
-    for (const item of gone) URL.revokeObjectURL(item.url);
+    const [kept, removed] = [this.items.filter(({ state }) => state !== "waiting"), this.items.filter(({ state }) => state === "waiting")];
+    for (const item of removed) URL.revokeObjectURL(item.url);
     this.items = kept;
     this.changed();
   }
 
   get done() {
-    return this.items.filter((one) => one.state === "ok" || one.state === "error").length;
+    return this.items.filter(({ state }) => state === "ok" || state === "error").length;
   }
 
   get busy() {
@@ -80,7 +79,7 @@ export class Queue {
   }
 
   go() {
-    while (this.model && this.running < IN_FLIGHT && this.items.some((one) => one.state === "waiting")) {
+    while (this.model && this.running < MAX_IN_FLIGHT && this.items.some(({ state }) => state === "waiting")) {
       const signal = this.stopped.signal;
       this.running += 1;
       this.work(signal).then(() => {
@@ -92,16 +91,16 @@ export class Queue {
 
   async work(signal) {
     for (;;) {
-      const size = this.done === 0 ? FIRST : BATCH;
+      const size = this.done === 0 ? FIRST_BATCH : BATCH;
       const batch = [];
       for (const item of this.items) {
         if (batch.length === size) break;
         if (item.state === "waiting") batch.push(item);
       }
       if (!batch.length || signal.aborted) return;
-      for (const item of batch) item.state = "working";
+      for (const item of batch) item.state = "scoring";
       try {
-        const answer = await ask(this.model, batch, signal);
+        const answer = await score(this.model, batch, signal);
         if (signal.aborted) return;
         const { model, version, calibration } = answer;
         if (model) this.by = { model, version, calibration };
@@ -124,22 +123,22 @@ function settle(item, result, by) {
 }
 
 function form(items) {
-  const found = new FormData();
-  for (const item of items) found.append("images", item.file, item.name);
-  return found;
+  const data = new FormData();
+  for (const item of items) data.append("images", item.file, item.name);
+  return data;
 }
 
-async function ask(model, items, signal) {
+async function score(model, items, signal) {
   try {
     return await (await call(`/v1/models/${model}/score`, { method: "POST", body: form(items), signal, patient: true })).json();
   } catch (error) {
-    // Where no image of a request can be scored, the problem says so of each.
+    // If no image of a request can be scored, the error response lists the reason for each image.
     if (error instanceof Problem && error.results) return { results: error.results };
     throw error;
   }
 }
 
-/** The same image once more, with its heat map. */
+/** Scores an image again and returns the result with a heat map. */
 export async function explain(model, item) {
   const query = { explain: true };
   const answer = await get(`/v1/models/${model}/score`, { method: "POST", body: form([item]), query, patient: true });

@@ -1,82 +1,82 @@
-// The course of a training: what it was when the page came, and what events add to it.
+// Training curves: the stored curve, extended by live events.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed } from "../format.js";
 import "../charts.js";
 
-const MOST = 2000;
+const MAX_POINTS = 2000;
 
-/** Points whose steps rise strictly, also where an attempt did some of them anew. */
-class Course {
+/** Points with strictly increasing steps. A new attempt replaces the points of the steps that it repeats. */
+class Series {
   constructor() {
     this.points = [];
     this.newest = { attempt: 0, step: -1 };
   }
 
-  /** Adds a report; one that is known is passed by: events begin with the first there was. */
+  /** Adds a point. Known points are skipped, because the event stream starts at the first event. */
   add(point) {
     const { newest } = this;
     if (point.attempt < newest.attempt || (point.attempt === newest.attempt && point.step <= newest.step)) return;
     this.newest = { attempt: point.attempt, step: point.step };
     while (this.points.length && this.points.at(-1).step >= point.step) this.points.pop();
     this.points.push(point);
-    // Twice as many as a screen has pixels: every second one is enough.
-    if (this.points.length > MOST) this.points = this.points.filter((_, index) => index % 2 === 0 || index === this.points.length - 1);
+    // Above the limit every second point is dropped.
+    if (this.points.length > MAX_POINTS) this.points = this.points.filter((_, index) => index % 2 === 0 || index === this.points.length - 1);
   }
 
   line(value) {
-    const known = this.points.filter((one) => value(one) != null);
-    return { x: known.map((one) => one.step), y: known.map(value) };
+    const known = this.points.filter((point) => value(point) != null);
+    return { x: known.map((point) => point.step), y: known.map(value) };
   }
 }
 
-const positive = (value) => (value > 0 ? value : null); // others have no logarithm
+const positive = (value) => (value > 0 ? value : null); // the axis is logarithmic
 const largest = (errors) => (errors ? positive(Math.max(...Object.values(errors))) : null);
 
 export class Curve {
   constructor() {
-    [this.training, this.validation] = [new Course(), new Course()];
+    [this.training, this.validation] = [new Series(), new Series()];
   }
 
-  /** What the service keeps. */
+  /** Adds the stored curve. */
   begin({ points, validations }) {
-    for (const one of points) this.training.add(one);
-    for (const one of validations) this.validation.add(one);
+    for (const point of points) this.training.add(point);
+    for (const point of validations) this.validation.add(point);
   }
 
   get empty() {
     return !this.training.points.length && !this.validation.points.length;
   }
 
-  view(over) {
-    if (this.empty) return html`<p class="empty">${over ? "It took no step." : "The curves begin with the first step."}</p>`;
+  view(finished) {
+    if (this.empty) return html`<p class="empty">${finished ? "No training step was completed." : "The curves appear after the first step."}</p>`;
     const bits = [
-      { label: "training", colour: "--accent", ...this.training.line((one) => one.bits_per_dim) },
-      { label: "validation", colour: "--bad", points: true, ...this.validation.line((one) => one.bits_per_dim) },
+      { label: "training", colour: "--accent", ...this.training.line((point) => point.bits_per_dim) },
+      { label: "validation", colour: "--bad", points: true, ...this.validation.line((point) => point.bits_per_dim) },
     ];
     const last = this.validation.points.at(-1);
     return html`<div class="columns">
       <section class="stack"><h3>Bits per dimension</h3>
-        <snf-lines aria-label="Bits per dimension over steps: training ${said(bits[0])}, validation ${said(bits[1])}" .x=${"step"} .y=${"bits/dim"} .series=${bits}></snf-lines></section>
+        <snf-lines aria-label="Bits per dimension over steps: training ${summary(bits[0])}, validation ${summary(bits[1])}" .x=${"step"} .y=${"bits/dim"} .series=${bits}></snf-lines></section>
       ${this.inverses(last)}
     </div>
     ${last?.inverse_errors ? layers(last) : nothing}`;
   }
 
-  // A flow with exact layers alone has no learned inverse, and no error of one.
+  // A flow with exact inverses only has no reconstruction error.
   inverses(last) {
-    const error = this.training.line((one) => positive(one.reconstruction_error));
+    const error = this.training.line((point) => positive(point.reconstruction_error));
     if (!error.x.length && !last?.inverse_errors) return nothing;
     const lines = [
       { label: "training", colour: "--accent", ...error },
-      { label: "largest of a layer", colour: "--bad", points: true, ...this.validation.line((one) => largest(one.inverse_errors)) },
-      { label: "its bound", colour: "--warn", points: true, ...this.validation.line((one) => largest(one.inverse_error_bounds)) },
+      { label: "maximum over layers", colour: "--bad", points: true, ...this.validation.line((point) => largest(point.inverse_errors)) },
+      { label: "bound", colour: "--warn", points: true, ...this.validation.line((point) => largest(point.inverse_error_bounds)) },
     ].filter(({ x }) => x.length);
     return html`<section class="stack"><h3>Reconstruction error of the learned inverses</h3>
-      <snf-lines aria-label="Reconstruction error over steps: ${said(lines[0])}" .log=${true} .x=${"step"} .y=${"error"} .series=${lines}></snf-lines></section>`;
+      <snf-lines aria-label="Reconstruction error over steps: ${summary(lines[0])}" .log=${true} .x=${"step"} .y=${"error"} .series=${lines}></snf-lines></section>`;
   }
 }
 
-function said({ y }) {
+function summary({ y }) {
   return y.length ? `${brief(y[0], 4)} at first, ${brief(y.at(-1), 4)} now` : "none yet";
 }
 

@@ -1,70 +1,70 @@
-// What the service expects of the training that the form describes, asked for whenever that has changed.
+// The estimate of a training, requested again whenever the form changes.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { bytes, count, duration, whole } from "../format.js";
 import { facts, notice } from "../parts.js";
 import { get, isAbort } from "../service.js";
 import { problem } from "./messages.js";
 
-const SETTLED_MS = 350;
-const COUNTED_MS = 1000;
-const MOST_ASKED = 10;
+const DEBOUNCE_MS = 350;
+const RETRY_MS = 1000; // while the work of a training is being counted
+const MAX_RETRIES = 10;
 const BASIS = {
-  "earlier jobs": "by trainings that ran here",
-  measured: "by the measured speed of this machine",
-  assumed: "a rough guess: no training has run here, and the speed of this machine is not measured yet",
-  guessed: "a guess: the work is still being counted",
+  "earlier jobs": "earlier trainings here",
+  measured: "measured speed of this machine",
+  assumed: "rough guess: no training has run here, and the speed of this machine is not measured yet",
+  guessed: "guess: the work is still being counted",
 };
 
 export class Estimate {
   constructor({ changed }) {
-    Object.assign(this, { changed, found: null, error: null, asking: false, timer: null, stopped: new AbortController() });
+    Object.assign(this, { changed, answer: null, error: null, pending: false, timer: null, stopped: new AbortController() });
   }
 
-  /** Asks about another request; null where the form knows by itself that it is wrong. */
-  about(request) {
+  /** Requests an estimate for a training; null clears it because the form is incomplete. */
+  update(request) {
     clearTimeout(this.timer);
     this.stopped.abort();
     this.stopped = new AbortController();
-    this.asking = request !== null;
-    if (request === null) Object.assign(this, { found: null, error: null });
-    else this.timer = setTimeout(() => this.ask(request, this.stopped.signal), SETTLED_MS);
+    this.pending = request !== null;
+    if (request === null) Object.assign(this, { answer: null, error: null });
+    else this.timer = setTimeout(() => this.load(request, this.stopped.signal), DEBOUNCE_MS);
     this.changed();
   }
 
-  async ask(request, signal, left = MOST_ASKED) {
+  async load(request, signal, retries = MAX_RETRIES) {
     try {
-      const found = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
-      const counting = left > 0 && found.estimate?.basis === "guessed";
-      Object.assign(this, { found, error: null, asking: counting });
-      if (counting) this.timer = setTimeout(() => this.ask(request, signal, left - 1), COUNTED_MS);
+      const answer = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
+      const counting = retries > 0 && answer.estimate?.basis === "guessed";
+      Object.assign(this, { answer, error: null, pending: counting });
+      if (counting) this.timer = setTimeout(() => this.load(request, signal, retries - 1), RETRY_MS);
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
-      Object.assign(this, { found: null, error, asking: false });
+      Object.assign(this, { answer: null, error, pending: false });
     }
     this.changed();
   }
 
   view() {
-    return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.asking}>
-      <div class="row between"><h3>What it will take</h3><span class="small faint" role="status">${this.asking ? "estimating ..." : ""}</span></div>
+    return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.pending}>
+      <div class="row between"><h3>Estimate</h3><span class="small faint" role="status">${this.pending ? "estimating ..." : ""}</span></div>
       ${problem(this.error)}
-      ${this.found ? this.numbers() : this.asking || this.error ? nothing : html`<p class="faint small">The estimate comes once the form is complete.</p>`}
+      ${this.answer ? this.numbers() : this.pending || this.error ? nothing : html`<p class="faint small">Complete the form to see an estimate.</p>`}
     </section>`;
   }
 
   numbers() {
-    const { estimate, queue, waiting, workers } = this.found;
-    return html`<div class="estimate ${this.asking ? "stale" : ""}">
+    const { estimate, queue, waiting, workers } = this.answer;
+    return html`<div class="estimate ${this.pending ? "stale" : ""}">
         <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
         <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
         <div><strong>${whole(estimate?.parameters || null)}</strong><span class="small faint">parameters</span></div>
       </div>
       ${facts([
-        ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} before it` : "nobody waits"}`],
+        ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} ahead` : "empty"}`],
         ["workers", workers ? `${whole(workers)} running` : null],
-        ["time is", BASIS[estimate?.basis] ?? null],
+        ["basis", BASIS[estimate?.basis] ?? null],
       ])}
-      ${workers ? nothing : notice(`No worker that is running serves ${queue}: the job would wait until one starts.`, "warn")}
-      ${estimate?.fits === false ? notice(`No running worker gives a training more than ${bytes(estimate.available_bytes)}: a smaller batch size or preset needs less.`, "warn") : nothing}`;
+      ${workers ? nothing : notice(`No running worker serves ${queue}. The job will wait until a worker starts.`, "warn")}
+      ${estimate?.fits === false ? notice(`Running workers offer at most ${bytes(estimate.available_bytes)} of memory. Use a smaller batch size or preset.`, "warn") : nothing}`;
   }
 }

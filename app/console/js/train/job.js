@@ -1,8 +1,8 @@
-// One job, followed live.
+// The page of one job, updated live.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { confirmed } from "../confirm.js";
 import { follow } from "../events.js";
-import { bytes, duration, moment, whole } from "../format.js";
+import { bytes, count, duration, moment, whole } from "../format.js";
 import { facts, stateBadge, waiting } from "../parts.js";
 import { get, isAbort, pause } from "../service.js";
 import { complain, toast } from "../toast.js";
@@ -14,20 +14,20 @@ import { Previews } from "./previews.js";
 import { share, steps } from "./progress.js";
 
 const POINTS = 1000;
-const AGAIN_MS = 3000;
-const OVER = new Set(["succeeded", "failed", "cancelled"]);
+const POLL_MS = 3000;
+const FINISHED = new Set(["succeeded", "failed", "cancelled"]);
 const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation" };
 const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"], ["retry", "Try again"]];
 
 export class Job {
   constructor(id, { changed }) {
-    Object.assign(this, { id, changed, job: null, error: null, lost: false, silent: false, aliases: null, doing: "", acting: false });
+    Object.assign(this, { id, changed, job: null, error: null, disconnected: false, unreachable: false, aliases: null, activity: "", acting: false });
     this.curve = new Curve();
     this.previews = new Previews(id, { changed });
     this.log = new Log(id, { changed });
   }
 
-  /** Follows the job until it is over or `signal` is aborted. */
+  /** Follows the job until it ends or `signal` is aborted. */
   async watch(signal) {
     this.signal = signal;
     signal.addEventListener("abort", () => this.previews.clear());
@@ -35,12 +35,12 @@ export class Job {
       await this.load();
       if (this.job.type === "train") {
         this.curve.begin(await get(`/v1/jobs/${this.id}/metrics`, { query: { points: POINTS }, signal }));
-        this.known = this.curve.validation.newest;
+        this.loadedUntil = this.curve.validation.newest;
         await this.previews.load(signal);
       }
       this.changed();
-      this.look();
-      await follow(this.id, { tell: (event) => this.tell(event), lost: (lost) => { this.lost = lost; this.changed(); }, signal });
+      this.poll();
+      await follow(this.id, { onEvent: (event) => this.handle(event), onConnection: (connected) => { this.disconnected = !connected; this.changed(); }, signal });
       await this.load();
       await this.log.load(signal);
     } catch (error) {
@@ -57,39 +57,39 @@ export class Job {
     this.changed();
   }
 
-  // Events tell how the training goes; what they leave out is asked for: the log, the place in line, the clock.
-  async look() {
-    while (!this.signal.aborted && !OVER.has(this.job.status)) {
+  // Events do not include the process output, the place in the queue or the elapsed time, so these are polled.
+  async poll() {
+    while (!this.signal.aborted && !FINISHED.has(this.job.status)) {
       try {
         if (!document.hidden) await Promise.all([this.load(), this.log.load(this.signal)]);
-        this.silent = false;
+        this.unreachable = false;
       } catch (error) {
-        if (isAbort(error) || error.status === 401) return; // without a key, asking again would only open its dialog again
-        this.silent = true;
+        if (isAbort(error) || error.status === 401) return; // without an API key, polling would reopen the key dialog
+        this.unreachable = true;
       }
       this.changed();
-      await pause(AGAIN_MS, this.signal).catch(() => undefined);
+      await pause(POLL_MS, this.signal).catch(() => undefined);
     }
   }
 
-  tell(event) {
+  handle(event) {
     const { kind, data } = event;
     this.log.add(event);
     if (kind === "metrics") {
       this.curve.training.add(data);
-      this.doing = "";
+      this.activity = "";
       this.advance(data);
     } else if (kind === "validation") this.curve.validation.add(data);
     else if (kind === "samples") this.sampled(data);
-    else if (kind === "scoring") this.doing = `${data.part}: ${whole(data.done)} of ${whole(data.images)} images`;
-    else if (kind === "log") this.doing = data.message;
+    else if (kind === "scoring") this.activity = `${data.part}: ${whole(data.done)} of ${whole(data.images)} images`;
+    else if (kind === "log") this.activity = data.message;
     this.changed();
   }
 
-  // Events begin with the first there was; what the page has asked for already is passed by.
+  // The event stream starts at the first event; samples that are already loaded are skipped.
   sampled({ attempt, step }) {
-    const { known } = this;
-    if (attempt > known.attempt || (attempt === known.attempt && step >= known.step)) this.previews.add(step, attempt > 1);
+    const { loadedUntil } = this;
+    if (attempt > loadedUntil.attempt || (attempt === loadedUntil.attempt && step >= loadedUntil.step)) this.previews.add(step, attempt > 1);
   }
 
   advance({ attempt, step, steps: all, progress, images_per_second: speed, eta_seconds: eta }) {
@@ -100,15 +100,15 @@ export class Job {
   }
 
   async act(action) {
-    if (action === "cancel" && !(await confirmed("Cancel this job?", "It can be tried again later, from its last checkpoint.", "Cancel it", "Let it run"))) return;
+    if (action === "cancel" && !(await confirmed("Cancel this job?", "You can try it again later from its last checkpoint.", "Cancel job", "Keep running"))) return;
     this.acting = true;
     this.changed();
     try {
-      const found = await get(this.job.links[action], { method: "POST" });
-      if (found.id !== this.id) {
-        toast("Another job goes on from its checkpoint");
-        location.hash = `#/train/${found.id}`;
-      } else this.job = found;
+      const job = await get(this.job.links[action], { method: "POST" });
+      if (job.id !== this.id) {
+        toast("A new job continues from the checkpoint");
+        location.hash = `#/train/${job.id}`;
+      } else this.job = job;
     } catch (error) {
       complain(error);
     }
@@ -117,7 +117,7 @@ export class Job {
   }
 
   view() {
-    if (!this.job) return html`<h1>Job</h1>${this.error ? html`${problem(this.error)}<p><a href="#/train">To all jobs</a></p>` : waiting("Asking for the job ...")}`;
+    if (!this.job) return html`<h1>Job</h1>${this.error ? html`${problem(this.error)}<p><a href="#/train">All jobs</a></p>` : waiting("Loading job ...")}`;
     const { job } = this;
     const training = job.type === "train";
     return html`<div class="head"><div>
@@ -127,12 +127,12 @@ export class Job {
         <div class="row">${ACTIONS.filter(([action]) => this.allowed(action)).map(([action, label]) => html`<button class=${action === "cancel" ? "danger" : ""}
           ?disabled=${this.acting} @click=${() => this.act(action)}>${label}</button>`)}</div></div>
       ${problem(this.error)}
-      ${(this.lost || this.silent) && !OVER.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job goes on without it; this page tries again.</p>` : nothing}
+      ${(this.disconnected || this.unreachable) && !FINISHED.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job continues; this page reconnects automatically.</p>` : nothing}
       ${outcome(job, this.aliases, this.changed)}
       ${this.progressView()}
-      ${training ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(OVER.has(job.status))}</section>` : nothing}
+      ${training ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(FINISHED.has(job.status))}</section>` : nothing}
       <div class=${training ? "columns" : ""}>
-        ${training ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples as they improve</h2>${this.previews.view(OVER.has(job.status))}</section>` : nothing}
+        ${training ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples during training</h2>${this.previews.view(FINISHED.has(job.status))}</section>` : nothing}
         <section class="card" aria-label="Log">${this.log.view()}</section>
       </div>`;
   }
@@ -145,39 +145,39 @@ export class Job {
 
   progressView() {
     const { job } = this;
-    const part = share(job);
-    const over = OVER.has(job.status);
+    const done = share(job);
+    const finished = FINISHED.has(job.status);
     const elapsed = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
     return html`<section class="card" aria-labelledby="progress-title">
-      <header><h2 id="progress-title">Progress</h2><span class="faint" role="status">${this.said(part)}</span></header>
-      ${over ? nothing : html`<progress aria-label="Progress" max="1" .value=${part ?? 0}></progress>`}
+      <header><h2 id="progress-title">Progress</h2><span class="faint" role="status">${this.statusText(done)}</span></header>
+      ${finished ? nothing : html`<progress aria-label="Progress" max="1" .value=${done ?? 0}></progress>`}
       <div class="tiles">
         ${tile(steps(job), "done")}
-        ${tile(over ? null : duration(job.progress.eta_seconds), "ETA")}
+        ${tile(finished ? null : duration(job.progress.eta_seconds), "ETA")}
         ${tile(duration(elapsed), job.estimate ? `elapsed, ${duration(job.estimate.seconds)} estimated` : "elapsed")}
         ${tile(job.progress.images_per_second == null ? null : whole(job.progress.images_per_second), "images/s")}
         ${tile(job.attempts || null, "attempt")}
         ${tile(job.checkpoint_step == null ? null : `step ${whole(job.checkpoint_step)}`, "checkpoint")}
       </div>
-      <details><summary>The request</summary>${facts([
+      <details><summary>Job details</summary>${facts([
         ["id", html`<code>${job.id}</code>`], ["queue", job.queue], ["device", job.device],
         ...Object.entries(job.parameters).map(([name, value]) => [name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)]),
         ["promote", job.promote ? "yes" : null], ["expected memory", job.estimate ? bytes(job.estimate.memory_bytes) : null],
-        ["learns", job.estimate ? `${whole(job.estimate.parameters)} parameters` : null],
-        ["tries again", job.retry_of ? html`<a href="#/train/${job.retry_of}">${job.retry_of}</a>` : null],
+        ["parameters", job.estimate ? whole(job.estimate.parameters) : null],
+        ["retry of", job.retry_of ? html`<a href="#/train/${job.retry_of}">${job.retry_of}</a>` : null],
       ])}</details>
     </section>`;
   }
 
-  /** In words, what it is doing. */
-  said(part) {
+  /** Describes the current activity. */
+  statusText(done) {
     const { job } = this;
-    if (job.cancel_requested && !OVER.has(job.status)) return "cancelling ...";
-    if (job.pause_requested && job.status !== "paused") return "pausing: it writes a checkpoint first ...";
-    if (job.status === "queued") return job.place_in_line ? `${whole(job.place_in_line)} before it` : "waits for a worker";
-    if (job.status === "paused") return "paused; it goes on from its checkpoint";
+    if (job.cancel_requested && !FINISHED.has(job.status)) return "cancelling ...";
+    if (job.pause_requested && job.status !== "paused") return "writing a checkpoint before the pause ...";
+    if (job.status === "queued") return job.place_in_line ? `${count(job.place_in_line, "job")} ahead` : "waiting for a worker";
+    if (job.status === "paused") return "paused; resume to continue from the checkpoint";
     if (job.status === "starting") return "starting ...";
-    if (job.status === "running") return this.doing || (part == null ? "running" : `${Math.floor(100 * part)} %`);
+    if (job.status === "running") return this.activity || (done == null ? "running" : `${Math.floor(100 * done)} %`);
     return "";
   }
 }

@@ -1,12 +1,12 @@
-// What a job said: its events in words, and what its processes printed.
+// The log of a job: its events as text, and the output of its processes.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { ref } from "../../vendor/lit-html/directives/ref.js";
 import { fixed, whole } from "../format.js";
 import { call } from "../service.js";
 
-const MOST = 1000;
+const MAX_LINES = 1000;
 
-const WORDS = {
+const MESSAGES = {
   state: ({ status, attempt, worker }) => `${status}${attempt > 1 ? `, attempt ${attempt}` : ""}${worker && status === "starting" ? ` on ${worker}` : ""}`,
   log: ({ message }) => message,
   validation: ({ step, bits_per_dim: bits }) => `step ${whole(step)}: validation ${fixed(bits, 4)} bits/dim`,
@@ -15,7 +15,7 @@ const WORDS = {
   published: ({ ref: name }) => `${name} is registered`,
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
   calibrated: ({ ref: name, calibration }) => `${name} has calibration ${calibration}`,
-  evaluated: ({ auroc }) => (auroc == null ? "the report is written" : `AUROC ${fixed(auroc, 4)}`),
+  evaluated: ({ auroc }) => (auroc == null ? "the report is ready" : `AUROC ${fixed(auroc, 4)}`),
 };
 
 export class Log {
@@ -23,12 +23,12 @@ export class Log {
     Object.assign(this, { job, changed, lines: [], printed: "", following: true });
   }
 
-  /** Takes an event in; kinds without words are no news. */
+  /** Adds an event. Kinds without a message are skipped. */
   add({ kind, data }) {
-    const text = WORDS[kind]?.(data);
+    const text = MESSAGES[kind]?.(data);
     if (!text) return;
     this.lines.push({ time: data.time, text, bad: kind === "error" });
-    if (this.lines.length > MOST) this.lines.shift();
+    if (this.lines.length > MAX_LINES) this.lines.shift();
   }
 
   async load(signal) {
@@ -37,14 +37,14 @@ export class Log {
   }
 
   view() {
-    // A reader who has scrolled up is left where he is.
+    // Keeps the scroll position if the user has turned off following.
     const toEnd = (element) => { if (element && this.following) element.scrollTop = element.scrollHeight; };
     return html`<header><h2>Log</h2>
-        <label class="check"><input type="checkbox" .checked=${this.following} @change=${(event) => { this.following = event.target.checked; this.changed(); }}> follow the end</label></header>
+        <label class="check"><input type="checkbox" .checked=${this.following} @change=${(event) => { this.following = event.target.checked; this.changed(); }}> scroll to the end</label></header>
       ${this.lines.length ? html`<div class="log" tabindex="0" role="log" aria-label="Messages" aria-live="off" ${ref((element) => toEnd(element))}>
         ${this.lines.map(({ time, text, bad }) => html`<p class=${bad ? "bad" : ""}><time>${clock(time)}</time> <span class="break">${text}</span></p>`)}</div>`
-        : html`<p class="empty">Nothing yet.</p>`}
-      ${this.printed ? html`<details><summary>Printed by its processes</summary><pre class="log" tabindex="0" role="region" aria-label="Printed by its processes" ${ref((element) => toEnd(element))}>${this.printed}</pre></details>` : nothing}`;
+        : html`<p class="empty">No messages yet.</p>`}
+      ${this.printed ? html`<details><summary>Process output</summary><pre class="log" tabindex="0" role="region" aria-label="Process output" ${ref((element) => toEnd(element))}>${this.printed}</pre></details>` : nothing}`;
   }
 }
 

@@ -1,19 +1,19 @@
-// Names that the service takes for datasets and models.
+// Valid names of datasets and models.
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
-const LONGEST = 48; // leaves room for a number behind it
+const MAX_LENGTH = 48; // leaves room for a number at the end
 
-/** A name made of any text: "Line 7, good.zip" is `line-7-good`. */
-export function nameFrom(text, taken = []) {
+/** Makes an unused name from any text: "Line 7, good.zip" becomes `line-7-good`. */
+export function nameFrom(text, usedNames = []) {
   const plain = text.toLowerCase().replace(/\.(zip|tar|tgz|tbz2?|txz|npz|npy|gz|bz2|xz|png|jpe?g|webp|bmp)$/, "").replace(/\.tar$/, "");
-  const found = plain.replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "").slice(0, LONGEST) || "images";
+  const base = plain.replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "").slice(0, MAX_LENGTH) || "images";
   for (let n = 1; ; n += 1) {
-    const name = n === 1 ? found : `${found}-${n}`;
-    if (!taken.includes(name)) return name;
+    const name = n === 1 ? base : `${base}-${n}`;
+    if (!usedNames.includes(name)) return name;
   }
 }
 
-/** What is wrong with a name; null where nothing is. */
+/** Returns what is wrong with a name; null if it is valid. */
 export function wrongName(name) {
-  return NAME.test(name) ? null : "1 to 64 of a-z 0-9 . _ - with a letter or digit first";
+  return NAME.test(name) ? null : "Use 1 to 64 lowercase letters, digits, dots, dashes or underscores. Start with a letter or digit.";
 }

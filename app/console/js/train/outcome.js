@@ -1,25 +1,25 @@
-// How a job ended: the model and where to go with it, a file, a report, or what went wrong and what helps.
+// The result of a finished job: a model, a table, a calibration, a report, or an error with advice.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { brief, duration, fixed, whole } from "../format.js";
 import { facts } from "../parts.js";
 import { call, get, hasKey, save } from "../service.js";
 import { complain, toast } from "../toast.js";
 
-const HELPS = {
-  "training-diverged": "Start another one with a smaller learning rate or a longer warm-up; trying this one again repeats it.",
-  "out-of-memory": "Start another one with a smaller batch size or preset.",
-  "attempt-crashed": "The log says more. Trying again goes on from the newest checkpoint.",
-  "storage-full": "Make room on the service's disk, then try again: it goes on from the newest checkpoint.",
-  "dataset-not-found": "The dataset is gone: upload it again, then try again.",
+const ADVICE = {
+  "training-diverged": "Start a new training with a smaller learning rate or a longer warm-up. A retry would diverge again.",
+  "out-of-memory": "Start a new training with a smaller batch size or preset.",
+  "attempt-crashed": "See the log for the cause. A retry continues from the newest checkpoint.",
+  "storage-full": "Free disk space on the service, then try again. The retry continues from the newest checkpoint.",
+  "dataset-not-found": "The dataset was deleted. Upload it again, then try again.",
 };
 
-/** The aliases of the job's model, by which one sees whether its version is live. */
+/** Returns the aliases of the trained model; null if the model no longer exists. */
 export async function aliasesOf(job, signal) {
   const { models } = await get("/v1/models", { signal });
-  return models.find((one) => one.name === job.result.model)?.aliases ?? null;
+  return models.find(({ name }) => name === job.result.model)?.aliases ?? null;
 }
 
-/** What a job that is over came to. */
+/** Renders the result of a finished job. */
 export function outcome(job, aliases, changed) {
   if (job.status === "failed") return failure(job);
   if (job.status !== "succeeded") return nothing;
@@ -28,35 +28,35 @@ export function outcome(job, aliases, changed) {
 
 function failure({ error }) {
   return html`<div class="notice bad" role="alert"><strong>${error?.title ?? "Failed"}.</strong> ${error?.detail}
-    <p>${HELPS[error?.type] ?? "The log says more."}</p></div>`;
+    <p>${ADVICE[error?.type] ?? "See the log for the cause."}</p></div>`;
 }
 
 const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate: evaluated };
 
 function trained({ result, metrics }, aliases, changed) {
-  const found = metrics.evaluation ?? {};
-  const alive = aliases?.live === result.version;
+  const evaluation = metrics.evaluation ?? {};
+  const isLive = aliases?.live === result.version;
   return html`<section class="card good-edge" aria-labelledby="outcome-title">
     <h2 id="outcome-title">The model <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
     ${facts([
-      ["test", found.test_bits_per_dim == null ? null : html`<strong>${fixed(found.test_bits_per_dim, 4)} bits/dim</strong>${found.test_images ? ` on ${whole(found.test_images)} images` : ""}`],
-      ["test log-likelihood", found.test_nats == null ? null : `${fixed(-found.test_nats, 1)} nats an image (density)`],
-      ["validation", found.validation_bits_per_dim == null ? null : `${fixed(found.validation_bits_per_dim, 4)} bits/dim`],
-      ["reconstruction error", found.reconstruction_error == null ? null : `${brief(found.reconstruction_error)}, the largest of a learned inverse`],
+      ["test", evaluation.test_bits_per_dim == null ? null : html`<strong>${fixed(evaluation.test_bits_per_dim, 4)} bits/dim</strong>${evaluation.test_images ? ` on ${whole(evaluation.test_images)} images` : ""}`],
+      ["test log-likelihood", evaluation.test_nats == null ? null : `${fixed(-evaluation.test_nats, 1)} nats per image (density)`],
+      ["validation", evaluation.validation_bits_per_dim == null ? null : `${fixed(evaluation.validation_bits_per_dim, 4)} bits/dim`],
+      ["reconstruction error", evaluation.reconstruction_error == null ? null : `${brief(evaluation.reconstruction_error)}, maximum over learned inverses`],
     ])}
-    ${aliases && !alive ? html`<div class="notice row between"><span>It is not live: <code>${result.model}</code> means version ${aliases.live}.</span>
+    ${aliases && !isLive ? html`<div class="notice row between"><span>This version is not live: <code>${result.model}</code> uses version ${aliases.live}.</span>
       <button @click=${() => makeLive(result, aliases, changed)}>Make it live</button></div>` : nothing}
     <div class="row">
-      <a class="button primary-link" href="#/score" @click=${() => sessionStorage.setItem("snf-model", alive ? result.model : result.ref)}>Score with it</a>
-      <a class="button" href="#/samples/${alive ? result.model : result.ref}">Draw samples</a>
+      <a class="button primary-link" href="#/score" @click=${() => sessionStorage.setItem("snf-model", isLive ? result.model : result.ref)}>Score images</a>
+      <a class="button" href="#/samples/${isLive ? result.model : result.ref}">Draw samples</a>
     </div>
   </section>`;
 }
 
 async function makeLive(result, aliases, changed) {
   try {
-    const found = await get(`/v1/models/${result.model}/aliases/live`, { method: "PUT", json: { version: result.version } });
-    Object.assign(aliases, found.aliases);
+    const answer = await get(`/v1/models/${result.model}/aliases/live`, { method: "PUT", json: { version: result.version } });
+    Object.assign(aliases, answer.aliases);
     toast(`${result.model} is now version ${result.version}`);
   } catch (error) {
     complain(error);
@@ -66,29 +66,29 @@ async function makeLive(result, aliases, changed) {
 
 function scored(job) {
   const { images, anomalies, errors } = job.result;
-  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">Every image is scored</h2>
+  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">All images are scored</h2>
     ${facts([["images", whole(images)], ["anomalies", whole(anomalies)], ["not scored", errors ? whole(errors) : null], ["model", html`<a href="#/models/${job.model}">${job.model}</a>`]])}
     <div><button class="primary" @click=${() => download(job, `${job.id}.parquet`)}>Download the table (Parquet)</button></div></section>`;
 }
 
 function calibrated({ result }) {
-  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">Calibration ${result.calibration} of <a href="#/models/${result.ref}">${result.ref}</a> is made</h2>
+  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">Calibration ${result.calibration} of <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
     ${facts([["smallest p-value", brief(result.smallest_p)]])}
-    <div><a class="button" href="#/models/${result.ref}">To the model</a></div></section>`;
+    <div><a class="button" href="#/models/${result.ref}">Open the model</a></div></section>`;
 }
 
 function evaluated(job) {
-  const { auroc, auroc_over_baseline: over, false_alarms: alarms } = job.result;
+  const { auroc, auroc_over_baseline: gain, false_alarms: alarms } = job.result;
   const page = `/v1/jobs/${job.id}/result?format=html`;
-  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">The report is written</h2>
-    ${facts([["AUROC", byName(auroc)], ["over the best baseline", byName(over)], ["false alarms", alarms?.map(rate).join(", ")], ["took", job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null]])}
+  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">The report is ready</h2>
+    ${facts([["AUROC", byName(auroc)], ["gain over baseline", byName(gain)], ["false alarms", alarms?.map(rate).join(", ")], ["time", job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null]])}
     <div>${hasKey() ? html`<button class="primary" @click=${() => download(job, `${job.id}.html`, "html")}>Download the report</button>`
       : html`<a class="button primary-link" href=${page} target="_blank" rel="noopener">Open the report</a>`}</div></section>`;
 }
 
-// Numbers by the dataset that was to be told apart.
+// Formats values by the name of the anomalous dataset.
 const byName = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${value == null ? "–" : brief(value, 4)}`).join(", ");
-const rate = ({ alpha, share, inside }) => `${brief(100 * share)} % at ${brief(100 * alpha)} %${inside === false ? " (outside what chance allows)" : ""}`;
+const rate = ({ alpha, share, inside }) => `${brief(100 * share)} % at ${brief(100 * alpha)} %${inside === false ? " (outside the expected range)" : ""}`;
 
 async function download(job, name, format = null) {
   try {

@@ -1,9 +1,9 @@
-// Fields for the parameters of a training, made from the JSON Schema that the service gives of them.
+// Form fields for training parameters, generated from their JSON Schema.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { brief } from "../format.js";
 
-const BUDGET = ["max_steps", "max_minutes"]; // the form asks for these itself
+const BUDGET = ["max_steps", "max_minutes"]; // fields of the form itself
 const GROUPS = [
   ["Images", ["image_size", "fit", "colour", "pixel_transform", "suspect_share"]],
   ["Steps", ["batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay", "precision", "seed"]],
@@ -12,31 +12,31 @@ const GROUPS = [
   ["Validation", ["validations", "validation_images", "checkpoint_seconds"]],
 ];
 
-/** The groups of a schema's parameters; those that no group knows are the last one. */
+/** Groups the parameters of a schema; parameters outside all groups come last. */
 function groups(schema) {
   const known = new Set(BUDGET.concat(...GROUPS.map(([, names]) => names)));
   const others = Object.keys(schema.properties).filter((name) => !known.has(name));
-  return [...GROUPS, ["Others", others]]
+  return [...GROUPS, ["Other", others]]
     .map(([title, names]) => [title, names.filter((name) => name in schema.properties)]).filter(([, names]) => names.length);
 }
 
-/** What was typed, as the service takes it: only what was filled in. */
-export function given(schema, typed) {
+/** Converts the filled-in fields to the parameters of a request. */
+export function filledIn(schema, typed) {
   return Object.fromEntries(Object.entries(typed).filter(([, text]) => text !== "").map(([name, text]) => [name, value(kind(schema.properties[name]), text)]));
 }
 
-/** The default of a parameter under a preset. */
-export function standard(schema, preset, name) {
+/** Returns the default of a parameter for a preset. */
+function defaultOf(schema, preset, name) {
   return preset?.parameters[name] ?? schema.properties[name].default;
 }
 
-// One of a choice, a switch, a number, or text (a size is one number or two).
+// The kind of input: a choice, a switch, a number, or a size (one or two numbers).
 function kind(property) {
-  const one = property.anyOf?.find(({ type }) => type !== "null") ?? property;
-  if (one.enum) return { ...one, form: "choice" };
-  if (one.type === "boolean") return { form: "switch" };
-  if (one.type === "array") return { form: "sides" };
-  return { ...one, form: "number" };
+  const schema = property.anyOf?.find(({ type }) => type !== "null") ?? property;
+  if (schema.enum) return { ...schema, form: "choice" };
+  if (schema.type === "boolean") return { form: "switch" };
+  if (schema.type === "array") return { form: "sides" };
+  return { ...schema, form: "number" };
 }
 
 function value({ form }, text) {
@@ -44,40 +44,40 @@ function value({ form }, text) {
   if (form === "switch") return text === "true";
   if (form !== "sides") return text;
   const sides = text.split(/[\s,x×]+/).filter(Boolean).map(Number);
-  if (sides.some(Number.isNaN)) return text; // for the service to refuse
+  if (sides.some(Number.isNaN)) return text; // the service rejects it with a message
   return sides.length === 1 ? sides[0] : sides;
 }
 
-/** All fields; `typed` holds the text of those that were changed, `change(name, text)` is told of one. */
+/** Renders all fields. `typed` holds the text of changed fields; `change(name, text)` is called on input. */
 export function parameterFields({ schema, preset, typed, wrong, change }) {
   return groups(schema).map(([title, names]) => html`<fieldset class="parameters"><legend>${title}</legend>
-    ${names.map((name) => field({ name, property: schema.properties[name], standard: standard(schema, preset, name), text: typed[name] ?? "", wrong: wrong[`parameters/${name}`], change }))}
+    ${names.map((name) => field({ name, property: schema.properties[name], initial: defaultOf(schema, preset, name), text: typed[name] ?? "", wrong: wrong[`parameters/${name}`], change }))}
   </fieldset>`);
 }
 
-function field({ name, property, standard: usual, text, wrong, change }) {
+function field({ name, property, initial, text, wrong, change }) {
   const id = `parameter-${name}`;
   const label = name.replaceAll("_", " ");
   const input = (event) => change(name, event.target.value.trim());
   return html`<div class="field"><div class="row label-row"><label for=${id}>${label}</label>${text !== "" ? html`<span class="badge accent">changed</span>` : nothing}</div>
-    ${control(kind(property), { id, text, usual, input, wrong })}
+    ${control(kind(property), { id, text, initial, input, wrong })}
     ${wrong ? html`<small class="wrong">${wrong}</small>` : nothing}
     <small id="${id}-help">${property.description}</small></div>`;
 }
 
-function control({ form, enum: options, type, minimum, maximum }, { id, text, usual, input, wrong }) {
-  const shown = usual == null ? "by itself" : typeof usual === "number" ? brief(usual, 6) : String(usual);
+function control({ form, enum: options, type, minimum, maximum }, { id, text, initial, input, wrong }) {
+  const shown = initial == null ? "automatic" : typeof initial === "number" ? brief(initial, 6) : String(initial);
   const help = `${id}-help`;
   if (form === "choice" || form === "switch") {
     const all = options ?? ["true", "false"];
-    const name = (one) => (form === "switch" ? (String(one) === "true" ? "yes" : "no") : one);
+    const label = (option) => (form === "switch" ? (String(option) === "true" ? "yes" : "no") : option);
     return html`<select id=${id} aria-describedby=${help} aria-invalid=${Boolean(wrong)} @change=${input}>
-      <option value="" .selected=${text === ""}>${usual == null ? "by itself" : `${name(usual)} (default)`}</option>
-      ${all.filter((one) => String(one) !== String(usual)).map((one) => html`<option value=${one} .selected=${text === one}>${name(one)}</option>`)}
+      <option value="" .selected=${text === ""}>${initial == null ? "automatic" : `${label(initial)} (default)`}</option>
+      ${all.filter((option) => String(option) !== String(initial)).map((option) => html`<option value=${option} .selected=${text === option}>${label(option)}</option>`)}
     </select>`;
   }
   if (form === "sides") {
-    return html`<input id=${id} placeholder=${`${shown}: 32, or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
+    return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
   }
   return html`<input id=${id} type="number" placeholder=${shown} step=${type === "integer" ? 1 : "any"} min=${minimum ?? nothing} max=${maximum ?? nothing}
     aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @input=${input}>`;

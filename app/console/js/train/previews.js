@@ -1,4 +1,4 @@
-// Samples that the flow drew as it learned: the same latents at every step, so that one sees them improve.
+// Samples during training. All steps use the same latents, so that they can be compared.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { whole } from "../format.js";
@@ -14,9 +14,9 @@ export class Previews {
     for (const { step } of (await get(`/v1/jobs/${this.job}/samples`, { signal })).samples) this.add(step);
   }
 
-  /** There is a preview of this step; one of an earlier attempt is drawn anew. */
-  add(step, anew = false) {
-    if (anew && this.pictures.has(step)) this.forget(step);
+  /** Adds the samples of a step. `reload` replaces those of an earlier attempt. */
+  add(step, reload = false) {
+    if (reload && this.pictures.has(step)) this.forget(step);
     if (!this.steps.includes(step)) this.steps = [...this.steps, step].sort((a, b) => a - b);
     this.show();
   }
@@ -26,7 +26,7 @@ export class Previews {
   }
 
   choose(step) {
-    this.chosen = step === this.steps.at(-1) ? null : step; // at the end it follows
+    this.chosen = step === this.steps.at(-1) ? null : step; // the newest step is followed
     this.show();
   }
 
@@ -38,7 +38,7 @@ export class Previews {
         this.pictures.set(step, await picture(`/v1/jobs/${this.job}/samples/${step}`));
       } catch (error) {
         this.pictures.delete(step);
-        if (error.status === 404) this.steps = this.steps.filter((one) => one !== step); // no longer kept
+        if (error.status === 404) this.steps = this.steps.filter((other) => other !== step); // deleted by the service
         else complain(error);
       }
     }
@@ -55,12 +55,12 @@ export class Previews {
     for (const step of [...this.pictures.keys()]) this.forget(step);
   }
 
-  view(over) {
+  view(finished) {
     const step = this.shown;
-    if (step === null) return html`<p class="empty">${over ? "There are no samples." : "The first samples come with the first validation."}</p>`;
+    if (step === null) return html`<p class="empty">${finished ? "No samples were saved." : "The first samples appear after the first validation."}</p>`;
     const place = this.steps.indexOf(step);
-    // Until a picture is there the one before it stays.
-    const address = this.pictures.get(step) ?? this.steps.slice(0, place).reverse().map((one) => this.pictures.get(one)).find(Boolean);
+    // While an image loads, the previous one stays visible.
+    const address = this.pictures.get(step) ?? this.steps.slice(0, place).reverse().map((earlier) => this.pictures.get(earlier)).find(Boolean);
     return html`<figure class="figure preview">
       ${address ? html`<img class="pixels" src=${address} alt="Samples at step ${step}">` : html`<div class="pixels blank"></div>`}
       <figcaption>Step ${whole(step)}, ${this.chosen === null ? "the newest" : `${place + 1} of ${this.steps.length}`}</figcaption></figure>

@@ -1,12 +1,12 @@
-// How far a job is.
+// The progress of a job.
 
-/** The share that is done, 0 to 1; null before anything is known. */
+/** Returns the completed share, 0 to 1; null while it is unknown. */
 export function share({ progress }) {
   if (progress.fraction != null) return progress.fraction;
   return progress.steps ? (progress.step ?? 0) / progress.steps : null;
 }
 
-/** "step 40 of 200"; the steps alone where time is what ends them. */
+/** Returns "step 40 of 200"; without the total if the job is limited by time. */
 export function steps({ type, progress, parameters }) {
   if (progress.step == null) return null;
   const unit = type === "train" ? "step" : "image";

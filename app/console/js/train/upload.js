@@ -1,4 +1,4 @@
-// Sends images to the service as a dataset: what was chosen, its name, how far it is.
+// Upload of a dataset: file selection, name and progress.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { bytes, count, duration } from "../format.js";
@@ -7,19 +7,19 @@ import { isAbort, upload } from "../service.js";
 import { problem } from "./messages.js";
 import { nameFrom, wrongName } from "./names.js";
 
-const SPEED_OVER_MS = 4000;
+const SPEED_WINDOW_MS = 4000;
 
 export class Upload {
-  /** `taken` answers the names in use; `made` is called with the dataset that the service answers. */
-  constructor({ changed, taken, made }) {
-    Object.assign(this, { changed, taken, made, files: [], name: "", sending: null, error: null, over: false });
+  /** `usedNames` returns the names in use; `uploaded` is called with the new dataset. */
+  constructor({ changed, usedNames, uploaded }) {
+    Object.assign(this, { changed, usedNames, uploaded, files: [], name: "", sending: null, error: null, over: false });
   }
 
   take(files) {
     if (this.sending || !files.length) return;
     const [{ name, file }] = files;
     const folder = name.includes("/") ? name.split("/")[0] : null;
-    Object.assign(this, { files, error: null, name: nameFrom(folder ?? (files.length === 1 ? file.name : "images"), this.taken()) });
+    Object.assign(this, { files, error: null, name: nameFrom(folder ?? (files.length === 1 ? file.name : "images"), this.usedNames()) });
     this.changed();
   }
 
@@ -36,7 +36,7 @@ export class Upload {
     if (wrongName(this.name) || this.sending) return;
     const form = new FormData();
     form.append("name", this.name);
-    // The folders in a file's name are its group.
+    // The folders in a file name become the group of the image.
     for (const { file, name } of this.files) form.append("file", file, name);
     const stopped = new AbortController();
     this.error = null;
@@ -45,7 +45,7 @@ export class Upload {
     try {
       const dataset = await upload("/v1/datasets", form, { progress: (sent, total) => this.progress(sent, total), signal: stopped.signal });
       this.files = [];
-      this.made(dataset);
+      this.uploaded(dataset);
     } catch (error) {
       if (!isAbort(error)) this.error = error;
     }
@@ -58,12 +58,12 @@ export class Upload {
     const now = performance.now();
     const { marks } = this.sending;
     marks.push([now, sent]);
-    while (marks.length > 2 && now - marks[0][0] > SPEED_OVER_MS) marks.shift();
+    while (marks.length > 2 && now - marks[0][0] > SPEED_WINDOW_MS) marks.shift();
     Object.assign(this.sending, { sent, total });
     this.changed();
   }
 
-  /** Bytes a second of late; null before there are two moments. */
+  /** The current speed in bytes per second; null until it is measured. */
   get speed() {
     const [[from, first], [to, last]] = [this.sending.marks[0], this.sending.marks.at(-1)];
     return to > from ? (1000 * (last - first)) / (to - from) : null;
@@ -77,7 +77,7 @@ export class Upload {
   emptyView() {
     const chosen = (event) => { this.take(named([...event.target.files])); event.target.value = ""; };
     return html`<section class="drop small-drop ${this.over ? "over" : ""}" aria-label="Upload a dataset">
-      <p><strong>Drop good images here</strong>: files, a folder, a zip or tar, an .npz or .npy</p>
+      <p><strong>Drop normal images here</strong>: files, a folder, a zip or tar, an .npz or .npy</p>
       <div class="row">
         <label class="button">choose files<input class="sr-only" type="file" multiple @change=${chosen}></label>
         <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
@@ -94,26 +94,26 @@ export class Upload {
         <div class="field"><label for="dataset-name">Name of the dataset</label>
           <input id="dataset-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrong)} aria-describedby="dataset-name-wrong"
             .value=${live(this.name)} @input=${(event) => { this.name = event.target.value; this.changed(); }}>
-          <small id="dataset-name-wrong" class=${wrong ? "wrong" : ""}>${wrong ?? (this.taken().includes(this.name) ? "There is one of this name: delete it first, or choose another." : "")}</small></div>
+          <small id="dataset-name-wrong" class=${wrong ? "wrong" : ""}>${wrong ?? (this.usedNames().includes(this.name) ? "This name is in use. Choose another name, or delete that dataset first." : "")}</small></div>
         <div class="row"><button class="primary" ?disabled=${Boolean(wrong)}>Upload</button>
-          <button type="button" class="quiet" @click=${() => this.clear()}>Choose others</button></div>
+          <button type="button" class="quiet" @click=${() => this.clear()}>Choose other files</button></div>
       </form>
     </section>`;
   }
 
   progressView() {
     const { sent, total, stopped } = this.sending;
-    const all = sent >= total;
+    const isSent = sent >= total;
     const left = this.speed ? (total - sent) / this.speed : null;
     return html`<section class="stack sunken" aria-label="Upload a dataset">
-      <div class="row between"><strong class="break" role="status">${all ? "Looking at every image ..." : `Uploading ${this.name}`}</strong>
+      <div class="row between"><strong class="break" role="status">${isSent ? "Checking the images ..." : `Uploading ${this.name}`}</strong>
         <button class="danger" @click=${() => stopped.abort()}>Cancel</button></div>
-      ${all ? html`<progress aria-label="Validation"></progress>` : html`<progress aria-label="Upload" max=${total} .value=${sent}></progress>`}
-      <p class="small faint">${bytes(sent)} of ${bytes(total)}${all || !this.speed ? nothing : html`, ${bytes(Math.round(this.speed))}/s, ${duration(left)} left`}</p>
+      ${isSent ? html`<progress aria-label="Check of the images"></progress>` : html`<progress aria-label="Upload" max=${total} .value=${sent}></progress>`}
+      <p class="small faint">${bytes(sent)} of ${bytes(total)}${isSent || !this.speed ? nothing : html`, ${bytes(Math.round(this.speed))}/s, ${duration(left)} left`}</p>
     </section>`;
   }
 
-  /** Drops anywhere on the page; answers what takes the listeners away again. */
+  /** Accepts drops anywhere on the page. Returns a function that removes the listeners. */
   listen() {
     const setOver = (over) => { if (this.over !== over) { this.over = over; this.changed(); } };
     const listeners = {
