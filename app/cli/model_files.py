@@ -124,7 +124,7 @@ def import_model(
 
 
 def registry() -> Registry:
-    """Return the model registry of this machine."""
+    """Return the registry of trained models of this machine."""
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)

@@ -76,7 +76,7 @@ def _draw(
     seed: int | None,
     inverse: Literal["exact", "learned"],
 ) -> tuple[bytes, int]:
-    """Draw images in this process; return the content of the file and the seed."""
+    """Draw images in this process; return the bytes of the output file and the random seed."""
     import numpy as np
 
     from app.samples.encoding import draw_seed, encode
