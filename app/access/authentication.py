@@ -42,10 +42,7 @@ log = logging.getLogger(__name__)
 class Authentication:
     """ASGI middleware that checks a request's API key before its body is read.
 
-    It stores the ``Caller`` in the scope of the request, or answers with a 401 problem. While the service has no keys,
-    every caller may do everything.
-
-    It puts the ``Caller`` into the scope of the request, or answers with a 401 problem. While the service has no keys,
+    It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
     every caller may do everything.
     """
 

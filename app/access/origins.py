@@ -46,7 +46,7 @@ class OriginCheck:
         self._asks_for_keys = asks_for_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to the application, or answer with a 400 or 403 problem."""
+        """Pass a request to the application, or answer with a 400 or 403 error."""
         if scope["type"] == "http":
             problem = self._problem(scope)
             if problem is not None:

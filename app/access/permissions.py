@@ -45,7 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the caller of a request; raise a 403 problem if the role of its API key is too low.
+    """Return the caller of a request; raise a 403 error if the role of its API key is too low.
 
     Args:
         scope: Scope of the request.
@@ -69,7 +69,7 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Mark a request as allowed if its API key has the role ``needed``; otherwise raise a 403 problem."""
+    """Mark a request as allowed if its API key has the role ``needed``; otherwise raise a 403 error."""
     require(scope, needed)
     scope[ALLOWED] = True
 

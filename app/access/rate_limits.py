@@ -68,13 +68,13 @@ class Allowance:
     limits: RateLimits
 
     def take_request(self) -> None:
-        """Count a request against the rate limit of its API key; raise a 429 problem past the limit."""
+        """Count a request against the rate limit of its API key; raise a 429 error past the limit."""
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
         """Count images against the rate limit of the request's API key.
 
-        Raises a 429 problem past the limit, and a 422 problem if the images of this request alone exceed it.
+        Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """
         self.limits.take(self.key, "images", self.key.images, count)
 

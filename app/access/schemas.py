@@ -1,4 +1,4 @@
-"""Answer about the caller of a request."""
+"""API answer about the caller of a request."""
 
 from __future__ import annotations
 

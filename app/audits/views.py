@@ -1,4 +1,4 @@
-"""Conversion of an audit to its answer."""
+"""Conversion of an audit to its API answer."""
 
 from __future__ import annotations
 

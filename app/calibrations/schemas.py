@@ -99,7 +99,7 @@ class CalibrationView(Answer):
 
 
 class CalibrationList(Answer):
-    """The calibrations of a model version, in the order of their numbers."""
+    """All calibrations of a model version, ordered by number."""
 
     model: str
     version: int

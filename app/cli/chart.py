@@ -56,7 +56,7 @@ class Chart:
     log: bool = False
 
     def draw(self, width: int) -> list[Text]:
-        """Return the title and the rows of the chart, ``width`` characters wide; nothing for fewer than two values."""
+        """Return the chart as rows of text, ``width`` characters wide; no rows for fewer than two values."""
         series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
         values = sorted(value for _, scaled in series for value in scaled)
         columns = width - MARGIN

@@ -43,7 +43,7 @@ Ref = Annotated[
 
 
 def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Show the card of a model: purpose, quality, training and limits."""
+    """Show the card of a model: its purpose, quality, training and limits."""
     if url:
         with service(url, key) as client:
             text = client.models.card(model)

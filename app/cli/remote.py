@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Access of commands to a running service, with its errors as messages and exit codes."""
+"""Connection of commands to a running service, whose errors become messages and exit codes."""
 
 from __future__ import annotations
 

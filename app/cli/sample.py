@@ -45,7 +45,7 @@ def sample(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Draw images from a model."""
+    """Draw images from a model into a file."""
     if out.suffix not in FORMATS:
         raise fail(f"--out: expected a file that ends in {', '.join(FORMATS)}, got {out}", USAGE)
     require_folder(out)

@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 64
 class DatasetForm:
     """Streaming parser of a multipart form with a dataset's name and files, which writes them to a folder.
 
-    What ``check_name`` and ``take`` raise ends the upload. All methods raise 400, 413, 415 and 422 problems.
+    An exception of ``check_name`` or ``take`` ends the upload. All methods raise 400, 413, 415 and 422 errors.
 
     Args:
         content_type: Content type of the request.

@@ -57,7 +57,7 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
 
 def refuse_builtin(name: str) -> None:
-    """Raise a 409 problem if a dataset is built in, because only uploaded datasets can be deleted."""
+    """Raise a 409 error if a dataset is built in, because only uploaded datasets can be deleted."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
@@ -65,7 +65,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 problem if an unfinished job uses a dataset.
+    """Raise a 409 error if an unfinished job uses a dataset.
 
     Raises ``BrokerDown`` if the job store does not answer.
     """

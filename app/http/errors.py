@@ -96,7 +96,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a 422 problem for an invalid part of a request, which a JSON pointer locates."""
+    """Return a 422 error for an invalid part of a request, which a JSON pointer locates."""
     return Problem(
         422,
         "invalid-request",
@@ -107,7 +107,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return a 415 problem for a request body whose content type is not accepted."""
+    """Return a 415 error for a request body whose content type is not accepted."""
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -119,7 +119,7 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """Return the 503 problem for requests that arrive while the service shuts down."""
+    """Return the 503 error for requests that arrive while the service shuts down."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
@@ -170,7 +170,7 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the problem for any exception; an unexpected exception becomes a 500 problem without details."""
+    """Return the RFC 9457 problem for any exception; an unexpected exception gives a 500 without details."""
     match error:
         case Problem():
             return error

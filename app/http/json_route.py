@@ -32,7 +32,7 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the function that checks role and body of a request before its endpoint is called.
 
-        The function raises 403, 413, 415 and 422 problems.
+        The function raises 403, 413, 415 and 422 errors.
         """
         handle = super().get_route_handler()
         role = role_needed(self.dependencies)
@@ -58,7 +58,7 @@ class JsonRequest(Request):
     async def read(self) -> None:
         """Read the request body.
 
-        Raises a 415 problem for another content type than JSON, and ``BodyTooLarge`` past the limit.
+        Raises a 415 error for another content type than JSON, and ``BodyTooLarge`` past the limit.
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != JSON:

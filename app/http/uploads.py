@@ -85,7 +85,7 @@ class UploadBody:
 class UploadWatch:
     """Progress callback that aborts the processing of an upload if its client leaves or the service stops.
 
-    Raises ``ClientDisconnect`` where the client has left, and a 503 problem where the service stops.
+    Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
     """
 
     def __init__(self, request: Request, stopping: threading.Event) -> None:
@@ -105,7 +105,7 @@ class UploadWatch:
 
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Context manager that turns a lost client into a 400 problem and a full disk into ``StorageFull``."""
+    """Context manager that turns a lost client into a 400 error and a full disk into ``StorageFull``."""
     try:
         yield
     except ClientDisconnect as error:
@@ -120,7 +120,7 @@ def upload_problems() -> Iterator[None]:
 
 @contextmanager
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Context manager that counts an upload towards the limit; it raises a 429 problem past the limit.
+    """Context manager that counts an upload towards the limit; it raises a 429 error past the limit.
 
     Args:
         slots: Uploads at once, shared among callers.

@@ -1,6 +1,6 @@
 """Checks of bulk scoring, calibration and evaluation jobs before they are queued.
 
-The checks read the disk. A job that cannot succeed is a 422 problem that names the wrong part of the request.
+The checks read the disk. A job that cannot succeed is a 422 error that names the wrong part of the request.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     """Return the validated parameters of a bulk scoring, calibration or evaluation job.
 
-    Raises a 422 problem that lists every invalid parameter.
+    Raises a 422 error that lists every invalid parameter.
     """
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:

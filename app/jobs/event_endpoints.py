@@ -40,7 +40,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Count an event stream towards the limit while it is open; raise a 429 problem past the limit."""
+    """Count an event stream towards the limit while it is open; raise a 429 error past the limit."""
     with streams.slot(caller_of(request.scope).name):
         yield
 

@@ -47,7 +47,7 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Context manager that counts an event stream of a caller; it raises a 429 problem past the limit."""
+        """Context manager that counts an event stream of a caller; it raises a 429 error past the limit."""
         if not self._slots.take(caller):
             raise Problem(
                 429,

@@ -24,7 +24,7 @@ def active_jobs(jobs: JobStore) -> Iterator[Job]:
 
 
 def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, resource: str) -> None:
-    """Raise a 409 problem if an unfinished job uses a resource, such as a dataset.
+    """Raise a 409 error if an unfinished job uses a resource, such as a dataset.
 
     Args:
         jobs: All jobs.

@@ -60,7 +60,7 @@ def plan_job(
 
 
 def require_memory(plan: JobPlan) -> None:
-    """Raise a 422 problem if a training is expected to need more memory than any worker can give it."""
+    """Raise a 422 error if a training is expected to need more memory than any worker can give it."""
     estimate = plan.estimate
     if estimate is None or estimate.fits is not False:
         return

@@ -173,7 +173,7 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Return the result of a job, which depends on its type.
+    """Return the result of a job: a model version, a calibration, a table of scores or a report.
 
     A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,

@@ -241,7 +241,7 @@ class Previews(Answer):
 
 
 class JobResult(Answer):
-    """The model version that a job registered or calibrated."""
+    """The model version that a training job registered or a calibration job calibrated."""
 
     model: str
     version: int

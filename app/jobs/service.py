@@ -41,7 +41,7 @@ class JobService:
     def plan(self, request: JobRequest) -> JobPlan:
         """Check the request for a job; return its queue, model version and expected time and memory.
 
-        Raises a 422 problem for a job that cannot succeed.
+        Raises a 422 error for a job that cannot succeed.
         """
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
@@ -99,7 +99,7 @@ class JobService:
     def retry(self, job_id: str, scope: Scope) -> Job:
         """Queue a failed or cancelled job again as a new job.
 
-        Raises a 403 problem if the role of the caller is too low.
+        Raises a 403 error if the role of the caller is too low.
         """
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
@@ -107,7 +107,7 @@ class JobService:
 
 
 def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
-    """Raise a 403 problem if a job would replace the served model or calibration and its caller is no admin."""
+    """Raise a 403 error if a job would replace the served model or calibration and its caller is no admin."""
     if promote:
         require(scope, "admin", "a job that makes its model live ('promote': true)")
     if type == "calibrate" and parameters.get("activate", True) is not False:

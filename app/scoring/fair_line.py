@@ -55,7 +55,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Number of requests that this work counts as in the queue limit until its first turn."""
+        """Weight of this work against the limit on waiting requests, in requests, until its first turn."""
         return UNSHARED if self.function is None else 1
 
     @property
@@ -120,7 +120,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove and return the work to do next: one request's, with others that fit in the same batch."""
+        """Remove and return the requests to process next, which share one batch."""
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:

@@ -132,7 +132,7 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise a 429 problem if the queue has no room for a request, before its body is read.
+        """Raise a 429 error if the queue has no room for a request, before its body is read.
 
         Args:
             caller: Name of the caller.

@@ -28,7 +28,7 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 async def get_reference(
     ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
 ) -> Reference:
-    """Return a histogram of the anomaly statistic T of the calibration images, by which p-values are ranks.
+    """Return a histogram of the anomaly statistic T over the calibration images, among which p-values are ranks.
 
     T is the `anomaly.statistic` of a score, in nats; larger is more anomalous. The images of all folds are counted
     together.

@@ -68,7 +68,7 @@ class Item:
 async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
     """Read the images in a request's body: a form, a single image file, or a NumPy array.
 
-    Raises a 400, 413, 415 or 422 problem.
+    Raises a 400, 413, 415 or 422 error.
 
     Args:
         request: The request.
@@ -117,7 +117,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 
 def too_many(limit: int) -> Problem:
-    """Return the 413 problem for a request with more than ``limit`` images."""
+    """Return the 413 error for a request with more than ``limit`` images."""
     return Problem(
         413,
         "too-many-images",

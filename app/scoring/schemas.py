@@ -98,7 +98,7 @@ class PreprocessingNote(Answer):
 
 
 class ItemError(Answer):
-    """The error of an image that could not be scored, as the members of a problem."""
+    """The error of an image that could not be scored, with the members of an RFC 9457 problem."""
 
     type: str
     title: str

@@ -352,7 +352,7 @@ class ImageFacts(BaseModel):
 
 
 class ItemError(BaseModel):
-    """The error of an image that could not be scored, as the members of a problem."""
+    """The error of an image that could not be scored, with the members of an RFC 9457 problem."""
 
     model_config = ConfigDict(frozen=True)
     type: str
@@ -393,7 +393,7 @@ class JobRequest(BaseModel):
 
 
 class JobResult(BaseModel):
-    """The model version that a job registered or calibrated."""
+    """The model version that a training job registered or a calibration job calibrated."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -959,7 +959,7 @@ class WorkerList(BaseModel):
 
 
 class CalibrationList(BaseModel):
-    """The calibrations of a model version, in the order of their numbers."""
+    """All calibrations of a model version, ordered by number."""
 
     model_config = ConfigDict(frozen=True)
     model: str

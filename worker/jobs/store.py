@@ -82,7 +82,7 @@ class JobStore(LeaseStore):
             return None
 
     def get(self, job_id: str) -> Job:
-        """Return the record of a job.
+        """Return the record of the job with a given id.
 
         Raises:
             JobNotFound: No job has this id.

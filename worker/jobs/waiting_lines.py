@@ -76,7 +76,10 @@ class WaitingLines:
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return the number of messages in the broker's lists ``keys``, see ``celery_app.queue_keys``."""
+        """Return the total number of messages in the given Redis lists of the broker.
+
+        The keys of the lists come from ``celery_app.queue_keys``.
+        """
         with translate_redis_errors():
             return sum(self._client.llen(key) for key in keys)
 
