@@ -95,5 +95,5 @@ def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDe
     responses=responses(401, 404, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
-    """Show a calibration of a model version."""
+    """Show a calibration of a model version: its dataset, its number of images and its thresholds."""
     return views.show(registry, ref, number)

@@ -26,7 +26,7 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all calibrations of a model version, and the number of the active one.
+    """Return all calibrations of a model version, and the number of the active calibration.
 
     Raises ``ModelNotFound`` or ``ArtifactError``.
     """

@@ -85,7 +85,7 @@ class DatasetForm:
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source]]:
-        """Return the dataset's name and its uploaded files; raise a problem if the form is incomplete."""
+        """Return the dataset's name and its uploaded files; raise a 4xx error if the form is incomplete."""
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")

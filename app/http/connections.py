@@ -114,7 +114,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request body."""
+        """Signal the end of the request body to the application."""
         self._in_body = False
         super().on_message_complete()
 

@@ -56,7 +56,7 @@ class JsonRequest(Request):
     """A request whose JSON body is limited in size, parsed by pydantic, and kept for the audit log."""
 
     async def read(self) -> None:
-        """Read the request body.
+        """Read the JSON body of the request, up to the size limit.
 
         Raises a 415 error for another content type than JSON, and ``BodyTooLarge`` past the limit.
         """
