@@ -57,7 +57,7 @@ ROUTERS = (
 
 
 class Service(FastAPI):
-    """The FastAPI application of the service.
+    """The FastAPI application of the scoring service.
 
     Attributes:
         draining: Set when the service has been asked to stop.
@@ -66,7 +66,7 @@ class Service(FastAPI):
     draining: threading.Event
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, with problems and roles."""
+        """Return the OpenAPI document, completed with error responses and required roles."""
         if self.openapi_schema is None:
             document = super().openapi()
             errors.add_schema(document)
@@ -76,7 +76,10 @@ class Service(FastAPI):
 
 
 def create_app(settings: Settings) -> Service:
-    """Return the application for the given settings; its parts start with its lifespan."""
+    """Return the FastAPI application for the given settings.
+
+    Its long-lived parts start with its lifespan.
+    """
     draining = threading.Event()
     writer = BackgroundLog()
 

@@ -30,19 +30,19 @@ router = APIRouter()
 
 
 class ConsoleFiles(StaticFiles):
-    """The scripts, styles and pictures of the console."""
+    """Static files of the web console: scripts, styles and pictures."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Return a file, or 304 where it has not changed."""
+        """Return the response with a static file, or 304 if the client's copy is current."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return a file; the type of a script does not depend on the tables of this machine."""
+        """Return a static file of the console; scripts always get the JavaScript media type."""
         response = await super().get_response(path, scope)
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
@@ -54,13 +54,13 @@ console_files = ConsoleFiles()
 
 @router.get("/", include_in_schema=False)
 async def console(request: Request) -> Response:
-    """Return the console's page."""
+    """Return the HTML page of the web console."""
     return await console_files.get_response("index.html", request.scope)
 
 
 @router.get("/docs", include_in_schema=False)
 async def api_docs(request: Request) -> HTMLResponse:
-    """Return the documentation of all calls, which a reader can try there."""
+    """Return the interactive API documentation (Swagger UI) as an HTML page."""
     return get_swagger_ui_html(
         openapi_url=request.app.openapi_url,
         title=request.app.title,
@@ -71,5 +71,8 @@ async def api_docs(request: Request) -> HTMLResponse:
 
 
 def api_docs_files() -> StaticFiles:
-    """Return the files of Swagger UI, from the package that contains them: nothing is loaded from other hosts."""
+    """Return an application that serves the files of Swagger UI from an installed package.
+
+    Nothing is loaded from other hosts.
+    """
     return StaticFiles(directory=str(package_files("fastapi_offline") / "static"))

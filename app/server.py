@@ -1,4 +1,4 @@
-"""The server process: ``python -m app.server``."""
+"""The server process, ``python -m app.server``: uvicorn with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that sets ``draining`` of the service as soon as it is asked to stop."""
+    """Uvicorn server that sets the application's ``draining`` flag as soon as a stop is requested."""
 
     def __init__(self, config: uvicorn.Config, app: Service) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start to drain: requests in flight finish, new ones are refused."""
+        """Start a graceful shutdown: requests in progress finish, new requests are refused."""
         self._app.draining.set()
         super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle INT and TERM while serving.
+        """Context manager that handles SIGINT and SIGTERM while the server runs.
 
         The method of uvicorn raises the signals again at its end, so that the process would not exit cleanly.
         """
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until TERM or INT; return 0 after a clean stop, 3 where it could not start."""
+    """Run the HTTP service until SIGTERM or SIGINT; return 0 after a clean stop, 3 if it could not start."""
     sys.setswitchinterval(SWITCH_S)
     ensure_keys(settings, log.warning)
     app = create_app(settings)
@@ -85,7 +85,7 @@ def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Run the service with the settings of the environment; return its exit code."""
+    """Run the HTTP service with the settings from the environment; return its exit code."""
     relax_gc()
     settings = load_settings()
     configure_logging(settings, "service")

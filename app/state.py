@@ -1,4 +1,4 @@
-"""Application state: the parts of the service, opened and closed with the application's lifespan."""
+"""Application state: the long-lived parts of the service, started and stopped with the application."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DECODERS = 2
 
 
 class AppState(TypedDict):
-    """Parts that live as long as the service; each is an attribute of ``request.state``."""
+    """The long-lived parts of the service, each of which is an attribute of ``request.state``."""
 
     settings: Settings
     metrics: ServiceMetrics
@@ -56,7 +56,7 @@ class AppState(TypedDict):
 
 @asynccontextmanager
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
-    """Start the parts of the service, and stop them in an order that lets accepted work finish."""
+    """Context manager that starts the parts of the service, and stops them once accepted work is finished."""
     client = redis_client(settings)
     job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     job_store_monitor = JobStoreMonitor(job_store)

@@ -1,1 +1,1 @@
-"""Background jobs: broker, job store, worker processes, and the processes that run attempts of jobs."""
+"""Background jobs: message broker, job store, worker processes, and the processes that run attempts of jobs."""

@@ -1,10 +1,10 @@
-"""Typed errors of jobs and of the broker."""
+"""Exceptions of jobs and of the message broker."""
 
 from models.errors import ErrorKind
 
 
 class JobsError(Exception):
-    """Base class of all errors about jobs.
+    """Base class of all exceptions about jobs and the message broker.
 
     ``slug`` and ``title`` identify the kind of error, ``status`` is the HTTP status that fits it, and ``detail`` is the
     text for the user.
@@ -20,7 +20,7 @@ class JobsError(Exception):
 
 
 class BrokerDown(JobsError):
-    """Redis or Valkey cannot be reached or does not answer in time."""
+    """Error: the Redis or Valkey server cannot be reached or does not answer in time."""
 
     slug = "jobs-unavailable"
     title = "Jobs are unavailable"
@@ -29,7 +29,7 @@ class BrokerDown(JobsError):
 
 
 class JobNotFound(JobsError):
-    """No job has the requested id."""
+    """Error: no job has the requested id."""
 
     slug = "job-not-found"
     title = "No such job"
@@ -37,7 +37,7 @@ class JobNotFound(JobsError):
 
 
 class JobConflict(JobsError):
-    """The state of the job does not allow the requested change."""
+    """Error: the status of a job does not allow the requested change, such as pausing a finished job."""
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
@@ -45,7 +45,7 @@ class JobConflict(JobsError):
 
 
 class IdempotencyConflict(JobsError):
-    """The ``Idempotency-Key`` of a request was used before for a different request."""
+    """Error: an ``Idempotency-Key`` was used before for a different request."""
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
@@ -53,7 +53,10 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """The attempt lost its lease: it may write nothing more, because a newer attempt owns the job."""
+    """Error: an attempt no longer owns its job, because its lease expired and a newer attempt took over.
+
+    It may write nothing more.
+    """
 
     slug = "stale-attempt"
     title = "Stale attempt"
@@ -61,7 +64,7 @@ class StaleAttempt(JobsError):
 
 
 class BrokerStartFailed(JobsError):
-    """The embedded broker did not start."""
+    """Error: the embedded Valkey server did not start."""
 
     slug = "broker-start-failed"
     title = "The embedded broker did not start"

@@ -1,4 +1,4 @@
-"""Logging of every process: readable lines on the terminal and JSON lines in ``home/logs``."""
+"""Logging of every process: readable lines on the terminal, JSON lines in ``home/logs``."""
 
 import logging
 import logging.handlers
@@ -11,7 +11,7 @@ from worker.settings import Settings
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Send all log records of this process to stderr and to ``home/logs/<part>.jsonl``.
+    """Send all log records of this process to stderr and to the file ``home/logs/<part>.jsonl``.
 
     The file is rotated at 10 MB, and three old files are kept.
 

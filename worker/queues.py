@@ -17,7 +17,7 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 class Queue(StrEnum):
-    """Names of the Celery queues: one for each kind of work and device."""
+    """Celery queues of background jobs: one for each kind of work and device."""
 
     TRAIN_CPU = "train-cpu"
     TRAIN_GPU = "train-gpu"

@@ -1,4 +1,4 @@
-"""Settings of the HTTP service: access, timeouts, limits of requests, and drift."""
+"""Settings of the HTTP service: access, timeouts, request limits and drift detection."""
 
 import ipaddress
 import math
@@ -13,14 +13,14 @@ Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
 def split_list(value: object) -> object:
-    """Split a comma-separated text into a tuple of its parts; return other values unchanged."""
+    """Split comma-separated text into a tuple of its parts; return other values unchanged."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 class ServiceSettings(BaseSettings):
-    """Settings that only the HTTP service uses; ``worker.settings.Settings`` extends them."""
+    """Settings of the HTTP service, which ``worker.settings.Settings`` extends."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNF_",
@@ -199,5 +199,5 @@ class ServiceSettings(BaseSettings):
 
     @property
     def drain_seconds(self) -> int:
-        """Time in seconds that open requests get when the service stops: their deadline and a reserve to answer."""
+        """Time in seconds that open requests get to finish when the service stops."""
         return math.ceil(self.request_timeout_s) + 5

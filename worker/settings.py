@@ -1,4 +1,4 @@
-"""Settings of the product, read from ``SNF_*`` environment variables and validated together."""
+"""Settings of all processes, read from ``SNF_*`` environment variables and validated together."""
 
 import hashlib
 import ipaddress
@@ -18,7 +18,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
 
 
 class Settings(ServiceSettings):
-    """All settings of service, workers and jobs.
+    """All settings of the HTTP service, the workers and the jobs.
 
     Raises:
         pydantic.ValidationError: A value is impossible, or two values contradict each other.
@@ -165,72 +165,87 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether the service is reachable from other machines and nothing but stored keys protects it."""
+        """Whether the service is reachable from other machines and only stored API keys can protect it.
+
+        False with keys in the environment or with ``trusted_bind``.
+        """
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers have to send a key."""
+        """Whether callers have to send an API key."""
         return bool(self.api_keys) or self.keys_file.exists()
 
     @property
     def keys_file(self) -> Path:
-        """File with the hashed keys of ``snf keys``. If it exists, every caller has to send a key."""
+        """Path of the file with the hashed API keys, ``home/keys.json``.
+
+        If it exists, every caller has to send a key.
+        """
         return self.home / "keys.json"
 
     @property
     def key_file(self) -> Path:
-        """File with the text of the first key, which the service creates if it needs a key and has none."""
+        """Path of the file with the text of the first API key.
+
+        The service creates it if it needs a key and has none.
+        """
         return self.home / "api-key"
 
     @property
     def kill_after_seconds(self) -> float:
-        """Time in seconds after which a process that was asked to stop is killed; longer than any process needs."""
+        """Time in seconds after which a process that was asked to stop is killed."""
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:
-        """Folder with one subfolder for each job."""
+        """Path of the folder with one subfolder for each job."""
         return self.home / "jobs"
 
     @property
     def registry_dir(self) -> Path:
-        """Folder of the registered models."""
+        """Path of the folder with the registered models."""
         return self.home / "registry"
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options of the scoring engines in the service; compiled models and tile sizes are cached under ``home``."""
+        """Options of the libraries that compute scores in the HTTP service.
+
+        Compiled models and tile sizes are cached under ``home``.
+        """
         return EngineOptions(self.engine, device=self.scoring_device, threads=self.threads, cache=self.home / "cache")
 
     @property
     def job_engine_options(self) -> EngineOptions:
-        """Options of the scoring engines in the processes of jobs."""
+        """Options of the libraries that compute scores in the processes of jobs."""
         return replace(self.engine_options, threads=self.train_threads)
 
     @property
     def datasets_dir(self) -> Path:
-        """Folder of the uploaded datasets."""
+        """Path of the folder with the uploaded datasets."""
         return self.home / "datasets"
 
     @property
     def uploads_dir(self) -> Path:
-        """Folder of unfinished dataset uploads; beside the datasets, so that the dataset quota does not count it."""
+        """Path of the folder with unfinished dataset uploads.
+
+        It lies beside the datasets, so that the dataset quota does not count it.
+        """
         return self.home / "uploads"
 
     @property
     def drift_file(self) -> Path:
-        """File with the recent p-values of every model, which lets drift windows survive a restart."""
+        """Path of the file with the p-values of recently scored images, which keeps them across restarts."""
         return self.home / "drift" / "windows.json"
 
     @property
     def logs_dir(self) -> Path:
-        """Folder of the log files."""
+        """Path of the folder with the log files."""
         return self.home / "logs"
 
     @property
     def runtime_folder(self) -> Path:
-        """Folder of the sockets; its path is short, because a socket's path may take 107 bytes at most.
+        """Path of the folder for Unix sockets; it is short, because socket paths are limited to 107 bytes.
 
         It depends on ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the
         same broker.
@@ -241,7 +256,7 @@ class Settings(ServiceSettings):
         return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # the folder is private to its owner
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that give a child process these settings, without the keys of callers."""
+        """Return environment variables that give a child process these settings, without API keys."""
         variables = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -256,7 +271,7 @@ class Settings(ServiceSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether ``host`` is reachable from this machine only."""
+    """Return whether the network address ``host`` can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -266,7 +281,7 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process.
+    """Return the settings of this process from its environment variables.
 
     Raises:
         pydantic.ValidationError: A variable has an impossible value.

@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that authenticates callers before their request body is read.
+    """ASGI middleware that checks a request's API key before its body is read.
 
-    It puts the ``Caller`` into the scope of the request, or answers with a 401 problem. While the service has no keys,
+    It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
     every caller may do everything.
     """
 
@@ -56,7 +56,7 @@ class Authentication:
         self._audit = audit_file(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on the requests of authenticated callers."""
+        """Pass a request to the application if its key is valid; otherwise answer with 401, 429 or 503."""
         if scope["type"] == "http" and not is_open(scope["path"]):
             try:
                 self._admit(scope)
@@ -135,12 +135,12 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Return whether a path needs no key."""
+    """Return whether a URL path can be requested without an API key, such as ``/healthz``."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the text of the key in a request's headers; None where there is none."""
+    """Return the API key in a request's headers, or None if there is none."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():

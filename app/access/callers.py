@@ -1,4 +1,4 @@
-"""Callers of requests, by which limits, fair shares and the audit log count."""
+"""Callers of requests: the identity by which rate limits, fair shares and the audit log count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCOPE = "snf.caller"
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of a request.
+    """The sender of an HTTP request, identified by its API key or else by its network address.
 
     Args:
         name: ``key:<id>`` of a caller with a key, ``address:<network>`` of a caller without.
@@ -31,7 +31,7 @@ class Caller:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the caller of a request; its address stands for a caller that was not authenticated."""
+    """Return the caller of an ASGI request; without authentication, a caller identified by its address."""
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
@@ -39,18 +39,18 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the caller at an address of a service without keys, who may do everything."""
+    """Return the caller at a network address of a service without API keys; it has the role ``admin``."""
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 
 def address_of(scope: Scope) -> str:
-    """Return the address of a request's client; empty where it is not known."""
+    """Return the client's IP address from the ASGI scope of a request; empty if it is not known."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def network_of(host: str) -> str:
-    """Return the unit by which an address is counted: itself for IPv4, its /64 network for IPv6.
+    """Return the network by which a client is counted: its IPv4 address, or its IPv6 /64 network.
 
     A single machine can have all addresses of a /64 network.
     """

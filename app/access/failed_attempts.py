@@ -1,4 +1,4 @@
-"""Growing waits for addresses that send wrong keys."""
+"""Limits on guessing API keys: clients that send wrong keys wait longer with each further attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """The failed attempts of an address.
+    """The number of wrong API keys that a network address has sent, and the end of its waiting time.
 
     Attributes:
         wrong: Wrong keys so far.
@@ -38,7 +38,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counts wrong keys by client address, and makes addresses wait after too many.
+    """Counter of wrong API keys by client address; too many of them block the address for a growing time.
 
     IPv6 addresses are counted by their /64 network. A key that was valid from an address stays usable from there
     during the wait.
@@ -53,14 +53,17 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return the seconds that an address has to wait before a key with this digest is checked; 0 for none."""
+        """Return the seconds until an address may try an API key again; 0 if it may try at once.
+
+        A key that was valid from this address before, recognised by its SHA-256 ``digest``, never has to wait.
+        """
         known = self._addresses.get(network_of(address))
         if known is None or (address, digest) in self._right:
             return 0.0
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong key and return the attempts of its address."""
+        """Count a wrong API key, extend the wait of its address, and return the attempts so far."""
         self._right.pop((address, digest), None)
         now = self._clock()
         network = network_of(address)
@@ -76,13 +79,13 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count a key that was refused without a check."""
+        """Count an API key that was refused unchecked, because its address has to wait."""
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Remember that a key was valid from an address."""
+        """Remember that an API key was valid from an address, so that it stays usable during a wait."""
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)
 

@@ -1,4 +1,4 @@
-"""API keys that a running service accepts, from its environment and from ``home/keys.json``."""
+"""The API keys that a running service accepts, from the environment and from ``home/keys.json``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """The key of a request is not valid, for the given reason."""
+    """Error of a request whose API key is missing, unknown, expired or revoked, as ``reason`` says."""
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """A valid key of a caller.
+    """A valid API key, with the role and the rate limits of its holder.
 
     Attributes:
         id: Public id of the key.
@@ -50,7 +50,7 @@ class HeldKey:
 
 
 class KeyRing:
-    """The valid keys of a service; usable from any thread.
+    """The API keys that a service accepts, reloaded when their file changes; thread-safe.
 
     If the file of keys becomes unreadable or disappears, its keys are invalid until it is back, and the service still
     asks for keys: a damaged file never opens the service. Keys of the environment stay valid.
@@ -72,17 +72,17 @@ class KeyRing:
 
     @property
     def needed(self) -> bool:
-        """Whether callers need a key."""
+        """Whether requests must carry an API key: True as soon as the service has any key."""
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether a key text contains the id of a stored key."""
+        """Return whether the text of an API key contains the id of a stored key; its secret is not checked."""
         self._refresh()
         return id_in(text) in self._stored
 
     def find(self, text: str | None) -> HeldKey:
-        """Return the holder of the key with this text.
+        """Return the valid API key with a given text, together with its role and its rate limits.
 
         Raises:
             KeyRefused: No key was given, or the key is not valid.

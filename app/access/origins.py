@@ -29,7 +29,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """ASGI middleware that refuses unknown host names, and changes requested by other origins, with 403 problems.
+    """ASGI middleware against cross-site requests: it refuses unknown hosts and changes from other origins.
 
     Args:
         app: Application behind the middleware.
@@ -46,7 +46,7 @@ class OriginCheck:
         self._asks_for_keys = asks_for_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request to the application, or answer with a 400 or 403 error."""
         if scope["type"] == "http":
             problem = self._problem(scope)
             if problem is not None:
@@ -100,7 +100,7 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Return an application with CORS headers for pages of these origins; the same application where there are none."""
+    """Wrap an application in CORS middleware for the given origins; return it unchanged if there are none."""
     if not origins:
         return app
     return CORSMiddleware(

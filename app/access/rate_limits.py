@@ -1,4 +1,4 @@
-"""Rate limits of API keys, counted in this process."""
+"""Rate limits of API keys, counted in the memory of this process."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ALLOWANCE = "snf.allowance"
 
 
 class RateLimits:
-    """Counters of requests and images of each key, in sliding windows."""
+    """Counters of the requests and images of each API key over sliding windows of time."""
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Count requests or images of a key against its rate.
+        """Count requests or images against the rate limit of an API key.
 
         Args:
             key: The key.
@@ -62,22 +62,25 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """The rate limits of the key of a request."""
+    """The API key of a request, with the counters that its requests and images are charged to."""
 
     key: HeldKey
     limits: RateLimits
 
     def take_request(self) -> None:
-        """Count a request; raise a 429 problem past the limit."""
+        """Count a request against the rate limit of its API key; raise a 429 error past the limit."""
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images; raise a 429 problem past the limit, 422 where they alone are more than the limit."""
+        """Count images against the rate limit of the request's API key.
+
+        Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
+        """
         self.limits.take(self.key, "images", self.key.images, count)
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count the scored or sampled images of a request against the limit of its key, if there is one."""
+    """Count the scored or sampled images of a request against the rate limit of its API key, if any."""
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):
         allowance.take_images(count)

@@ -1,4 +1,4 @@
-"""Answer about the caller of a request."""
+"""API answer about the caller of a request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.keys.roles import Role
 
 
 class CallerView(Answer):
-    """The caller of the request and its roles."""
+    """The API key of the request: its name, its id and its roles."""
 
     name: str = Field(description="Name of the key; `anyone` where the service has no keys.", examples=["line-1"])
     key: str | None = Field(description="Id of the key; null without one.", examples=["5f3a90c1d2e4"])

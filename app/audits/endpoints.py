@@ -1,4 +1,4 @@
-"""Endpoint that audits a model: its scores are computed again without cached values."""
+"""Endpoint that audits a model: scores are computed again in float64 without cached values, and compared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def audit_model(
     n: Count = 4,
     timeout_ms: TimeoutMs = None,
 ) -> Audit:
-    """Score stored images twice: by the engine in use, and by the flow as it was trained, in float64.
+    """Score stored images twice, by the engine in use and by the trained flow in float64, and compare.
 
     The second pass uses no cached or frozen value: each layer computes its log-determinant again. If fewer than `n`
     images are stored with the model, the rest are samples, the same at every audit.

@@ -11,7 +11,7 @@ from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):
-    """An image that was scored twice."""
+    """The log-likelihood of an image from the engine in use, beside its float64 recomputation."""
 
     index: int
     source: Literal["pinned", "sample"] = Field(
@@ -25,7 +25,7 @@ class AuditedImage(Answer):
 
 
 class AuditedLayer(Answer):
-    """The data-independent log-determinant of a layer."""
+    """The cached data-independent log-determinant of a layer, beside its recomputation."""
 
     layer: str
     cached: float = Field(description="As stored with the model, nats.")
@@ -34,7 +34,7 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """The sum of all data-independent log-determinants."""
+    """The sum of all data-independent log-determinants, cached and recomputed."""
 
     cached: float = Field(description="As used by scores, nats.")
     recomputed: float
@@ -43,7 +43,7 @@ class AuditedTotal(Answer):
 
 
 class Audit(Answer):
-    """Scores of a model beside the same scores without cached values."""
+    """Comparison of a model's log-likelihoods with their recomputation in float64 without cached values."""
 
     model_config = ConfigDict(
         frozen=True,

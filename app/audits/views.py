@@ -1,4 +1,4 @@
-"""Conversion of an audit to its answer."""
+"""Conversion of an audit to its API answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return the audit of a model: both values of every image and every layer, and whether they agree."""
+    """Return the API answer of an audit: served and recomputed log-likelihoods, and whether they agree."""
     scorer = loaded.scorer
     images = [
         AuditedImage(

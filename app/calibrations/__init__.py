@@ -1,1 +1,1 @@
-"""Calibrations of a model."""
+"""Calibrations: statistics of normal images that turn the likelihoods of a model into p-values."""

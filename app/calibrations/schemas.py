@@ -37,7 +37,7 @@ LINE: dict[str, Any] = {
 
 
 class CalibrationRequest(BaseModel):
-    """Request for a new calibration of a model."""
+    """Request for a new calibration of a model from a dataset of normal images."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1", "activate": True}]}
@@ -54,7 +54,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to use another calibration of a model."""
+    """Request to make another calibration of a model the active one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0}]})
 
@@ -70,7 +70,7 @@ class Threshold(Answer):
 
 
 class CalibrationView(Answer):
-    """A calibration of a model version. Its data are null where its record is damaged."""
+    """A calibration of a model version. Its data are null if its record on disk is damaged."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
 
@@ -99,7 +99,7 @@ class CalibrationView(Answer):
 
 
 class CalibrationList(Answer):
-    """The calibrations of a model version, in the order of their numbers."""
+    """All calibrations of a model version, ordered by number."""
 
     model: str
     version: int

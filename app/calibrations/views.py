@@ -1,4 +1,4 @@
-"""Answers about the calibrations of a model version, read from the registry on disk."""
+"""API answers about the calibrations of a model version, read from the registry on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all calibrations of a model reference; raise ``ModelNotFound`` or ``ArtifactError``."""
+    """Return all calibrations of a model version, and the number of the active calibration.
+
+    Raises ``ModelNotFound`` or ``ArtifactError``.
+    """
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     active, numbers = calibrations.active(), calibrations.numbers()
@@ -36,7 +39,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return a calibration of a model reference.
+    """Return the calibration ``number`` of a model version as an API answer.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -51,7 +54,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Make a calibration the active one, and return all calibrations.
+    """Make the calibration ``number`` of a model version the active one, and return all its calibrations.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -65,7 +68,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the active calibration of a version; a damaged one has its problem instead of its data."""
+    """Return the active calibration of a model version; if it is damaged, the error instead of its data."""
     return _view(registry, name, version, number, active=True)
 
 
@@ -99,7 +102,7 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return the thresholds that keep common false-alarm rates.
+    """Return, for common false-alarm rates, the p-value thresholds that keep them with 95 % confidence.
 
     Args:
         images: Number of calibration images, in a single fold.

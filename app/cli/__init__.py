@@ -1,1 +1,1 @@
-"""Commands of ``snf``. Heavy imports stay inside the functions, so that ``snf --help`` is instant."""
+"""The command line ``snf``. Heavy imports stay inside the functions, so that ``snf --help`` is instant."""

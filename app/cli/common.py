@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Options, exit codes, settings and error messages that the commands share."""
+"""Options, exit codes, settings and error messages that the commands of ``snf`` share."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ DEFAULT_MODEL = "mnist-snf-glow"
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Print a message on stderr and return the exception that ends the command with an exit code."""
+    """Print an error message on stderr, and return the exception that ends the command with an exit code."""
     typer.echo(f"snf: {message}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """Turn typed errors inside the block into a line on stderr and an exit code."""
+    """Context manager that turns errors of this product into a line on stderr and an exit code."""
     from app.http.errors import Problem, status_of
     from models.errors import ModelsError
     from worker.errors import JobsError
@@ -69,7 +69,7 @@ def error_messages() -> Iterator[None]:
 
 
 def read_settings() -> Settings:
-    """Return the settings of this process; an invalid variable ends the command with exit code 2."""
+    """Return the settings from the environment; an invalid variable ends the command with exit code 2."""
     from pydantic import ValidationError
 
     from worker.settings import load_settings
@@ -81,7 +81,7 @@ def read_settings() -> Settings:
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
-    """Print what is wrong with each value, and return the exception that ends the command.
+    """Print each invalid value on stderr, and return the exception that ends the command with exit code 2.
 
     Args:
         error: The failed validation.
@@ -93,7 +93,7 @@ def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C or TERM sets; a second Ctrl-C ends the process at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process at once."""
     stop = threading.Event()
 
     def set_stop(_number: int, _frame: FrameType | None) -> None:
@@ -109,13 +109,13 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def require_folder(file: Path) -> None:
-    """End the command with exit code 2 if the folder of an output file does not exist."""
+    """End the command with exit code 2 if the parent folder of an output file does not exist."""
     if not file.absolute().parent.is_dir():
         raise fail(f"the folder of {file} does not exist; create it first", USAGE)
 
 
 def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Convert a response that was made in this process to the client's class of the same name.
+    """Convert a pydantic object of the server to the class of the same name in the Python client.
 
     Commands handle the response of a service and that of this process by the same code.
     """
@@ -123,18 +123,18 @@ def client_schema(schema: type[M], response: BaseModel) -> M:
 
 
 def print_json(value: Any) -> None:
-    """Print a JSON document on stdout."""
+    """Print a value on stdout as indented JSON."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
 def print_response(response: BaseModel) -> None:
-    """Print a response of the service on stdout, as JSON."""
+    """Print a pydantic object, such as an answer of the service, on stdout as JSON."""
     print_json(response.model_dump(mode="json"))
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print the name of a resource that was deleted."""
+    """Print that a resource was deleted, as a sentence or as JSON."""
     if as_json:
         print_json({"deleted": name})
     else:

@@ -44,7 +44,10 @@ def _url(context: typer.Context) -> str | None:
 
 @_completer
 def models(context: typer.Context) -> list[str]:
-    """Complete names of models; versions are left out because shells split words at colons."""
+    """Return the names of all models, for shell completion.
+
+    Versions are left out because shells split words at colons.
+    """
     if url := _url(context):
         with _client(url) as client:
             return [model.name for model in client.models.list().models]
@@ -56,7 +59,7 @@ def models(context: typer.Context) -> list[str]:
 
 @_completer
 def datasets(context: typer.Context) -> list[str]:
-    """Complete names of datasets."""
+    """Return the names of all datasets, for shell completion."""
     if url := _url(context):
         with _client(url) as client:
             return [dataset.name for dataset in client.datasets.list().datasets]
@@ -69,7 +72,7 @@ def datasets(context: typer.Context) -> list[str]:
 
 @_completer
 def presets(_context: typer.Context) -> list[str]:
-    """Complete names of presets."""
+    """Return the names of all training presets, for shell completion."""
     from models.training.presets import PRESETS
 
     return list(PRESETS)
@@ -77,6 +80,6 @@ def presets(_context: typer.Context) -> list[str]:
 
 @_completer
 def jobs(context: typer.Context) -> list[str]:
-    """Complete ids of the newest jobs of the service."""
+    """Return the ids of the newest jobs of the service, for shell completion."""
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]

@@ -17,7 +17,7 @@ PARTS = ("train", "statistics", "calibration", "test")
 
 
 def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
-    """Print a table with a row for each usable dataset; the problems of the others go to stderr."""
+    """Print a table of all usable datasets, and the errors of unusable ones on stderr."""
     rows = [
         (
             dataset.name,
@@ -37,7 +37,7 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print a table with the facts of a dataset, and the report of an uploaded one."""
+    """Print a table with the sizes and splits of a dataset, and with the validation report of its upload."""
     report = dataset.report
     rows = [
         ("images", str(dataset.images)),

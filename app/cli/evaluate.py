@@ -146,7 +146,7 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
 def _remote(
     model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
 ) -> EvaluationReport:
-    """Evaluate by a job of a service, and return its report."""
+    """Evaluate a model by a job of a running service, and return the report."""
     from models.evaluation.schema import EvaluationReport
     from snf_client.schemas import EvaluationReport as ClientReport
 

@@ -25,7 +25,7 @@ SHORT_NAMES = {
 
 
 def print_report(report: EvaluationReport) -> None:
-    """Print a table for each anomalous dataset and one for all faults, and a summary in words."""
+    """Print an evaluation report: a table for each anomalous dataset, one for image faults, and a summary."""
     console = Console()
     wide = Console(width=max(console.width, MIN_WIDTH))
     for anomalous in report.sets:

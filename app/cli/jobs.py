@@ -88,7 +88,7 @@ def log(
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:
-    """Show the end of the output of a job's processes."""
+    """Show the last lines that the processes of a job printed."""
     with service(service_url(url), key) as client:
         typer.echo(client.jobs.log(job_id, tail=tail), nl=False)
 
@@ -100,7 +100,7 @@ def download(
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:
-    """Download the table of a job that scored a dataset."""
+    """Download the Parquet table of scores that a bulk scoring job wrote."""
     with service(service_url(url), key) as client:
         if (kind := client.jobs.get(job_id).type) != "score":
             raise fail(f"expected a job of type score, which has a table; {job_id} is of type {kind}", USAGE)

@@ -31,7 +31,7 @@ Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=
 
 @keys.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
-    """List the keys if no subcommand is given."""
+    """List the API keys if no subcommand is given."""
     if context.invoked_subcommand is None:
         list_keys(as_json)
 
@@ -47,7 +47,7 @@ def create(
     images: Annotated[str | None, typer.Option("--images", help="Images scored or drawn at most: 10000/hour.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Create a key and print it. It cannot be shown again: only its hash is stored."""
+    """Create an API key and print it. It cannot be shown again: only its hash is stored."""
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
     from models.naming import NAME, NAME_RULE
     from worker.keys.first_key import import_key_file
@@ -72,7 +72,7 @@ def create(
 
 @keys.command("list")
 def list_keys(as_json: Json = False) -> None:
-    """List all keys, valid or not, without their secret texts."""
+    """List all API keys, valid or not, without their secret texts."""
     settings = read_settings()
     with _key_file(settings) as file:
         stored = file.read() if settings.keys_file.exists() else ()
@@ -94,7 +94,7 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(ref: Ref, as_json: Json = False) -> None:
-    """Make a key invalid permanently."""
+    """Make an API key invalid permanently."""
     settings = read_settings()
     with _key_file(settings) as file:
         key = file.revoke(ref)
@@ -113,7 +113,7 @@ def rotate(
     ] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Replace the text of a key and print the new one; id, role, limits and expiry stay."""
+    """Replace the text of an API key and print the new text; id, role, limits and expiry stay."""
     duration = _duration(overlap, "--overlap")
     settings = read_settings()
     with _key_file(settings) as file:

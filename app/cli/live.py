@@ -29,7 +29,7 @@ MAX_WIDTH = 100
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[Observer]:
-    """Give a function that shows the events of a job: on a terminal, as lines of text, or as JSON lines."""
+    """Yield a function that shows job events: as a progress bar, as lines of text, or as JSON lines."""
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
@@ -46,7 +46,7 @@ def live_view(as_json: bool) -> Iterator[Observer]:
 
 @contextmanager
 def terminal_view(console: Console) -> Iterator[Observer]:
-    """Give a function that shows the events of a job as a bar and learning curves, below the messages."""
+    """Yield a function that shows job events in the terminal: a bar and learning curves below the messages."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -90,7 +90,7 @@ def terminal_view(console: Console) -> Iterator[Observer]:
 
 
 class LearningCurves:
-    """Charts of the bits/dim and the reconstruction error of a training; empty for other jobs."""
+    """Terminal charts of the bits/dim and the reconstruction error of a training; empty for other jobs."""
 
     def __init__(self) -> None:
         from app.cli.chart import Chart, Line
@@ -104,7 +104,7 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the metrics of an event."""
+        """Add the training or validation metrics of a job event to the charts."""
         match event["event"]:
             case "metrics":
                 self._train.add(event["step"], event.get("bits_per_dim"))

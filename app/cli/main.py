@@ -113,7 +113,7 @@ cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line ``snf`` with the arguments of this process."""
     relax_gc()
     cli()
 

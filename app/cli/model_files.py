@@ -43,7 +43,7 @@ Ref = Annotated[
 
 
 def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Show the card of a model: purpose, quality, training and limits."""
+    """Show the card of a model: its purpose, quality, training and limits."""
     if url:
         with service(url, key) as client:
             text = client.models.card(model)
@@ -124,7 +124,7 @@ def import_model(
 
 
 def registry() -> Registry:
-    """Return the model registry of this machine."""
+    """Return the registry of trained models of this machine."""
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)

@@ -18,7 +18,7 @@ STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold r
 
 
 def print_models(page: ModelPage) -> None:
-    """Print a table with a row for each model."""
+    """Print a table with a row for each model: versions, architecture, image size, bits/dim and state."""
     _print_table(
         ("name", "versions", "live", "architecture", "image", "test bits/dim", "state"),
         [
@@ -37,7 +37,7 @@ def print_models(page: ModelPage) -> None:
 
 
 def print_model(model: ModelDetail) -> None:
-    """Print a table with the known facts of a model version."""
+    """Print a table of a model version: architecture, training, quality, calibration and serving."""
     from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
@@ -94,7 +94,7 @@ def print_calibrations(calibrations: CalibrationList) -> None:
 
 
 def print_audit(audit: Audit) -> None:
-    """Print the served and the recomputed score of every image, and whether they agree."""
+    """Print the served and the recomputed log-likelihood of each audited image, and whether they agree."""
     rows = [
         (
             f"{image.source} {image.index}",

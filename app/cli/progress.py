@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Progress bars of long work, drawn on stderr if it is a terminal and removed at the end."""
+"""Progress bars for long operations, drawn on stderr if it is a terminal and removed at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a bar of images; the given function advances it by a number of images.
+    """Show a progress bar that counts images; yield a function that advances the bar by a number of images.
 
     Args:
         label: Text beside the bar.
@@ -44,7 +44,7 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar of bytes; the given function sets it to the bytes done and the bytes in all.
+    """Show a progress bar of transferred bytes; yield a function that sets the bytes done and the total.
 
     Args:
         label: Text beside the bar.
@@ -69,7 +69,7 @@ def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar whose text changes; the given function sets label, steps done and steps in all."""
+    """Show a progress bar with changing text; yield a function that sets label, steps done and total steps."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -94,7 +94,7 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def spinner(label: str) -> Iterator[None]:
-    """Show a spinner while the block runs."""
+    """Show a spinner with a label in the terminal while the ``with`` block runs."""
     from rich.console import Console
 
     with Console(stderr=True).status(label):
@@ -102,7 +102,7 @@ def spinner(label: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time span as hours, minutes and seconds, such as ``1:02:03``."""
+    """Return a number of seconds as hours, minutes and seconds, such as ``1:02:03``; ``-`` for None."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)

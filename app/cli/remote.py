@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Access of commands to a running service, with its errors as messages and exit codes."""
+"""Connection of commands to a running service, whose errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Give a client of the service at ``url``; a failed call ends the command with a message."""
+    """Yield a client of the service at ``url``; a failed call ends the command with an error message."""
     from snf_client import Client, ClientError, ProblemError, Retries
 
     try:
@@ -38,7 +38,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def service_url(url: str | None) -> str:
-    """Return the given address, or that of the service of this machine if it is None."""
+    """Return the given address of a service, or the address of the service on this machine for None."""
     if url:
         return url
     from app.cli.common import read_settings
@@ -48,7 +48,10 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Pass all events of a job to ``observe`` and return the succeeded job; any other end ends the command."""
+    """Pass the events of a job to ``observe`` until it ends, and return the succeeded job.
+
+    A job that failed or was cancelled ends the command.
+    """
     for event in client.jobs.events(job_id):
         observe({"event": event.event, **event.data})
     job = client.jobs.get(job_id)

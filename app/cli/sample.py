@@ -45,7 +45,7 @@ def sample(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Draw images from a model."""
+    """Draw images from a model into a file."""
     if out.suffix not in FORMATS:
         raise fail(f"--out: expected a file that ends in {', '.join(FORMATS)}, got {out}", USAGE)
     require_folder(out)
@@ -76,7 +76,7 @@ def _draw(
     seed: int | None,
     inverse: Literal["exact", "learned"],
 ) -> tuple[bytes, int]:
-    """Draw images in this process; return the content of the file and the seed."""
+    """Draw images in this process; return the bytes of the output file and the random seed."""
     import numpy as np
 
     from app.samples.encoding import draw_seed, encode

@@ -85,7 +85,7 @@ def score(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score image files, or a dataset of a service."""
+    """Score image files, or a dataset of a service: log-likelihoods and anomaly verdicts."""
     if (dataset is None) == (not paths):
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
@@ -126,7 +126,7 @@ def _score_files(
     key: str | None,
     as_json: bool,
 ) -> tuple[int, int]:
-    """Print the scores of files; return the number of scored images and of anomalies."""
+    """Score image files and print the results; return the number of scored images and of anomalies."""
     from app.cli.score_local import score_local
     from snf_client.resources.scores import ScoreParameters
 
@@ -144,7 +144,7 @@ def _score_files(
 
 
 def _print(parts: Iterable[ScorePart], count: int, heat_maps: Path | None, as_json: bool) -> tuple[int, int]:
-    """Print all results and write their heat maps; return the number of scored images and of anomalies."""
+    """Print scores and write heat maps to files; return the number of scored images and of anomalies."""
     from app.cli.score_tables import HeatMapWriter, JsonOutput, ScoreOutput, TableOutput
 
     output: ScoreOutput = JsonOutput(count) if as_json else TableOutput()

@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringRate:
-    """The images that this run scored, without those of an interrupted run, and the time it took."""
+    """Number of images that this run of a command scored, and the seconds it took.
+
+    Images that an interrupted run scored before do not count.
+    """
 
     images: int
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Images per second."""
+        """Scored images per second."""
         return self.images / max(self.seconds, 1e-9)
 
 
 def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None, as_json: bool) -> PartSummary:
-    """Score image files into a Parquet file, and return the counts of its rows.
+    """Score image files, write one Parquet row for each, and return the counts of images and anomalies.
 
     The finished parts of an interrupted run are kept beside ``out``; the same command continues from them.
     """

@@ -15,19 +15,19 @@ STYLES = {"anomaly": "bold red", "normal": "green"}
 
 
 class ScoreOutput(Protocol):
-    """Protocol of the outputs of ``snf score``."""
+    """Interface of an output format of ``snf score``: it receives results batch by batch."""
 
     def add(self, part: ScorePart) -> None:
-        """Add the next results in the order of the images."""
+        """Output the scores of the next batch of images."""
         ...
 
     def end(self) -> None:
-        """Print what has not been printed yet."""
+        """Complete the output after the last batch."""
         ...
 
 
 class JsonOutput:
-    """JSON document that is written while images are scored, so that memory does not grow with their number.
+    """Output of scores as a JSON document, written batch by batch to keep memory constant.
 
     Each result is a line. The document begins with the model, so that results wait until it is known.
     """
@@ -39,7 +39,7 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        """Write results."""
+        """Write the scores of the next batch of images to stdout, as elements of the JSON array."""
         texts = ["    " + result.model_dump_json(exclude_unset=True) for result in part.results]
         if not self._started and part.model is None:
             self._waiting += texts
@@ -50,7 +50,7 @@ class JsonOutput:
             self._write(text)
 
     def end(self) -> None:
-        """Write the end of the document."""
+        """Write the end of the JSON document."""
         if not self._started:
             self._start({})
         sys.stdout.write("\n  ]\n}\n")
@@ -69,20 +69,20 @@ class JsonOutput:
 
 
 class TableOutput:
-    """Table of all results, printed at the end."""
+    """Output of scores as a table in the terminal, printed after the last image."""
 
     def __init__(self) -> None:
         self._title: str | None = None
         self._rows: list[tuple[str, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep the rows of the table."""
+        """Keep the scores of a batch of images as rows of the table."""
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
         self._rows += map(_row, part.results)
 
     def end(self) -> None:
-        """Print the table."""
+        """Print the table of all scores."""
         from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -100,7 +100,7 @@ class TableOutput:
 
 
 class HeatMapWriter:
-    """Writer of heat maps into a folder, which passes the results on without them."""
+    """Output that saves each image's heat map as a PNG file and passes the scores to another output."""
 
     def __init__(self, folder: Path, output: ScoreOutput) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,11 +108,11 @@ class HeatMapWriter:
         self._output = output
 
     def add(self, part: ScorePart) -> None:
-        """Write the heat maps, named by the number and the file name of the image."""
+        """Save the heat maps of a batch as PNG files, and pass its scores to the wrapped output."""
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """End the wrapped output."""
+        """Complete the wrapped output."""
         self._output.end()
 
     def _without(self, result: ImageResult) -> ImageResult:

@@ -154,7 +154,7 @@ def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Pa
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Discard the output of all processes of ``torchrun`` but the first; tracebacks are still printed."""
+    """Context manager that silences all processes of ``torchrun`` but the first, except for tracebacks."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return

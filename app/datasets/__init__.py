@@ -1,1 +1,1 @@
-"""Datasets: endpoints and uploads."""
+"""Datasets of images: upload, validation, listing and deletion over HTTP."""

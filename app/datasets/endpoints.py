@@ -71,7 +71,7 @@ _FORM = {
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
 ) -> DatasetDetail:
-    """Store the images of the uploaded files as a dataset, and return a report.
+    """Store the images of the uploaded files as a dataset, and return a validation report.
 
     Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it is stored.
@@ -90,7 +90,7 @@ def upload_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List the built-in and the uploaded datasets. One that cannot be used has the reason in `problem`."""
+    """List the built-in and the uploaded datasets. A dataset that cannot be used has the reason in `problem`."""
     return DatasetList(datasets=entries(store, settings.data_dir))
 
 

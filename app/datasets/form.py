@@ -1,4 +1,4 @@
-"""Parsing of the form of an uploaded dataset, whose files are written to disk as they arrive."""
+"""Streaming parser of the multipart form of a dataset upload, which writes the files to disk as they arrive."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MAX_NAME_BYTES = 64
 
 
 class DatasetForm:
-    """A parser of a dataset's form, which receives it in chunks and writes the files to a folder.
+    """Streaming parser of a multipart form with a dataset's name and files, which writes them to a folder.
 
-    What ``check_name`` and ``take`` raise ends the upload. All methods raise 400, 413, 415 and 422 problems.
+    An exception of ``check_name`` or ``take`` ends the upload. All methods raise 400, 413, 415 and 422 errors.
 
     Args:
         content_type: Content type of the request.
@@ -74,18 +74,18 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Parse the next chunk of the form."""
+        """Parse the next bytes of the form, and write the contents of files to disk."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _malformed(str(error)) from error
 
     def close(self) -> None:
-        """Close the file that is being written."""
+        """Close the file that is currently being written; safe to call more than once."""
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source]]:
-        """Return the name and the files of the complete form."""
+        """Return the dataset's name and its uploaded files; raise a 4xx error if the form is incomplete."""
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")

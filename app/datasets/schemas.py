@@ -29,7 +29,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class DatasetEntry(Answer):
-    """A dataset in the list of datasets."""
+    """A dataset in the list of datasets: its origin, image shape and number of images."""
 
     name: str
     origin: Literal["built-in", "stored"]
@@ -101,7 +101,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
 
 
 class DatasetDetail(DatasetEntry):
-    """A dataset; an uploaded one has the report of its validation."""
+    """A dataset in full. An uploaded dataset has the report of its validation."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,4 +1,4 @@
-"""Uploads of datasets: streamed to disk within limits, and stored as a dataset or removed."""
+"""Uploads of datasets: the request body is streamed to disk within limits and stored as a dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Receives a few uploads of datasets at once, each in the thread of its request."""
+    """Receiver of dataset uploads, with a limit on simultaneous uploads that callers share fairly."""
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
@@ -34,7 +34,7 @@ class DatasetUploads:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Remove leftovers of a service that was killed."""
+        """Remove unfinished uploads that a killed service process left on disk."""
         try:
             self._folders.sweep()
         except OSError as error:
@@ -42,11 +42,16 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """End uploads that have arrived and are being validated; others end when the service starts to drain."""
+        """Abort uploads whose images are being validated.
+
+        Transfers are aborted when the service starts to drain.
+        """
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
-        """Store the form of a request as a dataset and return its report. To be called in a thread of the framework.
+        """Store the multipart form of a request as a dataset, and return its validation report.
+
+        To be called in a thread of the framework.
 
         Raises:
             Problem: The form is not valid, the upload was cut off, or there are too many at once.

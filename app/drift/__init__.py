@@ -1,1 +1,1 @@
-"""Drift: whether recent images are still like those of the calibration."""
+"""Drift: tests whether the p-values of recently scored images still fit those of the calibration images."""

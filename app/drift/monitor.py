@@ -1,4 +1,4 @@
-"""Monitoring of drift: recent p-values of each model are compared with those of its calibration."""
+"""Drift monitoring: the p-values of recently scored images are tested against those of calibration images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Windows of recent p-values, and a thread that checks them for drift and stores them.
+    """Monitor of the p-values of recently scored images: a thread tests them for drift and saves them.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.
@@ -40,19 +40,19 @@ class DriftMonitor:
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
     def start(self) -> None:
-        """Load the windows of the last process and start the thread."""
+        """Load the recent p-values that the previous process saved, and start the drift test thread."""
         storage.load(self._windows, self._path)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and store the windows."""
+        """End the drift test thread, and save the recent p-values to disk."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self._check_and_store()
 
     def record(self, loaded: Loaded, source: str | None, p_values: Sequence[float]) -> None:
-        """Add the p-values of a request's scored images; never blocks for long.
+        """Add the p-values of newly scored images to those of their model; never blocks for long.
 
         Args:
             loaded: The model that scored.
@@ -64,11 +64,14 @@ class DriftMonitor:
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time())
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return the windows of a version, that of all images first. Reads the manifest; raises ``ArtifactError``."""
+        """Return the drift of a model version: for all recent images first, then for each image source.
+
+        Reads the manifest of the version; raises ``ArtifactError``.
+        """
         return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
     def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return the windows of all versions that have any."""
+        """Return the drift of every model version with recent images, for all images and by source."""
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def _loop(self) -> None:
@@ -96,5 +99,5 @@ class DriftMonitor:
 
 
 def key_of(version: ModelVersion) -> Key:
-    """Return the key of a version's windows."""
+    """Return the model name, version and calibration number by which recent p-values are grouped."""
     return Key(version.name, version.version, version.calibration)

@@ -1,4 +1,4 @@
-"""Answers about drift, and the pattern of sources."""
+"""API answer about drift, and the allowed form of the label of an image source, such as a camera."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCE = pattern(
 
 
 class Drift(Answer):
-    """Drift of a model's recent images from its calibration images, by their p-values."""
+    """Difference between recently scored images and the calibration images of a model, by their p-values."""
 
     source: str | None = Field(description="Source of the images; null for all images together.")
     images: int = Field(description="Images in the window of the newest images.")

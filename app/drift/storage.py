@@ -1,4 +1,4 @@
-"""Storage of the windows of recent p-values in a file, so that they survive a restart."""
+"""File of the p-values of recently scored images, so that drift detection survives a restart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredWindow(_DriftRecord):
-    """A stored window.
+    """The p-values and times of the newest images of a model, as stored in the drift file.
 
     Attributes:
         source: Label of the source; None for all images.
@@ -48,7 +48,7 @@ class StoredWindow(_DriftRecord):
 
 
 class StoredModel(_DriftRecord):
-    """The stored windows of a calibration of a model version."""
+    """The recent p-values of one calibration of a model version, as stored in the drift file."""
 
     name: str
     version: int
@@ -60,21 +60,24 @@ class StoredModel(_DriftRecord):
 
 
 class StoredDrift(_DriftRecord):
-    """The content of the file with all windows."""
+    """The content of the drift file: recent p-values of every model."""
 
     format_version: int = Field(1, ge=1, le=1)
     models: list[StoredModel]
 
 
 def save(windows: DriftWindows, path: Path) -> None:
-    """Write all windows atomically; raise ``OSError``."""
+    """Write the recent p-values of all models to a file, atomically; raise ``OSError``."""
     # Encoded model by model, because encoding blocks the event loop.
     models = [_stored(*content).model_dump_json() for content in windows.contents()]
     write_atomically(path, ('{"format_version":1,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Restore the windows of a file; a missing or damaged file leaves the windows empty and is logged."""
+    """Restore the recent p-values of all models from a file.
+
+    A missing or damaged file leaves ``windows`` empty; damage is logged.
+    """
     try:
         # Recent leftovers may be in use by another service.
         remove_leftovers(path.parent, older_than_s=3600)

@@ -1,4 +1,4 @@
-"""Windows of the newest p-values of every model, of all images and by source, in memory."""
+"""Sliding windows over the p-values of the newest images of each model, in total and by image source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """The calibration of a model version, whose p-values share a window."""
+    """The model name, version and calibration number whose images share a window of recent p-values."""
 
     name: str
     version: int
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowReference:
-    """The calibration set in which the p-values of a window are ranks.
+    """The calibration images to which a window of recent p-values is compared.
 
     Attributes:
         weights: Digest of the weights; a model that was trained again in the same place has another.
@@ -47,7 +47,7 @@ class WindowReference:
 
 @dataclass(frozen=True)
 class WindowStatus:
-    """The state of a window: its size and the result of the drift test.
+    """Result of the drift test on a window of recent p-values, with the size and age of the window.
 
     Attributes:
         source: Label of the source; None for all images.
@@ -72,7 +72,7 @@ class WindowStatus:
 
 @dataclass(eq=False)
 class Window:
-    """The newest p-values, and their times in seconds since 1970."""
+    """The p-values of the newest images, with their times in seconds since 1970."""
 
     p_values: deque[float]
     times: deque[float]
@@ -82,7 +82,7 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], now: float) -> None:
-        """Add p-values, and drop the oldest where the window is full."""
+        """Append p-values at the time ``now``, in seconds since 1970; a full window drops its oldest p-values."""
         for p in p_values:
             self.p_values.append(p)
             self.times.append(now)
@@ -91,20 +91,22 @@ class Window:
 
 @dataclass(eq=False)
 class ModelWindows:
-    """The windows of a model; its sources are in the order of use, the latest last."""
+    """The windows of recent p-values of one model: one of all images, and one for each image source."""
 
     reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield all windows with their source, that of all images first."""
+        """Yield each window of p-values with its image source; None stands for all images and comes first."""
         yield None, self.everything
         yield from self.sources.items()
 
 
 class DriftWindows:
-    """The windows of all models: p-values are added in O(1) per image, and windows are tested on request.
+    """Sliding windows over the p-values of the newest images of all models, and their tests for drift.
+
+    P-values are added in O(1) per image; windows are tested on request.
 
     Every image counts once in the window of all images and once in that of its source, if it has one. Repeated images
     count every time, because they too change the distribution. May be used from any thread.
@@ -129,13 +131,13 @@ class DriftWindows:
 
     @property
     def changes(self) -> int:
-        """A counter that grows with every change of the windows."""
+        """Number of changes to the recent p-values so far, by which a caller detects new images."""
         return self._changes
 
     def record(
         self, key: Key, reference: WindowReference, source: str | None, p_values: Sequence[float], now: float
     ) -> None:
-        """Add the p-values of a request at time ``now``, in seconds since 1970."""
+        """Add the p-values of newly scored images at the time ``now``, in seconds since 1970."""
         if not p_values:
             return
         with self._lock:
@@ -156,7 +158,9 @@ class DriftWindows:
             log.warning("drift of %s has ended: its window was dropped", name)
 
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
-        """Return the status of all windows of a model, that of all images first, and log starts and ends of alarms.
+        """Test the recent p-values of a model for drift, and return the results: all images, then each source.
+
+        Starts and ends of alarms are logged.
 
         Args:
             key: The model.
@@ -172,12 +176,12 @@ class DriftWindows:
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
     def models(self) -> list[Key]:
-        """Return the models that have windows."""
+        """Return the model versions, with their calibration, that have recent p-values."""
         with self._lock:
             return list(self._groups)
 
     def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
-        """Return copies of all windows, to be stored."""
+        """Return copies of the recent p-values of all models, for storage."""
         contents = []
         for key in self.models():
             # A model at a time, so that scoring never waits for all of them.
@@ -189,7 +193,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Restore windows that ``contents`` returned, as far as the limits allow."""
+        """Restore the recent p-values of a model from storage, as far as the size limits allow."""
         copies = {source: self._window(window) for source, window in windows}
         if None not in copies:
             return

@@ -10,13 +10,13 @@ from app.http.schemas import Answer
 
 
 class Health(Answer):
-    """Answer of the health check: the process runs."""
+    """Answer of the liveness check: the process runs."""
 
     status: Literal["alive"]
 
 
 class Readiness(Answer):
-    """State of the service and of its models."""
+    """Whether the service can score, and the state of each model and of the queue."""
 
     status: Literal["ready", "loading", "draining", "failed"]
     models: dict[str, str] = Field(description="State by model name.")

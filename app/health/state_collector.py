@@ -1,4 +1,4 @@
-"""Prometheus gauges that are read when metrics are requested."""
+"""Prometheus gauges whose values are read when metrics are requested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MODEL = ["model", "version", "calibration", "source"]
 
 
 class StateCollector(Collector):
-    """Gauges of the queue, the models, the jobs and drift; reads only memory and the registry's folders."""
+    """Prometheus collector of the state of the scoring queue, the models, the job queues and drift.
+
+    It reads only memory and the registry's folders.
+    """
 
     def __init__(self, queue: ScoringQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
         self._queue = queue
@@ -26,7 +29,7 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges."""
+        """Yield the gauges of queue, models, job queues and drift with their current values."""
         yield GaugeMetricFamily(
             "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
         )

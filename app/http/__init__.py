@@ -1,1 +1,1 @@
-"""HTTP plumbing of all domains: errors, bodies, connections, uploads, deadlines and logs."""
+"""HTTP infrastructure of all endpoints: errors, bodies, connections, uploads, deadlines and logs."""

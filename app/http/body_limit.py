@@ -1,4 +1,4 @@
-"""Limits on the size of request bodies, by the bytes that arrive."""
+"""Limits on the size of request bodies, enforced on the bytes that arrive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RETRY_S = 2
 
 
 class BodyTooLarge(HTTPException):
-    """A request body is larger than its limit.
+    """Error 413: a request body is larger than its limit in bytes.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
     """
@@ -25,7 +25,7 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """A request body does not fit beside the bodies that the service, or this caller, already holds in memory."""
+    """Error 429: the service, or this caller's share of it, has no memory left for another request body."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -37,7 +37,7 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware that limits the size, the pace and the total memory of request bodies.
+    """ASGI middleware that limits the size, the transfer rate and the total memory of request bodies.
 
     Past a limit, reading the body raises. A body counts until its request is answered, because its images are held as
     long.
@@ -65,7 +65,7 @@ class BodyLimit:
         self._shares = FairShares(in_flight, alone=limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with a ``receive`` that counts."""
+        """Pass a request to the application; reading its body raises an error as soon as it exceeds a limit."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -95,7 +95,7 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the whole body of a request; raise ``BodyTooLarge`` as soon as it is past ``limit`` bytes."""
+    """Return the body of a request; raise ``BodyTooLarge`` as soon as it exceeds ``limit`` bytes."""
     parts = []
     size = 0
     async for part in request.stream():

@@ -1,4 +1,4 @@
-"""Limits on how slowly the body of a request may arrive."""
+"""Minimum transfer rate of request bodies, against clients that hold a connection by sending slowly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.settings import Settings
 
 
 class BodyTooSlow(HTTPException):
-    """A request body arrives too slowly, or not at all.
+    """Error 408: a request body arrives more slowly than the minimum rate, or not at all.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
     """
@@ -24,7 +24,7 @@ class BodyTooSlow(HTTPException):
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """Least pace of a request body.
+    """Minimum transfer rate of a request body, and the longest pause between its bytes.
 
     Args:
         silence_s: Longest wait for the next bytes, in seconds.
@@ -36,12 +36,12 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits of the settings."""
+        """Return the minimum transfer rate and the longest pause that the service's settings define."""
         return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:
-    """The ``receive`` function of a request; it raises ``BodyTooSlow`` where the body is slower than the limits.
+    """ASGI ``receive`` function that raises ``BodyTooSlow`` if a request body arrives too slowly.
 
     Only the time in which the service waits for the client counts. A call that is cancelled continues the count where
     it stopped.
@@ -56,7 +56,7 @@ class PacedBody:
         self._complete = False
 
     async def __call__(self) -> Message:
-        """Return the next message of the request; there is no limit after the end of the body."""
+        """Return the next ASGI message of the request; after the end of the body there is no time limit."""
         if self._complete:
             return await self._receive()
         limits = self._limits

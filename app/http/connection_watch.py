@@ -1,4 +1,4 @@
-"""Limits on the number of connections, and regular checks of their timeouts."""
+"""Limits on the number of open connections, and periodic checks of their timeouts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class TimedConnection(Protocol):
-    """A connection with timeouts."""
+    """Interface of a network connection that ends itself once one of its timeouts has passed."""
 
     def check(self, now: float) -> None:
-        """End the connection where a timeout has passed; ``now`` is the event loop's time in seconds."""
+        """Close the connection if a timeout has passed by ``now``, in seconds of the event loop's clock."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits on connections.
+    """Limits on the number of connections, and their timeouts in seconds.
 
     Args:
         most: Most connections at once; a single address gets at most half of them.
@@ -50,7 +50,10 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits of the settings, lowered to what the limit on open files allows after it was raised."""
+        """Return the connection limits of the settings, lowered to what the limit on open files allows.
+
+        The limit on open files is raised first, as far as the system permits.
+        """
         most = min(settings.max_connections, _room(settings.max_connections))
         if most < settings.max_connections:
             log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
@@ -58,7 +61,7 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """The open connections of a server: their shares among client addresses, and their timeouts."""
+    """The open connections of a server: it limits them by client address and checks their timeouts."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -70,7 +73,7 @@ class ConnectionWatch:
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: TimedConnection, host: str) -> Problem | None:
-        """Admit a connection from ``host``, or return the problem that refuses it."""
+        """Register a connection from the address ``host``, or return the HTTP problem that refuses it."""
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
@@ -82,7 +85,7 @@ class ConnectionWatch:
         return None
 
     def release(self, connection: TimedConnection) -> None:
-        """Remove a connection, whether it was admitted or not."""
+        """Remove a closed or refused connection, so that it no longer counts."""
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)

@@ -1,4 +1,4 @@
-"""HTTP connections with limits on the size of headers, the time for them, and clients that do not read."""
+"""HTTP connections with limits on header size, on header time, and on clients that do not read their answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """A connection of uvicorn, within the limits of a ``ConnectionWatch``."""
+    """A uvicorn HTTP connection that limits header size, header time and the time of unread answers."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Open the connection, or refuse it where there are too many."""
+        """Register a new connection, or refuse it with 429 or 503 if there are too many."""
         client = get_remote_addr(transport)
         problem = self._watch.admit(self, client[0] if client else "")
         if problem is not None:
@@ -65,12 +65,12 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release the place of the connection."""
+        """Release the closed connection, so that it no longer counts towards the limits."""
         self._watch.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes that arrived, in pieces, with a check of the header size after each."""
+        """Parse arrived bytes in small chunks, with a check of the header size after each."""
         if self._refused_since is not None:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; drop those after the body, because the request is being answered."""
+        """Keep a parsed header of the request; trailers after the body are dropped."""
         if self._in_body:
             return
         if len(self.headers) >= HEADERS:
@@ -101,7 +101,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start to answer the request."""
+        """Start to handle the request once its headers are complete."""
         self._advanced = self._in_body = True
         self._head_since = None
         super().on_headers_complete()
@@ -109,33 +109,33 @@ class Connection(HttpToolsProtocol):
             raise ValueError(f"expected at most {PIPELINED} pipelined requests")
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a piece of the body."""
+        """Pass a chunk of the request body to the application."""
         self._advanced = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the body."""
+        """Signal the end of the request body to the application."""
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request; start its header timeout where the current body has not ended."""
+        """Continue with the next request of the connection, and start its header timeout."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Continue to send, and note that the client has read."""
+        """Continue to send the answer, because the client has read a part of it."""
         self._unsent = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed."""
+        """Answer with 400 to a request that cannot be parsed."""
         malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
-        """End the connection where a timeout has passed; ``now`` is the event loop's time in seconds."""
+        """Close the connection if a timeout has passed by ``now``, in seconds of the event loop's clock."""
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:
                 self.transport.abort()
@@ -185,7 +185,7 @@ class Connection(HttpToolsProtocol):
 
 
 def encode(problem: Problem) -> bytes:
-    """Return a complete HTTP answer with a problem, for connections without a readable request."""
+    """Return the bytes of a complete HTTP answer with a problem, for connections without a parsed request."""
     answer = problem_response(problem, "")
     lines = [STATUS_LINE[answer.status_code]]
     lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]

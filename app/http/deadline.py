@@ -1,4 +1,4 @@
-"""Deadlines of requests. Past its deadline a request is answered with 504 and its queued work is cancelled."""
+"""Deadlines of requests: a request that takes too long is cancelled and answered with 504."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TimeoutMs = Annotated[
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[None]:
-    """Cancel the block after a time and raise a 504 problem.
+    """Context manager that cancels its block after a time limit and raises a 504 error.
 
     Args:
         timeout_ms: Time that the client asked for, in milliseconds; None for the default.

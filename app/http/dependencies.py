@@ -1,4 +1,4 @@
-"""FastAPI dependencies: one for each part of the application state.
+"""FastAPI dependencies that give endpoints the long-lived parts of the service, such as the model pool.
 
 An endpoint names the parts that it uses as typed parameters, for example ``jobs: JobStoreDep``.
 """

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """A wrong part of a request."""
+    """An invalid part of a request: its JSON pointer and what is wrong."""
 
     pointer: str = Field(
         description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
@@ -49,7 +49,7 @@ class FieldProblem(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """An error, as RFC 9457 describes it."""
+    """An error as a JSON object, as RFC 9457 describes it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -62,7 +62,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """An error that is answered as an RFC 9457 problem.
+    """Exception that is sent to the client as an RFC 9457 problem.
 
     Args:
         status: HTTP status.
@@ -96,7 +96,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return the 422 problem of a request with one wrong part, at a JSON pointer."""
+    """Return a 422 error for an invalid part of a request, which a JSON pointer locates."""
     return Problem(
         422,
         "invalid-request",
@@ -107,7 +107,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return the 415 problem of a body whose content type the call does not accept."""
+    """Return a 415 error for a request body whose content type is not accepted."""
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -119,12 +119,12 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """Return the 503 problem of a request that arrives while the service stops."""
+    """Return the 503 error for requests that arrive while the service shuts down."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> FieldProblem:
-    """Return the wrong part of a request for an error of pydantic.
+    """Return the invalid part of a request that a pydantic validation error describes.
 
     Args:
         error: An item of ``ValidationError.errors()``.
@@ -146,12 +146,12 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> Fie
 
 
 def status_of(error: ModelsError | JobsError | Problem) -> int:
-    """Return the HTTP status of a typed error."""
+    """Return the HTTP status for an exception of this product."""
     return error.status if isinstance(error, Problem) else STATUSES[error.kind]
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
-    """Return the HTTP answer of a problem; ``instance`` is the path of the request."""
+    """Return the HTTP response with a problem; ``instance`` is the path of the request."""
     body = ProblemDetails(
         type=problem.slug,
         title=problem.title,
@@ -170,7 +170,7 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the problem of any exception; an unexpected one becomes a 500 problem without details."""
+    """Return the RFC 9457 problem for any exception; an unexpected exception gives a 500 without details."""
     match error:
         case Problem():
             return error
@@ -208,12 +208,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def phrase(status: int) -> str:
-    """Return the reason phrase of an HTTP status."""
+    """Return the reason phrase of an HTTP status, such as ``Not Found``."""
     return PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
 def pointer_of(location: Sequence[str | int]) -> str:
-    """Return the JSON pointer (RFC 6901) of a location in a request."""
+    """Return the JSON pointer (RFC 6901) for the location of a validation error in a request."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
@@ -228,19 +228,19 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an application as a problem."""
+    """Register exception handlers on a FastAPI application that answer every error as an RFC 9457 problem."""
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of problems with these statuses, for the ``responses`` of a route."""
+    """Return the OpenAPI description of problem responses with these statuses, for ``responses`` of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the schema of problems to an OpenAPI document, and the problems that every operation can have."""
+    """Add the problem schema, and the errors common to all operations, to an OpenAPI document."""
     for path in openapi["paths"].values():
         for operation in path.values():
             anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))

@@ -1,4 +1,4 @@
-"""Logs of JSON lines, shared by several processes, and a background thread that writes them."""
+"""Log files of JSON lines, shared by several processes, and a background thread that writes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """A file of JSON objects, one per line, readable by its owner only, and rotated when it is full."""
+    """A rotated log file with one JSON object per line, readable by its owner only."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records; raise ``OSError`` where the file cannot be written."""
+        """Append records to the log file, one line each; raise ``OSError`` if it cannot be written."""
         # In ASCII: text from outside can hold other line breaks and lone surrogates.
         data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class JsonLines:
 
 
 class BackgroundLog:
-    """A thread that writes records to log files; it starts with the first record.
+    """Background thread that writes log records to files, so that no request waits for the disk.
 
     A disk that cannot be written never stops a request. The service's log names the problem once, and the number of
     lost records when writing works again.
@@ -74,7 +74,10 @@ class BackgroundLog:
         self._lost = 0
 
     def put(self, file: JsonLines, record: Record) -> None:
-        """Queue a record without waiting. To be called on the event loop only."""
+        """Queue a record for a log file without waiting.
+
+        To be called on the event loop only.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="json-lines", daemon=True)
             self._thread.start()
@@ -84,7 +87,7 @@ class BackgroundLog:
             self._count_lost(1, file, "the disk is too slow")
 
     def close(self) -> None:
-        """Write the queued records and end the thread."""
+        """Write all queued records to their files, and end the thread."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Routes with JSON bodies: their limits, and the check of the caller's role before a body is read."""
+"""Routes with JSON bodies: size limit, and a check of the caller's role before the body is read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ MAX_BYTES = 64 * 1024
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON of at most ``MAX_BYTES`` bytes.
+    """FastAPI route with a size-limited JSON body, which is read only after the caller's role is checked.
 
     FastAPI reads and validates a body parameter before it runs any dependency. This route first checks the role that
     its dependencies ask for, then type and size of the body: a caller without the role gets 403, whatever it sent.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of a request; it raises 403, 413, 415 and 422 problems."""
+        """Return the function that checks role and body of a request before its endpoint is called.
+
+        The function raises 403, 413, 415 and 422 errors.
+        """
         handle = super().get_route_handler()
         role = role_needed(self.dependencies)
 
@@ -50,17 +53,20 @@ class JsonRoute(APIRoute):
 
 
 class JsonRequest(Request):
-    """A request with a JSON body, which is parsed by pydantic's parser and noted for the audit log."""
+    """A request whose JSON body is limited in size, parsed by pydantic, and kept for the audit log."""
 
     async def read(self) -> None:
-        """Read the body; raise a 415 problem for another content type, ``BodyTooLarge`` past the limit."""
+        """Read the JSON body of the request, up to the size limit.
+
+        Raises a 415 error for another content type than JSON, and ``BodyTooLarge`` past the limit.
+        """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != JSON:
             raise unsupported_media_type(media_type, [JSON])
         self._body = await read_body(self, MAX_BYTES)
 
     async def json(self) -> Any:
-        """Return the parsed body; raise ``JSONDecodeError``."""
+        """Return the parsed JSON body; raise ``JSONDecodeError``."""
         try:
             document = from_json(await self.body())
         except ValueError as error:

@@ -26,32 +26,32 @@ MAX_LOGGED = 500
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the audit log, ``home/logs/audit.jsonl``."""
+    """Return the log file of all changes made through the API, ``home/logs/audit.jsonl``."""
     return JsonLines(settings.logs_dir / "audit.jsonl")
 
 
 def timestamp() -> str:
-    """Return the current UTC time for a record."""
+    """Return the current UTC time as text, as log records store it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note_body(scope: Scope, body: Any) -> None:
-    """Keep the JSON body of a request for its record in the audit log."""
+    """Keep the JSON body of a request for its entry in the audit log."""
     scope[BODY] = body
 
 
 def forget_body(scope: Scope) -> None:
-    """Leave the body of a request out of the audit log, because it is not valid."""
+    """Leave the body of an invalid request out of the audit log."""
     scope.pop(BODY, None)
 
 
 def shortened(text: str) -> str:
-    """Return a text from outside, cut to the length that is logged."""
+    """Return text from a client, truncated to the length that is logged."""
     return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return the members of a record that name the caller of a request and its address."""
+    """Return the caller and the network address of a request, as fields of a log record."""
     caller = caller_of(scope)
     return {
         "caller": caller.name,
@@ -63,7 +63,7 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that records requests after they are answered.
+    """ASGI middleware that writes answered requests to the audit log and the access log.
 
     The audit log contains every call that can change something and that the caller's role allows, whatever its status.
     """
@@ -75,7 +75,7 @@ class RequestLog:
         self._access = JsonLines(settings.logs_dir / "access.jsonl") if settings.access_log else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and record it."""
+        """Pass a request to the application, and queue its log record after the answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Names, references and the base class of answers, shared by the schemas of all domains."""
+"""Name patterns of models and datasets, and the base class of all API answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Return a regular expression for a field, after its rule was stored for error texts."""
+    """Return a regular expression for a field, and register the sentence that error messages show instead."""
     RULES[expression] = rule
     return expression
 
@@ -25,6 +25,6 @@ REF = pattern(REF_PATTERN, "the name of a model, or name:version, or name@alias"
 
 
 class Answer(BaseModel):
-    """Base class of all answers; immutable, and made from the attributes of another object where they agree."""
+    """Base class of all API answers: immutable, and constructible from any object with equal attributes."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)

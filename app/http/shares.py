@@ -1,4 +1,4 @@
-"""Fair shares of a capacity among callers."""
+"""Fair division of a limited capacity among callers, by dynamic thresholds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class FairShares:
-    """A capacity that callers share by dynamic thresholds: a caller may hold at most what stays free for all others.
+    """A limited capacity, such as bytes or queue slots, of which a caller may hold at most what stays free.
 
     A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
     The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,
@@ -29,15 +29,15 @@ class FairShares:
 
     @property
     def free(self) -> int:
-        """Units that no caller holds."""
+        """Number of units of the capacity that no caller holds."""
         return self._free
 
     def held(self, caller: str) -> int:
-        """Return how many units a caller holds."""
+        """Return the number of units that a caller holds."""
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Take units for a caller, all or none; return whether they were admitted."""
+        """Reserve ``amount`` units for a caller, all or none; return whether they were available."""
         _check(amount)
         with self._lock:
             held = self.held(caller) + amount
@@ -49,7 +49,10 @@ class FairShares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Return units of a caller to the capacity; raise ``ValueError`` where the caller does not hold so many."""
+        """Return ``amount`` units of a caller to the free capacity.
+
+        Raises ``ValueError`` if the caller does not hold so many.
+        """
         _check(amount)
         with self._lock:
             held = self.held(caller) - amount

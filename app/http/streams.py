@@ -1,4 +1,4 @@
-"""Streamed answers that close their content, whether the client stays or leaves."""
+"""Streaming responses that release their resources, even if the client disconnects early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosableChunks(Protocol):
-    """Chunks of an answer that hold a resource open; they are read and closed in threads."""
+    """Iterator over the chunks of a response that holds a resource open, such as a file."""
 
     def __iter__(self) -> ClosableChunks: ...
 
@@ -22,7 +22,7 @@ class ClosableChunks(Protocol):
 
 
 class ClosedStream(StreamingResponse):
-    """A streamed answer that closes its content at the end, also where the client leaves early."""
+    """Streaming HTTP response that closes its content at the end, even if the client disconnects early."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ClosedStream(StreamingResponse):
         self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
+        """Send the response, then close its content."""
         try:
             await super().__call__(scope, receive, send)
         finally:

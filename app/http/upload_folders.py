@@ -1,4 +1,4 @@
-"""Temporary folders of uploads, and their removal after a service was killed."""
+"""Temporary folders of uploads, and the removal of those that a killed process left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGET = "target"
 
 
 class UploadFolders:
-    """Temporary folders for uploads, each locked by the service that uses it.
+    """Temporary folders for uploads, each locked by the service process that uses it.
 
     A folder whose lock is free belongs to a service that was killed. Services on several machines may share ``root``.
 
@@ -31,7 +31,7 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Create an empty folder, and remove it with its contents at the end of the block."""
+        """Context manager that creates an empty temporary folder and removes it at the end of the block."""
         folder = self._root / uuid4().hex
         # A sweep must not find the folder without its lock.
         with self._locked():
@@ -45,7 +45,7 @@ class UploadFolders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the folders of killed services, and the unfinished datasets that were made from them."""
+        """Remove upload folders that killed processes left behind, and their unfinished datasets."""
         with self._locked():
             orphans, live = [], set()
             for folder in self._root.iterdir():
@@ -76,7 +76,10 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Write down which dataset will be made from an upload, for ``UploadFolders.sweep``."""
+    """Store, in an upload's folder, the name of the dataset that will be made from the upload.
+
+    ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
+    """
     (folder / TARGET).write_text(name, encoding="utf-8")
 
 

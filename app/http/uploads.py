@@ -1,4 +1,4 @@
-"""Uploads: request bodies that a thread writes to disk, and what ends them early."""
+"""Uploads of large request bodies: threads write them to disk, until the client leaves or the service stops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECK_S = 0.5
 
 
 class UploadBody:
-    """The body of an upload, which a thread reads in chunks.
+    """The body of an upload, which a thread reads from the event loop in chunks of about 1 MiB.
 
     Args:
         request: The request.
@@ -42,7 +42,9 @@ class UploadBody:
         self._check_size(self.declared)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives. To be called in a thread of the framework.
+        """Yield the request body in chunks as it arrives.
+
+        To be called in a thread of the framework.
 
         Raises:
             BodyTooLarge: The body is larger than the limit.
@@ -61,7 +63,7 @@ class UploadBody:
             raise BodyTooLarge(self._limit)
 
     async def next_chunk(self) -> bytes:
-        """Return the next chunk of about ``CHUNK_BYTES``; empty at the end of the body."""
+        """Return the next chunk of about 1 MiB of the request body; empty bytes at the end."""
         chunks: list[bytes] = []
         size = 0
         while self._more and size < CHUNK_BYTES:
@@ -81,9 +83,9 @@ class UploadBody:
 
 
 class UploadWatch:
-    """A progress callback for the thread of an upload that ends it early.
+    """Progress callback that aborts the processing of an upload if its client leaves or the service stops.
 
-    Raises ``ClientDisconnect`` where the client has left, and a 503 problem where the service stops.
+    Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
     """
 
     def __init__(self, request: Request, stopping: threading.Event) -> None:
@@ -92,7 +94,7 @@ class UploadWatch:
         self._checked = time.monotonic()
 
     def __call__(self, _done: int, _total: int) -> None:
-        """Check client and service."""
+        """Raise an exception if the client has disconnected or the service is stopping."""
         if self._stopping.is_set():
             raise draining()
         if time.monotonic() - self._checked >= CHECK_S:
@@ -103,7 +105,7 @@ class UploadWatch:
 
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Translate a disconnected client to a 400 problem, and errors of a full disk to ``StorageFull``."""
+    """Context manager that turns a lost client into a 400 error and a full disk into ``StorageFull``."""
     try:
         yield
     except ClientDisconnect as error:
@@ -118,7 +120,7 @@ def upload_problems() -> Iterator[None]:
 
 @contextmanager
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Hold an upload slot for the caller of a request during the block; raise a 429 problem where none is free.
+    """Context manager that counts an upload towards the limit; it raises a 429 error past the limit.
 
     Args:
         slots: Uploads at once, shared among callers.

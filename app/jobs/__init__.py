@@ -1,1 +1,1 @@
-"""Jobs: submission with checks, events, and results."""
+"""Background jobs over HTTP: submission with checks, progress events, and results."""

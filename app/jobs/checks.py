@@ -1,6 +1,6 @@
-"""Checks of jobs on a model before they are queued: bulk scoring, calibration and evaluation.
+"""Checks of bulk scoring, calibration and evaluation jobs before they are queued.
 
-The checks read the disk. A job that cannot succeed is a 422 problem that names the wrong part of the request.
+The checks read the disk. A job that cannot succeed is a 422 error that names the wrong part of the request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
 class ScoringParameters(BaseModel):
-    """Parameters of a bulk scoring job."""
+    """Parameters of a bulk scoring job, which scores every image of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,7 +45,7 @@ class ScoringParameters(BaseModel):
 
 
 class CalibrationParameters(BaseModel):
-    """Parameters of a calibration job."""
+    """Parameters of a calibration job, which computes a model's p-values from a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,7 @@ class CalibrationParameters(BaseModel):
 def check_scoring(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a bulk scoring job.
+    """Check the request for a bulk scoring job, and return the model version and the calibration to use.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -81,7 +81,7 @@ def check_scoring(
 def check_calibration(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, None]:
-    """Check a calibration job.
+    """Check the request for a calibration job, and return the model version to calibrate.
 
     Returns:
         The model as ``name:version``, and no calibration: a calibration job uses none.
@@ -106,7 +106,7 @@ def check_calibration(
 def check_evaluation(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check an evaluation job.
+    """Check the request for an evaluation job, and return the model version and the calibration to use.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -133,7 +133,10 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Return the validated parameters of a job that trains nothing; raise a 422 problem for each that is wrong."""
+    """Return the validated parameters of a bulk scoring, calibration or evaluation job.
+
+    Raises a 422 error that lists every invalid parameter.
+    """
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
@@ -147,7 +150,9 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Return the version of a reference with a calibration, the active one by default; both have been read.
+    """Return the model version of a reference, with the given or else the active calibration.
+
+    Its manifest and calibration summary have been read from disk.
 
     Raises:
         Problem: 422, for an unknown or damaged model or calibration.

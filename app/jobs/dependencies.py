@@ -1,4 +1,4 @@
-"""FastAPI dependencies for the job in a request's path, and the folder of a job."""
+"""FastAPI dependencies that find the job, or the job's folder, for the id in a request's path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 
 def folder_of(job_id: str, settings: Settings) -> Path:
-    """Return the folder of a job, which may not exist yet; raise ``JobNotFound`` for an id that no job can have.
+    """Return the folder of a job, which may not exist yet; raise ``JobNotFound`` for a malformed id.
 
     An id of another form never becomes part of a path.
     """
@@ -26,12 +26,12 @@ def folder_of(job_id: str, settings: Settings) -> Path:
 
 
 def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
-    """Return a job; raise ``JobNotFound`` or ``BrokerDown``."""
+    """Return the job record for the id in the path; raise ``JobNotFound`` or ``BrokerDown``."""
     return jobs.get(job_id)
 
 
 def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
-    """Return the id of a job whose events can be followed.
+    """Return the id of a job whose progress events can be streamed.
 
     Raises:
         JobNotFound: The job does not exist.

@@ -36,7 +36,7 @@ IdempotencyKey = Annotated[
 
 
 class JobQuery(BaseModel):
-    """Query parameters of the list of jobs; unknown ones are refused."""
+    """Query parameters of the list of jobs; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -95,7 +95,7 @@ def estimate_job(
     service: JobServiceDep,
     jobs: JobStoreDep,
 ) -> EstimatedJob:
-    """Check a job and return its expected time and memory, without queueing it."""
+    """Check the request for a job and return its expected time and memory, without queueing it."""
     plan = service.plan(job)
     return EstimatedJob(
         queue=plan.queue.value,
@@ -113,7 +113,7 @@ def estimate_job(
     responses=responses(401, 422, 500, 503),
 )
 def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
-    """List a page of jobs. `next`, if not null, is `after` of the next page."""
+    """List jobs page by page, the newest first. `next`, if not null, is `after` of the next page."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
     return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
 
@@ -166,7 +166,7 @@ def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
-    """Queue a paused job, first in line; it continues from its checkpoint. 409 for a job that is not paused."""
+    """Queue a paused job before all waiting jobs; it continues from its checkpoint. 409 if it is not paused."""
     return job_view(service.resume(job_id))
 
 
@@ -196,5 +196,5 @@ def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: 
 
 @workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
 def list_workers(workers: WorkerRegistryDep) -> WorkerList:
-    """List the running workers with their device and their current job."""
+    """List the running worker processes, each with its device and its current job."""
     return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])

@@ -1,4 +1,4 @@
-"""Estimates of trainings for the service: counted work, and the time by earlier jobs or by the machine's speed.
+"""Estimates of a training's time and memory, from counted operations and from the speed of earlier jobs.
 
 Work is counted in a thread of this process, which has PyTorch loaded once it scores. Counting takes a fraction of a
 second for each new pair of preset and image shape. A request waits for it for less than a second. If that is not enough
@@ -41,7 +41,7 @@ GUESSED_BYTES = 500_000_000, 2_000
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """What a training job is expected to take.
+    """Expected time in seconds and memory in bytes of a training job.
 
     Attributes:
         seconds: From its start to the registered model.
@@ -67,7 +67,7 @@ def estimate_job(
     settings: Settings,
     durations: DurationModel,
 ) -> JobEstimate:
-    """Estimate a training, within a second.
+    """Estimate the time and the memory of a training job, within a second.
 
     The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
     the measured speed of the machine; and not at all where that is not measured yet.
@@ -105,7 +105,7 @@ def _count(
     host: Throughput | None,
     slowdown: float | None,
 ) -> Future[tuple[TrainingEstimate, TrainingEstimate]]:
-    """Return the estimates for the reference machine, and for this installation."""
+    """Return estimates for the reference machine and for this installation, computed in a thread."""
 
     def run() -> tuple[TrainingEstimate, TrainingEstimate]:
         from models.training.cost.estimate import estimate_training  # noqa: PLC0415  # loads PyTorch
@@ -122,7 +122,7 @@ def _count(
 
 
 def _guess(config: TrainingConfig, dataset: DatasetSummary, slowdown: float) -> JobEstimate:
-    """Guess from the sizes of images and batches alone."""
+    """Guess the time and the memory of a training from the sizes of its images and batches alone."""
     values = min(config.batch_size, dataset.train) * math.prod(dataset.image_shape)
     seconds = slowdown * config.max_steps * values * GUESSED_STEP_SECONDS
     if config.max_minutes is not None:

@@ -40,7 +40,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Hold a slot for an event stream until the answer ends."""
+    """Count an event stream towards the limit while it is open; raise a 429 error past the limit."""
     with streams.slot(caller_of(request.scope).name):
         yield
 
@@ -54,7 +54,7 @@ def cursor(
         str | None, Query(alias="last_event_id", description="The same, for clients that cannot set headers.")
     ] = None,
 ) -> Cursor:
-    """Return the position after the last event that the client received."""
+    """Return the position in a job's events from which the client continues, by its last event id."""
     # Browsers repeat the query of their first request, so their header is newer.
     pointer, given = ("/header/Last-Event-ID", header) if header else ("/query/last_event_id", query)
     try:
@@ -81,7 +81,7 @@ async def follow_job(
         bool, Query(description="Leave out past `metrics` events, which `/metrics` has in fewer points.")
     ] = False,
 ) -> Response:
-    """Stream the events of a job: `state` at each change of its state, and the reports of its worker.
+    """Stream the events of a job: `state` when its status changes, and the reports of its worker.
 
     Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
     `published`, `scored` and `evaluated`. The stream begins with the first event, or after the given id, and continues

@@ -1,4 +1,4 @@
-"""Server-sent event streams of jobs, limited in number, without a thread or a connection each."""
+"""Server-sent event streams of jobs, limited in number, without a thread or a Redis connection for each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Event streams of jobs; at most ``max_event_streams`` at once, shared fairly among callers."""
+    """Server-sent event streams of job progress, limited in number and shared fairly among callers."""
 
     def __init__(self, settings: Settings, watch: JobStoreMonitor, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
@@ -47,7 +47,7 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Hold a slot for a stream of a caller during the block; raise a 429 problem where none is free."""
+        """Context manager that counts an event stream of a caller; it raises a 429 error past the limit."""
         if not self._slots.take(caller):
             raise Problem(
                 429,
@@ -63,7 +63,9 @@ class EventStreams:
             self._slots.give_back(caller)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
-        """Yield the encoded events of a job, until the job has ended or was deleted, or the service stops.
+        """Yield the events of a job, encoded as server-sent events, until the job ends.
+
+        Also ends when the job is deleted or the service stops.
 
         Args:
             job_id: Id of the job.
@@ -90,7 +92,7 @@ class EventStreams:
                 await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """Close the connections to the job store."""
+        """Close the connections to Redis."""
         await self._changes.close()
 
     async def _changes_after(self, job_id: str, cursor: Cursor) -> StateChanges | None:
@@ -109,7 +111,7 @@ class EventStreams:
 
 
 class EventStream(ClosedStream):
-    """The streamed answer with the events of a job."""
+    """HTTP response that streams the events of a job as server-sent events."""
 
     def __init__(self, content: AsyncGenerator[bytes]) -> None:
         # Proxies must not cache or buffer the events.

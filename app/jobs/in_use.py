@@ -1,4 +1,4 @@
-"""Unfinished jobs, and checks that a resource is not in use."""
+"""Unfinished jobs, and checks that no unfinished job uses a model or dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = 200
 
 
 def active_jobs(jobs: JobStore) -> Iterator[Job]:
-    """Yield all jobs that have not ended; raise ``BrokerDown``."""
+    """Yield every job that has not ended; raise ``BrokerDown`` if the job store does not answer."""
     for status in Status:
         cursor = None
         while status not in TERMINAL:
@@ -24,7 +24,7 @@ def active_jobs(jobs: JobStore) -> Iterator[Job]:
 
 
 def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, resource: str) -> None:
-    """Raise a 409 problem while an unfinished job uses a resource.
+    """Raise a 409 error if an unfinished job uses a resource, such as a dataset.
 
     Args:
         jobs: All jobs.

@@ -1,4 +1,4 @@
-"""Checks of a job before it is queued: what cannot succeed is refused, naming what is wrong; and what it will take."""
+"""Checks of a job before it is queued, and its plan: queue, model version, expected time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Where a job would run, with which model and calibration, and what it is expected to take."""
+    """Plan of a job before it is queued: model, calibration, queue, and expected time and memory."""
 
     model: str
     queue: Queue
@@ -44,7 +44,9 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Return the plan of a job. Blocks on the disk and on the job store.
+    """Check the request for a job, and return its queue, model version and expected time and memory.
+
+    Blocks on the disk and on the job store.
 
     Raises:
         Problem: 422, the job cannot succeed.
@@ -58,7 +60,7 @@ def plan_job(
 
 
 def require_memory(plan: JobPlan) -> None:
-    """Raise a 422 problem for a training that needs more memory than any running worker of its queue gives one."""
+    """Raise a 422 error if a training is expected to need more memory than any worker can give it."""
     estimate = plan.estimate
     if estimate is None or estimate.fits is not False:
         return
@@ -99,7 +101,7 @@ def _plan_training(
 
 
 def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
-    """Return the most memory that a worker gives a training; None where that is not known."""
+    """Return the most memory in bytes that a worker gives a training; None if it is not known."""
     if worker.train_memory_bytes is not None:
         return worker.train_memory_bytes
     # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
@@ -109,7 +111,9 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Return the architecture, the configuration and the dataset of a training. Blocks on the disk.
+    """Validate the request for a training; return its architecture, configuration and dataset.
+
+    Blocks on the disk.
 
     Raises:
         Problem: 422, the training cannot succeed.

@@ -39,7 +39,7 @@ _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """Query parameters of a training curve; unknown ones are refused."""
+    """Query parameters of a training curve; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class CurveQuery(BaseModel):
 
 
 class ResultQuery(BaseModel):
-    """Query parameters of a result; unknown ones are refused."""
+    """Query parameters of a job's result; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ class ResultQuery(BaseModel):
     },
 )
 def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
-    """Return the reports of a training by step, as JSON or CSV. Validations are always complete."""
+    """Return the learning curve of a training by step, as JSON or CSV. Validations are always complete."""
     curve = read_curve(folder_of(job.id, settings) / FILE)
     points = curve.points if query.points is None else thin(curve.points, query.points)
     # Encoded in this thread: a long curve would block the event loop.
@@ -97,7 +97,7 @@ def get_job_log(
     settings: SettingsDep,
     tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Return the last whole lines that the processes of a job printed; empty before the first."""
+    """Return the last complete lines that the processes of a job printed; empty before the first line."""
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
@@ -118,7 +118,7 @@ def get_job_log(
     responses=responses(401, 404, 422, 500, 503),
 )
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
-    """List the stored grids of samples that were drawn at validations."""
+    """List the grids of sample images that a training stored at its validations."""
     names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
     steps = sorted(int(match[1]) for match in map(_PREVIEW.fullmatch, names) if match)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
@@ -143,7 +143,7 @@ def get_job_sample(
     settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Return the PNG of a step. All steps use the same latents, so that previews can be compared."""
+    """Return a training's grid of samples at a step, as PNG. All steps use the same latents, so that they compare."""
     try:
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Return the result of a job, which depends on its type.
+    """Return the result of a job: a model version, a calibration, a table of scores or a report.
 
     A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,

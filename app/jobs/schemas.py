@@ -12,7 +12,7 @@ from worker.queues import JobType
 
 
 class JobRequest(BaseModel):
-    """A job to be queued."""
+    """Request for a job: training, bulk scoring, calibration or evaluation."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -71,7 +71,7 @@ class JobRequest(BaseModel):
 
 
 class Estimate(Answer):
-    """What a training job is expected to take."""
+    """Expected time and memory of a training job."""
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
@@ -94,7 +94,7 @@ class Estimate(Answer):
 
 
 class EstimatedJob(Answer):
-    """A job that would be accepted, and what it is expected to take."""
+    """A job that would be accepted, with its expected time and memory."""
 
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
@@ -103,7 +103,7 @@ class EstimatedJob(Answer):
 
 
 class WorkerView(Answer):
-    """A running worker, which has a single device and runs a single job at a time."""
+    """A running worker process, which has a single device and runs a single job at a time."""
 
     name: str
     device: str
@@ -120,13 +120,13 @@ class WorkerView(Answer):
 
 
 class WorkerList(Answer):
-    """The running workers."""
+    """All running worker processes."""
 
     workers: list[WorkerView]
 
 
 class JobView(Answer):
-    """A job with its state, progress and result."""
+    """A background job with its status, progress and result."""
 
     id: str
     type: JobType
@@ -169,7 +169,7 @@ class JobList(Answer):
 
 
 class CurvePoint(Answer):
-    """A point of a training curve; null where a value was not a finite number."""
+    """Training metrics at one step; null for values that were not finite."""
 
     step: int
     epoch: int | None = None
@@ -182,7 +182,7 @@ class CurvePoint(Answer):
 
 
 class Validation(Answer):
-    """A validation of a training, with further metrics."""
+    """Metrics of a model on validation images during its training, at one step."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -193,7 +193,7 @@ class Validation(Answer):
 
 
 class TrainingCurve(Answer):
-    """The curve of a training. Each step occurs once, also where a later attempt repeated it."""
+    """The learning curve of a training. Each step occurs once, even if a later attempt repeated it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -227,21 +227,21 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """A grid of samples that the flow drew at a step."""
+    """A grid of images that a model drew at one step of its training."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """The stored previews of a training, the oldest first."""
+    """The stored sample grids of a training, the oldest first."""
 
     job: str
     samples: list[Preview]
 
 
 class JobResult(Answer):
-    """The model version that a job registered or calibrated."""
+    """The model version that a training job registered or a calibration job calibrated."""
 
     model: str
     version: int
@@ -250,7 +250,7 @@ class JobResult(Answer):
 
 
 class CalibrationResult(JobResult):
-    """The calibration that a job made."""
+    """The calibration that a job created for a model version."""
 
     calibration: int = Field(description="Its number.")
     smallest_p: float = Field(description="Smallest p-value that it can give.")

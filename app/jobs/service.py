@@ -1,4 +1,4 @@
-"""Submission of jobs: the caller's role, the checks, and the queue."""
+"""Submission of jobs: checks of the caller's role and of the request, then queueing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobService:
-    """Checks and queues jobs. All methods read the disk and the job store, and raise ``BrokerDown``."""
+    """Service that checks requests for jobs and queues them.
+
+    All methods read the disk and the job store, and raise ``BrokerDown``.
+    """
 
     settings: Settings
     registry: Registry
@@ -36,11 +39,14 @@ class JobService:
     durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
-        """Return where a job would run and what it would take; raise a 422 problem for one that cannot succeed."""
+        """Check the request for a job; return its queue, model version and expected time and memory.
+
+        Raises a 422 error for a job that cannot succeed.
+        """
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
-        """Queue a job, or return the job that was made earlier with the same idempotency key.
+        """Check and queue a job, or return the earlier job with the same idempotency key.
 
         Args:
             request: The job.
@@ -87,18 +93,21 @@ class JobService:
         )
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, first in line."""
+        """Queue a paused job again, before all waiting jobs."""
         return resume(self.jobs, self.celery, job_id)
 
     def retry(self, job_id: str, scope: Scope) -> Job:
-        """Queue a failed or cancelled job again as a new job; raise a 403 problem where it needs another role."""
+        """Queue a failed or cancelled job again as a new job.
+
+        Raises a 403 error if the role of the caller is too low.
+        """
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id)
 
 
 def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:
-    """Raise a 403 problem where a job would change the served model or calibration, and its caller is no admin."""
+    """Raise a 403 error if a job would replace the served model or calibration and its caller is no admin."""
     if promote:
         require(scope, "admin", "a job that makes its model live ('promote': true)")
     if type == "calibrate" and parameters.get("activate", True) is not False:

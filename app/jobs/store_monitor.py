@@ -1,4 +1,4 @@
-"""Monitoring of the job store in the background, so that no request waits for a store that hangs."""
+"""Background monitoring of the job store, so that no request has to wait for an unresponsive Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT_EVERY = 10
 
 
 class JobStoreMonitor:
-    """A thread that pings the job store and counts the waiting jobs."""
+    """Background thread that pings the job store in Redis and counts the waiting jobs."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -30,21 +30,21 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether the store has answered within the last seconds; never blocks."""
+        """Whether the job store in Redis answered a ping within the last seconds; never blocks."""
         alive_at = self._alive_at
         return alive_at is not None and time.monotonic() - alive_at < STALE_S
 
     @property
     def waiting(self) -> dict[Queue, int]:
-        """Number of waiting jobs by queue, a few seconds old; empty while the store is down. Never blocks."""
+        """Number of waiting jobs in each queue, a few seconds old; empty while Redis is down."""
         return self._waiting if self.answers else {}
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that pings the job store."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current ping, without waiting."""
+        """Ask the thread to end after its current ping, without waiting for it."""
         self._stop.set()
 
     def _loop(self) -> None:

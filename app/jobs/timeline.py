@@ -1,4 +1,4 @@
-"""Timeline of a job: its two sources of events, merged in the same order for live and for later readers.
+"""Chronological events of a job, merged from its progress file and from its status changes in Redis.
 
 The journal of the worker and the state changes in the job store are merged by time, each in its own order. A reader's
 position is a pair of cursors, and the next event depends on it alone. So an event is delivered only when the other
@@ -30,7 +30,7 @@ _ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?")
 
 @dataclass(frozen=True)
 class Cursor:
-    """Position of a reader in both sources; its text is the id of the last event."""
+    """Position of a reader in the events of a job; as text it is the id of the last event read."""
 
     offset: int = 0
     change: str = START
@@ -38,7 +38,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the cursor of an event id; raise ``ValueError`` for another text."""
+        """Return the position after the event with a given id; raise ``ValueError`` for a malformed id."""
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
@@ -49,7 +49,7 @@ class Cursor:
 
 
 class TimelineEvent(NamedTuple):
-    """An event for readers, and their position after it."""
+    """An event of a job, and the reader's position after it."""
 
     cursor: Cursor
     kind: str
@@ -57,7 +57,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """The result of a poll.
+    """Events that one poll of a job returned, and whether more will follow.
 
     Attributes:
         events: New events.
@@ -71,7 +71,7 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """The events of a job for a single reader.
+    """Chronological events of a job for one reader, merged from its progress file and its status changes.
 
     Args:
         journal: File of the journal.
@@ -86,7 +86,9 @@ class Timeline:
         self._held_since: float | None = None
 
     def advance(self, news: StateChanges | None) -> Advance:
-        """Return the events that are ready. Reads the disk.
+        """Return the next events of the job in chronological order.
+
+        Reads the disk.
 
         Args:
             news: State changes after the cursor; None where the job store does not answer. They must be read before

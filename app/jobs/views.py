@@ -1,4 +1,4 @@
-"""Conversion of jobs to their answers."""
+"""Conversion of job records to API answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from worker.jobs.record import Job, Status
 
 
 def job_view(job: Job, place_in_line: int | None = None) -> JobView:
-    """Return a job as the API shows it, with links to the calls that its state allows."""
+    """Return a job record as an API answer, with links to the calls that its status allows."""
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if not job.finished:

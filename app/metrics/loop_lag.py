@@ -1,4 +1,4 @@
-"""Measurement of the event loop's lag: how much later than planned a sleeping task wakes up."""
+"""Measurement of event loop lag: the delay with which a sleeping task wakes up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY_S = 0.5
 
 @asynccontextmanager
 async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
-    """Measure the lag of the running event loop during the block."""
+    """Context manager that regularly measures the lag of the running event loop."""
     task = asyncio.create_task(_measure(metrics), name="loop-lag")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Middleware that counts requests and measures their latency, by route template."""
+"""Middleware that counts requests and measures their latency by route."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """ASGI middleware that observes each request when its answer begins.
+    """ASGI middleware that counts requests and records the latency until their response begins.
 
     The duration of an event stream is not part of its latency.
     """
@@ -24,7 +24,7 @@ class RequestMetrics:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and observe it."""
+        """Pass a request to the application, and record its status and latency."""
         metrics = scope.get("state", {}).get("metrics")
         if scope["type"] != "http" or metrics is None:
             await self._app(scope, receive, send)

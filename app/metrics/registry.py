@@ -1,4 +1,4 @@
-"""Prometheus metrics of a service process: counters and histograms."""
+"""Prometheus counters and histograms of a service process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class ServiceMetrics:
-    """Counters and histograms of a service, usable from any thread.
+    """Prometheus counters and histograms of a service process, usable from any thread.
 
     The number of labels is bounded: routes are templates, models are versions in the registry, errors are slugs.
     """
@@ -76,41 +76,41 @@ class ServiceMetrics:
         self._lock = threading.Lock()
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request and its latency in seconds."""
+        """Count an answered request, and record its latency in seconds."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
 
     def observe_lag(self, seconds: float) -> None:
-        """Add a measurement of the event loop's lag, in seconds."""
+        """Record a delay of the event loop, in seconds."""
         self._lag.observe(seconds)
 
     def observe_batch(self, images: int) -> None:
-        """Add the size of a scored batch."""
+        """Record the number of images that were scored together in a batch."""
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
-        """Add the waiting times of requests, in seconds."""
+        """Record the times that requests waited in the scoring queue, in seconds."""
         for waited in seconds:
             self._waits.observe(waited)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
-        """Count the scored and the flagged images of a request to a model version in the registry."""
+        """Count the scored images, and those flagged as anomalies, by model version."""
         with self._lock:
             self._models.add((name, version))
             self._scored.labels(name, str(version)).inc(scored)
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Count images that could not be scored, by the slugs of their errors."""
+        """Count images that could not be scored, by error type."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 
     def count_authentication_failure(self, reason: str) -> None:
-        """Count a request without a valid key, by reason."""
+        """Count a request without a valid API key, by reason."""
         self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:
-        """Return all metrics in the text format of Prometheus.
+        """Return all metrics as bytes in the text format of Prometheus.
 
         Args:
             registered: Function that returns name and version of all registered models; others are left out.

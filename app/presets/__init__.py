@@ -1,1 +1,1 @@
-"""Presets and parameters of training."""
+"""Training presets: named architectures with their training parameters."""

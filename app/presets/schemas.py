@@ -11,7 +11,7 @@ from models.training.presets import Family
 
 
 class PresetView(Answer):
-    """A named architecture with its training parameters."""
+    """A named flow architecture with its training parameters."""
 
     name: str
     purpose: str = Field(description="Its purpose, and how long it trains.")
@@ -23,7 +23,7 @@ class PresetView(Answer):
 
 
 class PresetList(Answer):
-    """All presets, and the parameters of a training job."""
+    """All training presets, and the JSON Schema of the parameters of a training job."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,1 +1,1 @@
-"""Models, their versions, cards and artifacts, and the pool of loaded models."""
+"""Trained models over HTTP: versions, aliases, cards, files, and the pool of loaded models."""

@@ -1,4 +1,4 @@
-"""Endpoints that download and upload models as files."""
+"""Endpoints that download a model version as a tar archive, and upload one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Query parameters of the upload of a model; unknown ones are refused."""
+    """Query parameters of a model upload; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class ImportQuery(BaseModel):
     },
 )
 def export_model(ref: str, registry: RegistryDep) -> Response:
-    """Stream the files of a version, with the model's own calibration, as a plain tar archive."""
+    """Stream the files of a model version, with the model's own calibration, as a plain tar archive."""
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)
     headers = {
@@ -85,7 +85,7 @@ def import_model(
     registry: RegistryDep,
     response: Response,
 ) -> ModelDetail:
-    """Register a tar archive of `GET /v1/models/{ref}/artifact` as the next version of a name.
+    """Register an uploaded tar archive of `GET /v1/models/{ref}/artifact` as the next version of a name.
 
     The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
     separate process with limits on memory and time verifies all digests, loads the model and scores its stored image

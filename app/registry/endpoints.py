@@ -1,4 +1,4 @@
-"""Endpoints for models: their list, versions and aliases, and the removal of versions."""
+"""Endpoints for models: list, versions and aliases, and deletion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def list_models(pool: ModelPoolDep) -> ModelPage:
     responses=responses(401, 404, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
-    """Show the manifest of a version, its active calibration and, when it is loaded, how it is served.
+    """Show the manifest of a model version, its active calibration and, once loaded, how it is served.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
@@ -70,7 +70,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
 def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
-    """Create or move an alias. A second call with `previous` of the answer undoes it.
+    """Create an alias or point it at another version. A call with `previous` of the answer undoes it.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
     be loaded does not take over.
@@ -88,7 +88,7 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     responses=responses(401, 404, 409, 422, 500),
 )
 def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
-    """Remove an alias; its version stays. 409 for `live`, which every model has."""
+    """Delete an alias; its version stays. 409 for `live`, which every model has."""
     registry.remove_alias(name, alias)
 
 
@@ -119,7 +119,7 @@ def delete_version(name: str, version: Version, registry: RegistryDep, jobs: Job
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_model(name: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
-    """Delete all versions of a model with calibrations and aliases. 409 while an unfinished job uses or makes one.
+    """Delete a model with all versions, calibrations and aliases. 409 while an unfinished job uses or makes one.
 
     Models that ship with the product cannot be deleted (409). The numbers are never used again.
     """

@@ -1,4 +1,4 @@
-"""Uploads of models: streamed to disk, verified in a separate process, and registered or removed."""
+"""Uploads of models: streamed to disk, verified in a separate process, and registered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLOTS = 2
 
 
 class ModelUploads:
-    """Receives a few uploads of models at once, each in the thread of its request."""
+    """Receiver of model uploads, with a limit on simultaneous uploads that callers share fairly."""
 
     def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
         self._settings = settings
@@ -37,7 +37,9 @@ class ModelUploads:
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
-        """Register the tar archive in the body of a request. To be called in a thread of the framework.
+        """Verify the model in the tar archive of a request body, and register it as a new version.
+
+        To be called in a thread of the framework.
 
         Args:
             request: The request.
@@ -73,7 +75,7 @@ def _counted(chunks: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:
 
 
 def _forget_job(artifact: Path) -> None:
-    """Remove the job from the manifest: a job of this id may exist here, and a job publishes a single version."""
+    """Remove the job id from the manifest of an uploaded model, because it may be the id of a job here."""
     manifest = read_manifest(artifact)
     if manifest.training.job is not None:
         training = manifest.training.model_copy(update={"job": None})

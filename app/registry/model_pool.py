@@ -1,4 +1,4 @@
-"""The pool of loaded models: loading in threads, polling of the registry, atomic replacement of versions."""
+"""The pool of loaded models: models are loaded in threads and replaced when the registry changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """State of a model version in this process."""
+    """Loading state of a model version in this process: idle, loading, ready or failed."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -44,7 +44,10 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded version. Only the scoring thread may call methods of ``scorer`` that compute."""
+    """A model version in memory, with the scorer that computes its likelihoods.
+
+    Only the scoring thread may call methods of ``scorer`` that compute.
+    """
 
     version: ModelVersion
     scorer: Scorer
@@ -52,7 +55,7 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """A version in the pool, loaded or being loaded.
+    """A model version in the pool, which is loaded, being loaded, or failed to load.
 
     Attributes:
         future: The loaded version, or the error of its loading.
@@ -68,7 +71,7 @@ class PoolEntry:
 
     @property
     def state(self) -> ModelState:
-        """State of the version."""
+        """Loading state of the model version: loading, ready or failed."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
@@ -76,7 +79,10 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A model with its versions and state; ``live`` is None where its manifest cannot be read."""
+    """A registered model with its versions, aliases and loading state.
+
+    ``live`` is None if its manifest cannot be read.
+    """
 
     name: str
     versions: tuple[int, ...]
@@ -87,7 +93,7 @@ class ModelListing:
 
 
 class ModelPool:
-    """Loads the models of references and keeps them loaded.
+    """Cache of loaded models, which loads versions on demand and follows changes of the registry.
 
     ``acquire`` runs on the event loop, all other methods in any thread.
 
@@ -109,15 +115,15 @@ class ModelPool:
 
     @property
     def started(self) -> bool:
-        """Whether all models that ship with the product have been loaded or have failed."""
+        """Whether every model that ships with the product has been loaded or has failed to load."""
         return self._started.is_set()
 
     def start(self) -> None:
-        """Start to load the shipped models and to poll the registry."""
+        """Start a thread that loads the shipped models and then polls the registry for changes."""
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop polling, and wait for loads that have begun."""
+        """Stop polling the registry, and wait for models that are being loaded."""
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
@@ -128,7 +134,7 @@ class ModelPool:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """Return the loaded model of a reference; load it first where needed.
+        """Return the loaded model for a reference such as ``name@alias``, loading it if necessary.
 
         Raises:
             ModelNotFound: The reference has no model.
@@ -147,20 +153,29 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the version of a reference, and its pool entry if there is any. Reads the disk."""
+        """Return the model version for a reference, and its pool entry or None.
+
+        Reads the disk.
+        """
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
     def listing(self) -> list[ModelListing]:
-        """Return all models with their states. Reads the disk."""
+        """Return all registered models with their loading states.
+
+        Reads the disk.
+        """
         return [self._listed(name) for name in sorted(self._registry.names())]
 
     def registered(self) -> set[tuple[str, int]]:
-        """Return name and version of all registered models. Reads the disk."""
+        """Return the name and version number of every registered model version.
+
+        Reads the disk.
+        """
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """Return the state of each version in the pool, and the reason of a failure."""
+        """Return the loading state of each model version in the pool, and the reason if it failed."""
         with self._lock:
             entries = dict(self._entries)
         return {version: (entry.state, entry.reason) for version, entry in entries.items()}
@@ -297,7 +312,7 @@ class ModelPool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason of a failure in one line."""
+    """Return, in one line, why a model could not be loaded; safe to show to callers without an API key."""
     if isinstance(error, ModelsError):
         return error.detail
     # The text of other errors may contain paths, and ``/readyz`` needs no key.

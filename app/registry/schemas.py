@@ -13,7 +13,7 @@ from models.artifacts.manifest import Precision
 
 
 class ModelSummary(Answer):
-    """A model in the list of models."""
+    """A model in the list of models: versions, aliases, state and quality of the live version."""
 
     name: str
     versions: list[int]
@@ -30,13 +30,13 @@ class ModelSummary(Answer):
 
 
 class ModelPage(Answer):
-    """The list of all models."""
+    """All registered models."""
 
     models: list[ModelSummary]
 
 
 class Serving(Answer):
-    """How a loaded version computes its scores."""
+    """How a loaded model version computes its scores: library, precision and cached values."""
 
     engine: str = Field(description="The library that computes: openvino or torch.")
     precision: Precision = Field(
@@ -52,7 +52,7 @@ class Serving(Answer):
 
 
 class ModelDetail(Answer):
-    """A version of a model: its manifest, and how it is served."""
+    """A model version: its manifest, its active calibration, and how it is served."""
 
     name: str
     version: int
@@ -67,7 +67,7 @@ class ModelDetail(Answer):
 
 
 class AliasTarget(BaseModel):
-    """Request to point an alias at a version."""
+    """Request to point an alias at a model version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
 
@@ -75,7 +75,7 @@ class AliasTarget(BaseModel):
 
 
 class Aliases(Answer):
-    """The aliases of a model after a change."""
+    """All aliases of a model after one was changed."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,4 +1,4 @@
-"""Answers about models and their versions, read from the registry on disk."""
+"""API answers about models and their versions, read from the registry on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.registry.version import ModelVersion
 
 
 def summary(model: ModelListing) -> schemas.ModelSummary:
-    """Return a model's entry in the list of models."""
+    """Return the entry of a model in the list of models."""
     manifest = model.live.manifest if model.live else None
     return schemas.ModelSummary(
         name=model.name,
@@ -33,7 +33,7 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """Return a version of a model in full.
+    """Return a model version as an API answer: manifest, active calibration, serving state and drift.
 
     Args:
         version: The version.
@@ -69,5 +69,5 @@ def detail(
 
 
 def folder_size(path: Path) -> int:
-    """Return the bytes of all files in a folder and its subfolders."""
+    """Return the total size in bytes of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,1 +1,1 @@
-"""Samples of a model."""
+"""Sampling: images drawn from a model over HTTP."""

@@ -1,4 +1,4 @@
-"""Encoding of sampled images as a PNG grid, an array or a zip archive."""
+"""Encoding of drawn images as a PNG grid, a NumPy array or a zip archive."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_SEED = 2**53 - 1
 
 
 def draw_seed() -> int:
-    """Return a random seed."""
+    """Return a random seed between 0 and 2^53 - 1."""
     return secrets.randbelow(MAX_SEED + 1)
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
-    """Encode images, with the same bytes for the same pixels.
+    """Encode images as a file; the same pixels always give the same bytes.
 
     Args:
         form: ``png``, ``npy`` or ``zip``.

@@ -1,4 +1,4 @@
-"""Endpoint that draws samples from a model."""
+"""Endpoint that draws images from a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """Query parameters of a sampling request; unknown ones are refused."""
+    """Query parameters of a request for sampled images; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draw images. With `format=json` each has the exact log-likelihood of its 8-bit pixels."""
+    """Draw images from a model. With `format=json` each has the exact log-likelihood of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
@@ -99,7 +99,7 @@ async def sample_images(
 
 
 def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, list[Likelihood]]]:
-    """Return images, and their likelihoods where the answer has them."""
+    """Return sampled images, and their likelihoods if the answer contains them."""
     pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
     if query.format != "json":
         return pixels, []

@@ -10,7 +10,7 @@ from app.http.schemas import Answer
 
 
 class Sample(Answer):
-    """A sampled image with the likelihood of its 8-bit pixels."""
+    """An image drawn from a model, with the log-likelihood of its 8-bit pixels."""
 
     index: int
     png: str = Field(description="The image as PNG, base64.")
@@ -20,7 +20,7 @@ class Sample(Answer):
 
 
 class Samples(Answer):
-    """Sampled images."""
+    """Images drawn from a model, with their log-likelihoods."""
 
     model: str
     version: int

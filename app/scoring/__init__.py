@@ -1,1 +1,1 @@
-"""Scoring of images over HTTP, and the queue of the scoring thread."""
+"""Scoring of images over HTTP: request parsing, the queue of the scoring thread, and answers."""

@@ -1,4 +1,4 @@
-"""Threads that decode images, in fair turns of the callers."""
+"""Threads that decode images, shared fairly among callers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """The items of a request, and the results of those that are decoded."""
+    """The images of one request that are being decoded, and the results so far."""
 
     caller: str
     function: Callable[[Any], Any]
@@ -29,7 +29,7 @@ class Decoding:
 
 
 class Decoders:
-    """A few threads that decode images, one image per turn.
+    """Pool of threads that decode images, one image at a time in fair turns among callers.
 
     A free thread takes an image of the caller whose images have used the least time, and alternates between the
     requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a caller that returns starts
@@ -49,7 +49,7 @@ class Decoders:
         self._working = 0
 
     async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-        """Apply a function to each item of a request in the threads.
+        """Apply a function, such as a decoder, to each item of a request in the pool's threads.
 
         Cancelling the waiting task cancels the items that have not begun.
 
@@ -78,7 +78,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel waiting items, and end the threads after the images that are being decoded."""
+        """Cancel the items that wait, finish the images that are being decoded, and end the threads."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:

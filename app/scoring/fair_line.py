@@ -1,4 +1,4 @@
-"""Fair order of work in the scoring thread, among callers and among the requests of each."""
+"""Fair order of scoring work, among callers and among the requests of each caller."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FADING = 0.98
 
 @dataclass(eq=False)
 class WorkItem:
-    """The work of a request: a function of each of its items, or steps that are not shared with other requests.
+    """The scoring work of one request: a batched function of its images, or a generator of separate steps.
 
     Args:
         caller: Name of the caller that sent the request.
@@ -55,39 +55,39 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting requests that the work counts as until its first turn."""
+        """Weight of this work against the limit on waiting requests, in requests, until its first turn."""
         return UNSHARED if self.function is None else 1
 
     @property
     def abandoned(self) -> bool:
-        """Whether the request was cancelled."""
+        """Whether the request was cancelled, so that its work is no longer needed."""
         return self.future.cancelled()
 
     @property
     def finished(self) -> bool:
-        """Whether the result is complete or has failed."""
+        """Whether all results are complete or an error has occurred."""
         return self.ended or self.error is not None
 
     @property
     def part(self) -> Sequence[Any]:
-        """Items of the current turn."""
+        """Items, such as images, that are processed in the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """Images of the current turn."""
+        """Number of images that are processed in the current batch, each counted once per draw."""
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Add at most ``most`` items to the current turn; return how many were added."""
+        """Add up to ``most`` unprocessed items to the current batch; return how many were added."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
 
 
 class FairLine:
-    """Waiting work in fair order: the next turn goes to the caller that has used the thread least.
+    """Fair queue of scoring work: the caller that has used the least computing time is served next.
 
     Fair queueing (Demers, Keshav, Shenker 1989) over callers, each of which is charged the seconds of its work. The
     requests of a caller take turns. ``level`` is the time that a caller would have used that had always waited. A
@@ -105,14 +105,14 @@ class FairLine:
         return bool(self._lines)
 
     def add(self, item: WorkItem) -> None:
-        """Append work to the line of its caller."""
+        """Append the work of a request to the queue of its caller."""
         if item.caller not in self._lines:
             self._lines[item.caller] = {}
             self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
         self._lines[item.caller][item] = None
 
     def remove(self, item: WorkItem) -> None:
-        """Remove work from the line, if it is there."""
+        """Remove the work of a request from the queue, if it is there."""
         line = self._lines.get(item.caller)
         if line is not None and item in line:
             del line[item]
@@ -120,7 +120,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove and return the work of the next turn: that of a request, and of those that share its batch."""
+        """Remove and return the requests to process next, which share one batch."""
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:
@@ -128,7 +128,7 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Charge the callers of a batch for its seconds, in proportion to their items."""
+        """Charge the computing time of a batch to its callers, in proportion to their items."""
         total = sum(item.in_hand for item in batch) or 1
         for item in batch:
             self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total
@@ -168,7 +168,7 @@ def _equal(line: Iterable[WorkItem], first: WorkItem) -> Iterator[WorkItem]:
 
 
 def _in_turn(lines: Sequence[Iterator[WorkItem]]) -> Iterator[WorkItem]:
-    """Yield from one iterator after the other until all are empty."""
+    """Yield one element of each iterator in rotation until all iterators are exhausted."""
     while lines:
         left = []
         for line in lines:

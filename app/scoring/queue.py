@@ -1,4 +1,4 @@
-"""The scoring queue: a single thread that runs all scorers, in fair turns, with limits on the waiting work.
+"""The scoring queue: one thread runs all models in fair turns, with limits on the waiting work.
 
 The thread takes work whenever it is free and never waits for more to arrive: batches grow while it is busy. Each turn
 takes at most about the time of a batch; ``FairLine`` decides on the order.
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """A queue of scoring work and the thread that does it.
+    """Queue of scoring requests, worked off by a single thread in fair turns among callers.
 
     An image counts once per pass through the flow, because the limits bound time.
 
@@ -60,22 +60,24 @@ class ScoringQueue:
 
     @property
     def images(self) -> int:
-        """Images that wait or are being scored."""
+        """Number of images that wait or are being scored, each counted once per pass through the flow."""
         return self.capacity - self._images.free
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that scores."""
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the accepted work and end the thread."""
+        """Finish the accepted work, refuse more, and end the scoring thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Run steps in the scoring thread, each in its own turn.
+        """Run a generator in the scoring thread step by step, with other requests in between.
+
+        Each step has a turn of its own.
 
         Cancelling the waiting task, as a deadline does, cancels the steps that have not begun.
 
@@ -103,7 +105,7 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Apply a function to items in the scoring thread, in batches that requests with equal functions share.
+        """Apply a function to items in the scoring thread, batched with requests of equal functions.
 
         Cancelling the waiting task cancels the items that are not in the current batch.
 
@@ -130,7 +132,7 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise the 429 problem that a request would get now, before its body is read.
+        """Raise a 429 error if the queue has no room for a request, before its body is read.
 
         Args:
             caller: Name of the caller.

@@ -1,4 +1,4 @@
-"""Endpoint for the distribution of a model's calibration images."""
+"""Endpoint for the distribution of the anomaly statistic over a model's calibration images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 async def get_reference(
     ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
 ) -> Reference:
-    """Return a histogram of the statistic T of the calibration images. A p-value is the rank of an image among them.
+    """Return a histogram of the anomaly statistic T over the calibration images, among which p-values are ranks.
 
     T is the `anomaly.statistic` of a score, in nats; larger is more anomalous. The images of all folds are counted
     together.

@@ -1,4 +1,4 @@
-"""Images of a scoring request: reading its body within limits, and decoding."""
+"""Images of a scoring request: reading the body within limits, and decoding."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Upload:
-    """An encoded image of a request."""
+    """An undecoded image file of a scoring request, with its file name if it has one."""
 
     filename: str | None
     data: bytes
@@ -44,7 +44,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class ImageUploads:
-    """The body of a scoring request.
+    """The image files, or the array of images, in the body of a scoring request.
 
     Attributes:
         uploads: Encoded images, or the bytes of an array.
@@ -59,14 +59,16 @@ class ImageUploads:
 
 @dataclass(frozen=True)
 class Item:
-    """A decoded image, uint8 ``(C, H, W)``, or the error of an image that cannot be decoded."""
+    """A decoded image of a request, uint8 ``(C, H, W)``, or the error if it cannot be decoded."""
 
     filename: str | None
     image: DecodedImage | ImageError
 
 
 async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
-    """Read the body of a request by its content type; raise a 400, 413, 415 or 422 problem.
+    """Read the images in a request's body: a form, a single image file, or a NumPy array.
+
+    Raises a 400, 413, 415 or 422 error.
 
     Args:
         request: The request.
@@ -115,7 +117,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 
 def too_many(limit: int) -> Problem:
-    """Return the 413 problem of a request with too many images."""
+    """Return the 413 error for a request with more than ``limit`` images."""
     return Problem(
         413,
         "too-many-images",
@@ -127,7 +129,7 @@ def too_many(limit: int) -> Problem:
 async def decode_batch(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
 ) -> list[Item]:
-    """Decode the images of a request, in threads unless there is only a tiny one.
+    """Decode the images of a request, in threads unless there is a single tiny image.
 
     Args:
         batch: The body of the request.
@@ -163,7 +165,7 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
-    """Decode an image; return its error where it cannot be scored."""
+    """Decode an image file for a model; return its error if it cannot be scored."""
     try:
         return Item(upload.filename, decode_image(upload.data, preprocessing))
     except ImageError as error:
@@ -171,5 +173,5 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """Return the pixels, uint8 ``(C, H, W)``, of the decoded items, by their index."""
+    """Return the pixels of the decoded images, uint8 ``(C, H, W)``, by their index in the request."""
     return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

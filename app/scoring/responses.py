@@ -1,4 +1,4 @@
-"""JSON answers to scoring requests, made from likelihoods, verdicts and heat maps."""
+"""JSON answers to scoring requests, made from likelihoods, anomaly verdicts and heat maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
-    """Return the answer to a scoring request, ``schemas.Scores`` as JSON.
+    """Return the answer to a scoring request as JSON bytes: a score or an error for each image.
 
     Args:
         loaded: The model that scored.
@@ -58,7 +58,10 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
 def image_result(
     index: int, item: Item, judgement: Judgement | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
-    """Return the entry of an image in ``results``; ``judgement`` is None where it could not be decoded."""
+    """Return the API answer for one image: its scores and verdict, or its error.
+
+    ``judgement`` is None if the image could not be decoded.
+    """
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
     assert judgement is not None
@@ -95,7 +98,10 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 
 
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
-    """Return the heat map of an image, uint8 ``(C, H, W)``, as a picture and as numbers."""
+    """Return the API answer with an image's heat map, as a PNG picture and as a NumPy array.
+
+    ``pixels`` are uint8 ``(C, H, W)``.
+    """
     from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
 
     channels = {"nats": heat_map.nats, "z": heat_map.z}

@@ -1,4 +1,4 @@
-"""Scoring of a request's images: admission, decoding, the scoring queue, metrics and drift."""
+"""Scoring of a request's images: limits, decoding, the scoring queue, metrics and drift."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ MAX_EXPLAINED_PIXELS = 2**20
 
 
 class RequestedImage(NamedTuple):
-    """An image, uint8 ``(C, H, W)``, and the false-alarm rate of its verdict; None for the default of the model."""
+    """An image of a scoring request, uint8 ``(C, H, W)``, and the false-alarm rate of its verdict.
+
+    ``alpha`` is None for the default of the model.
+    """
 
     pixels: Pixels
     alpha: float | None
@@ -47,7 +50,7 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """A function that scores and judges images of several requests together.
+    """Function that computes scores and anomaly verdicts for a batch of images of several requests.
 
     Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
     """
@@ -56,14 +59,14 @@ class JudgeImages:
     draws: int
 
     def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
-        """Return the result of each image, which does not depend on the others."""
+        """Return the score and verdict, or the error, of each image, independent of its batch mates."""
         pixels = np.stack([image.pixels for image in images])
         return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
 
 
 @dataclass(frozen=True)
 class ScoringService:
-    """Scores the images of HTTP requests."""
+    """Service that answers scoring requests: it decodes, scores and judges their images."""
 
     settings: Settings
     pool: ModelPool
@@ -73,7 +76,7 @@ class ScoringService:
     drift: DriftMonitor
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
-        """Return the answer to a scoring request as JSON.
+        """Score the images in a request's body, and return the answer as JSON bytes.
 
         Args:
             ref: Reference of the model.
@@ -137,7 +140,7 @@ class ScoringService:
     def _record(
         self, loaded: Loaded, query: ScoreQuery, items: Sequence[Item], judged: Mapping[int, Judgement]
     ) -> None:
-        """Count the images, and add the p-values of those that were scored to the windows of drift."""
+        """Count the images in the metrics, and add their p-values to the drift monitor."""
         verdicts = [image.verdict for image in judged.values() if not isinstance(image, ScoreNotFinite)]
         errors = [image.slug for image in judged.values() if isinstance(image, ScoreNotFinite)]
         errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AliasTarget(BaseModel):
-    """Request to point an alias at a version."""
+    """Request to point an alias at a model version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int = Field(..., description="A version of the model.")
 
 
 class Aliases(BaseModel):
-    """The aliases of a model after a change."""
+    """All aliases of a model after one was changed."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -29,7 +29,7 @@ class Aliases(BaseModel):
 
 
 class AuditedImage(BaseModel):
-    """An image that was scored twice."""
+    """The log-likelihood of an image from the engine in use, beside its float64 recomputation."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -44,7 +44,7 @@ class AuditedImage(BaseModel):
 
 
 class AuditedLayer(BaseModel):
-    """The data-independent log-determinant of a layer."""
+    """The cached data-independent log-determinant of a layer, beside its recomputation."""
 
     model_config = ConfigDict(frozen=True)
     layer: str
@@ -54,7 +54,7 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """The sum of all data-independent log-determinants."""
+    """The sum of all data-independent log-determinants, cached and recomputed."""
 
     model_config = ConfigDict(frozen=True)
     cached: float = Field(..., description="As used by scores, nats.")
@@ -64,14 +64,14 @@ class AuditedTotal(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to use another calibration of a model."""
+    """Request to make another calibration of a model the active one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
 
 
 class CalibrationRequest(BaseModel):
-    """Request for a new calibration of a model."""
+    """Request for a new calibration of a model from a dataset of normal images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
@@ -83,7 +83,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationResult(BaseModel):
-    """The calibration that a job made."""
+    """The calibration that a job created for a model version."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -95,7 +95,7 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """The caller of the request and its roles."""
+    """The API key of the request: its name, its id and its roles."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
@@ -113,7 +113,7 @@ class Curve(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """A point of a training curve; null where a value was not a finite number."""
+    """Training metrics at one step; null for values that were not finite."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -127,7 +127,7 @@ class CurvePoint(BaseModel):
 
 
 class DatasetEntry(BaseModel):
-    """A dataset in the list of datasets."""
+    """A dataset in the list of datasets: its origin, image shape and number of images."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -170,7 +170,7 @@ class Deviation(BaseModel):
 
 
 class Draws(BaseModel):
-    """Statistics over several dequantisation draws."""
+    """Statistics of the log-likelihood over several dequantisation draws."""
 
     model_config = ConfigDict(frozen=True)
     k: int = Field(..., description="Number of draws.")
@@ -180,7 +180,7 @@ class Draws(BaseModel):
 
 
 class Drift(BaseModel):
-    """Drift of a model's recent images from its calibration images, by their p-values."""
+    """Difference between recently scored images and the calibration images of a model, by their p-values."""
 
     model_config = ConfigDict(frozen=True)
     source: str | None = Field(..., description="Source of the images; null for all images together.")
@@ -213,7 +213,7 @@ class Duplicates(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a training job is expected to take."""
+    """Expected time and memory of a training job."""
 
     model_config = ConfigDict(frozen=True)
     seconds: float = Field(..., description="Expected time from its start to the registered model.")
@@ -235,7 +235,7 @@ class Estimate(BaseModel):
 
 
 class EstimatedJob(BaseModel):
-    """A job that would be accepted, and what it is expected to take."""
+    """A job that would be accepted, with its expected time and memory."""
 
     model_config = ConfigDict(frozen=True)
     queue: str = Field(..., description="Queue that it would wait in.")
@@ -270,7 +270,7 @@ class FalseAlarms(BaseModel):
 
 
 class Fdr(BaseModel):
-    """False-discovery rates over the images of a request."""
+    """False-discovery rates (q-values) over the images of a request."""
 
     model_config = ConfigDict(frozen=True)
     q_values: list[float | None] = Field(
@@ -287,14 +287,14 @@ class Gallery(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of the health check: the process runs."""
+    """Answer of the liveness check: the process runs."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
 
 
 class HeatMap(BaseModel):
-    """Contribution of each pixel to the log-likelihood, and how unusual it is."""
+    """The contribution of each pixel to the log-likelihood, and how unusual this contribution is."""
 
     model_config = ConfigDict(frozen=True)
     png: str = Field(
@@ -354,7 +354,7 @@ class ImageFacts(BaseModel):
 
 
 class ItemError(BaseModel):
-    """The error of an image that could not be scored, as the members of a problem."""
+    """The error of an image that could not be scored, with the members of an RFC 9457 problem."""
 
     model_config = ConfigDict(frozen=True)
     type: str
@@ -364,7 +364,7 @@ class ItemError(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """A job to be queued."""
+    """Request for a job: training, bulk scoring, calibration or evaluation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate"] = Field(
@@ -395,7 +395,7 @@ class JobRequest(BaseModel):
 
 
 class JobResult(BaseModel):
-    """The model version that a job registered or calibrated."""
+    """The model version that a training job registered or a calibration job calibrated."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -405,7 +405,7 @@ class JobResult(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job with its state, progress and result."""
+    """A background job with its status, progress and result."""
 
     model_config = ConfigDict(frozen=True)
     id: str
@@ -444,7 +444,7 @@ class JobView(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """A model in the list of models."""
+    """A model in the list of models: versions, aliases, state and quality of the live version."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -476,7 +476,7 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Conversions of the image before it was scored."""
+    """Conversions that were applied to an image before it was scored."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
@@ -489,7 +489,7 @@ class PreprocessingNote(BaseModel):
 
 
 class PresetView(BaseModel):
-    """A named architecture with its training parameters."""
+    """A named flow architecture with its training parameters."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -502,7 +502,7 @@ class PresetView(BaseModel):
 
 
 class Preview(BaseModel):
-    """A grid of samples that the flow drew at a step."""
+    """A grid of images that a model drew at one step of its training."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -510,7 +510,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """The stored previews of a training, the oldest first."""
+    """The stored sample grids of a training, the oldest first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -518,7 +518,7 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """The statistic at which a verdict changes, for a false-alarm rate."""
+    """The anomaly statistic at which an image is flagged, for a given false-alarm rate."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -537,7 +537,7 @@ class Rate(BaseModel):
 
 
 class Readiness(BaseModel):
-    """State of the service and of its models."""
+    """Whether the service can score, and the state of each model and of the queue."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["ready", "loading", "draining", "failed"]
@@ -550,7 +550,7 @@ class Readiness(BaseModel):
 
 
 class Reason(BaseModel):
-    """A reason why an image is unusual; the strongest is first."""
+    """A reason why an image is unusual; the strongest reason is first."""
 
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
@@ -566,7 +566,7 @@ class Reason(BaseModel):
 
 
 class Reference(BaseModel):
-    """Distribution of the statistic T over the calibration images of a model."""
+    """Distribution of the anomaly statistic T over the calibration images of a model."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -607,7 +607,7 @@ class Result(BaseModel):
 
 
 class Sample(BaseModel):
-    """A sampled image with the likelihood of its 8-bit pixels."""
+    """An image drawn from a model, with the log-likelihood of its 8-bit pixels."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -618,7 +618,7 @@ class Sample(BaseModel):
 
 
 class Samples(BaseModel):
-    """Sampled images."""
+    """Images drawn from a model, with their log-likelihoods."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -631,7 +631,7 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """How a loaded version computes its scores."""
+    """How a loaded model version computes its scores: library, precision and cached values."""
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(..., description="The library that computes: openvino or torch.")
@@ -693,7 +693,7 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """The part of a scale in a log-likelihood; scale 0 is the pixel transform."""
+    """The contribution of one scale of the flow to a log-likelihood; scale 0 is the pixel transform."""
 
     model_config = ConfigDict(frozen=True)
     scale: int
@@ -711,7 +711,7 @@ class Threshold(BaseModel):
 
 
 class Validation(BaseModel):
-    """A validation of a training, with further metrics."""
+    """Metrics of a model on validation images during its training, at one step."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     step: int
@@ -721,7 +721,7 @@ class Validation(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A running worker, which has a single device and runs a single job at a time."""
+    """A running worker process, which has a single device and runs a single job at a time."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -739,7 +739,7 @@ class WorkerView(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """The calibrated verdict on an image."""
+    """The calibrated anomaly verdict on an image, with its p-value."""
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -753,7 +753,7 @@ class Anomaly(BaseModel):
 
 
 class Audit(BaseModel):
-    """Scores of a model beside the same scores without cached values."""
+    """Comparison of a model's log-likelihoods with their recomputation in float64 without cached values."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -774,7 +774,7 @@ class Audit(BaseModel):
 
 
 class CalibrationView(BaseModel):
-    """A calibration of a model version. Its data are null where its record is damaged."""
+    """A calibration of a model version. Its data are null if its record on disk is damaged."""
 
     model_config = ConfigDict(frozen=True)
     number: int = Field(..., description="0 is the model's own calibration.")
@@ -864,7 +864,7 @@ class EvaluationReport(BaseModel):
 
 
 class FailedImage(BaseModel):
-    """An image that could not be scored."""
+    """An image that could not be scored, with its error."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -882,7 +882,7 @@ class JobList(BaseModel):
 
 
 class ModelDetail(BaseModel):
-    """A version of a model: its manifest, and how it is served."""
+    """A model version: its manifest, its active calibration, and how it is served."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -900,14 +900,14 @@ class ModelDetail(BaseModel):
 
 
 class ModelPage(BaseModel):
-    """The list of all models."""
+    """All registered models."""
 
     model_config = ConfigDict(frozen=True)
     models: list[ModelSummary]
 
 
 class PresetList(BaseModel):
-    """All presets, and the parameters of a training job."""
+    """All training presets, and the JSON Schema of the parameters of a training job."""
 
     model_config = ConfigDict(frozen=True)
     presets: list[PresetView]
@@ -916,7 +916,7 @@ class PresetList(BaseModel):
 
 
 class ScoredImage(BaseModel):
-    """The score of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+    """The scores of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
 
     model_config = ConfigDict(frozen=True)
     index: int = Field(..., description="Place of the image in the request.")
@@ -933,7 +933,7 @@ class ScoredImage(BaseModel):
 
 
 class Scores(BaseModel):
-    """The scores of a request."""
+    """The scores of all images of a request."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -945,7 +945,7 @@ class Scores(BaseModel):
 
 
 class TrainingCurve(BaseModel):
-    """The curve of a training. Each step occurs once, also where a later attempt repeated it."""
+    """The learning curve of a training. Each step occurs once, even if a later attempt repeated it."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -954,14 +954,14 @@ class TrainingCurve(BaseModel):
 
 
 class WorkerList(BaseModel):
-    """The running workers."""
+    """All running worker processes."""
 
     model_config = ConfigDict(frozen=True)
     workers: list[WorkerView]
 
 
 class CalibrationList(BaseModel):
-    """The calibrations of a model version, in the order of their numbers."""
+    """All calibrations of a model version, ordered by number."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -971,7 +971,7 @@ class CalibrationList(BaseModel):
 
 
 class DatasetDetail(BaseModel):
-    """A dataset; an uploaded one has the report of its validation."""
+    """A dataset in full. An uploaded dataset has the report of its validation."""
 
     model_config = ConfigDict(frozen=True)
     name: str

@@ -1,1 +1,1 @@
-"""Attempts of jobs: the code of the process that runs an attempt, one module for each type of job."""
+"""Attempts: the code of the process that runs one execution of a job, with a module for each type of job."""

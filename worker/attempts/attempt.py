@@ -1,4 +1,4 @@
-"""The frame of every attempt: stop requests, lease checks, and exit codes.
+"""Common code of all processes that run one attempt of a job: stop requests, lease checks and exit codes.
 
 Two attempts of a job never run at the same time on one machine, because each holds a lock on the job's folder. Across
 machines the number of the attempt is a fencing token: an attempt checks regularly, and before it publishes its result,
@@ -37,7 +37,7 @@ _OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
-    """Specification of an attempt, read from ``job.json`` in the folder of the job."""
+    """Specification of one attempt of a job, read from ``job.json`` in the job's folder."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -53,7 +53,7 @@ class JobSpec(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the specification from the folder of a job.
+        """Return the specification in ``job.json`` in the folder of a job.
 
         Raises:
             OSError: The file cannot be read.
@@ -63,7 +63,7 @@ class JobSpec(BaseModel):
 
 
 class StopFlag:
-    """Flag that asks this process to stop; set by a signal, by a message of the supervisor, or by its death.
+    """Flag that is set when the process of a job is asked to stop, or when its supervisor dies.
 
     Attributes:
         reason: Reason from the message of the supervisor; preemption by default.
@@ -74,7 +74,7 @@ class StopFlag:
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Set the flag on SIGTERM, SIGINT and messages of the supervisor.
+        """Register handlers that set the flag on SIGTERM, SIGINT and messages of the supervising process.
 
         If the supervisor is gone, the process is killed after ``grace_s`` seconds.
         """
@@ -97,7 +97,7 @@ class StopFlag:
         watch(on_message, on_orphaned)
 
     def ask(self) -> None:
-        """Set the flag."""
+        """Set the flag, so that the work stops at its next check."""
         self._event.set()
 
     def is_set(self) -> bool:
@@ -106,12 +106,12 @@ class StopFlag:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code of a process that was asked to stop."""
+        """Exit code that reports why the process stopped: cancelled, or interrupted to continue later."""
         return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
 class Fence:
-    """Guard against stale attempts: it checks that this attempt still holds the lease of its job.
+    """Guard that keeps an attempt from writing results after another attempt has taken over its job.
 
     Args:
         store: Job store.
@@ -129,7 +129,9 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Check the lease if the last check is a heartbeat ago; an outage of the broker is tolerated.
+        """Check that this attempt still owns the job, at most once per heartbeat interval.
+
+        An outage of the broker is tolerated.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -143,7 +145,7 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Check the lease now, and wait while the broker is down.
+        """Check now that this attempt still owns the job; wait while the broker is down.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -160,7 +162,9 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Check the lease while a lock is held: wait in an outage for the length of a lease at most.
+        """Check that this attempt still owns the job before its result is published, while a lock is held.
+
+        In an outage of the broker the check waits for the length of a lease at most.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -186,7 +190,7 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 @contextmanager
 def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
-    """Hold the lock of a job's folder.
+    """Context manager that holds the lock of a job's folder, so that one process works there at a time.
 
     Raises:
         StaleAttempt: Another process holds the lock for longer than ``patience_s`` seconds.
@@ -205,7 +209,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run one attempt of the job whose folder the command line names, and return its exit code.
+    """Run one attempt of the job in the folder that the command line gives; return the exit code.
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
@@ -249,7 +253,10 @@ def attempt(work: Work) -> int:
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:
-    """Prepare a process that works on a job: signals, niceness, limits of memory, and logging."""
+    """Prepare a process that works on a job: signal handlers, niceness, memory limit and logging.
+
+    Returns the settings, and the flag that is set when the process should stop.
+    """
     relax_gc()
     stop = StopFlag()
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""Calibration of a registered model on other images: ``python -m worker.attempts.calibrate JOB_DIR``.
+"""Calibration of a registered model on a dataset, ``python -m worker.attempts.calibrate JOB_DIR``.
 
 An interrupted attempt starts again, because the work takes minutes. A job publishes one calibration only: the record of
 a calibration carries the id of its job, and the lease is checked under the registry's lock right before publishing.
@@ -17,7 +17,7 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Calibrate a model on the job's dataset and publish the calibration.
+    """Calibrate the model of a job on the job's dataset, and add the calibration to the model registry.
 
     Raises:
         Interrupted: The process was asked to stop.

@@ -1,4 +1,4 @@
-"""Evaluation of a model on normal images, anomalous datasets and graded corruptions.
+"""Evaluation of a model on normal images, anomalous datasets and graded image corruptions.
 
 ``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The raw scores of each finished set are stored in the
 folder of the job, so that another attempt, or a job that retries this one, continues after them.
@@ -26,7 +26,7 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Evaluate a model and write the report as JSON and HTML.
+    """Evaluate the model of a job, and write the report as JSON and HTML.
 
     Raises:
         Interrupted: The process was asked to stop.
@@ -88,7 +88,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
 
 class EvaluationProgress:
-    """Progress of an evaluation in images, with a log event for each new image set."""
+    """Progress reports of an evaluation in scored images, with a log event for each new image set."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -96,7 +96,7 @@ class EvaluationProgress:
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Report that ``done`` of ``total`` images are scored and that the work named ``label`` goes on."""
+        """Report that ``done`` of ``total`` images are scored, and that ``label`` is being worked on."""
         self._reporter = self._reporter or ProgressReporter(self._events, total, done)
         if label != self._label:
             self._label = label
@@ -104,7 +104,7 @@ class EvaluationProgress:
         self._reporter.report(done)
 
     def finish_set(self, _label: str) -> None:
-        """Report a finished image set as a checkpoint: another attempt goes on after it."""
+        """Report a finished image set as a checkpoint, after which a later attempt can continue."""
         if self._reporter is not None:
             self._reporter.checkpoint()
 

@@ -1,4 +1,4 @@
-"""Progress reports of a running job: events with throttled metrics, speed and time left."""
+"""Progress events of a running job: steps done, images per second and time left, a few events per second at most."""
 
 import time
 
@@ -13,7 +13,9 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of a job's progress events: ``started`` at once, then ``metrics`` and ``checkpoint``.
+    """Writer of a job's progress events: steps done, images per second and time left in seconds.
+
+    Writes ``started`` at once, then ``metrics`` and ``checkpoint``.
 
     Speed and time left are those of this attempt: steps done before it began do not count.
 
@@ -33,11 +35,11 @@ class ProgressReporter:
 
     @property
     def due(self) -> bool:
-        """Whether ``report`` was called long enough ago to be called again."""
+        """Whether enough time has passed since the last call of ``report`` to call it again."""
         return time.monotonic() - self._checked_at >= REPORT_S
 
     def report(self, done: int) -> None:
-        """Write a ``metrics`` event, unless one was written moments ago; the last step is always reported."""
+        """Write a ``metrics`` event with ``done`` steps, at most twice a second; the last step always."""
         self.done = done
         self._checked_at = now = time.monotonic()
         waited = now - self._reported_at
@@ -60,20 +62,23 @@ class ProgressReporter:
         )
 
     def checkpoint(self, done: int | None = None) -> None:
-        """Write a ``checkpoint`` event: a later attempt can go on after ``done`` steps, by default those reported."""
+        """Write a ``checkpoint`` event: a later attempt can continue after ``done`` steps.
+
+        By default ``done`` is the number of steps reported last.
+        """
         self.done = self.done if done is None else done
         self._events.write({"event": "checkpoint", "step": self.done})
 
 
 class PreparationReporter:
-    """Writer of log events while a dataset's images are brought to the size that a model needs."""
+    """Writer of log events while the images of a dataset are resized for a model."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._reported_at = time.monotonic()
 
     def report(self, done: int, total: int) -> bool:
-        """Write how many images are prepared, unless that was written moments ago; return whether it was written."""
+        """Write how many images are resized, at most every few seconds; return whether it was written."""
         if time.monotonic() - self._reported_at < PREPARING_S:
             return False
         self._reported_at = time.monotonic()

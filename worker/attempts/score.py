@@ -1,4 +1,4 @@
-"""Bulk scoring of a dataset: ``python -m worker.attempts.score JOB_DIR``, with ``--assist`` to help another attempt.
+"""Bulk scoring of a dataset, ``python -m worker.attempts.score JOB_DIR``; ``--assist`` helps another process.
 
 The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
 appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
@@ -35,7 +35,7 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Score every image of a dataset and write one Parquet file.
+    """Score every image of a job's dataset, and write one Parquet file with a row per image.
 
     Raises:
         Interrupted: The process was asked to stop.
@@ -97,7 +97,9 @@ def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Score shards of another worker's job until none is free, the job is not running, or the process is asked to stop.
+    """Score shards (ranges of images) of a job that another worker runs, as long as there are free ones.
+
+    Ends when no shard is free, the job is not running, or the process is asked to stop.
 
     The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
@@ -136,7 +138,7 @@ def _is_running(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
 
 
 def main() -> int:
-    """Run an attempt, or with ``--assist`` help another attempt; return the exit code."""
+    """Run an attempt of a bulk scoring job or, with ``--assist``, help with it; return the exit code."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = prepare_process()

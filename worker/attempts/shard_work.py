@@ -1,4 +1,4 @@
-"""The work of every process of a bulk job: claim a shard, score it, write its part. Imports PyTorch."""
+"""Scoring of shards (ranges of images) of a bulk scoring job, by any number of processes. Imports PyTorch."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """A loaded model, a source of images, and the unfinished shards of a bulk job.
+    """A bulk scoring job in one process: the loaded model, the images, and the shards left to score.
 
     Args:
         folder: Folder of the parts.
@@ -67,7 +67,7 @@ class ShardWork:
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Claim a shard, score its images and write its part.
+        """Claim a free shard (a range of images), score its images and write the scores to a file.
 
         Args:
             should_stop: Function that is called between batches; True stops the work.
@@ -116,19 +116,25 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Progress of all processes of a bulk job together, in images, from the parts that are still missing."""
+    """Progress of a bulk scoring job in images, summed over all processes that work on it."""
 
     def __init__(self, plan: OpenPlan, events: EventLog) -> None:
         self._plan = plan
         self._reporter = ProgressReporter(events, plan.plan.count, self._images(plan.missing()))
 
     def report_if_due(self) -> None:
-        """Report the progress unless that was done moments ago: finding the missing parts takes time."""
+        """Report the progress of the bulk job, unless it was reported moments ago.
+
+        Finding the missing parts takes time.
+        """
         if self._reporter.due:
             self.report(self._plan.missing())
 
     def report(self, missing: Sequence[int]) -> None:
-        """Report the progress; newly written parts are a checkpoint, because another attempt goes on after them."""
+        """Report the progress of the bulk job; ``missing`` are the numbers of its unfinished shards.
+
+        Newly written parts are a checkpoint, because another attempt continues after them.
+        """
         done = self._images(missing)
         if done > self._reporter.done:
             self._reporter.checkpoint(done)

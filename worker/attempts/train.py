@@ -1,4 +1,4 @@
-"""The process of one attempt at a training job: ``python -m worker.attempts.train JOB_DIR``.
+"""Training of a model by one attempt of a job, ``python -m worker.attempts.train JOB_DIR``.
 
 It reads ``job.json``, writes ``events.jsonl``, trains with checkpoints in the same folder, and publishes the model.
 
@@ -24,7 +24,7 @@ from worker.settings import Settings
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Train the model of a job and publish it, unless an earlier attempt has published it.
+    """Train the model of a job and register it, unless an earlier attempt has registered it.
 
     Args:
         folder: Folder of the job.

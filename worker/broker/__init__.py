@@ -1,1 +1,1 @@
-"""The message broker: an embedded Valkey server or an external Redis, and Celery on top of it."""
+"""Message broker of the job queues: an embedded Valkey server or an external Redis, and Celery on top of it."""

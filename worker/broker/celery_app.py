@@ -1,4 +1,4 @@
-"""The Celery application, which carries job ids to workers.
+"""The Celery application, which sends job ids to workers.
 
 Messages hold nothing but an id. The records in the job store decide what happens with a job.
 """
@@ -22,7 +22,7 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application for these settings, without connecting to the broker.
+    """Return a Celery application configured by the settings, without connecting to the broker.
 
     Workers acknowledge a message on receipt. A message that is lost with its worker is replaced by means of leases and
     the reconciler. Late acknowledgement would be fragile: in an outage Kombu would wait for the broker for ever.
@@ -77,16 +77,16 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class PromptConnection(Connection):
-    """Kombu connection that reconnects within seconds after an outage of any length."""
+    """Broker connection of Celery (Kombu) that reconnects within seconds after an outage of any length."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Connect with Kombu's own retries, but with pauses of 1 to 3 s instead of 2 to 30 s."""
+        """Connect to the broker; pause 1 to 3 s between retries instead of Kombu's 2 to 30 s."""
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
         return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the Redis lists with the messages of a queue, the list that is served first before the other."""
+    """Return the keys of the Redis lists with the messages of a queue, in the order in which they are served."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 

@@ -1,4 +1,4 @@
-"""Connections to the broker: its URLs, a Redis client with short timeouts, and the translation of its errors."""
+"""Connections to the broker: its URLs, a Redis client with short timeouts, and translation of its errors."""
 
 import os
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ def socket_path(settings: Settings) -> Path:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the broker's URL in the form that redis-py reads."""
+    """Return the URL of the Redis or Valkey server in the form that redis-py reads."""
     return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the broker's URL in the form that Celery reads."""
+    """Return the URL of the Redis or Valkey server in the form that Celery reads."""
     url = broker_url(settings)
     parts = urlsplit(url)
     if parts.scheme != "unix":
@@ -51,7 +51,7 @@ def celery_url(settings: Settings) -> str:
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Return a Redis client that reads and writes text and fails within seconds when the broker is down."""
+    """Return a Redis client that returns text and fails within seconds when the server is down."""
     return redis.Redis.from_url(
         broker_url(settings),
         decode_responses=True,
@@ -65,7 +65,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Translate Redis errors in the block to ``BrokerDown``.
+    """Context manager that turns connection errors of Redis into ``BrokerDown``.
 
     Raises:
         BrokerDown: The server cannot be reached, does not answer in time, or takes no writes.
@@ -82,7 +82,9 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 def durability_risks(client: redis.Redis) -> list[str]:
-    """Return the settings of a Redis server that may lose accepted jobs, each as a sentence with its remedy.
+    """Return warnings about settings of a Redis server with which accepted jobs may be lost.
+
+    Each warning is a sentence with its remedy.
 
     Raises:
         BrokerDown: The server does not answer.

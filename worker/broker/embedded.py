@@ -1,4 +1,4 @@
-"""The embedded broker: a Valkey server whose data live under ``home``.
+"""The embedded broker: a Valkey server that stores its data under ``home``.
 
 ``python -m worker.broker.embedded`` runs the server until it is asked to stop.
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class ServerState(Enum):
-    """Reaction of a server to a PING."""
+    """Reaction of a Valkey server to a PING: it answers, hangs, or is absent."""
 
     ANSWERS = "answers"
     HANGS = "hangs"
@@ -34,7 +34,7 @@ class ServerState(Enum):
 
 
 class EmbeddedBroker:
-    """Valkey server with its data in ``home/broker``, durable to the last acknowledged write.
+    """Valkey server with its data in ``home/broker``, which syncs every acknowledged write to disk.
 
     The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
     lock file marks the process that owns the server, a note stores the socket of the server, and a running server is
@@ -51,7 +51,7 @@ class EmbeddedBroker:
         self._server: ValkeyServer | None = None
 
     def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
-        """Start the server, adopt a server whose owner died, or attach to a server that another process owns.
+        """Start the Valkey server, or connect to one that is already running on the same data.
 
         Args:
             timeout: Longest wait in seconds.
@@ -114,11 +114,11 @@ class EmbeddedBroker:
             raise BrokerStartFailed(str(error)) from error
 
     def alive(self) -> bool:
-        """Return whether a server answers on the socket, even if it is still loading its data."""
+        """Return whether the Valkey server answers on its socket, even if it is still loading its data."""
         return _server_state(self._client) is ServerState.ANSWERS
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop the server if this process owns it; a server of another process keeps running."""
+        """Stop the Valkey server if this process owns it; a server of another process keeps running."""
         if self._server is not None:
             self._server.stop(timeout=timeout)
             self._server = None
@@ -178,7 +178,7 @@ def _shut_down(client: redis.Redis, deadline: float) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT; return 1 if the server dies."""
+    """Run the embedded broker until SIGTERM or SIGINT; return exit code 1 if the server dies."""
     settings = load_settings()
     configure_logging(settings, "broker")
     stop = threading.Event()

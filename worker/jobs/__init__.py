@@ -1,1 +1,1 @@
-"""The job store: records, states, shards and events of jobs, and the registry of workers."""
+"""The job store in Redis: records, statuses, events and shards of jobs, and the registry of running workers."""

@@ -1,4 +1,4 @@
-"""The training curve of a job, read from its journal."""
+"""The training curve of a job, read from the file of its events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurveEvents:
-    """Metrics and validations of the run that led to the current state of a job, with strictly increasing steps.
+    """Metrics and validations of a training job by step, without steps that a later attempt repeated.
+
+    Steps are strictly increasing.
 
     Attributes:
         points: Events ``metrics``.
@@ -24,7 +26,7 @@ class CurveEvents:
 
 
 def read_curve(path: Path) -> CurveEvents:
-    """Return the training curve in the journal at ``path``.
+    """Return the training curve of a job from the file of its events at ``path``.
 
     An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
     are dropped.
@@ -52,7 +54,9 @@ def read_curve(path: Path) -> CurveEvents:
 
 
 def thin(points: Sequence[T], most: int) -> list[T]:
-    """Return at most ``most`` points, evenly spaced, including the first and the last; ``most`` is at least 2.
+    """Return at most ``most`` evenly spaced points of a sequence, including the first and the last point.
+
+    ``most`` is at least 2.
 
     >>> thin(range(11), 3)
     [0, 5, 10]
@@ -63,6 +67,6 @@ def thin(points: Sequence[T], most: int) -> list[T]:
 
 
 def _cut(points: list[Event], step: int) -> None:
-    """Drop the events of ``step`` and later steps."""
+    """Remove the events of ``step`` and later steps from the end of ``points``."""
     while points and points[-1]["step"] >= step:
         points.pop()

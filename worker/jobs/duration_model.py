@@ -1,4 +1,4 @@
-"""How long trainings took against what was expected of them, kept in Redis, so that the next estimates fit."""
+"""Durations of past trainings relative to their estimates, kept in Redis to correct later estimates."""
 
 from typing import cast
 
@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Slowdowns of trainings by kind of device and preset.
+    """Measured slowdown of trainings relative to a reference machine, by kind of device and preset.
 
     A slowdown is the time that a job took over the time that the reference machine needs for the same work
     (``models.training.cost.throughput.ASSUMED``).
@@ -28,7 +28,9 @@ class DurationModel:
         self._key = f"{prefix}pace"  # its name since the first version
 
     def slowdown(self, device: DeviceKind, preset: str) -> float | None:
-        """Return the slowdown of a preset, else that of the latest training on this kind of device.
+        """Return the slowdown of trainings with a preset on a kind of device, relative to a reference machine.
+
+        Falls back to the latest training with any preset on this kind of device.
 
         Returns:
             None where no training has ended on this kind of device.
@@ -42,7 +44,7 @@ class DurationModel:
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Move the slowdown of a job's preset half-way to that of the job.
+        """Update the slowdown of a preset with the duration of a finished training: new = (old + measured) / 2.
 
         Jobs that failed, were interrupted, or had a limit in minutes change nothing.
 

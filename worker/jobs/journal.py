@@ -1,4 +1,4 @@
-"""The journal of a job: a file with one JSON event on each line, read in chunks of bounded size."""
+"""The file of a job's events, one JSON object per line, read in chunks of bounded size."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ Event = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An event and the offset of the byte after its line."""
+    """An event of a job, and the byte offset at which the next line of the file begins."""
 
     end: int
     event: Event
 
 
 class JournalChunk(NamedTuple):
-    """The events of consecutive complete lines, and the offset of the next chunk."""
+    """Events from consecutive lines of a job's event file, and the byte offset of the next chunk."""
 
     entries: list[Entry]
     end: int
@@ -31,7 +31,7 @@ class JournalChunk(NamedTuple):
 
 
 def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
-    """Return the events of the complete lines within ``limit`` bytes from ``offset`` on.
+    """Return the events in the complete lines within ``limit`` bytes from the byte ``offset`` of an event file.
 
     Damaged lines are skipped. ``NaN`` and infinities, which JSON does not have, become None. A missing file counts as
     empty.
@@ -61,7 +61,7 @@ def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> Journal
 
 
 def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
-    """Yield all chunks from ``offset`` to the end of the file."""
+    """Yield chunks of events from the byte ``offset`` to the end of a job's event file."""
     while True:
         chunk = read_chunk(path, offset)
         yield chunk

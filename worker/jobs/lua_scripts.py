@@ -1,4 +1,4 @@
-"""Lua scripts that change job records inside Redis, so that each change is a compare-and-set.
+"""Lua scripts that change job records atomically inside Redis.
 
 Keys, after the prefix:
 

@@ -1,4 +1,4 @@
-"""The record of a job: its fields, its states, and its form in Redis."""
+"""The record of a job: its fields, its statuses, and its conversion to and from a Redis hash."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
-    """Status of a job; a terminal status never changes."""
+    """Status of a job, from queued to a terminal status, which never changes."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -31,7 +31,7 @@ ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
 
 class RequestedAction(StrEnum):
-    """Action that users request of a running job."""
+    """Action that users request for a running job: to go on, to pause or to cancel."""
 
     GO_ON = "go on"
     PAUSE = "pause"
@@ -39,7 +39,7 @@ class RequestedAction(StrEnum):
 
 
 class Job(BaseModel):
-    """Record of a job in the job store; times are UTC."""
+    """Record of a background job in the job store: request, status, progress and result; times are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -75,12 +75,15 @@ class Job(BaseModel):
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt, which is also its fencing token; 0 before the first attempt."""
+        """Number of the newest attempt to run the job; 0 before the first attempt.
+
+        It is also the fencing token.
+        """
         return self.attempts
 
     @property
     def finished(self) -> bool:
-        """Whether the job has a terminal status."""
+        """Whether the job has succeeded, failed or been cancelled."""
         return self.status in TERMINAL
 
 
@@ -88,7 +91,7 @@ _JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result"
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return fields of a job record as texts for a Redis hash, without fields that are None."""
+    """Convert fields of a job record to text values for a Redis hash; fields that are None are left out."""
     encoded = {}
     for name, value in fields.items():
         if name in _JSON_FIELDS:
@@ -101,14 +104,14 @@ def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_hash(fields: Mapping[str, str]) -> Job:
-    """Return the job record in a Redis hash."""
+    """Return the job record that is stored in the fields of a Redis hash."""
     return Job.model_validate(
         {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
     )
 
 
 class JobPage(BaseModel):
-    """A page of jobs, newest first; ``next`` is the cursor of the following page, or None."""
+    """A page of the list of jobs, newest first; ``next`` is the cursor of the following page, or None."""
 
     jobs: list[Job]
     next: str | None = None
@@ -120,7 +123,7 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """Return a new job id of 26 characters that is greater than all earlier ids of this process.
+    """Return a new job id of 26 characters, in ascending order within this process.
 
     It consists of the milliseconds since 1970 and 80 random bits.
     """

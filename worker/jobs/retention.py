@@ -1,4 +1,4 @@
-"""Retention of job files: cleanup after training, reuse by retries, and removal of old jobs."""
+"""Retention of job files: cleanup after training, reuse by retries, and deletion of old jobs."""
 
 import logging
 import os
@@ -16,13 +16,16 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Remove checkpoints and artifact of a job whose model is registered, because the registry has a copy."""
+    """Delete the checkpoints and the artifact of a training job whose model is registered.
+
+    The registry has a copy.
+    """
     for name in ("checkpoints", "artifact"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Link a folder of an earlier job into a job that retries it.
+    """Link the files of an earlier job's folder into the job that retries it.
 
     Returns:
         False if ``source`` does not exist or ``target`` exists already.
@@ -36,7 +39,9 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Link the folder ``name`` of the newest earlier job that has it into the folder of a job that retries it.
+    """Link the folder ``name`` of an earlier job, such as its checkpoints, into the job that retries it.
+
+    The newest earlier job with such a folder is used.
 
     The chain of retries is followed, because a retry that never began has no files.
 
@@ -63,7 +68,7 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Remove records and folders of jobs that ended before the retention time; return how many were removed."""
+    """Delete jobs that ended before the retention time, with their folders; return their number."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:

@@ -1,4 +1,4 @@
-"""Shards of a bulk job, which any number of processes claim one by one.
+"""Shards (ranges of images) of a bulk scoring job, which any number of processes claim one by one.
 
 The shards to do are a sorted set in Redis, each with the end of its claim in milliseconds of the Redis clock, 0 for
 unclaimed shards. This number is also the token of the claim. A claim that expires frees the shard, so a process that
@@ -36,7 +36,7 @@ return token
 
 
 class Shards:
-    """The unfinished shards of one job.
+    """The unfinished shards of a bulk scoring job in Redis; a shard is a range of images.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -48,14 +48,14 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add shards; shards that are present keep their claims."""
+        """Add unfinished shards, given by their numbers; shards that are present keep their claims."""
         unclaimed = dict.fromkeys(map(str, shards), 0)
         if unclaimed:
             with translate_redis_errors():
                 self._client.zadd(self._key, cast(dict[Any, Any], unclaimed), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
-        """Claim the first free shard for ``life_s`` seconds.
+        """Reserve the first free shard for this process for ``life_s`` seconds.
 
         Returns:
             Number of the shard and token of the claim, or None if no shard is free.
@@ -65,7 +65,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend a claim to ``life_s`` seconds from now.
+        """Extend the claim on a shard to ``life_s`` seconds from now.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.
@@ -74,26 +74,26 @@ class Shards:
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
-        """Give up a claim that is still held, so that the shard is free at once."""
+        """Give up the claim on a shard, so that another process can take the shard at once."""
         self.renew(shard, token, 0)
 
     def done(self, shard: int) -> None:
-        """Remove a shard whose result is written."""
+        """Remove a shard from the unfinished shards, because its result is written."""
         with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 
     def left(self) -> int:
-        """Return the number of unfinished shards, including claimed ones."""
+        """Return the number of unfinished shards, including those being scored."""
         with translate_redis_errors():
             return self._client.zcard(self._key)
 
     def free(self) -> int:
-        """Return the number of unclaimed shards."""
+        """Return the number of unfinished shards that no process has claimed."""
         with translate_redis_errors():
             seconds, microseconds = self._client.time()
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
 
     def forget(self) -> None:
-        """Remove all shards of the job."""
+        """Remove all shards of the job from Redis."""
         with translate_redis_errors():
             self._client.delete(self._key)

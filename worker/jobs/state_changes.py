@@ -1,4 +1,4 @@
-"""State changes of jobs, read without blocking from a stream in the job store."""
+"""Status changes of jobs, read asynchronously from a Redis stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONNECTIONS = 8
 
 
 class StateChange(NamedTuple):
-    """A change of a job's status; its id begins with the milliseconds of the Redis clock."""
+    """A change of a job's status, with the attempt and the worker."""
 
     id: str
     status: Status
@@ -28,12 +28,12 @@ class StateChange(NamedTuple):
 
     @property
     def time_ms(self) -> int:
-        """Time of the change in milliseconds of the Redis clock."""
+        """Time of the change in milliseconds since 1970, by the clock of the Redis server."""
         return int(self.id.partition("-")[0])
 
 
 class StateChanges(NamedTuple):
-    """State changes after a given one, with the status of the job and the Redis time at the moment of reading.
+    """Status changes of a job since the last read, with its current status and the time of reading.
 
     No later change has an earlier time than ``clock_ms``. ``status`` is None if the job does not exist.
     """
@@ -44,12 +44,12 @@ class StateChanges(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether the job has a terminal status, so that no change will follow."""
+        """Whether the job has ended, so that no further change will follow."""
         return self.status in TERMINAL
 
 
 class ChangeReader:
-    """Asynchronous reader of state changes, shared by all requests of a process."""
+    """Asynchronous reader of the status changes of jobs, shared by all requests of a process."""
 
     def __init__(self, settings: Settings) -> None:
         # Readers share a few connections; a reader that gets none in time reports an outage.
@@ -67,7 +67,9 @@ class ChangeReader:
         self._prefix = settings.key_prefix
 
     async def after(self, job_id: str, change_id: str = START) -> StateChanges:
-        """Return the state changes of a job after the change ``change_id``; a removed job has none.
+        """Return the status changes of a job after the change with the id ``change_id``.
+
+        A removed job has none.
 
         Raises:
             BrokerDown: Redis does not answer in time.
@@ -85,5 +87,5 @@ class ChangeReader:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         await self._client.aclose()

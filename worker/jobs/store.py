@@ -1,4 +1,4 @@
-"""The job store: job records in Redis, changed by compare-and-set only."""
+"""The job store: records of background jobs in Redis, each changed atomically."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -19,7 +19,9 @@ Ids = list[str]
 
 
 class JobStore(LeaseStore):
-    """The job store: everything that users, service and reconciler do with job records, and the leases of workers.
+    """Store of background jobs in Redis: creates, lists, changes and deletes their records.
+
+    It also holds the leases of workers, see ``LeaseStore``.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
 
@@ -35,12 +37,12 @@ class JobStore(LeaseStore):
         self.lines = WaitingLines(client, prefix)
 
     def ping(self) -> None:
-        """Check that Redis answers."""
+        """Check that the Redis server answers."""
         with translate_redis_errors():
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
-        """Store a new queued job, unless the same request was stored before.
+        """Store a new queued job, or return the earlier job of a request with the same idempotency key.
 
         Args:
             job: Record of the new job.
@@ -62,7 +64,7 @@ class JobStore(LeaseStore):
         return self.get(job_id), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that was stored with this idempotency key, or None for a new key.
+        """Return the job that was created with an idempotency key, or None if the key is new.
 
         Raises:
             IdempotencyConflict: The key was used with another fingerprint.
@@ -80,7 +82,7 @@ class JobStore(LeaseStore):
             return None
 
     def get(self, job_id: str) -> Job:
-        """Return the record of a job.
+        """Return the record of the job with a given id.
 
         Raises:
             JobNotFound: No job has this id.
@@ -98,7 +100,7 @@ class JobStore(LeaseStore):
         status: Status | None = None,
         type: JobType | None = None,
     ) -> JobPage:
-        """Return a page of jobs, newest first.
+        """Return a page of the list of jobs, newest first.
 
         Args:
             after: Cursor: only jobs created before this one are listed.
@@ -142,12 +144,12 @@ class JobStore(LeaseStore):
         return JobPage(jobs=matching[:limit], next=matching[limit - 1].id if more else None)
 
     def count(self, status: Status) -> int:
-        """Return the number of jobs with this status."""
+        """Return the number of jobs with a given status."""
         with translate_redis_errors():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
-        """Cancel a waiting job at once, or ask a running job to stop; return its record.
+        """Cancel a waiting job at once, or ask a running job to stop; return the job's record.
 
         Raises:
             JobNotFound: No job has this id.
@@ -157,7 +159,7 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_pause(self, job_id: str) -> Job:
-        """Pause a queued job at once, or ask a running job to stop; return its record.
+        """Pause a queued job at once, or ask a running job to stop; return the job's record.
 
         Raises:
             JobNotFound: No job has this id.
@@ -168,7 +170,7 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job first in line, or withdraw a pause that is not yet in effect.
+        """Queue a paused job before all waiting jobs, or withdraw a pause that is not yet in effect.
 
         Returns:
             The record, and whether the job needs a new message.
@@ -189,17 +191,17 @@ class JobStore(LeaseStore):
             raise JobConflict(f"job {job_id} is {state}")
 
     def finished_before(self, age_s: float, limit: int) -> Ids:
-        """Return the ids of at most ``limit`` jobs that ended more than ``age_s`` seconds ago, the oldest first."""
+        """Return the ids of at most ``limit`` jobs that ended over ``age_s`` seconds ago, oldest first."""
         with translate_redis_errors():
             latest = float(self._clock_ms()) - age_s * 1000
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def forget(self, job_id: str) -> None:
-        """Remove the record of a finished job; other jobs are kept."""
+        """Delete the record of a job that has ended; other jobs are kept."""
         self._run(lua.FORGET, job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return the unfinished shards of a bulk job."""
+        """Return the unfinished shards (ranges of images) of a bulk scoring job."""
         return Shards(self._client, self._prefix, job_id)
 
 

@@ -1,4 +1,4 @@
-"""Submission of jobs: the record is stored first, then its id is sent to Celery."""
+"""Submission of jobs: a job's record is stored first, then its id is sent to workers by Celery."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
-    """Return the queue of a training job; ``auto`` selects a GPU if a running worker has one.
+    """Return the queue for a training job on a kind of device; ``auto`` selects a GPU if a worker has one.
 
     Raises:
         BrokerDown: Redis does not answer.
@@ -48,7 +48,7 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Queue a training job with validated arguments and return its record.
+    """Store and queue a training job with validated arguments, and return its record.
 
     The call blocks for a few seconds at most and must not be made from an event loop.
 
@@ -93,7 +93,7 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Queue a job that scores, calibrates or evaluates a model, and return its record.
+    """Store and queue a job that scores, calibrates or evaluates with a model, and return its record.
 
     Args:
         store: Job store.
@@ -120,7 +120,7 @@ def submit_on_model(
 
 
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queue a new job that retries a failed or cancelled job from its newest checkpoint.
+    """Queue a new job that continues a failed or cancelled job from its newest checkpoint.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
     same job.
@@ -141,7 +141,7 @@ def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queue a paused job again, first in line, and return its record.
+    """Queue a paused job again, before all waiting jobs, and return its record.
 
     Raises:
         JobNotFound: No job has this id.
@@ -155,7 +155,7 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send the id of a job to its queue, ahead of all other jobs if ``first`` is set.
+    """Send the id of a job to the queue of its workers, before all waiting jobs if ``first`` is set.
 
     Raises:
         BrokerDown: The broker takes no messages.
@@ -173,7 +173,7 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send the id of a queued job again, first in line; return False if it is no longer queued.
+    """Send a queued job's id to its queue again, before all waiting jobs; return False if it is not queued.
 
     Raises:
         BrokerDown: The broker takes no messages.

@@ -1,4 +1,4 @@
-"""The waiting lines of queued jobs: positions, lengths, and lost messages.
+"""The waiting jobs of each queue: positions, lengths, and detection of lost messages.
 
 Each queue has two lines. Jobs that were interrupted or resumed wait in the first line, which is served first.
 """
@@ -15,7 +15,7 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """The queued jobs of all queues, in the order in which workers take them.
+    """The waiting jobs of all queues in Redis, in the order in which workers take them.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -31,7 +31,7 @@ class WaitingLines:
             return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
 
     def position(self, job: Job) -> int | None:
-        """Return how many jobs of its queue are served before ``job``, or None if it does not wait."""
+        """Return the number of waiting jobs before ``job`` in its queue, or None if it does not wait."""
         first, others = self._line(job.queue, True), self._line(job.queue, False)
         with translate_redis_errors():
             pipe = self._client.pipeline()
@@ -46,7 +46,7 @@ class WaitingLines:
     def lost_messages(
         self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500
     ) -> list[str]:
-        """Return the ids of jobs that still wait in a line although the broker has lost their message.
+        """Return the ids of jobs that wait in a queue although their message to workers is lost.
 
         A job may wait for hours behind others, so age alone proves nothing. A message is lost if its line holds no
         messages at all, or if a job that was sent later to the same line has been taken already.
@@ -68,12 +68,18 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job to the first line, for a new message; return False if it is no longer queued."""
+        """Move a queued job before all waiting jobs; return False if it is no longer queued.
+
+        A new message is sent for it afterwards.
+        """
         with translate_redis_errors():
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return the number of messages in the broker's lists ``keys``, see ``celery_app.queue_keys``."""
+        """Return the total number of messages in the given Redis lists of the broker.
+
+        The keys of the lists come from ``celery_app.queue_keys``.
+        """
         with translate_redis_errors():
             return sum(self._client.llen(key) for key in keys)
 

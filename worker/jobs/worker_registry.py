@@ -1,4 +1,4 @@
-"""The registry of running workers: an entry for each worker that expires unless it is renewed."""
+"""The registry of running workers in Redis: a worker's entry expires unless it is renewed."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """State of a worker."""
+    """State of a worker process: idle, busy, or not receiving messages."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -24,7 +24,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerInfo(BaseModel):
-    """Description of a running worker."""
+    """Description of a running worker process: its device, its queues, its memory and its current job."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +39,7 @@ class WorkerInfo(BaseModel):
 
 
 class WorkerRegistry:
-    """Reader and writer of the workers' entries in Redis.
+    """Registry of the running worker processes in Redis, whose entries expire unless renewed.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -50,7 +50,7 @@ class WorkerRegistry:
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        """Write the entry of a worker, valid for ``life_s`` seconds."""
+        """Write or renew the entry of a worker, valid for ``life_s`` seconds."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.sadd(self._index, worker.name)
@@ -58,7 +58,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def withdraw(self, name: str) -> None:
-        """Remove the entry of a worker."""
+        """Remove the entry of a worker that stops."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.srem(self._index, name)

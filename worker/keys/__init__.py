@@ -1,1 +1,1 @@
-"""API keys: the file that stores them, their roles, and the first key."""
+"""API keys: the file that stores them, their roles, and the creation of the first key."""

@@ -1,4 +1,4 @@
-"""The file of API keys, ``home/keys.json``: names, roles and limits of keys, and a hash of each secret."""
+"""The file of API keys, ``home/keys.json``: names, roles, limits, and a hash of each key."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class KeysUnreadable(ValueError):
-    """The file of keys is damaged or cannot be read."""
+    """Error: the file of API keys is damaged or cannot be read."""
 
 
 class KeyConflict(ValueError):
-    """The requested change of the keys is not possible."""
+    """Error: a change of the API keys is not possible, for example because a name is taken."""
 
 
 class _KeyModel(BaseModel):
@@ -40,14 +40,14 @@ class _KeyModel(BaseModel):
 
 
 class ReplacedSecret(_KeyModel):
-    """The earlier secret of a rotated key, valid until the end of the overlap."""
+    """The earlier secret of an API key that was rotated, valid for a limited time."""
 
     digest: Digest
     until: AwareDatetime
 
 
 class StoredKey(_KeyModel):
-    """An API key as it is stored: everything but the secret itself."""
+    """An API key as stored in the key file: name, role, limits and a hash instead of the secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     name: Name
@@ -62,13 +62,16 @@ class StoredKey(_KeyModel):
     images: Rate | None = Field(None, description="Largest rate of images, scored or sampled, such as 10000/hour.")
 
     def state(self, now: datetime) -> KeyState:
-        """Return whether the key is active, expired or revoked at the time ``now``."""
+        """Return whether the API key is active, expired or revoked at the time ``now``."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return, in constant time, whether ``given`` is the digest of the current or a still valid earlier secret."""
+        """Return, in constant time, whether the digest ``given`` belongs to this API key at the time ``now``.
+
+        The earlier secret of a rotated key counts while it is valid.
+        """
         current = hmac.compare_digest(self.digest, given)
         if self.replaced is None or self.replaced.until <= now:
             return current
@@ -81,7 +84,7 @@ class _Content(_KeyModel):
 
 
 def digest_of(text: str) -> str:
-    """Return the SHA-256 digest under which a key is stored.
+    """Return the SHA-256 digest, in hexadecimal, by which the text of an API key is stored.
 
     A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
     make every request slower.
@@ -90,13 +93,13 @@ def digest_of(text: str) -> str:
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in the text of a key, ``snf_<id>_<secret>``, or None if the text has another form."""
+    """Return the id in the text of an API key, ``snf_<id>_<secret>``, or None if the text has another form."""
     match = TEXT.fullmatch(text)
     return match[1] if match else None
 
 
 class KeyFile:
-    """The API keys of one ``home``, safe for several processes that read and change them at the same time.
+    """The file of API keys, safe for several processes that read and change it at the same time.
 
     Every method raises ``KeysUnreadable`` if the file is damaged, and ``OSError`` if it cannot be accessed.
     """
@@ -105,7 +108,7 @@ class KeyFile:
         self.path = path
 
     def read(self) -> tuple[StoredKey, ...]:
-        """Return all keys, including expired and revoked ones.
+        """Return all API keys in the file, including expired and revoked keys.
 
         Raises:
             FileNotFoundError: There is no file of keys.
@@ -135,7 +138,7 @@ class KeyFile:
         images: str | None = None,
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
-        """Create a key and return it together with its text, which is stored nowhere.
+        """Create an API key, and return it together with its text, which is stored nowhere.
 
         Args:
             name: Name of the key.
@@ -170,7 +173,7 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Store a text that callers already use as a key; add a number to ``name`` if it is taken.
+        """Store an existing text as an API key; add a number to ``name`` if the name is taken.
 
         Returns:
             The new key, or None if the text was stored before.
@@ -194,7 +197,7 @@ class KeyFile:
         return key
 
     def revoke(self, ref: str) -> StoredKey:
-        """Revoke the key with the id or name ``ref`` for good and return it.
+        """Revoke the API key with the id or name ``ref`` permanently, and return it.
 
         Raises:
             KeyConflict: No valid key has this id or name.
@@ -207,7 +210,7 @@ class KeyFile:
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Give a key another secret; the earlier secret stays valid for ``overlap``.
+        """Replace the secret of an API key; the earlier secret stays valid for the time ``overlap``.
 
         Returns:
             The key and the text with its new secret.
@@ -239,7 +242,7 @@ class KeyFile:
 
 
 def _find(keys: Sequence[StoredKey], ref: str) -> StoredKey:
-    """Return the key with this id, or else the key with this name that is not revoked."""
+    """Return the API key with the id ``ref``, or else the key with this name that is not revoked."""
     matching = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
     if not matching:
         raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")

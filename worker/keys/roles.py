@@ -1,4 +1,4 @@
-"""Roles of API keys, from ``read`` to ``admin``."""
+"""Roles of API keys, ordered from ``read`` to ``admin``."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def includes(held: Role, needed: Role) -> bool:
-    """Return whether the role ``held`` has all permissions of the role ``needed``."""
+    """Return whether a role includes all permissions of another role, as ``admin`` includes ``read``."""
     return ROLES.index(held) >= ROLES.index(needed)

@@ -1,1 +1,1 @@
-"""The processes that ``snf up`` and ``snf worker`` start and restart."""
+"""Start and supervision of all processes on a machine, behind ``snf up`` and ``snf worker``."""

@@ -1,4 +1,4 @@
-"""Child processes of an installation, restarted with growing pauses when they die."""
+"""Child processes that are restarted with growing pauses when they die."""
 
 import logging
 import signal
@@ -19,7 +19,7 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class ChildProcess:
-    """A Python module that runs as a process of its own and is restarted when it dies.
+    """A Python module that runs as a child process, with restarts and growing pauses after crashes.
 
     Its output goes to ``home/logs/<name>.out``.
 
@@ -44,11 +44,11 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, or None while the process does not run."""
+        """Process id, or None while the process is not running."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that Ctrl-C reaches the launcher alone."""
+        """Start the process in a session of its own, so that Ctrl-C does not reach it."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
         lifeline = Lifeline()
@@ -71,7 +71,7 @@ class ChildProcess:
         self._restart_at = None
 
     def restart_if_dead(self) -> str | None:
-        """Note the death of the process, or restart it once its pause is over.
+        """Detect that the process has died, and restart it after a pause; call this regularly.
 
         Returns:
             A message for the user, or None if nothing happened.
@@ -93,13 +93,13 @@ class ChildProcess:
         return f"{self.name} ended {end}, see {self._output}; starting it again in {pause:g} s"
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to the process."""
+        """Send SIGTERM to the process, and cancel a pending restart."""
         self._restart_at = None
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the end of the process, and kill it at ``deadline``, in seconds of the monotonic clock."""
+        """Wait for the process to exit; kill it at ``deadline``, in seconds of the monotonic clock."""
         if self._process is None:
             return
         try:
@@ -110,7 +110,7 @@ class ChildProcess:
         self._forget()
 
     def output_tail(self) -> str:
-        """Return the last lines of the process's output, with the name of the file."""
+        """Return the last 15 lines that the process printed, with the name of their file."""
         if not self._output.exists():
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -124,7 +124,7 @@ class ChildProcess:
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
-    """Restart the dead processes whose pause is over, and pass a message about each to ``echo``."""
+    """Restart child processes that have died, and pass a message about each to ``echo``."""
     for process in processes:
         message = process.restart_if_dead()
         if message is not None:
@@ -133,7 +133,10 @@ def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None])
 
 
 def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
-    """Ask all processes to stop, and kill those that still run at ``deadline``, in seconds of the monotonic clock."""
+    """Ask child processes to stop, and kill those still running at ``deadline``.
+
+    The deadline is in seconds of the monotonic clock.
+    """
     for process in processes:
         process.ask_to_stop()
     for process in processes:

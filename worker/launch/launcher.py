@@ -1,4 +1,4 @@
-"""The launcher behind ``snf up``: it runs broker, workers and service as child processes."""
+"""The launcher behind ``snf up``: it runs broker, workers and HTTP service as child processes."""
 
 import logging
 import signal
@@ -34,7 +34,7 @@ def supervise(
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Run a whole installation on this machine until SIGINT or SIGTERM.
+    """Run broker, workers and HTTP service on this machine until SIGINT or SIGTERM.
 
     Args:
         settings: Settings of all processes.
@@ -78,7 +78,7 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """Broker, workers and service of one running installation."""
+    """The broker, worker and HTTP service processes of a running installation."""
 
     def __init__(
         self,
@@ -97,7 +97,10 @@ class Installation:
         self._others = [*worker_processes(settings, worker), ChildProcess("service", service, settings, keys)]
 
     def run(self) -> int:
-        """Start all processes, print the address, and restart processes that die; return the exit code."""
+        """Start all processes, print the address, and restart processes that die.
+
+        Returns the exit code.
+        """
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
@@ -114,7 +117,7 @@ class Installation:
         return 0
 
     def close(self) -> None:
-        """Stop all processes, the broker last: workers record interrupted jobs in it."""
+        """Stop all processes, the broker last because workers store interrupted jobs in it."""
         self._echo("stopping ...")
         stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
@@ -175,7 +178,7 @@ class Installation:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Return why no server can listen on an address, or None if the address is free."""
+    """Return why a network address cannot be listened on, or None if it is free."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -191,13 +194,13 @@ def port_problem(host: str, port: int) -> str | None:
 
 
 def address(settings: Settings) -> str:
-    """Return the URL of the service as seen from this machine."""
+    """Return the URL of the HTTP service as seen from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def welcome(settings: Settings, seconds: float) -> str:
-    """Return the text that is printed once everything is ready."""
+    """Return the text that ``snf up`` prints once the service is ready."""
     url = address(settings)
     key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
     image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))

@@ -1,4 +1,4 @@
-"""The worker processes of one machine: start, restart, and health check."""
+"""Worker processes of a machine: start, restart and health check."""
 
 import signal
 import socket
@@ -20,7 +20,7 @@ from worker.settings import Settings
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return a worker process, not yet started, for each device that can serve a wanted queue.
+    """Return a worker process, not yet started, for each device that can run jobs of the wanted queues.
 
     The workers share the memory of the machine, see ``training_memory``.
 
@@ -52,7 +52,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Run the workers of this machine until SIGTERM or SIGINT.
+    """Start the worker processes of this machine, and restart those that die, until SIGTERM or SIGINT.
 
     A single device is served by this process, several devices by one child process each.
 
@@ -84,7 +84,7 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Check that every worker that the settings ask for is alive and receives jobs.
+    """Check that every expected worker process of this machine is alive and receives jobs.
 
     In an outage of the broker all workers count as healthy. They cannot announce themselves then, and a restart would
     interrupt their jobs without repairing the broker.

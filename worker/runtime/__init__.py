@@ -1,1 +1,1 @@
-"""The worker process: it takes jobs from queues, supervises their attempts, and announces itself."""
+"""The worker process: it takes jobs from queues, supervises their processes, and announces itself."""

@@ -1,4 +1,4 @@
-"""The thread that announces a running worker to the worker registry."""
+"""Thread that keeps the entry of a running worker in the worker registry up to date."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Thread that renews a worker's entry in the worker registry until it is stopped.
+    """Thread that announces a running worker: it renews the worker's entry in the registry in Redis.
 
     Args:
         registry: Registry to write to.
@@ -54,11 +54,11 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that announces the worker."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and remove the worker's entry."""
+        """Stop the announcements, and remove the worker's entry from the registry."""
         self._stop.set()
         self._thread.join(timeout=10)
         try:

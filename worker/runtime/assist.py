@@ -1,4 +1,4 @@
-"""Assistance with bulk jobs: idle workers score shards of a job that another worker runs."""
+"""Assistance with bulk scoring: idle workers score a part of a job that another worker runs."""
 
 import logging
 import threading
@@ -29,7 +29,7 @@ _CALL_S = 60
 
 
 def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
-    """Ask idle workers to assist with a bulk job.
+    """Ask idle workers to help with a bulk scoring job.
 
     Args:
         celery: Celery application that sends the messages.
@@ -56,7 +56,7 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
 
 
 class Assistant:
-    """Runner of processes that score shards of other workers' bulk jobs.
+    """Runner of child processes that help with a bulk scoring job of another worker.
 
     A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
 
@@ -85,7 +85,7 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Assist with a job until no shard is free or this worker has other work.
+        """Help with a bulk scoring job until all its images are taken or this worker has other work.
 
         Returns:
             Exit code of the process, or None if none was started.

@@ -1,4 +1,4 @@
-"""The monitor of a running attempt: it renews the lease, records progress, and stops the process when asked."""
+"""Monitor of a job's running process: it renews the lease, records progress, and stops the process on request."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """Monitor of the process of one attempt.
+    """Monitor of the process that runs an attempt of a job: renews the lease and records progress.
 
     Attributes:
         stale: Whether the attempt lost its lease.
@@ -42,7 +42,7 @@ class AttemptMonitor:
         self.stalled = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
-        """Watch a process until it ends, and return its exit code.
+        """Watch the process of a job until it ends, and return its exit code.
 
         Args:
             process: Process of the attempt.

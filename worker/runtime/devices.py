@@ -1,4 +1,4 @@
-"""Devices that run jobs, found without PyTorch. Each device has a worker process that runs one job at a time."""
+"""Devices that run jobs, found without PyTorch; each device has its own worker process."""
 
 import shutil
 import subprocess
@@ -10,7 +10,9 @@ AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """Return the devices that ``SNF_DEVICES`` selects; ``auto`` stands for all NVIDIA GPUs of this machine and its CPU.
+    """Return the names of the devices that run jobs, such as ``cpu``, selected by ``SNF_DEVICES``.
+
+    ``auto`` stands for all NVIDIA GPUs of this machine and its CPU.
 
     >>> find_devices(["cuda:1", "cpu", "cpu"])
     ['cuda:1', 'cpu']
@@ -27,12 +29,12 @@ def kind_of(device: str) -> DeviceKind:
 
 
 def queues_of(device: str) -> list[Queue]:
-    """Return the queues whose jobs can run on a device."""
+    """Return the queues whose jobs a device can run."""
     return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
 
 
 def process_name(device: str) -> str:
-    """Return the name of a device's worker process in messages and log files.
+    """Return the name of a device's worker process, as used in messages and log files.
 
     >>> process_name("cpu"), process_name("cuda:0")
     ('worker', 'worker-cuda-0')
@@ -41,7 +43,7 @@ def process_name(device: str) -> str:
 
 
 def variables(device: str) -> dict[str, str]:
-    """Return the environment variables that hide all other devices from a child process."""
+    """Return environment variables that hide all other devices from a child process."""
     return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
 
 

@@ -1,4 +1,4 @@
-"""Safe child processes: a pipe that detects the death of their parent, and an environment without API keys.
+"""Child processes that detect the death of their parent by a pipe, and inherit no API keys.
 
 The parent keeps the writing end of the pipe and passes the reading end in ``SNF_LIFELINE_FD``. End of file means that
 the parent is gone, on every platform and even after ``kill -9``. ``python -m worker.runtime.lifeline MODULE`` runs a
@@ -26,7 +26,7 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of this process without its API keys, with ``changes`` applied in order."""
+    """Return the environment variables for a child process: without API keys, with ``changes`` applied."""
     variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
     for change in changes:
         variables |= change
@@ -34,7 +34,7 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """Pipe that lets a child process detect the death of its parent; this class is the parent's side.
+    """Pipe, held by a parent process, whose end of file shows a child that the parent has died.
 
     Pass ``fd`` to the child with ``pass_fds`` and ``environment`` with its variables.
     """
@@ -44,23 +44,23 @@ class Lifeline:
         self.environment = {VARIABLE: str(self.fd)}
 
     def passed(self) -> None:
-        """Close this process's copy of the reading end after the child was started."""
+        """Close the parent's copy of the reading end, after the child process was started."""
         os.close(self.fd)
 
     def send(self, message: bytes) -> None:
-        """Send a message of one byte to the child, if it still runs."""
+        """Send a message of one byte to the child process, if it is still running."""
         try:
             os.write(self._writing, message)
         except BrokenPipeError:
             return
 
     def close(self) -> None:
-        """Close the writing end, so that the child reads end of file."""
+        """Close the parent's end of the pipe, which the child reads as the death of its parent."""
         os.close(self._writing)
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Watch the lifeline of this process in a thread.
+    """Start a thread that calls a function when the parent process sends a message or dies.
 
     Args:
         on_message: Function that is called with each message of the parent.
@@ -93,7 +93,10 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run the module that the command line names; send it SIGTERM, later SIGKILL, when the parent is gone."""
+    """Run the Python module named on the command line, and stop it when the parent process dies.
+
+    It is sent SIGTERM, later SIGKILL.
+    """
     relax_gc()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

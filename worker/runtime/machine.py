@@ -1,4 +1,4 @@
-"""Memory of this machine or its container, and the share of it that a training process gets."""
+"""Memory of this machine or container, and the share that a training process may use."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SMALLEST = 2 * 2**30
 def memory_of_this_machine(
     groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Return the bytes of memory that this process may use, by the machine and by its control groups."""
+    """Return the memory in bytes that this process may use, within its container; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -25,7 +25,7 @@ def memory_of_this_machine(
 
 
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
-    """Return the bytes of memory that one training process may allocate.
+    """Return the memory in bytes that a training process may allocate, or None for no limit.
 
     The setting ``SNF_TRAIN_MEMORY_BYTES`` counts if it is given. Otherwise 80 % of the memory is shared evenly by the
     workers, with at least 2 GiB each. On a GPU there is no limit, because its driver

@@ -1,4 +1,4 @@
-"""The worker process of one device: a Celery worker with one thread, the reconciler and the watchdog.
+"""The worker process of one device: a Celery worker with one thread, and the threads that watch over it.
 
 The process never imports PyTorch. Attempts of jobs run in processes that it starts.
 """
@@ -37,7 +37,7 @@ NOT_RECEIVING = 70
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Run the jobs of one device until SIGTERM or SIGINT.
+    """Take and run the jobs of one device until SIGTERM or SIGINT.
 
     A running job then writes its checkpoint and is queued again.
 
@@ -129,7 +129,7 @@ def _lose_the_connection() -> None:
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Log the settings of an external server that may lose jobs."""
+    """Log a warning for each setting of an external Redis server with which jobs may be lost."""
     try:
         for risk in durability_risks(client):
             log.warning("the Redis server may lose jobs: %s", risk)
@@ -138,7 +138,7 @@ def warn_of_durability_risks(client: redis.Redis) -> None:
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """Return the queues that a device can serve and the settings allow.
+    """Return the queues whose jobs a device can run and the settings allow.
 
     Raises:
         ValueError: There is no such queue.
@@ -153,7 +153,7 @@ def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
 
 
 def main() -> int:
-    """Run the worker of one device: the entry point of ``python -m worker.runtime.main``."""
+    """Run the worker process of one device: the entry point of ``python -m worker.runtime.main``."""
     settings = load_settings()
     configure_logging(settings, process_name(settings.devices[0]))
     return run_worker(settings)

@@ -1,4 +1,4 @@
-"""The process of an attempt: its start, its exit codes, and its end by request or by force."""
+"""The process that runs an attempt of a job: its start, its exit codes, and its end by request or by force."""
 
 import contextlib
 import os
@@ -15,7 +15,10 @@ from worker.runtime.lifeline import Lifeline, child_environment
 
 
 class ExitCode(IntEnum):
-    """Exit codes of an attempt; any other exit code means that the process died, and the attempt is repeated."""
+    """Exit codes of the process that runs a job.
+
+    Any other exit code means that the process died, and the attempt is repeated.
+    """
 
     DONE = 0
     REFUSED = 65  # another attempt would fail as well; the last `error` event names the cause
@@ -25,7 +28,7 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason to stop an attempt, as sent to its process; it determines the exit code."""
+    """Reason why the process of a job is asked to stop; it determines the exit code."""
 
     CANCEL = "c"
     PREEMPT = "p"
@@ -35,12 +38,12 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    """Return the command that runs an attempt of the job in ``folder``."""
+    """Return the command line that runs an attempt of the job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
 
 
 class AttemptProcess:
-    """A running process of an attempt, in a process group of its own.
+    """A running child process that executes an attempt of a job, in its own process group.
 
     Its output goes to ``trainer.log`` in the folder of the job.
 
@@ -79,7 +82,7 @@ class AttemptProcess:
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Wait for the process for ``timeout`` seconds, and kill it if its time to stop is over.
+        """Wait up to ``timeout`` seconds for the process to exit; kill it if its grace period is over.
 
         Returns:
             The exit code, negative for a signal, or None while the process runs.
@@ -105,7 +108,7 @@ class AttemptProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill what is left of the process group and close the lifeline."""
+        """Kill all remaining child processes of the attempt, and close the pipe to it."""
         # Also after a regular end: no child of the process may outlive the attempt.
         with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)
@@ -114,12 +117,12 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command that scores shards of the bulk job in ``folder`` for another worker."""
+    """Return the command line that helps with the bulk scoring job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:
-    """Return a description of the exit code of a process that died."""
+    """Return a sentence that explains the exit code of a job's process that died."""
     if code == -signal.SIGKILL:
         return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:

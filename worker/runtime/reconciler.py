@@ -1,4 +1,4 @@
-"""The reconciler: a thread that repairs jobs after crashes and removes old jobs.
+"""The reconciler: a thread that repairs jobs after crashes of workers and deletes old jobs.
 
 It queues jobs whose worker vanished, sends lost messages again, and calls assistants for bulk jobs.
 """
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Thread that sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time."""
+    """Thread that regularly repairs jobs of crashed workers and deletes old jobs.
+
+    It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time.
+    """
 
     def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
         self._store = store
@@ -38,17 +41,17 @@ class Reconciler:
         self._leases_quiet_until = 0.0
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that repairs jobs."""
         self._let_leases_rest(0)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after the current sweep."""
+        """Stop the thread after the job store sweep in progress."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """Repair jobs once and return how many were moved, sent again or removed.
+        """Repair jobs after crashes once; return how many were requeued, sent again or deleted.
 
         Raises:
             BrokerDown: Redis does not answer.

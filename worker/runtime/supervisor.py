@@ -1,4 +1,4 @@
-"""The supervisor of attempts: it takes the lease of a job, runs a process, and records how the attempt ended."""
+"""The supervisor: it takes the lease of a job, runs the job in a process, and records the outcome."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Result of an attempt, or the fact that none was started."""
+    """Result of running an attempt of a job, or the reason why none was started."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
     SUCCEEDED = "succeeded"
@@ -57,12 +57,12 @@ _OUTCOMES = {
 
 
 def worker_name() -> str:
-    """Return the name of this worker process in leases, ``host:pid``."""
+    """Return the name of this worker process, ``host:pid``."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Supervisor:
-    """Runner of job attempts on one device, one at a time.
+    """Runner of jobs on one device, one at a time, each in a child process.
 
     Args:
         store: Job store.
@@ -70,7 +70,7 @@ class Supervisor:
         stopping: Event that makes a running attempt write its checkpoint and exit.
         command: Function that returns the command of an attempt.
         device: Device that attempts run on.
-        pace: Store of measured speeds, None to measure nothing.
+        durations: Store of the durations of trainings; None to store nothing.
         on_start: Function that is called with a job whose attempt has started.
     """
 
@@ -96,16 +96,16 @@ class Supervisor:
 
     @property
     def back_off_s(self) -> float:
-        """Seconds to wait before the next job, after attempts that crashed in a row on this machine."""
+        """Seconds to wait before the next job, growing with the crashes in a row on this machine."""
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
     @property
     def job(self) -> str | None:
-        """Id of the current job, or None."""
+        """Id of the job that is running, or None."""
         return self._job_id
 
     def run(self, job_id: str) -> Outcome:
-        """Run one attempt of a job to its end.
+        """Run one attempt of a job in a child process until it ends, and record the result.
 
         The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
         count as one that failed.
@@ -248,7 +248,7 @@ class Supervisor:
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """Return the environment variables of a process that works on a job with this device."""
+    """Return the environment variables for a child process that works on a job with a given device."""
     environment = settings.environment() | variables(device)
     if settings.train_threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.train_threads)

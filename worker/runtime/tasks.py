@@ -1,4 +1,4 @@
-"""The Celery tasks of a worker and the pool of threads that runs them."""
+"""The Celery tasks of a worker, and the thread pool that runs them."""
 
 import logging
 import threading
@@ -27,7 +27,7 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Register the tasks of a worker: running an attempt of a job, and assisting with a bulk job."""
+    """Register the Celery tasks of a worker: to run a job, and to help with a bulk scoring job."""
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():
@@ -49,13 +49,13 @@ def register_tasks(
 
 
 class WakingThreads(TaskPool):  # type: ignore[misc]
-    """Celery's pool of threads, extended to wake the event loop when a task ends.
+    """Celery thread pool that wakes the event loop as soon as a task ends.
 
     The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
     """
 
     def on_apply(self, *args: Any, **options: Any) -> Any:
-        """Run a task in a thread."""
+        """Run a task in a thread of the pool."""
         result = super().on_apply(*args, **options)
         result.f.add_done_callback(lambda _future: _wake())
         return result

@@ -1,4 +1,4 @@
-"""The watchdog of a worker: it detects that messages wait but none arrives, and reconnects or ends the worker."""
+"""The watchdog: it detects a worker that no longer receives messages, and reconnects or ends it."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ _RECONNECTING_S = 8.0
 
 
 class Watchdog:
-    """Thread that makes a worker without messages reconnect, and ends the worker if that does not help.
+    """Thread that reconnects a worker which no longer receives messages, and ends it if that does not help.
 
     A worker without a task whose queues hold messages for twice ``dispatch_seconds`` does not receive. After that time
     ``reconnect`` is called, and after the same time again ``give_up``.
@@ -48,12 +48,12 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether the worker receives messages, as far as known."""
+        """Whether the worker is receiving messages, as far as is known."""
         return not self._reconnected
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Note that a message arrived, and that the worker is busy for the duration of the block."""
+        """Context manager that marks the worker as busy with a message that has arrived."""
         self._begin(in_hand=True)
         try:
             yield
@@ -61,16 +61,19 @@ class Watchdog:
             self._begin(in_hand=False)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that checks the worker."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread."""
+        """Stop the thread that checks the worker."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def check(self, now: float) -> None:
-        """Check the worker at the time ``now``, in seconds of the monotonic clock, and act if necessary."""
+        """Reconnect or end the worker if messages have waited too long at the time ``now``.
+
+        ``now`` is in seconds of the monotonic clock.
+        """
         try:
             waiting = self._store.lines.message_count(self._keys)
         except BrokerDown:

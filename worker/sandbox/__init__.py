@@ -1,1 +1,1 @@
-"""Processes with limits of memory and time, for work on files from unknown sources."""
+"""Processes with limited memory and time, which open files from unknown sources."""

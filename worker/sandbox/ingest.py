@@ -1,4 +1,4 @@
-"""Reading of an uploaded dataset in a limited process, ``python -m worker.sandbox.ingest``."""
+"""Reading of an uploaded dataset in a process with limits, ``python -m worker.sandbox.ingest``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -31,7 +31,9 @@ WALL_FACTOR = 4
 def ingest(
     store: DatasetStore, name: str, sources: Sequence[Source], settings: Settings, progress: Callable[[int, int], None]
 ) -> DatasetReport:
-    """Create a dataset from uploaded files and return its report; this process never opens the files.
+    """Create a dataset from uploaded files in a process with limits, and return its validation report.
+
+    This process never opens the files.
 
     Args:
         store: Store of datasets.

@@ -1,4 +1,4 @@
-"""Start of a limited process for work on files from unknown sources, and exchange of JSON messages with it."""
+"""Child processes with limits for untrusted files, and exchange of JSON messages with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INHERITED = {
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Limits of a process.
+    """Limits of a child process: memory in bytes, processor time and real time in seconds.
 
     Attributes:
         memory_bytes: Largest memory in bytes; effective on Linux.
@@ -47,7 +47,7 @@ class ProcessLimits:
 
 
 class RelayedError(ModelsError):
-    """A typed error of a process, with slug, title, status and detail of the original error."""
+    """Exception with the type and the text of an error that occurred in a child process."""
 
     def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
         super().__init__(detail)
@@ -57,11 +57,11 @@ class RelayedError(ModelsError):
 
 
 class LimitExceeded(Exception):
-    """A process reached one of its limits, which the text names."""
+    """Error: a child process reached one of its limits, which the text names."""
 
 
 class ProcessDied(Exception):
-    """A process ended without an answer; ``by_signal`` says whether it was killed by a signal."""
+    """Error: a child process ended without an answer; ``by_signal`` is True if a signal killed it."""
 
     def __init__(self, detail: str, *, by_signal: bool) -> None:
         super().__init__(detail)
@@ -71,7 +71,7 @@ class ProcessDied(Exception):
 def run_limited(
     module: str, order: object, limits: ProcessLimits, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Any:
-    """Run a module in a process with limits, give it an order, and return its answer.
+    """Run a Python module in a child process with limits, send it JSON input, and return its JSON answer.
 
     The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
 

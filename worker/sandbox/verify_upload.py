@@ -1,4 +1,4 @@
-"""Verification of an uploaded model in a limited process, ``python -m worker.sandbox.verify_upload``."""
+"""Verification of an uploaded model in a process with limits, ``python -m worker.sandbox.verify_upload``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
-    """Check that the artifact in ``folder`` can be served.
+    """Check, in a process with limits, that the model files in ``folder`` can be loaded and served.
 
     Args:
         folder: Folder of the artifact.
@@ -47,7 +47,7 @@ def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
 
 
 def find_problem(folder: Path) -> str | None:
-    """Return why the artifact in ``folder`` cannot be served, or None if it can."""
+    """Return why the model files in ``folder`` cannot be served, or None if they can."""
     from models.scorer import Scorer
 
     try:
@@ -65,7 +65,7 @@ def find_problem(folder: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check the list of files, the model card and the picture of samples, which loading a model does not read.
+    """Check the model files that loading does not read: file list, model card and picture of samples.
 
     Raises:
         ModelsError: A file is missing or damaged.

@@ -1,4 +1,4 @@
-"""The inside of a limited process: it applies the limits, does the work, and writes the answer."""
+"""Code inside a child process with limits: it applies the limits, does the work, and writes the answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
-    """Do ``work`` on the order from stdin and write the answer to stdout, in the format of ``worker.sandbox.process``.
+    """Read limits and input from stdin, apply the limits, call ``work``, and write its answer to stdout.
+
+    The format is that of ``worker.sandbox.process``.
 
     A ``ModelsError`` and a lack of memory are answers, too. Any other error ends the process with a traceback. Large
     modules should be imported inside ``work``, because limits and niceness are set before it is called.
@@ -60,13 +62,13 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
 
 
 def limit_memory(most: int | None) -> None:
-    """Make allocations beyond ``most`` bytes fail, on Linux; None sets no limit."""
+    """Limit the memory that this process can allocate to ``most`` bytes, on Linux; None sets no limit."""
     if most is not None:
         lower_limit(resource.RLIMIT_DATA, most, most)
 
 
 def lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Lower a resource limit of this process; a lower limit that is already set stays."""
+    """Lower a resource limit of this process, as in ``resource.setrlimit``; it is never raised."""
     _, inherited = resource.getrlimit(kind)
     if inherited != resource.RLIM_INFINITY:
         soft, hard = min(soft, inherited), min(hard, inherited)
@@ -77,7 +79,10 @@ def lower_limit(kind: int, soft: int, hard: int) -> None:
 
 
 def prefer_oom_kill() -> None:
-    """Make the Linux kernel kill this process and its children before others when the machine runs out of memory."""
+    """Make the Linux kernel kill this process before others when the machine runs out of memory.
+
+    Its child processes inherit this.
+    """
     try:
         Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
     except OSError as problem:
