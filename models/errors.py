@@ -36,7 +36,7 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """The error for an image that cannot be decoded or scored; the slug names the reason."""
+    """Raised for an image that cannot be decoded or scored; the slug names the reason."""
 
     title = "The image cannot be scored"
     kind = ErrorKind.INVALID
@@ -48,7 +48,7 @@ class ImageError(ModelsError):
 
 
 class ModelNotFound(ModelsError):
-    """The error for a model, version or alias that does not exist."""
+    """Raised for a model, version or alias that does not exist."""
 
     slug = "model-not-found"
     title = "No such model"
@@ -56,7 +56,7 @@ class ModelNotFound(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """The error for an attempt to remove the alias ``live``, which every model has."""
+    """Raised for an attempt to remove the alias ``live``, which every model has."""
 
     slug = "alias-required"
     title = "Every model has this alias"
@@ -64,7 +64,7 @@ class AliasRequired(ModelsError):
 
 
 class VersionInUse(ModelsError):
-    """The error for an attempt to remove a model version that an alias points at."""
+    """Raised for an attempt to remove a model version that an alias points at."""
 
     slug = "version-in-use"
     title = "The version is in use"
@@ -72,7 +72,7 @@ class VersionInUse(ModelsError):
 
 
 class ModelReadOnly(ModelsError):
-    """The error for an attempt to change a model that ships with the product."""
+    """Raised for an attempt to change a model that ships with the product."""
 
     slug = "model-read-only"
     title = "The model cannot be changed"
@@ -80,7 +80,7 @@ class ModelReadOnly(ModelsError):
 
 
 class CalibrationNotFound(ModelsError):
-    """The error for a calibration number that a model version does not have."""
+    """Raised for a calibration number that a model version does not have."""
 
     slug = "calibration-not-found"
     title = "No such calibration"
@@ -88,7 +88,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """The error for a name of a model, dataset or alias with a character or a length that is not allowed."""
+    """Raised for a name of a model, dataset or alias with a character or a length that is not allowed."""
 
     slug = "invalid-name"
     title = "The name is not valid"
@@ -96,14 +96,14 @@ class InvalidName(ModelsError):
 
 
 class ArtifactError(ModelsError):
-    """The error for a stored model with a missing, damaged or foreign file; the detail names the file."""
+    """Raised for a stored model with a missing, damaged or foreign file; the detail names the file."""
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
 
 
 class ArtifactRefused(ModelsError):
-    """The error for an uploaded archive that is not a model, or not a model that this service can load."""
+    """Raised for an uploaded archive that is not a model, or not a model that this service can load."""
 
     slug = "model-refused"
     title = "The upload is no model that can be served"
@@ -111,7 +111,7 @@ class ArtifactRefused(ModelsError):
 
 
 class FileNotInArtifact(ModelsError):
-    """The error for a file, such as ``card.md``, that a stored model does not have."""
+    """Raised for a file, such as ``card.md``, that a stored model does not have."""
 
     slug = "file-not-in-model"
     title = "The model has no such file"
@@ -119,14 +119,14 @@ class FileNotInArtifact(ModelsError):
 
 
 class EngineUnavailable(ModelsError):
-    """The error for a scoring engine that cannot run on this machine, or cannot run this flow."""
+    """Raised for a scoring engine that cannot run on this machine, or cannot run this flow."""
 
     slug = "engine-unavailable"
     title = "The engine cannot run here"
 
 
 class DatasetNotFound(ModelsError):
-    """The error for a dataset that does not exist on this machine."""
+    """Raised for a dataset that does not exist on this machine."""
 
     slug = "dataset-not-found"
     title = "No such dataset"
@@ -134,7 +134,7 @@ class DatasetNotFound(ModelsError):
 
 
 class PresetNotFound(ModelsError):
-    """The error for a training preset that does not exist."""
+    """Raised for a training preset that does not exist."""
 
     slug = "preset-not-found"
     title = "No such preset"
@@ -142,7 +142,7 @@ class PresetNotFound(ModelsError):
 
 
 class DatasetUnfit(ModelsError):
-    """The error for a dataset whose images do not suit the model or the training preset that is to use them."""
+    """Raised for a dataset whose images do not suit the model or the training preset that is to use them."""
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
@@ -150,7 +150,7 @@ class DatasetUnfit(ModelsError):
 
 
 class DatasetRefused(ModelsError):
-    """The error for uploaded files that cannot become a dataset; the slug names the reason."""
+    """Raised for uploaded files that cannot become a dataset; the slug names the reason."""
 
     kind = ErrorKind.INVALID
 
@@ -161,7 +161,7 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """The error for a new dataset whose name is in use."""
+    """Raised for a new dataset whose name is in use."""
 
     slug = "dataset-taken"
     title = "The dataset's name is taken"
@@ -169,7 +169,7 @@ class DatasetTaken(ModelsError):
 
 
 class StorageFull(ModelsError):
-    """The error for files that do not fit on the disk, or into the quota of the datasets."""
+    """Raised for files that do not fit on the disk, or into the quota of the datasets."""
 
     slug = "storage-full"
     title = "There is no room on the disk"
@@ -177,7 +177,7 @@ class StorageFull(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """The error for a training run whose output folder already holds another run."""
+    """Raised for a training run whose output folder already holds another run."""
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
@@ -185,7 +185,7 @@ class FolderTaken(ModelsError):
 
 
 class DeviceNotFound(ModelsError):
-    """The error for a training device, such as ``cuda:1``, that does not exist on this machine."""
+    """Raised for a training device, such as ``cuda:1``, that does not exist on this machine."""
 
     slug = "device-not-found"
     title = "The device is not there"
@@ -193,7 +193,7 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """The error for distributed training whose processes cannot train one flow together."""
+    """Raised for distributed training whose processes cannot train one flow together."""
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
@@ -201,28 +201,28 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """The error for a training run with values that are not finite; the detail names the first cause."""
+    """Raised for a training run with values that are not finite; the detail names the first cause."""
 
     slug = "training-diverged"
     title = "Training diverged"
 
 
 class DamagedCheckpoints(ModelsError):
-    """The error for a training run without a checkpoint that can be read."""
+    """Raised for a training run without a checkpoint that can be read."""
 
     slug = "damaged-checkpoints"
     title = "The checkpoints are damaged"
 
 
 class UninitializedModel(ModelsError):
-    """The error for the use of a flow before its data-dependent layers were initialised."""
+    """Raised for the use of a flow before its data-dependent layers were initialised."""
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
 
 
 class AlphaUnattainable(ModelsError):
-    """The error for a false-alarm rate below the smallest p-value that the calibration images can give.
+    """Raised for a false-alarm rate below the smallest p-value that the calibration images can give.
 
     Args:
         alpha: Requested false-alarm rate.
@@ -240,7 +240,7 @@ class AlphaUnattainable(ModelsError):
 
 
 class NoLearnedInverse(ModelsError):
-    """The error for samples by the learned inverse of a flow that was trained without a learned inverse."""
+    """Raised when samples by the learned inverse are requested from a flow without one."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
@@ -248,7 +248,7 @@ class NoLearnedInverse(ModelsError):
 
 
 class GradientEvidenceUnavailable(ModelsError):
-    """The error for a verdict that uses gradients, with a calibration that has no gradient statistics.
+    """Raised for a verdict that uses gradients, with a calibration that has no gradient statistics.
 
     Such verdicts are requested with ``detail=full``.
     """
@@ -259,7 +259,7 @@ class GradientEvidenceUnavailable(ModelsError):
 
 
 class HeatMapUnsupported(ModelsError):
-    """The error for a heat map of a flow that mixes all pixels at once and so has no log-likelihood by pixel."""
+    """Raised for a heat map of a flow that mixes all pixels at once and so has no log-likelihood by pixel."""
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
@@ -267,7 +267,7 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ModelsError):
-    """The error for an image whose log-likelihood is not a finite number."""
+    """Raised for an image whose log-likelihood is not a finite number."""
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
@@ -275,7 +275,7 @@ class ScoreNotFinite(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """The error for joining a bulk job whose model or images differ from those of this machine."""
+    """Raised for joining a bulk job whose model or images differ from those of this machine."""
 
     slug = "plan-differs"
     title = "This machine has another model or other images"

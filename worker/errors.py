@@ -6,8 +6,7 @@ from models.errors import ErrorKind
 class JobsError(Exception):
     """Base class of all exceptions about jobs and the message broker.
 
-    ``slug`` and ``title`` identify the kind of error, ``status`` is the HTTP status that fits it, and ``detail`` is the
-    text for the user.
+    ``slug`` and ``title`` identify the error, ``kind`` decides on the HTTP status. ``detail`` is the text for the user.
     """
 
     slug = "jobs-error"
@@ -20,7 +19,7 @@ class JobsError(Exception):
 
 
 class BrokerDown(JobsError):
-    """Error: the Redis or Valkey server cannot be reached or does not answer in time."""
+    """Raised when the Redis or Valkey server cannot be reached or does not answer in time."""
 
     slug = "jobs-unavailable"
     title = "Jobs are unavailable"
@@ -29,7 +28,7 @@ class BrokerDown(JobsError):
 
 
 class JobNotFound(JobsError):
-    """Error: no job has the requested id."""
+    """Raised when no job has the requested id."""
 
     slug = "job-not-found"
     title = "No such job"
@@ -37,7 +36,7 @@ class JobNotFound(JobsError):
 
 
 class JobConflict(JobsError):
-    """Error: the status of a job does not allow the requested change, such as pausing a finished job."""
+    """Raised when the status of a job does not allow the requested change, such as pausing a finished job."""
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
@@ -45,7 +44,7 @@ class JobConflict(JobsError):
 
 
 class IdempotencyConflict(JobsError):
-    """Error: an ``Idempotency-Key`` was used before for a different request."""
+    """Raised when an ``Idempotency-Key`` was used before for a different request."""
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
@@ -53,7 +52,7 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Error: an attempt no longer owns its job, because its lease expired and a newer attempt took over.
+    """Raised when an attempt no longer owns its job, because its lease expired and a newer attempt took over.
 
     It may write nothing more.
     """
@@ -64,7 +63,7 @@ class StaleAttempt(JobsError):
 
 
 class BrokerStartFailed(JobsError):
-    """Error: the embedded Valkey server did not start."""
+    """Raised when the embedded Valkey server did not start."""
 
     slug = "broker-start-failed"
     title = "The embedded broker did not start"

@@ -311,7 +311,7 @@ class HeatMap(BaseModel):
 
 
 class Histogram(BaseModel):
-    """The share of the images of one set in each bar of a histogram."""
+    """Histogram of a score over the images of one set: the share of the images in each bar."""
 
     model_config = ConfigDict(frozen=True)
     set: str

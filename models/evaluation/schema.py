@@ -63,7 +63,7 @@ class Curve(_EvaluationPart):
 
 
 class Histogram(_EvaluationPart):
-    """The share of the images of one set in each bar of a histogram."""
+    """Histogram of a score over the images of one set: the share of the images in each bar."""
 
     set: str
     shares: list[float]

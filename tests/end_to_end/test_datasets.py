@@ -202,7 +202,7 @@ def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) 
     for report in reports:
         assert (report["images"], report["rejected"]) == (35, 1)
     again = snf(tmp_path / "home", "datasets", "upload", "cells", *paths, *remote)
-    assert (again.returncode, "already" in again.stderr) == (2, True)
+    assert (again.returncode, "choose another name" in again.stderr) == (2, True)
     shown = snf(tmp_path / "home", "datasets", "show", "cells")
     assert "bad.png" in shown.stdout
     deleted = snf(tmp_path / "home", "datasets", "delete", "cells", "--json")

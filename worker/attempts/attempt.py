@@ -162,7 +162,7 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Check that this attempt still owns the job before its result is published, while a lock is held.
+        """Raise ``StaleAttempt`` unless this attempt still owns its job; called just before its result is published.
 
         In an outage of the broker the check waits for the length of a lease at most.
 

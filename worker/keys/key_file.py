@@ -28,11 +28,11 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class KeysUnreadable(ValueError):
-    """Error: the file of API keys is damaged or cannot be read."""
+    """Raised when the file of API keys is damaged or cannot be read."""
 
 
 class KeyConflict(ValueError):
-    """Error: a change of the API keys is not possible, for example because a name is taken."""
+    """Raised when a change of the API keys is not possible, for example because a name is taken."""
 
 
 class _KeyModel(BaseModel):

@@ -57,11 +57,11 @@ class RelayedError(ModelsError):
 
 
 class LimitExceeded(Exception):
-    """Error: a child process reached one of its limits, which the text names."""
+    """Raised when a child process reached one of its limits, which the text names."""
 
 
 class ProcessDied(Exception):
-    """Error: a child process ended without an answer; ``by_signal`` is True if a signal killed it."""
+    """Raised when a child process ended without an answer; ``by_signal`` is True if a signal killed it."""
 
     def __init__(self, detail: str, *, by_signal: bool) -> None:
         super().__init__(detail)
