@@ -151,7 +151,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned kernel r to the kernel nearest to the exact inverse, for images of ``shape``.
+        """Replace the learned inverse kernel by the convolution closest to the exact inverse on images of ``shape``.
 
         Cost: O(D²·b) for D values of an image and half-bandwidth b.
         """

@@ -136,7 +136,9 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """Spline bins that contain given values, with their corners, sizes and end slopes, each ``(D, N)``.
+    """For each input value, the bin of its spline: left knot, width, height and slopes at both knots.
+
+    All fields have the shape ``(D, N)``: D values of an image, N images.
 
     Attributes:
         x: x of the left knot.

@@ -54,7 +54,7 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that announces the worker."""
+        """Start the thread that writes the entry of this worker in Redis at every heartbeat."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -60,7 +60,7 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """The number of images in each request. It is smaller if each image takes longer or has large results."""
+        """The number of images in each request: fewer if heat maps or several draws are requested."""
         images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
         return max(1, images // self.draws)
 

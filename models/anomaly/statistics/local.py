@@ -101,9 +101,10 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return the negative log p-values of the extreme deviations of each region shape, ``(N, 2 * shapes)`` in nats.
+        """Return how rare the most unusual squares and lines of each image are, as negative log p-values in nats.
 
-        Columns are the largest and the smallest deviation of each shape.
+        Each shape of region, such as 2x2 cells, has two columns: for its largest and for its smallest deviation from
+        the log density that the rest of the image predicts, ``(N, 2 * shapes)``.
         """
         extremes = _extremes(self.deviations(cells), self.shape)
         return _surprises(self.conditioning(extremes, complexity), self.tails)
