@@ -74,9 +74,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def ask_healthz(port: int, results: Connection) -> None:
-    """Ask ``/healthz`` until the other side says something; send the seconds of every answer, -1 for a wrong one."""
+    """Ask ``/healthz`` until a message arrives; send "ready", then the seconds of every answer, -1 for a wrong one."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     seconds = []
+    results.send("ready")
     while not results.poll(PAUSE_S):
         started = time.perf_counter()
         connection.request("GET", "/healthz")
@@ -94,6 +95,7 @@ def asking(port: int, found: list[float]) -> Iterator[None]:
     process = spawn.Process(target=ask_healthz, args=(port, there), daemon=True)
     process.start()
     try:
+        here.recv()  # on a busy machine the process takes seconds to start
         yield
         here.send("enough")
         found += here.recv()
