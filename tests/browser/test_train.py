@@ -123,7 +123,7 @@ def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, 
     rate = page.get_by_label("learning rate", exact=True)
     with collector.expected("status of 422"):
         rate.fill("5")
-        expect(page.get_by_text("Input should be less than or equal to 1").first).to_be_visible()
+        expect(page.get_by_text("expected a value less than or equal to 1").first).to_be_visible()
     expect(rate).to_have_attribute("aria-invalid", "true")
     page.get_by_role("button", name="Reset to defaults").click()
     expect(page.get_by_role("region", name="Estimate")).to_contain_text("memory")

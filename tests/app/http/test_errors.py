@@ -204,11 +204,15 @@ def test_errors_of_fields_are_in_plain_words(client: TestClient) -> None:
     job = {"type": "train", "dataset": "Not A Name", "model": "m:x", "colour": "red"}
     errors = {one["pointer"]: one["detail"] for one in client.post("/v1/jobs", json=job).json()["errors"]}
     assert errors == {
-        "/body/dataset": "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first",
-        "/body/model": "expected the name of a model, or name:version, or name@alias",
+        "/body/dataset": "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first, got 'Not A Name'",
+        "/body/model": "expected the name of a model, or name:version, or name@alias, got 'm:x'",
         "/body/colour": "there is no such parameter; see /docs for all parameters",
     }
     missing = client.post("/v1/jobs", json={"type": "train", "model": "m"}).json()["errors"]
     assert missing == [{"pointer": "/body/dataset", "detail": "a value is required, and none was given"}]
     [after] = client.get("/v1/jobs?after=x").json()["errors"]
-    assert after["detail"] == "expected the id of a job, 26 of 0-9 a-z"
+    assert after["detail"] == "expected the id of a job, 26 of 0-9 a-z, got 'x'"
+    [limit] = client.get("/v1/jobs?limit=many").json()["errors"]
+    assert limit["detail"] == "expected a valid integer, got 'many'"
+    [limit] = client.get("/v1/jobs?limit=1000").json()["errors"]
+    assert limit["detail"] == "expected a value less than or equal to 200, got '1000'"
