@@ -57,7 +57,7 @@ ROUTERS = (
 
 
 class Service(FastAPI):
-    """The FastAPI application of the scoring service.
+    """The FastAPI application of the scoring service, with a flag, ``draining``, that is set once it has to stop.
 
     Attributes:
         draining: Set when the service has been asked to stop.
@@ -66,7 +66,7 @@ class Service(FastAPI):
     draining: threading.Event
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, completed with error responses and required roles."""
+        """Return the OpenAPI document as a dict, with the errors and the required role of each operation."""
         if self.openapi_schema is None:
             document = super().openapi()
             errors.add_schema(document)
@@ -76,10 +76,7 @@ class Service(FastAPI):
 
 
 def create_app(settings: Settings) -> Service:
-    """Return the FastAPI application for the given settings.
-
-    Its long-lived parts start with its lifespan.
-    """
+    """Return the FastAPI application for these settings; its threads and queues start when it is served."""
     draining = threading.Event()
     writer = BackgroundLog()
 

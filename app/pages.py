@@ -30,19 +30,19 @@ router = APIRouter()
 
 
 class ConsoleFiles(StaticFiles):
-    """Static files of the web console: scripts, styles and pictures."""
+    """Static files of the web console (scripts, styles, pictures), sent with strict security headers."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Return the response with a static file, or 304 if the client's copy is current."""
+        """Return a static file with security headers, or 304 if the client's cached copy is current."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return a static file of the console; scripts always get the JavaScript media type."""
+        """Return the console file at ``path``; a ``.js`` file always has the type ``text/javascript``."""
         response = await super().get_response(path, scope)
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
@@ -54,7 +54,7 @@ console_files = ConsoleFiles()
 
 @router.get("/", include_in_schema=False)
 async def console(request: Request) -> Response:
-    """Return the HTML page of the web console."""
+    """Return the HTML start page of the web console."""
     return await console_files.get_response("index.html", request.scope)
 
 
@@ -71,7 +71,7 @@ async def api_docs(request: Request) -> HTMLResponse:
 
 
 def api_docs_files() -> StaticFiles:
-    """Return an application that serves the files of Swagger UI from an installed package.
+    """Return an application that serves the scripts and styles of Swagger UI from an installed package.
 
     Nothing is loaded from other hosts.
     """

@@ -33,20 +33,20 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn server that sets the application's ``draining`` flag as soon as a stop is requested."""
+    """Uvicorn server that sets the application's ``draining`` flag as soon as it receives SIGINT or SIGTERM."""
 
     def __init__(self, config: uvicorn.Config, app: Service) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start a graceful shutdown: requests in progress finish, new requests are refused."""
+        """Start a graceful shutdown after a signal: requests in progress finish, new ones are refused."""
         self._app.draining.set()
         super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Context manager that handles SIGINT and SIGTERM while the server runs.
+        """Context manager that shuts the server down on SIGINT or SIGTERM, and restores the old handlers.
 
         The method of uvicorn raises the signals again at its end, so that the process would not exit cleanly.
         """
@@ -85,7 +85,7 @@ def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Run the HTTP service with the settings from the environment; return its exit code."""
+    """Run the HTTP service with settings from the environment; return exit code 0, or 3 if it could not start."""
     relax_gc()
     settings = load_settings()
     configure_logging(settings, "service")

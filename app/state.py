@@ -34,7 +34,7 @@ DECODERS = 2
 
 
 class AppState(TypedDict):
-    """The long-lived parts of the service, each of which is an attribute of ``request.state``."""
+    """Objects that live as long as the service, such as the model pool; endpoints get them from ``request.state``."""
 
     settings: Settings
     metrics: ServiceMetrics
@@ -56,7 +56,7 @@ class AppState(TypedDict):
 
 @asynccontextmanager
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
-    """Context manager that starts the parts of the service, and stops them once accepted work is finished."""
+    """Context manager that starts the objects of ``AppState``, yields them, and stops them after accepted work."""
     client = redis_client(settings)
     job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
     job_store_monitor = JobStoreMonitor(job_store)

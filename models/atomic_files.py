@@ -21,13 +21,13 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 digest of a file's content, in hexadecimal."""
+    """Return the SHA-256 digest of a file's content as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write or replace a file so that readers see either the old or the complete new content, also after a crash.
+    """Write ``content`` to a file so that readers, also after a crash, find all of the old or all of the new content.
 
     Args:
         path: The file.
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing, which replaces the file ``path`` when the ``with`` block ends.
+    """Open a temporary file for writing, which replaces ``path`` when the ``with`` block ends without an exception.
 
     The file is then durable: it is synced, renamed, and the folder is synced. If the block raises, ``path`` is
     unchanged.
@@ -64,7 +64,7 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Create a temporary folder, which becomes the folder ``path`` with all its files when the ``with`` block ends.
+    """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
 
     If the block raises, the temporary folder is removed.
 
@@ -94,7 +94,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Rename a folder away in one atomic step, then delete its files.
+    """Delete a folder and its files; it is renamed first, so that readers never see it half deleted.
 
     Files that cannot be deleted are left over (:func:`remove_leftovers`).
     """
@@ -106,7 +106,10 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes on a folder during a ``with`` block. A missing folder is created."""
+    """Lock a folder against other processes (``flock`` on its file ``.lock``) in a ``with`` block; wait for the lock.
+
+    A missing folder is created.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,7 +117,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
-    """Delete temporary files and folders that killed processes have left behind in a folder.
+    """Delete temporary files and folders of killed processes in a folder, if ``older_than_s`` seconds old or older.
 
     Args:
         folder: The folder.
@@ -130,7 +133,7 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make created, renamed and deleted entries of a folder survive a power failure (fsync)."""
+    """Write a folder's entries to disk (fsync), so that new, renamed and deleted files survive a power failure."""
     _sync(path)
 
 

@@ -24,7 +24,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Result of checking a score: the fast log-likelihood of an image and its slow, independent recomputation.
+    """The result of a check: an image's log-likelihood by the fast engine, and recomputed in float64, in nats.
 
     Attributes:
         source: Whether the image is stored with the model or a sample of it.
@@ -42,7 +42,7 @@ class Audited:
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Score an image twice, by the fast engine and by the trained flow in float64 with all determinants.
+    """Compute an image's log-likelihood by the fast engine and again, with all determinants, in float64; return both.
 
     Args:
         scorer: The scorer.
@@ -63,7 +63,7 @@ def audit(scorer: Scorer, index: int) -> Audited:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Compute an image's log-likelihood by the trained flow in float64, without stored or precomputed values.
+    """Return an image's log-likelihood in nats by the trained flow in float64; determinants are computed anew.
 
     Args:
         flow: The trained flow.

@@ -10,7 +10,7 @@ from models.errors import DeviceNotFound
 
 
 def find_device(name: str) -> torch.device:
-    """Return the torch device named "cpu", "cuda" or "cuda:N", after a check that it exists.
+    """Return the torch device ``cpu``, ``cuda`` or ``cuda:N``. Raises ``DeviceNotFound`` if it does not exist.
 
     For a CUDA device this turns TF32 off in the whole process, because TF32 keeps only ten bits of each factor of a
     float32 product.

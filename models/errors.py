@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ErrorKind(StrEnum):
-    """The kind of an error, such as not found or invalid, from which HTTP status and exit code follow."""
+    """The kind of an error, such as not found or invalid; it decides the HTTP status and the exit code."""
 
     NOT_FOUND = "not-found"
     CONFLICT = "conflict"
@@ -17,7 +17,7 @@ class ErrorKind(StrEnum):
 
 
 class ModelsError(Exception):
-    """Base class of the errors of this package, each with a stable slug, a title and a text for the user.
+    """Base class of the errors of this package, with a slug such as ``model-not-found``, a title and a detail text.
 
     Attributes:
         slug: Stable name of the error, the same in every release.
@@ -36,7 +36,7 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """Raised for an image that cannot be decoded or scored; the slug names the reason."""
+    """Raised for an image that cannot be decoded or scored; the slug gives the reason, such as ``file-too-large``."""
 
     title = "The image cannot be scored"
     kind = ErrorKind.INVALID
@@ -48,7 +48,7 @@ class ImageError(ModelsError):
 
 
 class ModelNotFound(ModelsError):
-    """Raised for a model, version or alias that does not exist."""
+    """Raised for a model, model version or alias that does not exist, and for a malformed reference to one."""
 
     slug = "model-not-found"
     title = "No such model"
@@ -56,7 +56,7 @@ class ModelNotFound(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised for an attempt to remove the alias ``live``, which every model has."""
+    """Raised for an attempt to remove the alias ``live``, which every model has and which can only be moved."""
 
     slug = "alias-required"
     title = "Every model has this alias"
@@ -64,7 +64,7 @@ class AliasRequired(ModelsError):
 
 
 class VersionInUse(ModelsError):
-    """Raised for an attempt to remove a model version that an alias points at."""
+    """Raised for an attempt to remove a model version while an alias such as ``live`` points at it."""
 
     slug = "version-in-use"
     title = "The version is in use"
@@ -72,7 +72,7 @@ class VersionInUse(ModelsError):
 
 
 class ModelReadOnly(ModelsError):
-    """Raised for an attempt to change a model that ships with the product."""
+    """Raised for an attempt to remove a model, or a version of one, that ships with the product."""
 
     slug = "model-read-only"
     title = "The model cannot be changed"
@@ -80,7 +80,7 @@ class ModelReadOnly(ModelsError):
 
 
 class CalibrationNotFound(ModelsError):
-    """Raised for a calibration number that a model version does not have."""
+    """Raised for a calibration number that the model version does not have; 0 is the one made in training."""
 
     slug = "calibration-not-found"
     title = "No such calibration"
@@ -88,7 +88,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """Raised for a name of a model, dataset or alias with a character or a length that is not allowed."""
+    """Raised for a name that is not 1 to 64 of a-z, 0-9, dot, dash and underscore with a letter or digit first."""
 
     slug = "invalid-name"
     title = "The name is not valid"
@@ -96,14 +96,14 @@ class InvalidName(ModelsError):
 
 
 class ArtifactError(ModelsError):
-    """Raised for a stored model with a missing, damaged or foreign file; the detail names the file."""
+    """Raised for a model on disk with a file that is missing, damaged or of another model; the detail names it."""
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
 
 
 class ArtifactRefused(ModelsError):
-    """Raised for an uploaded archive that is not a model, or not a model that this service can load."""
+    """Raised for an uploaded archive that holds no model, or a model that this service cannot load."""
 
     slug = "model-refused"
     title = "The upload is no model that can be served"
@@ -111,7 +111,7 @@ class ArtifactRefused(ModelsError):
 
 
 class FileNotInArtifact(ModelsError):
-    """Raised for a file, such as ``card.md``, that a stored model does not have."""
+    """Raised for a request for a file, such as ``card.md``, that a stored model does not have."""
 
     slug = "file-not-in-model"
     title = "The model has no such file"
@@ -119,14 +119,14 @@ class FileNotInArtifact(ModelsError):
 
 
 class EngineUnavailable(ModelsError):
-    """Raised for a scoring engine that cannot run on this machine, or cannot run this flow."""
+    """Raised for a scoring engine, such as OpenVINO, that cannot run on this machine or cannot run this model."""
 
     slug = "engine-unavailable"
     title = "The engine cannot run here"
 
 
 class DatasetNotFound(ModelsError):
-    """Raised for a dataset that does not exist on this machine."""
+    """Raised for a name that no built-in or uploaded dataset on this machine has."""
 
     slug = "dataset-not-found"
     title = "No such dataset"
@@ -134,7 +134,7 @@ class DatasetNotFound(ModelsError):
 
 
 class PresetNotFound(ModelsError):
-    """Raised for a training preset that does not exist."""
+    """Raised for an unknown name of a training preset, a flow architecture with training settings."""
 
     slug = "preset-not-found"
     title = "No such preset"
@@ -142,7 +142,7 @@ class PresetNotFound(ModelsError):
 
 
 class DatasetUnfit(ModelsError):
-    """Raised for a dataset whose images do not suit the model or the training preset that is to use them."""
+    """Raised for a dataset that a model or preset cannot use: wrong size or colour, too few images, unreadable."""
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
@@ -150,7 +150,7 @@ class DatasetUnfit(ModelsError):
 
 
 class DatasetRefused(ModelsError):
-    """Raised for uploaded files that cannot become a dataset; the slug names the reason."""
+    """Raised for an upload that cannot become a dataset; the slug gives the reason, such as ``unsafe-archive``."""
 
     kind = ErrorKind.INVALID
 
@@ -161,7 +161,7 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """Raised for a new dataset whose name is in use."""
+    """Raised for the creation of a dataset under a name that another dataset already has."""
 
     slug = "dataset-taken"
     title = "The dataset's name is taken"
@@ -169,7 +169,7 @@ class DatasetTaken(ModelsError):
 
 
 class StorageFull(ModelsError):
-    """Raised for files that do not fit on the disk, or into the quota of the datasets."""
+    """Raised where files do not fit on the disk, or exceed the quota, the most bytes of all datasets together."""
 
     slug = "storage-full"
     title = "There is no room on the disk"
@@ -177,7 +177,7 @@ class StorageFull(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """Raised for a training run whose output folder already holds another run."""
+    """Raised for a training run whose output folder holds a finished run of another dataset, preset or settings."""
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
@@ -185,7 +185,7 @@ class FolderTaken(ModelsError):
 
 
 class DeviceNotFound(ModelsError):
-    """Raised for a training device, such as ``cuda:1``, that does not exist on this machine."""
+    """Raised for a device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
 
     slug = "device-not-found"
     title = "The device is not there"
@@ -193,7 +193,7 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """Raised for distributed training whose processes cannot train one flow together."""
+    """Raised where processes cannot train one flow together: too many for a batch, or with different settings."""
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
@@ -201,28 +201,28 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """Raised for a training run with values that are not finite; the detail names the first cause."""
+    """Raised where training meets infinite or NaN values or a worse likelihood; the detail names the cause."""
 
     slug = "training-diverged"
     title = "Training diverged"
 
 
 class DamagedCheckpoints(ModelsError):
-    """Raised for a training run without a checkpoint that can be read."""
+    """Raised where none of the checkpoint files of a training run can be read."""
 
     slug = "damaged-checkpoints"
     title = "The checkpoints are damaged"
 
 
 class UninitializedModel(ModelsError):
-    """Raised for the use of a flow before its data-dependent layers were initialised."""
+    """Raised for the use of a flow before its normalisation layers got values, from a first batch or from a file."""
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
 
 
 class AlphaUnattainable(ModelsError):
-    """Raised for a false-alarm rate below the smallest p-value that the calibration images can give.
+    """Raised for a false-alarm rate below 1 / (n + 1), the smallest p-value that n calibration images can give.
 
     Args:
         alpha: Requested false-alarm rate.
@@ -240,7 +240,7 @@ class AlphaUnattainable(ModelsError):
 
 
 class NoLearnedInverse(ModelsError):
-    """Raised when samples by the learned inverse are requested from a flow without one."""
+    """Raised for a request to sample by the learned (approximate) inverse of a flow that has none."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
@@ -248,7 +248,7 @@ class NoLearnedInverse(ModelsError):
 
 
 class GradientEvidenceUnavailable(ModelsError):
-    """Raised for a verdict that uses gradients, with a calibration that has no gradient statistics.
+    """Raised for a verdict with gradients if the model's calibration has no gradients of normal images.
 
     Such verdicts are requested with ``detail=full``.
     """
@@ -259,7 +259,7 @@ class GradientEvidenceUnavailable(ModelsError):
 
 
 class HeatMapUnsupported(ModelsError):
-    """Raised for a heat map of a flow that mixes all pixels at once and so has no log-likelihood by pixel."""
+    """Raised for a heat map of a flow that mixes all pixels at once, so that no pixel has its own log-likelihood."""
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
@@ -267,7 +267,7 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ModelsError):
-    """Raised for an image whose log-likelihood is not a finite number."""
+    """Raised for an image whose log-likelihood is infinite or NaN, as the arithmetic of the flow overflowed."""
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
@@ -275,7 +275,7 @@ class ScoreNotFinite(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """Raised for joining a bulk job whose model or images differ from those of this machine."""
+    """Raised where a process joins a bulk scoring job, but its model or its images are not those of the job."""
 
     slug = "plan-differs"
     title = "This machine has another model or other images"

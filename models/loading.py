@@ -34,7 +34,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model loaded from its folder and verified: trained flow, calibration, manifest, and images to check scores.
+    """A model loaded from its folder and verified: its flow, calibration and manifest, and images to test scores on.
 
     Attributes:
         manifest: The manifest.
@@ -50,7 +50,7 @@ class Artifact:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Load a model from its folder and verify digests, stored log-determinants, and shapes of tensors.
+    """Return the model in a folder after checks of file digests and tensor shapes. Raises ``ArtifactError``.
 
     Args:
         folder: The folder of the artifact.
@@ -93,18 +93,18 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Complete a model's folder: write its manifest with the SHA-256 digests of all other files."""
+    """Write a model's manifest to its folder, with the SHA-256 digests of the other files; this completes the model."""
     files = {name: sha256_file(folder / name) for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of an image's shape and pixels, in hexadecimal."""
+    """Return the SHA-256 digest of an image's shape and pixels as 64 hexadecimal digits."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def exact_tolerance(dimensions: int) -> float:
-    """Return the largest accepted difference between float32 and float64 scores, in nats, for images of D values.
+    """Return how far float32 and float64 scores may differ, in nats: 0.001, or 1e-5 D for images of D > 784 values.
 
     >>> exact_tolerance(28 * 28)
     0.001
@@ -113,9 +113,9 @@ def exact_tolerance(dimensions: int) -> float:
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Check that an image stored with the model still has its stored log-likelihood, within ``tolerance`` nats.
+    """Raise ``ArtifactError`` if a stored test image's log-likelihood is over ``tolerance`` nats off its stored value.
 
-    Raises ``ArtifactError`` otherwise.
+    The test image is stored with the model.
     """
     expected = manifest.pinned.log_likelihood
     if abs(log_likelihood - expected) > tolerance:
@@ -125,9 +125,10 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Check that an image stored with the model still has its stored anomaly statistic under a calibration.
+    """Raise ``ArtifactError`` if a stored test image's anomaly statistic is over 0.05 nats off its stored value.
 
-    Raises ``ArtifactError`` otherwise.
+    Above 1000 nats the tolerance grows in proportion. For another precision than float32, twice the worst measured
+    deviation is added.
     """
     expected = summary.pinned_statistic
     tolerance = STATISTIC_TOLERANCE * max(1, abs(expected) / 1000)

@@ -27,14 +27,14 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """A reference to a model version: the name of the model, and a version number or an alias."""
+    """A parsed reference to a model version: the model's name, and a version number or an alias such as ``live``."""
 
     name: str
     selector: int | str
 
 
 def parse_ref(ref: str) -> ModelRef:
-    """Return the name and the version or alias in a model reference such as ``digits:3`` or ``digits@best``.
+    """Return name and version or alias of a reference: ``digits:3``, ``digits@best``, or ``digits`` for ``live``.
 
     Raises:
         ModelNotFound: The text is not a reference.
@@ -49,7 +49,7 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text can be the name of a model, a dataset, an alias or a key.
+    """Return whether a text is 1 to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first.
 
     >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
     (True, False, False)
@@ -58,7 +58,7 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether a text is the number of a model version or of a calibration: 1 to 999999999."""
+    """Return whether a text is a version or calibration number: 1 to 999999999, without leading zeros."""
     return re.fullmatch(VERSION, text) is not None
 
 

@@ -45,7 +45,7 @@ Alphas = float | Sequence[float | None] | None
 
 
 class Scorer(Sampler):
-    """A loaded model that scores images: exact log-likelihoods, anomaly verdicts, heat maps and random samples.
+    """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
 
     It does not change after loading and is not thread-safe.
 
@@ -100,7 +100,7 @@ class Scorer(Sampler):
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
-        """Load a model from its folder, verify its files, and check the score of an image stored with the model.
+        """Load a model from its folder, verify its files, and check the score of a test image stored with it.
 
         Args:
             path: The folder of the artifact.
@@ -140,13 +140,17 @@ class Scorer(Sampler):
         return scorer
 
     def score(self, images: Pixels, draws: int = 1) -> list[Likelihood]:
-        """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite."""
+        """Return the exact log-likelihood of each uint8 image. Raises ``ScoreNotFinite`` where one is infinite or NaN.
+
+        It is averaged over ``draws`` draws of the dequantisation noise, the number in [0, 1) that is added to each
+        pixel value.
+        """
         return score_images(self.engine, self.frozen, self.log_det_digest, images, draws)
 
     def score_each(
         self, images: Pixels, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
-        """Return the exact log-likelihood of each image, or an error object where it is not finite.
+        """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object where it is infinite or NaN.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``.
@@ -164,7 +168,7 @@ class Scorer(Sampler):
     def score_steps(
         self, images: Pixels, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
+        """Return a generator that computes log-likelihoods, yields after every ``at_once`` images, and returns them."""
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
         size = at_once or self.at_once
@@ -187,7 +191,7 @@ class Scorer(Sampler):
         return self._gradient_passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
 
     def require_spatial(self) -> MapReference:
-        """Return mean and deviation at each pixel to compare heat maps with. Raises ``HeatMapUnsupported`` without."""
+        """Return the per-pixel mean and deviation of normal images' log-likelihoods. Raises ``HeatMapUnsupported``."""
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
                 "its layers mix all pixels of the image at once, so that no likelihood belongs to a single pixel"
@@ -195,15 +199,15 @@ class Scorer(Sampler):
         return self.calibration.pixels
 
     def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[PixelMaps]:
-        """Return heat maps for images, uint8 ``(N, C, H, W)``: each pixel's part of the log-likelihood, in nats.
+        """Return heat maps of each image: what each pixel adds to the log-likelihood, in nats and as a z-score.
 
-        With ``gradients``, the norm of the gradient at each pixel is added. Raises ``HeatMapUnsupported`` if the layers
-        mix all pixels at once.
+        Images are uint8 ``(N, C, H, W)``. With ``gradients``, the norm of the gradient at each pixel is added. Raises
+        ``HeatMapUnsupported`` if the layers mix all pixels at once.
         """
         return finish(self.heat_map_steps(images, gradients=gradients))
 
     def heat_map_steps(self, images: Pixels, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
-        """Compute heat maps as a generator that yields between groups of images and returns all maps."""
+        """Return a generator that computes heat maps, yields None between groups of images, and returns all maps."""
         reference = self.require_spatial()
         maps: list[PixelMaps] = []
         size = tile_of(self._height * self._width) if gradients else self.at_once
@@ -221,7 +225,7 @@ class Scorer(Sampler):
     def judge_each(
         self, images: Pixels, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
     ) -> list[Judgement]:
-        """Return the exact log-likelihood and the anomaly verdict (p-value and decision) of each image.
+        """Return for each image its exact log-likelihood, its p-value, and whether it is flagged as an anomaly.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``.
@@ -250,7 +254,7 @@ class Scorer(Sampler):
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Compute log-likelihoods and anomaly verdicts as a generator that yields between groups of images."""
+        """Return a generator that computes log-likelihoods and verdicts, yields between groups, and returns them."""
         scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
         maps = None
         if explain:
@@ -260,11 +264,11 @@ class Scorer(Sampler):
         return judge_scored(scored, alphas, self.anomalies, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
-        """Return the anomaly verdict on an image, from the log-likelihood that this scorer has computed for it."""
+        """Return the p-value of an image and whether it is flagged, from its log-likelihood computed by this scorer."""
         return self.anomalies([likelihood], alpha)[0]
 
     def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
-        """Return the anomaly verdicts on images, from the log-likelihoods that this scorer has computed for them.
+        """Return p-value and verdict for each image, from the log-likelihoods that this scorer computed for them.
 
         Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.
         """
@@ -278,7 +282,7 @@ class Scorer(Sampler):
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Compute a calibration of this model, which turns scores into p-values, from normal reference images.
+        """Measure normal images with this model; return the calibration, which gives p-values, and its summary.
 
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.

@@ -17,7 +17,7 @@ STEP_PIXELS = STEP * 128 * 128
 
 
 def step_size(pixels: int, threads: int = 1) -> int:
-    """Return how many images a long computation processes before its thread may do other work.
+    """Return how many images, 1 to 32, to compute before a pause for other work: fewer the more pixels they have.
 
     Args:
         pixels: Pixels of an image, H·W.
@@ -32,7 +32,7 @@ def step_size(pixels: int, threads: int = 1) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run a computation given as a generator to its end without pauses, and return its result."""
+    """Run a generator to its end, ignore what it yields, and return the value of its ``return`` statement."""
     while True:
         try:
             next(steps)

@@ -4,7 +4,7 @@ from models.errors import ErrorKind
 
 
 class JobsError(Exception):
-    """Base class of all exceptions about jobs and the message broker.
+    """Base class of errors about jobs and the message broker; each subclass has a name, a title and an HTTP status.
 
     ``slug`` and ``title`` identify the error, ``kind`` decides on the HTTP status. ``detail`` is the text for the user.
     """
@@ -19,7 +19,7 @@ class JobsError(Exception):
 
 
 class BrokerDown(JobsError):
-    """Raised when the Redis or Valkey server cannot be reached or does not answer in time."""
+    """Raised when the Redis or Valkey server cannot be reached, does not answer in time, or takes no writes."""
 
     slug = "jobs-unavailable"
     title = "Jobs are unavailable"
@@ -28,7 +28,7 @@ class BrokerDown(JobsError):
 
 
 class JobNotFound(JobsError):
-    """Raised when no job has the requested id."""
+    """Raised when no job has the requested id; the HTTP status is 404."""
 
     slug = "job-not-found"
     title = "No such job"
@@ -36,7 +36,7 @@ class JobNotFound(JobsError):
 
 
 class JobConflict(JobsError):
-    """Raised when the status of a job does not allow the requested change, such as pausing a finished job."""
+    """Raised when a job's status does not allow a change, such as pausing a finished job; the HTTP status is 409."""
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
@@ -44,7 +44,7 @@ class JobConflict(JobsError):
 
 
 class IdempotencyConflict(JobsError):
-    """Raised when an ``Idempotency-Key`` was used before for a different request."""
+    """Raised when an ``Idempotency-Key`` is sent again with a different request; the HTTP status is 422."""
 
     slug = "idempotency-key-reused"
     title = "Idempotency-Key was used for another request"
@@ -52,7 +52,7 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Raised when an attempt no longer owns its job, because its lease expired and a newer attempt took over.
+    """Raised when an attempt (one execution of a job) must stop, because another attempt has taken over the job.
 
     It may write nothing more.
     """
@@ -63,7 +63,7 @@ class StaleAttempt(JobsError):
 
 
 class BrokerStartFailed(JobsError):
-    """Raised when the embedded Valkey server did not start."""
+    """Raised when the embedded Valkey server cannot be started, for example because it does not answer in time."""
 
     slug = "broker-start-failed"
     title = "The embedded broker did not start"

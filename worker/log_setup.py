@@ -11,7 +11,7 @@ from worker.settings import Settings
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Send all log records of this process to stderr and to the file ``home/logs/<part>.jsonl``.
+    """Send this process's log records to stderr as text, and as JSON lines to ``<part>.jsonl`` in the log folder.
 
     The file is rotated at 10 MB, and three old files are kept.
 

@@ -17,7 +17,7 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 class Queue(StrEnum):
-    """Celery queues of background jobs: one for each kind of work and device."""
+    """Celery queues of background jobs: training on the CPU, training on a GPU, and work with trained models."""
 
     TRAIN_CPU = "train-cpu"
     TRAIN_GPU = "train-gpu"

@@ -13,14 +13,14 @@ Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
 def split_list(value: object) -> object:
-    """Split comma-separated text into a tuple of its parts; return other values unchanged."""
+    """Return comma-separated text as a tuple of its parts without blanks; return other values unchanged."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 class ServiceSettings(BaseSettings):
-    """Settings of the HTTP service, which ``worker.settings.Settings`` extends."""
+    """Settings of the HTTP service, such as port, timeouts and limits, from ``SNF_*`` environment variables."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNF_",
@@ -199,5 +199,5 @@ class ServiceSettings(BaseSettings):
 
     @property
     def drain_seconds(self) -> int:
-        """Time in seconds that open requests get to finish when the service stops."""
+        """Seconds that open requests get to finish when the service stops: the request timeout plus 5."""
         return math.ceil(self.request_timeout_s) + 5

@@ -18,7 +18,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
 
 
 class Settings(ServiceSettings):
-    """All settings of the HTTP service, the workers and the jobs.
+    """All settings of the HTTP service, the workers and the jobs, from ``SNF_*`` environment variables.
 
     Raises:
         pydantic.ValidationError: A value is impossible, or two values contradict each other.
@@ -165,20 +165,17 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether the service is reachable from other machines and only stored API keys can protect it.
-
-        False with keys in the environment or with ``trusted_bind``.
-        """
+        """Whether only stored API keys protect the service: not on loopback, no ``api_keys``, no ``trusted_bind``."""
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers have to send an API key."""
+        """Whether callers must send an API key: ``SNF_API_KEYS`` is set, or the file of stored keys exists."""
         return bool(self.api_keys) or self.keys_file.exists()
 
     @property
     def keys_file(self) -> Path:
-        """Path of the file with the hashed API keys, ``home/keys.json``.
+        """Path of ``keys.json`` in the data folder ``home``, the file with a hash of each API key.
 
         If it exists, every caller has to send a key.
         """
@@ -186,7 +183,7 @@ class Settings(ServiceSettings):
 
     @property
     def key_file(self) -> Path:
-        """Path of the file with the text of the first API key.
+        """Path of ``api-key`` in the data folder ``home``, a file with the plain text of the first API key.
 
         The service creates it if it needs a key and has none.
         """
@@ -194,22 +191,22 @@ class Settings(ServiceSettings):
 
     @property
     def kill_after_seconds(self) -> float:
-        """Time in seconds after which a process that was asked to stop is killed."""
+        """Seconds from the request to stop a process until it is killed: 10 more than its longest grace period."""
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:
-        """Path of the folder with one subfolder for each job."""
+        """Path of ``jobs`` in the data folder ``home``, a folder with one subfolder for each job."""
         return self.home / "jobs"
 
     @property
     def registry_dir(self) -> Path:
-        """Path of the folder with the registered models."""
+        """Path of ``registry`` in the data folder ``home``, the folder with the registered models."""
         return self.home / "registry"
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options of the libraries that compute scores in the HTTP service.
+        """Options for scoring in the HTTP service: library, device, number of CPU threads and cache folder.
 
         Compiled models and tile sizes are cached under ``home``.
         """
@@ -217,17 +214,17 @@ class Settings(ServiceSettings):
 
     @property
     def job_engine_options(self) -> EngineOptions:
-        """Options of the libraries that compute scores in the processes of jobs."""
+        """Options for scoring in jobs: those of the service, but with ``train_threads`` CPU threads."""
         return replace(self.engine_options, threads=self.train_threads)
 
     @property
     def datasets_dir(self) -> Path:
-        """Path of the folder with the uploaded datasets."""
+        """Path of ``datasets`` in the data folder ``home``, the folder with the uploaded datasets."""
         return self.home / "datasets"
 
     @property
     def uploads_dir(self) -> Path:
-        """Path of the folder with unfinished dataset uploads.
+        """Path of ``uploads`` in the data folder ``home``, the folder for uploads that are not complete yet.
 
         It lies beside the datasets, so that the dataset quota does not count it.
         """
@@ -235,20 +232,20 @@ class Settings(ServiceSettings):
 
     @property
     def drift_file(self) -> Path:
-        """Path of the file with the p-values of recently scored images, which keeps them across restarts."""
+        """Path of the file that keeps the p-values of recently scored images when the service restarts."""
         return self.home / "drift" / "windows.json"
 
     @property
     def logs_dir(self) -> Path:
-        """Path of the folder with the log files."""
+        """Path of ``logs`` in the data folder ``home``, the folder with the log files of all processes."""
         return self.home / "logs"
 
     @property
     def runtime_folder(self) -> Path:
-        """Path of the folder for Unix sockets; it is short, because socket paths are limited to 107 bytes.
+        """Path of the folder for Unix sockets: ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
 
-        It depends on ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the
-        same broker.
+        The path is short, because socket paths are limited to 107 bytes. It depends on ``home`` alone: another login
+        has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the same broker.
         """
         if self.runtime_dir is not None:
             return self.runtime_dir
@@ -256,7 +253,7 @@ class Settings(ServiceSettings):
         return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # the folder is private to its owner
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables that give a child process these settings, without API keys."""
+        """Return these settings as environment variables for a child process, without API keys."""
         variables = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -271,7 +268,7 @@ class Settings(ServiceSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether the network address ``host`` can be reached from this machine only."""
+    """Return True if ``host`` is ``localhost`` or a loopback IP address, which only this machine can reach."""
     if host == "localhost":
         return True
     try:
@@ -281,7 +278,7 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process from its environment variables.
+    """Return the settings from the ``SNF_*`` environment variables of this process.
 
     Raises:
         pydantic.ValidationError: A variable has an impossible value.

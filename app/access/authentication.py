@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that checks a request's API key before its body is read.
+    """ASGI middleware that checks each request's API key before its body is read, and answers 401 if it is invalid.
 
     It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
     every caller may do everything.
@@ -135,12 +135,12 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Return whether a URL path can be requested without an API key, such as ``/healthz``."""
+    """Return True if a URL path needs no API key: health checks, and pages without data such as ``/docs``."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the API key in a request's headers, or None if there is none."""
+    """Return the API key from the header ``Authorization: Bearer`` or ``X-API-Key``, or None if neither is present."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():

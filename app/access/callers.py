@@ -15,7 +15,7 @@ SCOPE = "snf.caller"
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of an HTTP request, identified by its API key or else by its network address.
+    """The sender of an HTTP request with its role, named by its API key's id or, without a key, by its IP address.
 
     Args:
         name: ``key:<id>`` of a caller with a key, ``address:<network>`` of a caller without.
@@ -31,7 +31,7 @@ class Caller:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the caller of an ASGI request; without authentication, a caller identified by its address."""
+    """Return the sender that ``Authentication`` put in an ASGI scope, or else an ``admin`` named by its IP address."""
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
@@ -39,18 +39,18 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the caller at a network address of a service without API keys; it has the role ``admin``."""
+    """Return the ``Caller`` for an IP address of a service that has no API keys; its role is ``admin``."""
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 
 def address_of(scope: Scope) -> str:
-    """Return the client's IP address from the ASGI scope of a request; empty if it is not known."""
+    """Return the client's IP address from an ASGI scope, or an empty string if the server gives none."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def network_of(host: str) -> str:
-    """Return the network by which a client is counted: its IPv4 address, or its IPv6 /64 network.
+    """Return an IPv4 address unchanged, or the /64 network of an IPv6 address; other text comes back unchanged.
 
     A single machine can have all addresses of a /64 network.
     """

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 
 @router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))
 async def show_caller(scope: CallerScope) -> CallerView:
-    """Show the name, the id and the role of the API key in the request."""
+    """Show name, id and role of the API key in the request; without keys, the name `anyone` and the role `admin`."""
     caller = caller_of(scope)
     kind, _, id = caller.name.partition(":")
     return CallerView(

@@ -22,7 +22,7 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """The number of wrong API keys that a network address has sent, and the end of its waiting time.
+    """Record of wrong API keys from one IPv4 address or IPv6 /64 network: their count, and when it may try again.
 
     Attributes:
         wrong: Wrong keys so far.
@@ -38,7 +38,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counter of wrong API keys by client address; too many of them block the address for a growing time.
+    """Counter of wrong API keys by client address; from the 10th on, the address must wait: 1 s, then 2 s, up to 60 s.
 
     IPv6 addresses are counted by their /64 network. A key that was valid from an address stays usable from there
     during the wait.
@@ -53,7 +53,7 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return the seconds until an address may try an API key again; 0 if it may try at once.
+        """Return the seconds that an address must wait before its next API key is checked; 0.0 if it need not wait.
 
         A key that was valid from this address before, recognised by its SHA-256 ``digest``, never has to wait.
         """
@@ -63,7 +63,7 @@ class FailedAttempts:
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong API key, extend the wait of its address, and return the attempts so far."""
+        """Record a wrong API key sent from an address; from the 10th on, double how long the address must wait."""
         self._right.pop((address, digest), None)
         now = self._clock()
         network = network_of(address)
@@ -79,13 +79,13 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count an API key that was refused unchecked, because its address has to wait."""
+        """Count, for the audit log, a key refused unchecked while its address must wait; the wait stays the same."""
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Remember that an API key was valid from an address, so that it stays usable during a wait."""
+        """Store the SHA-256 digest of a valid API key with its address, so that this key never has to wait there."""
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """Error of a request whose API key is missing, unknown, expired or revoked, as ``reason`` says."""
+    """Raised when the API key of a request is missing, unknown, expired or revoked; ``reason`` is that word."""
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """A valid API key, with the role and the rate limits of its holder.
+    """An API key that was accepted: its public id, name, role and rate limits, without the secret text.
 
     Attributes:
         id: Public id of the key.
@@ -50,7 +50,7 @@ class HeldKey:
 
 
 class KeyRing:
-    """The API keys that a service accepts, reloaded when their file changes; thread-safe.
+    """The API keys that a service accepts, from ``SNF_API_KEYS`` and a file that is read again when it changes.
 
     If the file of keys becomes unreadable or disappears, its keys are invalid until it is back, and the service still
     asks for keys: a damaged file never opens the service. Keys of the environment stay valid.
@@ -72,17 +72,17 @@ class KeyRing:
 
     @property
     def needed(self) -> bool:
-        """Whether requests must carry an API key: True as soon as the service has any key."""
+        """Whether requests must carry an API key: True if ``SNF_API_KEYS`` is set or a key file exists or did exist."""
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether the text of an API key contains the id of a stored key; its secret is not checked."""
+        """Return True if the key file has a key with the id in an API key's text; the secret is not checked."""
         self._refresh()
         return id_in(text) in self._stored
 
     def find(self, text: str | None) -> HeldKey:
-        """Return the valid API key with a given text, together with its role and its rate limits.
+        """Return the accepted key for the text that a client sent; raise ``KeyRefused`` if it is not valid.
 
         Raises:
             KeyRefused: No key was given, or the key is not valid.

@@ -29,7 +29,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """ASGI middleware against cross-site requests: it refuses unknown hosts and changes from other origins.
+    """ASGI middleware that refuses unknown ``Host`` names, and requests by other websites that could change data.
 
     Args:
         app: Application behind the middleware.
@@ -100,7 +100,7 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Wrap an application in CORS middleware for the given origins; return it unchanged if there are none."""
+    """Return an ASGI app wrapped so that web pages of ``origins`` may call it (CORS); unwrapped if there are none."""
     if not origins:
         return app
     return CORSMiddleware(

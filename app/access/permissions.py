@@ -45,7 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the caller of a request; raise a 403 error if the role of its API key is too low.
+    """Return the sender of a request; raise a 403 ``Problem`` if its role does not include the role ``needed``.
 
     Args:
         scope: Scope of the request.
@@ -69,13 +69,13 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Mark a request as allowed if its API key has the role ``needed``; otherwise raise a 403 error."""
+    """Mark an ASGI scope as allowed if its sender has the role ``needed``; otherwise raise a 403 ``Problem``."""
     require(scope, needed)
     scope[ALLOWED] = True
 
 
 def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
-    """Return the role that the FastAPI dependencies of a route require, or None if they require none."""
+    """Return the role, such as ``train``, that a route's FastAPI dependencies require; None if they require none."""
     for dependency in dependencies:
         if isinstance(dependency, params.Security) and dependency.dependency is _check:
             return next(role for role in ROLES if role in (dependency.scopes or ()))
@@ -91,7 +91,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add the required role, and the answers 401, 403, 429 and 503, to each operation of an OpenAPI document."""
+    """Add the required role and responses 401, 403, 429 and 503 to operations of an OpenAPI document, in place."""
     refusals = responses(*REFUSALS)
     for calls in document["paths"].values():
         for operation in calls.values():
@@ -105,6 +105,6 @@ def describe(document: dict[str, Any]) -> None:
 
 
 def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the role that an operation of an OpenAPI document requires, or None if it requires none."""
+    """Return the role that an operation (a dictionary of an OpenAPI document) requires, or None if it requires none."""
     named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
     return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

@@ -19,13 +19,13 @@ ALLOWANCE = "snf.allowance"
 
 
 class RateLimits:
-    """Counters of the requests and images of each API key over sliding windows of time."""
+    """In-memory counters of each API key's requests and images over sliding time windows, for its rate limits."""
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Count requests or images against the rate limit of an API key.
+        """Add ``amount`` requests or images to a key's count; raise a 429 ``Problem`` if that would exceed ``rate``.
 
         Args:
             key: The key.
@@ -62,17 +62,17 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """The API key of a request, with the counters that its requests and images are charged to."""
+    """The API key of one request with the rate-limit counters of the service, to count the request and its images."""
 
     key: HeldKey
     limits: RateLimits
 
     def take_request(self) -> None:
-        """Count a request against the rate limit of its API key; raise a 429 error past the limit."""
+        """Count one request of the API key; raise a 429 ``Problem`` past its limit, such as 600 per minute."""
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images against the rate limit of the request's API key.
+        """Count images of the API key; raise a 429 ``Problem`` if they would exceed its limit, such as 10000/hour.
 
         Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """
@@ -80,7 +80,7 @@ class Allowance:
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count the scored or sampled images of a request against the rate limit of its API key, if any."""
+    """Count images against the rate limit of a request's API key, if it has one; raise a 429 ``Problem`` past it."""
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):
         allowance.take_images(count)

@@ -42,7 +42,7 @@ async def audit_model(
     n: Count = 4,
     timeout_ms: TimeoutMs = None,
 ) -> Audit:
-    """Score stored images twice, by the engine in use and by the trained flow in float64, and compare.
+    """Score a model's stored images twice, as served and in float64 without cached values; return the differences.
 
     The second pass uses no cached or frozen value: each layer computes its log-determinant again. If fewer than `n`
     images are stored with the model, the rest are samples, the same at every audit.

@@ -11,7 +11,7 @@ from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):
-    """The log-likelihood of an image from the engine in use, beside its float64 recomputation."""
+    """The log-likelihood of one image as served, recomputed in float64, and their difference, in nats."""
 
     index: int
     source: Literal["pinned", "sample"] = Field(
@@ -25,7 +25,7 @@ class AuditedImage(Answer):
 
 
 class AuditedLayer(Answer):
-    """The cached data-independent log-determinant of a layer, beside its recomputation."""
+    """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
 
     layer: str
     cached: float = Field(description="As stored with the model, nats.")
@@ -34,7 +34,7 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """The sum of all data-independent log-determinants, cached and recomputed."""
+    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance."""
 
     cached: float = Field(description="As used by scores, nats.")
     recomputed: float
@@ -43,7 +43,7 @@ class AuditedTotal(Answer):
 
 
 class Audit(Answer):
-    """Comparison of a model's log-likelihoods with their recomputation in float64 without cached values."""
+    """Comparison of a model's log-likelihoods as served with a float64 recomputation that uses no cached values."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return the API answer of an audit: served and recomputed log-likelihoods, and whether they agree."""
+    """Return the API answer for audited images: both log-likelihoods of each, and whether all are within tolerance."""
     scorer = loaded.scorer
     images = [
         AuditedImage(

@@ -46,7 +46,7 @@ def calibrate_model(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Queue a job that calibrates a model version: it computes statistics and p-values from a dataset.
+    """Queue a job that fits the anomaly statistics and p-values of a model to a dataset, without training the model.
 
     The training part of the dataset, at most 5,000 images, fits the statistics. Its statistics and calibration parts,
     at most 10,000 images, give the p-values. Of the dataset that the model was trained on, only images that training
@@ -71,7 +71,7 @@ def calibrate_model(
     responses=responses(401, 404, 422, 500),
 )
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
-    """List the calibrations of a model version, with p-value thresholds that keep a false-alarm rate."""
+    """List the calibrations of a model version, each with p-value thresholds that keep common false-alarm rates."""
     return views.listing(registry, ref)
 
 
@@ -83,7 +83,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
 def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
-    """Make a calibration, also an earlier one, the active one. Scoring uses it within about a second."""
+    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second."""
     return views.choose(registry, ref, choice.calibration)
 
 
@@ -95,5 +95,5 @@ def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDe
     responses=responses(401, 404, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
-    """Show a calibration of a model version: its dataset, its number of images and its thresholds."""
+    """Show a calibration of a model version: its dataset, numbers of images, precision and p-value thresholds."""
     return views.show(registry, ref, number)

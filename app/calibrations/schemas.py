@@ -37,7 +37,7 @@ LINE: dict[str, Any] = {
 
 
 class CalibrationRequest(BaseModel):
-    """Request for a new calibration of a model from a dataset of normal images."""
+    """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1", "activate": True}]}
@@ -54,7 +54,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to make another calibration of a model the active one."""
+    """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0}]})
 
@@ -62,7 +62,7 @@ class CalibrationChoice(BaseModel):
 
 
 class Threshold(Answer):
-    """A p-value threshold that keeps a false-alarm rate of at most `alpha` with 95 % confidence."""
+    """The largest p-value to flag so that at most a share `alpha` of normal images is flagged, with 95 % confidence."""
 
     alpha: float = Field(description="False-alarm rate.")
     threshold: float | None = Field(description="`alpha` for scoring; null where there are too few images.")
@@ -70,7 +70,7 @@ class Threshold(Answer):
 
 
 class CalibrationView(Answer):
-    """A calibration of a model version. Its data are null if its record on disk is damaged."""
+    """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
 
@@ -99,7 +99,7 @@ class CalibrationView(Answer):
 
 
 class CalibrationList(Answer):
-    """All calibrations of a model version, ordered by number."""
+    """All calibrations of a model version in ascending order of number, and the number of the one in use."""
 
     model: str
     version: int

@@ -26,7 +26,7 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all calibrations of a model version, and the number of the active calibration.
+    """Return all calibrations of the model version that ``ref`` names, and the number of the one in use.
 
     Raises ``ModelNotFound`` or ``ArtifactError``.
     """
@@ -39,7 +39,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return the calibration ``number`` of a model version as an API answer.
+    """Return a model version's calibration as an API answer; raise ``CalibrationNotFound`` if it has no such number.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -54,7 +54,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Make the calibration ``number`` of a model version the active one, and return all its calibrations.
+    """Store ``number`` as the calibration that scoring uses for a model version, and return all its calibrations.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -68,7 +68,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the active calibration of a model version; if it is damaged, the error instead of its data."""
+    """Return a calibration as an API answer, marked active; if damaged, with the reason in ``problem`` and no data."""
     return _view(registry, name, version, number, active=True)
 
 
@@ -102,7 +102,7 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return, for common false-alarm rates, the p-value thresholds that keep them with 95 % confidence.
+    """Return the p-value threshold that keeps a false-alarm rate with 95 % confidence, for six rates from 0.1 to 10 %.
 
     Args:
         images: Number of calibration images, in a single fold.

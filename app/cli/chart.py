@@ -27,7 +27,7 @@ MIN_LOG_VALUE = 1e-30
 
 @dataclass
 class Line:
-    """A line of a chart in the terminal: values by training step, in one colour."""
+    """A coloured line of a terminal chart: its name, its colour, and finite values by training step."""
 
     name: str
     style: str
@@ -35,7 +35,7 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Add the value at a training step, and remove the values at this and later steps.
+        """Append a value at a step, after removing points at this or later steps, which a resumed training repeats.
 
         A value that is missing or not finite leaves a gap.
         """
@@ -49,14 +49,14 @@ class Line:
 
 @dataclass
 class Chart:
-    """A line chart for the terminal over training steps, with a linear or a logarithmic axis."""
+    """Line chart over training steps, drawn in a terminal as text, with a linear or a logarithmic value axis."""
 
     title: str
     lines: list[Line]
     log: bool = False
 
     def draw(self, width: int) -> list[Text]:
-        """Return the chart as rows of text, ``width`` characters wide; no rows for fewer than two values."""
+        """Return a title row and 5 rows of plot, ``width`` characters wide; an empty list for fewer than two values."""
         series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
         values = sorted(value for _, scaled in series for value in scaled)
         columns = width - MARGIN

@@ -49,14 +49,17 @@ DEFAULT_MODEL = "mnist-snf-glow"
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Print an error message on stderr, and return the exception that ends the command with an exit code."""
+    """Print ``snf: MESSAGE`` on stderr, and return a ``typer.Exit`` with the exit code, for the caller to raise."""
     typer.echo(f"snf: {message}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """Context manager that turns errors of this product into a line on stderr and an exit code."""
+    """Turn a known exception of the ``with`` block into a line on stderr and exit code 2 (usage) or 3 (service failed).
+
+    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3.
+    """
     from app.http.errors import Problem, status_of
     from models.errors import ModelsError
     from worker.errors import JobsError
@@ -69,7 +72,7 @@ def error_messages() -> Iterator[None]:
 
 
 def read_settings() -> Settings:
-    """Return the settings from the environment; an invalid variable ends the command with exit code 2."""
+    """Return the settings from the environment; for an invalid variable, print why and exit with code 2."""
     from pydantic import ValidationError
 
     from worker.settings import load_settings
@@ -81,7 +84,7 @@ def read_settings() -> Settings:
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
-    """Print each invalid value on stderr, and return the exception that ends the command with exit code 2.
+    """Print what is wrong with each invalid value on stderr, and return the exception to raise for exit code 2.
 
     Args:
         error: The failed validation.
@@ -93,7 +96,7 @@ def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process at once."""
+    """Yield a ``threading.Event`` that Ctrl-C or SIGTERM sets; a second Ctrl-C raises ``KeyboardInterrupt``."""
     stop = threading.Event()
 
     def set_stop(_number: int, _frame: FrameType | None) -> None:
@@ -109,13 +112,13 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def require_folder(file: Path) -> None:
-    """End the command with exit code 2 if the parent folder of an output file does not exist."""
+    """Print an error and exit with code 2 if the folder in which ``file`` would be written does not exist."""
     if not file.absolute().parent.is_dir():
         raise fail(f"the folder of {file} does not exist; create it first", USAGE)
 
 
 def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Convert a pydantic object of the server to the class of the same name in the Python client.
+    """Return a server-side pydantic object as ``schema``, the Python client's class of the same name.
 
     Commands handle the response of a service and that of this process by the same code.
     """
@@ -123,18 +126,18 @@ def client_schema(schema: type[M], response: BaseModel) -> M:
 
 
 def print_json(value: Any) -> None:
-    """Print a value on stdout as indented JSON."""
+    """Print a value on stdout as JSON, indented by two spaces."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
 def print_response(response: BaseModel) -> None:
-    """Print a pydantic object, such as an answer of the service, on stdout as JSON."""
+    """Print a pydantic object, such as an answer of the service, on stdout as indented JSON."""
     print_json(response.model_dump(mode="json"))
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print that a resource was deleted, as a sentence or as JSON."""
+    """Print on stdout ``deleted NAME``, or ``{"deleted": "NAME"}`` if ``as_json`` is set."""
     if as_json:
         print_json({"deleted": name})
     else:

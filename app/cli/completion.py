@@ -44,7 +44,7 @@ def _url(context: typer.Context) -> str | None:
 
 @_completer
 def models(context: typer.Context) -> list[str]:
-    """Return the names of all models, for shell completion.
+    """Return the names of all models that begin with the typed text, for shell completion; none after an error.
 
     Versions are left out because shells split words at colons.
     """
@@ -59,7 +59,7 @@ def models(context: typer.Context) -> list[str]:
 
 @_completer
 def datasets(context: typer.Context) -> list[str]:
-    """Return the names of all datasets, for shell completion."""
+    """Return the names of all datasets that begin with the typed text, for shell completion; none after an error."""
     if url := _url(context):
         with _client(url) as client:
             return [dataset.name for dataset in client.datasets.list().datasets]
@@ -72,7 +72,7 @@ def datasets(context: typer.Context) -> list[str]:
 
 @_completer
 def presets(_context: typer.Context) -> list[str]:
-    """Return the names of all training presets, for shell completion."""
+    """Return the names of all training presets that begin with the typed text, for shell completion."""
     from models.training.presets import PRESETS
 
     return list(PRESETS)
@@ -80,6 +80,6 @@ def presets(_context: typer.Context) -> list[str]:
 
 @_completer
 def jobs(context: typer.Context) -> list[str]:
-    """Return the ids of the newest jobs of the service, for shell completion."""
+    """Return the ids, among the newest 50 jobs, that begin with the typed text, for shell completion."""
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]

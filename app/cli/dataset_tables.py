@@ -17,7 +17,7 @@ PARTS = ("train", "statistics", "calibration", "test")
 
 
 def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
-    """Print a table of all usable datasets, and the errors of unusable ones on stderr."""
+    """Print a table of all usable datasets on stdout, and on stderr why each of the other datasets cannot be used."""
     rows = [
         (
             dataset.name,
@@ -37,7 +37,7 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print a table with the sizes and splits of a dataset, and with the validation report of its upload."""
+    """Print tables of a dataset's image counts and sizes and, if uploaded, its duplicates and rejected files."""
     report = dataset.report
     rows = [
         ("images", str(dataset.images)),

@@ -42,14 +42,14 @@ NewName = Annotated[str, typer.Argument(help="Name of the dataset.", show_defaul
 
 @datasets.callback(help=HELP)
 def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the datasets if no subcommand is given."""
+    """Run ``snf datasets list`` if ``snf datasets`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_datasets(url, key, as_json)
 
 
 @datasets.command("list")
 def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the datasets that can be trained on."""
+    """List the datasets that can be trained on: origin, image shape, number of images, split and size."""
     if url:
         with service(url, key) as client:
             listed = client.datasets.list()
@@ -69,7 +69,7 @@ def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> No
 
 @datasets.command()
 def show(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show the counts, sizes, duplicates and rejected files of a dataset."""
+    """Show a dataset's image counts, sizes and split and, if it was uploaded, its duplicates and rejected files."""
     if url:
         with service(url, key) as client:
             dataset = client.datasets.get(name)
@@ -90,7 +90,7 @@ def upload(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset of files, here or in a running service, and show its report."""
+    """Store images or archives as a new dataset, here or in a running service, and show its validation report."""
     from snf_client.local_files import FilesProblem
 
     try:
@@ -102,7 +102,7 @@ def upload(
 
 @datasets.command()
 def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Delete an uploaded dataset; models that were trained on it are kept."""
+    """Delete an uploaded dataset; models that were trained on it are kept. Exit code 2: an unfinished job uses it."""
     if url:
         with service(url, key) as client:
             client.datasets.delete(name)
@@ -119,7 +119,7 @@ def contact_sheet(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write a picture with up to 100 images of an uploaded dataset."""
+    """Write one PNG picture that shows up to 100 images of an uploaded dataset."""
     if url:
         with service(url, key) as client:
             content = client.datasets.contact_sheet(name)

@@ -64,7 +64,7 @@ def evaluate(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model: AUROC, AUPR, FPR at 95 % TPR and false alarms, beside trivial baselines."""
+    """Measure how well a model separates normal from anomalous images (AUROC, AUPR, false alarms), beside baselines."""
     from app.cli.evaluation_tables import print_report
     from models.atomic_files import write_atomically
     from models.evaluation.report import render_html

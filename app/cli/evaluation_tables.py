@@ -25,7 +25,7 @@ SHORT_NAMES = {
 
 
 def print_report(report: EvaluationReport) -> None:
-    """Print an evaluation report: a table for each anomalous dataset, one for image faults, and a summary."""
+    """Print detection scores such as AUROC: a table per anomalous dataset, one for simulated faults, and a summary."""
     console = Console()
     wide = Console(width=max(console.width, MIN_WIDTH))
     for anomalous in report.sets:

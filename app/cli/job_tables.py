@@ -14,7 +14,7 @@ STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancel
 
 
 def print_jobs(page: JobList) -> None:
-    """Print a table with a row for each job: id, type, status, model, dataset and progress."""
+    """Print a table with a row for each job: id, type, status, model, dataset, progress, time left and bits/dim."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -36,7 +36,7 @@ def print_jobs(page: JobList) -> None:
 
 
 def print_job(job: JobView) -> None:
-    """Print a table with the status, progress, parameters and result of a job."""
+    """Print a two-column table of a job: status, model, dataset, parameters, progress, times, error and result."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -70,7 +70,7 @@ def print_job(job: JobView) -> None:
 
 
 def print_curve(curve: TrainingCurve) -> None:
-    """Draw the learning curves of a training job in the terminal, or print that there are none yet."""
+    """Draw bits/dim and reconstruction error of a training by step; print a note instead for fewer than two points."""
     from rich.console import Console
 
     from app.cli.live import LearningCurves
@@ -88,7 +88,7 @@ def print_curve(curve: TrainingCurve) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """Return the result of a succeeded job as one line of text, such as the model version that it registered."""
+    """Return the result of a succeeded job as one line, such as ``registered digits:2`` or the counts of a scoring."""
     result = job.result or {}
     if "calibration" in result:
         return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"

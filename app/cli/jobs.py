@@ -33,7 +33,7 @@ def list_jobs(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """List the newest jobs."""
+    """List the newest jobs of a service: id, type, status, model, dataset and progress."""
     with service(service_url(url), key) as client:
         page = client.jobs.list(status=None if status is None else status.value, limit=limit)
     if as_json:
@@ -44,7 +44,7 @@ def list_jobs(
 
 @jobs.command()
 def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Show the progress, parameters and result of a job."""
+    """Show a job's status, progress, parameters and times, and its result or error."""
     with service(service_url(url), key) as client:
         job = client.jobs.get(job_id)
     if as_json:
@@ -55,7 +55,7 @@ def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json =
 
 @jobs.command()
 def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Follow a job until it is finished. Exit code 3: it did not succeed. Ctrl-C stops watching, not the job."""
+    """Show a job's progress until it ends. Exit code 3: it did not succeed. Ctrl-C stops watching, not the job."""
     with service(service_url(url), key) as client:
         with live_view(as_json) as observe:
             job = follow_job(client, job_id, observe)
@@ -71,7 +71,7 @@ def metrics(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show the learning curves of a job as a picture, JSON or CSV."""
+    """Draw the learning curves of a training job (bits/dim by step) in the terminal, or print them as JSON or CSV."""
     with service(service_url(url), key) as client:
         if as_csv:
             typer.echo(client.jobs.metrics_csv(job_id), nl=False)
@@ -88,7 +88,7 @@ def log(
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:
-    """Show the last lines that the processes of a job printed."""
+    """Print the end of a job's log: the last complete lines that its processes printed."""
     with service(service_url(url), key) as client:
         typer.echo(client.jobs.log(job_id, tail=tail), nl=False)
 
@@ -100,7 +100,7 @@ def download(
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:
-    """Download the Parquet table of scores that a bulk scoring job wrote."""
+    """Download the Parquet file that a bulk scoring job wrote, with one row of scores for each image."""
     with service(service_url(url), key) as client:
         if (kind := client.jobs.get(job_id).type) != "score":
             raise fail(f"expected a job of type score, which has a table; {job_id} is of type {kind}", USAGE)
@@ -110,28 +110,28 @@ def download(
 
 @jobs.command()
 def cancel(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Cancel a job."""
+    """Cancel a waiting job at once, or ask a running job to stop. Exit code 2: it has ended already."""
     with service(service_url(url), key) as client:
         _print_status(client.jobs.cancel(job_id), as_json)
 
 
 @jobs.command()
 def pause(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Pause a job; a running one writes a checkpoint first."""
+    """Pause a queued job at once. A running job first writes a checkpoint, then frees its device."""
     with service(service_url(url), key) as client:
         _print_status(client.jobs.pause(job_id), as_json)
 
 
 @jobs.command()
 def resume(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Resume a paused job from its checkpoint, before all waiting jobs."""
+    """Put a paused job at the head of its queue; it continues from its checkpoint."""
     with service(service_url(url), key) as client:
         _print_status(client.jobs.resume(job_id), as_json)
 
 
 @jobs.command()
 def retry(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Submit a failed or cancelled job again; the new job continues from its checkpoint."""
+    """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint."""
     with service(service_url(url), key) as client:
         _print_status(client.jobs.retry(job_id), as_json)
 

@@ -31,7 +31,7 @@ Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=
 
 @keys.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
-    """List the API keys if no subcommand is given."""
+    """Run ``snf keys list`` if ``snf keys`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_keys(as_json)
 
@@ -72,7 +72,7 @@ def create(
 
 @keys.command("list")
 def list_keys(as_json: Json = False) -> None:
-    """List all API keys, valid or not, without their secret texts."""
+    """List all API keys, also expired and revoked ones: id, name, role, state and limits, never the secret text."""
     settings = read_settings()
     with _key_file(settings) as file:
         stored = file.read() if settings.keys_file.exists() else ()
@@ -94,7 +94,7 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(ref: Ref, as_json: Json = False) -> None:
-    """Make an API key invalid permanently."""
+    """Make an API key invalid permanently, given its name or id; running services refuse it within a second."""
     settings = read_settings()
     with _key_file(settings) as file:
         key = file.revoke(ref)
@@ -113,7 +113,7 @@ def rotate(
     ] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Replace the text of an API key and print the new text; id, role, limits and expiry stay."""
+    """Replace the secret text of an API key and print it; the old text stays valid for --overlap, by default 1 hour."""
     duration = _duration(overlap, "--overlap")
     settings = read_settings()
     with _key_file(settings) as file:

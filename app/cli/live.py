@@ -29,7 +29,7 @@ MAX_WIDTH = 100
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[Observer]:
-    """Yield a function that shows job events: as a progress bar, as lines of text, or as JSON lines."""
+    """Yield a function to call with each job event: it shows a progress bar in a terminal, else lines or JSON."""
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
@@ -46,7 +46,7 @@ def live_view(as_json: bool) -> Iterator[Observer]:
 
 @contextmanager
 def terminal_view(console: Console) -> Iterator[Observer]:
-    """Yield a function that shows job events in the terminal: a bar and learning curves below the messages."""
+    """Yield a function to call with each job event: it updates a progress bar and learning curves in the terminal."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -90,7 +90,7 @@ def terminal_view(console: Console) -> Iterator[Observer]:
 
 
 class LearningCurves:
-    """Terminal charts of the bits/dim and the reconstruction error of a training; empty for other jobs."""
+    """Two terminal charts of a training by step, bits/dim and reconstruction error; empty for other types of job."""
 
     def __init__(self) -> None:
         from app.cli.chart import Chart, Line
@@ -104,7 +104,7 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the training or validation metrics of a job event to the charts."""
+        """Add the values of a ``metrics`` or ``validation`` event to the charts; ignore other events."""
         match event["event"]:
             case "metrics":
                 self._train.add(event["step"], event.get("bits_per_dim"))

@@ -34,7 +34,7 @@ Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port
 
 @cli.command()
 def up(host: Host = None, port: Port = None) -> None:
-    """Run broker, worker and service on this machine until Ctrl-C."""
+    """Run Redis (unless REDIS_URL is set), the workers and the HTTP service on this machine until Ctrl-C."""
     _set(host=host, port=port)
     settings = read_settings()
     from worker.launch.launcher import supervise
@@ -44,7 +44,7 @@ def up(host: Host = None, port: Port = None) -> None:
 
 @cli.command()
 def serve(host: Host = None, port: Port = None) -> None:
-    """Run only the HTTP service."""
+    """Run only the HTTP service, without Redis and workers, until Ctrl-C."""
     _set(host=host, port=port)
     settings = read_settings()
     from app.server import serve as run
@@ -68,7 +68,7 @@ def worker(
         typer.Option("--check", help="Only check the running workers of this machine. Exit code 1: one is unhealthy."),
     ] = False,
 ) -> None:
-    """Run only the workers of this machine, with the broker in REDIS_URL or of this machine."""
+    """Run only the worker processes, which take jobs from the Redis at REDIS_URL, by default that of this machine."""
     _set(queues=queues, devices=devices)
     settings = read_settings()
     if check:
@@ -113,7 +113,7 @@ cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Run the command line ``snf`` with the arguments of this process."""
+    """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code."""
     relax_gc()
     cli()
 

@@ -43,7 +43,7 @@ Ref = Annotated[
 
 
 def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Show the card of a model: its purpose, quality, training and limits."""
+    """Show the model card, a text about the purpose, training, measured quality and limits of a model."""
     if url:
         with service(url, key) as client:
             text = client.models.card(model)
@@ -69,7 +69,7 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score images of a model again in float64 without cached values. Exit code 1: the scores do not agree."""
+    """Compare scores of a model's stored images with a float64 recomputation. Exit code 1: they do not agree."""
     if url:
         with service(url, key) as client, spinner(f"auditing {model}"):
             audited = client.models.audit(model, n=n)
@@ -90,7 +90,7 @@ def export(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write a version of a model into a tar file for `snf models import`."""
+    """Write the files of a model version into a tar file that `snf models import` can read."""
     target = out or Path(f"{model.replace(':', '-').replace('@', '-')}.tar")
     require_folder(target)
     if url:
@@ -114,7 +114,7 @@ def import_model(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Import a model into a running service, which verifies it first."""
+    """Upload a tar file of `snf models export` to a service, which verifies and registers it as a new version."""
     with service(service_url(url), key) as client, bytes_bar("sending", "verifying the model") as update:
         registered = client.models.upload(name, tar, promote=promote, progress=update)
     if as_json:
@@ -124,7 +124,7 @@ def import_model(
 
 
 def registry() -> Registry:
-    """Return the registry of trained models of this machine."""
+    """Return the ``Registry`` of the models that are stored in this machine's home folder, ``SNF_HOME``."""
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)

@@ -18,7 +18,7 @@ STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold r
 
 
 def print_models(page: ModelPage) -> None:
-    """Print a table with a row for each model: versions, architecture, image size, bits/dim and state."""
+    """Print a table with a row for each model: versions, architecture, image size, test bits/dim and loading state."""
     _print_table(
         ("name", "versions", "live", "architecture", "image", "test bits/dim", "state"),
         [
@@ -37,7 +37,7 @@ def print_models(page: ModelPage) -> None:
 
 
 def print_model(model: ModelDetail) -> None:
-    """Print a table of a model version: architecture, training, quality, calibration and serving."""
+    """Print a table of one model version: architecture, training, test bits/dim, calibration and serving engine."""
     from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
@@ -75,7 +75,7 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print a table with a row for each calibration of a model version."""
+    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold."""
     _print_table(
         ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "active"),
         [
@@ -94,7 +94,7 @@ def print_calibrations(calibrations: CalibrationList) -> None:
 
 
 def print_audit(audit: Audit) -> None:
-    """Print the served and the recomputed log-likelihood of each audited image, and whether they agree."""
+    """Print each audited image's log-likelihood in nats, as served and as recomputed, and whether all of them agree."""
     rows = [
         (
             f"{image.source} {image.index}",

@@ -38,14 +38,14 @@ Name = Annotated[str, typer.Argument(help="Name of the model.", show_default=Fal
 
 @models.callback(help=HELP)
 def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the models if no subcommand is given."""
+    """Run ``snf models list`` if ``snf models`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_models(url, key, as_json)
 
 
 @models.command("list")
 def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the models."""
+    """List the models with their versions, architecture, image size, test bits/dim and loading state."""
     if url:
         with service(url, key) as client:
             page = client.models.list()
@@ -73,7 +73,7 @@ models.command("import")(import_model)
 
 @models.command()
 def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the calibrations of a model, with thresholds that keep a false-alarm rate."""
+    """List a model's calibrations: dataset, image counts, and the p-value threshold for at most 1 % false alarms."""
     if url:
         with service(url, key) as client:
             listed = client.calibrations.list(model)
@@ -108,7 +108,7 @@ def calibrate(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Calibrate a model on other images without training it, by a job of a running service."""
+    """Fit a model's p-values to a dataset of normal images by a job of a service, without training the model."""
     with service(service_url(url), key) as client:
         job = client.calibrations.create(model, dataset, activate=activate, precision=precision)
         if follow:
@@ -135,7 +135,7 @@ def use_calibration(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Make a calibration the active one; a running service uses it at once."""
+    """Select the calibration that gives a model's p-values; a running service uses it within about a second."""
     if url:
         with service(url, key) as client:
             chosen = client.calibrations.choose(model, number)
@@ -150,7 +150,7 @@ def use_calibration(
 
 @models.command("show")
 def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show the architecture, training, quality and serving of a model; JSON also has its manifest."""
+    """Show a model's architecture, training, test bits/dim, calibration and serving; JSON also has its manifest."""
     if url:
         with service(url, key) as client:
             shown = client.models.get(model)
@@ -182,7 +182,7 @@ def alias(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version of a model, or delete it; a running service uses it at once."""
+    """Point an alias, such as `live`, at a version of a model, or delete it; a running service uses it at once."""
     if (version is None) != remove:
         raise fail("expected either a version or --remove", USAGE)
     from snf_client.schemas import Aliases
@@ -221,7 +221,7 @@ def delete(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a version of a model with its calibrations, or the whole model.
+    """Delete a version of a model with its calibrations, or with --all the whole model.
 
     A version that an alias points at cannot be deleted alone.
     """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar that counts images; yield a function that advances the bar by a number of images.
+    """Show a progress bar on stderr; yield a function that takes the number of images that were just finished.
 
     Args:
         label: Text beside the bar.
@@ -44,7 +44,7 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of transferred bytes; yield a function that sets the bytes done and the total.
+    """Show a progress bar of a transfer on stderr; yield a function that takes the bytes done and the total bytes.
 
     Args:
         label: Text beside the bar.
@@ -69,7 +69,7 @@ def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar with changing text; yield a function that sets label, steps done and total steps."""
+    """Show a progress bar on stderr; yield a function that takes its label, the steps done and the total steps."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -94,7 +94,7 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def spinner(label: str) -> Iterator[None]:
-    """Show a spinner with a label in the terminal while the ``with`` block runs."""
+    """Show a turning spinner with a label on stderr while the ``with`` block runs."""
     from rich.console import Console
 
     with Console(stderr=True).status(label):
@@ -102,7 +102,7 @@ def spinner(label: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a number of seconds as hours, minutes and seconds, such as ``1:02:03``; ``-`` for None."""
+    """Return whole seconds as ``h:mm:ss``, such as ``1:02:03``, or ``m:ss`` below an hour; ``-`` for None."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)

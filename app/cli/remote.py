@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Yield a client of the service at ``url``; a failed call ends the command with an error message."""
+    """Yield an HTTP client of a service; if a call fails, print why and exit with code 2 (usage) or 3 (service)."""
     from snf_client import Client, ClientError, ProblemError, Retries
 
     try:
@@ -38,7 +38,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def service_url(url: str | None) -> str:
-    """Return the given address of a service, or the address of the service on this machine for None."""
+    """Return ``url``, or if it is None or empty the address of the service on this machine, from the settings."""
     if url:
         return url
     from app.cli.common import read_settings
@@ -48,7 +48,7 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Pass the events of a job to ``observe`` until it ends, and return the succeeded job.
+    """Call ``observe`` with each event of a job until it ends; return it if it succeeded, else exit with code 3.
 
     A job that failed or was cancelled ends the command.
     """

@@ -45,7 +45,7 @@ def sample(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Draw images from a model into a file."""
+    """Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files."""
     if out.suffix not in FORMATS:
         raise fail(f"--out: expected a file that ends in {', '.join(FORMATS)}, got {out}", USAGE)
     require_folder(out)

@@ -85,7 +85,7 @@ def score(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Score image files, or a dataset of a service: log-likelihoods and anomaly verdicts."""
+    """Compute the log-likelihood and an anomaly verdict of each image file, or of each image in a service's dataset."""
     if (dataset is None) == (not paths):
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:

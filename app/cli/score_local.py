@@ -28,7 +28,7 @@ PREFETCHED = 2
 
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
-    """Score image files in this process, and yield the results batch by batch in the order of the files.
+    """Score image files without a service, and yield a ``ScorePart`` of results per batch, in the order of the files.
 
     Raises:
         ModelsError: If the model cannot be loaded or does not support an option.

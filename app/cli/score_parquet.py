@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringRate:
-    """Number of images that this run of a command scored, and the seconds it took.
+    """The number of images that one run of ``snf score --out`` scored, and the seconds that it took.
 
     Images that an interrupted run scored before do not count.
     """
@@ -33,12 +33,12 @@ class ScoringRate:
 
     @property
     def rate(self) -> float:
-        """Scored images per second."""
+        """Number of images that were scored per second."""
         return self.images / max(self.seconds, 1e-9)
 
 
 def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None, as_json: bool) -> PartSummary:
-    """Score image files, write one Parquet row for each, and return the counts of images and anomalies.
+    """Score image files into a Parquet file with a row for each; return the numbers of images, anomalies and errors.
 
     The finished parts of an interrupted run are kept beside ``out``; the same command continues from them.
     """

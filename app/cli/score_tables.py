@@ -15,19 +15,19 @@ STYLES = {"anomaly": "bold red", "normal": "green"}
 
 
 class ScoreOutput(Protocol):
-    """Interface of an output format of ``snf score``: it receives results batch by batch."""
+    """Protocol of an output of ``snf score``: ``add`` is called for each batch of results, then ``end`` once."""
 
     def add(self, part: ScorePart) -> None:
-        """Output the scores of the next batch of images."""
+        """Print the results of the next batch of images, or keep them until ``end`` is called."""
         ...
 
     def end(self) -> None:
-        """Complete the output after the last batch."""
+        """Print what is missing after the last batch, such as the kept results or closing brackets."""
         ...
 
 
 class JsonOutput:
-    """Output of scores as a JSON document, written batch by batch to keep memory constant.
+    """Writer of scores to stdout as one JSON document, batch by batch, so that memory use does not grow.
 
     Each result is a line. The document begins with the model, so that results wait until it is known.
     """
@@ -39,7 +39,7 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        """Write the scores of the next batch of images to stdout, as elements of the JSON array."""
+        """Write a batch of results to stdout as JSON array elements, or keep them until a batch names the model."""
         texts = ["    " + result.model_dump_json(exclude_unset=True) for result in part.results]
         if not self._started and part.model is None:
             self._waiting += texts
@@ -50,7 +50,7 @@ class JsonOutput:
             self._write(text)
 
     def end(self) -> None:
-        """Write the end of the JSON document."""
+        """Write kept results, and the closing brackets of the JSON document, to stdout."""
         if not self._started:
             self._start({})
         sys.stdout.write("\n  ]\n}\n")
@@ -69,20 +69,20 @@ class JsonOutput:
 
 
 class TableOutput:
-    """Output of scores as a table in the terminal, printed after the last image."""
+    """Output of scores as one table in the terminal, printed after the last image."""
 
     def __init__(self) -> None:
         self._title: str | None = None
         self._rows: list[tuple[str, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep the scores of a batch of images as rows of the table."""
+        """Keep file, log-likelihood, bits/dim, p-value and verdict of each image of a batch as table rows."""
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
         self._rows += map(_row, part.results)
 
     def end(self) -> None:
-        """Print the table of all scores."""
+        """Print one table with the rows of all batches."""
         from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -100,7 +100,7 @@ class TableOutput:
 
 
 class HeatMapWriter:
-    """Output that saves each image's heat map as a PNG file and passes the scores to another output."""
+    """Output that saves each image's heat map as a PNG file and passes all other results to another output."""
 
     def __init__(self, folder: Path, output: ScoreOutput) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,11 +108,11 @@ class HeatMapWriter:
         self._output = output
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat maps of a batch as PNG files, and pass its scores to the wrapped output."""
+        """Save the heat map of each image of a batch as a PNG file, and pass its scores to the other output."""
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """Complete the wrapped output."""
+        """Call ``end`` of the other output; all PNG files have been written before."""
         self._output.end()
 
     def _without(self, result: ImageResult) -> ImageResult:

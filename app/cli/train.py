@@ -60,7 +60,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model and register it. Ctrl-C writes a checkpoint; repeat the command to continue from it.
+    """Train a model on a dataset and register it. Ctrl-C writes a checkpoint; the same command continues from it.
 
     Under torchrun (torchrun --nproc-per-node N -m app.cli.main train ...) N processes share every batch. On CUDA each
     process has its own GPU. The first process prints.
@@ -154,7 +154,7 @@ def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Pa
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Context manager that silences all processes of ``torchrun`` but the first, except for tracebacks."""
+    """Discard what the ``with`` block prints, unless this is the first of the processes that ``torchrun`` started."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return

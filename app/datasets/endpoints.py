@@ -71,7 +71,7 @@ _FORM = {
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
 ) -> DatasetDetail:
-    """Store the images of the uploaded files as a dataset, and return a validation report.
+    """Store uploaded images or archives as a new dataset; return its counts, its split and a report of rejected files.
 
     Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it is stored.
@@ -90,7 +90,7 @@ def upload_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List the built-in and the uploaded datasets. A dataset that cannot be used has the reason in `problem`."""
+    """List all built-in and uploaded datasets. `problem` is the reason why a dataset cannot be used, else null."""
     return DatasetList(datasets=entries(store, settings.data_dir))
 
 
@@ -102,7 +102,7 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     responses=responses(401, 404, 422, 500),
 )
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
-    """Show counts, sizes and the split, and the report of an uploaded dataset: duplicates, rejected files, notes."""
+    """Show a dataset's image counts, sizes and split and, if uploaded, its report of duplicates and rejected files."""
     return detail(name, store, settings.data_dir)
 
 
@@ -121,7 +121,7 @@ def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep
     },
 )
 def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
-    """Return a PNG with up to 100 images of an uploaded dataset; built-in datasets have none."""
+    """Return one PNG that shows up to 100 images of an uploaded dataset; 404 for a built-in dataset."""
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
     try:
@@ -141,7 +141,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
-    """Delete an uploaded dataset. 409 for a built-in dataset, and while an unfinished job uses it.
+    """Delete an uploaded dataset. 409 for a built-in dataset, and while a job that has not ended uses it.
 
     Models that were trained on it stay.
     """

@@ -22,7 +22,7 @@ MAX_NAME_BYTES = 64
 
 
 class DatasetForm:
-    """Streaming parser of a multipart form with a dataset's name and files, which writes them to a folder.
+    """Streaming parser of an uploaded multipart form: it writes each file to a folder and keeps the dataset's name.
 
     An exception of ``check_name`` or ``take`` ends the upload. All methods raise 400, 413, 415 and 422 errors.
 
@@ -74,18 +74,18 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Parse the next bytes of the form, and write the contents of files to disk."""
+        """Parse the next bytes of the request body and write files to disk; raise a 4xx ``Problem`` if invalid."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _malformed(str(error)) from error
 
     def close(self) -> None:
-        """Close the file that is currently being written; safe to call more than once."""
+        """Close the file on disk that is being written, if any; may be called again."""
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source]]:
-        """Return the dataset's name and its uploaded files; raise a 4xx error if the form is incomplete."""
+        """Return the dataset's name and its files on disk; raise a 400 or 422 ``Problem`` if the form is incomplete."""
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")

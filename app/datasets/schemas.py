@@ -29,7 +29,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class DatasetEntry(Answer):
-    """A dataset in the list of datasets: its origin, image shape and number of images."""
+    """Summary of a dataset: origin, image shape and sizes, and how many images are for training, calibration, test."""
 
     name: str
     origin: Literal["built-in", "stored"]
@@ -53,7 +53,7 @@ class DatasetEntry(Answer):
 
 
 class DatasetList(Answer):
-    """All datasets, the built-in ones first."""
+    """Summaries of all datasets, the built-in ones first."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"datasets": [EXAMPLE]}]})
 
@@ -101,7 +101,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
 
 
 class DatasetDetail(DatasetEntry):
-    """A dataset in full. An uploaded dataset has the report of its validation."""
+    """Summary of a dataset with links and the validation report of its files, which is null if it is built in."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Receiver of dataset uploads, with a limit on simultaneous uploads that callers share fairly."""
+    """Receiver of dataset uploads: it streams them to disk, and limits how many each caller may send at once."""
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
@@ -34,7 +34,7 @@ class DatasetUploads:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Remove unfinished uploads that a killed service process left on disk."""
+        """Delete unfinished uploads that a killed service process left on disk; log a failure to do so."""
         try:
             self._folders.sweep()
         except OSError as error:
@@ -42,14 +42,14 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """Abort uploads whose images are being validated.
+        """Make uploads whose images are being validated end with a 503 error, because the service stops.
 
         Transfers are aborted when the service starts to drain.
         """
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
-        """Store the multipart form of a request as a dataset, and return its validation report.
+        """Store the images of a request's multipart form as a new dataset, and return its validation report.
 
         To be called in a thread of the framework.
 

@@ -14,7 +14,7 @@ from worker.jobs.store import JobStore
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
-    """Return list entries of all datasets; a damaged dataset has the reason why it cannot be used."""
+    """Return a summary of every dataset; that of a damaged one has zero counts and the reason in ``problem``."""
     result = []
     for name in dataset_names(data_dir, store):
         try:
@@ -25,7 +25,7 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
 
 
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
-    """Return the list entry of a dataset; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
+    """Return a summary of a dataset; raise ``DatasetNotFound`` if it is missing, ``DatasetUnfit`` if unusable."""
     path = builtin_file(name, data_dir)
     summary = summarize(name, data_dir, store)
     if path is None:
@@ -47,7 +47,7 @@ def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
-    """Return a dataset with its validation report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
+    """Return a dataset's summary with links and validation report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
     dataset = entry(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
     if dataset.origin == "built-in":
@@ -57,7 +57,7 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
 
 def refuse_builtin(name: str) -> None:
-    """Raise a 409 error if a dataset is built in, because only uploaded datasets can be deleted."""
+    """Raise a 409 ``Problem`` if ``name`` is a built-in dataset, because only uploaded datasets can be deleted."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
@@ -65,7 +65,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 error if an unfinished job uses a dataset.
+    """Raise a 409 ``Problem`` if a job that has not ended reads the dataset ``name``; otherwise return None.
 
     Raises ``BrokerDown`` if the job store does not answer.
     """

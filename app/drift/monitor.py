@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Monitor of the p-values of recently scored images: a thread tests them for drift and saves them.
+    """Background thread that compares every 5 s the p-values of recent images with those of the calibration images.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.
@@ -40,19 +40,19 @@ class DriftMonitor:
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
     def start(self) -> None:
-        """Load the recent p-values that the previous process saved, and start the drift test thread."""
+        """Load the recent p-values that an earlier process saved, and start the background thread."""
         storage.load(self._windows, self._path)
         self._thread.start()
 
     def close(self) -> None:
-        """End the drift test thread, and save the recent p-values to disk."""
+        """End the background thread, wait for it, then test and save p-values that were added since."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self._check_and_store()
 
     def record(self, loaded: Loaded, source: str | None, p_values: Sequence[float]) -> None:
-        """Add the p-values of newly scored images to those of their model; never blocks for long.
+        """Add the p-values of newly scored images to the recent ones of their model; does not wait for a test.
 
         Args:
             loaded: The model that scored.
@@ -64,14 +64,14 @@ class DriftMonitor:
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time())
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return the drift of a model version: for all recent images first, then for each image source.
+        """Return the drift test results of a model version: for all recent images first, then for each image source.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
         return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
     def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return the drift of every model version with recent images, for all images and by source."""
+        """Return, for every model version, the drift test results of all recent images and of each image source."""
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def _loop(self) -> None:
@@ -99,5 +99,5 @@ class DriftMonitor:
 
 
 def key_of(version: ModelVersion) -> Key:
-    """Return the model name, version and calibration number by which recent p-values are grouped."""
+    """Return the key under which recent p-values are grouped: model name, version and calibration number."""
     return Key(version.name, version.version, version.calibration)

@@ -16,7 +16,7 @@ SOURCE = pattern(
 
 
 class Drift(Answer):
-    """Difference between recently scored images and the calibration images of a model, by their p-values."""
+    """Result of a Kolmogorov-Smirnov test that compares p-values of recently scored images and calibration images."""
 
     source: str | None = Field(description="Source of the images; null for all images together.")
     images: int = Field(description="Images in the window of the newest images.")

@@ -24,7 +24,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredWindow(_DriftRecord):
-    """The p-values and times of the newest images of a model, as stored in the drift file.
+    """JSON form of the newest p-values, with their times, of one image source or of all images of a model.
 
     Attributes:
         source: Label of the source; None for all images.
@@ -48,7 +48,7 @@ class StoredWindow(_DriftRecord):
 
 
 class StoredModel(_DriftRecord):
-    """The recent p-values of one calibration of a model version, as stored in the drift file."""
+    """JSON form of the recent p-values of one model version under one calibration, grouped by image source."""
 
     name: str
     version: int
@@ -60,21 +60,21 @@ class StoredModel(_DriftRecord):
 
 
 class StoredDrift(_DriftRecord):
-    """The content of the drift file: recent p-values of every model."""
+    """JSON content of the file that keeps the recent p-values of all models when the service restarts."""
 
     format_version: int = Field(1, ge=1, le=1)
     models: list[StoredModel]
 
 
 def save(windows: DriftWindows, path: Path) -> None:
-    """Write the recent p-values of all models to a file, atomically; raise ``OSError``."""
+    """Write the recent p-values of all models to a JSON file, replaced atomically; raise ``OSError`` if that fails."""
     # Encoded model by model, because encoding blocks the event loop.
     models = [_stored(*content).model_dump_json() for content in windows.contents()]
     write_atomically(path, ('{"format_version":1,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Restore the recent p-values of all models from a file.
+    """Read the file that ``save`` wrote, and put its recent p-values into ``windows``, unless it is missing or damaged.
 
     A missing or damaged file leaves ``windows`` empty; damage is logged.
     """

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """The model name, version and calibration number whose images share a window of recent p-values."""
+    """Key of a group of recent p-values: the model's name, its version, and the number of its calibration."""
 
     name: str
     version: int
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowReference:
-    """The calibration images to which a window of recent p-values is compared.
+    """Facts on a calibration for the drift test: number of images, smallest p-value, and digest of the weights.
 
     Attributes:
         weights: Digest of the weights; a model that was trained again in the same place has another.
@@ -47,7 +47,7 @@ class WindowReference:
 
 @dataclass(frozen=True)
 class WindowStatus:
-    """Result of the drift test on a window of recent p-values, with the size and age of the window.
+    """Result of a Kolmogorov-Smirnov test on the newest images of a model or source: distance, p-value and alarm.
 
     Attributes:
         source: Label of the source; None for all images.
@@ -72,7 +72,7 @@ class WindowStatus:
 
 @dataclass(eq=False)
 class Window:
-    """The p-values of the newest images, with their times in seconds since 1970."""
+    """Bounded queue of the p-values and times of the newest images, with their last drift test result."""
 
     p_values: deque[float]
     times: deque[float]
@@ -82,7 +82,7 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], now: float) -> None:
-        """Append p-values at the time ``now``, in seconds since 1970; a full window drops its oldest p-values."""
+        """Append p-values with the time ``now``, in seconds since 1970; a full queue drops its oldest p-values."""
         for p in p_values:
             self.p_values.append(p)
             self.times.append(now)
@@ -91,20 +91,20 @@ class Window:
 
 @dataclass(eq=False)
 class ModelWindows:
-    """The windows of recent p-values of one model: one of all images, and one for each image source."""
+    """The newest p-values of one model: a bounded queue for all its images, and one for each image source."""
 
     reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield each window of p-values with its image source; None stands for all images and comes first."""
+        """Yield pairs of image source and bounded queue of p-values: first None for all images, then each source."""
         yield None, self.everything
         yield from self.sources.items()
 
 
 class DriftWindows:
-    """Sliding windows over the p-values of the newest images of all models, and their tests for drift.
+    """The newest p-values of all models, in bounded queues by model and image source, and tests for their drift.
 
     P-values are added in O(1) per image; windows are tested on request.
 
@@ -131,13 +131,16 @@ class DriftWindows:
 
     @property
     def changes(self) -> int:
-        """Number of changes to the recent p-values so far, by which a caller detects new images."""
+        """A counter that rises whenever scored images are recorded, so that a caller sees whether any were."""
         return self._changes
 
     def record(
         self, key: Key, reference: WindowReference, source: str | None, p_values: Sequence[float], now: float
     ) -> None:
-        """Add the p-values of newly scored images at the time ``now``, in seconds since 1970."""
+        """Add p-values of newly scored images to their model, and to their image source if they have one.
+
+        ``now`` is the time of the scoring, in seconds since 1970.
+        """
         if not p_values:
             return
         with self._lock:
@@ -158,7 +161,7 @@ class DriftWindows:
             log.warning("drift of %s has ended: its window was dropped", name)
 
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
-        """Test the recent p-values of a model for drift, and return the results: all images, then each source.
+        """Return Kolmogorov-Smirnov tests of a model's recent p-values: for all images first, then for each source.
 
         Starts and ends of alarms are logged.
 
@@ -176,12 +179,12 @@ class DriftWindows:
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
     def models(self) -> list[Key]:
-        """Return the model versions, with their calibration, that have recent p-values."""
+        """Return the keys (model name, version, calibration number) for which there are recent p-values."""
         with self._lock:
             return list(self._groups)
 
     def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
-        """Return copies of the recent p-values of all models, for storage."""
+        """Return each model's key, calibration facts and copied p-values, so that they can be written to disk."""
         contents = []
         for key in self.models():
             # A model at a time, so that scoring never waits for all of them.
@@ -193,7 +196,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Restore the recent p-values of a model from storage, as far as the size limits allow."""
+        """Replace a model's recent p-values by stored ones; the oldest ones beyond the size limits are dropped."""
         copies = {source: self._window(window) for source, window in windows}
         if None not in copies:
             return

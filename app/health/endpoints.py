@@ -19,7 +19,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", operation_id="health", summary="Check that the process runs")
 async def health() -> Health:
-    """Answer 200 while the process runs."""
+    """Answer 200 while the process runs; neither the models nor the job store is checked."""
     return Health(status="alive")
 
 
@@ -36,7 +36,10 @@ async def readiness(
     stopping: DrainingDep,
     response: Response,
 ) -> Readiness:
-    """Answer 200 when the shipped models are loaded, 503 before and while the service stops. Lists failed models."""
+    """Answer 200 if images can be scored; 503 while models load, if all have failed, and while the service stops.
+
+    The answer lists the models that could not be loaded, with reasons.
+    """
     listing = await asyncio.to_thread(pool.listing)
     failed = {
         f"{version.name}:{version.version}": reason or "unknown"
@@ -64,7 +67,7 @@ async def readiness(
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
-    """Return metrics of requests, images, queues, models and drift. Never waits for the job store."""
+    """Return Prometheus metrics of requests, images, queues, models and drift, without waiting for the job store."""
     text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 

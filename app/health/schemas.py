@@ -10,13 +10,13 @@ from app.http.schemas import Answer
 
 
 class Health(Answer):
-    """Answer of the liveness check: the process runs."""
+    """Answer of `/healthz`: the status `alive`, which means that the process runs."""
 
     status: Literal["alive"]
 
 
 class Readiness(Answer):
-    """Whether the service can score, and the state of each model and of the queue."""
+    """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
 
     status: Literal["ready", "loading", "draining", "failed"]
     models: dict[str, str] = Field(description="State by model name.")

@@ -17,7 +17,7 @@ MODEL = ["model", "version", "calibration", "source"]
 
 
 class StateCollector(Collector):
-    """Prometheus collector of the state of the scoring queue, the models, the job queues and drift.
+    """Prometheus collector that reads queue lengths, model states and drift test results at each scrape.
 
     It reads only memory and the registry's folders.
     """
@@ -29,7 +29,7 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges of queue, models, job queues and drift with their current values."""
+        """Yield gauges with the current values of the scoring queue, the models, the job queues and drift."""
         yield GaugeMetricFamily(
             "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
         )

@@ -15,7 +15,7 @@ RETRY_S = 2
 
 
 class BodyTooLarge(HTTPException):
-    """Error 413: a request body is larger than its limit in bytes.
+    """Exception that gives HTTP status 413, raised when a request body has more bytes than its limit.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
     """
@@ -25,7 +25,7 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """Error 429: the service, or this caller's share of it, has no memory left for another request body."""
+    """Exception for HTTP 429: a request body exceeds the memory left for all bodies, or this caller's share."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -37,17 +37,17 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware that limits the size, the transfer rate and the total memory of request bodies.
+    """ASGI middleware that limits request bodies in size (413), transfer rate (408) and total memory (429).
 
-    Past a limit, reading the body raises. A body counts until its request is answered, because its images are held as
-    long.
+    Past a limit, reading the body raises an error. A body counts towards the total until its request is answered,
+    because its images stay in memory as long.
 
     Args:
         app: Application behind the middleware.
         limit: Most bytes of one body.
         in_flight: Most bytes of all bodies together, shared among the callers.
-        pace: Least pace of a body.
-        streamed: Method and path of calls whose bodies go to disk. They have a limit of their own on the size.
+        pace: Minimum transfer rate of a body.
+        streamed: Method and path of requests whose bodies are written to disk, which have size limits of their own.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body of a request; raise ``BodyTooLarge`` as soon as it exceeds ``limit`` bytes."""
+    """Return the whole body of a request as bytes; raise ``BodyTooLarge`` if it has more than ``limit`` bytes."""
     parts = []
     size = 0
     async for part in request.stream():

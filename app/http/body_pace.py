@@ -13,7 +13,7 @@ from worker.settings import Settings
 
 
 class BodyTooSlow(HTTPException):
-    """Error 408: a request body arrives more slowly than the minimum rate, or not at all.
+    """Exception for HTTP 408: a request body arrives below the minimum rate in bytes/s, or pauses for too long.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
     """
@@ -24,7 +24,7 @@ class BodyTooSlow(HTTPException):
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """Minimum transfer rate of a request body, and the longest pause between its bytes.
+    """Minimum transfer rate of a request body in bytes per second, and longest pause between its bytes in seconds.
 
     Args:
         silence_s: Longest wait for the next bytes, in seconds.
@@ -36,12 +36,12 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the minimum transfer rate and the longest pause that the service's settings define."""
+        """Return the limits from the settings ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s)."""
         return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:
-    """ASGI ``receive`` function that raises ``BodyTooSlow`` if a request body arrives too slowly.
+    """ASGI ``receive`` function that raises ``BodyTooSlow`` if a request body pauses too long or arrives too slowly.
 
     Only the time in which the service waits for the client counts. A call that is cancelled continues the count where
     it stopped.

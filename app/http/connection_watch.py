@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class TimedConnection(Protocol):
-    """Interface of a network connection that ends itself once one of its timeouts has passed."""
+    """Interface of a network connection that can close itself when one of its timeouts has passed."""
 
     def check(self, now: float) -> None:
-        """Close the connection if a timeout has passed by ``now``, in seconds of the event loop's clock."""
+        """Close the connection if one of its timeouts has passed; ``now`` is the event loop's time in seconds."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits on the number of connections, and their timeouts in seconds.
+    """Largest number of open HTTP connections of the server, and the timeouts of a connection in seconds.
 
     Args:
         most: Most connections at once; a single address gets at most half of them.
@@ -50,7 +50,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the connection limits of the settings, lowered to what the limit on open files allows.
+        """Return the limits of the settings, with fewer connections if the process may not open enough files.
 
         The limit on open files is raised first, as far as the system permits.
         """
@@ -61,7 +61,7 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """The open connections of a server: it limits them by client address and checks their timeouts."""
+    """Register of a server's open connections, which limits their number per client and checks their timeouts."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -73,7 +73,7 @@ class ConnectionWatch:
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: TimedConnection, host: str) -> Problem | None:
-        """Register a connection from the address ``host``, or return the HTTP problem that refuses it."""
+        """Register a connection from the IP ``host`` and return None, or return a 429 or 503 ``Problem`` if full."""
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
@@ -85,7 +85,7 @@ class ConnectionWatch:
         return None
 
     def release(self, connection: TimedConnection) -> None:
-        """Remove a closed or refused connection, so that it no longer counts."""
+        """Remove a connection, so that it no longer counts towards the limits; ignore an unknown one."""
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """A uvicorn HTTP connection that limits header size, header time and the time of unread answers."""
+    """Uvicorn HTTP connection with limits on header size, header time, and the time an answer stays unread."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Register a new connection, or refuse it with 429 or 503 if there are too many."""
+        """Accept a new connection, or answer 429 or 503 and close it if too many are open."""
         client = get_remote_addr(transport)
         problem = self._watch.admit(self, client[0] if client else "")
         if problem is not None:
@@ -65,12 +65,12 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release the closed connection, so that it no longer counts towards the limits."""
+        """Stop counting this connection as open, because it was closed; ``exc`` is the error, if any."""
         self._watch.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse arrived bytes in small chunks, with a check of the header size after each."""
+        """Parse bytes from the client; answer 431 if the headers of a request reach 64 KiB."""
         if self._refused_since is not None:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a parsed header of the request; trailers after the body are dropped."""
+        """Store a parsed header of the request; raise ``ValueError`` at the 257th, ignore those after the body."""
         if self._in_body:
             return
         if len(self.headers) >= HEADERS:
@@ -101,7 +101,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start to handle the request once its headers are complete."""
+        """Start handling a request whose headers are complete; raise ``ValueError`` if over 16 others wait."""
         self._advanced = self._in_body = True
         self._head_since = None
         super().on_headers_complete()
@@ -109,33 +109,33 @@ class Connection(HttpToolsProtocol):
             raise ValueError(f"expected at most {PIPELINED} pipelined requests")
 
     def on_body(self, body: bytes) -> None:
-        """Pass a chunk of the request body to the application."""
+        """Pass a chunk of the request body, as bytes, to the application."""
         self._advanced = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Signal the end of the request body to the application."""
+        """Signal to the application that the request body is complete."""
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request of the connection, and start its header timeout."""
+        """Start the next waiting request, or limit the time for the rest of a body that was answered early."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Continue to send the answer, because the client has read a part of it."""
+        """Continue to send an answer that was paused, because the client has read enough of it."""
         self._unsent = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer with 400 to a request that cannot be parsed."""
+        """Answer 400 with the reason ``msg`` to a request that is not valid HTTP; 431 if it has too many headers."""
         malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
-        """Close the connection if a timeout has passed by ``now``, in seconds of the event loop's clock."""
+        """Close the connection if headers are late or an answer stays unread; ``now`` is the loop's time in seconds."""
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:
                 self.transport.abort()
@@ -185,7 +185,7 @@ class Connection(HttpToolsProtocol):
 
 
 def encode(problem: Problem) -> bytes:
-    """Return the bytes of a complete HTTP answer with a problem, for connections without a parsed request."""
+    """Return the bytes of an HTTP answer that reports an error as JSON and closes the connection."""
     answer = problem_response(problem, "")
     lines = [STATUS_LINE[answer.status_code]]
     lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]

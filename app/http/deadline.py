@@ -26,7 +26,7 @@ TimeoutMs = Annotated[
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[None]:
-    """Context manager that cancels its block after a time limit and raises a 504 error.
+    """Context manager that cancels the code in its block after a time limit, and raises an error with status 504.
 
     Args:
         timeout_ms: Time that the client asked for, in milliseconds; None for the default.

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """An invalid part of a request: its JSON pointer and what is wrong."""
+    """An error in one part of a request: a path to the part, such as /query/alpha, and what is wrong there."""
 
     pointer: str = Field(
         description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
@@ -51,7 +51,7 @@ class FieldProblem(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """An error as a JSON object, as RFC 9457 describes it."""
+    """The body of every error answer: a JSON object with the members that RFC 9457 (problem details) defines."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,7 +64,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Exception that is sent to the client as an RFC 9457 problem.
+    """Exception that the service answers with its HTTP status and a JSON body of problem details (RFC 9457).
 
     Args:
         status: HTTP status.
@@ -98,7 +98,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a 422 error for an invalid part of a request, which a JSON pointer locates."""
+    """Return a ``Problem`` with status 422 about the part of a request at ``pointer``, such as ``/query/alpha``."""
     return Problem(
         422,
         "invalid-request",
@@ -109,7 +109,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return a 415 error for a request body whose content type is not accepted."""
+    """Return a ``Problem`` with status 415 that names the content type ``got`` and the ``accepted`` ones."""
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -121,12 +121,12 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """Return the 503 error for requests that arrive while the service shuts down."""
+    """Return a ``Problem`` with status 503, for requests that arrive while the service is shutting down."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> FieldProblem:
-    """Return the invalid part of a request that a pydantic validation error describes.
+    """Convert an error item of pydantic to a ``FieldProblem``: the path of the wrong value and a readable text.
 
     Args:
         error: An item of ``ValidationError.errors()``.
@@ -158,12 +158,12 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> Fie
 
 
 def status_of(error: ModelsError | JobsError | Problem) -> int:
-    """Return the HTTP status for an exception of this product."""
+    """Return the HTTP status of an exception of this service, such as 404 if a model does not exist."""
     return error.status if isinstance(error, Problem) else STATUSES[error.kind]
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
-    """Return the HTTP response with a problem; ``instance`` is the path of the request."""
+    """Return an HTTP response with the error as JSON; ``instance`` is the path of the failed request."""
     body = ProblemDetails(
         type=problem.slug,
         title=problem.title,
@@ -182,7 +182,7 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the RFC 9457 problem for any exception; an unexpected exception gives a 500 without details."""
+    """Return any exception as a ``Problem`` (RFC 9457); an unexpected one becomes a 500 without internal details."""
     match error:
         case Problem():
             return error
@@ -220,12 +220,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def phrase(status: int) -> str:
-    """Return the reason phrase of an HTTP status, such as ``Not Found``."""
+    """Return the standard reason phrase of an HTTP status code, such as ``Not Found`` for 404."""
     return PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
 def pointer_of(location: Sequence[str | int]) -> str:
-    """Return the JSON pointer (RFC 6901) for the location of a validation error in a request."""
+    """Return the keys and indices of a location as a JSON pointer (RFC 6901), such as ``/query/alpha``."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
@@ -240,19 +240,19 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register exception handlers on a FastAPI application that answer every error as an RFC 9457 problem."""
+    """Register handlers on ``app`` that answer every exception as JSON problem details (RFC 9457)."""
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of problem responses with these statuses, for ``responses`` of a route."""
+    """Return OpenAPI entries for error answers with these statuses, for FastAPI's argument ``responses``."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the problem schema, and the errors common to all operations, to an OpenAPI document."""
+    """Add the error schema to an OpenAPI document in place, and the errors 400, 403 and 408 to its operations."""
     for path in openapi["paths"].values():
         for operation in path.values():
             anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """A rotated log file with one JSON object per line, readable by its owner only."""
+    """Log file with one JSON object per line, readable by its owner only; by default it is rotated at 10 MB."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records to the log file, one line each; raise ``OSError`` if it cannot be written."""
+        """Append records to the file, one per line, rotating a full file; raise ``OSError`` if that fails."""
         # In ASCII: text from outside can hold other line breaks and lone surrogates.
         data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class JsonLines:
 
 
 class BackgroundLog:
-    """Background thread that writes log records to files, so that no request waits for the disk.
+    """Background thread that appends log records to files, so that no request waits for the disk.
 
     A disk that cannot be written never stops a request. The service's log names the problem once, and the number of
     lost records when writing works again.
@@ -74,7 +74,7 @@ class BackgroundLog:
         self._lost = 0
 
     def put(self, file: JsonLines, record: Record) -> None:
-        """Queue a record for a log file without waiting.
+        """Queue a record for ``file`` without waiting; drop it and count it as lost if 10 000 records wait.
 
         To be called on the event loop only.
         """
@@ -87,7 +87,7 @@ class BackgroundLog:
             self._count_lost(1, file, "the disk is too slow")
 
     def close(self) -> None:
-        """Write all queued records to their files, and end the thread."""
+        """Write all queued records to their files, and wait for the thread to end."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

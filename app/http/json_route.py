@@ -23,14 +23,14 @@ MAX_BYTES = 64 * 1024
 
 
 class JsonRoute(APIRoute):
-    """FastAPI route with a size-limited JSON body, which is read only after the caller's role is checked.
+    """FastAPI route that checks the caller's role before it reads the JSON body, which may take 64 KiB at most.
 
     FastAPI reads and validates a body parameter before it runs any dependency. This route first checks the role that
     its dependencies ask for, then type and size of the body: a caller without the role gets 403, whatever it sent.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that checks role and body of a request before its endpoint is called.
+        """Return an async function that checks role, content type and body size, then calls the endpoint.
 
         The function raises 403, 413, 415 and 422 errors.
         """
@@ -53,20 +53,17 @@ class JsonRoute(APIRoute):
 
 
 class JsonRequest(Request):
-    """A request whose JSON body is limited in size, parsed by pydantic, and kept for the audit log."""
+    """Request whose body must be JSON of at most 64 KiB; the parsed body is kept for the audit log."""
 
     async def read(self) -> None:
-        """Read the JSON body of the request, up to the size limit.
-
-        Raises a 415 error for another content type than JSON, and ``BodyTooLarge`` past the limit.
-        """
+        """Read the body into memory; raise a 415 error if it is not JSON, ``BodyTooLarge`` above 64 KiB."""
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != JSON:
             raise unsupported_media_type(media_type, [JSON])
         self._body = await read_body(self, MAX_BYTES)
 
     async def json(self) -> Any:
-        """Return the parsed JSON body; raise ``JSONDecodeError``."""
+        """Return the body parsed as JSON, and keep it for the audit log; raise ``JSONDecodeError`` if invalid."""
         try:
             document = from_json(await self.body())
         except ValueError as error:

@@ -26,32 +26,32 @@ MAX_LOGGED = 500
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the log file of all changes made through the API, ``home/logs/audit.jsonl``."""
+    """Return the log of all changes made through the API, ``logs/audit.jsonl`` in the service's data folder."""
     return JsonLines(settings.logs_dir / "audit.jsonl")
 
 
 def timestamp() -> str:
-    """Return the current UTC time as text, as log records store it."""
+    """Return the current UTC time as ISO 8601 text with milliseconds: ``2026-01-31T12:00:00.000+00:00``."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note_body(scope: Scope, body: Any) -> None:
-    """Keep the JSON body of a request for its entry in the audit log."""
+    """Store the parsed JSON body in the ASGI scope of its request, for the request's entry in the audit log."""
     scope[BODY] = body
 
 
 def forget_body(scope: Scope) -> None:
-    """Leave the body of an invalid request out of the audit log."""
+    """Remove the stored JSON body from the ASGI scope of a request, so that the audit log leaves it out."""
     scope.pop(BODY, None)
 
 
 def shortened(text: str) -> str:
-    """Return text from a client, truncated to the length that is logged."""
+    """Return text unchanged up to 500 characters; cut longer text there and append ``...``."""
     return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return the caller and the network address of a request, as fields of a log record."""
+    """Return who sent a request as a dict of log fields: caller, key name, role, network address, user agent."""
     caller = caller_of(scope)
     return {
         "caller": caller.name,
@@ -63,7 +63,7 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that writes answered requests to the audit log and the access log.
+    """ASGI middleware that records changes in the audit log and, if enabled, every request in the access log.
 
     The audit log contains every call that can change something and that the caller's role allows, whatever its status.
     """

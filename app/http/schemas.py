@@ -13,7 +13,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Return a regular expression for a field, and register the sentence that error messages show instead."""
+    """Return ``expression`` unchanged, and register ``rule`` as the text that validation errors show for it."""
     RULES[expression] = rule
     return expression
 
@@ -25,6 +25,6 @@ REF = pattern(REF_PATTERN, "the name of a model, or name:version, or name@alias"
 
 
 class Answer(BaseModel):
-    """Base class of all API answers: immutable, and constructible from any object with equal attributes."""
+    """Base class of all API answers: an immutable pydantic model that can be built from another object's attributes."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)

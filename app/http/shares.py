@@ -6,7 +6,7 @@ import threading
 
 
 class FairShares:
-    """A limited capacity, such as bytes or queue slots, of which a caller may hold at most what stays free.
+    """Counter of a shared capacity, such as bytes; a caller may hold about as much as it leaves free for others.
 
     A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
     The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,
@@ -29,15 +29,15 @@ class FairShares:
 
     @property
     def free(self) -> int:
-        """Number of units of the capacity that no caller holds."""
+        """Number of units of the capacity that no caller holds at the moment."""
         return self._free
 
     def held(self, caller: str) -> int:
-        """Return the number of units that a caller holds."""
+        """Return the number of units that ``caller`` holds at the moment; 0 if it holds none."""
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Reserve ``amount`` units for a caller, all or none; return whether they were available."""
+        """Reserve ``amount`` units for a caller and return True, or return False if its share does not allow it."""
         _check(amount)
         with self._lock:
             held = self.held(caller) + amount
@@ -49,10 +49,7 @@ class FairShares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Return ``amount`` units of a caller to the free capacity.
-
-        Raises ``ValueError`` if the caller does not hold so many.
-        """
+        """Free ``amount`` units that a caller holds; raise ``ValueError`` if it holds fewer."""
         _check(amount)
         with self._lock:
             held = self.held(caller) - amount

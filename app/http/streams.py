@@ -11,18 +11,18 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosableChunks(Protocol):
-    """Iterator over the chunks of a response that holds a resource open, such as a file."""
+    """Iterator over the bytes of a response that keeps a resource, such as a file, open until it is closed."""
 
     def __iter__(self) -> ClosableChunks: ...
 
     def __next__(self) -> bytes: ...
 
     def close(self) -> None:
-        """Release the resource, whether all chunks were read or not."""
+        """Release the resource, such as an open file, even if some chunks were not read."""
 
 
 class ClosedStream(StreamingResponse):
-    """Streaming HTTP response that closes its content at the end, even if the client disconnects early."""
+    """Streaming HTTP response that always closes its content at the end, even if the client disconnects early."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ TARGET = "target"
 
 
 class UploadFolders:
-    """Temporary folders for uploads, each locked by the service process that uses it.
+    """Creator of temporary upload folders; each is locked by its process, so that leftovers can be recognised.
 
     A folder whose lock is free belongs to a service that was killed. Services on several machines may share ``root``.
 
@@ -31,7 +31,7 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Context manager that creates an empty temporary folder and removes it at the end of the block."""
+        """Context manager that creates an empty temporary folder, yields its path, and deletes it at the end."""
         folder = self._root / uuid4().hex
         # A sweep must not find the folder without its lock.
         with self._locked():
@@ -45,7 +45,7 @@ class UploadFolders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove upload folders that killed processes left behind, and their unfinished datasets."""
+        """Delete the upload folders of processes that were killed, and the unfinished datasets made from them."""
         with self._locked():
             orphans, live = [], set()
             for folder in self._root.iterdir():
@@ -76,7 +76,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Store, in an upload's folder, the name of the dataset that will be made from the upload.
+    """Write ``name``, the dataset that an upload will become, to the upload's folder, for cleanup after a crash.
 
     ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
     """

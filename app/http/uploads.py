@@ -25,7 +25,7 @@ CHECK_S = 0.5
 
 
 class UploadBody:
-    """The body of an upload, which a thread reads from the event loop in chunks of about 1 MiB.
+    """Body of an upload request, which a worker thread reads in chunks of about 1 MiB through the event loop.
 
     Args:
         request: The request.
@@ -42,7 +42,7 @@ class UploadBody:
         self._check_size(self.declared)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the request body in chunks as it arrives.
+        """Yield the request body as bytes in chunks of about 1 MiB, as they arrive from the client.
 
         To be called in a thread of the framework.
 
@@ -63,7 +63,7 @@ class UploadBody:
             raise BodyTooLarge(self._limit)
 
     async def next_chunk(self) -> bytes:
-        """Return the next chunk of about 1 MiB of the request body; empty bytes at the end."""
+        """Return the next bytes of the body, about 1 MiB; at the end of the body, return empty bytes."""
         chunks: list[bytes] = []
         size = 0
         while self._more and size < CHUNK_BYTES:
@@ -83,7 +83,7 @@ class UploadBody:
 
 
 class UploadWatch:
-    """Progress callback that aborts the processing of an upload if its client leaves or the service stops.
+    """Progress callback that raises an error if the client of an upload has left or the service is stopping.
 
     Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
     """
@@ -105,7 +105,7 @@ class UploadWatch:
 
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Context manager that turns a lost client into a 400 error and a full disk into ``StorageFull``."""
+    """Context manager that raises a 400 error if the client left, and ``StorageFull`` if the disk is full."""
     try:
         yield
     except ClientDisconnect as error:
@@ -120,7 +120,7 @@ def upload_problems() -> Iterator[None]:
 
 @contextmanager
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Context manager that counts an upload towards the limit; it raises a 429 error past the limit.
+    """Context manager that counts an upload while it runs; it raises a 429 error if too many are running.
 
     Args:
         slots: Uploads at once, shared among callers.

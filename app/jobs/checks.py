@@ -35,7 +35,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
 class ScoringParameters(BaseModel):
-    """Parameters of a bulk scoring job, which scores every image of a dataset."""
+    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,7 +45,7 @@ class ScoringParameters(BaseModel):
 
 
 class CalibrationParameters(BaseModel):
-    """Parameters of a calibration job, which computes a model's p-values from a dataset."""
+    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,7 @@ class CalibrationParameters(BaseModel):
 def check_scoring(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check the request for a bulk scoring job, and return the model version and the calibration to use.
+    """Return model (``name:version``) and calibration number of a scoring request; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -81,7 +81,7 @@ def check_scoring(
 def check_calibration(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, None]:
-    """Check the request for a calibration job, and return the model version to calibrate.
+    """Return ``name:version`` of the model to calibrate, and None; raise a 422 error if the request cannot succeed.
 
     Returns:
         The model as ``name:version``, and no calibration: a calibration job uses none.
@@ -106,7 +106,7 @@ def check_calibration(
 def check_evaluation(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check the request for an evaluation job, and return the model version and the calibration to use.
+    """Return model (``name:version``) and calibration number of an evaluation request; raise a 422 error if invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -133,7 +133,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Return the validated parameters of a bulk scoring, calibration or evaluation job.
+    """Return a job request's parameters as ``kind``; raise a 422 ``Problem`` that lists every invalid one.
 
     Raises a 422 error that lists every invalid parameter.
     """
@@ -150,7 +150,7 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Return the model version of a reference, with the given or else the active calibration.
+    """Return the model version ``ref`` with a calibration, by default the active one; raise a 422 error if missing.
 
     Its manifest and calibration summary have been read from disk.
 

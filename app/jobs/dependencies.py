@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 
 def folder_of(job_id: str, settings: Settings) -> Path:
-    """Return the folder of a job, which may not exist yet; raise ``JobNotFound`` for a malformed id.
+    """Return the path of a job's folder, which may not exist yet; raise ``JobNotFound`` for a malformed id.
 
     An id of another form never becomes part of a path.
     """
@@ -26,12 +26,12 @@ def folder_of(job_id: str, settings: Settings) -> Path:
 
 
 def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
-    """Return the job record for the id in the path; raise ``JobNotFound`` or ``BrokerDown``."""
+    """Return the record of the job with the id in the URL; raise ``JobNotFound`` if there is none."""
     return jobs.get(job_id)
 
 
 def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
-    """Return the id of a job whose progress events can be streamed.
+    """Return ``job_id`` if the events of this job can be streamed; raise ``JobNotFound`` if it does not exist.
 
     Raises:
         JobNotFound: The job does not exist.

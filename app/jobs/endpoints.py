@@ -36,7 +36,7 @@ IdempotencyKey = Annotated[
 
 
 class JobQuery(BaseModel):
-    """Query parameters of the list of jobs; unknown parameters are refused."""
+    """Query parameters of the job list: status, type, page and page size; unknown parameters are refused with 422."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ def submit_job(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Check and queue a job. A job that cannot succeed is refused with 422.
+    """Check and queue a training, bulk scoring, calibration or evaluation. 422 for a job that cannot succeed.
 
     A training that is expected to need more memory than every running worker has is refused too, unless `force` is
     true. Without a running worker this is not known, and `fits` of the estimate is null.
@@ -95,7 +95,7 @@ def estimate_job(
     service: JobServiceDep,
     jobs: JobStoreDep,
 ) -> EstimatedJob:
-    """Check the request for a job and return its expected time and memory, without queueing it."""
+    """Check a job request without queueing it; return its queue and, for a training, its expected time and memory."""
     plan = service.plan(job)
     return EstimatedJob(
         queue=plan.queue.value,
@@ -113,7 +113,7 @@ def estimate_job(
     responses=responses(401, 422, 500, 503),
 )
 def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
-    """List jobs page by page, the newest first. `next`, if not null, is `after` of the next page."""
+    """List jobs page by page, the newest first. `next` is the value of `after` for the next page, or null."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
     return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
 
@@ -126,7 +126,7 @@ def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList
     responses=responses(401, 404, 422, 500, 503),
 )
 def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
-    """Show status, progress, latest metrics, error and result of a job."""
+    """Show the status, place in the queue, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
     return job_view(job, jobs.lines.position(job))
 
@@ -140,7 +140,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
-    """Cancel a queued job at once, or ask a running job to stop. 409 for a job that has ended."""
+    """Cancel a waiting job at once, or ask a running job to stop. 409 for a job that has ended."""
     return job_view(jobs.request_cancel(job_id))
 
 
@@ -166,7 +166,7 @@ def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
-    """Queue a paused job before all waiting jobs; it continues from its checkpoint. 409 if it is not paused."""
+    """Put a paused job at the head of its queue; it continues from its checkpoint. 409 if it is not paused."""
     return job_view(service.resume(job_id))
 
 
@@ -185,7 +185,7 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     },
 )
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
-    """Queue a new job with the same request, which continues from the newest checkpoint of the ended job.
+    """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint. 409 for others.
 
     It needs the role `admin` where the submission needed it.
     """
@@ -196,5 +196,5 @@ def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: 
 
 @workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
 def list_workers(workers: WorkerRegistryDep) -> WorkerList:
-    """List the running worker processes, each with its device and its current job."""
+    """List the running worker processes, each with its device, queues, state and current job."""
     return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])

@@ -41,7 +41,7 @@ GUESSED_BYTES = 500_000_000, 2_000
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """Expected time in seconds and memory in bytes of a training job.
+    """Expected duration in seconds and peak memory in bytes of a training job, and what they are derived from.
 
     Attributes:
         seconds: From its start to the registered model.
@@ -67,7 +67,7 @@ def estimate_job(
     settings: Settings,
     durations: DurationModel,
 ) -> JobEstimate:
-    """Estimate the time and the memory of a training job, within a second.
+    """Return the expected time and peak memory of a training; a rough guess if counting its work takes over 0.7 s.
 
     The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
     the measured speed of the machine; and not at all where that is not measured yet.

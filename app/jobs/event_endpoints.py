@@ -40,7 +40,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Count an event stream towards the limit while it is open; raise a 429 error past the limit."""
+    """Count a caller's event stream while its request is open; raise a 429 ``Problem`` if too many are open."""
     with streams.slot(caller_of(request.scope).name):
         yield
 
@@ -54,7 +54,7 @@ def cursor(
         str | None, Query(alias="last_event_id", description="The same, for clients that cannot set headers.")
     ] = None,
 ) -> Cursor:
-    """Return the position in a job's events from which the client continues, by its last event id."""
+    """Return the position in a job's events after the event id that the client sent, or the start if it sent none."""
     # Browsers repeat the query of their first request, so their header is newer.
     pointer, given = ("/header/Last-Event-ID", header) if header else ("/query/last_event_id", query)
     try:
@@ -81,7 +81,7 @@ async def follow_job(
         bool, Query(description="Leave out past `metrics` events, which `/metrics` has in fewer points.")
     ] = False,
 ) -> Response:
-    """Stream the events of a job: `state` when its status changes, and the reports of its worker.
+    """Stream a job's status changes and its worker's reports as server-sent events until the job ends.
 
     Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
     `published`, `scored` and `evaluated`. The stream begins with the first event, or after the given id, and continues

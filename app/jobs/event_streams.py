@@ -36,7 +36,7 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Server-sent event streams of job progress, limited in number and shared fairly among callers."""
+    """Server-sent event streams of jobs, with limits on the streams that are open in total and per caller."""
 
     def __init__(self, settings: Settings, watch: JobStoreMonitor, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
@@ -47,7 +47,7 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Context manager that counts an event stream of a caller; it raises a 429 error past the limit."""
+        """Count an open stream of a caller during the ``with`` block; raise a 429 ``Problem`` if too many are open."""
         if not self._slots.take(caller):
             raise Problem(
                 429,
@@ -63,7 +63,7 @@ class EventStreams:
             self._slots.give_back(caller)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
-        """Yield the events of a job, encoded as server-sent events, until the job ends.
+        """Yield a job's events after ``cursor``, encoded as server-sent events, until the job ends.
 
         Also ends when the job is deleted or the service stops.
 
@@ -92,7 +92,7 @@ class EventStreams:
                 await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
+        """Close the Redis connections through which status changes of jobs are read."""
         await self._changes.close()
 
     async def _changes_after(self, job_id: str, cursor: Cursor) -> StateChanges | None:
@@ -111,7 +111,7 @@ class EventStreams:
 
 
 class EventStream(ClosedStream):
-    """HTTP response that streams the events of a job as server-sent events."""
+    """HTTP response of type ``text/event-stream`` with a job's events, which proxies must not cache or buffer."""
 
     def __init__(self, content: AsyncGenerator[bytes]) -> None:
         # Proxies must not cache or buffer the events.

@@ -12,7 +12,7 @@ PAGE = 200
 
 
 def active_jobs(jobs: JobStore) -> Iterator[Job]:
-    """Yield every job that has not ended; raise ``BrokerDown`` if the job store does not answer."""
+    """Yield every job that is queued, starting, running or paused; raise ``BrokerDown`` if Redis does not answer."""
     for status in Status:
         cursor = None
         while status not in TERMINAL:
@@ -24,7 +24,7 @@ def active_jobs(jobs: JobStore) -> Iterator[Job]:
 
 
 def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, resource: str) -> None:
-    """Raise a 409 error if an unfinished job uses a resource, such as a dataset.
+    """Raise a 409 ``Problem`` if ``uses(job)`` is true for any job that has not ended; otherwise return None.
 
     Args:
         jobs: All jobs.

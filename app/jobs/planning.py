@@ -27,7 +27,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Plan of a job before it is queued: model, calibration, queue, and expected time and memory."""
+    """Outcome of checking a job request: model, calibration, queue, number of workers, expected time and memory."""
 
     model: str
     queue: Queue
@@ -44,7 +44,7 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Check the request for a job, and return its queue, model version and expected time and memory.
+    """Check a job request without queueing it; return its model, queue and estimate, or raise a 422 ``Problem``.
 
     Blocks on the disk and on the job store.
 
@@ -60,7 +60,7 @@ def plan_job(
 
 
 def require_memory(plan: JobPlan) -> None:
-    """Raise a 422 error if a training is expected to need more memory than any worker can give it."""
+    """Raise a 422 ``Problem`` if a training is expected to need more memory than any running worker allows."""
     estimate = plan.estimate
     if estimate is None or estimate.fits is not False:
         return
@@ -111,7 +111,7 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Validate the request for a training; return its architecture, configuration and dataset.
+    """Check a training request; return its architecture, configuration and dataset, or raise a 422 ``Problem``.
 
     Blocks on the disk.
 

@@ -39,7 +39,7 @@ _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """Query parameters of a training curve; unknown parameters are refused."""
+    """Query parameters of a learning curve: format and number of points; unknown parameters are refused with 422."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class CurveQuery(BaseModel):
 
 
 class ResultQuery(BaseModel):
-    """Query parameters of a job's result; unknown parameters are refused."""
+    """Query parameter of a job's result: the format of an evaluation report; unknown ones are refused with 422."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,10 @@ class ResultQuery(BaseModel):
     },
 )
 def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
-    """Return the learning curve of a training by step, as JSON or CSV. Validations are always complete."""
+    """Return the learning curve of a training, such as bits/dim by step, as JSON or CSV.
+
+    `points` thins the metrics of training steps; validations are always complete.
+    """
     curve = read_curve(folder_of(job.id, settings) / FILE)
     points = curve.points if query.points is None else thin(curve.points, query.points)
     # Encoded in this thread: a long curve would block the event loop.
@@ -97,7 +100,7 @@ def get_job_log(
     settings: SettingsDep,
     tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Return the last complete lines that the processes of a job printed; empty before the first line."""
+    """Return as text the last complete lines of a job's log that fit into `tail` bytes; empty before the first line."""
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
@@ -118,7 +121,7 @@ def get_job_log(
     responses=responses(401, 404, 422, 500, 503),
 )
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
-    """List the grids of sample images that a training stored at its validations."""
+    """List the steps at which a training stored a grid of sample images, each with the path of its PNG."""
     names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
     steps = sorted(int(match[1]) for match in map(_PREVIEW.fullmatch, names) if match)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
@@ -143,7 +146,7 @@ def get_job_sample(
     settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Return a training's grid of samples at a step, as PNG. All steps use the same latents, so that they compare."""
+    """Return the PNG of images that a training drew at a step, from the same random latents at every step."""
     try:
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
@@ -173,7 +176,7 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> JobResult | FileResponse:
-    """Return the result of a job: a model version, a calibration, a table of scores or a report.
+    """Return a job's result: a model version, a calibration, a Parquet file of scores, or an evaluation report.
 
     A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,

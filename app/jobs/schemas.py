@@ -12,7 +12,7 @@ from worker.queues import JobType
 
 
 class JobRequest(BaseModel):
-    """Request for a job: training, bulk scoring, calibration or evaluation."""
+    """Request for a background job: to train, calibrate or evaluate a model, or to score a dataset with it."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -71,7 +71,7 @@ class JobRequest(BaseModel):
 
 
 class Estimate(Answer):
-    """Expected time and memory of a training job."""
+    """Expected time in seconds and peak memory in bytes of a training job, and what they are derived from."""
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
@@ -94,7 +94,7 @@ class Estimate(Answer):
 
 
 class EstimatedJob(Answer):
-    """A job that would be accepted, with its expected time and memory."""
+    """Answer for a valid job that was not queued: its queue, jobs waiting there, and expected time and memory."""
 
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
@@ -103,7 +103,7 @@ class EstimatedJob(Answer):
 
 
 class WorkerView(Answer):
-    """A running worker process, which has a single device and runs a single job at a time."""
+    """A running worker process: its device, its queues, its memory, and the one job that it runs, if any."""
 
     name: str
     device: str
@@ -120,13 +120,13 @@ class WorkerView(Answer):
 
 
 class WorkerList(Answer):
-    """All running worker processes."""
+    """All worker processes that are running, sorted by name."""
 
     workers: list[WorkerView]
 
 
 class JobView(Answer):
-    """A background job with its status, progress and result."""
+    """A background job: parameters, status, progress, latest metrics, error or result, and links to further calls."""
 
     id: str
     type: JobType
@@ -162,14 +162,14 @@ class JobView(Answer):
 
 
 class JobList(Answer):
-    """A page of jobs, newest first."""
+    """A page of jobs, newest first, with the value of `after` for the next page."""
 
     jobs: list[JobView]
     next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
 
 class CurvePoint(Answer):
-    """Training metrics at one step; null for values that were not finite."""
+    """Metrics of one training step: bits/dim, reconstruction error, learning rate; null if they were not finite."""
 
     step: int
     epoch: int | None = None
@@ -182,7 +182,7 @@ class CurvePoint(Answer):
 
 
 class Validation(Answer):
-    """Metrics of a model on validation images during its training, at one step."""
+    """Metrics of a model on held-out validation images at one step of its training, such as bits/dim."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -193,7 +193,7 @@ class Validation(Answer):
 
 
 class TrainingCurve(Answer):
-    """The learning curve of a training. Each step occurs once, even if a later attempt repeated it."""
+    """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -227,21 +227,21 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """A grid of images that a model drew at one step of its training."""
+    """A PNG grid of images that a model drew at one step of its training: the step and the path of the PNG."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """The stored sample grids of a training, the oldest first."""
+    """All stored grids of images that a model drew during its training, the earliest step first."""
 
     job: str
     samples: list[Preview]
 
 
 class JobResult(Answer):
-    """The model version that a training job registered or a calibration job calibrated."""
+    """Result of a training or calibration job: the model version that it registered or calibrated, with links."""
 
     model: str
     version: int
@@ -250,7 +250,7 @@ class JobResult(Answer):
 
 
 class CalibrationResult(JobResult):
-    """The calibration that a job created for a model version."""
+    """Result of a calibration job: the model version, the number of its new calibration, and the smallest p-value."""
 
     calibration: int = Field(description="Its number.")
     smallest_p: float = Field(description="Smallest p-value that it can give.")

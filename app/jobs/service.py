@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobService:
-    """Service that checks requests for jobs and queues them.
+    """Service that checks a job request and its sender's role, stores the job and sends it to a worker queue.
 
     All methods read the disk and the job store, and raise ``BrokerDown``.
     """
@@ -39,14 +39,14 @@ class JobService:
     durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
-        """Check the request for a job; return its queue, model version and expected time and memory.
+        """Check a job request without queueing it; return its model, queue, and expected time and memory.
 
         Raises a 422 error for a job that cannot succeed.
         """
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
-        """Check and queue a job, or return the earlier job with the same idempotency key.
+        """Check and queue a job and return its record; a repeated ``idempotency_key`` returns the earlier job.
 
         Args:
             request: The job.
@@ -93,11 +93,11 @@ class JobService:
         )
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, before all waiting jobs."""
+        """Put a paused job at the head of its queue and return its record; raise ``JobConflict`` if not paused."""
         return resume(self.jobs, self.celery, job_id)
 
     def retry(self, job_id: str, scope: Scope) -> Job:
-        """Queue a failed or cancelled job again as a new job.
+        """Queue a failed or cancelled job again as a new job, and return the record of the new job.
 
         Raises a 403 error if the role of the caller is too low.
         """

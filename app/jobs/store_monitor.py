@@ -18,7 +18,7 @@ COUNT_EVERY = 10
 
 
 class JobStoreMonitor:
-    """Background thread that pings the job store in Redis and counts the waiting jobs."""
+    """Background thread that pings the job store in Redis every 0.5 s, and counts the waiting jobs every 5 s."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -30,21 +30,21 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether the job store in Redis answered a ping within the last seconds; never blocks."""
+        """Whether Redis answered a ping within the last 3 seconds; reading this never blocks."""
         alive_at = self._alive_at
         return alive_at is not None and time.monotonic() - alive_at < STALE_S
 
     @property
     def waiting(self) -> dict[Queue, int]:
-        """Number of waiting jobs in each queue, a few seconds old; empty while Redis is down."""
+        """Number of waiting jobs by queue, about 5 s old at most; an empty dictionary while Redis is down."""
         return self._waiting if self.answers else {}
 
     def start(self) -> None:
-        """Start the thread that pings the job store."""
+        """Start the background thread that pings Redis and counts the waiting jobs."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end after its current ping, without waiting for it."""
+        """Ask the background thread to end after its current ping; return without waiting for it."""
         self._stop.set()
 
     def _loop(self) -> None:

@@ -30,7 +30,7 @@ _ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?")
 
 @dataclass(frozen=True)
 class Cursor:
-    """Position of a reader in the events of a job; as text it is the id of the last event read."""
+    """A reader's position in a job's events: byte offset in the event file, and id of the last status change read."""
 
     offset: int = 0
     change: str = START
@@ -38,7 +38,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the position after the event with a given id; raise ``ValueError`` for a malformed id."""
+        """Return the position after the event with the id ``text``; raise ``ValueError`` if the id is malformed."""
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
@@ -49,7 +49,7 @@ class Cursor:
 
 
 class TimelineEvent(NamedTuple):
-    """An event of a job, and the reader's position after it."""
+    """An event of a job: its type, its data, and the reader's position after it."""
 
     cursor: Cursor
     kind: str
@@ -57,7 +57,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Events that one poll of a job returned, and whether more will follow.
+    """Result of one poll for a job's events: the new events, whether more are ready, and the job's final status.
 
     Attributes:
         events: New events.
@@ -71,7 +71,7 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """Chronological events of a job for one reader, merged from its progress file and its status changes.
+    """Reader of a job's events in order of time, merged from its event file and its status changes in Redis.
 
     Args:
         journal: File of the journal.
@@ -86,7 +86,7 @@ class Timeline:
         self._held_since: float | None = None
 
     def advance(self, news: StateChanges | None) -> Advance:
-        """Return the next events of the job in chronological order.
+        """Return the next events of the job in order of time, and move the reader's position past them.
 
         Reads the disk.
 

@@ -7,7 +7,7 @@ from worker.jobs.record import Job, Status
 
 
 def job_view(job: Job, place_in_line: int | None = None) -> JobView:
-    """Return a job record as an API answer, with links to the calls that its status allows."""
+    """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``."""
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if not job.finished:

@@ -15,7 +15,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """ASGI middleware that counts requests and records the latency until their response begins.
+    """ASGI middleware that counts requests by route and status, and records the time until each answer begins.
 
     The duration of an event stream is not part of its latency.
     """
@@ -49,7 +49,7 @@ class RequestMetrics:
 
 
 def route_template(scope: Scope) -> str:
-    """Return the path template of the route that handles a request, such as ``/v1/models/{ref}``."""
+    """Return the path template of a request's route, such as ``/v1/models/{ref}``; ``unmatched`` if it has none."""
     # Static files are mounted: the scope has no route for them, only the path of the mount.
     mounted = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
     return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))

@@ -15,7 +15,7 @@ WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class ServiceMetrics:
-    """Prometheus counters and histograms of a service process, usable from any thread.
+    """Prometheus counters and histograms of the HTTP service: requests, scored images, waiting times, errors.
 
     The number of labels is bounded: routes are templates, models are versions in the registry, errors are slugs.
     """
@@ -76,41 +76,41 @@ class ServiceMetrics:
         self._lock = threading.Lock()
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request, and record its latency in seconds."""
+        """Count an answered request by route, method and status, and record its latency in seconds."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
 
     def observe_lag(self, seconds: float) -> None:
-        """Record a delay of the event loop, in seconds."""
+        """Record a delay in seconds with which the event loop woke a sleeping task."""
         self._lag.observe(seconds)
 
     def observe_batch(self, images: int) -> None:
-        """Record the number of images that were scored together in a batch."""
+        """Record the number of images that were scored together in one batch."""
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
-        """Record the times that requests waited in the scoring queue, in seconds."""
+        """Record, for each of several requests, the seconds that it waited in the scoring queue."""
         for waited in seconds:
             self._waits.observe(waited)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
-        """Count the scored images, and those flagged as anomalies, by model version."""
+        """Add to a model version's counts of scored images and of images flagged as anomalies."""
         with self._lock:
             self._models.add((name, version))
             self._scored.labels(name, str(version)).inc(scored)
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Count images that could not be scored, by error type."""
+        """Count images that could not be scored; ``slugs`` has the error type of each such image."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 
     def count_authentication_failure(self, reason: str) -> None:
-        """Count a request without a valid API key, by reason."""
+        """Count a request without a valid API key, separately for each ``reason``."""
         self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:
-        """Return all metrics as bytes in the text format of Prometheus.
+        """Return all metrics as bytes in Prometheus text format, without those of deleted models.
 
         Args:
             registered: Function that returns name and version of all registered models; others are left out.

@@ -11,7 +11,7 @@ from models.training.presets import Family
 
 
 class PresetView(Answer):
-    """A named flow architecture with its training parameters."""
+    """A training preset: a named model architecture, with the training parameters that differ from the defaults."""
 
     name: str
     purpose: str = Field(description="Its purpose, and how long it trains.")
@@ -23,7 +23,7 @@ class PresetView(Answer):
 
 
 class PresetList(Answer):
-    """All training presets, and the JSON Schema of the parameters of a training job."""
+    """All training presets, the name of the default one, and the JSON Schema of a training job's parameters."""
 
     model_config = ConfigDict(
         frozen=True,

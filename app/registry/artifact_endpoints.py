@@ -29,7 +29,7 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Query parameters of a model upload; unknown parameters are refused."""
+    """Query parameters of a model upload: name, and whether it becomes the default (live) version. Others give 422."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class ImportQuery(BaseModel):
     },
 )
 def export_model(ref: str, registry: RegistryDep) -> Response:
-    """Stream the files of a model version, with the model's own calibration, as a plain tar archive."""
+    """Download a model version's files, with its original calibration for p-values, as an uncompressed tar archive."""
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)
     headers = {
@@ -85,7 +85,7 @@ def import_model(
     registry: RegistryDep,
     response: Response,
 ) -> ModelDetail:
-    """Register an uploaded tar archive of `GET /v1/models/{ref}/artifact` as the next version of a name.
+    """Upload a tar archive from `GET /v1/models/{ref}/artifact`; it becomes the next version of a model name.
 
     The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
     separate process with limits on memory and time verifies all digests, loads the model and scores its stored image

@@ -48,7 +48,7 @@ Form = Annotated[
     },
 )
 def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
-    """Return the model card: what the model is, its quality, its training and its limits."""
+    """Return the model card, a document on what the model is, its quality, its training and its limits."""
     text = _file(registry, ref, CARD).decode(errors="replace")
     if format == "html":
         return Response(render_markdown(text), media_type="text/html", headers=HEADERS)
@@ -69,7 +69,7 @@ def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -
     },
 )
 def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
-    """Return the picture in the model card: a grid of images drawn from the model."""
+    """Return a PNG with a grid of sample images, which were drawn from the model when it was made."""
     return Response(_file(registry, ref, SAMPLES), media_type="image/png", headers=HEADERS)
 
 
@@ -80,7 +80,7 @@ def _file(registry: Registry, ref: str, name: str) -> bytes:
 
 
 def render_markdown(text: str) -> str:
-    """Convert Markdown with tables to safe HTML: embedded HTML is shown as text, images are left out."""
+    """Return Markdown text, tables included, as safe HTML: embedded HTML is escaped, images are left out."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     for token in tokens:

@@ -33,7 +33,7 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     responses=responses(401, 500),
 )
 async def list_models(pool: ModelPoolDep) -> ModelPage:
-    """List all models with their versions, aliases and state. A damaged model has the reason of its failure."""
+    """List all models with versions, aliases and loading state. A model that failed to load has a `reason`."""
 
     def read() -> ModelPage:
         return ModelPage(models=[summary(model) for model in pool.listing()])
@@ -49,7 +49,7 @@ async def list_models(pool: ModelPoolDep) -> ModelPage:
     responses=responses(401, 404, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
-    """Show the manifest of a model version, its active calibration and, once loaded, how it is served.
+    """Show a model version: its metadata (manifest), its active calibration and, once loaded, how it computes scores.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
     """
@@ -70,7 +70,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
 def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
-    """Create an alias or point it at another version. A call with `previous` of the answer undoes it.
+    """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
     be loaded does not take over.
@@ -88,7 +88,7 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     responses=responses(401, 404, 409, 422, 500),
 )
 def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
-    """Delete an alias; its version stays. 409 for `live`, which every model has."""
+    """Delete an alias of a model; the version that it points at stays. 409 for `live`, which every model has."""
     registry.remove_alias(name, alias)
 
 
@@ -101,7 +101,7 @@ def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_version(name: str, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
-    """Delete a version with its calibrations. 409 while an alias points at it or an unfinished job uses it.
+    """Delete a model version with its calibrations. 409 if an alias points at it or an unfinished job uses it.
 
     Models that ship with the product cannot be deleted (409). The number is never used again.
     """
@@ -119,7 +119,7 @@ def delete_version(name: str, version: Version, registry: RegistryDep, jobs: Job
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def delete_model(name: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
-    """Delete a model with all versions, calibrations and aliases. 409 while an unfinished job uses or makes one.
+    """Delete a model with all versions, calibrations and aliases. 409 if an unfinished job uses or trains it.
 
     Models that ship with the product cannot be deleted (409). The numbers are never used again.
     """

@@ -27,7 +27,7 @@ SLOTS = 2
 
 
 class ModelUploads:
-    """Receiver of model uploads, with a limit on simultaneous uploads that callers share fairly."""
+    """Receiver of uploaded models, at most two at once: it unpacks, verifies and registers each model."""
 
     def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
         self._settings = settings
@@ -37,7 +37,7 @@ class ModelUploads:
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
-        """Verify the model in the tar archive of a request body, and register it as a new version.
+        """Verify the model in an uploaded tar archive, register it as the next version of ``name``, and return it.
 
         To be called in a thread of the framework.
 

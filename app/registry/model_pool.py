@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """Loading state of a model version in this process: idle, loading, ready or failed."""
+    """Loading state of a model version in this process: idle (not loaded), loading, ready or failed."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -44,7 +44,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model version in memory, with the scorer that computes its likelihoods.
+    """A model version that is in memory: its registry entry, and the scorer that computes log-likelihoods with it.
 
     Only the scoring thread may call methods of ``scorer`` that compute.
     """
@@ -55,7 +55,7 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """A model version in the pool, which is loaded, being loaded, or failed to load.
+    """Entry of the model pool for one version: a future of the loaded model, its last use, and why loading failed.
 
     Attributes:
         future: The loaded version, or the error of its loading.
@@ -71,7 +71,7 @@ class PoolEntry:
 
     @property
     def state(self) -> ModelState:
-        """Loading state of the model version: loading, ready or failed."""
+        """Loading state: ``loading`` until the future is done, then ``ready``, or ``failed`` if it has an error."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
@@ -79,7 +79,7 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A registered model with its versions, aliases and loading state.
+    """A registered model: its version numbers, its aliases, its live version and that version's loading state.
 
     ``live`` is None if its manifest cannot be read.
     """
@@ -93,7 +93,7 @@ class ModelListing:
 
 
 class ModelPool:
-    """Cache of loaded models, which loads versions on demand and follows changes of the registry.
+    """Cache of at most 16 models in memory: loads a version on first use, and checks each second for newer ones.
 
     ``acquire`` runs on the event loop, all other methods in any thread.
 
@@ -119,11 +119,11 @@ class ModelPool:
         return self._started.is_set()
 
     def start(self) -> None:
-        """Start a thread that loads the shipped models and then polls the registry for changes."""
+        """Start a thread that loads the shipped models, then checks the registry for changes every second."""
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop polling the registry, and wait for models that are being loaded."""
+        """Stop checking the registry, cancel loads that have not begun, and wait for those in progress."""
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
@@ -134,7 +134,7 @@ class ModelPool:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """Return the loaded model for a reference such as ``name@alias``, loading it if necessary.
+        """Return the model for a reference such as ``name:3`` or ``name@alias``, after loading it if necessary.
 
         Raises:
             ModelNotFound: The reference has no model.
@@ -153,29 +153,20 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the model version for a reference, and its pool entry or None.
-
-        Reads the disk.
-        """
+        """Return the model version that ``ref`` names on disk, and its loaded model here; None if it is not loaded."""
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
     def listing(self) -> list[ModelListing]:
-        """Return all registered models with their loading states.
-
-        Reads the disk.
-        """
+        """Return all registered models, sorted by name, with their loading states; reads the disk."""
         return [self._listed(name) for name in sorted(self._registry.names())]
 
     def registered(self) -> set[tuple[str, int]]:
-        """Return the name and version number of every registered model version.
-
-        Reads the disk.
-        """
+        """Return ``(name, version number)`` of every model version in the registry; reads the disk."""
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """Return the loading state of each model version in the pool, and the reason if it failed."""
+        """Return the loading state of each version in the pool, with the reason if loading failed, else None."""
         with self._lock:
             entries = dict(self._entries)
         return {version: (entry.state, entry.reason) for version, entry in entries.items()}
@@ -312,7 +303,7 @@ class ModelPool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return, in one line, why a model could not be loaded; safe to show to callers without an API key."""
+    """Return one line that explains why a model could not be loaded; it is safe to show without an API key."""
     if isinstance(error, ModelsError):
         return error.detail
     # The text of other errors may contain paths, and ``/readyz`` needs no key.

@@ -13,7 +13,7 @@ from models.artifacts.manifest import Precision
 
 
 class ModelSummary(Answer):
-    """A model in the list of models: versions, aliases, state and quality of the live version."""
+    """A model in the list of models: its versions and aliases, and the state and quality of its live version."""
 
     name: str
     versions: list[int]
@@ -30,13 +30,13 @@ class ModelSummary(Answer):
 
 
 class ModelPage(Answer):
-    """All registered models."""
+    """List of all registered models, with versions, aliases, loading state and quality of each."""
 
     models: list[ModelSummary]
 
 
 class Serving(Answer):
-    """How a loaded model version computes its scores: library, precision and cached values."""
+    """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
 
     engine: str = Field(description="The library that computes: openvino or torch.")
     precision: Precision = Field(
@@ -52,7 +52,7 @@ class Serving(Answer):
 
 
 class ModelDetail(Answer):
-    """A model version: its manifest, its active calibration, and how it is served."""
+    """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
 
     name: str
     version: int
@@ -67,7 +67,7 @@ class ModelDetail(Answer):
 
 
 class AliasTarget(BaseModel):
-    """Request to point an alias at a model version."""
+    """Body of a request that points an alias of a model at one of the model's versions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
 
@@ -75,7 +75,7 @@ class AliasTarget(BaseModel):
 
 
 class Aliases(Answer):
-    """All aliases of a model after one was changed."""
+    """All aliases of a model after a change, each with its version, and the version before the change."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -14,7 +14,7 @@ from models.registry.version import ModelVersion
 
 
 def summary(model: ModelListing) -> schemas.ModelSummary:
-    """Return the entry of a model in the list of models."""
+    """Return the list entry of a model: versions, aliases, loading state, and facts about its live version."""
     manifest = model.live.manifest if model.live else None
     return schemas.ModelSummary(
         name=model.name,
@@ -33,13 +33,13 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """Return a model version as an API answer: manifest, active calibration, serving state and drift.
+    """Return the API answer about a model version: metadata, calibration, loading state and drift of its images.
 
     Args:
-        version: The version.
+        version: The model version.
         calibration: Its active calibration.
-        entry: Its place in the model pool, if it has any.
-        drift: Its windows of drift.
+        entry: Its entry in the model pool, or None if it is not loaded.
+        drift: The drift of its images, one entry for all images and one for each source.
     """
     serving = None
     if entry is not None and entry.state is ModelState.READY:

@@ -16,12 +16,12 @@ MAX_SEED = 2**53 - 1
 
 
 def draw_seed() -> int:
-    """Return a random seed between 0 and 2^53 - 1."""
+    """Return a random integer between 0 and 2^53 - 1, the largest seed that every JSON reader represents exactly."""
     return secrets.randbelow(MAX_SEED + 1)
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
-    """Encode images as a file; the same pixels always give the same bytes.
+    """Return images as a PNG grid, ``.npy`` array or zip of PNGs; the same pixels always give the same bytes.
 
     Args:
         form: ``png``, ``npy`` or ``zip``.

@@ -32,7 +32,7 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """Query parameters of a request for sampled images; unknown parameters are refused."""
+    """Query parameters of a request that draws images from a model, such as number and seed; others are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draw images from a model. With `format=json` each has the exact log-likelihood of its 8-bit pixels."""
+    """Draw images from a model. With `format=json`, each has the exact log-likelihood (nats) of its 8-bit pixels."""
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1

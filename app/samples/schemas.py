@@ -10,7 +10,7 @@ from app.http.schemas import Answer
 
 
 class Sample(Answer):
-    """An image drawn from a model, with the log-likelihood of its 8-bit pixels."""
+    """An image drawn from a model, as base64 PNG, with the log-likelihood of its 8-bit pixels in nats."""
 
     index: int
     png: str = Field(description="The image as PNG, base64.")
@@ -20,7 +20,7 @@ class Sample(Answer):
 
 
 class Samples(Answer):
-    """Images drawn from a model, with their log-likelihoods."""
+    """Images drawn from a model, each with its log-likelihood, and the seed that draws the same images again."""
 
     model: str
     version: int

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """The images of one request that are being decoded, and the results so far."""
+    """Images of one request that are being decoded: the decoding function, the files, and the results so far."""
 
     caller: str
     function: Callable[[Any], Any]
@@ -29,11 +29,10 @@ class Decoding:
 
 
 class Decoders:
-    """Pool of threads that decode images, one image at a time in fair turns among callers.
+    """Pool of threads that decode images; a free thread takes an image of the caller that has used the least time.
 
-    A free thread takes an image of the caller whose images have used the least time, and alternates between the
-    requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a caller that returns starts
-    where the last turn began, so waiting does not save up time.
+    It alternates between the requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a
+    caller that returns starts where the last turn began, so waiting does not save up time.
 
     Args:
         threads: Number of threads.
@@ -49,7 +48,7 @@ class Decoders:
         self._working = 0
 
     async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-        """Apply a function, such as a decoder, to each item of a request in the pool's threads.
+        """Return ``function``, such as an image decoder, applied to each item in the pool's threads.
 
         Cancelling the waiting task cancels the items that have not begun.
 
@@ -78,7 +77,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel the items that wait, finish the images that are being decoded, and end the threads."""
+        """Cancel the items that wait, finish those that are being decoded, and wait for the threads to end."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:

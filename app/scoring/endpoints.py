@@ -54,7 +54,7 @@ async def score_images(
     query: Annotated[ScoreQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Score one or many images: exact log-likelihoods and calibrated anomaly verdicts.
+    """Score one or many images: exact log-likelihoods in nats, p-values, and whether each is an anomaly.
 
     An image has the same score alone, in any batch and in any order. A bad file never fails the others: the answer is
     200 if at least one image was scored, and 422 if none was.

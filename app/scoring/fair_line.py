@@ -26,7 +26,7 @@ FADING = 0.98
 
 @dataclass(eq=False)
 class WorkItem:
-    """The scoring work of one request: a batched function of its images, or a generator of separate steps.
+    """Scoring work of one request: images for a function that takes batches, or a generator that runs in steps.
 
     Args:
         caller: Name of the caller that sent the request.
@@ -55,39 +55,39 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Weight of this work against the limit on waiting requests, in requests, until its first turn."""
+        """Number of waiting requests that this work counts as before it starts: 1, or 8 for a generator."""
         return UNSHARED if self.function is None else 1
 
     @property
     def abandoned(self) -> bool:
-        """Whether the request was cancelled, so that its work is no longer needed."""
+        """Whether the request was cancelled, so that the results of its work are no longer needed."""
         return self.future.cancelled()
 
     @property
     def finished(self) -> bool:
-        """Whether all results are complete or an error has occurred."""
+        """Whether the work has ended: all results are complete, or an error has occurred."""
         return self.ended or self.error is not None
 
     @property
     def part(self) -> Sequence[Any]:
-        """Items, such as images, that are processed in the current batch."""
+        """Those of ``items``, such as images, that are being processed in the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """Number of images that are processed in the current batch, each counted once per draw."""
+        """Number of images in the current batch; an image scored with k random noise draws counts k times."""
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Add up to ``most`` unprocessed items to the current batch; return how many were added."""
+        """Move up to ``most`` unprocessed items into the current batch; return how many were moved."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
 
 
 class FairLine:
-    """Fair queue of scoring work: the caller that has used the least computing time is served next.
+    """Queue of scoring work that serves the caller with the least computing time so far (fair queueing).
 
     Fair queueing (Demers, Keshav, Shenker 1989) over callers, each of which is charged the seconds of its work. The
     requests of a caller take turns. ``level`` is the time that a caller would have used that had always waited. A
@@ -105,14 +105,14 @@ class FairLine:
         return bool(self._lines)
 
     def add(self, item: WorkItem) -> None:
-        """Append the work of a request to the queue of its caller."""
+        """Append the work of a request to the waiting work of its caller."""
         if item.caller not in self._lines:
             self._lines[item.caller] = {}
             self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
         self._lines[item.caller][item] = None
 
     def remove(self, item: WorkItem) -> None:
-        """Remove the work of a request from the queue, if it is there."""
+        """Remove the work of a request from the queue; do nothing if it is not there."""
         line = self._lines.get(item.caller)
         if line is not None and item in line:
             del line[item]
@@ -120,7 +120,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove and return the requests to process next, which share one batch."""
+        """Remove and return the work to process next: one generator, or requests that can share one batch."""
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:
@@ -128,7 +128,7 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Charge the computing time of a batch to its callers, in proportion to their items."""
+        """Add the ``seconds`` that a batch took to its callers' computing times, in proportion to their items."""
         total = sum(item.in_hand for item in batch) or 1
         for item in batch:
             self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total

@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """Queue of scoring requests, worked off by a single thread in fair turns among callers.
+    """Queue of scoring requests, which one thread processes; callers take turns, and a full queue gives 429.
 
     An image counts once per pass through the flow, because the limits bound time.
 
     Args:
         capacity: Most images that wait or are being scored.
         requests: Most requests that wait for their first turn.
-        metrics: ServiceMetrics of batches and waits.
-        largest: Images of the largest request that an idle queue accepts.
+        metrics: Metrics that record batch sizes and waiting times.
+        largest: Number of images of the largest request that an idle queue accepts.
     """
 
     def __init__(self, capacity: int, requests: int, metrics: ServiceMetrics, largest: int = 0) -> None:
@@ -60,22 +60,22 @@ class ScoringQueue:
 
     @property
     def images(self) -> int:
-        """Number of images that wait or are being scored, each counted once per pass through the flow."""
+        """Number of images that wait or are being scored; each counts once per pass through the model."""
         return self.capacity - self._images.free
 
     def start(self) -> None:
-        """Start the thread that scores."""
+        """Start the thread that scores the images of queued requests."""
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the accepted work, refuse more, and end the scoring thread."""
+        """Finish the accepted work, refuse new work with a 503 error, and wait for the scoring thread to end."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Run a generator in the scoring thread step by step, with other requests in between.
+        """Return the result of a generator, run in the scoring thread with other requests between its steps.
 
         Each step has a turn of its own.
 
@@ -84,7 +84,7 @@ class ScoringQueue:
         Args:
             caller: Name of the caller.
             steps: A generator; each step should take at most about the time of a batch.
-            images: Images that the work counts.
+            images: Number of images that the work counts as in the limits.
 
         Returns:
             The result of the generator.
@@ -105,7 +105,7 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Apply a function to items in the scoring thread, batched with requests of equal functions.
+        """Return ``function`` applied to each item, in batches that requests with an equal function share.
 
         Cancelling the waiting task cancels the items that are not in the current batch.
 
@@ -114,7 +114,7 @@ class ScoringQueue:
             function: Maps several items to one result each, independent of the other items of the batch. An error fails
                 all requests in the batch.
             items: Items of the request.
-            images_an_item: Images that an item counts.
+            images_an_item: Number of images that an item counts as in the limits.
             at_once: Most images in a batch.
 
         Returns:
@@ -132,11 +132,11 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise a 429 error if the queue has no room for a request, before its body is read.
+        """Raise a 429 error if the queue has no room for ``images`` more images of a caller; reserve nothing.
 
         Args:
             caller: Name of the caller.
-            images: Images of the request.
+            images: Number of images in the request.
         """
         if not self._requests.take(caller):
             raise self._too_many_requests(caller)

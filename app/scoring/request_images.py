@@ -36,7 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Upload:
-    """An undecoded image file of a scoring request, with its file name if it has one."""
+    """A file of a scoring request as bytes that are not decoded yet, with its file name or None."""
 
     filename: str | None
     data: bytes
@@ -44,7 +44,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class ImageUploads:
-    """The image files, or the array of images, in the body of a scoring request.
+    """The images in the body of a scoring request, not decoded yet: image files, or one NumPy array.
 
     Attributes:
         uploads: Encoded images, or the bytes of an array.
@@ -59,14 +59,14 @@ class ImageUploads:
 
 @dataclass(frozen=True)
 class Item:
-    """A decoded image of a request, uint8 ``(C, H, W)``, or the error if it cannot be decoded."""
+    """Result of decoding one image of a request: the pixels or an error, with the file name or None."""
 
     filename: str | None
     image: DecodedImage | ImageError
 
 
 async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
-    """Read the images in a request's body: a form, a single image file, or a NumPy array.
+    """Read the images in a request's body, without decoding: a form, a single image file, or a NumPy array.
 
     Raises a 400, 413, 415 or 422 error.
 
@@ -117,7 +117,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 
 def too_many(limit: int) -> Problem:
-    """Return the 413 error for a request with more than ``limit`` images."""
+    """Return a ``Problem`` with status 413, for a request with more than ``limit`` images."""
     return Problem(
         413,
         "too-many-images",
@@ -129,7 +129,7 @@ def too_many(limit: int) -> Problem:
 async def decode_batch(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
 ) -> list[Item]:
-    """Decode the images of a request, in threads unless there is a single tiny image.
+    """Return the decoded images of a request in their order, with an error for each that cannot be decoded.
 
     Args:
         batch: The body of the request.
@@ -165,7 +165,7 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
-    """Decode an image file for a model; return its error if it cannot be scored."""
+    """Return an image file decoded to the size and channels that a model needs, or the error if that fails."""
     try:
         return Item(upload.filename, decode_image(upload.data, preprocessing))
     except ImageError as error:
@@ -173,5 +173,5 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """Return the pixels of the decoded images, uint8 ``(C, H, W)``, by their index in the request."""
+    """Return the pixels, uint8 ``(channels, height, width)``, of each decoded image by its index in the request."""
     return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
-    """Return the answer to a scoring request as JSON bytes: a score or an error for each image.
+    """Return the answer to a scoring request as JSON bytes, with a score or an error for each image.
 
     Args:
         loaded: The model that scored.
@@ -58,7 +58,7 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
 def image_result(
     index: int, item: Item, judgement: Judgement | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
-    """Return the API answer for one image: its scores and verdict, or its error.
+    """Return the API answer for one image: its log-likelihood and anomaly verdict, or its error.
 
     ``judgement`` is None if the image could not be decoded.
     """
@@ -98,7 +98,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 
 
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
-    """Return the API answer with an image's heat map, as a PNG picture and as a NumPy array.
+    """Return the heat map of an image for the API: a PNG overlay and a NumPy array, both in base64.
 
     ``pixels`` are uint8 ``(C, H, W)``.
     """

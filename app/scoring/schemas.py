@@ -14,7 +14,7 @@ BACKWARD_PASSES = 5
 
 
 class ScoreQuery(BaseModel):
-    """Query parameters of a scoring request; unknown parameters are refused."""
+    """Query parameters of a scoring request, such as the false-alarm rate; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,13 +37,13 @@ class ScoreQuery(BaseModel):
 
     @property
     def passes(self) -> int:
-        """Cost of scoring one image, in forward passes through the flow."""
+        """Computing cost of one image, as a number of forward passes through the model."""
         backward = BACKWARD_PASSES if self.detail == "full" else 0
         return self.draws + backward + (1 + backward if self.explain else 0)
 
 
 class Term(Answer):
-    """The contribution of one scale of the flow to a log-likelihood; scale 0 is the pixel transform."""
+    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform)."""
 
     scale: int
     log_prior: float = Field(description="Log-density of the latents that leave the flow at this scale, nats.")
@@ -51,7 +51,7 @@ class Term(Answer):
 
 
 class Draws(Answer):
-    """Statistics of the log-likelihood over several dequantisation draws."""
+    """Statistics of a log-likelihood over several draws of the random noise in [0, 1) that is added to the pixels."""
 
     k: int = Field(description="Number of draws.")
     mean: float = Field(description="Mean of log p over the draws, nats.")
@@ -60,7 +60,7 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """A reason why an image is unusual; the strongest reason is first."""
+    """A feature that makes an image unusual, with the size of its deviation and a sentence about it."""
 
     feature: str = Field(description="A statistic of the whole image, with its scale, or `region`, or `gradients`.")
     z: float = Field(
@@ -73,7 +73,7 @@ class Reason(Answer):
 
 
 class Anomaly(Answer):
-    """The calibrated anomaly verdict on an image, with its p-value."""
+    """Whether an image is an anomaly, with its p-value: the rate at which normal images look at least as unusual."""
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
@@ -86,7 +86,7 @@ class Anomaly(Answer):
 
 
 class PreprocessingNote(Answer):
-    """Conversions that were applied to an image before it was scored."""
+    """Changes of an image's size and colour before scoring; a warning if its file is unlike the training images."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
@@ -98,7 +98,7 @@ class PreprocessingNote(Answer):
 
 
 class ItemError(Answer):
-    """The error of an image that could not be scored, with the members of an RFC 9457 problem."""
+    """The error of one image that could not be scored: type, title, HTTP status and detail, as in RFC 9457."""
 
     type: str
     title: str
@@ -107,7 +107,7 @@ class ItemError(Answer):
 
 
 class HeatMap(Answer):
-    """The contribution of each pixel to the log-likelihood, and how unusual this contribution is."""
+    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
 
     png: str = Field(
         description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely."
@@ -123,7 +123,7 @@ class HeatMap(Answer):
 
 
 class ScoredImage(Answer):
-    """The scores of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+    """The scores of one image. Log-likelihoods are densities in nats for pixels in [0, 256), never probabilities."""
 
     index: int = Field(description="Place of the image in the request.")
     filename: str | None
@@ -139,7 +139,7 @@ class ScoredImage(Answer):
 
 
 class FailedImage(Answer):
-    """An image that could not be scored, with its error."""
+    """An image of a request that could not be scored: its index, its file name and the error."""
 
     index: int
     filename: str | None
@@ -148,7 +148,7 @@ class FailedImage(Answer):
 
 
 class Fdr(Answer):
-    """False-discovery rates (q-values) over the images of a request."""
+    """A q-value for each image: the expected share of false alarms if it and all with a smaller one are flagged."""
 
     q_values: list[float | None] = Field(
         description="Benjamini-Hochberg q-value of each result; null where there is no score."
@@ -218,7 +218,7 @@ SCORED_DIGIT: dict[str, Any] = {
 
 
 class Scores(Answer):
-    """The scores of all images of a request."""
+    """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT]})
 
@@ -231,7 +231,7 @@ class Scores(Answer):
 
 
 class Quantile(Answer):
-    """The anomaly statistic at which an image is flagged, for a given false-alarm rate."""
+    """Smallest evidence T for an anomaly, in nats, at which an image is flagged at a given false-alarm rate."""
 
     alpha: float = Field(description="False-alarm rate.")
     statistic: float = Field(
@@ -240,7 +240,7 @@ class Quantile(Answer):
 
 
 class Reference(Answer):
-    """Distribution of the anomaly statistic T over the calibration images of a model."""
+    """Histogram of T, the evidence in nats that an image is an anomaly, over a model's calibration images."""
 
     model_config = ConfigDict(
         frozen=True,

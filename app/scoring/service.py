@@ -39,7 +39,7 @@ MAX_EXPLAINED_PIXELS = 2**20
 
 
 class RequestedImage(NamedTuple):
-    """An image of a scoring request, uint8 ``(C, H, W)``, and the false-alarm rate of its verdict.
+    """An image to score, uint8 ``(channels, height, width)``, with the false-alarm rate of its verdict.
 
     ``alpha`` is None for the default of the model.
     """
@@ -50,7 +50,7 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Function that computes scores and anomaly verdicts for a batch of images of several requests.
+    """Callable that returns the log-likelihood and anomaly verdict of each image in a batch.
 
     Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
     """
@@ -66,7 +66,7 @@ class JudgeImages:
 
 @dataclass(frozen=True)
 class ScoringService:
-    """Service that answers scoring requests: it decodes, scores and judges their images."""
+    """Service that answers scoring requests: it decodes the images, queues them for scoring, and forms the answer."""
 
     settings: Settings
     pool: ModelPool
@@ -76,7 +76,7 @@ class ScoringService:
     drift: DriftMonitor
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
-        """Score the images in a request's body, and return the answer as JSON bytes.
+        """Score the images in a request's body with the model ``ref``, and return the answer as JSON bytes.
 
         Args:
             ref: Reference of the model.

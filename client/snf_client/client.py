@@ -29,7 +29,7 @@ from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, Service
 
 
 class _Client(Resource[S]):
-    """Base class of both clients: the calls of the service that do not depend on blocking or awaiting."""
+    """Base class of both clients, with the calls to the service that are the same for blocking and awaiting."""
 
     def __init__(self, transport: S) -> None:
         super().__init__(transport)
@@ -40,27 +40,27 @@ class _Client(Resource[S]):
 
     @operation
     def readiness(self) -> Call[Readiness]:
-        """Return the health of the service and its dependencies, whether the service is ready or not."""
+        """Return whether the service can score, and the state of its models; HTTP 503 (not ready) is not raised."""
         return Call("GET", "/readyz", read_json(Readiness), accept=(503,))
 
     @operation
     def presets(self) -> Call[PresetList]:
-        """Return the presets: model architectures that can be trained, with the JSON schema of their parameters."""
+        """Return the presets (model architectures with training settings) and the JSON Schema of all settings."""
         return Call("GET", path("presets"), read_json(PresetList))
 
     @operation
     def workers(self) -> Call[WorkerList]:
-        """Return the running worker processes of the job queue, with their devices and current jobs."""
+        """Return the running worker processes, which carry out queued jobs, each with its device and current job."""
         return Call("GET", path("workers"), read_json(WorkerList))
 
     @operation
     def caller(self) -> Call[CallerView]:
-        """Return the name and the role of the API key that this client uses."""
+        """Return the name and the role (read, score, train or admin) of the API key that this client sends."""
         return Call("GET", path("me"), read_json(CallerView))
 
 
 class Client(_Client[SyncTransport]):
-    """Blocking client for the density scoring service: scores, samples, models, datasets and jobs.
+    """Blocking client of the service that computes log-likelihoods of images, flags anomalies and trains models.
 
     Every call raises ``ClientError`` if it fails. Calls that may be repeated without harm are, see ``Retries``.
 
@@ -90,7 +90,7 @@ class Client(_Client[SyncTransport]):
         self.jobs = JobsResource(self._transport)
 
     def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
-        """Return exact log-likelihoods and anomaly verdicts of one or more images, from a model of the service.
+        """Return each image's log-likelihood in nats and verdict (anomaly or not), computed by a model of the service.
 
         Many images are sent in several requests. The results are in the order of the images; an image that cannot be
         scored gets an error as its result.
@@ -109,11 +109,11 @@ class Client(_Client[SyncTransport]):
             return combine(parts, fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
-        """Score images and yield the results in groups, one group for each request. ``images`` may be endless."""
+        """Yield the scores of images in order, one group per request; ``images`` may be an endless iterator."""
         return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
     def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
-        """Score images and yield the result of each image in order. ``images`` may be endless.
+        """Yield one result per image, in order: its scores or its error; ``images`` may be an endless iterator.
 
         >>> from pathlib import Path
         >>> from snf_client import Client
@@ -127,7 +127,7 @@ class Client(_Client[SyncTransport]):
                 yield from part.results
 
     def close(self) -> None:
-        """Close all connections to the service."""
+        """Close the HTTP connections to the service; further calls of this client fail."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -140,7 +140,7 @@ class Client(_Client[SyncTransport]):
 
 
 class AsyncClient(_Client[AsyncTransport]):
-    """Asynchronous client for the density scoring service, with the arguments and calls of ``Client``.
+    """Client for ``asyncio`` with the arguments and calls of ``Client``; calls are awaited and do not block.
 
     Every call is awaited; events and scores that come one after the other are read by ``async for``.
 
@@ -166,25 +166,25 @@ class AsyncClient(_Client[AsyncTransport]):
     async def score(
         self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]
     ) -> Scores:
-        """Return exact log-likelihoods and anomaly verdicts of one or more images. Arguments as in ``Client.score``."""
+        """Return each image's log-likelihood in nats and verdict (anomaly or not); arguments as in ``Client.score``."""
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             return combine([part async for part in parts], fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
-        """Score images and yield the results in groups, one group for each request. ``images`` may be endless."""
+        """Yield the scores of images in order, one group per request; ``images`` may be an endless iterator."""
         return score_async(self._transport, ScoreParameters(ref, **options), images)
 
     async def score_each(
         self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
     ) -> AsyncGenerator[ImageResult]:
-        """Score images and yield the result of each image in order. ``images`` may be endless."""
+        """Yield one result per image, in order: its scores or its error; ``images`` may be an endless iterator."""
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             async for part in parts:
                 for result in part.results:
                     yield result
 
     async def aclose(self) -> None:
-        """Close all connections to the service."""
+        """Close the HTTP connections to the service; further calls of this client fail."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ClientError(Exception):
-    """Base class of the exceptions that failed calls to the service raise."""
+    """Base class of the exceptions that a failed call to the service raises; catch it to catch all of them."""
 
 
 class ServiceUnavailable(ClientError):
-    """Raised when the service cannot be reached or the connection is lost before the response is complete.
+    """Raised when no connection to the service can be made, or when it breaks before the response is complete.
 
     Args:
         detail: Message.
@@ -29,14 +29,14 @@ class ServiceUnavailable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """Raised when a response does not have the form that the client expects.
+    """Raised when a response has an unexpected format, such as JSON with a missing field or HTML instead of JSON.
 
-    The address is not that of the service, or the service has a version that does not fit.
+    Usual causes: the address is not that of the service, or client and service have versions that do not fit.
     """
 
 
 class FieldError(BaseModel):
-    """Validation error of one field of a request: a JSON pointer to the field, and a message."""
+    """Invalid field of a request: a JSON pointer to the field, such as ``/body/dataset``, and what is wrong with it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +45,7 @@ class FieldError(BaseModel):
 
 
 class ProblemError(ClientError):
-    """Base class of error responses of the service, with the members of an RFC 9457 problem document.
+    """Base class of exceptions for HTTP error responses: status, type, title and detail of the problem (RFC 9457).
 
     Args:
         status: HTTP status.
@@ -79,11 +79,11 @@ class ProblemError(ClientError):
 
 
 class NotAuthorized(ProblemError):
-    """Raised when the API key is missing, wrong, or not permitted to make the call (HTTP 401, 403)."""
+    """Raised when the API key is missing or wrong (HTTP 401), or may not make the call (HTTP 403)."""
 
 
 class NotFound(ProblemError):
-    """Raised when the model, dataset, job or calibration does not exist (HTTP 404)."""
+    """Raised when the model, dataset, job or other object that a call names does not exist (HTTP 404)."""
 
 
 class Conflict(ProblemError):
@@ -91,15 +91,15 @@ class Conflict(ProblemError):
 
 
 class InvalidRequest(ProblemError):
-    """Raised when the service refuses a request as invalid (HTTP 4xx except 401, 403, 404, 409 and 429)."""
+    """Raised when the service rejects a request as invalid (HTTP 4xx except 401, 403, 404, 409 and 429)."""
 
 
 class Busy(ProblemError):
-    """Raised when the service is overloaded or the rate limit of the API key is reached (HTTP 429)."""
+    """Raised when the service is overloaded or the API key exceeds its rate limit (HTTP 429): try again later."""
 
 
 class ServiceFailed(ProblemError):
-    """Raised when the service fails, is stopping, or is not ready (HTTP 5xx)."""
+    """Raised when the service has an internal error, is shutting down or is not ready yet (HTTP 5xx)."""
 
 
 _BY_STATUS: dict[int, type[ProblemError]] = {
@@ -122,7 +122,10 @@ class _Body(BaseModel):
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """Return the exception that corresponds to an HTTP error response."""
+    """Return the exception for an HTTP error response, chosen by its status: ``NotFound`` for 404, and so on.
+
+    If the body is not a problem document (RFC 9457), the title names the status and the detail is empty.
+    """
     status = response.status_code
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else ServiceFailed)
     wait = _retry_after(response.headers.get("retry-after", ""))

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 
 def q_values(p_values: Sequence[float]) -> list[float]:
-    """Return Benjamini-Hochberg q-values for p-values: the false-discovery rates at which each image is flagged.
+    """Return the Benjamini-Hochberg q-value of each p-value: the smallest false-discovery rate that flags its image.
 
-    The q-value is the smallest false-discovery rate at which the image is flagged. With the p-values in ascending
-    order p_(1) <= ... <= p_(n), the q-value of p_(i) is the minimum over j >= i of p_(j) n / j, at most 1 (Benjamini
-    and Hochberg 1995).
+    The false-discovery rate is the expected share of false alarms among the flagged images. With the p-values in
+    ascending order p_(1) <= ... <= p_(n), the q-value of p_(i) is the minimum over j >= i of p_(j) n / j, at most 1
+    (Benjamini and Hochberg 1995).
 
     >>> q_values([0.01, 0.04, 0.03, 0.005])
     [0.02, 0.04, 0.04, 0.02]

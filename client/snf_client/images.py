@@ -30,17 +30,17 @@ NPY = "application/x-npy"
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of a single scoring request: either all files, or all arrays of the same shape."""
+    """Images of one scoring request: either arrays of the same shape, or any mix of paths, bytes and PIL images."""
 
     images: tuple[ImageLike, ...]
 
     @property
     def names(self) -> list[str | None]:
-        """The file path of each image, or None for images that are not files."""
+        """The file path of each image as text, in order; None for an image given as bytes, array or PIL image."""
         return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Read the images and return the body of a scoring request, as keyword arguments of httpx."""
+        """Return httpx arguments that send the images: files are read as ``files``, arrays become ``content``."""
         if isinstance(self.images[0], np.ndarray):
             buffer = io.BytesIO()
             np.save(buffer, np.stack(self.images))  # type: ignore[arg-type]
@@ -48,13 +48,15 @@ class ImageBatch:
         return {"files": [("images", (_name(image, index), _encode(image))) for index, image in enumerate(self.images)]}
 
     def halves(self) -> tuple[ImageBatch, ImageBatch]:
-        """Split the batch into two batches of about half as many images."""
+        """Return two batches: one of the first half of the images (rounded down), one of the rest."""
         middle = len(self.images) // 2
         return ImageBatch(self.images[:middle]), ImageBatch(self.images[middle:])
 
 
 def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
-    """Group images into batches of at most ``size`` in order, without reading ahead.
+    """Yield batches of at most ``size`` consecutive images; a batch ends early where the shape of arrays changes.
+
+    Images are taken from an iterator only when their batch is asked for.
 
     Raises:
         TypeError: If an image is of no supported type or an array is not of type uint8.
@@ -66,7 +68,7 @@ def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
 
 
 def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
-    """Yield images one by one from a single image, an array of images or an iterable, and check their types.
+    """Yield each image of a single image, an array (N, H, W[, C]) or an iterable, after a check of type and shape.
 
     Raises:
         TypeError: If an image is of no supported type or an array is not of type uint8.
@@ -90,12 +92,12 @@ def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
 
 
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
-    """Return the heat map of a response as an array, float64 ``(channels, H, W)``, in nats for the first channel.
+    """Return a heat map as float64 ``(channels, H, W)``; channel 0 is each pixel's contribution to log p, in nats.
 
     ``heat_map.channels`` names the channels.
 
     The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
-    log-likelihood of the image.
+    log-likelihood of the image, with several draws that of the first draw.
 
     >>> from snf_client import Client, heat_map_array
     >>> def log_likelihood(model: str, path: str) -> float:
@@ -109,7 +111,7 @@ def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
 
 
 def heat_map_png(heat_map: HeatMap) -> bytes:
-    """Return the heat map of a response as a coloured picture over its image, as PNG bytes."""
+    """Return a heat map as PNG bytes: the grey image under colours, red where a pixel is less likely than usual."""
     return base64.b64decode(heat_map.png)
 
 

@@ -27,7 +27,7 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 
 
 class Event(BaseModel):
-    """Event of a job, such as progress or a change of status. Base class of the typed events.
+    """Event that the service reports about a job, such as its progress; base class of the specific events.
 
     Kinds that this client does not know have no class of their own. ``event`` is the kind. ``id`` is the position in
     the stream, from which reading can continue. ``data`` has all fields as the service sent them.
@@ -43,7 +43,7 @@ class Event(BaseModel):
 
 
 class StateEvent(Event):
-    """Event for a change of a job's status, such as from "queued" to "running"."""
+    """Event for a change of a job's status, such as from "queued" to "running"; ``status`` is the new status."""
 
     event: Literal["state"]
     status: str
@@ -51,7 +51,7 @@ class StateEvent(Event):
 
 
 class StartedEvent(Event):
-    """Event for the start of a training, or for its continuation from a checkpoint."""
+    """Event for the start of a job: ``steps`` is the number of steps in all, ``step`` how many are already done."""
 
     event: Literal["started"]
     step: int
@@ -59,7 +59,10 @@ class StartedEvent(Event):
 
 
 class MetricsEvent(Event):
-    """Event for the progress of a job, with the current metrics of a training. Metrics that are not finite are None."""
+    """Event for progress of a job: steps done, images per second, seconds left; in a training also bits per dimension.
+
+    Metrics that are not finite are None.
+    """
 
     event: Literal["metrics"]
     step: int
@@ -71,7 +74,7 @@ class MetricsEvent(Event):
 
 
 class ValidationEvent(Event):
-    """Event for a validation during a training, with the bits per dimension of the validation images."""
+    """Event for a validation in a training: bits per dimension (lower is better) of images it does not learn from."""
 
     event: Literal["validation"]
     step: int
@@ -79,14 +82,14 @@ class ValidationEvent(Event):
 
 
 class LogEvent(Event):
-    """Event with a text message about a job for the user."""
+    """Event with a message in words about what a job is doing, such as how many images it has prepared."""
 
     event: Literal["log"]
     message: str
 
 
 class ErrorEvent(Event):
-    """Event for the failure of an attempt to run a job, with its reason."""
+    """Event for a failed attempt to run a job: ``title`` is the kind of error, ``detail`` is what happened."""
 
     event: Literal["error"]
     title: str
@@ -112,7 +115,7 @@ _EVENT_TYPES: dict[str, type[Event]] = {
 
 
 class JobEventReader:
-    """State of reading a job's event stream: the last event received, and the pauses before reconnecting.
+    """State of reading a job's events over several connections: id of the last event, connections lost in a row.
 
     Args:
         job_id: The job.
@@ -129,12 +132,12 @@ class JobEventReader:
         self._retries = retries
 
     def call(self) -> Call[None]:
-        """Return the request for the events of a job that follow the last event received."""
+        """Return the request for a stream of the job's events, starting after the last event that was parsed."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
     def parse(self, message: ServerSentEvent) -> Event | None:
-        """Convert a server-sent message to a typed event of the job, or to None if the message has no data."""
+        """Return a server-sent message as a typed event and store its id; return None for a message without data."""
         if not message.data:
             return None
         self._last_id, self._lost_connections, self._contacted = message.id, 0, True
@@ -144,7 +147,7 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return an error if the event stream has ended before the job, or None if all events were received.
+        """Return an error if the stream stopped before the job's ``end`` event, or None if every event was received.
 
         Args:
             status: HTTP status of the stream; 204 means that there are no more events.
@@ -154,7 +157,7 @@ class JobEventReader:
         return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Return the seconds to wait before reconnecting to the event stream after an error.
+        """Return the seconds to wait before connecting again after an error, or raise that error to give up.
 
         Raises:
             ClientError: The given error, if connecting again is of no use or was tried often enough: about five
@@ -174,7 +177,7 @@ class JobEventReader:
 
 
 class JobPolling:
-    """Schedule of requests for a job's status while a caller waits for the job, with growing pauses.
+    """Schedule of status requests while waiting for a job: pauses grow from 0.1 to 2 seconds, up to a time limit.
 
     Args:
         timeout: Longest wait in all, seconds; None: no limit.
@@ -186,7 +189,7 @@ class JobPolling:
         self._next = FIRST_POLL_S
 
     def pause(self, job: JobView) -> float:
-        """Return the seconds to wait before the next request for the job's status.
+        """Return the seconds until the next status request, at most 2; raise ``TimeoutError`` at the time limit.
 
         Raises:
             TimeoutError: If the longest wait is over.

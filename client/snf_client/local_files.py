@@ -16,21 +16,21 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class FilesProblem(ValueError):
-    """Raised when files to upload do not exist, are no images, or change while they are read."""
+    """Raised when a path to upload does not exist, no image is found, or a file gets shorter while it is read."""
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file name ends in the suffix of a supported image format, such as ``.png``."""
+    """Return whether a path ends in .png, .jpg, .jpeg, .webp or .bmp, in upper or lower case."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by path."""
+    """Return the files in a folder and all its subfolders that have the suffix of an image, sorted by path."""
     return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
-    """Separate paths for an upload into image files and other files (archives and arrays).
+    """Find the image files in paths and folders; return them by name, and all other files (archives and arrays).
 
     Args:
         paths: Files, and folders that are searched for images.
@@ -65,12 +65,12 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Return the size of an open file in bytes."""
+    """Return the size in bytes of an open file on disk, wherever its read position is."""
     return os.fstat(file.fileno()).st_size
 
 
 class TarStream:
-    """Readable stream of a tar archive, created from files while it is read.
+    """Readable stream of an uncompressed tar archive, built from files while it is read and never held as a whole.
 
     Args:
         files: The files by their names in the archive.
@@ -81,7 +81,11 @@ class TarStream:
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the archive, at most ``size``, or no bytes at its end."""
+        """Return the next bytes of the archive, at most ``size`` of them; empty bytes mean its end.
+
+        Raises:
+            FilesProblem: If a file became shorter while it was read.
+        """
         while not self._rest and (piece := next(self._pieces, None)) is not None:
             self._rest = piece
         piece, self._rest = self._rest[:size], self._rest[size:]
@@ -93,7 +97,7 @@ class _Readable(Protocol):
 
 
 class ByteCounter:
-    """Counter of the bytes read from one or more files, which reports the progress of an upload.
+    """Counter of the bytes sent in an upload, which calls a function with the bytes so far and the bytes in all.
 
     Args:
         progress: Function that is called after every read; None: no function.
@@ -106,21 +110,21 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Add a number of bytes to the counter and report the progress."""
+        """Add ``count`` bytes and call the progress function, if there is one, with the bytes so far and in all."""
         self._done += count
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
 
 
 class CountedStream:
-    """Readable stream that counts its bytes while it is read, to report the progress of an upload."""
+    """Wrapper of a readable stream that adds each read's bytes to a ``ByteCounter``, to report upload progress."""
 
     def __init__(self, stream: _Readable, counter: ByteCounter) -> None:
         self._stream = stream
         self._counter = counter
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the stream, at most ``size``, or no bytes at its end."""
+        """Return the next bytes of the stream, at most ``size``, and count them; empty bytes mean its end."""
         data = self._stream.read(size)
         self._counter.add(len(data))
         return data
@@ -131,14 +135,14 @@ class CountedStream:
 
 
 class CountedFile(CountedStream):
-    """Readable file that counts its bytes while it is read, to report the progress of an upload."""
+    """Wrapper of an open file on disk that adds each read's bytes to a ``ByteCounter``, to report upload progress."""
 
     def __init__(self, file: BinaryIO, counter: ByteCounter) -> None:
         super().__init__(file, counter)
         self._descriptor = file.fileno()
 
     def fileno(self) -> int:
-        """Return the file descriptor, from which httpx reads the length of the file."""
+        """Return the descriptor of the wrapped file; httpx calls this method to find the file's length."""
         return self._descriptor
 
 

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """Condition under which a failed request may be sent again."""
+    """Rule for sending a failed request again: always, if the service refused it, or only if it was never sent."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""
@@ -32,7 +32,7 @@ class RetryWhen(Enum):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request to the service, with the function that reads its response and the condition for retries.
+    """Description of one HTTP request to the service, with the function that parses its response and a retry rule.
 
     Args:
         method: HTTP method.
@@ -63,12 +63,12 @@ class Call(Generic[T]):
 
 
 def path(*parts: str | int) -> str:
-    """Return the URL path ``/v1/...`` from its segments, percent-encoded."""
+    """Return the URL path ``/v1/a/b`` for the segments ``a`` and ``b``, each percent-encoded (``:`` and ``@`` stay)."""
     return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
 
 
 def query(**params: Any) -> dict[str, Any]:
-    """Return query parameters for a URL: None values are left out, and booleans are in lower case."""
+    """Return the parameters of a URL query, without those that are None; booleans become "true" or "false"."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()
@@ -77,7 +77,7 @@ def query(**params: Any) -> dict[str, Any]:
 
 
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
-    """Return a function that parses the JSON body of a response into a pydantic model.
+    """Return a function that parses the JSON body of an HTTP response into an object of the pydantic model ``schema``.
 
     Raises:
         UnexpectedAnswer: From the returned function, if the response does not fit the schema.
@@ -93,7 +93,7 @@ def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
-    """Create the error for a response that does not have the expected JSON schema."""
+    """Return the error for a response whose JSON is not what was ``expected``; it names the first wrong field."""
     [first, *_] = error.errors()
     where = ".".join(map(str, first["loc"])) or "its body"
     return UnexpectedAnswer(
@@ -103,14 +103,14 @@ def unexpected(response: httpx.Response, expected: str, error: ValidationError) 
 
 
 def read_bytes(response: httpx.Response) -> bytes:
-    """Return the body of a response as bytes."""
+    """Return the complete body of an HTTP response as bytes."""
     return response.content
 
 
 def read_text(response: httpx.Response) -> str:
-    """Return the body of a response as text."""
+    """Return the complete body of an HTTP response as text, decoded by the charset that its headers name."""
     return response.text
 
 
 def read_nothing(_response: httpx.Response) -> None:
-    """Return None for a response without a body."""
+    """Ignore an HTTP response and return None, for calls without a result, such as deletions."""

@@ -23,7 +23,7 @@ OnRetry = Callable[[ClientError, float], None]
 
 @dataclass(frozen=True)
 class Retries:
-    """Limits for repeating failed requests, and the pauses between attempts.
+    """Limits for repeating failed requests (10 attempts within 60 seconds by default), and pauses between attempts.
 
     A pause doubles after every failure, from ``first_pause`` up to ``longest_pause``. A random part of it is left out,
     so that many clients do not come back at the same moment. A ``Retry-After`` header of the service takes precedence.
@@ -46,7 +46,7 @@ class Retries:
     on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to wait before the next attempt, after a number of failures in a row."""
+        """Return the seconds to wait: the error's ``Retry-After``, else a pause that doubles with every failure."""
         retry_after = error.retry_after if isinstance(error, ProblemError) else None
         if retry_after is not None:
             return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
@@ -54,11 +54,11 @@ class Retries:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def max_attempts(self, *, contacted: bool) -> int:
-        """Return the largest number of attempts, which is smaller if the service has never answered."""
+        """Return the most attempts for a request: by default 10, or 4 while the service has never answered."""
         return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
     def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
-        """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying`` for a request."""
+        """Return keyword arguments that make tenacity's ``Retrying`` or ``AsyncRetrying`` apply these limits."""
         return {
             "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
             "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
@@ -87,7 +87,7 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether a failed request may be sent again, given its error and its retry condition."""
+    """Return whether to repeat a request after a lost connection or HTTP 429, 502 or 503, as ``retry_when`` permits."""
     if may_be_done(error):
         return retry_when is RetryWhen.ALWAYS
     match error:
@@ -99,7 +99,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether the service may have carried out a request although the response was lost."""
+    """Return whether a failed request may have taken effect: its response was lost, or a proxy answered HTTP 502."""
     match error:
         case ServiceUnavailable(sent=sent):
             return sent

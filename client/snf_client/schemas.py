@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AliasTarget(BaseModel):
-    """Request to point an alias at a model version."""
+    """Body of a request that points an alias of a model at one of the model's versions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int = Field(..., description="A version of the model.")
 
 
 class Aliases(BaseModel):
-    """All aliases of a model after one was changed."""
+    """All aliases of a model after a change, each with its version, and the version before the change."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -29,7 +29,7 @@ class Aliases(BaseModel):
 
 
 class AuditedImage(BaseModel):
-    """The log-likelihood of an image from the engine in use, beside its float64 recomputation."""
+    """The log-likelihood of one image as served, recomputed in float64, and their difference, in nats."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -44,7 +44,7 @@ class AuditedImage(BaseModel):
 
 
 class AuditedLayer(BaseModel):
-    """The cached data-independent log-determinant of a layer, beside its recomputation."""
+    """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
 
     model_config = ConfigDict(frozen=True)
     layer: str
@@ -54,7 +54,7 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """The sum of all data-independent log-determinants, cached and recomputed."""
+    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance."""
 
     model_config = ConfigDict(frozen=True)
     cached: float = Field(..., description="As used by scores, nats.")
@@ -64,14 +64,14 @@ class AuditedTotal(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to make another calibration of a model the active one."""
+    """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
 
 
 class CalibrationRequest(BaseModel):
-    """Request for a new calibration of a model from a dataset of normal images."""
+    """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
@@ -83,7 +83,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationResult(BaseModel):
-    """The calibration that a job created for a model version."""
+    """Result of a calibration job: the model version, the number of its new calibration, and the smallest p-value."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -95,7 +95,7 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """The API key of the request: its name, its id and its roles."""
+    """Answer of `/v1/me`: name, id and role of the request's API key, and all roles that this role includes."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
@@ -105,7 +105,7 @@ class CallerView(BaseModel):
 
 
 class Curve(BaseModel):
-    """A ROC curve of one score as (false, true) positive rates, thinned to few points."""
+    """ROC curve of one score as at most 200 points (false-positive rate, true-positive rate), from (0, 0) to (1, 1)."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -113,7 +113,7 @@ class Curve(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """Training metrics at one step; null for values that were not finite."""
+    """Metrics of one training step: bits/dim, reconstruction error, learning rate; null if they were not finite."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -127,7 +127,7 @@ class CurvePoint(BaseModel):
 
 
 class DatasetEntry(BaseModel):
-    """A dataset in the list of datasets: its origin, image shape and number of images."""
+    """Summary of a dataset: origin, image shape and sizes, and how many images are for training, calibration, test."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -152,14 +152,17 @@ class DatasetEntry(BaseModel):
 
 
 class DatasetList(BaseModel):
-    """All datasets, the built-in ones first."""
+    """Summaries of all datasets, the built-in ones first."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[DatasetEntry]
 
 
 class Deviation(BaseModel):
-    """The deviation of log-likelihoods and anomaly statistics in reduced precision from float32, in nats."""
+    """Absolute differences in nats between scores in bfloat16 and in float32: median, 99.9 % quantile and maximum.
+
+    ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
+    """
 
     model_config = ConfigDict(frozen=True)
     images: int
@@ -170,7 +173,7 @@ class Deviation(BaseModel):
 
 
 class Draws(BaseModel):
-    """Statistics of the log-likelihood over several dequantisation draws."""
+    """Statistics of a log-likelihood over several draws of the random noise in [0, 1) that is added to the pixels."""
 
     model_config = ConfigDict(frozen=True)
     k: int = Field(..., description="Number of draws.")
@@ -180,7 +183,7 @@ class Draws(BaseModel):
 
 
 class Drift(BaseModel):
-    """Difference between recently scored images and the calibration images of a model, by their p-values."""
+    """Result of a Kolmogorov-Smirnov test that compares p-values of recently scored images and calibration images."""
 
     model_config = ConfigDict(frozen=True)
     source: str | None = Field(..., description="Source of the images; null for all images together.")
@@ -204,7 +207,7 @@ class Drift(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """The number of images of a dataset that have duplicates or near duplicates, and examples by path."""
+    """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images that have another like them.")
@@ -213,7 +216,7 @@ class Duplicates(BaseModel):
 
 
 class Estimate(BaseModel):
-    """Expected time and memory of a training job."""
+    """Expected time in seconds and peak memory in bytes of a training job, and what they are derived from."""
 
     model_config = ConfigDict(frozen=True)
     seconds: float = Field(..., description="Expected time from its start to the registered model.")
@@ -235,7 +238,7 @@ class Estimate(BaseModel):
 
 
 class EstimatedJob(BaseModel):
-    """A job that would be accepted, with its expected time and memory."""
+    """Answer for a valid job that was not queued: its queue, jobs waiting there, and expected time and memory."""
 
     model_config = ConfigDict(frozen=True)
     queue: str = Field(..., description="Queue that it would wait in.")
@@ -247,7 +250,7 @@ class EstimatedJob(BaseModel):
 
 
 class Example(BaseModel):
-    """One of the most or least anomalous images of a set, with its scores."""
+    """One of the most or least anomalous images of a set, as PNG, with its p-value, scores and strongest reason."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Path in the dataset, or part and place.")
@@ -259,7 +262,7 @@ class Example(BaseModel):
 
 
 class FalseAlarms(BaseModel):
-    """The share of normal images that a score flags as anomalous, with its expected 99 % interval."""
+    """The share of normal images flagged at false-alarm rate ``alpha``, and the 99 % interval expected for it."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -270,7 +273,7 @@ class FalseAlarms(BaseModel):
 
 
 class Fdr(BaseModel):
-    """False-discovery rates (q-values) over the images of a request."""
+    """A q-value for each image: the expected share of false alarms if it and all with a smaller one are flagged."""
 
     model_config = ConfigDict(frozen=True)
     q_values: list[float | None] = Field(
@@ -279,7 +282,7 @@ class Fdr(BaseModel):
 
 
 class Gallery(BaseModel):
-    """The most and the least anomalous images of a set by anomaly statistic, the most extreme first."""
+    """The most and the least anomalous images of a set by the model's anomaly score, the most extreme first."""
 
     model_config = ConfigDict(frozen=True)
     most: list[Example]
@@ -287,14 +290,14 @@ class Gallery(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of the liveness check: the process runs."""
+    """Answer of `/healthz`: the status `alive`, which means that the process runs."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
 
 
 class HeatMap(BaseModel):
-    """The contribution of each pixel to the log-likelihood, and how unusual this contribution is."""
+    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
 
     model_config = ConfigDict(frozen=True)
     png: str = Field(
@@ -311,7 +314,7 @@ class HeatMap(BaseModel):
 
 
 class Histogram(BaseModel):
-    """Histogram of a score over the images of one set: the share of the images in each bar."""
+    """The histogram of a score over one set of images: the share of the images, 0 to 1, in each bar."""
 
     model_config = ConfigDict(frozen=True)
     set: str
@@ -319,11 +322,9 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """Histograms of one number over several sets of images, with shared edges.
+    """Histograms of one number, such as the log-likelihood, over several sets of images, all with the same bar edges.
 
-    Values beyond the edges count in the outermost bars.
-
-    Edges of T are evenly spaced in log(1 + T).
+    Values beyond the edges count in the outermost bars. Edges of the combined score T are evenly spaced in log(1 + T).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -333,7 +334,7 @@ class Histograms(BaseModel):
 
 
 class ImageCount(BaseModel):
-    """The number of images in a set, and of those without a finite likelihood, which are left out."""
+    """The number of images in a set, and how many of these have no finite likelihood and are left out."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -354,7 +355,7 @@ class ImageFacts(BaseModel):
 
 
 class ItemError(BaseModel):
-    """The error of an image that could not be scored, with the members of an RFC 9457 problem."""
+    """The error of one image that could not be scored: type, title, HTTP status and detail, as in RFC 9457."""
 
     model_config = ConfigDict(frozen=True)
     type: str
@@ -364,7 +365,7 @@ class ItemError(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """Request for a job: training, bulk scoring, calibration or evaluation."""
+    """Request for a background job: to train, calibrate or evaluate a model, or to score a dataset with it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate"] = Field(
@@ -395,7 +396,7 @@ class JobRequest(BaseModel):
 
 
 class JobResult(BaseModel):
-    """The model version that a training job registered or a calibration job calibrated."""
+    """Result of a training or calibration job: the model version that it registered or calibrated, with links."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -405,7 +406,7 @@ class JobResult(BaseModel):
 
 
 class JobView(BaseModel):
-    """A background job with its status, progress and result."""
+    """A background job: parameters, status, progress, latest metrics, error or result, and links to further calls."""
 
     model_config = ConfigDict(frozen=True)
     id: str
@@ -444,7 +445,7 @@ class JobView(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """A model in the list of models: versions, aliases, state and quality of the live version."""
+    """A model in the list of models: its versions and aliases, and the state and quality of its live version."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -462,7 +463,7 @@ class ModelSummary(BaseModel):
 
 
 class Normal(BaseModel):
-    """The normal images of an evaluation: their dataset, and how they are divided into parts."""
+    """The normal images of an evaluation: dataset, number of images for each purpose, examples, mean log-likelihood."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -476,7 +477,7 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Conversions that were applied to an image before it was scored."""
+    """Changes of an image's size and colour before scoring; a warning if its file is unlike the training images."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
@@ -489,7 +490,7 @@ class PreprocessingNote(BaseModel):
 
 
 class PresetView(BaseModel):
-    """A named flow architecture with its training parameters."""
+    """A training preset: a named model architecture, with the training parameters that differ from the defaults."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -502,7 +503,7 @@ class PresetView(BaseModel):
 
 
 class Preview(BaseModel):
-    """A grid of images that a model drew at one step of its training."""
+    """A PNG grid of images that a model drew at one step of its training: the step and the path of the PNG."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -510,7 +511,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """The stored sample grids of a training, the oldest first."""
+    """All stored grids of images that a model drew during its training, the earliest step first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -518,7 +519,7 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """The anomaly statistic at which an image is flagged, for a given false-alarm rate."""
+    """Smallest evidence T for an anomaly, in nats, at which an image is flagged at a given false-alarm rate."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -529,7 +530,7 @@ class Quantile(BaseModel):
 
 
 class Rate(BaseModel):
-    """The share of images that a score flags at a false-alarm rate; null where no threshold is strict enough."""
+    """The share of images (0 to 1) flagged at false-alarm rate ``alpha``; null if too few images set the threshold."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -537,7 +538,7 @@ class Rate(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the service can score, and the state of each model and of the queue."""
+    """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["ready", "loading", "draining", "failed"]
@@ -550,7 +551,7 @@ class Readiness(BaseModel):
 
 
 class Reason(BaseModel):
-    """A reason why an image is unusual; the strongest reason is first."""
+    """A feature that makes an image unusual, with the size of its deviation and a sentence about it."""
 
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
@@ -566,7 +567,7 @@ class Reason(BaseModel):
 
 
 class Reference(BaseModel):
-    """Distribution of the anomaly statistic T over the calibration images of a model."""
+    """Histogram of T, the evidence in nats that an image is an anomaly, over a model's calibration images."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -593,7 +594,7 @@ class RejectedFile(BaseModel):
 
 
 class Result(BaseModel):
-    """AUROC, average precision and FPR of one score on a set of anomalous images, with 95 % bootstrap intervals."""
+    """AUROC, average precision, false-positive rate of a score on an anomalous set, with 95 % bootstrap intervals."""
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -607,7 +608,7 @@ class Result(BaseModel):
 
 
 class Sample(BaseModel):
-    """An image drawn from a model, with the log-likelihood of its 8-bit pixels."""
+    """An image drawn from a model, as base64 PNG, with the log-likelihood of its 8-bit pixels in nats."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -618,7 +619,7 @@ class Sample(BaseModel):
 
 
 class Samples(BaseModel):
-    """Images drawn from a model, with their log-likelihoods."""
+    """Images drawn from a model, each with its log-likelihood, and the seed that draws the same images again."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -631,7 +632,7 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """How a loaded model version computes its scores: library, precision and cached values."""
+    """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(..., description="The library that computes: openvino or torch.")
@@ -648,7 +649,7 @@ class Serving(BaseModel):
 
 
 class SetReport(BaseModel):
-    """The comparison of one set of anomalous images with the normal images, by every score."""
+    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -664,7 +665,7 @@ class SetReport(BaseModel):
 
 
 class SizeCount(BaseModel):
-    """The number of images in a dataset with one width and height."""
+    """A width and a height in pixels, and how many images of a dataset have this size."""
 
     model_config = ConfigDict(frozen=True)
     width: int
@@ -673,7 +674,7 @@ class SizeCount(BaseModel):
 
 
 class Split(BaseModel):
-    """Split of a dataset into parts for training, statistics and calibration.
+    """Numbers of images of a dataset for training, for fitting anomaly statistics, and for calibrating p-values.
 
     If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
     prediction.
@@ -693,7 +694,7 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """The contribution of one scale of the flow to a log-likelihood; scale 0 is the pixel transform."""
+    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform)."""
 
     model_config = ConfigDict(frozen=True)
     scale: int
@@ -702,7 +703,7 @@ class Term(BaseModel):
 
 
 class Threshold(BaseModel):
-    """A p-value threshold that keeps a false-alarm rate of at most `alpha` with 95 % confidence."""
+    """The largest p-value to flag so that at most a share `alpha` of normal images is flagged, with 95 % confidence."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -711,7 +712,7 @@ class Threshold(BaseModel):
 
 
 class Validation(BaseModel):
-    """Metrics of a model on validation images during its training, at one step."""
+    """Metrics of a model on held-out validation images at one step of its training, such as bits/dim."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     step: int
@@ -721,7 +722,7 @@ class Validation(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A running worker process, which has a single device and runs a single job at a time."""
+    """A running worker process: its device, its queues, its memory, and the one job that it runs, if any."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -739,7 +740,7 @@ class WorkerView(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """The calibrated anomaly verdict on an image, with its p-value."""
+    """Whether an image is an anomaly, with its p-value: the rate at which normal images look at least as unusual."""
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -753,7 +754,7 @@ class Anomaly(BaseModel):
 
 
 class Audit(BaseModel):
-    """Comparison of a model's log-likelihoods with their recomputation in float64 without cached values."""
+    """Comparison of a model's log-likelihoods as served with a float64 recomputation that uses no cached values."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -774,7 +775,7 @@ class Audit(BaseModel):
 
 
 class CalibrationView(BaseModel):
-    """A calibration of a model version. Its data are null if its record on disk is damaged."""
+    """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
 
     model_config = ConfigDict(frozen=True)
     number: int = Field(..., description="0 is the model's own calibration.")
@@ -805,7 +806,7 @@ class CalibrationView(BaseModel):
 
 
 class Column(BaseModel):
-    """The name of an anomaly score, and its false alarms on the normal images; larger scores are more anomalous."""
+    """An anomaly score in the report: name, label, kind and false alarms on normal images. Larger is more anomalous."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -844,7 +845,7 @@ class DatasetReport(BaseModel):
 
 
 class EvaluationReport(BaseModel):
-    """The report of an evaluation: how well a model and trivial baselines separate normal from anomalous images."""
+    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -864,7 +865,7 @@ class EvaluationReport(BaseModel):
 
 
 class FailedImage(BaseModel):
-    """An image that could not be scored, with its error."""
+    """An image of a request that could not be scored: its index, its file name and the error."""
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -874,7 +875,7 @@ class FailedImage(BaseModel):
 
 
 class JobList(BaseModel):
-    """A page of jobs, newest first."""
+    """A page of jobs, newest first, with the value of `after` for the next page."""
 
     model_config = ConfigDict(frozen=True)
     jobs: list[JobView]
@@ -882,7 +883,7 @@ class JobList(BaseModel):
 
 
 class ModelDetail(BaseModel):
-    """A model version: its manifest, its active calibration, and how it is served."""
+    """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -900,14 +901,14 @@ class ModelDetail(BaseModel):
 
 
 class ModelPage(BaseModel):
-    """All registered models."""
+    """List of all registered models, with versions, aliases, loading state and quality of each."""
 
     model_config = ConfigDict(frozen=True)
     models: list[ModelSummary]
 
 
 class PresetList(BaseModel):
-    """All training presets, and the JSON Schema of the parameters of a training job."""
+    """All training presets, the name of the default one, and the JSON Schema of a training job's parameters."""
 
     model_config = ConfigDict(frozen=True)
     presets: list[PresetView]
@@ -916,7 +917,7 @@ class PresetList(BaseModel):
 
 
 class ScoredImage(BaseModel):
-    """The scores of an image. Log-likelihoods are densities over [0,256)^D in nats, never probabilities."""
+    """The scores of one image. Log-likelihoods are densities in nats for pixels in [0, 256), never probabilities."""
 
     model_config = ConfigDict(frozen=True)
     index: int = Field(..., description="Place of the image in the request.")
@@ -933,7 +934,7 @@ class ScoredImage(BaseModel):
 
 
 class Scores(BaseModel):
-    """The scores of all images of a request."""
+    """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -945,7 +946,7 @@ class Scores(BaseModel):
 
 
 class TrainingCurve(BaseModel):
-    """The learning curve of a training. Each step occurs once, even if a later attempt repeated it."""
+    """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -954,14 +955,14 @@ class TrainingCurve(BaseModel):
 
 
 class WorkerList(BaseModel):
-    """All running worker processes."""
+    """All worker processes that are running, sorted by name."""
 
     model_config = ConfigDict(frozen=True)
     workers: list[WorkerView]
 
 
 class CalibrationList(BaseModel):
-    """All calibrations of a model version, ordered by number."""
+    """All calibrations of a model version in ascending order of number, and the number of the one in use."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -971,7 +972,7 @@ class CalibrationList(BaseModel):
 
 
 class DatasetDetail(BaseModel):
-    """A dataset in full. An uploaded dataset has the report of its validation."""
+    """Summary of a dataset with links and the validation report of its files, which is null if it is built in."""
 
     model_config = ConfigDict(frozen=True)
     name: str

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceConnection:
-    """Settings of the connection to a service: its address, request headers, timeout and retries."""
+    """Settings of the connection to a service: base URL, request headers, timeout in seconds and retry limits."""
 
     url: httpx.URL
     headers: dict[str, str]
@@ -39,11 +39,11 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Create connection settings from arguments, environment variables and defaults, in this order.
+        """Create settings; where ``url`` or ``key`` is None, ``SNF_URL`` and ``SNF_API_KEY`` apply if they are set.
 
         Args:
-            url: Address of the service; None: that in ``SNF_URL``, else that of the service of this machine.
-            key: API key; None: that in ``SNF_API_KEY``.
+            url: Address of the service; None: that in ``SNF_URL``, else ``http://127.0.0.1:8000``.
+            key: API key; None: that in ``SNF_API_KEY``, else no key is sent.
             timeout: Longest wait for the next bytes of a response, seconds.
             retries: Limits on repeating failed calls; None: the defaults.
 
@@ -61,7 +61,7 @@ class ServiceConnection:
 
 
 class _Attempts(Generic[T]):
-    """Sequence of attempts to make a call. After an uncertain deletion, "not found" counts as success.
+    """Attempts to make one call; if the response to a deletion was lost, a later "not found" counts as success.
 
     A deletion whose response was lost may have been done: its next attempt accepts that there is nothing to delete.
     """
@@ -71,7 +71,7 @@ class _Attempts(Generic[T]):
 
     @contextmanager
     def next(self) -> Iterator[Call[T]]:
-        """Provide the request for the next attempt in a ``with`` block."""
+        """Provide the request of the next attempt in a ``with`` block, and note if a deletion may have been done."""
         try:
             yield self._call
         except ClientError as error:
@@ -81,7 +81,7 @@ class _Attempts(Generic[T]):
 
 
 class _Transport:
-    """Base class of the blocking and the asynchronous transport."""
+    """Base class of the transports, which send requests to the service by a blocking or an asyncio HTTP client."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         self.retries = connection.retries
@@ -112,14 +112,14 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """Transport that sends requests by a blocking HTTP client, with retries."""
+    """Sender of HTTP requests to the service that blocks its thread, and repeats failed requests if that is safe."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed result. Failed requests are repeated if that is safe.
+        """Send a request, again after failures where ``may_retry`` permits it, and return its parsed response.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -129,7 +129,11 @@ class SyncTransport(_Transport):
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """Send a request once and provide the response before its body has arrived, in a ``with`` block."""
+        """Send a request once and provide its response in a ``with`` block, before the body has arrived.
+
+        Raises:
+            ClientError: If the request fails or its response is an HTTP error.
+        """
         with self._request(call) as options, self._http.stream(**options) as response:
             self._contacted = True
             if _is_error(response, call):
@@ -138,11 +142,11 @@ class SyncTransport(_Transport):
             yield response
 
     def pause(self, seconds: float) -> None:
-        """Sleep for a number of seconds, which blocks the thread."""
+        """Sleep for ``seconds`` seconds and block the calling thread meanwhile."""
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Close all connections to the service."""
+        """Close the HTTP connections to the service; further requests fail."""
         self._http.close()
 
     def _send_once(self, attempts: _Attempts[T]) -> T:
@@ -157,14 +161,14 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """Transport that sends requests on an event loop, with retries."""
+    """Sender of HTTP requests to the service for ``asyncio`` that repeats failed requests if that is safe."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed result. Failed requests are repeated if that is safe.
+        """Send a request, again after failures where ``may_retry`` permits it, and return its parsed response.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -173,7 +177,11 @@ class AsyncTransport(_Transport):
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """Send a request once and provide the response before its body has arrived, in a ``with`` block."""
+        """Send a request once and provide its response in a ``with`` block, before the body has arrived.
+
+        Raises:
+            ClientError: If the request fails or its response is an HTTP error.
+        """
         with self._request(call) as options:
             if isinstance(options.get("content"), Iterator):
                 options["content"] = _asynchronous(options["content"])
@@ -185,11 +193,11 @@ class AsyncTransport(_Transport):
                 yield response
 
     async def pause(self, seconds: float) -> None:
-        """Sleep for a number of seconds without blocking the event loop."""
+        """Sleep for ``seconds`` seconds without blocking the asyncio event loop."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Close all connections to the service."""
+        """Close the HTTP connections to the service; further requests fail."""
         await self._http.aclose()
 
     async def _send_once(self, attempts: _Attempts[T]) -> T:
@@ -229,14 +237,14 @@ S = TypeVar("S", bound=_Transport)
 
 
 class Resource(Generic[S]):
-    """Base class of groups of calls to the service, one group for each kind of resource, such as models or jobs."""
+    """Base class of the groups of calls to the service, such as all calls about models or all calls about jobs."""
 
     def __init__(self, transport: S) -> None:
         self._transport = transport
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator for methods that return a request: the decorated method sends the request and returns its result.
+    """Decorator for methods that describe a request: a call then sends the request and returns its parsed response.
 
     With a ``SyncTransport`` the method returns the result, with an ``AsyncTransport`` an awaitable of it.
     """

@@ -35,7 +35,10 @@ MIN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """The anomaly verdict on one image: a conformal p-value, and whether it is at most the false-alarm rate ``alpha``.
+    """The anomaly verdict on one image: flagged if its p-value is at most ``alpha``, the requested false-alarm rate.
+
+    The p-value is conformal: (1 + the number of calibration images that are at least as anomalous) / (n + 1), for n
+    calibration images.
 
     Attributes:
         p_value: The conformal p-value.
@@ -60,7 +63,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """The part of a calibration for verdicts with gradients: a gradient density, and held-out anomaly statistics.
+    """Fitted data for verdicts that use gradients of the log-likelihood: a density, and scores of normal images.
 
     ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
     """
@@ -71,7 +74,7 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold of a calibration: an anomaly statistic fitted to some images, and its values on held-out images.
+    """An anomaly statistic fitted to some normal images, with its sorted values on others to rank new images among.
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
@@ -83,10 +86,9 @@ class Fold:
     thorough: GradientCalibration | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image by each group of statistics, ``(N, groups)`` in nats.
+        """Return -ln p of each image by each kind of statistic (whole image, local, gradient), ``(N, kinds)``, in nats.
 
-        The groups are whole-image, local and gradient statistics. There is no local group for a flow without
-        spatial structure, and no gradient group without gradient evidence.
+        There is no local column for a flow without spatial structure, and no gradient column without gradient evidence.
         """
         surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:
@@ -95,13 +97,13 @@ class Fold:
         return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image in nats, ``(N,)``; larger is more anomalous."""
+        """Return the anomaly statistic of each image, ``(N,)``: -ln of its mean p-value; larger is more anomalous."""
         return merge(self.families(evidence))
 
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and deviation of the log-likelihood at each pixel over reference images, ``(H, W)`` each, in nats."""
+    """Mean and standard deviation of the log-likelihood at each pixel over normal images, ``(H, W)`` each, in nats."""
 
     mean: Array
     deviation: Array
@@ -109,7 +111,7 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The statistics of normal images that turn scores of a model into conformal p-values and anomaly verdicts.
+    """Statistics of normal images under one model; new images get p-values and verdicts by comparison with them.
 
     Attributes:
         folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
@@ -124,7 +126,7 @@ class Calibration:
     fisher: NDArray[np.float32] | None = None
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the anomaly statistics of the calibration images, sorted, one array in nats for each fold.
+        """Return the sorted anomaly statistics of the normal images that new images are ranked among: one array a fold.
 
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
@@ -139,33 +141,32 @@ class Calibration:
 
     @cached_property
     def images(self) -> int:
-        """The number of calibration images."""
+        """The number of normal images that the p-value of a new image is a rank among, over all folds."""
         return sum(map(len, self.ordered()))
 
     @property
     def has_gradients(self) -> bool:
-        """Whether the calibration supports verdicts that use gradients of the log-likelihood."""
+        """Whether verdicts can also use log-likelihood gradients: every fold has such statistics of normal images."""
         return all(fold.thorough is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
-        """The smallest attainable p-value, 1 / (n + 1) for n calibration images, for verdicts without gradients."""
+        """The smallest p-value an image can get without gradient statistics: 1 / (n + 1) for n calibration images."""
         return smallest_p(self.images)
 
     @property
     def default_alpha(self) -> float:
-        """The default false-alarm rate: 0.01, or the smallest attainable p-value where that is larger."""
+        """The false-alarm rate that is used if none is requested: 0.01, or ``smallest_p`` where that is larger."""
         return max(DEFAULT_ALPHA, self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return a histogram and thresholds of the anomaly statistic of the calibration images, in nats."""
+        """Return a histogram of the normal images' anomaly statistic in nats, and thresholds for usual alarm rates."""
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
-        """Return the given false-alarm rate ``alpha`` if it is attainable, or the default rate for None.
+        """Return ``alpha``, or for None the default. Raises ``AlphaUnattainable`` below the smallest possible p-value.
 
-        Raises ``AlphaUnattainable`` where no image could be flagged at ``alpha``, and
-        ``GradientEvidenceUnavailable``.
+        Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
         smallest = smallest_p(sum(map(len, self.ordered(gradients))))
         if alpha is not None and alpha < smallest:
@@ -173,7 +174,7 @@ class Calibration:
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistic of N images in nats, one array ``(N,)`` for each fold of the calibration.
+        """Return the anomaly statistic of N images in nats: for each fold, an array ``(N,)`` by the fit of that fold.
 
         Values that overflow are infinite.
         """
@@ -184,17 +185,17 @@ class Calibration:
             return [fold.families(evidence) for fold in self.folds]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image in nats, ``(N,)``: the mean over the folds, at most 1e6."""
+        """Return the anomaly statistic of each image in nats, ``(N,)``: the mean over all folds, cut off at 1e6."""
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
-        """Return the conformal p-value of each image, ``(N,)``; small values are anomalous."""
+        """Return the conformal p-value of each image, ``(N,)``: its rank among normal images; small means anomalous."""
         return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return the anomaly verdict on each image, with its p-value and the reasons in words.
+        """Return for each of N images its p-value, whether it is at most ``alpha``, and up to three reasons in words.
 
         Evidence with gradients is judged with them.
 
@@ -246,7 +247,7 @@ def _typical(statistics: list[Array]) -> Array:
 def explain(
     fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
 ) -> list[tuple[VerdictReason, ...]]:
-    """Return up to three reasons for each anomaly verdict, those with the largest share of the evidence first.
+    """Return up to three reasons in words for the anomaly verdict on each image, those that contributed most first.
 
     Args:
         fold: The fold whose statistics explain the verdicts.

@@ -21,19 +21,19 @@ from models.registry.calibrations import ARRAYS, check_files, read_record
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return a calibration serialised as the content of a safetensors file."""
+    """Return a model's calibration (statistics of normal images) as the bytes of a safetensors file of arrays."""
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration to a safetensors file, atomically."""
+    """Write a calibration to a safetensors file; readers of ``path`` find the old file or all of the new one."""
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Return the calibration stored in a safetensors file.
+    """Return the calibration stored in a safetensors file. Raises ``ArtifactError`` if it is unreadable or incomplete.
 
-    Raises ``ArtifactError``, which names the file.
+    The text of the error names the file.
     """
     try:
         return from_arrays(Calibration, load_file(path))
@@ -44,9 +44,9 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration that was added to a published model, and its summary, after its digests are checked.
+    """Return a calibration added to a published model, and its summary, after checking SHA-256 and model weights.
 
-    Raises ``ArtifactError`` where it is missing or damaged, or where it belongs to weights with another digest.
+    Raises ``ArtifactError`` where the calibration is missing or damaged, or belongs to weights with another digest.
     """
     record = read_record(folder)
     check_files(folder, record, weights_sha256)
@@ -62,7 +62,7 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Return all arrays of a nested dataclass, keyed by dotted field names such as ``folds.0.ordered``.
+    """Return all arrays inside a nested dataclass as a dict whose keys are dotted names such as ``folds.0.ordered``.
 
     Fields are arrays, dataclasses, tuples or None.
     """
@@ -82,7 +82,7 @@ def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Return a nested dataclass of type ``kind``, rebuilt from arrays keyed by dotted field names.
+    """Return a dataclass of type ``kind``, rebuilt from a dict of arrays with keys such as ``folds.0.ordered``.
 
     The inverse of :func:`to_arrays`. Raises ``KeyError`` with the name of a missing array.
     """

@@ -19,7 +19,7 @@ DIGITS = 6
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
-    """Return the conformal p-values of N images, p = (1 + #{i: T_i >= T}) / (n + 1) for n calibration images.
+    """Return conformal p-values (1 + #{i: T_i >= T}) / (n + 1) of images with statistic T, from T_i of n normal images.
 
     With one fold, an image that is exchangeable with the calibration images has p <= alpha with probability at most
     alpha (Vovk et al. 2005, ch. 2). Several folds give cross-conformal p-values (Vovk 2015), which are close to exact
@@ -46,12 +46,12 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
 
 
 def smallest_p(images: int) -> float:
-    """Return the smallest conformal p-value that n calibration images can give, 1 / (n + 1)."""
+    """Return 1 / (n + 1), the smallest conformal p-value that is possible with n calibration images."""
     return 1 / (images + 1)
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval that contains the share of flagged normal images with probability ``level``.
+    """Return (low, high): with probability ``level``, the flagged share of ``tests`` normal images is between them.
 
     It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
     ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
@@ -70,15 +70,15 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return k = floor(alpha (n + 1)), the number of ranks among n calibration images with p-values up to ``alpha``."""
+    """Return k = floor(alpha (n + 1)): p <= alpha if fewer than k of n calibration images are as anomalous or more."""
     # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
     return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold whose false-alarm rate is at most ``alpha`` with this confidence.
+    """Return the largest p-value threshold whose false-alarm rate is <= ``alpha`` at this confidence; None without any.
 
-    None where there are too few calibration images for any.
+    There is none with too few calibration images.
 
     The rate at threshold k / (n + 1) is Beta(k, n + 1 - k), whatever the images (Vovk 2012; Bates et al. 2023).
 
@@ -92,7 +92,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many calibration images guarantee a false-alarm rate of at most ``alpha`` with this confidence.
+    """Return how many calibration images are needed for a false-alarm rate of at most ``alpha`` at this confidence.
 
     This is the smallest number for which :func:`safe_threshold` is not None.
 
@@ -120,7 +120,7 @@ TAIL = 0.999
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram of the anomaly statistic over calibration images, and its thresholds at usual false-alarm rates.
+    """A histogram of the anomaly statistic T of normal images, and for usual false-alarm rates the smallest flagged T.
 
     Attributes:
         edges: Edges of a histogram, ``(bins + 1,)`` in nats.
@@ -134,7 +134,7 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return a histogram of the anomaly statistic over calibration images, with thresholds for false-alarm rates.
+    """Return a histogram of the anomaly statistic T of normal images, and the smallest flagged T for false-alarm rates.
 
     All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
     largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
@@ -153,7 +153,7 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest anomaly statistic, in nats, that is flagged at the false-alarm rate ``alpha``.
+    """Return the smallest anomaly statistic, in nats, whose p-value among the calibration images is at most ``alpha``.
 
     ``ordered`` holds the sorted T of the calibration images.
 

@@ -15,7 +15,7 @@ LOW = 0.05
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The result of a Kolmogorov-Smirnov test for drift on the p-values of recent images.
+    """The result of a Kolmogorov-Smirnov test that compares p-values of recent images with those of normal images.
 
     Attributes:
         images: The number of recent images.
@@ -35,9 +35,9 @@ class DriftResult:
 
 
 def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
-    """Return a Kolmogorov-Smirnov test of whether recent images are distributed like the calibration images.
+    """Compare m recent p-values with n calibration images by a Kolmogorov-Smirnov test; alarm if its p <= ``level``.
 
-    The test is a two-sample test of m recent p-values against n calibration images.
+    The test is a two-sample test of whether the recent images are distributed like the calibration images.
 
     The statistic is D = sup |F_m(r) - r / (n + 1)| over the attainable ranks r = p (n + 1). Its p-value is that of
     Kolmogorov's distribution at D sqrt(n m / (n + m)).

@@ -25,7 +25,7 @@ LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Heat maps of one image: log-likelihood by pixel, its deviation from normal images, and gradient norms.
+    """Heat maps of one image: log-likelihood at each pixel, its z-score against normal images, and gradient norms.
 
     All maps are ``(H, W)``.
 
@@ -41,7 +41,7 @@ class PixelMaps:
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Return log-likelihood maps, ``(N, H, W)``, as z-scores relative to reference images at each pixel.
+    """Return log-likelihoods by pixel, ``(N, H, W)``, as z-scores relative to normal images at the same pixel.
 
     ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
     """
@@ -49,7 +49,7 @@ def standardise(nats: Array, reference: MapReference) -> Array:
 
 
 def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
-    """Return a PNG of a grey image with its heat map in colour: red is less likely than usual, blue more likely.
+    """Return a PNG of an image in grey, tinted by its heat map: red is less likely than usual, blue more likely.
 
     Args:
         image: The pixels, ``(C, H, W)``.
@@ -68,7 +68,7 @@ def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image, ``(H, W, C)``, enlarged by a whole factor to about 256 pixels on the longer side."""
+    """Return an image, ``(H, W, C)``, enlarged by the largest whole factor for sides up to 256 pixels; never shrunk."""
     factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

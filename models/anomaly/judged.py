@@ -14,7 +14,7 @@ from models.scoring.likelihood import Likelihood
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """The exact log-likelihood of an image, with the anomaly verdict and an optional heat map.
+    """The results for one image: its exact log-likelihood, its anomaly verdict and, if requested, a heat map.
 
     Attributes:
         likelihood: The log-likelihood, in nats, with its terms.
@@ -37,7 +37,7 @@ def judge_scored(
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return likelihood and anomaly verdict of each image, or the error of an image without a finite likelihood.
+    """Return each image's log-likelihood and anomaly verdict; an image without finite likelihood keeps its error.
 
     Args:
         scored: The likelihood or the error of N images.

@@ -30,7 +30,7 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 
 @dataclass(frozen=True)
 class VerdictReason:
-    """One reason for an anomaly verdict: an unusual statistic, region or gradient, in numbers and in words.
+    """One reason for an anomaly verdict, in numbers and in words: an unusual statistic, image region or gradient.
 
     Attributes:
         feature: The name of a statistic, ``region`` or ``gradients``.
@@ -48,14 +48,14 @@ class VerdictReason:
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
-    """Return the reason for a whole-image statistic that is ``z`` standard deviations from its expected value."""
+    """Return a reason in words: a whole-image statistic is ``z`` standard deviations away from its expected value."""
     kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
     higher, lower = WORDS[kind]
     return VerdictReason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Return the reason for an image region whose log-density deviates from the prediction by its surroundings.
+    """Return a reason in words: an image region is more or less likely than the rest of the image suggests.
 
     Args:
         region: The region, in cells of the grid.
@@ -72,5 +72,8 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
 
 
 def gradient_reason(surprise: float, share: float) -> VerdictReason:
-    """Return the reason for unusual gradients of the log-likelihood; its ``z`` is -ln p of the gradients in nats."""
+    """Return a reason in words: the gradients of the log-likelihood are unusual, with p-value p.
+
+    ``surprise`` is -ln p in nats, and becomes the ``z`` of the reason.
+    """
     return VerdictReason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")

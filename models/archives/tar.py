@@ -30,20 +30,20 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """A tar archive that is too costly to read, or that has members other than plain files and folders."""
+    """Error for a tar archive with a sparse file, a header of over 8 KiB, or too many headers to read safely."""
 
 
 class Readable(Protocol):
-    """Protocol of a binary stream with ``read(size)``, which returns at most ``size`` bytes, and none at the end."""
+    """Protocol of a binary stream whose ``read(size)`` returns at most ``size`` bytes, and empty bytes at the end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes of the stream, at most ``size``."""
+        """Return the next bytes of the stream, at most ``size`` of them, or empty bytes at the end of the stream."""
         ...
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A member of a tar archive: its name, its kind, its size in bytes, and its content as a stream.
+    """One member of a tar archive: name, kind ("file", "folder" or "other"), size in bytes, and content as a stream.
 
     The content must be read before the next member.
     """
@@ -55,7 +55,7 @@ class TarEntry:
 
 
 class TarReader:
-    """An iterator over the members of a tar archive, which is read once from a stream and is not trusted.
+    """Iterator over the members of an untrusted tar archive, read once from a stream. It writes nothing to disk.
 
     A damaged archive raises ``tarfile.TarError``, a hostile one ``UnsafeTar``.
     """
@@ -83,15 +83,15 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes that follow the end of the archive, after all members were read."""
+        """Yield, in pieces, the bytes after the end marker of the archive. Call it after the last member was read."""
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
 class TarPieces:
-    """An iterator over the bytes of a tar archive in pieces, with the files from which it is made.
+    """Iterator over the bytes of a tar archive, in pieces of at most 256 KiB that are read from the files in it.
 
-    ``size`` is the size of the archive in bytes.
+    ``size`` is the size of the whole archive in bytes. The files stay open until the last piece or :meth:`close`.
     """
 
     def __init__(self, size: int, pieces: Iterator[bytes], files: ExitStack) -> None:
@@ -106,15 +106,22 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the files from which the archive is made, even if some pieces were not taken."""
+        """Close the files that the archive is read from. Needed only if iteration stops before the last piece."""
         self._files.close()
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return a tar archive of files of a folder as a stream of bytes, equal for equal names and contents.
+    """Return the tar archive of some files of a folder, as an iterator of bytes. Equal files give equal bytes.
 
-    All files are opened at once, so that the stream ends well where they are removed meanwhile; they are closed at the
-    end of the pieces, or by closing these. Raises ``OSError``.
+    All files are opened before the first piece, so that the archive is complete even if they are deleted meanwhile.
+    They are closed after the last piece, or by :meth:`TarPieces.close`.
+
+    Args:
+        folder: The folder of the files.
+        names: Names of the files in the folder, in the order of the archive.
+
+    Raises:
+        OSError: A file cannot be opened.
     """
     files = ExitStack()
     try:

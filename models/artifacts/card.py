@@ -6,7 +6,7 @@ from models.artifacts.manifest import Manifest
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the model card of a trained model, a page in Markdown, generated from its manifest."""
+    """Return the page in Markdown that describes a model: test score, training data, settings, calibration, limits."""
     training, evaluation, architecture = manifest.training, manifest.evaluation, manifest.architecture
     config = "\n".join(f"| {key} | {value} |" for key, value in training.config.items())
     test = (

@@ -18,7 +18,7 @@ NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the content of one file of a stored model, after its SHA-256 is compared with the manifest.
+    """Return the bytes of one file of a stored model. Raises ``ArtifactError`` if its SHA-256 is not the manifest's.
 
     Args:
         folder: The folder of the artifact.

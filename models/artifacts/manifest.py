@@ -24,7 +24,7 @@ class _ManifestPart(BaseModel):
 
 
 class TrainingRecord(_ManifestPart):
-    """The training run that produced the weights of a model: data, configuration, length and software versions."""
+    """Record of the training run that made a model: dataset, settings, number of steps, duration, software versions."""
 
     preset: str
     config: dict[str, Any]
@@ -43,9 +43,10 @@ class TrainingRecord(_ManifestPart):
 
 
 class Evaluation(_ManifestPart):
-    """The bits/dim of a model on validation and test images, with one dequantisation draw for each image.
+    """Quality of a model on held-out images in bits per pixel value (bits/dim, the negative log2-likelihood).
 
-    The draw is uniform, and keyed by the content of the image.
+    Before scoring, one random number in [0, 1) is added to each pixel value (uniform dequantisation). The generator is
+    seeded by the content of the image, so that the figures are reproducible.
     """
 
     validation_bits_per_dim: float
@@ -58,9 +59,9 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """The data-independent log-determinants of the layers of a flow in nats, and the digest of the weights.
+    """Log-determinants log|det dz/dx| in nats of those layers of a flow for which it is the same for all images.
 
-    They are computed in float64.
+    They are computed in float64 and stored with the SHA-256 of the weights that they belong to.
     """
 
     layers: dict[str, float]
@@ -69,7 +70,10 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """The deviation of log-likelihoods and anomaly statistics in reduced precision from float32, in nats."""
+    """Absolute differences in nats between scores in bfloat16 and in float32: median, 99.9 % quantile and maximum.
+
+    ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
+    """
 
     images: int = Field(ge=1)
     median: float = Field(ge=0)
@@ -79,7 +83,7 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """A summary of a calibration for anomaly verdicts: images, precision and smallest attainable p-value.
+    """Record of the calibration from which a model computes p-values of anomalies: images used, smallest p-value.
 
     With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
     """
@@ -101,7 +105,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class CalibrationRecord(_ManifestPart):
-    """The content of ``calibration.json``: the record of a calibration that was added to a published model."""
+    """Content of ``calibration.json``, which describes a calibration made after its model was published."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -111,14 +115,14 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """An image stored with a model, by digest and score, that is scored again whenever the model is loaded."""
+    """Digest and log-likelihood (nats) of an image stored with a model, scored again at each load as a check."""
 
     image_sha256: str
     log_likelihood: float
 
 
 class Manifest(_ManifestPart):
-    """The content of ``manifest.json`` of a model: architecture, training, calibration, quality and file digests."""
+    """Content of ``manifest.json``, which describes a stored model: layers, training, quality, SHA-256 of its files."""
 
     format_version: Literal[2] = 2
     created: datetime
@@ -133,9 +137,13 @@ class Manifest(_ManifestPart):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of the model stored in a folder.
+    """Return the parsed ``manifest.json`` of a model's folder. Raises ``ArtifactError`` if it is missing or invalid.
 
-    Raises ``ArtifactError``, which names the file.
+    Args:
+        folder: The folder of the model.
+
+    Raises:
+        ArtifactError: The manifest cannot be read or is not valid; the text names the file.
     """
     path = folder / FILE
     label = file_label(path)
@@ -150,6 +158,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_label(path: Path) -> str:
-    """Return a file path for messages to users: model, version and file, without the folders above."""
+    """Return the last three parts of a path for an error message, such as ``birds/3/card.md`` (model, version, file).
+
+    A file of a calibration gets five parts: model, version, ``calibrations``, calibration and file.
+    """
     of_calibration = "calibrations" in path.parts[-4:-2]
     return "/".join(path.parts[-5 if of_calibration else -3 :])

@@ -16,9 +16,10 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return a stored model as a tar archive for a download, with equal bytes for equal files.
+    """Return the files of a stored model as a tar archive, an iterator of bytes. Equal files give equal bytes.
 
-    Raises ``ArtifactError`` where a file is missing.
+    Raises:
+        ArtifactError: A file is missing or cannot be read.
     """
     try:
         return write_tar(folder, NAMES)
@@ -27,10 +28,17 @@ def pack(folder: Path) -> TarPieces:
 
 
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
-    """Write the files of an uploaded model, a tar archive in ``pieces`` of bytes, into an empty folder.
+    """Extract an uploaded model from a tar archive to an empty folder. Raises ``ArtifactRefused`` if it is invalid.
 
-    The archive must hold every file of an artifact once, and nothing else. The contents are not checked here. Raises
-    ``ArtifactRefused``, and what ``pieces`` raises.
+    The archive must hold every file of a model exactly once, and nothing else. The contents are not checked here. After
+    an error, files that were already written stay in the folder.
+
+    Args:
+        pieces: The bytes of the archive in pieces of any length. Errors that it raises are passed on.
+        folder: The empty folder to write to.
+
+    Raises:
+        ArtifactRefused: The archive is damaged, or a file is missing, unknown, repeated, too large or not a plain file.
     """
     missing = dict.fromkeys(NAMES)
     reader = TarReader(_PieceStream(iter(pieces)))

@@ -11,7 +11,7 @@ from models.errors import UninitializedModel
 
 
 class ActNorm(ChannelAffine):
-    """Activation normalisation: a learned scale and shift for each channel, z_c = (x_c - t_c)·exp(-l_c).
+    """Activation normalisation: a layer z = (x - t)·exp(-l) with a learned shift t and log-scale l of each channel.
 
     The log-det is -H·W·Σ_c l_c (Kingma & Dhariwal 2018, 3.1). :meth:`initialize` sets t and l from a batch before the
     first use. The flag ``initialized`` is a buffer and saved with the weights, so a loaded layer is not initialised
@@ -34,7 +34,10 @@ class ActNorm(ChannelAffine):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale so that a batch ``x``, ``(N, C, H, W)``, gets mean 0 and deviation 1 in each channel."""
+        """Set shift and scale so that each channel of the batch ``x``, ``(N, C, H, W)``, gets mean 0 and deviation 1.
+
+        A channel that is constant in the batch (deviation of at most 1e-6) keeps the scale 1.
+        """
         check_images(x, self.channels)
         std, mean = torch.std_mean(x.double(), dim=(0, 2, 3), correction=0)
         # The scale of a channel that is constant in this batch is unknown: leave it at 1.
@@ -51,7 +54,7 @@ class ActNorm(ChannelAffine):
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (x - t)·exp(-l) for images ``x``, ``(N, C, H, W)``, and the log-det -H·W·Σ_c l_c, ``(N,)``.
+        """Return z = (x - t)·exp(-l), with shift t and log-scale l per channel, and log|det dz/dx| in nats, ``(N,)``.
 
         Raises:
             UninitializedModel: :meth:`initialize` has not been called and no weights were loaded.
@@ -61,22 +64,22 @@ class ActNorm(ChannelAffine):
         return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z·exp(l) + t for normalised images ``z``, ``(N, C, H, W)``, and the log-det H·W·Σ_c l_c, ``(N,)``."""
+        """Return x = z·exp(l) + t, with shift t and log-scale l per channel, and log|det dx/dz| in nats, ``(N,)``."""
         self._check(z)
         scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring. Raises ``UninitializedModel`` before initialisation."""
+        """Return an immutable float64 copy for scoring. Raises ``UninitializedModel`` if the scales were never set."""
         if not self.initialized:
             raise UninitializedModel("ActNorm is not initialised: initialise or load the flow before it is frozen")
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix diag(exp(-l)), ``(C, C)``, and the offset -t·exp(-l), ``(C,)``, of this affine map."""
+        """Return the diagonal matrix A, ``(C, C)``, and offset b, ``(C,)``, that write this layer as z = A x + b."""
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return -Σ_c l_c, the log-determinant in nats at a single pixel location, in float64. Cost: O(C)."""
+        """Return log|det dz/dx| of a single pixel in nats, a float64 scalar: minus the sum of the log-scales."""
         return -self.log_scale.double().sum()

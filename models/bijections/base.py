@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 class Bijection(nn.Module):
-    """Base class of invertible maps z = f(x), which return the log-determinant of their Jacobian with the result.
+    """Base class of invertible layers z = f(x). Each direction also returns the log|det| of its Jacobian.
 
     A conformance suite checks these promises for every bijection:
 
@@ -40,7 +40,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map inputs ``x`` to z = f(x) and return z with the log-determinant of the Jacobian, log|det dz/dx|.
+        """Return z = f(x) for inputs ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each sample in nats, ``(N,)``.
 
         Args:
             x: Inputs, ``(N, C, H, W)``.
@@ -51,7 +51,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map outputs ``z`` back to x = f⁻¹(z) and return x with the log-determinant log|det dx/dz|.
+        """Return x = f⁻¹(z) for outputs ``z`` of the layer, and log|det dx/dz| of each sample in nats, ``(N,)``.
 
         Args:
             z: Outputs of :meth:`forward`.
@@ -61,17 +61,17 @@ class Bijection(nn.Module):
         """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (C, H, W) of the output images for input images of the given ``shape``."""
+        """Return the shape (C, H, W) of the output for an input image of ``shape``. By default it is the same."""
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det in nats for images of ``shape`` if it is independent of the data, else 0."""
+        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W) if it is equal for all images, else 0.0."""
         if self.constant_log_det:
             raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy for scoring. The copy does not compute data-independent log-dets.
+        """Return an immutable float64 copy of this layer. It omits any log|det dz/dx| that is equal for all images.
 
         Args:
             shape: Channels, height and width of the inputs.
@@ -86,12 +86,12 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Map ``z`` back to x by the learned approximate inverse, or by the exact inverse if none is learned."""
+        """Return x ≈ f⁻¹(z) by the inverse that the layer learned in training, or exactly if it learns none."""
         return self.inverse(z)[0]
 
 
 class ChannelAffine(Bijection):
-    """Base class of maps z = A x + b of the C channels, with the same A and b at every pixel location.
+    """Base class of layers z = A x + b on the C channels of a pixel, with the same A and b at all pixels.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
     """
@@ -100,23 +100,26 @@ class ChannelAffine(Bijection):
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix A, ``(C, C)``, and the offset b, ``(C,)``, of the map z = A x + b of the channels."""
+        """Return the matrix A, ``(C, C)``, and offset b, ``(C,)``, that map the C channels of a pixel: z = A x + b."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """Return log|det A|, the log-determinant in nats at a single pixel location, as a scalar."""
+        """Return log|det A| in nats, a scalar tensor, for the matrix A that maps the channels of each pixel."""
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return matrix and offset of the learned approximate inverse, or None if the layer learns none."""
+        """Return the learned approximate inverse as matrix ``(C, C)`` and offset ``(C,)``, or None if there is none."""
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return H·W·log|det A|, the log-determinant in nats for images of the given ``shape``."""
+        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W): H·W·log|det A| for channel matrix A."""
         return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring, with the exact inverse matrix A⁻¹. Cost: O(C³)."""
+        """Return an immutable float64 copy of this layer for scoring, with the inverse of its matrix precomputed.
+
+        Cost: O(C³).
+        """
         matrix, offset = (part.double().clone() for part in self.affine())
         inverse = torch.linalg.inv(matrix)
         learned = self.learned_affine()
@@ -127,13 +130,13 @@ class ChannelAffine(Bijection):
         )
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det H·W·log|det A| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
+        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
 
 class SelfNormalizing(Bijection):
-    """Base class of linear layers z = W x + b that learn an approximate inverse R of W (Keller et al. 2021).
+    """Base class of layers z = W x + b that also learn a matrix R ≈ W⁻¹ in training (Keller et al. 2021).
 
     The forward pass in training mode stores the reconstruction error ||R W x - x||² of each sample, and the training
     objective collects it with :meth:`pop_reconstruction_error`. If ``symmetric`` is set, the error is
@@ -151,22 +154,26 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x, the product of the weight matrix and the inputs, without the offset b."""
+        """Return W x for inputs ``x`` and the layer's weight matrix W, in the shape of ``x``, without the offset."""
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, the product of the learned inverse R ≈ W⁻¹ and ``z``. The offset b is not subtracted."""
+        """Return R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted."""
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned inverse R to W⁻¹, or to its best approximation, for inputs of the given ``shape``."""
+        """Replace the learned R ≈ W⁻¹ by the exact W⁻¹, or by an approximation where R cannot represent it.
+
+        Args:
+            shape: Channels, height and width of the inputs.
+        """
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x, the reconstruction of ``x`` by the learned inverse R. It equals ``x`` if R = W⁻¹."""
+        """Return R W x: ``x`` multiplied by the weights W and by the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹."""
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the reconstruction errors of a training batch until the training objective reads them.
+        """Store the errors ||R W x - x||² of a batch, ``(N,)``, until ``pop_reconstruction_error`` is called.
 
         Args:
             error: ||R W x - x||² of each sample, ``(N,)``.
@@ -179,7 +186,7 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return and clear the reconstruction errors ||R W x - x||² of the last training batch, ``(N,)``.
+        """Return and clear the errors ||R W x - x||² of the learned R ≈ W⁻¹ on the last training batch, ``(N,)``.
 
         Raises:
             RuntimeError: No forward pass in training mode has run since the last call.
@@ -191,23 +198,23 @@ class SelfNormalizing(Bijection):
 
 
 class Elementwise(Bijection):
-    """Base class of bijections that map each value by itself. The log-det is Σ log|dz/dx| over the values."""
+    """Base class of invertible layers that map each value x_i separately, so that log|det dz/dx| = Σ log|dz_i/dx_i|."""
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the elementwise log-derivative log|dz/dx|, both in the shape of ``x``."""
+        """Return z = f(x) and log|dz/dx| of each single value, both in the shape of ``x``."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log-det of each sample, Σ log|dz/dx| in nats, ``(N,)``, for inputs ``(N, ...)``."""
+        """Return z = f(x) for inputs ``(N, ...)``, and log|det dz/dx| of each sample in nats, ``(N,)``."""
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return an independent copy for scoring, which later training does not change."""
+        """Return a deep copy of this layer for scoring, so that later training of this layer does not change it."""
         return copy.deepcopy(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy for scoring, as a step of a frozen flow."""
+        """Return an immutable float64 copy of this layer for scoring. Later training does not change the copy."""
         module = copy.deepcopy(self).double().eval()
 
         def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,11 +225,11 @@ class Elementwise(Bijection):
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Check the shape of a batch of images. Raises ``ValueError`` unless it is ``(N, channels, H, W)``."""
+    """Raise ``ValueError`` unless ``x`` is a batch of images with the given number of channels, ``(N, C, H, W)``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Return the sum of the values of each sample: over all axes but the first, ``(N, ...) -> (N,)``."""
+    """Return the sum of all values of each sample, that is over every axis but the first: ``(N, ...) -> (N,)``."""
     return torch.sum(x.flatten(1), dim=1)

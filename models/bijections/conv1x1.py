@@ -10,9 +10,10 @@ from models.bijections.self_normalizing_product import mix_channels, self_normal
 
 
 class ExactConv1x1(ChannelAffine):
-    """Invertible 1x1 convolution z = W x + b with the exact log-det H·W·log|det W| (Kingma & Dhariwal 2018, 3.2).
+    """Invertible 1x1 convolution z = W x + b of the channels, with exact log|det W| (Kingma & Dhariwal 2018, 3.2).
 
-    W is a C x C matrix that mixes the channels of each location. It starts as a random orthogonal matrix, b as 0.
+    W is a C x C matrix that mixes the channels of each pixel, so the log-det of an image is H·W·log|det W|. It starts
+    as a random orthogonal matrix, b as 0.
 
     Cost: O(N·C²·H·W) in both directions; O(C³) for the log-det and its gradient, at every training step.
 
@@ -28,29 +29,29 @@ class ExactConv1x1(ChannelAffine):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b for images ``x``, ``(N, C, H, W)``, and the log-det H·W·log|det W| in nats, ``(N,)``."""
+        """Return z = W x + b for images ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each image in nats, ``(N,)``."""
         check_images(x, self.channels)
         return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W⁻¹ (z - b) by an LU factorisation, and the log-det -H·W·log|det W| in nats, ``(N,)``."""
+        """Return x = W⁻¹ (z - b) for ``z``, ``(N, C, H, W)``, and log|det dx/dz| of each image in nats, ``(N,)``."""
         check_images(z, self.channels)
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
         x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
         return x, -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix W, ``(C, C)``, and the offset b, ``(C,)``, of the convolution z = W x + b."""
+        """Return the matrix W, ``(C, C)``, and offset b, ``(C,)``, that map the channels of each pixel: z = W x + b."""
         return self.weight, self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| in nats, the log-determinant at a single pixel, in float64. Cost: O(C³)."""
+        """Return log|det W| in nats, a float64 scalar, for the C x C matrix W of the layer. Cost: O(C³)."""
         log_abs_det: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
         return log_abs_det
 
 
 class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
-    """1x1 convolution z = W x + b that learns an approximate inverse R of W (Keller et al. 2021, eq. 10-12).
+    """1x1 convolution z = W x + b that learns R ≈ W⁻¹, to train without determinants (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
     of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
@@ -68,7 +69,10 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().T.clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b and the log-det. In training the log-det is 0, with a gradient estimated by R."""
+        """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+
+        The estimate uses the learned inverse R in place of W⁻¹.
+        """
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -77,34 +81,34 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b), the result of the learned approximate inverse, ``(N, C, H, W)``."""
+        """Return x ≈ R (z - b), ``(N, C, H, W)``, with the learned R ≈ W⁻¹ of this layer z = W x + b."""
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x at each pixel of images ``x``, ``(N, C, H, W)``, without the offset b."""
+        """Return W x, the matrix W times the channels of each pixel of ``x``, ``(N, C, H, W)``, without offset b."""
         return mix_channels(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, the learned inverse matrix times the channels at each pixel, ``(N, C, H, W)``."""
+        """Return R z, the learned R ≈ W⁻¹ times the channels of each pixel of ``z``, ``(N, C, H, W)``."""
         return mix_channels(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned inverse R by the exact inverse W⁻¹. Cost: O(C³)."""
+        """Overwrite the learned matrix R ≈ W⁻¹ with the exact inverse of the weight matrix W. Cost: O(C³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
-        """Return the learned inverse z -> R (z - b) as the matrix R, ``(C, C)``, and the offset -R b, ``(C,)``."""
+        """Return R, ``(C, C)``, and -R b, ``(C,)``: the learned inverse x ≈ R (z - b) of this layer z = W x + b."""
         return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
 class LUConv1x1(ChannelAffine):
-    """1x1 convolution z = W x + b whose W = P L (U + diag(s)) is learned in LU factors. Log-det: H·W·Σ log|s|.
+    """1x1 convolution z = W x + b whose matrix W is learned as triangular factors, so that log|det W| is cheap.
 
-    L is lower triangular with ones on its diagonal, U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and
-    log|s| are learned. The permutation P and the signs of s are fixed; they come from the random orthogonal matrix that
-    W starts as.
+    W = P L (U + diag(s)), and the log-det of an image is H·W·Σ log|s|. L is lower triangular with ones on its diagonal,
+    U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and log|s| are learned. The permutation P and the
+    signs of s are fixed; they come from the random orthogonal matrix that W starts as.
 
     Cost: O(C³ + N·C²·H·W) forward, O(N·C²·H·W) for the inverse, O(C) for the log-det.
 
@@ -133,13 +137,13 @@ class LUConv1x1(ChannelAffine):
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b for images ``x``, ``(N, C, H, W)``, and the log-det H·W·Σ log|s| in nats, ``(N,)``."""
+        """Return z = W x + b for images ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each image in nats, ``(N,)``."""
         check_images(x, self.channels)
         matrix, offset = self.affine()
         return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W⁻¹ (z - b) by two triangular solves, and the log-det -H·W·Σ log|s| in nats, ``(N,)``."""
+        """Return x = W⁻¹ (z - b) by two triangular solves, and log|det dx/dz| of each image in nats, ``(N,)``."""
         check_images(z, self.channels)
         lower, upper = self._triangles()
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)[:, self.permutation.argsort()]
@@ -148,10 +152,13 @@ class LUConv1x1(ChannelAffine):
         return x.view_as(z), -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix W = P L (U + diag(s)), ``(C, C)``, and the offset b, ``(C,)``. Cost: O(C³)."""
+        """Return the matrix W, ``(C, C)``, multiplied out from its factors, and the offset b, ``(C,)``, of z = W x + b.
+
+        Cost: O(C³).
+        """
         lower, upper = self._triangles()
         return (lower @ upper)[self.permutation], self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| = Σ log|s| in nats, the log-determinant at a single pixel. Cost: O(C)."""
+        """Return log|det W| in nats, a float64 scalar, as the sum of the learned log-diagonal of W. Cost: O(C)."""
         return self.factors.diagonal().double().sum()

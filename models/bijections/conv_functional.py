@@ -27,31 +27,38 @@ Size = tuple[int, int]
 
 
 def check_kernel(kernel: Size) -> None:
-    """Check that both sides of a convolution kernel are odd. Raises ``ValueError`` otherwise."""
+    """Raise ``ValueError`` unless the height and the width of a convolution kernel are both odd and positive."""
     if min(kernel) < 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"expected a kernel with odd sides, got {kernel[0]}x{kernel[1]}")
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding (rows, columns) with which a convolution keeps the image size."""
+    """Return the zero padding (rows, columns) on each side with which a convolution keeps the image size.
+
+    Args:
+        weight: The kernel, ``(O, C, kh, kw)`` with odd kh and kw.
+    """
     return weight.shape[2] // 2, weight.shape[3] // 2
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the convolution w * x with zero padding, ``(N, C, H, W) -> (N, O, H, W)``. Cost: O(N·O·C·kh·kw·H·W)."""
+    """Return images ``x``, ``(N, C, H, W)``, convolved with a kernel ``(O, C, kh, kw)``, zero-padded: ``(N, O, H, W)``.
+
+    Cost: O(N·O·C·kh·kw·H·W).
+    """
     return F.conv2d(x, weight, padding=same_padding(weight))
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Return the kernel of the transposed convolution: T(flip(w)) = T(w)^T for the convolution matrix T(w).
+    """Return the kernel of the transposed convolution, ``(C, O, kh, kw)``: channels swapped, height and width mirrored.
 
-    Input and output channels are swapped and the taps are mirrored.
+    T(flip(w)) = T(w)^T for the convolution matrix T(w).
     """
     return weight.transpose(0, 1).flip(2, 3)
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient of Σ_n <w * x_n, z_n> with respect to the kernel w of a convolution, ``(O, C, kh, kw)``.
+    """Return the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n, z_n.
 
     Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
 
@@ -69,10 +76,15 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return the kernel of two convolutions in a row, outer * (inner * x). It is exact away from the image border.
+    """Return the single kernel that acts on images as ``inner`` followed by ``outer`` does, except near the border.
 
     Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
     Cost: O(O·M·C·k⁴) for M channels between the two.
+
+    Args:
+        outer: The kernel that is applied second, ``(O, M, k, k)``.
+        inner: The kernel that is applied first, ``(M, C, k, k)``.
+        crop: Whether to return only the middle.
     """
     height, width = outer.shape[2:]
     padding = (0, 0) if crop else (height - 1, width - 1)
@@ -83,7 +95,7 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return how often each kernel tap occurs in the matrix of a convolution, for a pair of channels, ``(kh, kw)``.
+    """Return, for each kernel element, at how many output pixels it reads inside the image, float64 ``(kh, kw)``.
 
     For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
     c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
@@ -116,15 +128,15 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the identity matrix as D images, one unit vector each, float64 ``(D, C, H, W)`` with D = C·H·W."""
+    """Return D = C·H·W images, float64 ``(D, C, H, W)``: image i is 1 at its value i in flattened order, else 0."""
     dimensions = channels * math.prod(image)
     return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrix T(w) of a convolution, T(w) vec(x) = vec(w * x), float64 ``(D, D)``, differentiable in w.
+    """Return the D x D matrix that does a convolution on flattened images of D = C·H·W values, float64, differentiable.
 
-    Cost: O(D·C²·kh·kw·H·W).
+    T(w) vec(x) = vec(w * x) for the kernel w, the matrix T(w) and images x. Cost: O(D·C²·kh·kw·H·W).
 
     Args:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -135,7 +147,7 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel r whose convolution matrix T(r) is nearest to a given matrix M in the Frobenius norm.
+    """Return the kernel whose convolution matrix is nearest (Frobenius norm) to one given by its columns as D images.
 
     This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
     M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(D·C²·kh·kw·H·W).
@@ -152,16 +164,20 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of a convolution's matrix for images of the given ``width``.
+    """Return b such that a convolution's matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
 
     It is C·(ph·W + pw) + C - 1 in the order (row, column, channel), with the padding (ph, pw).
+
+    Args:
+        weight: The kernel, ``(C, C, kh, kw)``.
+        width: Width W of the images in pixels.
     """
     channels, padding = weight.shape[0], same_padding(weight)
     return channels * (padding[0] * width + padding[1]) + channels - 1
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return the matrix of a convolution in LAPACK's band storage, float64 ``(3b + 1, D)`` for half-bandwidth b.
+    """Return the matrix of a convolution in LAPACK's band storage, float64 ``(3b + 1, C·H·W)`` for half-bandwidth b.
 
     Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
     result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
@@ -185,9 +201,14 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 @torch.library.custom_op("snf::factorise_band", mutates_args=())
 def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the LU factors of a convolution's band matrix, ``(D, 3b + 1)``, and its row swaps. Cost: O(D·b²).
+    """Return the LU factors, ``(D, 3b + 1)``, and row swaps of a convolution's D x D band matrix of half-bandwidth b.
 
-    An operator of PyTorch, so that its work can be counted on the meta device like that of any other.
+    The factorisation is LAPACK's ``gbtrf``, in float64. Cost: O(D·b²). It is an operator of PyTorch, so that its work
+    can be counted on the meta device like that of any other.
+
+    Args:
+        weight: The kernel, ``(C, C, kh, kw)``.
+        image: Height and width of the images.
     """
     half = half_bandwidth(weight, image[1])
     factors, swaps, _ = lapack.dgbtrf(band(weight, (image[0], image[1])), half, half, overwrite_ab=True)
@@ -204,7 +225,16 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Solve T(w) x = z, or the transposed system, from banded LU factors, for rows z of ``(N, D)``. Cost: O(N·D·b)."""
+    """Return the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the banded LU factors of T.
+
+    Cost: O(N·D·b) for half-bandwidth b.
+
+    Args:
+        factors: The LU factors from :func:`factorise_band`, ``(D, 3b + 1)``.
+        swaps: The row swaps from :func:`factorise_band`, ``(D,)``.
+        rows: The right-hand sides z, ``(N, D)``, float64.
+        transpose: Whether to solve with T^T.
+    """
     half = (factors.shape[1] - 1) // 3
     solution, _ = lapack.dgbtrs(
         factors.numpy().T, half, half, rows.cpu().numpy().T, swaps.numpy(), trans=int(transpose)
@@ -229,7 +259,7 @@ def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__
 
 
 class FactorisedConvolution:
-    """LU factorisation of a convolution's matrix T(w) in float64, for log|det T(w)| and linear systems.
+    """LU factors in float64 of the matrix of a convolution on images of a fixed size, for log|det| and inverses.
 
     If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
     a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
@@ -257,7 +287,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Solve T(w) x = z for images x in float64, or T(w)^T x = z if the side is "transpose".
+        """Return the x whose convolution is ``z``, ``(N, C, H, W)``, or whose transposed one for ``side`` "transpose".
 
         Args:
             z: Images, ``(N, C, H, W)``.
@@ -284,5 +314,5 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse matrix T(w)⁻¹ as D images, one column each, float64 ``(D, C, H, W)``."""
+        """Return the inverse of the convolution's D x D matrix, each column as an image, float64 ``(D, C, H, W)``."""
         return self.solve(identity_images(self.channels, self.image, self.device))

@@ -26,10 +26,11 @@ from models.bijections.frozen import Inverse
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution z = w * x + b with the exact log-det log|det T(w)| of its matrix T(w).
+    """Invertible k x k convolution z = w * x + b with zero padding and with an exactly computed log|det dz/dx|.
 
-    Zero padding keeps the image size, and D = C·H·W. w starts as the identity
-    plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
+    Zero padding keeps the image size. T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The
+    log-det is log|det T(w)|. w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021,
+    published settings).
 
     Cost: O(N·C²·kh·kw·H·W) for the map. O(D³) for a log-det with gradient, at every training step; O(D·b²) without
     gradient, with the half-bandwidth b of T(w) (:class:`~models.bijections.conv_functional.FactorisedConvolution`).
@@ -50,12 +51,12 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w * x + b for images ``x``, ``(N, C, H, W)``, and the log-det log|det T(w)| in nats, ``(N,)``."""
+        """Return z = w * x + b for images ``x``, ``(N, C, H, W)``, and the exact log|det dz/dx| in nats, ``(N,)``."""
         check_images(x, self.channels)
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Solve w * x + b = z for the images x in float64, and return x with the log-det -log|det T(w)|, ``(N,)``.
+        """Return the exact x with w * x + b = z, solved by LU in float64, and log|det dx/dz| in nats, ``(N,)``.
 
         Raises:
             torch.linalg.LinAlgError: T(w) is singular.
@@ -65,7 +66,7 @@ class ExactConv(Bijection):
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det T(w)| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
+        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
@@ -74,12 +75,15 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det T(w)| in nats, the log-det for images of the given ``shape``, in float64."""
+        """Return log|det dz/dx| of this layer in nats for images of ``shape`` (C, H, W), in float64."""
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy for scoring. LU factors are computed at its first inverse."""
+        """Return an immutable float64 copy of this layer, to score and sample images of ``shape`` (C, H, W).
+
+        The LU factors for the inverse are computed at its first use.
+        """
         return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
@@ -105,7 +109,7 @@ class _Solve(torch.autograd.Function):
 
 
 class SelfNormalizingConv(ExactConv, SelfNormalizing):
-    """k x k convolution z = w * x + b that learns an approximate inverse kernel r (Keller et al. 2021, eq. 13-16).
+    """k x k convolution z = w * x + b that learns a kernel r with r * (z - b) ≈ x (Keller et al. 2021, eq. 13-16).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to w is flip(r)·m with
     the multiplicity m of the taps (:class:`SelfNormalizingConvolution`). The inverse of a convolution is not a
@@ -128,7 +132,10 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w * x + b and the log-det. In training the log-det is 0, with a gradient estimated by r."""
+        """Return z = w * x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+
+        The estimate uses the learned inverse kernel r in place of the exact inverse.
+        """
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -137,21 +144,21 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r * (z - b), the result of the learned inverse convolution, ``(N, C, H, W)``."""
+        """Return x ≈ r * (z - b), ``(N, C, H, W)``, with the kernel r that learns to undo this layer, w * x + b."""
         check_images(z, self.channels)
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, without the offset b."""
+        """Return w * x, the images ``x``, ``(N, C, H, W)``, convolved with the layer's kernel w, without offset b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r * z, the convolution with the learned inverse kernel, ``(N, C, H, W)``."""
+        """Return r * z, the images ``z``, ``(N, C, H, W)``, convolved with the kernel r that learns to undo w."""
         return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned inverse kernel by the convolution closest to the exact inverse on images of ``shape``.
+        """Overwrite the learned inverse kernel with the one closest to the exact inverse on images of ``shape``.
 
         Cost: O(D²·b) for D values of an image and half-bandwidth b.
         """
@@ -160,13 +167,13 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy for scoring, with the kernel r of the learned inverse."""
+        """Return an immutable float64 copy for scoring, with the kernel that was learned as approximate inverse."""
         return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
 
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """Immutable convolution z = w * x + b in float64 for scoring, for images of a fixed size.
+    """Immutable float64 convolution z = w * x + b of images of a fixed size, for scoring and sampling.
 
     Attributes:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -181,11 +188,11 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return w * x + b, float64 ``(N, C, H, W)``, and None, because the log-det is the same for all images."""
+        """Return w * x + b, ``(N, C, H, W)``, and None, because log|det dz/dx| is equal for all images."""
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x with w * x + b = z, by LU factors ("exact") or by the learned inverse kernels ("learned")."""
+        """Return x with w * x + b = z: exactly, or by learned kernels if ``inverse`` is "learned" and there are any."""
         x = z - self.offset
         if inverse == "learned" and self.learned_map is not None:
             for kernel in self.learned_map:
@@ -200,7 +207,7 @@ class FrozenConvolution:
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):
-    """Convolution y = w * x whose log-det gradient uses a learned inverse kernel r (Keller et al. 2021, eq. 15-16).
+    """Autograd function w * x that takes the gradient of log|det| from a learned inverse kernel (Keller et al. 2021).
 
     It is :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices of convolutions.
     m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With incoming gradients δ
@@ -217,7 +224,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return w * x, a log-det of value 0, and the reconstruction error ||r * y - x||² of each image."""
+        """Return the convolution y = w * x, a zero log-det, and ||r * y - x||², the error of the learned inverse r."""
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -226,7 +233,10 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients with respect to x, w and r. No matrix is inverted."""
+        """Return the gradients with respect to images x, kernel w and learned inverse kernel r, and a None.
+
+        No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
+        """
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         kernel = (weight.shape[2], weight.shape[3])
@@ -244,7 +254,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return w * x, a log-det of value 0 and the reconstruction error, with self-normalizing gradients.
+    """Return y = w * x, 0 as log-det (only its gradient is used), and ||r * y - x||² for the learned inverse kernel r.
 
     Args:
         x: Images, ``(N, C, H, W)``.
@@ -260,7 +270,7 @@ def self_normalizing_convolution(
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return the middle taps of 2r - r * w * r, a Newton-Schulz step from kernel r towards the inverse of w.
+    """Return kernel r improved as an inverse of kernel w, by a Newton-Schulz step: the middle of 2r - r * w * r.
 
     Away from the border it turns an error E of r into an error of order E².
     """

@@ -16,7 +16,7 @@ LOG_SCALE_BOUND = 2.0
 
 
 class CouplingNet(nn.Module):
-    """Convolutional network of an affine coupling: 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
+    """Network that computes the scales and shifts of a coupling layer: 3x3, 1x1 and 3x3 convolutions with ReLUs.
 
     The last layer starts at zero, so that a coupling starts as the identity.
     Cost: O(N·H·W·width·(9·in + width + 9·out)).
@@ -42,7 +42,10 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return unbounded log-scales and shifts for the channels to transform, ``(N, out, H, W)``."""
+        """Return ``(N, out, H, W)``, computed from ``x``: log-scales in the first half of the channels, then shifts.
+
+        The log-scales are unbounded.
+        """
         # Meta tensors, on which work is counted, have no autocast of their own.
         with torch.autocast("cpu" if x.is_meta else x.device.type, self.autocast, enabled=self.autocast is not None):
             hidden = F.relu(self.first(x))
@@ -53,10 +56,11 @@ class CouplingNet(nn.Module):
 
 
 class AffineCoupling(Bijection):
-    """Affine coupling z1 = x1, z2 = s(x1)·x2 + t(x1) with the log-det Σ log s (Dinh et al. 2017, 3.2).
+    """Affine coupling: half of the channels stay, and a network of them scales and shifts the rest (Dinh et al. 2017).
 
-    x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and
-    log s = 2·tanh(h/2) bounds the scales (Keller et al. 2021, published code).
+    z1 = x1 and z2 = s(x1)·x2 + t(x1), with the log-det Σ log s (Dinh et al. 2017, 3.2). x1 and x2 are the two halves of
+    the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and log s = 2·tanh(h/2) bounds the
+    scales (Keller et al. 2021, published code).
 
     Cost: that of the network, the same in both directions.
 
@@ -72,26 +76,32 @@ class AffineCoupling(Bijection):
         self.net = CouplingNet(self.kept, 2 * (channels - self.kept), width)
 
     def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log s and t, computed from the unchanged channels x1. Each is ``(N, C - C1, H, W)``."""
+        """Return log-scales in [-2, 2] and shifts for the other channels, as the network gives them for ``kept``.
+
+        Each is ``(N, C - K, H, W)`` for ``kept``, ``(N, K, H, W)``.
+        """
         logits, shift = self.net(kept).chunk(2, dim=1)
         return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = (x1, s·x2 + t) for images ``x``, ``(N, C, H, W)``, and the log-det Σ log s in nats, ``(N,)``."""
+        """Return z = (x1, s·x2 + t), with scales s and shifts t computed from x1, and log|det dz/dx|, ``(N,)``."""
         check_images(x, self.channels)
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1), sum_samples(log_scale)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = (z1, (z2 - t)/s) for ``z``, ``(N, C, H, W)``, and the log-det -Σ log s in nats, ``(N,)``."""
+        """Return x = (z1, (z2 - t)/s), with scales s and shifts t computed from z1, and log|det dx/dz|, ``(N,)``."""
         check_images(z, self.channels)
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -sum_samples(log_scale)
 
     def freeze(self, shape: Shape) -> FrozenCoupling:
-        """Return an immutable copy for scoring. The gain of the last layer is folded into its weights."""
+        """Return an immutable copy for scoring, whose network computes in float32 and all else in float64.
+
+        The gain of the last layer is folded into its weights.
+        """
         with torch.no_grad():
             net = self.net
             gain = torch.exp(3 * net.log_gain.double())
@@ -106,7 +116,7 @@ class AffineCoupling(Bijection):
 
 @dataclass(frozen=True)
 class FrozenCoupling:
-    """Immutable affine coupling for scoring: the network in float32, scale and shift in float64.
+    """Immutable affine coupling layer for scoring, whose network computes in float32 and all else in float64.
 
     Attributes:
         kept: Channels of the half that is kept.
@@ -121,19 +131,22 @@ class FrozenCoupling:
     last: tuple[Tensor, Tensor]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z, ``(N, C, H, W)``, and the log-det at each pixel location, ``(N, H, W)`` in nats."""
+        """Return z, ``(N, C, H, W)``, and what each pixel adds to log|det dz/dx| in nats, ``(N, H, W)``."""
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x = (z1, (z2 - t)/s), ``(N, C, H, W)``. The exact inverse is always used."""
+        """Return the exact x for outputs ``z``, ``(N, C, H, W)``. No inverse is learned: ``inverse`` has no effect."""
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
     def in_bfloat16(self) -> FrozenCoupling:
-        """Return a copy whose 1x1 convolution computes in bfloat16, with sums in float32."""
+        """Return a copy whose 1x1 convolution computes in bfloat16 to be faster. This object is unchanged.
+
+        The sums of the convolution are in float32.
+        """
         weight, bias = self.middle
         return replace(self, middle=(weight.bfloat16(), bias.bfloat16()))
 

@@ -13,7 +13,7 @@ from models.bijections.self_normalizing_product import mix_channels, self_normal
 
 
 class ExactDense(Bijection):
-    """Dense layer z = W x + b on flattened images of D = C·H·W values, with the exact log-det log|det W|.
+    """Fully connected layer z = W x + b over all D = C·H·W values of an image, with an exact log|det W|.
 
     W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
 
@@ -32,14 +32,14 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b in the shape of the images ``x``, ``(N, C, H, W)``, and the log-det log|det W|, ``(N,)``."""
+        """Return W x + b for flattened images ``x``, in the shape of ``x``, and log|det W| in nats, ``(N,)``."""
         z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
         # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
         log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W⁻¹ (z - b) by an LU factorisation in float64, and the log-det -log|det W| in nats, ``(N,)``."""
+        """Return the exact x = W⁻¹ (z - b) in the shape of ``z``, and log|det dx/dz| per image in nats, ``(N,)``."""
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
         centred = (self._vectors(z) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
@@ -48,12 +48,12 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det W| in nats, which is the same for all images. Cost: O(D³)."""
+        """Return log|det dz/dx| = log|det W| in nats, the same for all images. Cost: O(D³) for D values."""
         return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring, with the inverse matrix W⁻¹. Cost: O(D³)."""
+        """Return an immutable float64 copy of this layer for scoring, with the matrix W⁻¹ precomputed. Cost: O(D³)."""
         matrix, offset = self.weight.double().clone(), self.bias.double().clone()
         inverse = torch.linalg.inv(matrix)
         return FrozenAffine((matrix, offset), (inverse, -inverse @ offset), flat=True)
@@ -66,7 +66,7 @@ class ExactDense(Bijection):
 
 
 class SelfNormalizingDense(ExactDense, SelfNormalizing):
-    """Dense layer z = W x + b that learns an approximate inverse R of W (Keller et al. 2021, 4.1 and eq. 10-11).
+    """Fully connected layer z = W x + b that learns R ≈ W⁻¹, to train without determinants (Keller et al. 2021, 4.1).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
     of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
@@ -84,7 +84,10 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         self.inverse_weight = nn.Parameter(torch.eye(dimensions))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b and the log-det. In training the log-det is 0, with a gradient estimated by R."""
+        """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+
+        The estimate uses the learned inverse R in place of W⁻¹.
+        """
         if not self.training:
             return super().forward(x)
         y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight)
@@ -92,32 +95,32 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R (z - b), the result of the learned approximate inverse, in the shape of ``z``."""
+        """Return x ≈ R (z - b) in the shape of ``z``, with the learned R ≈ W⁻¹ of this layer z = W x + b."""
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x for images ``x`` as vectors, without the offset b, in the shape of ``x``."""
+        """Return W x for flattened images ``x``, in the shape of ``x``, ``(N, C, H, W)``, without the offset b."""
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, the learned inverse matrix times images as vectors, in the shape of ``z``."""
+        """Return R z for flattened images ``z`` and the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``."""
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned inverse R by the exact inverse W⁻¹. Cost: O(D³)."""
+        """Overwrite the learned matrix R ≈ W⁻¹ with the exact inverse of the weight matrix W. Cost: O(D³)."""
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring, with W⁻¹ and the learned inverse R. Cost: O(D³)."""
+        """Return an immutable float64 copy for scoring, with the exact W⁻¹ and the learned R ≈ W⁻¹. Cost: O(D³)."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
         return FrozenAffine(exact.forward_map, exact.inverse_map, (learned, -learned @ exact.forward_map[1]), flat=True)
 
 
 class RelativeGradientDense(ExactDense):
-    """Dense layer z = W x + b that trains without matrix inverses, by the relative gradient (Gresele et al. 2020).
+    """Fully connected layer W x + b, trained by relative gradients, which need no inverse of W (Gresele et al. 2020).
 
     Training mode computes no determinant: the log-det has value 0, and the backward pass replaces the gradients of W
     and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact, as in :class:`ExactDense`. W
@@ -137,7 +140,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b and the log-det. In training the log-det is 0 and gradients are relative gradients."""
+        """Return z = W x + b and each image's log|det W|, or, in training, 0: its gradient is found without W⁻¹."""
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = RelativeProduct.apply(self._vectors(x), self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -146,7 +149,7 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """Product z = W x + b whose backward pass gives relative gradients of W and b (Gresele et al. 2020, section 4).
+    """Autograd function W x + b with relative gradients: those in A of a step W + A W (Gresele et al. 2020, sec. 4).
 
     The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
     W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
@@ -162,14 +165,17 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b, ``(N, D)``, and a log-det of value 0, ``(N,)``. Tensors for the gradients are saved."""
+        """Return W x + b for vectors ``x``, ``(N, D)``, and 0 as log-det, ``(N,)`` (only its gradient is used)."""
         z = torch.addmm(bias, x, weight.T)
         ctx.save_for_backward(z, weight, bias)
         return z, x.new_zeros(x.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ordinary gradient of x and the relative gradients of W and b. No matrix is inverted."""
+        """Return the ordinary gradient of x, and relative gradients of W and b, for steps W + A W and b + A b + a.
+
+        No matrix is inverted.
+        """
         grad_z, grad_log_det = gradients
         z, weight, bias = ctx.saved_tensors
         share = grad_log_det.sum()

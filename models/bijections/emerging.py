@@ -14,7 +14,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class AutoregressiveConv(Bijection):
-    """Convolution of each pixel with its upper and left neighbours, invertible by substitution (Hoogeboom et al. 2019).
+    """Convolution of each pixel with its upper and left neighbours, inverted by substitution (Hoogeboom et al. 2019).
 
     z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
     the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|.
@@ -39,45 +39,51 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the convolved images, ``(N, C, H, W)``, and their log-det in nats, ``(N,)``."""
+        """Return ``x``, each pixel mixed with its upper and left neighbours, and log|det dz/dx| in nats, ``(N,)``."""
         check_images(x, self.channels)
         return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert the convolution by substitution in float64. Returns x and the log-det in nats, ``(N,)``."""
+        """Return x for ``z``, solved pixel by pixel from the top left, and log|det dx/dz| in nats, ``(N,)``."""
         check_images(z, self.channels)
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ_c log|L_cc| in nats, the log-det at a single pixel, for the triangular own-pixel weights L."""
+        """Return log|det L| in nats, a float64 scalar. L is the triangular matrix that maps a pixel's own channels."""
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det H·W·Σ_c log|L_cc|, ``(N,)`` in nats, for the triangular own-pixel weights L."""
+        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``.
+
+        It is H·W·Σ_c log|L_cc|, with the triangular matrix L that maps a pixel's own channels.
+        """
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det H·W·Σ_c log|L_cc| in nats, for the triangular own-pixel weights L."""
+        """Return log|det dz/dx| of this layer in nats, the same for all images of ``shape`` (C, H, W).
+
+        It is H·W·Σ_c log|L_cc|, with the triangular matrix L that maps a pixel's own channels.
+        """
         return shape[1] * shape[2] * float(self.log_abs_det().detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring and sampling."""
+        """Return an immutable float64 copy of this layer, for scoring by its map and sampling by its inverse."""
         weight = self.masked_weight().double()
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with its own-pixel weights L masked to be lower triangular."""
+        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with the weights of the pixel itself set to 0 above the diagonal."""
         mask = torch.ones_like(self.weight)
         mask[:, :, 1, 1] = mask[:, :, 1, 1].tril()
         return self.weight * mask
 
 
 class EmergingConv(Bijection):
-    """Emerging convolution: a 1x1 and two autoregressive convolutions of opposite orders (Hoogeboom et al. 2019, 3.1).
+    """Sequence of a 1x1 convolution and of two over upper left and lower right neighbours (Hoogeboom et al. 2019).
 
-    The composition has a receptive field of 3x3 pixels. The log-det is the sum over the three layers,
-    H·W·(log|det W| + Σ_c log|L_cc| + Σ_c log|L'_cc|). Costs and initial weights are those of the layers
+    Each of the three is invertible. Together they have a receptive field of 3x3 pixels. The log-det is the sum over
+    them, H·W·(log|det W| + Σ_c log|L_cc| + Σ_c log|L'_cc|). Costs and initial weights are those of the layers
     (:class:`~models.bijections.conv1x1.ExactConv1x1`, :class:`AutoregressiveConv`).
 
     Args:
@@ -94,7 +100,7 @@ class EmergingConv(Bijection):
         self.second = AutoregressiveConv(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the three convolutions to images ``x``, ``(N, C, H, W)``. Returns z and the log-det, ``(N,)``."""
+        """Return ``x`` after the layer's three convolutions, ``(N, C, H, W)``, and log|det dz/dx| in nats, ``(N,)``."""
         check_images(x, self.channels)
         z, mixing_log_det = self.mixing(x)
         z, first_log_det = self.first(z)
@@ -102,7 +108,7 @@ class EmergingConv(Bijection):
         return _turn(z), mixing_log_det + first_log_det + second_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the inverses of the three convolutions to ``z``, last to first. Returns x and the log-det."""
+        """Return x for ``z`` by the exact inverses of the three convolutions, and log|det dx/dz| in nats, ``(N,)``."""
         check_images(z, self.channels)
         x, second_log_det = self.second.inverse(_turn(z))
         x, first_log_det = self.first.inverse(_turn(x))
@@ -110,11 +116,11 @@ class EmergingConv(Bijection):
         return x, mixing_log_det + first_log_det + second_log_det
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the sum of the log-dets of the three convolutions, in nats, for images of ``shape``."""
+        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W), the sum over its three convolutions."""
         return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
 
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring, which applies the three convolutions in a single step."""
+        """Return an immutable float64 copy for scoring, which applies the three convolutions of the layer at once."""
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))
 
         def forward(x: Tensor) -> tuple[Tensor, None]:
@@ -127,12 +133,15 @@ class EmergingConv(Bijection):
 
 
 def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the 2x2 convolution of each pixel with its upper and left neighbours, ``(N, C, H, W)``."""
+    """Return images, ``(N, C, H, W)``, convolved with a 2x2 kernel over each pixel and its upper and left neighbours.
+
+    Neighbours outside the image are 0.
+    """
     return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight)
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Invert a 2x2 convolution of upper and left neighbours by substitution, one anti-diagonal at a time.
+    """Return the images whose 2x2 convolution over upper and left neighbours is ``z``, solved by anti-diagonals.
 
     x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]), so the anti-diagonal i + j = d depends on the two
     anti-diagonals before it.
@@ -152,7 +161,9 @@ def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift row i of an image by i to the right, so that anti-diagonals become columns, ``(N, C, H, H + W - 1)``.
+    """Return images with row i shifted to the right by i and 0 in the gaps, ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
+
+    Anti-diagonals of the image become columns.
 
     >>> skew(torch.tensor([[[[1, 2], [3, 4]]]])).tolist()
     [[[[1, 2, 0], [0, 3, 4]]]]
@@ -163,7 +174,7 @@ def skew(x: Tensor) -> Tensor:
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Shift row i of a skewed image back by i to the left, ``(N, C, H, H + W - 1) -> (N, C, H, W)``."""
+    """Return images with row i shifted left by i, which undoes ``skew``: ``(N, C, H, H + W - 1) -> (N, C, H, W)``."""
     height = x.shape[2]
     return F.pad(x.flatten(2), (0, height)).reshape(*x.shape[:3], height + width)[..., :width]
 

@@ -23,10 +23,10 @@ MAX_TERMS = 100
 
 
 class ExponentialConv(Bijection):
-    """Convolution exponential z = exp(M) W (x + b) + c with M x = k * x (Hoogeboom et al. 2020).
+    """Invertible layer exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
 
-    exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the layer is
-    H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
+    M x = k * x. exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the
+    layer is H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
     max(1, σ/0.9), where σ estimates its spectral norm; each forward pass in training mode refines σ by a power
     iteration. b and c have the shape of an image. W mixes the channels and starts as a random orthogonal matrix; the
     kernel starts as normal noise of deviation 1/(C·kh·kw).
@@ -59,7 +59,10 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return exp(M) W (x + b) + c and the log-det. Training also updates the estimate of the kernel's norm."""
+        """Return z = exp(M) W (x + b) + c, for the convolution M and channel matrix W, and log|det dz/dx|, ``(N,)``.
+
+        In training mode it also updates the estimate of the spectral norm of the kernel.
+        """
         self._check(x)
         if self.training:
             self._iterate()
@@ -70,7 +73,10 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W⁻¹ exp(-M) (z - c) - b, computed in float64, and the log-det of the inverse in nats, ``(N,)``."""
+        """Return x = W⁻¹ exp(-M) (z - c) - b, for the convolution M and channel matrix W, and log|det dx/dz|, ``(N,)``.
+
+        It is computed in float64.
+        """
         self._check(z)
         kernel = self.bounded_kernel().double()
         mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
@@ -78,12 +84,12 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det of z = exp(M) W (x + b) + c, trace M + H·W·log|det W|, in nats."""
+        """Return log|det dz/dx| of this layer in nats, trace M + H·W·log|det W|, the same for all images."""
         return float(self._log_det(self.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring and sampling, with the inverse matrix W⁻¹."""
+        """Return an immutable float64 copy of this layer, for scoring by its map and sampling by its inverse."""
         kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
         before, after = self.before.double().clone(), self.after.double().clone()
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
@@ -93,7 +99,7 @@ class ExponentialConv(Bijection):
         )
 
     def bounded_kernel(self) -> Tensor:
-        """Return the convolution kernel, scaled down to a spectral norm of at most 0.9, ``(C, C, kh, kw)``."""
+        """Return the kernel, ``(C, C, kh, kw)``, divided so that its estimated spectral norm is at most 0.9."""
         # Copies: the next forward pass may change the buffers before the backward pass of this one.
         norm = torch.sum(self.left.clone() * convolve(self.weight, self.right.clone()))
         return self.weight / torch.clamp(norm / NORM_BOUND, min=1)
@@ -114,7 +120,7 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Return exp(M) x for the convolution M x = kernel * x, by ``terms`` terms of the series Σ M^n x / n!."""
+    """Return exp(M) x ≈ Σ M^n x / n!, n = 0 to ``terms``, for images ``x`` and M, the convolution with ``kernel``."""
     total = term = x
     for n in range(1, terms + 1):
         term = convolve(kernel, term) / n
@@ -123,7 +129,7 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return the number of terms after which the series of exp(M) has a remainder below 1e-11, at least 13.
+    """Return how many terms of exp(M) = Σ M^n / n!, M a convolution, give a remainder below 1e-11: from 13 to 100.
 
     On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
     ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).

@@ -16,23 +16,23 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 class FrozenStep(Protocol):
-    """Interface of a frozen bijection: immutable, in float64, without determinants, for scoring and sampling.
+    """Interface of an immutable float64 layer for scoring and sampling, made from a trained layer.
 
-    The data-independent log-det is computed once and stored with the model, not here.
+    A log-det that is the same for all images is computed once and stored with the model, not here.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and the data-dependent log-det at each pixel location, ``(N, H, W)`` in nats, or None."""
+        """Return z and each pixel's share of log|det dz/dx| in nats, ``(N, H, W)``; None if equal for all images."""
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the "exact" or the "learned" inverse. Without a learned inverse the exact one is used."""
+        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one."""
         ...
 
 
 @dataclass(frozen=True)
 class FrozenAffine:
-    """Frozen affine map z = A x + b of the channels at each pixel, or of whole images as vectors.
+    """Immutable map z = A x + b in float64, of the channels of each pixel or of whole flattened images.
 
     Attributes:
         forward_map: A and b.
@@ -47,17 +47,20 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return A x + b in the shape of ``x``, and None, because the log-det is the same for all inputs."""
+        """Return A x + b in the shape of ``x``, and None, because log|det dz/dx| is equal for all inputs."""
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the stored exact or learned inverse of the affine map. Cost: one matrix product."""
+        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one.
+
+        Cost: one matrix product.
+        """
         learned = self.learned_map if inverse == "learned" else None
         return self._apply(learned or self.inverse_map, z)
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The affine map x -> R W x - x for the learned inverse R of the matrix W, or None if none was learned."""
+        """Matrix and offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹; None if there is no R."""
         if self.learned_map is None:
             return None
         matrix, offset = _after(self.forward_map, self.learned_map)
@@ -65,18 +68,18 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """The largest absolute entry of the map x -> R W x - x, or 1. It scales float32 arithmetic."""
+        """Largest absolute entry of ``reconstruction_map``, to scale float32 arithmetic; 1.0 if None or 0."""
         if self.reconstruction_map is None:
             return 1.0
         return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether this map has a learned inverse whose reconstruction error is computed."""
+        """Whether ``reconstruction_error`` gives values: an inverse was learned, and images are not flattened."""
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return ||R W x - x||² / ||x||² of each sample, the relative error of the learned inverse R, ``(N,)``.
+        """Return ||R W x - x||² / ||x||² of each image, ``(N,)``, for the learned R ≈ W⁻¹; None if no R or flat.
 
         It is None if no inverse was learned, and if ``flat`` is set, where it would double the cost of the layer.
         Cost: one matrix product.
@@ -87,7 +90,7 @@ class FrozenAffine:
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return the composition of two affine maps: this map first, then ``following``."""
+        """Return one affine map equal to this map followed by ``following``. The inverses are composed too."""
         learned = None
         if self.learned_map is not None or following.learned_map is not None:
             learned = _after(following.learned_map or following.inverse_map, self.learned_map or self.inverse_map)
@@ -113,10 +116,14 @@ Frozen = TypeVar("Frozen")
 
 
 def moved(frozen: Frozen, device: torch.device) -> Frozen:
-    """Return a copy of a frozen bijection, or of a part of it, with all tensors on ``device``.
+    """Return a copy of a frozen layer with all its tensors on ``device``. Raises ``TypeError`` for a ``FrozenMap``.
+
+    Args:
+        frozen: The layer, or a tensor, tuple or dataclass in it.
+        device: The device.
 
     Raises:
-        TypeError: The step is a :class:`FrozenMap`, whose functions hold their tensors.
+        TypeError: The layer is a :class:`FrozenMap`, whose functions hold their tensors.
     """
     copy: Any = frozen
     if isinstance(frozen, FrozenMap):
@@ -134,21 +141,21 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Frozen bijection given as functions: the map, its exact inverse, and its learned inverse or None."""
+    """Immutable layer given as functions: its map, its exact inverse, and its learned approximate inverse or None."""
 
     forward_map: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     inverse_map: Callable[[Tensor], Tensor]
     learned_map: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and the data-dependent log-det at each pixel location, ``(N, H, W)`` in nats, or None."""
+        """Return z and each pixel's share of log|det dz/dx| in nats, ``(N, H, W)``; None if equal for all images."""
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x by the "exact" or the "learned" inverse. Without a learned inverse the exact one is used."""
+        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one."""
         return (self.learned_map if inverse == "learned" and self.learned_map else self.inverse_map)(z)
 
 
 def has_learned_inverse(step: FrozenStep) -> bool:
-    """Return whether a frozen bijection has a learned approximate inverse."""
+    """Return whether a frozen layer has an approximate inverse, learned in training, besides the exact one."""
     return getattr(step, "learned_map", None) is not None

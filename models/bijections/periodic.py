@@ -15,7 +15,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class PeriodicConv(Bijection):
-    """Convolution z = w * x + b with circular padding, inverted in the frequency domain (Hoogeboom et al. 2019).
+    """Convolution w * x + b that wraps around the image border, inverted by Fourier transform (Hoogeboom et al. 2019).
 
     ŵ(f) is the C x C matrix of the Fourier transform of w at frequency f. w starts as the identity plus Xavier-normal
     noise of gain 0.01, as in :class:`~models.bijections.convolution.ExactConv`. Images must be at least as large as the
@@ -40,12 +40,15 @@ class PeriodicConv(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w * x + b for images ``x``, ``(N, C, H, W)``, and the log-det Σ_f log|det ŵ(f)| in nats, ``(N,)``."""
+        """Return z = w * x + b, where w wraps around the image border, and log|det dz/dx| in nats, ``(N,)``.
+
+        The log-det is Σ_f log|det ŵ(f)| over the frequencies f.
+        """
         self._check(x)
         return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert the convolution by a C x C linear system at each frequency. Returns x and the log-det, ``(N,)``."""
+        """Return x for ``z``, from a linear system at each Fourier frequency, and log|det dx/dz| in nats, ``(N,)``."""
         self._check(z)
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
         centred = (z - self._offset()).double()
@@ -53,23 +56,26 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return Σ_f log|det ŵ(f)| in nats, the sum over the frequencies f of an image. Cost: O(C³·H·W)."""
+        """Return log|det dz/dx| of this layer in nats for images of a size (height, width), a float64 scalar.
+
+        It is Σ_f log|det ŵ(f)| over the frequencies f. Cost: O(C³·H·W).
+        """
         log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
         has_both = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
         return torch.sum(log_dets * (2 - log_dets.new_tensor(has_both)))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-det Σ_f log|det ŵ(f)| in nats, repeated for each image of the batch ``x``, ``(N,)``."""
+        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det Σ_f log|det ŵ(f)| in nats for images of the given ``shape``."""
+        """Return log|det dz/dx| of this layer in nats, the same for all images of ``shape`` (C, H, W)."""
         return float(self.log_abs_det(shape[1:]).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring, with the inverse matrix of each frequency."""
+        """Return an immutable float64 copy to score images of ``shape``, with the inverse at each Fourier frequency."""
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
         inverses = torch.linalg.inv(transfer(weight, shape[1:]))
         return FrozenMap(
@@ -88,15 +94,15 @@ class PeriodicConv(Bijection):
 
 
 def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the convolution w * x with circular padding, ``(N, C, H, W) -> (N, C, H, W)``."""
+    """Return images ``(N, C, H, W)`` convolved with a kernel ``(C, C, kh, kw)`` that wraps around the image border."""
     down, right = same_padding(weight)
     return F.conv2d(F.pad(x, (right, right, down, down), mode="circular"), weight)
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrices ŵ(f), the Fourier transform of a kernel, complex ``(H, W // 2 + 1, C, C)``.
+    """Return the Fourier transform of a kernel for H x W images, a C x C matrix per frequency: ``(H, W//2 + 1, C, C)``.
 
-    They are the Fourier transform of the kernel at the frequencies of real images. Cost: O(C²·H·W·log H·W).
+    They are the frequencies of real images of the size H x W. Cost: O(C²·H·W·log H·W).
 
     Args:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -111,7 +117,7 @@ def transfer(weight: Tensor, image: Size) -> Tensor:
 
 
 def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function to the Fourier transform of images and transform the result back, ``(N, C, H, W)``.
+    """Return images changed in the frequency domain: 2-D FFT, then ``function``, then inverse FFT, ``(N, C, H, W)``.
 
     Args:
         function: A function of spectra, complex ``(H, W // 2 + 1, C, N)``.

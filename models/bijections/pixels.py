@@ -23,21 +23,21 @@ COUNTED_AT_ONCE = 1024
 
 
 class AffinePixels(Elementwise):
-    """Affine transform of pixel values, y = x/256 - 1/2, with the log-det -D·log 256 for D pixels."""
+    """Affine transform of pixel values from [0, 256) to [-1/2, 1/2), y = x/256 - 1/2, the first layer of a flow."""
 
     constant_log_det = True
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = x/256 - 1/2 for pixels in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``."""
+        """Return y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``."""
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixels x = 256·(z + 1/2), which may lie outside [0, 256), and the log-det D·log 256, ``(N,)``."""
+        """Return x = 256·(z + 1/2), which is not clamped to [0, 256), and log|det dx/dz| in nats, ``(N,)``."""
         return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
 class LogitPixels(Elementwise):
-    """Logit transform of pixel values: y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
+    """Logit transform of pixel values, y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a), a = 1e-6 by default.
 
     The log-det is Σ [log(1 - 2a) - log 256 - log v - log(1 - v)] (Keller et al. 2021, published settings).
     Cost: O(N·D) for D pixels.
@@ -58,18 +58,21 @@ class LogitPixels(Elementwise):
         return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logit y of pixels x in [0, 256) and log|dy/dx|, both in the shape of ``x``."""
+        """Return y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, in the shape of ``x``."""
         y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
         return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixels x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256), and the log-det."""
+        """Return pixels x ≈ 256·sigmoid(z), which are not clamped to [0, 256), and log|det dx/dz| in nats, ``(N,)``.
+
+        x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256) by the margin a.
+        """
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
         return x, -sum_samples(self._log_slope(z))
 
 
 class MarginalPixels(Elementwise):
-    """Transform of pixel values that maps the training histogram to a mixture of three normals: y = G⁻¹(F(x)).
+    """Pixel transform G⁻¹(F(x)): F is the distribution function of training pixels, G that of a mixture of normals.
 
     F is the distribution function of the training pixels, piecewise linear over the 256 bins and squashed into
     [e, 1 - e]. The histogram is smoothed except in the first and the last bin, which contain saturated pixels. G is the
@@ -97,7 +100,7 @@ class MarginalPixels(Elementwise):
         self._settled: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Set the distribution F to the smoothed histogram of training images, uint8 of any shape."""
+        """Set the distribution F of pixel values to the smoothed histogram of training images, uint8 ``(N, ...)``."""
         self._settled = None
         counts = np.zeros(256, dtype=np.float64)
         for start in range(0, len(images), COUNTED_AT_ONCE):
@@ -109,7 +112,14 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = G⁻¹(F(x)) for pixels x in [0, 256) and log|dy/dx|, both in the shape of ``x``."""
+        """Return y = G⁻¹(F(x)), F the distribution of training pixels, G that of three normals, and log|dy/dx|.
+
+        Args:
+            x: Pixels in [0, 256), of any shape.
+
+        Returns:
+            y and log|dy/dx| of each value, both in the shape of ``x``.
+        """
         edges = self._edges()
         bins = x.detach().floor().long().clamp(0, 255)
         share = edges[bins] + edges.diff()[bins] * (x.to(edges.dtype) - bins)
@@ -117,7 +127,7 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixels x = F⁻¹(G(z)), clamped to [0, 256], and the log-det of the inverse in nats, ``(N,)``."""
+        """Return the pixels x, in [0, 256], that the transform maps to ``z``, and log|det dx/dz| in nats, ``(N,)``."""
         edges = self._edges()
         y = z.to(edges.dtype)
         share = self._mixture(y)[0].clamp(edges[0], edges[-1])
@@ -126,7 +136,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def settled(self) -> MarginalPixels:
-        """Return a copy for scoring that later training does not change, with its lookup tables precomputed."""
+        """Return a deep copy for scoring with its lookup tables precomputed. Later training does not change it."""
         settled = copy.deepcopy(self)
         settled._settled = self._edges(), self._table()
         return settled

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Return the product of a matrix and the channels of ``x`` at each pixel location, ``(N, O, H, W)``.
+    """Return ``matrix``, ``(O, C)``, times the channels of each pixel of ``x``, ``(N, C, H, W) -> (N, O, H, W)``.
 
     Args:
         matrix: The matrix, ``(O, C)``.
@@ -25,7 +25,7 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 class SelfNormalizingProduct(torch.autograd.Function):
-    """Product y = W x whose log-det gradient uses a learned inverse R ≈ W⁻¹ (Keller et al. 2021, eq. 10-11).
+    """Autograd function W x that takes the gradient of log|det W| from a learned R ≈ W⁻¹ (Keller et al. 2021).
 
     The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
     weighted reconstruction error (eq. 9). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
@@ -41,7 +41,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W x, a log-det of value 0, and the reconstruction error ||R W x - x||² of each sample, ``(N,)``."""
+        """Return y = W x, 0 as log-det (only its gradient is used), and ||R y - x||² for the learned R ≈ W⁻¹."""
         y = mix_channels(weight, x)
         error = mix_channels(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -49,7 +49,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to x, W and R. No matrix is inverted."""
+        """Return the gradients of the loss in x, in the matrix W and in the learned R ≈ W⁻¹, without an inversion."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grad_x = mix_channels(weight.T, grad_y)
@@ -64,7 +64,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
 
 def self_normalizing_product(x: Tensor, weight: Tensor, inverse_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return W x, a log-det of value 0 and the reconstruction error, with self-normalizing gradients.
+    """Return y = W x, 0 as log-det (only its gradient is used), and ||R y - x||² for the learned R ≈ W⁻¹.
 
     Args:
         x: Images ``(N, C, H, W)`` or vectors ``(N, C)``.

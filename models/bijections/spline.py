@@ -19,7 +19,7 @@ MIN_SLOPE = 1e-3
 
 
 class SplineActivation(Elementwise):
-    """Monotone rational-quadratic spline for each element of an image, z_i = spline_i(x_i) (Durkan et al. 2019).
+    """Invertible activation with a learned rational-quadratic spline for each value of an image (Durkan et al. 2019).
 
     Each spline is monotone on [-bound, bound] and the identity outside, with slope 1 at both ends. Widths, heights and
     inner slopes of its bins are learned and start close to the identity. The log-det is the sum of the log slopes.
@@ -43,22 +43,22 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log|dz/dx| of each value."""
+        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log(dz/dx) of each value, same shape."""
         self._check(x)
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and the log-det, ``(N,)``."""
+        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and log|det dx/dz| in nats, ``(N,)``."""
         self._check(z)
         return self.knots().inverse(z)
 
     def knots(self) -> Knots:
-        """Return the knots of all splines: positions, values and slopes, each ``(D, bins + 1)``."""
+        """Return the knots of the D splines, one for each value of an image: x, y and slope, each ``(D, bins + 1)``."""
         return _knots(self.widths, self.heights, self.slopes, self.bound)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenSpline:
-        """Return an immutable float64 copy for scoring, with precomputed spline knots."""
+        """Return an immutable float64 copy of this layer for scoring, with the knots of the splines precomputed."""
         return FrozenSpline(_knots(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
 
     def _check(self, x: Tensor) -> None:
@@ -68,23 +68,23 @@ class SplineActivation(Elementwise):
 
 @dataclass(frozen=True)
 class FrozenSpline:
-    """Immutable rational-quadratic splines in float64 for scoring, one for each element of an image."""
+    """Immutable float64 rational-quadratic splines for scoring, one for each value of an image."""
 
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values z and the log-det at each pixel location, ``(N, H, W)`` in nats."""
+        """Return the spline values z, ``(N, C, H, W)``, and each pixel's part of log|det dz/dx|, ``(N, H, W)``."""
         z, log_slope = self.knots.map_with_slope(x)
         return z, log_slope.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form. The exact inverse is always used."""
+        """Return the exact x for spline values ``z``, ``(N, C, H, W)``. The argument ``inverse`` has no effect."""
         return self.knots.inverse(z)[0]
 
 
 @dataclass(frozen=True)
 class Knots:
-    """Knots (x_k, y_k) of D rational-quadratic splines, with the slopes d_k at the knots.
+    """Points (x_k, y_k) through which D rational-quadratic splines pass, and the slopes d_k of the splines there.
 
     In bin k, with mean slope s and θ = (x - x_k) / (x_{k+1} - x_k), a spline is (Durkan et al. 2019, eq. 4)
 
@@ -103,7 +103,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values of images ``x``, ``(N, C, H, W)``, and their log-derivatives in the same shape."""
+        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log(dz/dx) of each value, same shape."""
         values, inside, clamped = self._by_element(x)
         bins = self._find_bins(self.x, clamped)
         theta = (clamped - bins.x) / bins.width
@@ -111,7 +111,10 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for spline values ``z`` and the log-det of the inverse, ``(N,)`` (Durkan et al. 2019, eq. 6-8)."""
+        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and log|det dx/dz| in nats, ``(N,)``.
+
+        Durkan et al. 2019, eq. 6-8.
+        """
         values, inside, clamped = self._by_element(z)
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)
@@ -136,7 +139,7 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """For each input value, the bin of its spline: left knot, width, height and slopes at both knots.
+    """For each input value, the segment of its spline between two knots: position, width, height and end slopes.
 
     All fields have the shape ``(D, N)``: D values of an image, N images.
 
@@ -157,13 +160,16 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return (y - y_k) / height, the relative height of the spline in its bin, at relative position θ in [0, 1]."""
+        """Return the spline's height at a position in the bin, both as shares from 0 (left knot) to 1 (right knot)."""
         mean = self.height / self.width
         mixed = theta * (1 - theta)
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return the log-derivative log dy/dx at relative position θ in the bin (Durkan et al. 2019, eq. 5)."""
+        """Return log dy/dx of the spline at a position in the bin, given as a share of its width in [0, 1].
+
+        Durkan et al. 2019, eq. 5.
+        """
         mean = self.height / self.width
         rest = 1 - theta
         mixed = theta * rest
@@ -172,7 +178,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the relative position θ in [0, 1] in the bin at which the spline has a given relative height."""
+        """Return the position in the bin where the spline has a height, both as shares from 0 (left knot) to 1."""
         mean = self.height / self.width
         bend = rise * (self.left + self.right - 2 * mean)
         a, b, c = mean - self.left + bend, self.left - bend, -mean * rise

@@ -13,7 +13,7 @@ from models.bijections.frozen import Inverse
 
 
 class Squeeze(Bijection):
-    """Squeeze operation of a multi-scale flow: 2x2 pixel blocks become channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
+    """Invertible layer that moves each block of 2x2 pixels into channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
 
     Channel c of a pixel becomes channel 4·c + 2·(row mod 2) + (column mod 2). It is a permutation, so the log-det is 0
     (Dinh et al. 2017, 3.6). Cost: one copy.
@@ -22,39 +22,39 @@ class Squeeze(Bijection):
     constant_log_det: ClassVar[bool] = True
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape ``(4C, H/2, W/2)`` of squeezed images for images ``(C, H, W)``."""
+        """Return the shape ``(4C, H/2, W/2)`` of the output of this layer for an input of ``shape`` ``(C, H, W)``."""
         channels, height, width = shape
         return 4 * channels, height // 2, width // 2
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return 0, the log-determinant of a permutation of values."""
+        """Return 0.0, the value of log|det dz/dx| of a layer that only reorders the values of an image."""
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` squeezed to ``(N, 4C, H/2, W/2)`` and the log-det 0. Raises ``ValueError`` for odd sides."""
+        """Return ``x`` as ``(N, 4C, H/2, W/2)`` and the log-det 0, ``(N,)``. Raises ``ValueError`` if H or W is odd."""
         if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"expected images (N, C, H, W) with even sides, got {tuple(x.shape)}")
         return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return squeezed images ``z`` as ``(N, C, H, W)`` with channels back in 2x2 blocks, and the log-det 0."""
+        """Return ``z``, ``(N, 4C, H, W)``, moved back to ``(N, C, 2H, 2W)``, and the log-det 0 per image, ``(N,)``."""
         if z.dim() != 4 or z.shape[1] % 4:
             raise ValueError(f"expected images (N, 4C, H, W), got {tuple(z.shape)}")
         return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
 
     def freeze(self, shape: Shape) -> FrozenSqueeze:
-        """Return the squeeze as an immutable step for scoring. It has no parameters."""
+        """Return an immutable object with the same map and inverse for scoring. There are no parameters to copy."""
         return FrozenSqueeze()
 
 
 @dataclass(frozen=True)
 class FrozenSqueeze:
-    """Immutable squeeze for scoring: 2x2 pixel blocks become channels."""
+    """Immutable layer for scoring that moves 2x2 pixel blocks into channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return images ``x`` squeezed to ``(N, 4C, H/2, W/2)``, and None, because the log-det is 0."""
+        """Return ``x`` with 2x2 pixel blocks moved into channels, ``(N, 4C, H/2, W/2)``, and None as the log-det."""
         return F.pixel_unshuffle(x, 2), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return squeezed images ``z`` with their channels moved back to 2x2 pixel blocks, ``(N, C, H, W)``."""
+        """Return ``z``, ``(N, 4C, H, W)``, with its channels moved back to 2x2 pixel blocks, ``(N, C, 2H, 2W)``."""
         return F.pixel_shuffle(z, 2)

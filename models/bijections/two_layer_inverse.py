@@ -24,12 +24,12 @@ from models.bijections.convolution import ExactConv, FrozenConvolution
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """k x k convolution z = w * x + b that learns an approximate inverse r2 * (r1 * z) of two k x k kernels.
+    """k x k convolution z = w * x + b that learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x as its inverse.
 
-    The inverse of a convolution is not a convolution, and R, with its larger support of 2k - 1, can approximate it
-    better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes no
-    determinant: the log-det has value 0, and its gradient with respect to w is that of tr(R T(w)) for fixed R, which is
-    exact for R = T(w)^-1 (:class:`TwoLayerInverseConvolution`). Evaluation mode is exact, as in
+    The inverse of a convolution is not a convolution. R = T(r2) T(r1), with a larger support of 2k - 1, can approximate
+    it better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes
+    no determinant: the log-det has value 0, and its gradient with respect to w is that of tr(R T(w)) for fixed R, which
+    is exact for R = T(w)^-1 (:class:`TwoLayerInverseConvolution`). Evaluation mode is exact, as in
     :class:`~models.bijections.convolution.ExactConv`.
 
     An inverse from another class of functions also needs a constraint on its Jacobian, E_v ||J_g J_f v - v||² with
@@ -51,7 +51,10 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w * x + b and the log-det. In training the log-det is 0, with a gradient estimated by r1 and r2."""
+        """Return z = w * x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+
+        The estimate uses the learned inverse of two kernels in place of the exact inverse.
+        """
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -62,21 +65,21 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * (z - b)), the result of the learned inverse, ``(N, C, H, W)``."""
+        """Return x ≈ r2 * (r1 * (z - b)), ``(N, C, H, W)``, by the two kernels learned as inverse of w * x + b."""
         check_images(z, self.channels)
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the convolution w * x of images ``x``, ``(N, C, H, W)``, without the offset b."""
+        """Return w * x, the images ``x``, ``(N, C, H, W)``, convolved with the layer's kernel w, without offset b."""
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * z), the two convolutions of the learned inverse, ``(N, C, H, W)``."""
+        """Return r2 * (r1 * z), the images ``z``, ``(N, C, H, W)``, convolved with both learned inverse kernels."""
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set kernel r1 to the nearest kernel to the exact inverse, and r2 to the identity.
+        """Set inverse kernel r1 to the one closest to the exact inverse on images of ``shape``, r2 to the identity.
 
         The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
@@ -88,13 +91,13 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy for scoring, with the kernels r1 and r2 of the learned inverse."""
+        """Return an immutable float64 copy for scoring, with both kernels that were learned as approximate inverse."""
         first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
         return replace(super().freeze(shape), learned_map=(first, second))
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """Convolution y = w * x whose log-det gradient uses a learned inverse r2 * (r1 * y) of two kernels.
+    """Autograd function w * x that takes the gradient of log|det| from a learned inverse of two kernels.
 
     They are the gradients of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for W = T(w)
     and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
@@ -111,7 +114,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return w * x, a log-det of value 0, and the reconstruction error ||r2 * (r1 * y) - x||² of each image."""
+        """Return y = w * x, 0 as log-det (only its gradient is used), and ||r2 * (r1 * y) - x||² for inverse r1, r2."""
         y = convolve(weight, x)
         hidden = convolve(first, y)
         error = convolve(second, hidden) - x
@@ -120,7 +123,10 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to x, w, r1 and r2. No matrix is inverted."""
+        """Return the gradients with respect to images x, kernel w and its learned inverse kernels r1 and r2.
+
+        No matrix is inverted.
+        """
         grad_y, grad_log_det, grad_error = gradients
         x, y, hidden, error, weight, first, second = ctx.saved_tensors
         kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
@@ -137,7 +143,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of the Frobenius product <T(w), T(outer) T(inner)> with respect to the convolution kernel w.
+    """Return d/dw <T(w), T(outer) T(inner)>, a Frobenius product, where T(k) is the matrix of the convolution by k.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 
@@ -167,7 +173,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return the number n(d, t) of pixel locations u for which u, u + d and u + t are all in the image.
+    """Return the number of pixels u with u, u + d and u + t all inside the image, for each pair of kernel offsets d, t.
 
     Args:
         kernel: Height kh and width kw of the kernel, whose taps are the shifts d and t from the middle.

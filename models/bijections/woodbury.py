@@ -12,7 +12,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Woodbury transformation (I + U_c V_c) X (I + U_s V_s): low-rank channel and location mixing (Lu & Huang 2020).
+    """Layer (I + U_c V_c) X (I + U_s V_s) on images X: low-rank mixing of channels and of pixels (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
@@ -41,23 +41,30 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mixed images, ``(N, C, H, W)``, and the log-det, ``(N,)``. Raises ``ValueError`` for another shape."""
+        """Return ``x``, ``(N, C, H, W)``, with its channels and its pixels mixed, and log|det dz/dx| in nats, ``(N,)``.
+
+        Raises:
+            ValueError: ``x`` has another shape than the layer.
+        """
         self._check(x)
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x by the Woodbury matrix identity, and the log-det of the inverse in nats, ``(N,)``."""
+        """Return the exact x for outputs ``z``, by the Woodbury identity, and log|det dx/dz| in nats, ``(N,)``."""
         self._check(z)
         return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|, in nats."""
+        """Return log|det dz/dx| of this layer in nats, the same for all images, from two small determinants.
+
+        It is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|.
+        """
         return float(self._log_det())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring, with the low-rank factors of both directions."""
+        """Return an immutable float64 copy of this layer for scoring, with the low-rank factors of its inverse."""
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
         return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z))

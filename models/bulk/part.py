@@ -30,7 +30,7 @@ AHEAD = 2
 
 
 class Stopped(Exception):
-    """The exception that ends bulk scoring on request; complete Parquet files of scores are kept."""
+    """Raised to end bulk scoring on request; the Parquet files of scores that are complete are kept."""
 
 
 def score_part(
@@ -44,7 +44,7 @@ def score_part(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> PartSummary:
-    """Score images ``start`` to ``stop - 1`` of a source, and write a Parquet file with one row for each image.
+    """Score images ``start`` to ``stop - 1`` into a Parquet file, one row each; return counts of errors and anomalies.
 
     The file is written atomically, after the last image.
 

@@ -17,9 +17,9 @@ LEFTOVER_SECONDS = 3600
 
 
 class BulkPlan(BaseModel):
-    """The inputs of a bulk scoring job: model, images, false-alarm rate, and the number of images in each part.
+    """The inputs of a bulk scoring job: model, images, false-alarm rate, and the number of images in each output file.
 
-    Equal plans give equal rows of scores. A part is a range of images with a file of its own.
+    Equal plans give equal rows of scores. A part is a range of images with an output file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +35,7 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The ranges of images, ``(start, stop)``, into which a bulk job is divided; ``stop`` is excluded.
+        """The image ranges ``(start, stop)``, without ``stop``, that a job is divided into, with one output file each.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -48,7 +48,7 @@ class BulkPlan(BaseModel):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata of the Parquet file of all scores: model, calibration, dataset and false-alarm rate."""
+        """The key-value metadata of the Parquet file of all scores: model, calibration, dataset, false-alarm rate."""
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
@@ -62,27 +62,27 @@ class BulkPlan(BaseModel):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A bulk scoring job on disk: its inputs, and the folder with a file of scores for each part of the images."""
+    """A bulk scoring job on disk: its inputs, and a folder with one Parquet file of scores for each range of images."""
 
     folder: Path
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return the path of the Parquet file with the scores of part ``index``; the file may not exist yet."""
+        """Return the path of the Parquet file of scores for range ``index`` of the images; it may not exist yet."""
         return self.folder / f"part-{index:06d}.parquet"
 
     @property
     def part_paths(self) -> list[Path]:
-        """The paths of the Parquet files of all parts of the job, in the order of the images."""
+        """The paths of the Parquet files for all ranges of images, in the order of the images, existing or not."""
         return [self.part_path(index) for index in range(len(self.plan.ranges))]
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts of the job that have no Parquet file of scores yet."""
+        """Return the indices of those ranges of images that have no Parquet file of scores yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Store the inputs of a bulk job in a folder, and remove finished scores that belong to other inputs."""
+    """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if _stored(folder) != plan:
@@ -95,9 +95,10 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Return a bulk job that another process stored in a folder, so that this process can help to score it.
+    """Return a bulk job that another process stored in a folder. Raises ``PlanDiffers`` if it is not equal to ``plan``.
 
-    Raises ``PlanDiffers`` where the model or the images of this machine differ from those of the job.
+    This process can then help to score it. The plans differ where the model or the images of this machine are not those
+    of the job.
     """
     if _stored(folder) != plan:
         raise PlanDiffers("the model or the images of this machine are not those of the job")

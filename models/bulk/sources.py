@@ -33,7 +33,7 @@ MAX_FILE_BYTES = Limits().file_bytes
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Return all images of a named dataset as a source for bulk scoring, preprocessed for a model.
+    """Return the images of a built-in or uploaded dataset, which are converted to a model's input when they are read.
 
     Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
     """
@@ -46,7 +46,7 @@ def open_source(
 
 
 class ImageFiles:
-    """A source of image files in the given order, which are decoded while they are read.
+    """A list of image files as a sequence, decoded and converted to a model's input when they are read.
 
     Its digest covers paths, sizes and times of change.
     """
@@ -61,7 +61,7 @@ class ImageFiles:
         self.digest = content.hexdigest()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``, each with its path as given."""
+        """Yield (path, image) for files ``start`` to ``stop - 1``, or (path, ``ImageError``) for an unusable one."""
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
@@ -70,7 +70,7 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """A source of the images of a built-in dataset such as MNIST: training images first, then test images.
+    """The images of a built-in dataset such as MNIST as a sequence: first the training images, then the test images.
 
     Images are in the order of the dataset's file.
 
@@ -91,7 +91,7 @@ class BuiltinImages:
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``, each with a name such as ``x_train/00017``."""
+        """Yield (name, image) for images ``start`` to ``stop - 1``, with names such as ``x_train/00017``."""
         first = 0
         for name, count in self._counts.items():
             low, high = max(start - first, 0), min(stop - first, count)
@@ -139,10 +139,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of an image file, in bytes.
-
-    Raises ``ImageError`` where the file cannot be read.
-    """
+    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 64 MiB."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -154,5 +151,5 @@ def read_file(path: Path) -> bytes:
 
 
 def path_text(path: Path) -> str:
-    """Return a file path as UTF-8 text, in which bytes that are not UTF-8 are escaped."""
+    """Return a file path as text, with backslash escapes in place of bytes that are not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PartSummary:
-    """The number of images, of errors and of anomalies in a Parquet file of scores."""
+    """Counts of one Parquet file of scores: its images, those that could not be scored, and the anomalies."""
 
     images: int
     errors: int
@@ -44,7 +44,7 @@ class PartSummary:
 
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
-    """Write rows of scores to a Parquet file, atomically, and return the number of images, errors and anomalies.
+    """Write rows of scores, one per image, to a Parquet file; return the numbers of images, errors and anomalies.
 
     Equal rows give equal bytes.
     """
@@ -56,7 +56,7 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Return the number of images, errors and anomalies in a Parquet file of scores."""
+    """Return the numbers of images, of images with an error and of anomalies in a Parquet file of scores."""
     images = errors = anomalies = 0
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -66,7 +66,7 @@ def read_summary(path: Path) -> PartSummary:
 
 
 def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
-    """Merge Parquet files of scores, in order, into one file with ``metadata``, and return the summed counts.
+    """Join Parquet files of scores, in order, into one with ``metadata``; return its counts of errors and anomalies.
 
     The file is written atomically, one row group in memory at a time. It does not depend on the division into parts.
     """

@@ -33,7 +33,7 @@ SEED = 0
 
 
 def builtin_file(name: str, data_dir: Path | None) -> Path | None:
-    """Return the file of a built-in dataset such as MNIST; None where it is not on this machine."""
+    """Return the path of the file of a built-in dataset such as ``mnist``; None where it is not on this machine."""
     if name == MINI:
         return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
     if data_dir is None or name not in FILES or not (data_dir / FILES[name]).is_file():
@@ -42,9 +42,10 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return image shape and part sizes (training, calibration, test, ...) of a built-in dataset.
+    """Return the image shape of a built-in dataset, and its numbers of training, calibration and test images.
 
-    Pixels are not read. Raises ``DatasetUnfit``.
+    Pixels are not read. Raises ``DatasetUnfit`` for a damaged file, for too few images, and for a ``config`` that does
+    not fit them.
     """
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
@@ -56,7 +57,7 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Return a built-in dataset such as MNIST, with its images converted to the size and colour in ``config``.
+    """Return a built-in dataset such as MNIST in its parts, with images of the size and colour that ``config`` sets.
 
     Raises ``DatasetUnfit``.
 

@@ -13,7 +13,7 @@ from models.images.options import ImageOptions
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
-    """Return the names of all datasets on this machine: built-in datasets first, then those that users uploaded."""
+    """Return the names of all datasets on this machine: built-in ones whose files exist, then uploaded ones."""
     builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
     return builtin + (store.names() if store is not None else [])
 
@@ -21,7 +21,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return image shape and part sizes (training, calibration, test, ...) of a dataset, without decoding images.
+    """Return the image shape of a dataset and its numbers of training, calibration and test images; none is decoded.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
@@ -39,7 +39,7 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Return a built-in or uploaded dataset, with its images converted to the size and colour in ``config``.
+    """Return a built-in or uploaded dataset in its parts, with images of the size and colour that ``config`` sets.
 
     Args:
         name: The dataset.

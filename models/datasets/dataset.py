@@ -21,7 +21,7 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one shape in disjoint parts for training, statistics, calibration and tests, uint8 ``(N, C, H, W)``.
+    """Images of one shape, uint8 ``(N, C, H, W)``, in disjoint parts for training, statistics, calibration and tests.
 
     Attributes:
         name: The name of the dataset.
@@ -49,14 +49,14 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of an image: channels, height and width."""
+        """The shape of one image as (channels, height, width), the sides in pixels."""
         _, channels, height, width = self.train.shape
         return channels, height, width
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The image shape ``(C, H, W)`` of a dataset, and the number of images in each part.
+    """The image shape ``(C, H, W)`` of a dataset, and how many images train, fit statistics, calibrate and test.
 
     ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0.
     """
@@ -70,7 +70,7 @@ class DatasetSummary:
 
 
 def digest_of(*arrays: Images) -> str:
-    """Return the SHA-256 of the shapes and pixels of several image arrays, as hexadecimal text."""
+    """Return one SHA-256 digest, in hexadecimal, of the shapes and pixels of several arrays of images."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(repr(array.shape).encode())

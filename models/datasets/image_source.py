@@ -20,25 +20,25 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """Protocol of a sequence of images in a fixed order, read by range and preprocessed for one model."""
+    """Protocol of a fixed sequence of images, read by index range, each converted to the input of one model."""
 
     @property
     def count(self) -> int:
-        """The number of images."""
+        """The number of images in the sequence."""
         ...
 
     @property
     def digest(self) -> str:
-        """A digest that differs between sources with different images."""
+        """A hexadecimal hash of the images: two sources with different images have different hashes."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``, each with its name, or with its ``ImageError`` if it is unusable."""
+        """Yield (name, image) for images ``start`` to ``stop - 1``, or (name, ``ImageError``) for an unusable one."""
         ...
 
 
 class StoredImages:
-    """The images of an uploaded dataset, decoded and preprocessed while they are read.
+    """The images of an uploaded dataset as a sequence, decoded and converted to a model's input when they are read.
 
     Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
 
@@ -67,12 +67,12 @@ class StoredImages:
 
     @property
     def count(self) -> int:
-        """The number of images."""
+        """The number of images to read: those chosen by ``rows``, or else all images of the dataset."""
         return len(self._rows)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of pixels, paths and formats of all images of the dataset."""
+        """The SHA-256, in hexadecimal, of the pixels, paths and formats of all images of the dataset."""
         content = hashlib.sha256()
         columns = "path, format, mode, width, height, bytes, digest"
         with self._open() as storage:
@@ -82,13 +82,13 @@ class StoredImages:
 
     @property
     def names(self) -> list[str]:
-        """The paths of the images in the upload."""
+        """The paths that the images had in the upload, in the order in which they are read."""
         with self._open() as storage:
             paths = [stored.path for stored in storage.images(self._order)]
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield images ``start`` to ``stop - 1``, each with its path, decoded from the uploaded files."""
+        """Yield (path, image) for images ``start`` to ``stop - 1``, or (path, ``ImageError``) for an unusable one."""
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -104,7 +104,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a source of the images with indices ``places`` of this source, in rising order."""
+        """Return a source of only those images that have the indices ``places`` in this one, in rising order."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source
@@ -119,7 +119,7 @@ class StoredImages:
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return size in bytes and modification time in ns of a file; None where there is no file."""
+    """Return size in bytes and modification time in nanoseconds of a file; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

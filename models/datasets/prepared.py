@@ -32,11 +32,11 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Do nothing when progress is reported; the default of a callback."""
+    """Do nothing: the default of a ``progress`` callback, which gets the work done and the whole work."""
 
 
 class Prepared(BaseModel):
-    """The cached record of preprocessed images: a digest of their pixels, their provenance, and their folds."""
+    """The record of a cache of converted images: a digest of their pixels, their original formats, and their folds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Prepared(BaseModel):
 def prepare(
     folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
 ) -> Dataset:
-    """Return an uploaded dataset with its images preprocessed for a model, from a disk cache where possible.
+    """Return an uploaded dataset, its images converted to a model's input and cached on disk for the next call.
 
     The cache is one ``.npy`` file with the images in the order of the parts, and of the paths in each part.
 

@@ -30,7 +30,7 @@ class RejectedFile(_ReportPart):
 
 
 class SizeCount(_ReportPart):
-    """The number of images in a dataset with one width and height."""
+    """A width and a height in pixels, and how many images of a dataset have this size."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """The number of images of a dataset that have duplicates or near duplicates, and examples by path."""
+    """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
 
     images: int = Field(description="Images that have another like them.")
     sets: int = Field(description="Sets of equal images, or pairs of alike ones.")
@@ -74,7 +74,7 @@ class DatasetReport(_ReportPart):
 
 
 class Findings:
-    """The files of an upload that did not become images of the dataset: counts by reason, and examples."""
+    """A count of the uploaded files left out of a dataset, by reason, and a list of the first 100 of them."""
 
     def __init__(self) -> None:
         self.files: list[RejectedFile] = []
@@ -82,14 +82,14 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Count a file of the upload that is left out, with its reason."""
+        """Count an uploaded file that is left out, with a slug and a text of the reason, and list the first 100."""
         self.slugs[slug] += 1
         if len(self.files) < LISTED:
             self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Return the report of an uploaded dataset, computed from the index of its images.
+    """Return the report of an uploaded dataset (sizes, colours, duplicates, split), computed from its SQLite index.
 
     Args:
         name: The name of the dataset.

@@ -28,7 +28,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The assignment of images to training, statistics and calibration, with folds where images are few.
+    """The part of each image of a dataset, training, statistics or calibration, and its fold where images are few.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -42,9 +42,9 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Return a split of a dataset into training, statistics and calibration, with equal images kept together.
+    """Return the part of each image, training, statistics or calibration; images with equal pixels are in one part.
 
-    Below 400 images the last two are one part in folds, the reference part.
+    The shares are 80/10/10. Below 400 images the last two are one part in folds, the reference part, of 40 %.
 
     Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
     training, and half of its share for each other part. Otherwise single images are assigned. Folds follow the same
@@ -185,7 +185,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return the cross-conformal fold of every image, ``(N,)``, 0 to 4, and the rule: "by group" or "by image".
+    """Return the fold (subset 0 to 4, about equal in size) of each image, ``(N,)``, and "by group" or "by image".
 
     Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
     Otherwise they are made of images. Fewer than five different images give as many folds.
@@ -219,7 +219,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Divide a new dataset into parts and folds, write them to its index, and return the split."""
+    """Divide a new dataset into training, statistics and calibration, store that in its index, and return the split."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]

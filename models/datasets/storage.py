@@ -45,7 +45,7 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """The position and the format of an uploaded image in the file ``originals.bin`` of its dataset.
+    """An uploaded image in the file ``originals.bin`` of its dataset: byte position, length, format and size.
 
     The original is an encoded file, or the pixels, ``(C, H, W)``, of an array.
     """
@@ -60,7 +60,7 @@ class Stored:
 
 
 class StorageWriter:
-    """A writer that adds images to the files of a new dataset: originals, and an SQLite index of them.
+    """A writer of the files of a new dataset: image bytes in ``originals.bin``, their positions in an SQLite index.
 
     ``index`` is the connection to the index; its owner commits it.
     """
@@ -71,9 +71,9 @@ class StorageWriter:
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels) -> bool:
-        """Store an image of an upload, and return whether its path is new.
+        """Store an image of an upload and return True; return False, with nothing stored, if its path is taken.
 
-        Raises ``ImageError``, ``StorageFull``.
+        Raises ``ImageError`` where it cannot be decoded, and ``StorageFull``.
         """
         if isinstance(item, ImagePixels):
             image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
@@ -96,17 +96,14 @@ class StorageWriter:
         return True
 
     def different_images(self) -> int:
-        """Return the number of stored images whose pixels differ."""
+        """Return the number of stored images with different pixels: equal images count once."""
         count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
         return count
 
 
 @contextmanager
 def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
-    """Yield a writer for a new dataset in an empty folder, as a context manager.
-
-    The dataset is complete when the block ends.
-    """
+    """Create the files of a new dataset in an empty folder and yield a writer; they are complete after the block."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
@@ -122,7 +119,7 @@ def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
 
 
 class Storage:
-    """A reader of the images of an uploaded dataset, which never changes."""
+    """A reader of the images of an uploaded dataset, from ``originals.bin`` and the SQLite index of its positions."""
 
     def __init__(self, originals: BinaryIO, index: sqlite3.Connection) -> None:
         self._originals = originals
@@ -131,25 +128,22 @@ class Storage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
-        """Yield a reader of the dataset stored in a folder, as a context manager."""
+        """Open the dataset in a folder, yield a reader of it, and close its files at the end of the ``with`` block."""
         with closing(open_index(folder)) as index, (folder / ORIGINALS).open("rb") as originals:
             yield cls(originals, index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield the position and the format of every image, ordered by the SQL expression ``order``."""
+        """Yield position, format and size of every image, ordered by an SQL expression such as ``part, path``."""
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
 
     def folds(self) -> list[int]:
-        """Return the cross-conformal fold of every reference image, ordered by path."""
+        """Return the fold (0 to 4) of every image of the statistics part of a small dataset, ordered by path."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> Image.Image:
-        """Return a stored image, decoded but not preprocessed.
-
-        Raises ``ImageError``.
-        """
+        """Return a stored image as a Pillow image in its original size. Raises ``ImageError`` if it is damaged."""
         self._originals.seek(stored.start)
         data = self._originals.read(stored.bytes)
         if stored.format != ARRAY:
@@ -158,7 +152,7 @@ class Storage:
 
 
 def open_index(folder: Path) -> sqlite3.Connection:
-    """Return a read-only SQLite connection to the index of the images of a complete dataset.
+    """Return a read-only SQLite connection to the index of the images in the folder of a complete dataset.
 
     It takes no locks, as the index never changes.
     """

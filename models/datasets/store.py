@@ -26,7 +26,7 @@ RESERVE = 256 * 2**20
 
 
 class DatasetStore:
-    """The datasets that users uploaded, on disk, in one folder each under ``root``.
+    """The datasets that users uploaded, in one folder each under ``root``, with methods to create and load them.
 
     A folder holds the originals, an index, a report and preprocessed pixels.
 
@@ -39,11 +39,11 @@ class DatasetStore:
         self._reserve = reserve
 
     def names(self) -> list[str]:
-        """Return the sorted names of all complete datasets."""
+        """Return the sorted names of all uploaded datasets, except those that are still being created."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if is_name(path.parent.name))
 
     def report(self, name: str) -> DatasetReport:
-        """Return the report that was made when a dataset was uploaded.
+        """Return the report made when a dataset was uploaded (sizes, colours, duplicates, rejected files).
 
         Raises ``DatasetNotFound``.
         """
@@ -53,14 +53,11 @@ class DatasetStore:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def contact_sheet(self, name: str) -> Path:
-        """Return the path of a PNG that shows up to 100 images of a dataset.
-
-        Raises ``DatasetNotFound``.
-        """
+        """Return the path of a PNG that shows up to 100 images of a dataset. Raises ``DatasetNotFound``."""
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
-        """Raise ``InvalidName`` for a malformed dataset name, and ``DatasetTaken`` for a name in use."""
+        """Raise ``InvalidName`` for a malformed dataset name, and ``DatasetTaken`` for one that is in use."""
         check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
@@ -74,7 +71,7 @@ class DatasetStore:
         progress: Progress = no_progress,
         fill: Fill = fill_folder,
     ) -> DatasetReport:
-        """Create a dataset from uploaded files, atomically, and return its report.
+        """Create a dataset from uploaded files and return its report; readers find it only once it is complete.
 
         Args:
             name: The name of the new dataset.
@@ -103,9 +100,9 @@ class DatasetStore:
         return self.report(name)
 
     def delete(self, name: str) -> None:
-        """Remove a dataset from disk.
+        """Remove a dataset from disk. Raises ``DatasetNotFound`` if no uploaded dataset has this name.
 
-        Processes with its pixels in mapped memory keep them. Raises ``DatasetNotFound``.
+        Processes with its pixels in mapped memory keep them.
         """
         folder = self._folder(name)
         gone = self.root / f".{name}.{uuid4().hex}"  # atomic for readers
@@ -116,7 +113,7 @@ class DatasetStore:
         shutil.rmtree(gone)
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return image shape and part sizes (training, calibration, test, ...) of an uploaded dataset.
+        """Return the image shape of an uploaded dataset, and its numbers of training and calibration images.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
@@ -126,7 +123,7 @@ class DatasetStore:
         return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
-        """Return a dataset with images converted to the size and colour in ``config``, mapped from a cached file.
+        """Return a dataset, its images in the size and colour that ``config`` sets, mapped from a file on disk.
 
         The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.
         Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.

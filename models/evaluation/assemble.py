@@ -44,17 +44,17 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 
 @dataclass(frozen=True)
 class Subject:
-    """The inputs of an evaluation: a model, a dataset of normal images, and datasets of anomalous images.
+    """Inputs of an evaluation: the model, its dataset of normal images, the parameters, and where datasets are stored.
 
     Attributes:
         scorer: The model.
-        model: Its reference, such as ``digits:3``, for the report.
+        model: The name and version of the model, such as ``digits:3``, for the report.
         dataset: The dataset of normal images.
         parameters: The anomalous datasets and other parameters.
         data_dir: The folder of built-in datasets.
         store: The datasets of users.
         resamples: The number of resamples for each bootstrap interval.
-        calibration: The number of the calibration of ``scorer``; 0 is that of the artifact.
+        calibration: The number of the calibration of ``scorer``; 0 is the one that came with the model.
     """
 
     scorer: Scorer
@@ -69,7 +69,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class AnomalousSet:
-    """A set of anomalous images in an evaluation: images of another dataset, or normal images with a simulated fault.
+    """One set of images that a model should flag: those of another dataset, or normal images with a simulated fault.
 
     ``dataset`` is None for normal images with a fault.
     """
@@ -80,15 +80,15 @@ class AnomalousSet:
 
     @property
     def key(self) -> str:
-        """The key under which the scores of this set are stored, such as ``against-cifar10`` or ``fault-hole-8``."""
+        """The name under which this set's scores are stored, such as ``against-cifar10`` or ``fault-hole-8``."""
         return f"against-{self.name}" if self.dataset else f"fault-{self.name}"
 
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """The normal and anomalous images of an evaluation with their scores, from which the report is computed.
+    """Normal and anomalous images of an evaluation with their anomaly scores, from which its report is computed.
 
-    ``raw`` holds the raw scores by key, ``faulty`` the places of the normal images that were damaged.
+    ``raw`` holds the scores by the key of a set, ``faulty`` the indices of the normal images that were damaged.
     """
 
     scores: ScoreSuite
@@ -99,12 +99,12 @@ class ScoredSets:
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Return the report of an evaluation, computed from the scores of its normal and anomalous images.
+    """Compute the report of an evaluation (AUROC, false-alarm rates, curves, examples) from the scores of all images.
 
     Args:
         subject: The model and the datasets.
         scored: The scored sets.
-        report_progress: Called with the set that is summarised; what it raises ends the work.
+        report_progress: Called with the name of the set that is summarised; an exception that it raises ends the work.
     """
     scorer, columns = subject.scorer, scored.scores.columns
     alpha = subject.parameters.alpha

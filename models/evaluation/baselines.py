@@ -37,14 +37,14 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """The baseline score |x - mean| / deviation of a number x for each image, such as its PNG size."""
+    """Baseline anomaly score |x - m| / s of a number x per image; m, s are its mean and deviation on normal images."""
 
     mean: float
     deviation: float
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit mean and deviation to the numbers of n reference images, ``(n,)``."""
+        """Return the score with mean and standard deviation of ``values``, one number per normal image, ``(n,)``."""
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
@@ -54,7 +54,7 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The baseline score of probabilistic PCA: the Mahalanobis distance of the pixels (Tipping & Bishop 1999).
+    """Anomaly score by probabilistic PCA (Tipping & Bishop 1999): Mahalanobis distance of the pixels from their mean.
 
     d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², where r is the residual of x - μ beyond k principal components u_i.
 
@@ -74,7 +74,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Fit up to 64 principal components to the pixels of reference images, ``(n, C, H, W)``."""
+        """Return the score with at most 64 principal components, fitted to reference images, uint8 ``(n, C, H, W)``."""
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
@@ -98,7 +98,7 @@ class PrincipalComponents:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Trivial anomaly scores, such as PNG size and PCA, to which a model is compared.
+    """Five simple anomaly scores to compare a model with, such as PNG size and PCA of the pixels.
 
     They are fitted to normal images that are not used for tests or thresholds.
     """
@@ -110,7 +110,7 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Fit all baselines to normal images, ``(n, C, H, W)``, and their log-likelihoods in nats, ``(n,)``."""
+        """Return the scores, fitted to normal images, uint8 ``(n, C, H, W)``, and their log-likelihoods, ``(n,)``."""
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),
@@ -132,17 +132,18 @@ class Baselines:
 
 
 def png_sizes(images: Images) -> Array:
-    """Return the size of each image as a PNG file in bytes, ``(N,)``.
+    """Return the size in bytes of each image, uint8 ``(N, C, H, W)``, when it is encoded as PNG, float64 ``(N,)``.
 
-    Sizes depend on the zlib build.
+    Sizes depend on the zlib library that Pillow uses.
     """
     return np.array([len(encode_png(image)) for image in images], dtype=np.float64)
 
 
 def intensity_moments(images: Images) -> Array:
-    """Return mean, deviation, skewness and excess kurtosis of each channel, ``(N, C, H, W)`` -> ``(N, 4 C)``.
+    """Return mean, standard deviation, skewness, excess kurtosis per channel, ``(N, C, H, W)`` -> ``(N, 4 C)``.
 
-    Skewness and kurtosis of a channel with a single value are 0.
+    The means of all channels come first, then the deviations, and so on. Skewness and kurtosis of a channel with a
+    single value are 0.
     """
     x = images.reshape(*images.shape[:2], -1).astype(np.float64)
     mean, deviation = x.mean(2), x.std(2)

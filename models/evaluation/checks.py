@@ -25,7 +25,7 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise an error unless a dataset can serve as the normal images of an evaluation.
+    """Raise ``DatasetUnfit`` if a dataset's normal images do not fit the model, were used to train it, or are too few.
 
     Args:
         name: The dataset.
@@ -37,7 +37,8 @@ def check_normals(
 
     Raises:
         DatasetNotFound: There is no such dataset.
-        DatasetUnfit: The images do not fit the model, are too few, or were used in its training or calibration.
+        DatasetUnfit: The images do not fit the model, were used in its training or calibration, or are too few: fewer
+            than 40 of a user's dataset, or no test images of a built-in one.
     """
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
@@ -66,9 +67,10 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise an error unless a dataset can serve as anomalous images beside the normal dataset ``normal``.
+    """Raise ``DatasetUnfit`` if a dataset of anomalous images is that of the normal ones, or does not fit the model.
 
-    Raises ``DatasetNotFound`` or ``DatasetUnfit``.
+    A built-in dataset with fewer than 2 test images is unfit, too. With ``adapt``, sizes and colours are not checked.
+    Raises ``DatasetNotFound`` if there is no such dataset.
     """
     if name == normal:
         raise DatasetUnfit(f"{name} is the dataset of normal images")
@@ -83,7 +85,7 @@ def check_anomalous(
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetUnfit`` unless a model accepts the size and the colour of the images of a dataset."""
+    """Raise ``DatasetUnfit`` if a dataset has images of a size or colour mode that the model does not accept."""
     path = builtin_file(name, data_dir)
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
@@ -108,9 +110,10 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the preprocessing of an evaluation: that of the model, or with ``adapt`` one that accepts every image.
+    """Return the model's preprocessing; with ``adapt``, it resizes and recolours images that it would otherwise refuse.
 
-    With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and grey or rgb for colours.
+    With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and ``grey`` or ``rgb`` for colours
+    if the model has 1 or 3 channels.
     """
     if not adapt:
         return preprocessing
@@ -123,5 +126,5 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    """Return the error for a missing dataset, with the names of all datasets on this machine."""
+    """Return a ``DatasetNotFound`` error for the missing dataset ``name``, which lists all datasets on this machine."""
     return DatasetNotFound(f"{name!r} does not exist; there are {', '.join(dataset_names(data_dir, store))}")

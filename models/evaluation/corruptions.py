@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Corruption:
-    """A simulated image fault of a kind and a severity, such as a hole of 8 pixels.
+    """A simulated image fault: its kind and its severity, for example a hole with a side of 8 pixels.
 
     The unit of the severity is that in :data:`GRADES`; ``str`` gives a name such as ``hole-8``.
     """
@@ -47,10 +47,11 @@ class Corruption:
 
 
 def corruptions(height: int, width: int) -> list[Corruption]:
-    """Return all simulated faults, in rising severity, for images of ``height`` x ``width`` pixels.
+    """Return the simulated faults for images of ``height`` x ``width`` pixels: 8 kinds, each from mild to severe.
 
-    For sides outside 28 to 32, lengths of shift, hole and line are scaled by side / 28 and rounded to at least one
-    pixel, and equal grades are merged. Blur stays in pixels, as it belongs to the optics.
+    There are up to 5 severities of each kind. For sides outside 28 to 32, lengths of shift, hole and line are scaled by
+    side / 28 and rounded to at least one pixel, and equal grades are merged. Blur stays in pixels, as it belongs to the
+    optics.
 
     >>> [str(fault) for fault in corruptions(64, 64) if fault.kind == "hole"]
     ['hole-9', 'hole-14', 'hole-18', 'hole-27', 'hole-37']
@@ -65,7 +66,7 @@ def corruptions(height: int, width: int) -> list[Corruption]:
 
 
 def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return copies of images with a simulated fault, uint8 ``(N, C, H, W)``, rounded and clipped to 0..255.
+    """Return damaged copies of images, uint8 ``(N, C, H, W)``: each with the simulated fault, clipped to 0..255.
 
     The faults are x + N(0, s), x + b, m + f (x - m) with m the mean of the image, a Gaussian filter, a shift by
     (l sin a, l cos a), a rotation (order 1, the edge repeated), and zeros in a square or in full rows or columns.
@@ -83,9 +84,9 @@ def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | N
 
 
 def corrupt_chunks(chunks: Iterable[Images], corruption: Corruption) -> Iterator[Images]:
-    """Yield copies of batches of images with a simulated fault, uint8 ``(N, C, H, W)`` each.
+    """Yield a damaged copy of each batch of images, uint8 ``(N, C, H, W)``, with the same simulated fault in all.
 
-    Together they equal :func:`corrupt` of all images.
+    The result does not depend on the size of the batches: together they equal :func:`corrupt` of all images.
     """
     rng = np.random.default_rng(SEED)
     for images in chunks:
@@ -158,7 +159,7 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return top and left, in pixels, of a random rectangle that lies on the object of an image, ``(C, H, W)``.
+    """Return top row and left column of a random rectangle on a bright part of an image, ``(C, H, W)``, in pixels.
 
     All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
     taken. A hole in the dark background would not be a fault.

@@ -16,7 +16,7 @@ OUTSIDE = 0.005
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return a ROC curve as (false, true) positive rates from (0, 0) to (1, 1), thinned to ``points`` points.
+    """Return a ROC curve as at most ``points`` pairs (false-positive rate, true-positive rate), from (0, 0) to (1, 1).
 
     A curve with more corners is interpolated at false-positive rates that are evenly spaced in their square root, as
     small rates matter most.
@@ -42,9 +42,7 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return bin edges, ``(bins + 1,)``, for histograms that compare several sets of values.
-
-    They include all but the outermost values.
+    """Return ``bins + 1`` histogram edges for all ``sets``, from their lowest 0.5 % to their highest 99.5 % quantile.
 
     Args:
         sets: The values of each set.
@@ -63,9 +61,9 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the share of the values in each bin of a histogram, ``(bins,)``.
+    """Return the fraction of the values in each bin between ``edges``; values outside count in the first or last bin.
 
-    Values beyond the edges count in the outermost bins.
+    Shares are rounded to six digits. Without values they are 0.
     """
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return [round(float(count) / max(len(values), 1), 6) for count in counts]

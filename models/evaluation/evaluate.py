@@ -26,11 +26,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(_set: str, _done: int, _total: int) -> None:
-    """Do nothing when progress is reported; the default of a callback."""
+    """Do nothing; the default callback for progress (name of the image set, images done, images in total)."""
 
 
 def no_finish(_set: str) -> None:
-    """Do nothing when a set of images has been scored; the default of a callback."""
+    """Do nothing; the default callback for the name of an image set whose images have all been scored."""
 
 
 def evaluate(
@@ -39,11 +39,12 @@ def evaluate(
     folder: Path | None = None,
     finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
-    """Score normal and anomalous images with a model and with baselines, and return a report of the comparison.
+    """Score normal and anomalous images with a model and with simple baselines, and return a report that compares them.
 
     Args:
         subject: The model and the datasets to evaluate.
-        progress: Called with the progress; what it raises ends the work.
+        progress: Called with the name of the set, the images done and all images; an exception that it raises ends the
+            work.
         folder: Where the raw scores of finished sets are kept. Another run with this folder does not repeat them.
         finished: Called with the name of each finished set.
 

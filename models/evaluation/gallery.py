@@ -19,7 +19,7 @@ MAX_SIDE = 96
 
 
 def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
-    """Return the most and least anomalous images of a set as PNG, with scores and reasons.
+    """Return the few most and least anomalous images of a set as base64 PNG, each with its scores and strongest reason.
 
     ``names`` holds the names of all images of the set.
     """

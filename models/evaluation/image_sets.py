@@ -45,7 +45,7 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """A source of selected images from one part of a built-in dataset, which is in memory.
+    """Images chosen from one part of a built-in dataset, such as its test images, and read from an array in memory.
 
     ``rows`` holds the indices of the selected images in the part.
     """
@@ -57,16 +57,16 @@ class ArrayImages:
 
     @property
     def count(self) -> int:
-        """The number of selected images."""
+        """The number of images that were chosen, the length of ``rows``."""
         return len(self.rows)
 
     @property
     def names(self) -> list[str]:
-        """The names of the images, such as ``test/00017``: the part of the dataset and the index in it."""
+        """The name of each image: the part of the dataset and the image's index in it, such as ``test/00017``."""
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield selected images ``start`` to ``stop - 1``, each with its name."""
+        """Yield (name, image) for images ``start`` to ``stop - 1``; an image that is unusable is an ``ImageError``."""
         for row in self.rows[start:stop].tolist():
             image = self.pixels[row]
             name = f"{self.part}/{row:05d}"
@@ -81,7 +81,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one dataset that an evaluation scores together, optionally with a simulated fault ``corruption``."""
+    """Images of one dataset that an evaluation scores together, damaged by the fault ``corruption`` if it is set."""
 
     dataset: str
     source: ArrayImages | StoredImages
@@ -93,11 +93,11 @@ class ImageSet:
 
     @property
     def names(self) -> Sequence[str]:
-        """The names of the images, as the report shows them."""
+        """The name of each image: its path in an upload, or a name such as ``test/00017`` in a built-in dataset."""
         return self.source.names
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return the images with indices ``rows`` of this set, damaged by a simulated fault."""
+        """Return a new set of the images with indices ``rows``; the simulated fault is applied as they are read."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
@@ -105,9 +105,9 @@ class ImageSet:
         return replace(self, source=chosen, corruption=corruption)
 
     def batches(self) -> Iterator[Images]:
-        """Yield all images of the set in batches, uint8 ``(N, C, H, W)``.
+        """Yield all images in batches of at most 250, uint8 ``(N, C, H, W)``, with the set's simulated fault, if any.
 
-        Raises ``DatasetUnfit`` for an image that the model refuses, ``DatasetNotFound`` where it was deleted meanwhile.
+        Raises ``DatasetUnfit`` for an image that the model refuses, and ``DatasetNotFound`` if the dataset was deleted.
         """
         batches = self._batches()
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
@@ -127,7 +127,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Normals:
-    """Normal images of an evaluation in three disjoint parts: for baselines, for thresholds, and for tests.
+    """Normal images of an evaluation in three disjoint parts: to fit baselines, to set score thresholds, and to test.
 
     Attributes:
         fit: The images to which baselines are fitted.
@@ -144,7 +144,7 @@ class Normals:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The normal and anomalous images that an evaluation reads from datasets, preprocessed for the model.
+    """Reader of the images of an evaluation: it checks each dataset, then selects and preprocesses images from it.
 
     Attributes:
         used: The datasets on which the model was trained and calibrated.
@@ -162,16 +162,16 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """The largest number of images that the evaluation reads from one dataset."""
+        """The largest number of images in one set of normal or anomalous images, as set by the user."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of all images of the evaluation: size, fit and colour."""
+        """The preprocessing of all images: the model's own, or with ``adapt`` one that converts size and colour."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
-        """Return the normal images of a dataset in three disjoint parts: for baselines, thresholds and tests.
+        """Return a dataset's normal images in three disjoint parts: to fit baselines, to set thresholds, and to test.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
@@ -200,9 +200,9 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return anomalous images: the test images of a built-in dataset, or all images of a user's dataset.
+        """Return dataset ``name`` as anomalous images: the test images if it is built in, all images of an upload.
 
-        Raises ``DatasetNotFound``, ``DatasetUnfit``.
+        Of more than ``images`` images, evenly spaced ones are taken. Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
         check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
@@ -213,7 +213,7 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a text that identifies the current content of a dataset, and changes when its name is reused.
+        """Return the size and modification time of a dataset's file as text, by which a replaced dataset is recognised.
 
         Raises ``DatasetNotFound``.
         """
@@ -243,7 +243,7 @@ class ImageSets:
 
 
 def evenly(count: int, most: int) -> Rows:
-    """Return at most ``most`` evenly spaced indices of ``count`` images.
+    """Return the indices of at most ``most`` of ``count`` images, evenly spaced from the first to the last.
 
     >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])

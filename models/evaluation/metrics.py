@@ -21,7 +21,7 @@ MAX_COUNTS = 2_000_000
 
 @dataclass(frozen=True)
 class Separation:
-    """AUROC, average precision, and false-positive rate at 95 % true positives; anomalous images are positive."""
+    """Metrics of an anomaly score: AUROC, average precision, and false-positive rate at 95 % true positives."""
 
     auroc: float
     aupr: float
@@ -30,7 +30,9 @@ class Separation:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of normal and anomalous images, shared by all scores so that differences are paired.
+    """Bootstrap resamples of the normal and the anomalous images: how often each image was drawn in each resample.
+
+    All scores share the same resamples, so that differences between scores are paired.
 
     Attributes:
         normal: How often each normal image was drawn, uint8, ``(images, resamples)``.
@@ -42,7 +44,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Draw stratified bootstrap resamples: each set is drawn with replacement to its own size.
+        """Draw bootstrap resamples: n of the n normal images and m of the m anomalous ones, with replacement.
 
         Args:
             normal: The number of normal images.
@@ -55,7 +57,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return AUROC, average precision and FPR at 95 % TPR of a score on normal and anomalous images.
+    """Return AUROC, average precision, and the false-positive rate at 95 % true positives of an anomaly score.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.
@@ -79,7 +81,7 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Return AUROC, average precision and FPR at 95 % TPR of a score on each resample, ``(resamples, 3)``.
+    """Return AUROC, average precision, false-positive rate at 95 % true positives per resample, ``(resamples, 3)``.
 
     The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
     share one sort and take O(resamples (n + m)) operations.
@@ -102,7 +104,7 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of resampled values, ``(resamples,)``, at confidence ``level``."""
+    """Return (low, high), the interval that contains the middle ``level`` (0.95 is 95 %) of bootstrap values."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

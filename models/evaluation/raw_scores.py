@@ -24,12 +24,12 @@ Images: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Extremes:
-    """The n most, or n least, anomalous images of a set with their anomaly statistics, the most extreme first.
+    """The n most, or n least, anomalous images of a set, with their anomaly scores in nats and indices in the set.
 
     Attributes:
         images: The images, ``(n, C, H, W)``.
-        statistics: Their T in nats, ``(n,)``.
-        places: Their places in the set, ``(n,)``.
+        statistics: Their combined anomaly scores in nats, ``(n,)``, the most extreme first.
+        places: Their indices in the set, ``(n,)``.
     """
 
     images: Images
@@ -38,11 +38,11 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return an empty selection of images, for images of shape ``(C, H, W)``."""
+        """Return a selection without images, to which others are merged; ``shape`` is the (C, H, W) of the images."""
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Return the ``count`` most anomalous images of two selections (``sign`` -1), or the least anomalous (1)."""
+        """Return ``count`` images with the highest (``sign=-1``) or lowest (``sign=1``) scores of both selections."""
         statistics = np.concatenate([self.statistics, other.statistics])
         best = np.argsort(sign * statistics, kind="stable")[:count]
         images = np.concatenate([self.images, other.images])[best]
@@ -51,7 +51,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class RawSet:
-    """The scores of all images of a set, and the few images that are shown as most and least anomalous.
+    """The anomaly scores of all images of a set, and the few most and least anomalous images to show in a report.
 
     ``images`` is the number of images; only those of the gallery, ``most`` and ``least``, are kept.
     """
@@ -63,11 +63,11 @@ class RawSet:
 
     @property
     def failed(self) -> int:
-        """The number of images without a finite likelihood, which have no scores."""
+        """The number of images without scores, because their log-likelihood is NaN or infinite."""
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:
-        """Return the scores and the kept images as named arrays, for storage in a file."""
+        """Return the scores and the kept images as a dictionary of arrays, such as ``scored.values``, to be saved."""
         arrays = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
         for end in ("most", "least"):
             arrays |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
@@ -75,23 +75,20 @@ class RawSet:
 
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> Self:
-        """Return the scores and images of a set, rebuilt from named arrays.
-
-        The inverse of :meth:`arrays`. Raises ``KeyError`` where an array is missing.
-        """
+        """Rebuild a set from the dictionary that :meth:`arrays` returned; raise ``KeyError`` if an array is missing."""
         scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
         ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
         return cls(int(arrays["images"]), scored, *ends)
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
-    """Return all scores of all images of a set, with its most and least anomalous images.
+    """Compute all scores of all images of a set; keep its ``shown`` most and ``shown`` least anomalous images.
 
     Args:
         scores: The scores to compute.
         images: The set.
-        shown: The number of images to keep at either end of the order by T.
-        progress: Called with the number of images of each batch; what it raises ends the work.
+        shown: The number of images to keep at either end of the order by the combined anomaly score.
+        progress: Called with the number of images of each batch; an exception that it raises ends the work.
 
     Raises:
         DatasetUnfit: The model refuses an image.
@@ -120,10 +117,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class RawScoreCache:
-    """A disk cache of image scores, so that a restarted evaluation skips the image sets that are complete.
+    """Disk cache of anomaly scores, one file per image set, so that a restarted evaluation skips finished sets.
 
     Each finished set is one file, ``<set>.npz``, which is written atomically. ``plan`` holds everything that the scores
-    depend on: a folder with another plan is emptied first. Without a folder nothing is kept.
+    depend on, such as the digest of the weights: a folder with another plan is emptied first. Without a folder nothing
+    is kept.
     """
 
     def __init__(self, folder: Path | None, plan: Mapping[str, Any]) -> None:
@@ -140,7 +138,7 @@ class RawScoreCache:
             write_atomically(folder / PLAN, wanted)
 
     def get(self, name: str) -> Arrays | None:
-        """Return the stored arrays of a set of images; None where there are none, or they cannot be read."""
+        """Return the stored arrays of image set ``name``, or None if there is no file or it cannot be read."""
         if self._folder is None or not (path := self._folder / f"{name}.npz").is_file():
             return None
         try:
@@ -151,7 +149,7 @@ class RawScoreCache:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Store the scores of a set of images as named arrays."""
+        """Write the arrays of image set ``name`` to ``<name>.npz`` in the cache folder; without a folder do nothing."""
         if self._folder is None:
             return
         content = io.BytesIO()

@@ -19,7 +19,7 @@ PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return the report of an evaluation as a self-contained HTML page, with all texts of users escaped."""
+    """Return an evaluation report as one HTML page that loads no other file, with user-supplied text escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -36,7 +36,7 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return the main results of an evaluation in sentences: AUROC beside the best baseline, and false alarms."""
+    """Return the main results as English sentences: AUROCs against the best baseline, then false-alarm rates."""
     sentences = [_against(report, entry) for entry in report.sets if entry.kind == "dataset"]
     faults = [entry for entry in report.sets if entry.kind == "corruption"]
     if faults:
@@ -50,12 +50,15 @@ def summary(report: EvaluationReport) -> list[str]:
 
 
 def result_of(entry: SetReport, score: str) -> Result:
-    """Return the result of the score named ``score`` on one set of anomalous images."""
+    """Return the metrics of the anomaly score named ``score`` (AUROC and others) for one set of anomalous images.
+
+    Raises ``StopIteration`` if there is no such score.
+    """
     return next(result for result in entry.results if result.score == score)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share as a text in per cent.
+    """Return a share between 0 and 1 as text in per cent, such as ``1.23 %``, or ``not attainable`` for None.
 
     >>> percent(0.0123), percent(None)
     ('1.23 %', 'not attainable')
@@ -115,7 +118,7 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 
 
 
 def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
-    """Return an SVG chart of ROC curves.
+    """Return an SVG chart of ROC curves (true-positive over false-positive rate), one line for each curve.
 
     Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend.
     """
@@ -129,10 +132,7 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return an SVG chart of the outlines of several histograms with shared edges.
-
-    All bars are equally wide.
-    """
+    """Return an SVG chart with the outlines of several histograms over the same bins, drawn on equally wide bars."""
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0
@@ -149,7 +149,7 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
 
 
 def legend(labels: Sequence[str]) -> Markup:
-    """Return the HTML legend of a chart, with one label for each line."""
+    """Return an HTML list with a short sample of each line of a chart beside its label, in the given order."""
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
             _line([(1, 5), (33, 5)], number, None), label

@@ -17,14 +17,14 @@ class _EvaluationPart(BaseModel):
 
 
 class Rate(_EvaluationPart):
-    """The share of images that a score flags at a false-alarm rate; null where no threshold is strict enough."""
+    """The share of images (0 to 1) flagged at false-alarm rate ``alpha``; null if too few images set the threshold."""
 
     alpha: float
     share: float | None
 
 
 class FalseAlarms(_EvaluationPart):
-    """The share of normal images that a score flags as anomalous, with its expected 99 % interval."""
+    """The share of normal images flagged at false-alarm rate ``alpha``, and the 99 % interval expected for it."""
 
     alpha: float
     share: float | None = Field(description="Null where the calibration is too small for this alpha.")
@@ -34,7 +34,7 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """The name of an anomaly score, and its false alarms on the normal images; larger scores are more anomalous."""
+    """An anomaly score in the report: name, label, kind and false alarms on normal images. Larger is more anomalous."""
 
     name: str
     label: str
@@ -43,7 +43,7 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """AUROC, average precision and FPR of one score on a set of anomalous images, with 95 % bootstrap intervals."""
+    """AUROC, average precision, false-positive rate of a score on an anomalous set, with 95 % bootstrap intervals."""
 
     score: str
     auroc: float
@@ -56,25 +56,23 @@ class Result(_EvaluationPart):
 
 
 class Curve(_EvaluationPart):
-    """A ROC curve of one score as (false, true) positive rates, thinned to few points."""
+    """ROC curve of one score as at most 200 points (false-positive rate, true-positive rate), from (0, 0) to (1, 1)."""
 
     score: str
     points: list[tuple[float, float]]
 
 
 class Histogram(_EvaluationPart):
-    """Histogram of a score over the images of one set: the share of the images in each bar."""
+    """The histogram of a score over one set of images: the share of the images, 0 to 1, in each bar."""
 
     set: str
     shares: list[float]
 
 
 class Histograms(_EvaluationPart):
-    """Histograms of one number over several sets of images, with shared edges.
+    """Histograms of one number, such as the log-likelihood, over several sets of images, all with the same bar edges.
 
-    Values beyond the edges count in the outermost bars.
-
-    Edges of T are evenly spaced in log(1 + T).
+    Values beyond the edges count in the outermost bars. Edges of the combined score T are evenly spaced in log(1 + T).
     """
 
     label: str
@@ -83,7 +81,7 @@ class Histograms(_EvaluationPart):
 
 
 class Example(_EvaluationPart):
-    """One of the most or least anomalous images of a set, with its scores."""
+    """One of the most or least anomalous images of a set, as PNG, with its p-value, scores and strongest reason."""
 
     name: str = Field(description="Path in the dataset, or part and place.")
     p_value: float
@@ -94,14 +92,14 @@ class Example(_EvaluationPart):
 
 
 class Gallery(_EvaluationPart):
-    """The most and the least anomalous images of a set by anomaly statistic, the most extreme first."""
+    """The most and the least anomalous images of a set by the model's anomaly score, the most extreme first."""
 
     most: list[Example]
     least: list[Example]
 
 
 class ImageCount(_EvaluationPart):
-    """The number of images in a set, and of those without a finite likelihood, which are left out."""
+    """The number of images in a set, and how many of these have no finite likelihood and are left out."""
 
     name: str
     images: int
@@ -110,7 +108,7 @@ class ImageCount(_EvaluationPart):
 
 
 class SetReport(_EvaluationPart):
-    """The comparison of one set of anomalous images with the normal images, by every score."""
+    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -125,7 +123,7 @@ class SetReport(_EvaluationPart):
 
 
 class Normal(_EvaluationPart):
-    """The normal images of an evaluation: their dataset, and how they are divided into parts."""
+    """The normal images of an evaluation: dataset, number of images for each purpose, examples, mean log-likelihood."""
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -138,7 +136,7 @@ class Normal(_EvaluationPart):
 
 
 class EvaluationReport(_EvaluationPart):
-    """The report of an evaluation: how well a model and trivial baselines separate normal from anomalous images."""
+    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -156,12 +154,12 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the description of the score ``name`` with its false alarms."""
+        """Return the label, kind and false alarms of the score ``name``. Raises ``StopIteration`` if it is missing."""
         return next(column for column in self.columns if column.name == name)
 
 
 class EvaluationParameters(BaseModel):
-    """Parameters of an evaluation: the sets of anomalous images, and how scores are computed and reported.
+    """Settings of an evaluation: datasets and simulated faults to test against, image limit, false-alarm rate.
 
     ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
     whose size or colour the model refuses are converted, and the report notes it.

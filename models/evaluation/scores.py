@@ -28,7 +28,7 @@ COMBINED = "combined"
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """The name, the label and the kind of an anomaly score; larger values are more anomalous."""
+    """An anomaly score of an evaluation: its name, its label in the report, and its kind. Larger is more anomalous."""
 
     name: str
     label: str
@@ -37,13 +37,13 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A batch of N images with finite likelihoods, and the results of the forward pass through the flow.
+    """N images with finite log-likelihoods, and their statistics from the flow, which anomaly scores are computed from.
 
     Attributes:
         images: The images, ``(N, C, H, W)``.
         likelihoods: Their likelihoods.
-        evidence: Their evidence from the forward pass.
-        with_gradients: The evidence with gradients, where a backward pass was made.
+        evidence: Their statistics from the forward pass.
+        with_gradients: The same with statistics of gradients, if a backward pass was made, else None.
     """
 
     images: Images
@@ -53,13 +53,13 @@ class ScoredBatch:
 
     @property
     def log_likelihoods(self) -> Array:
-        """The log-likelihoods of the images in nats, ``(N,)``."""
+        """The log-likelihood of each of the N images in nats, float64 ``(N,)``."""
         return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Anomaly scores that are computed by one function, ``compute``: a batch of N images -> ``(N, len(columns))``."""
+    """Anomaly scores that one function computes: ``compute`` turns a batch of N images into ``(N, len(columns))``."""
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
@@ -67,13 +67,13 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All anomaly scores of N images; images without a finite likelihood are left out.
+    """All anomaly scores of N images, one column per score. Images without a finite likelihood are left out.
 
     Attributes:
         values: The scores, ``(N, columns)``.
         log_likelihoods: The log-likelihoods in nats, ``(N,)``.
         p_values: The p-values of the combined score, ``(N,)``.
-        kept: The places of the N images in their set, ``(N,)``.
+        kept: The indices of the N images in their set, ``(N,)``.
     """
 
     values: Array
@@ -89,18 +89,18 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """The anomaly statistic of each image in nats, ``(N,)``: the first column of the scores."""
+        """The model's combined anomaly score of each image in nats, ``(N,)``: the first column of ``values``."""
         return self.values[:, 0]
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        """Return the scores of several batches of images, concatenated."""
+        """Return the scores of several batches of images as one object, in the given order."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
-    """All anomaly scores that an evaluation compares: those of the model, their components, and baselines.
+    """Calculator of all anomaly scores that an evaluation compares: the model's, their components, and baselines.
 
     They need one forward pass, and one backward pass with ``gradients``.
 
@@ -124,7 +124,7 @@ class ScoreSuite:
 
     @property
     def columns(self) -> tuple[ScoreColumn, ...]:
-        """The description of each score; the first is the anomaly statistic that gives verdicts."""
+        """The name, label and kind of each score, in column order; the first is the model's combined anomaly score."""
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Images) -> ImageScores:
@@ -140,10 +140,7 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Images, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Score images, and return indices and results of those with a finite likelihood.
-
-    The results are None where no image has a finite likelihood.
-    """
+    """Score images and return (indices, results) of those with a finite likelihood. Without any, results are None."""
     scores = scorer.score_each(images, gradients=gradients)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
@@ -157,13 +154,13 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return the anomaly statistic, by which verdicts are made, as a group of one score, in nats."""
+    """Return a ``ScoreGroup`` of one score in nats: the model's combined anomaly score, on which verdicts are based."""
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return two scores that use gradients: the anomaly statistic, and -ln p of the gradients, both in nats."""
+    """Return a ``ScoreGroup`` by gradients of log p: the anomaly score with them, and -ln of their own p-value."""
     columns = (
         ScoreColumn("thorough", "combined score with gradients", "thorough"),
         ScoreColumn("gradient-family", "family of gradients", "family"),
@@ -180,7 +177,10 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return -ln p by whole-image and by local statistics as two scores, in nats, averaged over folds."""
+    """Return a ``ScoreGroup`` of -ln of the p-values of whole-image and of local statistics, in nats.
+
+    They are averaged over the folds of the calibration. A flow without spatial structure has no local score.
+    """
     columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
     if _first(calibration).local is not None:
         columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
@@ -190,9 +190,10 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return the absolute z-score of each whole-image statistic as scores, given the complexity of the image.
+    """Return a ``ScoreGroup`` with the absolute z-score |z| of each whole-image statistic, such as kurtosis.
 
-    ``names`` are the names of the whole-image statistics of the evidence.
+    z is the distance from the value that is expected for an image of the same complexity, in standard deviations.
+    ``names`` are the names of the statistics.
     """
     fits = _fits(calibration)
     names = fits[0].names(names)
@@ -212,9 +213,10 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return -ln p of the most unusual regions of each shape as scores, in nats.
+    """Return a ``ScoreGroup`` with -ln of the p-values of the most unusual squares and lines of an image, in nats.
 
-    There are none for a flow without spatial structure.
+    Each size of square has two scores, for the most and the least likely place, and so have full rows and columns. The
+    group is empty for a flow without spatial structure.
     """
     family = _first(calibration).local
     if family is None:
@@ -239,7 +241,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def trivial(baselines: Baselines) -> ScoreGroup:
-    """Return the trivial baselines, such as PNG size and PCA, as a group of scores."""
+    """Return a ``ScoreGroup`` of the five simple baselines, such as raw log-likelihood, PNG size and pixel PCA."""
     columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
     return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
 

@@ -23,7 +23,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Conformal p-values for every score of an evaluation, by which images are flagged at a false-alarm rate.
+    """Scores of normal images, among which the rank of another image's score gives its p-value (conformal test).
 
     P-values of the combined score come from the calibration of the model; those of any other score are ranks among
     its values for the threshold images.
@@ -38,24 +38,21 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Return the thresholds, given the scores of the normal images that are reserved for them."""
+        """Return the thresholds that follow from ``scored``, the scores of normal images reserved for this purpose."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images with which an image is compared for the p-value of a score."""
+        """Return the number of normal images among which the score in column ``column`` of an image is ranked."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return the conformal p-values of N images by the score in column ``column``, ``(N,)``."""
+        """Return each image's p-value, ``(N,)``: (1 + number of normal scores >= its own) / (1 + normal images)."""
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the share of images that a score flags at false-alarm rate ``alpha``.
-
-        None where no p-value is as small.
-        """
+        """Return the share of images with p-value <= ``alpha``, or None if no p-value of this score can be so small."""
         if not conformal.flagged_ranks(self.images(column), alpha):
             return None
         return float((self.p_values(scored, column) <= alpha).mean())
@@ -64,7 +61,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return the name of every score with its false-alarm rates on normal images."""
+    """Return the name, label, kind and false-alarm rates on normal images of every score, in the given order."""
     return [
         schema.Column(
             name=column.name,
@@ -91,7 +88,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return metrics of each score, the best baseline, and by how much the anomaly statistic exceeds it in AUROC.
+    """Return every score's metrics, the name of the best baseline, and the model's AUROC minus the baseline's.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 
@@ -105,7 +102,7 @@ def compare(
 
     Returns:
         The results in the order of ``columns``, the name of the baseline with the largest AUROC, and the AUROC of the
-        combined score minus that of this baseline with the ends of its interval.
+        combined score minus that of this baseline with the ends of its 95 % bootstrap interval.
     """
     drawn = Resamples.draw(len(normal), len(strange), resamples)
     results, aurocs = [], {}
@@ -134,7 +131,7 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curves of all scores of the kinds ``families``."""
+    """Return the ROC curves (at most 200 points each) of all scores whose kind is one of ``families``."""
     return [
         schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
         for place, column in enumerate(columns)

@@ -26,9 +26,10 @@ class _ImageArchitecture(BaseModel):
 
 
 class GlowArchitecture(_ImageArchitecture):
-    """Settings of a multi-scale Glow: levels of a squeeze, repeated steps and a split (Kingma & Dhariwal 2018).
+    """Settings of a Glow, a multi-scale flow of 1x1 convolutions and couplings (Kingma & Dhariwal 2018).
 
-    A step is activation normalisation, a 1x1 convolution and an affine coupling.
+    Each level is a squeeze (2x2 pixels become channels), repeated steps, and a split that turns half of the channels
+    into latents. A step is activation normalisation, a 1x1 convolution and an affine coupling.
     """
 
     family: Literal["glow"] = "glow"
@@ -38,14 +39,15 @@ class GlowArchitecture(_ImageArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a one-line description of the architecture in words, with its levels, steps and width."""
+        """Return a line such as "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions"."""
         return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
 
 
 class ConvolutionalArchitecture(_ImageArchitecture):
-    """Settings of a flow of k x k convolutions with spline activations, in blocks (Keller et al. 2021, 5).
+    """Settings of a flow of k x k convolutions with spline activations between them (Keller et al. 2021, sec. 5).
 
-    There is a squeeze between blocks and no split. The paper has nine layers in three blocks.
+    The convolutions are in blocks. There is a squeeze (2x2 pixels become channels) between blocks and no split, and no
+    activation after the last convolution. The paper has nine layers in three blocks.
     """
 
     family: Literal["convolutional"] = "convolutional"
@@ -55,19 +57,19 @@ class ConvolutionalArchitecture(_ImageArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a one-line description of the architecture in words, with its number of convolutions."""
+        """Return a line such as "9 self-normalizing convolutions in 3 blocks, spline activations"."""
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
 
 class FullyConnectedArchitecture(_ImageArchitecture):
-    """Settings of a flow of dense layers over the whole image with smooth leaky ReLUs (Keller et al. 2021, 5)."""
+    """Settings of a flow of fully connected layers and smooth leaky ReLUs (Keller et al. 2021, sec. 5)."""
 
     family: Literal["fully-connected"] = "fully-connected"
     layers: int = Field(2, ge=1, le=16)
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a one-line description of the architecture in words, with its number of layers."""
+        """Return a line such as "2 self-normalizing dense layers, smooth leaky ReLU"."""
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
 
@@ -77,7 +79,9 @@ Architecture = Annotated[
 
 
 def depth(height: int, width: int) -> int:
-    """Return the number of levels of a multi-scale flow: how often both sides can be halved to at least 4 pixels.
+    """Return how often both sides of an image can be halved without remainder, down to no less than 4 pixels.
+
+    It is the number of levels of a multi-scale flow.
 
     >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
     (2, 3, 4, 0)

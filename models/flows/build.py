@@ -54,9 +54,10 @@ CONVOLUTIONS: dict[str, Callable[[Shape, int], Bijection]] = {
 
 
 def build_flow(architecture: Architecture) -> Flow:
-    """Build the flow that an architecture describes, with random weights from torch's global generator.
+    """Return a new, untrained flow with the layers that ``architecture`` gives and random initial weights.
 
-    Before use it must be initialised with a batch (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
+    The weights come from torch's global generator. Before use the flow must be initialised with a batch
+    (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
 
     Raises:
         ValueError: The architecture asks for a linear layer that is not in the tables of this module.

@@ -17,7 +17,7 @@ from models.bijections.squeeze import Squeeze
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """Contribution of a scale of the flow (a level or the pixel transform) to each image's log-likelihood, in nats.
+    """Contribution of one level of a flow, or of its pixel transform, to the log-likelihood of each image, in nats.
 
     Attributes:
         log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
@@ -30,7 +30,7 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """Result of a flow for a batch of images: latents, and the terms that sum to each image's log-likelihood.
+    """Result of a flow for N images: their latents, and the contributions that add up to each log-likelihood.
 
     Attributes:
         latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
@@ -42,12 +42,12 @@ class FlowOutput:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """The log-likelihood of each image in nats, ``(N,)``, the sum over all scales of the flow."""
+        """The log-likelihood of each of the N images in nats, ``(N,)``, the sum of the contributions in ``terms``."""
         return torch.stack([term.log_prior + term.log_det for term in self.terms]).sum(0)
 
 
 class Level(nn.Module):
-    """Level of a multi-scale flow: a squeeze, bijections, and a split that turns half of the channels into latents.
+    """One level of a multi-scale flow: invertible layers, then optionally half of the channels split off as latents.
 
     The prior of these latents is a Gaussian whose mean and deviation are functions of the channels that stay (Kingma &
     Dhariwal 2018, 3.5 and table 1). It is a coupling that whitens the latents to a standard normal; its log-det is part
@@ -67,7 +67,7 @@ class Level(nn.Module):
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield the bijections of the level in forward order: the squeeze, if there is one, then the others."""
+        """Yield the invertible layers of the level in forward order, first the optional squeeze of 2x2 pixels."""
         if self.squeeze is not None:
             yield self.squeeze
         for step in self.steps:
@@ -76,7 +76,7 @@ class Level(nn.Module):
 
 
 class Flow(nn.Module):
-    """Normalizing flow: a bijection between images and normal latents, with exact log-likelihoods of images.
+    """Normalizing flow: an invertible network that maps images to normal latents and gives their exact log-likelihood.
 
     By the change of variables (Keller et al. 2021, eq. 2), log p(x) is the log-det of the pixel transform plus
     Σ_l [log N(e_l; 0, I) + log-dets of level l], with the whitened latents e_l of level l.
@@ -92,16 +92,16 @@ class Flow(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def level_list(self) -> list[Level]:
-        """Return the levels of the flow as a list, finest scale first."""
+        """Return the levels of the flow (its groups of layers at one resolution), finest resolution first."""
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor) -> FlowOutput:
-        """Return the latents and log-likelihood terms of dequantised images ``x``, ``(N, C, H, W)`` in [0, 256)."""
+        """Return latents and log-likelihood of images ``x``, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1)."""
         y, log_det = self.pixels(x.double())
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return the latents and log-likelihood terms of images that have passed the pixel transform already.
+        """Return latents and log-likelihood of images that the first layer, the pixel transform, has mapped already.
 
         Args:
             y: Transformed images, ``(N, C, H, W)``.
@@ -128,7 +128,7 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Map latents to dequantised images by the exact inverse of the flow, or by learned approximate inverses.
+        """Return the images, ``(N, C, H, W)``, for given latents, by exact inverses or by learned approximate ones.
 
         Args:
             latents: Latents of each scale, finest scale first.
@@ -151,7 +151,11 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set the uninitialised activation normalisations of the flow from dequantised images, ``(N, C, H, W)``."""
+        """Set each uninitialised normalisation layer so that its outputs for images ``x`` have mean 0, deviation 1.
+
+        Args:
+            x: Images, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1).
+        """
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         for level in self.level_list():
             for bijection in level.bijections():
@@ -163,7 +167,11 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Iterate over the levels of a flow, with the name, module and input shape of each bijection.
+    """Yield each level of a flow, with the name, module and input shape of its layers and its output shape.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
 
     Yields:
         The level; name, bijection and input shape of each of its bijections; the shape of their outputs.
@@ -181,6 +189,6 @@ def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Return the standard normal log-density log N(z; 0, I) of each sample, ``(N, ...) -> (N,)`` in nats."""
+    """Return log N(z; 0, I), the standard normal log-density of each sample in nats, ``(N, ...) -> (N,)``."""
     dimensions = z[0].numel() if z.shape[0] else 0
     return -0.5 * sum_samples(z.square()) - 0.5 * dimensions * math.log(2 * math.pi)

@@ -23,10 +23,11 @@ EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode a PNG, JPEG, WebP or BMP file and convert it to the size and channels that a model expects.
+    """Return the pixels of an image file, converted to a model's size and channels. Raises ``ImageError`` if refused.
 
-    Palettes and opaque alpha channels are converted. If the preprocessing is "exact", images of another size or colour
-    are refused, because a conversion would change the score. 16-bit, animated and transparent files are always refused.
+    The file is PNG, JPEG, WebP or BMP. Palettes and opaque alpha channels are converted. If the preprocessing is
+    "exact", images of another size or colour are refused, because a conversion would change the score. 16-bit and
+    animated files are always refused, and so are transparent ones, except for an RGBA file and a model with 4 channels.
 
     Args:
         data: Content of the file.
@@ -42,7 +43,9 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
-    """Decode an image file into an 8-bit Pillow image, without any change of size or colour.
+    """Decode a PNG, JPEG, WebP or BMP file to an 8-bit Pillow image of its own size. Raises ``ImageError`` if it fails.
+
+    Neither size nor colour is changed.
 
     Args:
         data: Content of the file.
@@ -100,7 +103,7 @@ def _check_header(image: Image.Image) -> None:
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Decode a ``.npy`` file into pixels, uint8 ``(N, C, H, W)``. Arrays of another shape or type are refused.
+    """Return the images of a ``.npy`` file, uint8 ``(N, C, H, W)``. Raises ``ImageError`` for another type or shape.
 
     The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
     channels are refused.
@@ -149,14 +152,17 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Encode pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as the bytes of a PNG file."""
+    """Return a PNG file, as bytes, of pixels, uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA)."""
     file = io.BytesIO()
     as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def image_grid(images: Pixels, gap: int = 2) -> Pixels:
-    """Arrange N images, uint8 ``(N, C, H, W)``, in a near-square grid with grey gaps, ``(C, H', W')``."""
+    """Return one image, ``(C, H', W')``, that shows N images, uint8 ``(N, C, H, W)``, in a near-square grid.
+
+    The images are separated by grey lines of ``gap`` pixels. Empty places are grey.
+    """
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
-    """Return reproducible uniform noise in [0, 1) for an image, seeded by its pixels and a digest of the weights.
+    """Return random numbers in [0, 1) to add to the pixels of an image, equal for equal pixels and weights.
 
     The noise comes from a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend
     on the number of draws.
@@ -30,7 +30,10 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return the random generator of an image's dequantisation noise, seeded by pixels and weights."""
+    """Return a random generator seeded by the pixels of an image and a digest of the weights of a model.
+
+    It gives the dequantisation noise of the image.
+    """
     content = hashlib.sha256()
     content.update(weights_digest.encode())
     content.update(repr(tuple(image.shape)).encode())

@@ -22,7 +22,9 @@ MAX_BYTES = 2**63 - 1
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of a ``.npy`` file: shape, Fortran order and type. The data are not read.
+    """Return shape, Fortran order (True: column-major) and data type from the header of a ``.npy`` file.
+
+    The data are not read; the file is left at their start.
 
     Raises:
         ValueError: The header is damaged, a side is negative, or the array would have 2^63 bytes or more.

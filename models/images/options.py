@@ -21,7 +21,7 @@ def _both_sides(value: object) -> object:
 
 
 class ImageOptions(BaseModel):
-    """Options for converting training images: size, fit and colour. Unset options are chosen from the images."""
+    """Options for how training images are brought to one size and colour. Unset ones are chosen from the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -26,7 +26,7 @@ the result is the same on every machine. Bicubic overshoots less at edges than L
 
 
 class Preprocessing(BaseModel):
-    """Image shape of a model, and how images of another size or colour are converted or refused.
+    """Channels and size of a model's images, and whether others are refused, resized or changed in colour.
 
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
     middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
@@ -53,23 +53,26 @@ class Preprocessing(BaseModel):
 
     @property
     def id(self) -> str:
-        """The ``sha256:`` digest of these settings as canonical JSON, without fields that have their default."""
+        """Digest of these settings, ``sha256:`` and 64 hexadecimal digits. Equal settings have equal digests.
+
+        It is that of the settings as JSON, without fields that have their default.
+        """
         return _id(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the model's images."""
+        """The channels, height and width of the model's images, in this order."""
         return self.channels, self.height, self.width
 
     @property
     def size(self) -> tuple[int, int]:
-        """The width and height of the model's images in pixels, in the order of image files."""
+        """The width and height of the model's images in pixels, in this order, which is that of Pillow."""
         return self.width, self.height
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Pixels of a decoded image, with the format and size of its file and the conversions made.
+    """Pixels of an image in the size and channels of a model, with format and size of its file.
 
     Attributes:
         pixels: Pixels, uint8 ``(C, H, W)``.
@@ -87,7 +90,7 @@ class DecodedImage:
 
 
 def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert an 8-bit image to a model's channels and size. Raises ``ImageError`` if conversion is not allowed."""
+    """Convert an 8-bit Pillow image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
     check_size(image.size, preprocessing)
     converted, note = _to_mode(image, preprocessing)
     resized = _to_size(converted, preprocessing)
@@ -102,17 +105,22 @@ def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, to the channels and size of a model."""
+    """Convert pixels, uint8 ``(C, H, W)``, to a model's channels and size. Raises ``ImageError`` if they are refused.
+
+    Args:
+        pixels: The pixels, with 1, 3 or 4 channels.
+        preprocessing: Shape of the model's images, and which conversions are allowed.
+    """
     return conform(as_image(pixels), preprocessing)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as a Pillow image."""
+    """Return a Pillow image in mode L, RGB or RGBA of pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Check that a model accepts images of a size (width, height). Raises ``ImageError`` otherwise."""
+    """Raise ``ImageError`` if ``size`` (width, height) is not the model's and its preprocessing does no resizing."""
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -122,7 +130,7 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Return an image in Pillow's mode L or RGB. Raises ``ImageError`` if a pixel is transparent."""
+    """Return a Pillow image as mode L (grey) or RGB. Raises ``ImageError`` if any pixel is not fully opaque."""
     if image.mode in {"1", "CMYK", "YCbCr"}:
         return image.convert("L" if image.mode == "1" else "RGB")
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
@@ -140,7 +148,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether a Pillow image in mode L or RGB has equal values in all channels at every pixel."""
+    """Return whether red, green and blue are equal at every pixel of a Pillow image in mode RGB; True for mode L."""
     if image.mode == "L":
         return True
     red, green, blue = (np.asarray(band) for band in image.split())

@@ -16,7 +16,7 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Statistics of the image files of a training set: formats, sizes, colour conversions and resized images."""
+    """Statistics of the image files in a training set: formats, range of sizes, colour conversions, number resized."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return a copy of the file statistics with one more training image counted."""
+        """Return new statistics with one more training image, ``image``, counted. This object stays unchanged."""
         file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
         size = (int(size[0]), int(size[1]))
         first = not self.formats
@@ -46,7 +46,7 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """Split of a dataset into parts for training, statistics and calibration.
+    """Numbers of images of a dataset for training, for fitting anomaly statistics, and for calibrating p-values.
 
     If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
     prediction.
@@ -67,7 +67,7 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """The numbers of images in the parts of the split, as text.
+        """Numbers of images in each part as text, such as "60 training/20 statistics/20 calibration".
 
         >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
         '60 training/40 reference in 5 folds'
@@ -78,10 +78,10 @@ class Split(BaseModel):
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return a warning if an image's file format or size differs from the training images, None otherwise.
+    """Return a warning if a file's format differs from the training images', or its size over 1.5-fold; else None.
 
-    Format and size are compared; all lossless formats count as the same. There is no warning for pixels from an array,
-    or if the provenance of the training images is unknown.
+    All lossless formats count as the same. Sizes are compared by the shorter side of the file. There is no warning for
+    pixels from an array, or if the provenance of the training images is unknown.
 
     >>> import numpy as np
     >>> image = DecodedImage(np.zeros((1, 64, 64), np.uint8), None, True, "JPEG", (4000, 3000))

@@ -26,7 +26,7 @@ OWN = 0
 
 
 class ActiveCalibration(BaseModel):
-    """The choice of the calibration that gives the verdicts of a model version, stored in ``active.json``.
+    """The stored choice (``active.json``) of which calibration a model version uses for its anomaly verdicts.
 
     ``newest`` is the newest calibration at that time: a calibration that is added later becomes active instead.
     """
@@ -38,7 +38,7 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """The numbered calibrations of one model version on disk, one of which is active.
+    """The numbered calibrations (statistics of normal images) of one model version on disk; one of them is in use.
 
     A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
     changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
@@ -51,14 +51,14 @@ class CalibrationStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all calibrations; 0 is the calibration made in training, and comes first."""
+        """Return the numbers of all calibrations, rising. The first is 0, the calibration made in training."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number of the calibration that gives the verdicts; it may have been deleted since.
+        """Return the number of the calibration in use. Raises ``ArtifactError`` if the file of the choice is damaged.
 
-        Raises ``ArtifactError`` where the stored choice is damaged.
+        The calibration may have been deleted since it was chosen.
         """
         # In this order: a calibration that does not become active writes the choice before its folder appears.
         newest = self.numbers()[-1]
@@ -66,11 +66,11 @@ class CalibrationStore:
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration; None for number 0, which is stored with the model."""
+        """Return the folder of a calibration, existing or not; None for number 0, which is stored with the model."""
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return creation time, job and summary of a calibration with a number from 1 on.
+        """Return when, by which job and from which images the calibration with a number from 1 on was made.
 
         Raises ``CalibrationNotFound``, ``ArtifactError``.
         """
@@ -79,7 +79,7 @@ class CalibrationStore:
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that a job made; None where the job made none."""
+        """Return the number of the calibration that the job with the id ``job`` made; None if it made none."""
         for number in reversed(self.numbers()[1:]):
             try:
                 if self.record(number).job == job:
@@ -98,7 +98,7 @@ class CalibrationStore:
         activate: bool = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Store a new calibration under the next number, atomically, and return the number.
+        """Store a calibration in a new folder under the next number, and return the number; readers see all or none.
 
         Args:
             arrays: The content of the calibration's file.
@@ -138,7 +138,7 @@ class CalibrationStore:
         return number
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Make a calibration the one that gives verdicts, atomically, after its files are checked.
+        """Check the files of a calibration, then make it the one that gives the verdicts of the model version.
 
         Args:
             number: The calibration.
@@ -180,7 +180,7 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Return creation time, job and summary of the calibration in a folder.
+    """Return when, by which job and from which images the calibration in a folder was made.
 
     Raises ``ArtifactError``, which names the file.
     """
@@ -196,7 +196,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Raise ``ArtifactError`` where a calibration is damaged, or was made for other weights."""
+    """Raise ``ArtifactError`` if a calibration's file is missing, its SHA-256 differs, or it is for other weights."""
     path = folder / ARRAYS
     if not path.is_file():
         raise ArtifactError(f"{file_label(path)} is missing")

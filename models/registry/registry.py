@@ -28,7 +28,7 @@ REMOVED = "newest-removed"
 
 
 class Registry:
-    """The trained models on disk: numbered versions of each model, with their aliases and calibrations.
+    """The trained models on disk: numbered versions of each, aliases of versions such as ``live``, and calibrations.
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
     ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later. The shipped models in
@@ -41,21 +41,18 @@ class Registry:
         self.zoo = zoo
 
     def names(self) -> list[str]:
-        """Return the sorted names of all models."""
+        """Return the sorted names of all models with at least one version, including those of the product."""
         folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
         return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
-        """Return the version numbers of the model ``name``, oldest first; empty for an unknown name.
-
-        Raises ``InvalidName``.
-        """
+        """Return the version numbers of a model, oldest first; empty for an unknown one. Raises ``InvalidName``."""
         check_name(name)
         numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
         return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the aliases of a model, such as ``live``, with their version numbers.
+        """Return a dict from each alias of a model, such as ``live``, to the version number it points at.
 
         Raises ``ModelNotFound``.
 
@@ -65,14 +62,14 @@ class Registry:
         return {LIVE: versions[0], **read_aliases(self.root / name)}
 
     def resolve(self, ref: str) -> ModelVersion:
-        """Return the model version that ``name`` (its alias ``live``), ``name:3`` or ``name@champion`` refers to.
+        """Return the version that a reference means: ``name`` (its alias ``live``), ``name:3`` or ``name@champion``.
 
         The version has its active calibration. Raises ``ModelNotFound``, ``ArtifactError``.
         """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Return the model version of a parsed reference, with its active calibration.
+        """Return the model version that a parsed reference means, with the calibration in use for it.
 
         Raises ``ModelNotFound``, ``ArtifactError``.
         """
@@ -80,10 +77,7 @@ class Registry:
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Return the model name and the version number of a parsed reference.
-
-        Raises ``ModelNotFound``.
-        """
+        """Return (name, version number) for a parsed reference. Raises ``ModelNotFound`` if it does not exist."""
         version = self._selected(ref)
         while version not in (versions := self._known_versions(ref.name)):
             # Meanwhile the alias may have moved away from a version that was then removed.
@@ -93,7 +87,7 @@ class Registry:
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return a model version that uses the calibration ``number``.
+        """Return a version of a model that uses calibration ``number`` for its anomaly verdicts.
 
         The version must exist; the calibration is not checked here.
         """
@@ -104,7 +98,7 @@ class Registry:
         return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
-        """Return the store of the calibrations of a model version."""
+        """Return the store of all calibrations of one version of the model ``name``; no file is read."""
         return CalibrationStore(self.root, name, version)
 
     def publish(
@@ -115,7 +109,7 @@ class Registry:
         promote: bool = False,
         before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
-        """Copy a trained model into the registry as the next version of ``name``, and return the version.
+        """Copy a trained model's folder into the registry as the next version of ``name``, and return the version.
 
         The first version becomes live. A job publishes once: an earlier version of the same job is returned.
 
@@ -150,7 +144,7 @@ class Registry:
         return self.resolve(f"{name}:{version}")
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
-        """Return the version of a model that a training job made; None where the job made none."""
+        """Return the version of a model that the training job with the id ``job`` made; None if it made none."""
         for number in reversed(self.versions(name)):
             try:
                 owner = self.with_calibration(name, number, OWN).manifest.training.job
@@ -163,12 +157,12 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Point the alias ``live`` of a model at a version, unless a later version is live."""
+        """Point the alias ``live`` of a model at this version, unless it already points at a later one."""
         with locked(self.root / version.name):
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Point an alias of a model at a version, atomically, and return the previous version of the alias, if any.
+        """Point an alias at a version of a model; return the version it pointed at before, None for a new alias.
 
         Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
         """
@@ -180,9 +174,9 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model.
+        """Remove an alias of a model, not the version. Raises ``AliasRequired`` for ``live``, which all models have.
 
-        Raises ``AliasRequired`` for ``live``, ``ModelNotFound``, ``ArtifactError``.
+        Raises ``ModelNotFound``, ``ArtifactError``.
         """
         with self._writing(name):
             version = self._selected(ModelRef(name, alias))
@@ -195,9 +189,7 @@ class Registry:
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a model version with its calibrations, atomically.
-
-        Its number is never used again.
+        """Remove a model version and its calibrations from disk; its number is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -214,9 +206,7 @@ class Registry:
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
-        """Remove all versions of a model, with their calibrations and aliases.
-
-        Their numbers are never used again.
+        """Remove all versions of a model, with calibrations and aliases; their numbers are never used again.
 
         Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
         """
@@ -285,7 +275,7 @@ class Registry:
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
-    """Return the aliases of a model, stored in its folder, with their version numbers.
+    """Return a dict from each alias stored in a model's folder to its version number; empty without a file.
 
     Raises ``ArtifactError`` for a damaged file.
     """
@@ -300,7 +290,7 @@ def read_aliases(folder: Path) -> dict[str, int]:
 
 
 def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the aliases of a model in its folder, atomically.
+    """Replace the file of a model's aliases in one atomic step: readers find all old or all new aliases.
 
     The caller holds the lock of the folder.
     """

@@ -15,7 +15,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A trained model in the registry, by name and version number, with the calibration that it uses.
+    """One version of a trained model in the registry: its number, its folder, and the calibration that it uses.
 
     Attributes:
         name: The name of the model.
@@ -39,7 +39,7 @@ class ModelVersion:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the model: architecture, training, quality and file digests; cached.
+        """The description of the model, read from disk and cached: architecture, training, quality, file digests.
 
         Raises ``ArtifactError``.
         """
@@ -47,7 +47,7 @@ class ModelVersion:
 
     @property
     def calibration_summary(self) -> CalibrationSummary:
-        """The images, precision and smallest p-value of the calibration that is used; cached.
+        """The summary of the calibration in use, cached: its images, its precision and its smallest p-value.
 
         Raises ``ArtifactError``.
         """
@@ -67,7 +67,7 @@ def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
 
 
 def file_identity(path: Path) -> Stamp | None:
-    """Return inode, modification time in ns and size of a file; None where there is no file."""
+    """Return inode, modification time in nanoseconds and size in bytes of a file; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

@@ -11,11 +11,11 @@ LEVELS = 256
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the complexity of images: the entropy of their pixel prediction errors, ``(N,)`` in bits/dim.
+    """Return the entropy in bits of each image's pixel prediction errors (predicted from neighbours), ``(N,)``.
 
-    A pixel is predicted by the median of left, upper and left + upper - upper left, each channel by itself (the MED
-    predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256; the entropy is over all channels.
-    Unlike the size of a compressed file, the result is the same on every machine.
+    It measures the complexity of an image. A pixel is predicted by the median of left, upper and left + upper - upper
+    left, each channel by itself (the MED predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256;
+    the entropy is over all channels. Unlike the size of a compressed file, the result is the same on every machine.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

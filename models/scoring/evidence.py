@@ -15,7 +15,7 @@ from models.scoring.whole_image import whole_image_statistics
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of N images from their pass through a flow, from which anomaly scores are computed.
+    """Statistics of N images from which anomaly scores are computed: of whole images, of grid cells and of gradients.
 
     Attributes:
         whole: Statistics of the whole image, ``(N, K)``.
@@ -36,7 +36,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate the statistics of several batches of images into one object."""
+        """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
@@ -46,7 +46,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the statistics of images that anomaly scores are based on, from latents and log-determinants.
+    """Compute the statistics that anomaly scores use from the pixels of N images and the flow's latents and log-dets.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

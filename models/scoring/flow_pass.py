@@ -15,10 +15,10 @@ from models.scoring.frozen import FrozenFlow
 
 @dataclass(frozen=True)
 class FlowPass:
-    """Result of running a frozen flow on N dequantised images: latents and log-determinants, in float64.
+    """Result of running a flow on N images plus uniform noise: latents and log-dets, log |det dz/dx|, in float64.
 
     Attributes:
-        frozen: The flow.
+        frozen: The flow, immutable.
         pixel_log_slopes: log|dy/dx| of the pixel transform, ``(N, C, H, W)`` in nats.
         latents: Latents and log-dets of all levels.
     """
@@ -31,9 +31,9 @@ class FlowPass:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Tensor:
-        """Return the log-prior and log-det of each scale, which sum to the log-likelihood, ``(N, L + 1, 2)`` in nats.
+        """Return log-prior and log-det of the pixel transform and the L levels, ``(N, L + 1, 2)``, which sum to log p.
 
-        Scale 0 is the pixel transform; scales 1 to L are the levels. The sum of all terms is the log-likelihood.
+        They are in nats. Row 0 is the pixel transform; rows 1 to L are the levels.
         """
         latents = self.latents
         terms = torch.zeros(len(self), len(self.frozen.levels) + 1, 2, dtype=torch.float64)
@@ -47,7 +47,7 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Tensor:
-        """Return each pixel's contribution to the log-likelihood, ``(N, H, W)`` in nats. Pixels sum to the total.
+        """Return each pixel's share of the log-likelihood in nats, ``(N, H, W)``, which sum to log p(x) of the image.
 
         M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), where m_l is Σ_c log N(e) +
         prior log-det + Σ_steps log s at a location of level l. Data-independent log-dets are distributed evenly. The
@@ -68,7 +68,7 @@ class FlowPass:
         return result + constant / (height * width)
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return the latents and log-determinants of a slice of the images."""
+        """Return the results for only the images in the slice ``chosen``, as a new object."""
         latents = {
             part.name: [tensor[chosen] for tensor in getattr(self.latents, part.name)] for part in fields(Latents)
         }
@@ -76,7 +76,7 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FrozenFlow, x: Tensor) -> FlowPass:
-    """Run a frozen flow on dequantised images and return their latents and log-determinants.
+    """Run a flow on images plus uniform noise, float64 ``(N, C, H, W)``, and return their latents and log-dets.
 
     Args:
         engine: The engine that runs the flow.

@@ -15,7 +15,7 @@ from models.flows.flow import Flow, walk
 
 @dataclass(frozen=True)
 class FrozenLevel:
-    """Level of a frozen multi-scale flow: its bijections, its split, and the sum of its constant log-dets.
+    """One level of an immutable flow: its layers, the latents it outputs, and its log-det where that is constant.
 
     Attributes:
         steps: The frozen bijections of the level.
@@ -33,13 +33,13 @@ class FrozenLevel:
 
     @property
     def has_reconstruction(self) -> bool:
-        """Whether layers of this level report reconstruction errors of their learned inverses."""
+        """Whether a layer of this level has a learned inverse R of its matrix W with a known error ||R W x - x||."""
         return any(isinstance(step, FrozenAffine) and step.has_reconstruction_error for step in self.steps)
 
 
 @dataclass(frozen=True)
 class FrozenFlow:
-    """Immutable copy of a trained flow for scoring and sampling images of one shape, without determinants.
+    """Immutable copy of a trained flow that scores and samples images of one shape without computing determinants.
 
     Attributes:
         image_shape: Channels, height and width of the images.
@@ -54,7 +54,9 @@ class FrozenFlow:
     precision: Precision = "float32"
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return a copy whose coupling networks compute their 1x1 convolutions in another precision.
+        """Return a flow whose coupling networks compute 1x1 convolutions in ``precision``, itself if nothing changes.
+
+        The convolutions between the first and the last layer of each network are in float32 or bfloat16.
 
         Raises:
             ValueError: The flow is in bfloat16 already, so that its float32 weights are lost.
@@ -75,22 +77,22 @@ class FrozenFlow:
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether a layer of the flow has a learned approximate inverse to sample with."""
+        """Whether a layer has a learned approximate inverse, so that images can be sampled with it."""
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     @property
     def is_spatial(self) -> bool:
-        """Whether layers keep the locations of an image apart. Fully connected layers do not."""
+        """Whether every layer keeps image locations apart. False if a layer connects all pixels with all others."""
         return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
-        """Return the shapes (C, H, W) of the flow's latents, one for each scale, finest scale first."""
+        """Return the shape (C, H, W) of the latents of each level that has latents, finest scale first."""
         return [level.latent_shape for level in self.levels if level.latent_shape is not None]
 
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return the log-dets that do not depend on the image, by layer name, in nats, computed in float64.
+    """Return log |det dz/dx| in nats, by layer name, of the layers for which it is the same for all images.
 
     The cost is given by each bijection. Scoring computes no other determinants.
 
@@ -134,7 +136,7 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
-    """Return the names of the layers whose log-det is the same for all images and is stored with the model."""
+    """Return the names of the layers whose log |det dz/dx| is the same for all images and is stored with the model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
 
 

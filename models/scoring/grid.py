@@ -17,7 +17,7 @@ SQUARES = (2, 4, 6)
 
 @dataclass(frozen=True)
 class Region:
-    """Rectangle of grid cells: rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``."""
+    """A rectangle of grid cells over an image: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``."""
 
     top: int
     bottom: int
@@ -26,7 +26,7 @@ class Region:
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side in pixels of the square grid cells for images of this size, at most 16 cells a side.
+    """Return the side in pixels of the square grid cells of an image: its longer side / 16, rounded up.
 
     >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
     (2, 2, 4)
@@ -35,13 +35,13 @@ def cell_side(height: int, width: int) -> int:
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return the numbers of rows and columns of grid cells for images of this size."""
+    """Return (rows, columns) of the grid cells, at most 16 each, over an image of ``height`` x ``width`` pixels."""
     side = cell_side(height, width)
     return math.ceil(height / side), math.ceil(width / side)
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum per-pixel maps over the cells of a coarse grid, ``(N, H, W) -> (N, cells)``."""
+    """Sum per-pixel values over the square cells of a coarse grid, at most 16 x 16, ``(N, H, W) -> (N, cells)``."""
     height, width = maps.shape[1:]
     side = cell_side(height, width)
     rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
@@ -51,9 +51,9 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return rectangles of cells to search for local anomalies: squares of several sizes, rows and columns.
+    """Return rectangles of grid cells, one list per shape: 2x2, 4x4 and 6x6 squares, then full rows and columns.
 
-    Squares are smaller than the grid. The last group is never empty.
+    Only squares that are smaller than the grid are included. The last list, rows and columns, is never empty.
     """
     shapes = [
         [
@@ -70,6 +70,6 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the indices of a region's cells in the flattened grid, ``(cells,)``."""
+    """Return the indices of a region's cells, ``(cells,)``, in a grid with ``columns`` columns flattened by rows."""
     rows = np.arange(region.top, region.bottom)[:, None]
     return (rows * columns + np.arange(region.left, region.right)).ravel()

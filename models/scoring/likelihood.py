@@ -27,7 +27,7 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 @dataclass(frozen=True)
 class LogLikelihoodTerm:
-    """Contribution of one scale of a multi-scale flow to the log-likelihood of an image, in nats.
+    """Contribution of one level of a flow, or of its pixel transform, to the log-likelihood of an image, in nats.
 
     Attributes:
         scale: 0 for the pixel transform, l for level l.
@@ -42,7 +42,7 @@ class LogLikelihoodTerm:
 
 @dataclass(frozen=True)
 class DrawStatistics:
-    """Statistics of an image's log-likelihood over K draws of dequantisation noise, in nats.
+    """Mean, standard error and bound of an image's log-likelihood over K draws of the noise that is added to pixels.
 
     Attributes:
         k: The number of draws K.
@@ -59,7 +59,7 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Exact log-likelihood of an image: the log-density of its dequantised pixels, in nats.
+    """Exact log-likelihood of an image: the log-density, in nats, of its pixels plus uniform noise in [0, 1).
 
     Attributes:
         log_likelihood: The log-density in nats, averaged over the dequantisation draws.
@@ -67,7 +67,7 @@ class Likelihood:
         terms: Contributions of the scales, which sum to ``log_likelihood``.
         draws: Statistics over the draws, if there are several.
         kind: "density": the number is a density, not a probability.
-        evidence: Evidence of the first draw, one row; verdicts are computed from it.
+        evidence: Statistics of the first draw, one row, from which anomaly verdicts are computed.
     """
 
     log_likelihood: float
@@ -81,10 +81,9 @@ class Likelihood:
 def score_images(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood]:
-    """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite.
+    """Return the log-likelihoods of uint8 images, ``(N, C, H, W)``. Raises ``ScoreNotFinite`` if one is not finite.
 
-    Raises:
-        ScoreNotFinite: The log-likelihood of an image is not finite.
+    Arguments are those of :func:`score_each`.
     """
     return require_finite(score_each(engine, frozen, weights_digest, images, draws))
 
@@ -92,7 +91,7 @@ def score_images(
 def score_each(
     engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return the exact log-likelihood of each image, or an error object where it is not finite.
+    """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object in its place if it is not finite.
 
     The dequantisation noise is a function of the image and the weights (:func:`content_stream`), so a score does not
     depend on the other images.
@@ -121,7 +120,10 @@ def score_steps(
     draws: int = 1,
     at_once: int = STEP,
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
+    """Compute log-likelihoods in a generator that yields every ``at_once`` images and finally returns all results.
+
+    With several ``draws``, every draw counts as an image. Other arguments and results are those of :func:`score_each`.
+    """
     if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
         raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
@@ -156,9 +158,9 @@ def passes(
     draws: int = 1,
     at_once: int = CHUNK,
 ) -> Iterator[tuple[int, FlowPass]]:
-    """Run a flow on many images and yield the results in chunks, so that memory does not grow with their number.
+    """Run a flow on images in chunks of at most ``at_once``; yield (index of the first image, result) for each chunk.
 
-    Memory does not grow with the number of images. Arguments are those of :func:`score_each`.
+    Memory does not grow with the number of images. Other arguments are those of :func:`score_each`.
 
     Yields:
         The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
@@ -173,7 +175,10 @@ def passes(
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return scored images with their gradient statistics, ``(N, G)``, added for anomaly scores."""
+    """Return scores with gradient statistics added, one row of ``features``, ``(N, G)``, for each image.
+
+    Images without a finite log-likelihood keep their errors.
+    """
 
     def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
         if isinstance(score, ScoreNotFinite) or score.evidence is None:
@@ -184,7 +189,7 @@ def add_gradients(
 
 
 def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
-    """Return the log-likelihoods of scored images. Raises ``ScoreNotFinite`` if an image has none."""
+    """Return the log-likelihoods if all are finite; otherwise raise the first ``ScoreNotFinite`` in the list."""
     likelihoods = []
     for score in scored:
         if isinstance(score, ScoreNotFinite):
@@ -201,7 +206,7 @@ def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: i
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return images plus uniform noise in [0, 1) that is a function of their pixels and the weights.
+    """Return pixels plus uniform noise in [0, 1), the same in every call for the same image and weights.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

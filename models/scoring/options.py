@@ -13,7 +13,7 @@ EngineName = Literal["auto", "torch", "openvino"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options for running a flow: engine, precision, device, threads and cache folder.
+    """Options for running a flow: backend, number format, device, CPU threads and cache folder.
 
     Attributes:
         name: The engine. "auto" is OpenVINO if it is installed and supports all steps of the flow on a CPU, else torch.

@@ -26,9 +26,10 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw dequantised images from a flow, as the inverse of normal latents, float64 ``(n, C, H, W)``.
+    """Draw ``n`` random images from a flow and return them before rounding to pixels, float64 ``(n, C, H, W)``.
 
-    Image i of a seed depends only on the seed and i. No global random state is used.
+    Images are the inverse of normal noise. Image i of a seed depends only on the seed and i. No global random state is
+    used.
 
     Args:
         engine: The engine that runs the flow.
@@ -52,12 +53,12 @@ def sample_frozen(
 
 
 def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Round dequantised images down to whole pixel values and clip them to [0, 255], uint8."""
+    """Round continuous pixel values down to whole numbers, clip them to [0, 255] and return them as uint8."""
     return np.floor(images).clip(0, 255).astype(np.uint8)
 
 
 class Sampler:
-    """Source of random images from a trained flow: image i depends only on the seed and on i.
+    """Source of random images from a trained flow, reproducible: image i depends only on the seed and on i.
 
     Args:
         engine: The engine that runs the flow.
@@ -82,13 +83,13 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """The number of images that a long computation processes before its thread may do other work."""
+        """The number of images drawn between two pauses of :meth:`sample_steps`: at most 32, fewer of large images."""
         return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw images from the flow as 8-bit pixels. Image i depends only on the seed and on i.
+        """Return ``n`` random images, uint8 ``(n, C, H, W)``. Image i depends only on the seed and on i.
 
         Args:
             n: The number of images.
@@ -108,7 +109,7 @@ class Sampler:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Draw images as a generator that yields between groups of images and returns uint8 ``(n, C, H, W)``."""
+        """Draw ``n`` images in a generator that pauses between groups and finally returns uint8 ``(n, C, H, W)``."""
         parts = []
         for first in range(0, n, self.at_once):
             if first:
@@ -119,7 +120,10 @@ class Sampler:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw dequantised images from the flow, float64 ``(n, C, H, W)``, before rounding to pixels."""
+        """Return ``n`` random images before rounding to whole pixel values, float64 ``(n, C, H, W)``.
+
+        Arguments and errors are those of :meth:`sample`.
+        """
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
         return sample_frozen(self.engine, self.frozen, n, temperature, seed, inverse, first)

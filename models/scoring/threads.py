@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run a ``with`` block with ``count`` threads of torch, and restore the number afterwards.
+    """Set the number of PyTorch's CPU threads to ``count`` in a ``with`` block, and restore it afterwards.
 
     Threads slow down work on arrays of a few kilobytes, and compete with the threads of other engines.
     """
@@ -27,7 +27,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def one_blas_thread() -> None:
-    """Limit the linear algebra of NumPy and SciPy to one thread in this process.
+    """Limit the linear algebra of NumPy and SciPy (BLAS) to one thread, for the rest of this process.
 
     The matrix products of verdicts are small: more threads would only compete with those that run the flow.
     """

@@ -25,7 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
-    """Return the mean log2 standard deviation of latents under the prior of a split, in bits/dim, ``(N,)``.
+    """Return the mean log2 of the standard deviations that a level's Gaussian prior gives its latents, ``(N,)``.
 
     Args:
         prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.
@@ -38,7 +38,7 @@ def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
 
 
 def volume(log_det: Tensor, dimensions: int) -> Tensor:
-    """Return -Λ / (D ln 2) for the log-det Λ of a level of a flow: its change of volume in bits/dim.
+    """Return a level's change of volume in bits/dim, ``(N,)``: -Λ / (D ln 2) for D values, where Λ = log |det dz/dx|.
 
     Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
 
@@ -53,7 +53,7 @@ def volume(log_det: Tensor, dimensions: int) -> Tensor:
 
 
 def radius(latent: Tensor) -> Tensor:
-    """Return log(||e||² / d) of d latents e of each image, ``(N, C, H, W) -> (N,)``.
+    """Return the log mean square, log(||e||² / d), of each image's d latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 2/d).
     """
@@ -61,7 +61,7 @@ def radius(latent: Tensor) -> Tensor:
 
 
 def horizontal(latent: Tensor) -> Tensor:
-    """Return the autocorrelation of horizontally adjacent latents, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+    """Return the correlation of latents e with their right neighbours, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
     """
@@ -69,7 +69,7 @@ def horizontal(latent: Tensor) -> Tensor:
 
 
 def vertical(latent: Tensor) -> Tensor:
-    """Return the autocorrelation of vertically adjacent latents, Σ e(i) e(i+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+    """Return the correlation of latents e with those below them, Σ e(i) e(i+1) / Σ e², ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) / (H d)) for d latents.
     """
@@ -77,7 +77,7 @@ def vertical(latent: Tensor) -> Tensor:
 
 
 def kurtosis(latent: Tensor) -> Tensor:
-    """Return the excess kurtosis of each image's latents, mean e⁴ / (mean e²)² - 3, ``(N, C, H, W) -> (N,)``.
+    """Return the excess kurtosis of each image's latents e, mean e⁴ / (mean e²)² - 3, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 24/d) for d latents.
     """
@@ -86,7 +86,7 @@ def kurtosis(latent: Tensor) -> Tensor:
 
 
 def reconstruction(errors: Tensor) -> Tensor:
-    """Return the mean log relative error log(||R W x - x||² / ||x||²) of a level's learned inverses R, ``(N,)``.
+    """Return the mean log of ``errors``, ||R W x - x||² / ||x||² of each layer's learned inverse R ≈ W⁻¹, ``(N,)``.
 
     The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
     exact up to the precision of the weights, the statistic is rounding noise.
@@ -95,7 +95,7 @@ def reconstruction(errors: Tensor) -> Tensor:
 
 
 def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
-    """Return the names of the whole-image statistics of a flow, in the order of their columns."""
+    """Return the names of a flow's whole-image statistics, such as ``radius-2`` for level 2, in column order."""
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
@@ -112,7 +112,7 @@ def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Compute the statistics of whole images that anomaly scores use, float64 ``(N, K)``.
+    """Return K statistics per image for anomaly scores, such as its complexity and latent norms, float64 ``(N, K)``.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -17,7 +17,7 @@ from models.datasets import Images
 
 @dataclass(frozen=True)
 class Batches:
-    """Shuffled batches of dequantised training images. Images and noise depend only on the seed and the step.
+    """Shuffled training batches of images plus uniform [0, 1) noise, which depend only on the seed and the step.
 
     Attributes:
         images: All training images, uint8 ``(M, C, H, W)``.
@@ -31,11 +31,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of batches in an epoch, at least 1. The incomplete last batch is left out."""
+        """The number of full batches in one pass over the images, at least 1. Images left over are not used."""
         return max(1, len(self.images) // self.batch_size)
 
     def batch(self, step: int) -> Tensor:
-        """Return the training batch of a step: pixels plus noise, float64 ``(B, C, H, W)`` in [0, 256)."""
+        """Return the batch of training step ``step``: pixels plus uniform [0, 1) noise, float64 ``(B, C, H, W)``."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size

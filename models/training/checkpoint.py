@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state of a training run apart from its tensors: step, elapsed time and best validation.
+    """Progress of a training run, stored in its checkpoints beside the tensors: step, time and best validation.
 
     Attributes:
         step: Optimiser steps taken. Order and noise of the images follow from it and the seed.
@@ -46,7 +46,7 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write a checkpoint of a training run, with weights and optimiser state, and delete older checkpoints.
+    """Write a checkpoint to ``folder/step-NNNNNNNN``, and delete older ones except the two newest and the best.
 
     An intact checkpoint of the same step and configuration is left as it is; any other one at this path is replaced.
     Older checkpoints of the same configuration are deleted, except the two newest and the best.
@@ -56,6 +56,9 @@ def save_checkpoint(
         state: State of the training.
         modules: Modules by the names of their files.
         optimizer: Optimiser whose moments are saved.
+
+    Returns:
+        The folder of the checkpoint.
     """
     path = folder / f"step-{state.step:08d}"
     if path.is_dir() and not _belongs(path, state.config_digest):
@@ -81,10 +84,10 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Load the newest undamaged checkpoint of a training run into its modules and optimiser.
+    """Load a run's newest undamaged checkpoint into modules and optimiser. Return its state, or None without one.
 
     Returns:
-        Its state; None where there is no such checkpoint, and modules and optimiser are unchanged.
+        Its state; None if there is no such checkpoint, and modules and optimiser are unchanged.
     """
     remove_leftovers(folder)
     for path in _paths(folder):
@@ -99,10 +102,10 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Load the averaged weights of the best validation. If they are damaged, load the newest undamaged ones.
+    """Load the averaged weights of the best validation, or the newest undamaged ones. Return their step, or None.
 
     Returns:
-        The step of the checkpoint; None where no checkpoint of this configuration is intact.
+        The step of the checkpoint; None if no checkpoint of this configuration is intact.
     """
     best = [] if state.best_step is None else [folder / f"step-{state.best_step:08d}"]
     for path in [*best, *_paths(folder)]:

@@ -90,11 +90,11 @@ class TrainingConfig(ImageOptions):
 
     @property
     def validation_count(self) -> int:
-        """The number of validations of a run: ``validations``, or fewer for a run of few steps."""
+        """The number of validations in a run: ``validations``, but at most one per 25 steps and at least 1 in all."""
         return max(1, min(self.validations, self.max_steps // STEPS_BETWEEN_VALIDATIONS))
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step: a linear warm-up times a cosine decay.
+        """Return the learning rate of a step: ``learning_rate`` times a linear warm-up times a cosine decay.
 
         Args:
             step: Number of the step, from 0, for the warm-up.

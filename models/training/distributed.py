@@ -27,7 +27,7 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of this process among the processes that train a flow together, with methods to exchange numbers.
+    """Number of this process among those that train a flow together, with methods to exchange values with the others.
 
     The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
     alone they return their arguments unchanged.
@@ -44,16 +44,16 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the first, which reports, validates and writes files."""
+        """Whether this is process 0, the only one that reports, validates and writes files."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Whether this process trains alone."""
+        """Whether this process trains by itself, so that there are no others to exchange values with."""
         return self.size == 1
 
     def share(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's slice of a batch, and the share of the batch's images in it.
+        """Return this process's slice of a batch, and the fraction of the batch's images that is in it.
 
         The slices of two processes differ by one image at most.
         """
@@ -61,7 +61,7 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return the mean over a batch from the mean over this process's slice of it, with correct gradients.
+        """Return the batch's mean from the processes' slice means; its gradient, averaged over processes, is exact.
 
         All processes get the same value, Σ_r (n_r / N) value_r. Its gradient is W (n_r / N) times that of ``value``, W
         the number of processes, so that the mean over processes that ``DistributedDataParallel`` takes is the gradient
@@ -75,7 +75,7 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Return the values of all images of a batch, ``(N,)``, from the values of each process's slice, ``(n,)``."""
+        """Return the values of all N images of a batch, ``(N,)``, in every process; each passes those of its slice."""
         if self.alone:
             return values
         total = values.new_zeros(round(len(values) / share))
@@ -84,7 +84,7 @@ class Ranks:
         return total
 
     def value_of_first(self, value: float) -> float:
-        """Return the number that the first process passed, in all processes."""
+        """Return the number that process 0 passed, in every process. All processes must make this call."""
         if self.alone:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -92,7 +92,7 @@ class Ranks:
         return float(shared)
 
     def any(self, flag: bool) -> bool:
-        """Return whether a flag is true in any of the processes."""
+        """Return whether ``flag`` is true in at least one process. All processes must make this call."""
         if self.alone:
             return flag
         count = torch.tensor(int(flag), device=self.device)
@@ -100,7 +100,7 @@ class Ranks:
         return int(count) > 0
 
     def require_same_start(self, step: int, run: str) -> None:
-        """Check that all processes start at the same step of the same training. Raises ``RanksUnfit`` otherwise."""
+        """Raise ``RanksUnfit`` in all processes if they start at different steps or from different settings or data."""
         if self.alone:
             return
         starts: list[Any] = [None] * self.size
@@ -113,10 +113,9 @@ class Ranks:
             )
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a module so that gradients are averaged over the processes (``DistributedDataParallel``).
+        """Return the module wrapped in ``DistributedDataParallel``, which averages gradients; unchanged if alone.
 
-        The parameters of the first process replace those of the others. In a process that trains alone the module is
-        returned as it is.
+        The parameters of the first process replace those of the others.
         """
         if self.alone:
             return module
@@ -132,7 +131,7 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started for a training, during a ``with`` block.
+    """Join the processes that ``torchrun`` started in a ``with`` block; yield this one's number as :class:`Ranks`.
 
     Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
 

@@ -19,7 +19,7 @@ A single spike is no divergence.
 
 
 class ReportHistory:
-    """The bits per dimension reported during a training run, to decide whether the run has diverged.
+    """The bits per dimension that a training run has reported, from which a divergence is recognised.
 
     Attributes:
         first_bits: Bits per dimension of the first report.
@@ -34,15 +34,15 @@ class ReportHistory:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last 20 reports were all much worse than the first report of the run."""
+        """Whether the last 20 reports in a row were all more than 10 bits per dimension above the first one."""
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether the next report is due at time ``now`` in seconds. There are at most two a second."""
+        """Return whether 0.5 s have passed since the last report, at time ``now`` in seconds; true before the first."""
         return self._time is None or now - self._time >= REPORT_SECONDS
 
     def add(self, step: int, bits: float, now: float) -> float | None:
-        """Add a report and return the optimiser steps per second since the report before, or None for the first."""
+        """Record a report and return the training steps per second since the one before, or None for the first."""
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
         if self._time is None:
             self.first_bits = bits
@@ -53,14 +53,15 @@ class ReportHistory:
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return a sentence that names the first layer of a flow whose weights or outputs are not finite.
+    """Return a sentence that names the first weights or layer outputs that are NaN or infinite on a batch ``y``.
 
     Args:
         flow: The flow in training mode, after a step whose loss or gradient was not finite.
         y: The batch of that step after the pixel transform, ``(N, C, H, W)``.
 
     Returns:
-        The weights, or the bijection by its place in the order of the forward direction.
+        The sentence. It names weights by their parameter, and a layer by its level and its index in forward order. If
+        all of them are finite, it says that the latents overflow or that the gradients are not finite.
     """
     for name, parameter in flow.named_parameters():
         if not parameter.isfinite().all():

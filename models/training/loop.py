@@ -35,12 +35,12 @@ Observer = Callable[[dict[str, Any]], None]
 
 
 class Interrupted(Exception):
-    """Raised when a training run ends early on request. A later call resumes from its checkpoint."""
+    """Raised when ``should_stop`` ended a training run early; the next run resumes from its checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A trained flow with the averaged weights that had the fewest bits per dimension on validation images.
+    """A trained flow: the moving average of weights with the fewest bits per dimension on validation images.
 
     Attributes:
         flow: The flow, in evaluation mode on the CPU.
@@ -60,7 +60,7 @@ class TrainedFlow:
 class Trainer:
     """A training run of a flow, which writes checkpoints to a folder and resumes from the newest one there.
 
-    A trainer resumes from the newest checkpoint in its folder, on whatever device that was written. Among several
+    A checkpoint can be resumed on another device than the one that it was written on. Among several
     processes each makes a trainer for the same folder; only the first one observes, validates and writes.
 
     Args:
@@ -141,7 +141,7 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train until the budget of steps or minutes is used up, and return the flow of the best validation.
+        """Train until the steps or minutes are used up; return the flow with the lowest validation bits per dimension.
 
         Args:
             should_stop: Called after every step; returns true to end the training early.
@@ -166,7 +166,10 @@ class Trainer:
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Take all optimiser steps of the run, with validations and checkpoints, without loading the best flow."""
+        """Train until the steps or minutes are used up, with validations and checkpoints, and return nothing.
+
+        The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
+        """
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step)
         last_checkpoint = time.monotonic()

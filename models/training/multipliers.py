@@ -17,23 +17,23 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 
 class Multiplier(nn.Module):
-    """Base class of rules that set the weights (multipliers) of the layers' reconstruction errors in the loss."""
+    """Base class of rules that weight each layer's reconstruction error ||R W x - x||² / D in the training loss."""
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty in nats per dimension, a scalar, for the relative errors of the layers, ``(K,)``."""
+        """Return the loss term in nats per dimension, a scalar, for the layers' reconstruction errors, ``(K,)``."""
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Adapt the weights to the reconstruction errors ``(K,)`` of a step. Errors that are not finite are ignored."""
+        """Adapt the K weights to a step's reconstruction errors, ``(K,)``; do nothing if one is NaN or infinite."""
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
+        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
 
 
 class FixedMultiplier(Multiplier):
-    """Constant weight lambda of the reconstruction errors, as in the paper (Keller et al. 2021, eq. 3)."""
+    """Rule that gives the reconstruction error of each layer the same constant weight (Keller et al. 2021, eq. 3)."""
 
     weights: Tensor
 
@@ -42,19 +42,19 @@ class FixedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty lambda Σ_k rho_k for the layers' relative reconstruction errors rho, ``(K,)``."""
+        """Return the loss term lambda Σ_k rho_k, a scalar, for the constant weight lambda and errors rho, ``(K,)``."""
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
         """Do nothing, because the weights of the reconstruction errors are constant."""
 
     def values(self) -> Tensor:
-        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
+        """Return the constant weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
         return self.weights
 
 
 class GecoMultiplier(Multiplier):
-    """Adaptive weights by GECO (Rezende & Viola 2018), which steer each layer's reconstruction error to a target.
+    """Rule that adapts each layer's weight to steer its reconstruction error to a target (GECO, Rezende & Viola 2018).
 
     The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
     updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
@@ -82,13 +82,13 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty mean_k (lambda_k rho_k + ½ relu(rho_k / target - 1)²) for relative errors rho."""
+        """Return mean_k (lambda_k rho_k + ½ relu(rho_k / target - 1)²), a scalar, for weights lambda, errors rho."""
         violation = torch.relu(errors / self.target - 1)
         return (self.values() * errors + 0.5 * violation.square()).mean()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose reconstruction error exceeds the target, and lower the others."""
+        """Raise the weights of layers whose recent error exceeds the target, and lower the others, by at most 1 %."""
         if not errors.isfinite().all():
             return
         self.average.lerp_(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
@@ -96,12 +96,12 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*(torch.tensor(limit).log().item() for limit in self.LIMITS))
 
     def values(self) -> Tensor:
-        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
+        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
         return self.log_weights.exp()
 
 
 class DampedMultiplier(Multiplier):
-    """Adaptive weights as damped Lagrange multipliers (MDMM, Platt & Barr 1988), with constraints rho_k <= target.
+    """Rule whose weights are Lagrange multipliers to keep each layer's error below a target (MDMM, Platt & Barr 1988).
 
     rho_k is the relative reconstruction error of layer k.
 
@@ -125,19 +125,19 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty mean_k (lambda_k c_k + ½ relu(c_k)²), a scalar, with c_k = rho_k / target - 1."""
+        """Return mean_k (lambda_k c_k + ½ relu(c_k)²), a scalar, for weights lambda and c_k = error_k / target - 1."""
         constraint = errors / self.target - 1
         return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).mean()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose error exceeds the target and lower the others, not below 0."""
+        """Add 0.01 clip(error_k / target - 1, -1, 1) to the weight of each layer k, and raise negative weights to 0."""
         if errors.isfinite().all():
             self.weights += self.RATE * _clipped_violation(errors, self.target)
             self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return the weight lambda_k of each layer's reconstruction error, ``(K,)``."""
+        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
         return self.weights
 
 
@@ -147,7 +147,7 @@ def _clipped_violation(errors: Tensor, target: float) -> Tensor:
 
 
 def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:
-    """Create the rule that sets the weights of the reconstruction errors: fixed, GECO or MDMM.
+    """Return a new rule that weights the reconstruction errors of ``layers`` layers: fixed, GECO or MDMM.
 
     Args:
         rule: "fixed", "geco" or "mdmm".

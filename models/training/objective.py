@@ -23,7 +23,7 @@ from models.training.trimming import Suspects, TrimmedBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a batch of images, with its log-likelihood and the reconstruction errors of the layers.
+    """Loss of a training batch in nats per dimension, its mean log-likelihood, and the errors of learned inverses.
 
     Attributes:
         value: The loss to minimise, a scalar in nats per dimension.
@@ -40,12 +40,12 @@ class Loss:
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """The largest relative reconstruction error over the layers with a learned inverse, 0 if there are none."""
+        """The largest mean ||R W x - x||² / D of the layers W with a learned inverse R, a scalar; 0 without any."""
         return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
 
 
 class SelfNormalizingObjective(nn.Module):
-    """The training objective of self normalizing flows: -mean log p(x) / D plus a penalty on reconstruction errors.
+    """Training loss of a self normalizing flow: -mean log p(x) / D plus a penalty on the errors of learned inverses.
 
     The paper maximises ½ log p_f(x) + ½ log p_g(x) - lambda Σ_k ||g_k(f_k(h_k)) - h_k||² (Keller et al. 2021, eq. 3),
     with W and R of each layer in place of f_k and g_k. The layers supply the gradients of the two log-likelihoods (eq.
@@ -89,7 +89,7 @@ class SelfNormalizingObjective(nn.Module):
         ranks: Ranks = SINGLE_PROCESS,
         share: float = 1.0,
     ) -> Loss:
-        """Return the training loss of a batch of images, in nats per dimension.
+        """Return the loss of a batch in nats per dimension, with its log-likelihood and the errors of learned inverses.
 
         Among several processes each computes a slice of the batch.
 
@@ -131,7 +131,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int) -> None:
-        """Adapt the weights of the reconstruction errors and the outlier threshold after an optimiser step.
+        """Adapt the penalty's weights, and the limit below which unlikely images are ignored, after a training step.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
         """
@@ -152,10 +152,10 @@ class SelfNormalizingObjective(nn.Module):
 
 
 class BatchLoss(nn.Module):
-    """Module that returns the training loss of a batch. Data-parallel training wraps this flow and objective.
+    """Module that returns the loss of a batch, so that data-parallel training can wrap flow and loss as one module.
 
-    ``DistributedDataParallel`` wraps this module to train in several processes. The module takes the whole batch and
-    computes the slice of its own process.
+    The wrapper is ``DistributedDataParallel``. The module takes the whole batch and computes the loss of the slice of
+    its own process.
     """
 
     def __init__(self, flow: Flow, objective: SelfNormalizingObjective, ranks: Ranks = SINGLE_PROCESS) -> None:
@@ -165,20 +165,20 @@ class BatchLoss(nn.Module):
         self.ranks = ranks
 
     def forward(self, images: Tensor, step: int) -> Loss:
-        """Return the training loss of dequantised ``images``, float64 ``(N, C, H, W)`` in [0, 256), at a step."""
+        """Return the training loss of images plus uniform noise, float64 ``(N, C, H, W)`` in [0, 256), at a step."""
         part, share = self.ranks.share(images)
         y, log_det = self.transform_pixels(part)
         return self.objective.loss(self.flow, y, log_det, step, self.ranks, share)
 
     @torch.no_grad()
     def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images after the pixel transform, and its log-det ``(N,)`` in nats, both float32."""
+        """Return images after the pixel transform y(x), and log |det dy/dx| in nats, ``(N,)``, both float32."""
         y, log_det = self.flow.pixels(images)
         return y.float(), log_det.float()
 
 
 def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
-    """Return the layers of a flow that learn an approximate inverse, in forward order."""
+    """Return the layers of a flow that learn an approximate inverse of their matrix, in forward order."""
     return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
 
 
@@ -206,7 +206,7 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """Accuracy of a learned inverse R ≈ W⁻¹: the relative error ||I - R W||_F / sqrt(D) and a bound on ||W⁻¹ - R||.
+    """Accuracy of a learned inverse R of a D x D matrix W: ||I - R W||_F / sqrt(D), and a bound on ||W⁻¹ - R||.
 
     Attributes:
         error: ||I - R W||_F / sqrt(D): the root mean square of ||v - R W v|| over directions v of length 1; 0 for an
@@ -220,7 +220,7 @@ class InverseQuality:
 
 @torch.no_grad()
 def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
-    """Return the relative error of each learned inverse R of a flow, ||I - R W||_F / sqrt(D), by layer name.
+    """Return the error ||I - R W||_F / sqrt(D) of each learned inverse R of a D x D matrix W, by layer name.
 
     Args:
         flow: The flow.
@@ -232,7 +232,7 @@ def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return the error of each learned inverse R ≈ W⁻¹ of a flow and a bound on ||W⁻¹ - R||, by layer name.
+    """Return the error of each learned inverse R ≈ W⁻¹ of a flow, and a bound on ||W⁻¹ - R||, by layer name.
 
     The error is estimated on white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The bound is ||W^-1 - R|| <=
     ||R|| ||E|| / (1 - ||E||) in the spectral norm. For 1x1 convolutions its norms are those of their matrices. For

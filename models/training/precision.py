@@ -10,7 +10,7 @@ from models.training.config import TrainingConfig
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the precision that coupling networks train in on a device, "float32" or "bfloat16".
+    """Return the number format in which coupling networks compute during training, "float32" or "bfloat16".
 
     ``auto`` is bfloat16 on a CPU with instructions for it, and float32 on any other CPU and on CUDA.
 
@@ -28,7 +28,7 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Set the data type that all coupling networks of a flow compute in. Their weights keep their type.
+    """Make the coupling networks of a flow compute in ``dtype``, or with None in that of their unchanged weights.
 
     The weights keep their type and are brought to the memory layout that is fastest, channels last.
     """

@@ -25,7 +25,7 @@ Family = Literal["glow", "convolutional", "fully-connected"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A flow architecture with training settings that suit it, under a name.
+    """A named flow architecture with training settings that suit it, such as ``snf-glow-small``.
 
     Attributes:
         name: Name of the preset.
@@ -48,7 +48,7 @@ class Preset:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings of the preset, with the user's ``parameters`` in place of its own.
+        """Return the preset's training settings, replaced by the user's ``parameters`` where these are given.
 
         Raises:
             pydantic.ValidationError: A parameter is unknown or outside its bounds.
@@ -56,7 +56,7 @@ class Preset:
         return TrainingConfig.model_validate({**self.defaults, **parameters})
 
     def architecture(self, image_shape: tuple[int, int, int], pixels: PixelTransform) -> Architecture:
-        """Return the architecture of the preset for images of a given shape.
+        """Return the preset's architecture for images of ``image_shape``. Raises ``DatasetUnfit`` if there is none.
 
         Args:
             image_shape: Channels, height and width.
@@ -151,7 +151,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset with a given name. Raises ``PresetNotFound`` if there is none."""
+    """Return the preset called ``name``. Raises ``PresetNotFound``, which lists all presets, if there is none."""
     if name not in PRESETS:
         raise PresetNotFound(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -70,7 +70,7 @@ def train(
     ranks: Ranks = SINGLE_PROCESS,
     engine: EngineOptions | None = None,
 ) -> Path:
-    """Train a flow and write the complete model: weights, calibration, test results and model card.
+    """Train a flow, calibrate and test it, write the complete model to ``folder/artifact`` and return that path.
 
     If an earlier call has written the model, its path is returned and no flow is trained.
 

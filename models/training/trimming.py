@@ -13,7 +13,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """A batch of images after outlier trimming: the likelihood threshold and the mean of the images kept.
+    """A batch whose least likely images were left out: the threshold for them, and the mean of the images kept.
 
     Attributes:
         deviations: Log-likelihoods of the N images minus their median, ``(N,)`` in nats.
@@ -28,17 +28,18 @@ class TrimmedBatch:
     log_likelihood: Tensor
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
-        """Return the weight of each image in the loss, ``(N,)``: 0 if the image is trimmed. The mean weight is 1."""
+        """Return each image's weight in the loss, ``(N,)``: 0 if it is left out, else N / (number of images kept)."""
         return self.weight * ~(log_likelihoods.detach() < self.floor)
 
 
 class Suspects(nn.Module):
-    """Trimmed maximum likelihood: the least likely images of each batch get weight 0 (Neykov & Müller 2003).
+    """Outlier trimming in training: the loss ignores the least likely images of a batch (Neykov & Müller 2003).
 
     The objective is Σ_i w_i log p(x_i) with w_i = 0 for suspects, the images that are left out.
 
-    An image is a suspect if its log-likelihood lies further below the median of its batch than those of all but a
-    ``share`` of the last 1024 images, where 0 < share < ½; so at least half of every batch is learned from.
+    The weights w_i of the other images are equal. An image is a suspect if its log-likelihood lies further below the
+    median of its batch than those of all but a ``share`` of the last 1024 images, where 0 < share < ½; so at least half
+    of every batch is learned from.
 
     The threshold spans many batches because the number of strange images differs from batch to batch: a fixed number
     left out of each would keep some of them and drop good images instead. It is relative to the median because
@@ -56,7 +57,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Find the least likely images of a batch, which the loss then leaves out.
+        """Return the threshold, set by the last 1024 images, below which images of a batch are left out of the loss.
 
         Divergence stays visible: NaN is no suspect, and the weight 0 turns an infinite loss into NaN.
 
@@ -77,7 +78,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch) -> None:
-        """Add the log-likelihoods of a batch to the last 1024, which set the trimming threshold."""
+        """Add the log-likelihoods of a batch to those of the last 1024 images, which determine the threshold."""
         self.deviations.copy_(self._window(trimmed.deviations)[:WINDOW])
 
     def _window(self, deviations: Tensor) -> Tensor:

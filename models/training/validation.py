@@ -30,7 +30,7 @@ PREVIEWS_KEPT = 50
 
 
 def omitted_log_det(flow: Flow, shape: Shape) -> float:
-    """Return the sum of the log-dets that self normalizing layers leave out in training, in nats.
+    """Return the sum of log |det dz/dx|, in nats per image, of the layers for which training does not compute it.
 
     Cost: O(C³) per layer, so it is computed for reports only.
     """
@@ -43,7 +43,7 @@ def omitted_log_det(flow: Flow, shape: Shape) -> float:
 
 
 def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    """Return the mean bits per dimension of validation ``images``, uint8 ``(N, C, H, W)``, under a flow.
+    """Return a flow's mean bits per dimension of ``images``, uint8 ``(N, C, H, W)``, with equal noise in every call.
 
     The dequantisation noise of an image depends on the image alone, so that the result is the same in every call.
     """
@@ -54,7 +54,7 @@ def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint
 def trimmed_bits_per_dim(
     flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]], suspect_share: float
 ) -> tuple[float, float]:
-    """Return the mean bits/dim of validation images, with and without a share of the least likely ones.
+    """Return mean bits per dimension of all validation images, and of all but the least likely ``suspect_share``.
 
     The second mean selects the weights to keep. Dirty images that a flow does not learn become ever less likely; with
     them, the mean would select the weights that have learned least.
@@ -75,7 +75,7 @@ def trimmed_bits_per_dim(
 
 
 def write_preview(flow: Flow, image_shape: Shape, folder: Path, step: int) -> Path:
-    """Draw 16 samples from a flow in training and write them as the picture ``folder/step-NNNNNNNN.png``.
+    """Draw 16 samples from a flow in training, write them as one PNG to ``folder``, and return its path.
 
     The latents are the same at every step. The samples come from the learned inverse where the flow has one, are
     computed on the CPU, and change no random state. The 50 latest files stay.

@@ -35,7 +35,7 @@ PRINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """The dataset, preset and configuration with which a shipped model is trained."""
+    """The dataset, flow architecture and training settings from which one model of the product is trained."""
 
     dataset: str
     preset: str
@@ -50,7 +50,7 @@ RECIPES = {
 
 
 def main() -> int:
-    """Train or calibrate the shipped model named on the command line, and return the exit code."""
+    """Train the shipped model named on the command line, or calibrate it; return exit code 0, or 1 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Replace the calibration and the model card of a stored model, and leave its weights unchanged.
+    """Replace the calibration and the model card in a model's folder; exit if it was trained on other images.
 
     Args:
         folder: The folder of the artifact.

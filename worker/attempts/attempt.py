@@ -37,7 +37,7 @@ _OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
-    """Specification of one attempt of a job, read from ``job.json`` in the job's folder."""
+    """Description of one attempt (execution) of a job, read from ``job.json``: model, dataset, parameters, device."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -53,7 +53,7 @@ class JobSpec(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the specification in ``job.json`` in the folder of a job.
+        """Return the job description in the file ``job.json`` of the job's folder.
 
         Raises:
             OSError: The file cannot be read.
@@ -63,7 +63,7 @@ class JobSpec(BaseModel):
 
 
 class StopFlag:
-    """Flag that is set when the process of a job is asked to stop, or when its supervisor dies.
+    """Flag that is set when a job's process should stop: on a signal, a message of its parent, or the parent's death.
 
     Attributes:
         reason: Reason from the message of the supervisor; preemption by default.
@@ -74,7 +74,7 @@ class StopFlag:
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Register handlers that set the flag on SIGTERM, SIGINT and messages of the supervising process.
+        """Register handlers that set the flag on SIGTERM, on SIGINT, and on a message or the death of the parent.
 
         If the supervisor is gone, the process is killed after ``grace_s`` seconds.
         """
@@ -97,21 +97,21 @@ class StopFlag:
         watch(on_message, on_orphaned)
 
     def ask(self) -> None:
-        """Set the flag, so that the work stops at its next check."""
+        """Set the flag, so that the job stops the next time it checks ``is_set``."""
         self._event.set()
 
     def is_set(self) -> bool:
-        """Return whether the process was asked to stop."""
+        """Return True if the process was asked to stop."""
         return self._event.is_set()
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code that reports why the process stopped: cancelled, or interrupted to continue later."""
+        """Exit code after a request to stop: 76 if the job was cancelled, 75 if a later attempt continues it."""
         return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
 class Fence:
-    """Guard that keeps an attempt from writing results after another attempt has taken over its job.
+    """Guard that stops an attempt (one execution of a job) once it has lost the right to run the job.
 
     Args:
         store: Job store.
@@ -129,7 +129,7 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Check that this attempt still owns the job, at most once per heartbeat interval.
+        """Raise ``StaleAttempt`` if this attempt lost the right to run its job; ask Redis once per heartbeat at most.
 
         An outage of the broker is tolerated.
 
@@ -145,7 +145,7 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Check now that this attempt still owns the job; wait while the broker is down.
+        """Raise ``StaleAttempt`` if this attempt lost the right to run its job; while Redis is down, wait for it.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -162,7 +162,7 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Raise ``StaleAttempt`` unless this attempt still owns its job; called just before its result is published.
+        """Raise ``StaleAttempt`` if this attempt lost the right to its job; call this right before publishing a result.
 
         In an outage of the broker the check waits for the length of a lease at most.
 
@@ -190,7 +190,7 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 @contextmanager
 def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
-    """Context manager that holds the lock of a job's folder, so that one process works there at a time.
+    """Context manager that holds the file lock of a job's folder, so that only one process works there at a time.
 
     Raises:
         StaleAttempt: Another process holds the lock for longer than ``patience_s`` seconds.
@@ -209,7 +209,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run one attempt of the job in the folder that the command line gives; return the exit code.
+    """Run ``work`` on the job whose folder is the command-line argument; return the exit code for the process.
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
@@ -253,7 +253,7 @@ def attempt(work: Work) -> int:
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:
-    """Prepare a process that works on a job: signal handlers, niceness, memory limit and logging.
+    """Set up a process that works on a job: stop signals, low priority, memory limit (in bytes) and logging.
 
     Returns the settings, and the flag that is set when the process should stop.
     """

@@ -17,7 +17,7 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Calibrate the model of a job on the job's dataset, and add the calibration to the model registry.
+    """Calibrate a job's model: take the images of a dataset as normal for its p-values, and register the result.
 
     Raises:
         Interrupted: The process was asked to stop.

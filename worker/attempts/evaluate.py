@@ -26,7 +26,7 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Evaluate the model of a job, and write the report as JSON and HTML.
+    """Measure how well a job's model detects anomalous images, and write a report as JSON and HTML to the job's folder.
 
     Raises:
         Interrupted: The process was asked to stop.
@@ -88,7 +88,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
 
 class EvaluationProgress:
-    """Progress reports of an evaluation in scored images, with a log event for each new image set."""
+    """Writer of an evaluation's progress events, in scored images, with a log event for each new image set."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -96,7 +96,7 @@ class EvaluationProgress:
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Report that ``done`` of ``total`` images are scored, and that ``label`` is being worked on."""
+        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new image set begins."""
         self._reporter = self._reporter or ProgressReporter(self._events, total, done)
         if label != self._label:
             self._label = label
@@ -104,7 +104,7 @@ class EvaluationProgress:
         self._reporter.report(done)
 
     def finish_set(self, _label: str) -> None:
-        """Report a finished image set as a checkpoint, after which a later attempt can continue."""
+        """Write a checkpoint event after an image set; a later attempt can continue with the next set."""
         if self._reporter is not None:
             self._reporter.checkpoint()
 

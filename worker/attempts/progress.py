@@ -13,7 +13,7 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of a job's progress events: steps done, images per second and time left in seconds.
+    """Writer of a job's progress events: steps done, images per second, and time left in seconds.
 
     Writes ``started`` at once, then ``metrics`` and ``checkpoint``.
 
@@ -35,11 +35,11 @@ class ProgressReporter:
 
     @property
     def due(self) -> bool:
-        """Whether enough time has passed since the last call of ``report`` to call it again."""
+        """Whether at least 0.5 s have passed since the last call of ``report``."""
         return time.monotonic() - self._checked_at >= REPORT_S
 
     def report(self, done: int) -> None:
-        """Write a ``metrics`` event with ``done`` steps, at most twice a second; the last step always."""
+        """Write a progress event with ``done`` steps, every 0.5 s at most; the last step is always written."""
         self.done = done
         self._checked_at = now = time.monotonic()
         waited = now - self._reported_at
@@ -62,7 +62,7 @@ class ProgressReporter:
         )
 
     def checkpoint(self, done: int | None = None) -> None:
-        """Write a ``checkpoint`` event: a later attempt can continue after ``done`` steps.
+        """Write an event that ``done`` steps are saved, so that a later attempt can continue from there.
 
         By default ``done`` is the number of steps reported last.
         """
@@ -71,14 +71,14 @@ class ProgressReporter:
 
 
 class PreparationReporter:
-    """Writer of log events while the images of a dataset are resized for a model."""
+    """Writer of log events on how many images of a dataset are resized so far, before a job uses them."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._reported_at = time.monotonic()
 
     def report(self, done: int, total: int) -> bool:
-        """Write how many images are resized, at most every few seconds; return whether it was written."""
+        """Write that ``done`` of ``total`` images are resized, every 5 s at most; return whether it was written."""
         if time.monotonic() - self._reported_at < PREPARING_S:
             return False
         self._reported_at = time.monotonic()

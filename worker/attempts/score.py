@@ -35,7 +35,7 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Score every image of a job's dataset, and write one Parquet file with a row per image.
+    """Score every image of a job's dataset, and write ``scores.parquet`` to the job's folder, with one row per image.
 
     Raises:
         Interrupted: The process was asked to stop.
@@ -97,7 +97,7 @@ def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Score shards (ranges of images) of a job that another worker runs, as long as there are free ones.
+    """Score ranges of images of a job that another worker runs, until no unclaimed range is left.
 
     Ends when no shard is free, the job is not running, or the process is asked to stop.
 
@@ -138,7 +138,7 @@ def _is_running(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
 
 
 def main() -> int:
-    """Run an attempt of a bulk scoring job or, with ``--assist``, help with it; return the exit code."""
+    """Run one attempt of a bulk scoring job or, with ``--assist``, help another process; return the exit code."""
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = prepare_process()

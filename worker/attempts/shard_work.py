@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """A bulk scoring job in one process: the loaded model, the images, and the shards left to score.
+    """State of one process in a bulk scoring job: the loaded model, the images, and the shards (image ranges) left.
 
     Args:
         folder: Folder of the parts.
@@ -67,7 +67,7 @@ class ShardWork:
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Claim a free shard (a range of images), score its images and write the scores to a file.
+        """Score a free range of images (shard), and write the scores to a file; return False if none is free.
 
         Args:
             should_stop: Function that is called between batches; True stops the work.
@@ -116,14 +116,14 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Progress of a bulk scoring job in images, summed over all processes that work on it."""
+    """Writer of a bulk scoring job's progress events: images scored by all of its processes together."""
 
     def __init__(self, plan: OpenPlan, events: EventLog) -> None:
         self._plan = plan
         self._reporter = ProgressReporter(events, plan.plan.count, self._images(plan.missing()))
 
     def report_if_due(self) -> None:
-        """Report the progress of the bulk job, unless it was reported moments ago.
+        """Write a progress event for the bulk job if the last call was at least 0.5 s ago.
 
         Finding the missing parts takes time.
         """
@@ -131,7 +131,7 @@ class ShardProgress:
             self.report(self._plan.missing())
 
     def report(self, missing: Sequence[int]) -> None:
-        """Report the progress of the bulk job; ``missing`` are the numbers of its unfinished shards.
+        """Write the number of images scored so far; ``missing`` are the numbers of the unfinished shards.
 
         Newly written parts are a checkpoint, because another attempt continues after them.
         """

@@ -24,7 +24,7 @@ from worker.settings import Settings
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Train the model of a job and register it, unless an earlier attempt has registered it.
+    """Train a job's model and add it to the model registry, unless an earlier attempt of the job has added it.
 
     Args:
         folder: Folder of the job.

@@ -22,7 +22,7 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application configured by the settings, without connecting to the broker.
+    """Return a Celery application with broker URL and queues from the settings; it connects on first use.
 
     Workers acknowledge a message on receipt. A message that is lost with its worker is replaced by means of leases and
     the reconciler. Late acknowledgement would be fragile: in an outage Kombu would wait for the broker for ever.
@@ -77,7 +77,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class PromptConnection(Connection):
-    """Broker connection of Celery (Kombu) that reconnects within seconds after an outage of any length."""
+    """Broker connection of Celery (Kombu) that, while the broker is down, tries again every 1 to 3 s."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """Connect to the broker; pause 1 to 3 s between retries instead of Kombu's 2 to 30 s."""
@@ -86,7 +86,7 @@ class PromptConnection(Connection):
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the keys of the Redis lists with the messages of a queue, in the order in which they are served."""
+    """Return the keys of the two Redis lists that hold a queue's messages, in the order in which they are served."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 

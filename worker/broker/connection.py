@@ -20,7 +20,7 @@ _TAKES_NO_WRITES = "OOM", "MISCONF", "READONLY"
 
 
 def socket_path(settings: Settings) -> Path:
-    """Return the path of the embedded broker's Unix socket.
+    """Return the path of the Unix socket on which the embedded Valkey (Redis) server listens.
 
     Raises:
         BrokerStartFailed: The path is longer than the operating system allows.
@@ -35,12 +35,12 @@ def socket_path(settings: Settings) -> Path:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL of the Redis or Valkey server in the form that redis-py reads."""
+    """Return the URL of the Redis server for redis-py: the setting ``redis_url``, or the embedded server's socket."""
     return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the URL of the Redis or Valkey server in the form that Celery reads."""
+    """Return the URL of the Redis server for Celery; a Unix socket has the scheme ``redis+socket``, not ``unix``."""
     url = broker_url(settings)
     parts = urlsplit(url)
     if parts.scheme != "unix":
@@ -51,7 +51,7 @@ def celery_url(settings: Settings) -> str:
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Return a Redis client that returns text and fails within seconds when the server is down."""
+    """Return a Redis client that returns text, and raises after ``broker_timeout_s`` and a retry if Redis is down."""
     return redis.Redis.from_url(
         broker_url(settings),
         decode_responses=True,
@@ -65,7 +65,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Context manager that turns connection errors of Redis into ``BrokerDown``.
+    """Context manager that raises ``BrokerDown`` if the Redis server is unreachable, too slow, or takes no writes.
 
     Raises:
         BrokerDown: The server cannot be reached, does not answer in time, or takes no writes.
@@ -82,9 +82,9 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 def durability_risks(client: redis.Redis) -> list[str]:
-    """Return warnings about settings of a Redis server with which accepted jobs may be lost.
+    """Return a sentence for each Redis setting with which accepted jobs may be lost; an empty list if there is none.
 
-    Each warning is a sentence with its remedy.
+    Each sentence names the remedy.
 
     Raises:
         BrokerDown: The server does not answer.

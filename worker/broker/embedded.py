@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class ServerState(Enum):
-    """Reaction of a Valkey server to a PING: it answers, hangs, or is absent."""
+    """Result of a PING to a Valkey server: it answers, it does not answer in time, or there is no server."""
 
     ANSWERS = "answers"
     HANGS = "hangs"
@@ -34,7 +34,7 @@ class ServerState(Enum):
 
 
 class EmbeddedBroker:
-    """Valkey server with its data in ``home/broker``, which syncs every acknowledged write to disk.
+    """Valkey (Redis) server for the job queues, which this product starts; it syncs every write to a file on disk.
 
     The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
     lock file marks the process that owns the server, a note stores the socket of the server, and a running server is
@@ -51,7 +51,7 @@ class EmbeddedBroker:
         self._server: ValkeyServer | None = None
 
     def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
-        """Start the Valkey server, or connect to one that is already running on the same data.
+        """Start the Valkey server, or use one that runs already; return ``started``, ``adopted`` or ``attached``.
 
         Args:
             timeout: Longest wait in seconds.
@@ -114,7 +114,7 @@ class EmbeddedBroker:
             raise BrokerStartFailed(str(error)) from error
 
     def alive(self) -> bool:
-        """Return whether the Valkey server answers on its socket, even if it is still loading its data."""
+        """Return True if the Valkey server answers a PING, even if it is still loading its data."""
         return _server_state(self._client) is ServerState.ANSWERS
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -178,7 +178,7 @@ def _shut_down(client: redis.Redis, deadline: float) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT; return exit code 1 if the server dies."""
+    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering."""
     settings = load_settings()
     configure_logging(settings, "broker")
     stop = threading.Event()

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurveEvents:
-    """Metrics and validations of a training job by step, without steps that a later attempt repeated.
+    """Training curve of a job: its ``metrics`` and ``validation`` events in order of steps, without repeated steps.
 
     Steps are strictly increasing.
 
@@ -26,7 +26,7 @@ class CurveEvents:
 
 
 def read_curve(path: Path) -> CurveEvents:
-    """Return the training curve of a job from the file of its events at ``path``.
+    """Return the training curve in the event file at ``path``, without steps that a later attempt repeated.
 
     An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
     are dropped.

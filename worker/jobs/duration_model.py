@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Measured slowdown of trainings relative to a reference machine, by kind of device and preset.
+    """Duration of past trainings relative to a reference machine, kept in Redis to correct later estimates.
 
     A slowdown is the time that a job took over the time that the reference machine needs for the same work
     (``models.training.cost.throughput.ASSUMED``).
@@ -28,7 +28,7 @@ class DurationModel:
         self._key = f"{prefix}pace"  # its name since the first version
 
     def slowdown(self, device: DeviceKind, preset: str) -> float | None:
-        """Return the slowdown of trainings with a preset on a kind of device, relative to a reference machine.
+        """Return how many times longer a preset trains here than on the reference machine, or None if unknown.
 
         Falls back to the latest training with any preset on this kind of device.
 
@@ -44,7 +44,7 @@ class DurationModel:
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Update the slowdown of a preset with the duration of a finished training: new = (old + measured) / 2.
+        """Average the slowdown of a finished training (actual / reference time) with the stored one, half each.
 
         Jobs that failed, were interrupted, or had a limit in minutes change nothing.
 

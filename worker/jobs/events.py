@@ -13,7 +13,7 @@ _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
 class EventLog:
-    """Writer of a job's events to a file, one JSON object per line with time and attempt number."""
+    """Writer that appends a job's events to a file, one JSON object per line, with time and attempt number."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
@@ -23,14 +23,14 @@ class EventLog:
             self._file.write(b"\n")
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event to the file; the key ``event`` with the type of the event is required."""
+        """Append an event to the file, with time and attempt number; its key ``event`` (the type) is required."""
         stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
         # One unbuffered write for each line: lines of two writers never mix.
         self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
 
 
 class EventReader:
-    """Reader of new events in a job's file, limited to the events of one attempt."""
+    """Reader that returns the new events in a job's event file, and only those of one attempt."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
@@ -38,7 +38,7 @@ class EventReader:
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """Return the events that were completed since the last call."""
+        """Return this attempt's events whose lines were completed in the file since the last call."""
         events: list[Event] = []
         for chunk in read_chunks(self._path, self._offset):
             self._offset = chunk.end
@@ -48,7 +48,7 @@ class EventReader:
 
 
 class AttemptSummary:
-    """Summary of the events of a job's attempt: progress, metrics, checkpoint, result and error.
+    """Summary of the events of one attempt of a job: latest progress, metrics, checkpoint, result and error.
 
     Args:
         progress: Progress in the job record.
@@ -66,7 +66,7 @@ class AttemptSummary:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Update the summary with an event."""
+        """Update progress, metrics, checkpoint, result or error with an event; ignore other kinds of events."""
         kind = event["event"]
         if kind == "metrics":
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
@@ -100,7 +100,7 @@ class AttemptSummary:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields of the job record to update, with None for values that are not finite."""
+        """Return the fields to update in the job record, with None for NaN and infinite values."""
         self.changed = False
         fields: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
         if self.checkpoint_step is not None:

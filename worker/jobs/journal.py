@@ -16,14 +16,14 @@ Event = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An event of a job, and the byte offset at which the next line of the file begins."""
+    """An event of a job, with the byte offset in the event file at which the next line begins."""
 
     end: int
     event: Event
 
 
 class JournalChunk(NamedTuple):
-    """Events from consecutive lines of a job's event file, and the byte offset of the next chunk."""
+    """Events from consecutive lines of a job's event file, with the byte offset at which the next chunk begins."""
 
     entries: list[Entry]
     end: int
@@ -31,7 +31,7 @@ class JournalChunk(NamedTuple):
 
 
 def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
-    """Return the events in the complete lines within ``limit`` bytes from the byte ``offset`` of an event file.
+    """Return the events in the complete lines among ``limit`` bytes of an event file, from byte ``offset`` on.
 
     Damaged lines are skipped. ``NaN`` and infinities, which JSON does not have, become None. A missing file counts as
     empty.
@@ -61,7 +61,7 @@ def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> Journal
 
 
 def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
-    """Yield chunks of events from the byte ``offset`` to the end of a job's event file."""
+    """Yield the events of a job's event file, from byte ``offset`` to its end, in chunks of up to 256 KiB."""
     while True:
         chunk = read_chunk(path, offset)
         yield chunk

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseStore:
-    """Redis store of leases: a lease gives one worker the exclusive right to run a job for a limited time.
+    """Leases in Redis: a lease gives one worker the exclusive right to run a job until it expires, unless renewed.
 
     An attempt number is a fencing token: only the newest attempt of a job may change its record. Every method raises
     ``BrokerDown`` when Redis does not answer in time.
@@ -34,7 +34,7 @@ class LeaseStore:
         self._scripts: dict[str, Any] = {}
 
     def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
-        """Take the lease of a queued job for a worker, and return the number of the new attempt.
+        """Give a worker the lease (exclusive right) of a queued job; return the attempt number, or None if refused.
 
         Repeating the call with the same ``delivery`` returns the same attempt until the lease is renewed for the first
         time. The first renewal confirms the attempt. An attempt that was never confirmed does not count when its lease
@@ -56,7 +56,7 @@ class LeaseStore:
     def renew(
         self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
     ) -> RequestedAction:
-        """Extend the lease of a job by ``lease_s`` seconds, and write ``changes`` to the job's record.
+        """Extend a lease to ``lease_s`` s from now, write ``changes`` to the job, and return what users request of it.
 
         Returns:
             The action that users requested of the job.
@@ -71,7 +71,7 @@ class LeaseStore:
         return RequestedAction(verdict)
 
     def holds(self, job_id: str, attempt: int) -> bool:
-        """Return whether an attempt still holds the lease of its job, and so may write results."""
+        """Return True if an attempt may still write results: the job runs, and no newer attempt has begun."""
         with translate_redis_errors():
             status, newest = cast(
                 Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
@@ -79,7 +79,7 @@ class LeaseStore:
         return status in ("starting", "running") and newest == str(attempt)
 
     def running(self, job_id: str, attempt: int) -> None:
-        """Change the status of a job from starting to running.
+        """Change the status of a job from starting to running; raise ``StaleAttempt`` if the lease is lost.
 
         Raises:
             StaleAttempt: The attempt does not hold the lease.
@@ -98,7 +98,7 @@ class LeaseStore:
         self._leave(job_id, attempt, status, changes)
 
     def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
-        """End the lease of an unfinished job, and queue the job again before all waiting jobs.
+        """End the lease of an unfinished job, queue it again before all waiting jobs, and return its new status.
 
         Returns:
             The new status: ``queued``, or ``cancelled`` or ``paused`` if users requested that.
@@ -109,7 +109,7 @@ class LeaseStore:
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
     def expire(self, job_id: str, max_attempts: int) -> str:
-        """End an expired lease, whose worker has probably died: queue, pause, cancel or fail its job.
+        """End the lease of a job whose worker did not renew it in time; queue, pause, cancel or fail the job.
 
         A confirmed attempt without a new checkpoint counts as one without progress. The job fails after
         ``max_attempts`` of them in a row.
@@ -120,7 +120,7 @@ class LeaseStore:
         return str(self._run(lua.EXPIRE, job_id, now_text(), max_attempts))
 
     def expired_leases(self, limit: int = 500) -> list[str]:
-        """Return the ids of at most ``limit`` jobs whose lease has expired."""
+        """Return the ids of at most ``limit`` jobs whose worker did not renew the lease in time."""
         with translate_redis_errors():
             return cast(
                 list[str],
@@ -129,10 +129,7 @@ class LeaseStore:
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that tries to lock a name across all workers for ``life_s`` seconds.
-
-        Yields False if another process holds the lock.
-        """
+        """Context manager that locks ``name`` for all workers for ``life_s`` s at most; yields False if it is taken."""
         key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
         with translate_redis_errors():
             got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
@@ -172,5 +169,5 @@ class LeaseStore:
 
 
 def now_text() -> str:
-    """Return the current UTC time as ISO 8601 text, as job records store it."""
+    """Return the current UTC time as ISO 8601 text, such as ``2026-01-31T12:00:00.123456+00:00``."""
     return datetime.now(UTC).isoformat()

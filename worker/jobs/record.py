@@ -15,7 +15,7 @@ from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
-    """Status of a job, from queued to a terminal status, which never changes."""
+    """Status of a job, from queued to succeeded, failed or cancelled, which are final."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -31,7 +31,7 @@ ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
 
 class RequestedAction(StrEnum):
-    """Action that users request for a running job: to go on, to pause or to cancel."""
+    """Action that users requested for a running job: to go on, to pause or to cancel."""
 
     GO_ON = "go on"
     PAUSE = "pause"
@@ -39,7 +39,7 @@ class RequestedAction(StrEnum):
 
 
 class Job(BaseModel):
-    """Record of a background job in the job store: request, status, progress and result; times are UTC."""
+    """Record of a background job: what was requested, its status, its progress and its result; times are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -75,7 +75,7 @@ class Job(BaseModel):
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt to run the job; 0 before the first attempt.
+        """Number of the newest attempt (execution) of the job, counted from 1; 0 before the first attempt.
 
         It is also the fencing token.
         """
@@ -83,7 +83,7 @@ class Job(BaseModel):
 
     @property
     def finished(self) -> bool:
-        """Whether the job has succeeded, failed or been cancelled."""
+        """Whether the job has ended: it has succeeded, failed or been cancelled."""
         return self.status in TERMINAL
 
 
@@ -91,7 +91,10 @@ _JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result"
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Convert fields of a job record to text values for a Redis hash; fields that are None are left out."""
+    """Return fields of a job record as text for a Redis hash: dicts as JSON, booleans as ``0`` or ``1``.
+
+    Fields that are None are left out, unless they are stored as JSON.
+    """
     encoded = {}
     for name, value in fields.items():
         if name in _JSON_FIELDS:
@@ -104,14 +107,14 @@ def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_hash(fields: Mapping[str, str]) -> Job:
-    """Return the job record that is stored in the fields of a Redis hash."""
+    """Return the job record for the text fields of a Redis hash, the inverse of ``to_hash``."""
     return Job.model_validate(
         {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
     )
 
 
 class JobPage(BaseModel):
-    """A page of the list of jobs, newest first; ``next`` is the cursor of the following page, or None."""
+    """A page of the list of jobs, newest first; ``next`` is the cursor of the following page, or None at the end."""
 
     jobs: list[Job]
     next: str | None = None
@@ -123,7 +126,7 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """Return a new job id of 26 characters, in ascending order within this process.
+    """Return a new job id of 26 characters; ids sort by time, and within a process in the order of creation.
 
     It consists of the milliseconds since 1970 and 80 random bits.
     """

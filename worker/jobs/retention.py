@@ -16,7 +16,7 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Delete the checkpoints and the artifact of a training job whose model is registered.
+    """Delete checkpoints and trained model from a training job's folder, after the model was registered.
 
     The registry has a copy.
     """
@@ -25,7 +25,7 @@ def drop_training_files(folder: Path) -> None:
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Link the files of an earlier job's folder into the job that retries it.
+    """Copy the folder ``source`` to ``target`` by hard links; return False if there is no source or the target exists.
 
     Returns:
         False if ``source`` does not exist or ``target`` exists already.
@@ -39,17 +39,16 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Link the folder ``name`` of an earlier job, such as its checkpoints, into the job that retries it.
+    """Link a subfolder of the job that this job retries, such as its checkpoints, into the folder of this job.
 
-    The newest earlier job with such a folder is used.
-
-    The chain of retries is followed, because a retry that never began has no files.
+    The newest earlier job with such a subfolder is used. The chain of retries is followed, because a retry that never
+    began has no files.
 
     Args:
         store: Job store.
         folder: Folder of the job.
         retry_of: Id of the job that this job retries, or None.
-        name: Name of the folder to link.
+        name: Name of the subfolder to link.
 
     Returns:
         Id of the earlier job, or None if there are no files to link.
@@ -68,7 +67,7 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete jobs that ended before the retention time, with their folders; return their number."""
+    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:

@@ -36,7 +36,7 @@ return token
 
 
 class Shards:
-    """The unfinished shards of a bulk scoring job in Redis; a shard is a range of images.
+    """The unfinished shards (ranges of images) of a bulk scoring job in Redis, which processes claim one by one.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -48,14 +48,14 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add unfinished shards, given by their numbers; shards that are present keep their claims."""
+        """Add unfinished shards by their numbers; a shard that is present already keeps its reservation."""
         unclaimed = dict.fromkeys(map(str, shards), 0)
         if unclaimed:
             with translate_redis_errors():
                 self._client.zadd(self._key, cast(dict[Any, Any], unclaimed), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
-        """Reserve the first free shard for this process for ``life_s`` seconds.
+        """Reserve a free shard (a range of images) for ``life_s`` seconds; return its number and a token, or None.
 
         Returns:
             Number of the shard and token of the claim, or None if no shard is free.
@@ -65,7 +65,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend the claim on a shard to ``life_s`` seconds from now.
+        """Extend the reservation of a shard to ``life_s`` seconds from now; return None if it was lost.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.
@@ -74,26 +74,26 @@ class Shards:
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
-        """Give up the claim on a shard, so that another process can take the shard at once."""
+        """End the reservation of a shard early, so that another process can reserve the shard at once."""
         self.renew(shard, token, 0)
 
     def done(self, shard: int) -> None:
-        """Remove a shard from the unfinished shards, because its result is written."""
+        """Remove a shard from the unfinished shards, because the file with its scores is written."""
         with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 
     def left(self) -> int:
-        """Return the number of unfinished shards, including those being scored."""
+        """Return the number of unfinished shards, including those that are being scored."""
         with translate_redis_errors():
             return self._client.zcard(self._key)
 
     def free(self) -> int:
-        """Return the number of unfinished shards that no process has claimed."""
+        """Return the number of unfinished shards that no process has reserved at the moment."""
         with translate_redis_errors():
             seconds, microseconds = self._client.time()
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
 
     def forget(self) -> None:
-        """Remove all shards of the job from Redis."""
+        """Delete the list of the job's unfinished shards from Redis."""
         with translate_redis_errors():
             self._client.delete(self._key)

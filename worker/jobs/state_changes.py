@@ -19,7 +19,7 @@ _CONNECTIONS = 8
 
 
 class StateChange(NamedTuple):
-    """A change of a job's status, with the attempt and the worker."""
+    """A change of a job's status: the new status, the attempt number, the worker's name and the id in Redis."""
 
     id: str
     status: Status
@@ -33,7 +33,7 @@ class StateChange(NamedTuple):
 
 
 class StateChanges(NamedTuple):
-    """Status changes of a job since the last read, with its current status and the time of reading.
+    """New status changes of a job, its current status, and the time at which Redis was read.
 
     No later change has an earlier time than ``clock_ms``. ``status`` is None if the job does not exist.
     """
@@ -44,12 +44,12 @@ class StateChanges(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, so that no further change will follow."""
+        """Whether the job has succeeded, failed or been cancelled, so that no further change will follow."""
         return self.status in TERMINAL
 
 
 class ChangeReader:
-    """Asynchronous reader of the status changes of jobs, shared by all requests of a process."""
+    """Asynchronous reader of jobs' status changes in Redis, with up to 8 connections that all requests share."""
 
     def __init__(self, settings: Settings) -> None:
         # Readers share a few connections; a reader that gets none in time reports an outage.
@@ -67,7 +67,7 @@ class ChangeReader:
         self._prefix = settings.key_prefix
 
     async def after(self, job_id: str, change_id: str = START) -> StateChanges:
-        """Return the status changes of a job after the change with the id ``change_id``.
+        """Return the status changes of a job since the change with the id ``change_id``; by default all of them.
 
         A removed job has none.
 

@@ -37,12 +37,12 @@ class JobStore(LeaseStore):
         self.lines = WaitingLines(client, prefix)
 
     def ping(self) -> None:
-        """Check that the Redis server answers."""
+        """Check that the Redis server answers; raise ``BrokerDown`` if it does not."""
         with translate_redis_errors():
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
-        """Store a new queued job, or return the earlier job of a request with the same idempotency key.
+        """Store a new queued job, or return the job that an earlier request with the same idempotency key created.
 
         Args:
             job: Record of the new job.
@@ -64,7 +64,7 @@ class JobStore(LeaseStore):
         return self.get(job_id), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that was created with an idempotency key, or None if the key is new.
+        """Return the job that an earlier request with this idempotency key created, or None if there is none.
 
         Raises:
             IdempotencyConflict: The key was used with another fingerprint.
@@ -82,7 +82,7 @@ class JobStore(LeaseStore):
             return None
 
     def get(self, job_id: str) -> Job:
-        """Return the record of the job with a given id.
+        """Return the record of a job by its id; raise ``JobNotFound`` if no job has this id.
 
         Raises:
             JobNotFound: No job has this id.
@@ -100,7 +100,7 @@ class JobStore(LeaseStore):
         status: Status | None = None,
         type: JobType | None = None,
     ) -> JobPage:
-        """Return a page of the list of jobs, newest first.
+        """Return a page of jobs, newest first, optionally only those of a status or type.
 
         Args:
             after: Cursor: only jobs created before this one are listed.
@@ -144,12 +144,12 @@ class JobStore(LeaseStore):
         return JobPage(jobs=matching[:limit], next=matching[limit - 1].id if more else None)
 
     def count(self, status: Status) -> int:
-        """Return the number of jobs with a given status."""
+        """Return the number of jobs that have the given status, such as ``queued``."""
         with translate_redis_errors():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
-        """Cancel a waiting job at once, or ask a running job to stop; return the job's record.
+        """Cancel a queued or paused job at once, or ask a running job to stop; return the job's record.
 
         Raises:
             JobNotFound: No job has this id.
@@ -170,7 +170,7 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job before all waiting jobs, or withdraw a pause that is not yet in effect.
+        """Queue a paused job before all waiting jobs, or withdraw a pause that has not stopped the job yet.
 
         Returns:
             The record, and whether the job needs a new message.
@@ -197,11 +197,11 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def forget(self, job_id: str) -> None:
-        """Delete the record of a job that has ended; other jobs are kept."""
+        """Delete the record of a job that has ended; do nothing if the job has not ended."""
         self._run(lua.FORGET, job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return the unfinished shards (ranges of images) of a bulk scoring job."""
+        """Return a ``Shards`` object for the ranges of images that a bulk scoring job has not scored yet."""
         return Shards(self._client, self._prefix, job_id)
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
-    """Return the queue for a training job on a kind of device; ``auto`` selects a GPU if a worker has one.
+    """Return the queue for training on a kind of device; ``auto`` means a GPU if a running worker has one, else CPU.
 
     Raises:
         BrokerDown: Redis does not answer.
@@ -48,7 +48,7 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a training job with validated arguments, and return its record.
+    """Store a new training job and send it to its queue; return its record. Arguments must be valid already.
 
     The call blocks for a few seconds at most and must not be made from an event loop.
 
@@ -93,7 +93,7 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that scores, calibrates or evaluates with a model, and return its record.
+    """Store and queue a job that scores a dataset, calibrates a model or evaluates it; return its record.
 
     Args:
         store: Job store.
@@ -120,7 +120,7 @@ def submit_on_model(
 
 
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queue a new job that continues a failed or cancelled job from its newest checkpoint.
+    """Queue a new job that continues a failed or cancelled job from its newest checkpoint; return its record.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
     same job.
@@ -155,7 +155,7 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send the id of a job to the queue of its workers, before all waiting jobs if ``first`` is set.
+    """Send a job's id to its queue as a Celery message, before all waiting messages if ``first`` is True.
 
     Raises:
         BrokerDown: The broker takes no messages.
@@ -185,7 +185,7 @@ def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
-    """Return the SHA-256 digest of a request as JSON, independent of the order of its fields."""
+    """Return the SHA-256 of a request as JSON, in hexadecimal; the order of the fields does not matter."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """The waiting jobs of all queues in Redis, in the order in which workers take them.
+    """The jobs that wait in each queue, kept in Redis in the order in which workers take them.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -26,12 +26,12 @@ class WaitingLines:
         self._note_dispatch = client.register_script(lua.REDISPATCH)
 
     def length(self, queue: Queue) -> int:
-        """Return the number of jobs that wait in a queue."""
+        """Return the number of jobs that wait in a queue for a worker."""
         with translate_redis_errors():
             return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
 
     def position(self, job: Job) -> int | None:
-        """Return the number of waiting jobs before ``job`` in its queue, or None if it does not wait."""
+        """Return the number of jobs that wait before ``job`` in its queue, or None if it does not wait."""
         first, others = self._line(job.queue, True), self._line(job.queue, False)
         with translate_redis_errors():
             pipe = self._client.pipeline()
@@ -46,7 +46,7 @@ class WaitingLines:
     def lost_messages(
         self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500
     ) -> list[str]:
-        """Return the ids of jobs that wait in a queue although their message to workers is lost.
+        """Return the ids of waiting jobs whose Celery message was lost, so that no worker would take them.
 
         A job may wait for hours behind others, so age alone proves nothing. A message is lost if its line holds no
         messages at all, or if a job that was sent later to the same line has been taken already.
@@ -68,7 +68,7 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job before all waiting jobs; return False if it is no longer queued.
+        """Move a queued job before all waiting jobs; return False, without a change, if it is not queued.
 
         A new message is sent for it afterwards.
         """
@@ -76,7 +76,7 @@ class WaitingLines:
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return the total number of messages in the given Redis lists of the broker.
+        """Return how many Celery messages the Redis lists with these keys contain in total.
 
         The keys of the lists come from ``celery_app.queue_keys``.
         """

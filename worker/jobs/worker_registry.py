@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """State of a worker process: idle, busy, or not receiving messages."""
+    """State of a worker process: idle, busy with a job, or not receiving the messages that wait for it."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -24,7 +24,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerInfo(BaseModel):
-    """Description of a running worker process: its device, its queues, its memory and its current job."""
+    """Entry of a running worker process: its device, its queues, its memory, its state and its current job."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +39,7 @@ class WorkerInfo(BaseModel):
 
 
 class WorkerRegistry:
-    """Registry of the running worker processes in Redis, whose entries expire unless renewed.
+    """List of the running worker processes in Redis; an entry expires unless its worker renews it.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -50,7 +50,7 @@ class WorkerRegistry:
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        """Write or renew the entry of a worker, valid for ``life_s`` seconds."""
+        """Write the entry of a worker to Redis, or renew it; it expires after ``life_s`` seconds."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.sadd(self._index, worker.name)
@@ -58,7 +58,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def withdraw(self, name: str) -> None:
-        """Remove the entry of a worker that stops."""
+        """Delete the entry of the worker ``name`` from Redis, because the worker is stopping."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.srem(self._index, name)
@@ -66,7 +66,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def workers(self) -> list[WorkerInfo]:
-        """Return all running workers, sorted by name, and remove expired entries."""
+        """Return the entries of all running workers, sorted by name, without those that have expired."""
         with translate_redis_errors():
             names = sorted(cast(set[str], self._client.smembers(self._index)))
             if not names:

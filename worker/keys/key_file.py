@@ -28,11 +28,11 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class KeysUnreadable(ValueError):
-    """Raised when the file of API keys is damaged or cannot be read."""
+    """Raised when the file of API keys is damaged or too large to be read."""
 
 
 class KeyConflict(ValueError):
-    """Raised when a change of the API keys is not possible, for example because a name is taken."""
+    """Raised when API keys cannot be changed as asked: a name is taken, or no valid key has the name or id."""
 
 
 class _KeyModel(BaseModel):
@@ -40,14 +40,14 @@ class _KeyModel(BaseModel):
 
 
 class ReplacedSecret(_KeyModel):
-    """The earlier secret of an API key that was rotated, valid for a limited time."""
+    """Hash of an API key's previous secret, which stays valid until the time ``until`` after a rotation."""
 
     digest: Digest
     until: AwareDatetime
 
 
 class StoredKey(_KeyModel):
-    """An API key as stored in the key file: name, role, limits and a hash instead of the secret."""
+    """An API key in the key file: name, role, rate limits, dates, and a hash instead of the secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     name: Name
@@ -62,15 +62,15 @@ class StoredKey(_KeyModel):
     images: Rate | None = Field(None, description="Largest rate of images, scored or sampled, such as 10000/hour.")
 
     def state(self, now: datetime) -> KeyState:
-        """Return whether the API key is active, expired or revoked at the time ``now``."""
+        """Return the state of the API key at the time ``now``: ``active``, ``expired`` or ``revoked``."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return, in constant time, whether the digest ``given`` belongs to this API key at the time ``now``.
+        """Return, in constant time, whether ``given`` is the SHA-256 (hexadecimal) of this API key's text.
 
-        The earlier secret of a rotated key counts while it is valid.
+        The previous secret of a rotated key counts while it is valid at the time ``now``.
         """
         current = hmac.compare_digest(self.digest, given)
         if self.replaced is None or self.replaced.until <= now:
@@ -84,7 +84,7 @@ class _Content(_KeyModel):
 
 
 def digest_of(text: str) -> str:
-    """Return the SHA-256 digest, in hexadecimal, by which the text of an API key is stored.
+    """Return the SHA-256 of an API key's text in hexadecimal; the service stores only this hash.
 
     A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
     make every request slower.
@@ -93,13 +93,13 @@ def digest_of(text: str) -> str:
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in the text of an API key, ``snf_<id>_<secret>``, or None if the text has another form."""
+    """Return the id in an API key of the form ``snf_<id>_<secret>``, or None if the text has another form."""
     match = TEXT.fullmatch(text)
     return match[1] if match else None
 
 
 class KeyFile:
-    """The file of API keys, safe for several processes that read and change it at the same time.
+    """File of API keys (hashes, not secrets), which several processes may read and change at the same time.
 
     Every method raises ``KeysUnreadable`` if the file is damaged, and ``OSError`` if it cannot be accessed.
     """
@@ -138,7 +138,7 @@ class KeyFile:
         images: str | None = None,
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
-        """Create an API key, and return it together with its text, which is stored nowhere.
+        """Create an API key; return its record and its text, which cannot be read again: only its hash is stored.
 
         Args:
             name: Name of the key.
@@ -173,7 +173,7 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Store an existing text as an API key; add a number to ``name`` if the name is taken.
+        """Store the hash of an existing key text; if ``name`` is taken, append a number, as in ``name-2``.
 
         Returns:
             The new key, or None if the text was stored before.
@@ -197,7 +197,7 @@ class KeyFile:
         return key
 
     def revoke(self, ref: str) -> StoredKey:
-        """Revoke the API key with the id or name ``ref`` permanently, and return it.
+        """Revoke the API key with the id or name ``ref`` permanently, and return its record.
 
         Raises:
             KeyConflict: No valid key has this id or name.
@@ -210,7 +210,7 @@ class KeyFile:
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Replace the secret of an API key; the earlier secret stays valid for the time ``overlap``.
+        """Replace the secret of an API key and return the new key; the old one stays valid for the time ``overlap``.
 
         Returns:
             The key and the text with its new secret.

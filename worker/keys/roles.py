@@ -11,5 +11,5 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def includes(held: Role, needed: Role) -> bool:
-    """Return whether a role includes all permissions of another role, as ``admin`` includes ``read``."""
+    """Return whether the role ``held`` includes the permissions of ``needed``; order: read, score, train, admin."""
     return ROLES.index(held) >= ROLES.index(needed)

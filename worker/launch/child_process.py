@@ -19,7 +19,7 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class ChildProcess:
-    """A Python module that runs as a child process, with restarts and growing pauses after crashes.
+    """A Python module that runs as a child process; after a crash it is restarted, with ever longer pauses.
 
     Its output goes to ``home/logs/<name>.out``.
 
@@ -48,7 +48,7 @@ class ChildProcess:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that Ctrl-C does not reach it."""
+        """Start the process in a session of its own, so that Ctrl-C in the terminal does not reach it."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
         lifeline = Lifeline()
@@ -71,7 +71,7 @@ class ChildProcess:
         self._restart_at = None
 
     def restart_if_dead(self) -> str | None:
-        """Detect that the process has died, and restart it after a pause; call this regularly.
+        """Restart the process if it has died and its pause is over, without waiting; call this regularly.
 
         Returns:
             A message for the user, or None if nothing happened.
@@ -93,13 +93,13 @@ class ChildProcess:
         return f"{self.name} ended {end}, see {self._output}; starting it again in {pause:g} s"
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to the process, and cancel a pending restart."""
+        """Send SIGTERM to the process without waiting for its end, and cancel a planned restart."""
         self._restart_at = None
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the process to exit; kill it at ``deadline``, in seconds of the monotonic clock."""
+        """Wait for the process to exit, and kill it at ``deadline``, a value of ``time.monotonic()``."""
         if self._process is None:
             return
         try:
@@ -110,7 +110,7 @@ class ChildProcess:
         self._forget()
 
     def output_tail(self) -> str:
-        """Return the last 15 lines that the process printed, with the name of their file."""
+        """Return the last 15 lines that the process printed, after a line with the path of their file."""
         if not self._output.exists():
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -124,7 +124,7 @@ class ChildProcess:
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
-    """Restart child processes that have died, and pass a message about each to ``echo``."""
+    """Restart the child processes that have died, each after its pause, and pass a message on each to ``echo``."""
     for process in processes:
         message = process.restart_if_dead()
         if message is not None:
@@ -133,9 +133,9 @@ def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None])
 
 
 def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
-    """Ask child processes to stop, and kill those still running at ``deadline``.
+    """Send SIGTERM to all processes, wait for them to exit, and kill those still running at ``deadline``.
 
-    The deadline is in seconds of the monotonic clock.
+    The deadline is a value of ``time.monotonic()``, in seconds.
     """
     for process in processes:
         process.ask_to_stop()

@@ -34,7 +34,7 @@ def supervise(
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Run broker, workers and HTTP service on this machine until SIGINT or SIGTERM.
+    """Run broker, workers and HTTP service on this machine as child processes until SIGINT or SIGTERM.
 
     Args:
         settings: Settings of all processes.
@@ -78,7 +78,7 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """The broker, worker and HTTP service processes of a running installation."""
+    """All processes that ``snf up`` runs: the message broker, a worker for each device, and the HTTP service."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Installation:
         self._others = [*worker_processes(settings, worker), ChildProcess("service", service, settings, keys)]
 
     def run(self) -> int:
-        """Start all processes, print the address, and restart processes that die.
+        """Start all processes, print the address of the service, and restart processes that die until asked to stop.
 
         Returns the exit code.
         """
@@ -117,7 +117,7 @@ class Installation:
         return 0
 
     def close(self) -> None:
-        """Stop all processes, the broker last because workers store interrupted jobs in it."""
+        """Stop workers and service, then the broker, because workers store interrupted jobs in it until their end."""
         self._echo("stopping ...")
         stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
@@ -178,7 +178,7 @@ class Installation:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Return why a network address cannot be listened on, or None if it is free."""
+    """Return None if a server can listen on this host and port, or else a sentence with the reason."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -194,13 +194,13 @@ def port_problem(host: str, port: int) -> str | None:
 
 
 def address(settings: Settings) -> str:
-    """Return the URL of the HTTP service as seen from this machine."""
+    """Return the URL of the HTTP service for programs on this machine, such as ``http://127.0.0.1:8000``."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def welcome(settings: Settings, seconds: float) -> str:
-    """Return the text that ``snf up`` prints once the service is ready."""
+    """Return the text that ``snf up`` prints when the service is ready: its URL and example commands."""
     url = address(settings)
     key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
     image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))

@@ -20,7 +20,7 @@ from worker.settings import Settings
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return a worker process, not yet started, for each device that can run jobs of the wanted queues.
+    """Return one worker process, not yet started, for each device that can run jobs of the configured queues.
 
     The workers share the memory of the machine, see ``training_memory``.
 
@@ -52,7 +52,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Start the worker processes of this machine, and restart those that die, until SIGTERM or SIGINT.
+    """Run a worker process for each device of this machine until SIGTERM or SIGINT; restart those that die.
 
     A single device is served by this process, several devices by one child process each.
 
@@ -84,10 +84,10 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Check that every expected worker process of this machine is alive and receives jobs.
+    """Return whether each device of this machine has a running worker that receives jobs, with a line of text.
 
-    In an outage of the broker all workers count as healthy. They cannot announce themselves then, and a restart would
-    interrupt their jobs without repairing the broker.
+    In an outage of the broker all workers count as healthy. They cannot renew their entries in Redis then, and a
+    restart would interrupt their jobs without repairing the broker.
 
     Returns:
         Whether all workers are healthy, and a line of text with the reason.

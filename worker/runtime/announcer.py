@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Thread that announces a running worker: it renews the worker's entry in the registry in Redis.
+    """Thread that keeps the entry of a running worker in Redis up to date: its device, its state and its job.
 
     Args:
         registry: Registry to write to.
@@ -54,11 +54,11 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that writes the entry of this worker in Redis at every heartbeat."""
+        """Start the thread, which writes the worker's entry to Redis every ``heartbeat_seconds``."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the announcements, and remove the worker's entry from the registry."""
+        """Stop the thread, and delete the worker's entry from Redis."""
         self._stop.set()
         self._thread.join(timeout=10)
         try:

@@ -29,7 +29,7 @@ _CALL_S = 60
 
 
 def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
-    """Ask idle workers to help with a bulk scoring job.
+    """Send messages that ask up to ``most`` idle workers to help with a bulk scoring job; return how many.
 
     Args:
         celery: Celery application that sends the messages.
@@ -56,7 +56,7 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
 
 
 class Assistant:
-    """Runner of child processes that help with a bulk scoring job of another worker.
+    """Runner of a child process in which an idle worker helps with a bulk scoring job of another worker.
 
     A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
 
@@ -85,7 +85,7 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Help with a bulk scoring job until all its images are taken or this worker has other work.
+        """Help with a bulk scoring job until none of its images is left to take or a job waits for this worker.
 
         Returns:
             Exit code of the process, or None if none was started.

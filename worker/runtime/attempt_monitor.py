@@ -18,7 +18,7 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """Monitor of the process that runs an attempt of a job: renews the lease and records progress.
+    """Monitor of the process that runs a job: renews the job's lease, records progress, stops the process.
 
     Attributes:
         stale: Whether the attempt lost its lease.
@@ -42,7 +42,7 @@ class AttemptMonitor:
         self.stalled = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
-        """Watch the process of a job until it ends, and return its exit code.
+        """Monitor a job's process until it exits, and return its exit code; stop it when users or the worker ask.
 
         Args:
             process: Process of the attempt.

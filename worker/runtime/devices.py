@@ -10,9 +10,9 @@ AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """Return the names of the devices that run jobs, such as ``cpu``, selected by ``SNF_DEVICES``.
+    """Return the names of the devices that run jobs, such as ``cpu``; ``auto`` means all GPUs and the CPU.
 
-    ``auto`` stands for all NVIDIA GPUs of this machine and its CPU.
+    GPUs are the NVIDIA GPUs that ``nvidia-smi`` lists.
 
     >>> find_devices(["cuda:1", "cpu", "cpu"])
     ['cuda:1', 'cpu']
@@ -24,17 +24,17 @@ def find_devices(wanted: Sequence[str]) -> list[str]:
 
 
 def kind_of(device: str) -> DeviceKind:
-    """Return the kind of a device, ``cpu`` or ``cuda``."""
+    """Return the kind of a device by its name: ``cuda`` for a GPU such as ``cuda:0``, else ``cpu``."""
     return "cuda" if device.startswith(CUDA) else "cpu"
 
 
 def queues_of(device: str) -> list[Queue]:
-    """Return the queues whose jobs a device can run."""
+    """Return the queues whose jobs a device can run: training on its kind of device, and scoring."""
     return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
 
 
 def process_name(device: str) -> str:
-    """Return the name of a device's worker process, as used in messages and log files.
+    """Return the name of a device's worker process for messages and log files, such as ``worker-cuda-0``.
 
     >>> process_name("cpu"), process_name("cuda:0")
     ('worker', 'worker-cuda-0')
@@ -43,7 +43,7 @@ def process_name(device: str) -> str:
 
 
 def variables(device: str) -> dict[str, str]:
-    """Return environment variables that hide all other devices from a child process."""
+    """Return ``{"CUDA_VISIBLE_DEVICES": ...}``, which lets a child process use only this GPU, or none for ``cpu``."""
     return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
 
 

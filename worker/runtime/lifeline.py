@@ -26,7 +26,7 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables for a child process: without API keys, with ``changes`` applied."""
+    """Return this process's environment variables without API keys and with ``changes``, for a child process."""
     variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
     for change in changes:
         variables |= change
@@ -34,7 +34,7 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """Pipe, held by a parent process, whose end of file shows a child that the parent has died.
+    """Pipe from a parent process to a child; its end of file shows the child that the parent has died.
 
     Pass ``fd`` to the child with ``pass_fds`` and ``environment`` with its variables.
     """
@@ -44,23 +44,23 @@ class Lifeline:
         self.environment = {VARIABLE: str(self.fd)}
 
     def passed(self) -> None:
-        """Close the parent's copy of the reading end, after the child process was started."""
+        """Close the parent's copy of the pipe's reading end; call this after the child has started."""
         os.close(self.fd)
 
     def send(self, message: bytes) -> None:
-        """Send a message of one byte to the child process, if it is still running."""
+        """Send a message of one byte to the child process; do nothing if the child has ended."""
         try:
             os.write(self._writing, message)
         except BrokenPipeError:
             return
 
     def close(self) -> None:
-        """Close the parent's end of the pipe, which the child reads as the death of its parent."""
+        """Close the parent's end of the pipe; the child then acts as if its parent had died."""
         os.close(self._writing)
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that calls a function when the parent process sends a message or dies.
+    """Start a thread that calls ``on_message`` with each byte from the parent, and ``on_parent_gone`` if it dies.
 
     Args:
         on_message: Function that is called with each message of the parent.
@@ -93,10 +93,7 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run the Python module named on the command line, and stop it when the parent process dies.
-
-    It is sent SIGTERM, later SIGKILL.
-    """
+    """Run the Python module named on the command line; end it by SIGTERM, then SIGKILL, if the parent process dies."""
     relax_gc()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

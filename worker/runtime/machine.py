@@ -16,7 +16,7 @@ _SMALLEST = 2 * 2**30
 def memory_of_this_machine(
     groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Return the memory in bytes that this process may use, within its container; None if unknown."""
+    """Return the bytes of memory of this machine, or of its container if that has less; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -25,11 +25,10 @@ def memory_of_this_machine(
 
 
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
-    """Return the memory in bytes that a training process may allocate, or None for no limit.
+    """Return how many bytes a training process may allocate (a setting, or a share of 80 % of the memory), or None.
 
     The setting ``SNF_TRAIN_MEMORY_BYTES`` counts if it is given. Otherwise 80 % of the memory is shared evenly by the
-    workers, with at least 2 GiB each. On a GPU there is no limit, because its driver
-    reserves terabytes of addresses.
+    workers, with at least 2 GiB each. On a GPU there is no limit, because its driver reserves terabytes of addresses.
 
     Args:
         settings: Settings with the limit, if any.

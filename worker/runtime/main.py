@@ -37,7 +37,7 @@ NOT_RECEIVING = 70
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Take and run the jobs of one device until SIGTERM or SIGINT.
+    """Run the jobs of one device, one at a time, until SIGTERM or SIGINT; return the exit code.
 
     A running job then writes its checkpoint and is queued again.
 
@@ -129,7 +129,7 @@ def _lose_the_connection() -> None:
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Log a warning for each setting of an external Redis server with which jobs may be lost."""
+    """Log a warning for each setting of a Redis server with which accepted jobs may be lost."""
     try:
         for risk in durability_risks(client):
             log.warning("the Redis server may lose jobs: %s", risk)
@@ -138,7 +138,7 @@ def warn_of_durability_risks(client: redis.Redis) -> None:
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """Return the queues whose jobs a device can run and the settings allow.
+    """Return the queues whose jobs a device can run and which the setting ``queues`` allows.
 
     Raises:
         ValueError: There is no such queue.
@@ -153,7 +153,7 @@ def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
 
 
 def main() -> int:
-    """Run the worker process of one device: the entry point of ``python -m worker.runtime.main``."""
+    """Run the worker process of one device with settings from the environment; return its exit code."""
     settings = load_settings()
     configure_logging(settings, process_name(settings.devices[0]))
     return run_worker(settings)

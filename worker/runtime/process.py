@@ -15,7 +15,7 @@ from worker.runtime.lifeline import Lifeline, child_environment
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the process that runs a job.
+    """Exit codes of a job's process: done, failed for good, interrupted, cancelled, or replaced by a newer attempt.
 
     Any other exit code means that the process died, and the attempt is repeated.
     """
@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason why the process of a job is asked to stop; it determines the exit code."""
+    """Reason for stopping a job's process: users cancelled the job, or it will be continued in a later attempt."""
 
     CANCEL = "c"
     PREEMPT = "p"
@@ -38,12 +38,12 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    """Return the command line that runs an attempt of the job in ``folder``."""
+    """Return the command line, as a list, that runs one attempt of the job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
 
 
 class AttemptProcess:
-    """A running child process that executes an attempt of a job, in its own process group.
+    """A child process that executes one attempt of a job, in its own process group.
 
     Its output goes to ``trainer.log`` in the folder of the job.
 
@@ -78,11 +78,11 @@ class AttemptProcess:
 
     @property
     def stopping(self) -> bool:
-        """Whether the process was asked to stop."""
+        """Whether the process was asked to stop by the method ``stop``."""
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Wait up to ``timeout`` seconds for the process to exit; kill it if its grace period is over.
+        """Return the exit code, or None if the process still runs after ``timeout`` s; kill it if stopping is overdue.
 
         Returns:
             The exit code, negative for a signal, or None while the process runs.
@@ -103,12 +103,12 @@ class AttemptProcess:
         os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process and all its children at once."""
+        """Kill the process and its child processes at once (SIGKILL)."""
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill all remaining child processes of the attempt, and close the pipe to it."""
+        """Kill all remaining processes of the attempt (SIGKILL), and close the pipe to it."""
         # Also after a regular end: no child of the process may outlive the attempt.
         with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)
@@ -117,12 +117,12 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command line that helps with the bulk scoring job in ``folder``."""
+    """Return the command line, as a list, that helps with the bulk scoring job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:
-    """Return a sentence that explains the exit code of a job's process that died."""
+    """Return a phrase on why a job's process died, from its exit code; a negative code is a signal number."""
     if code == -signal.SIGKILL:
         return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Thread that regularly repairs jobs of crashed workers and deletes old jobs.
+    """Thread that regularly queues jobs of crashed workers again, sends lost messages again, and deletes old jobs.
 
     It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time.
     """
@@ -41,17 +41,17 @@ class Reconciler:
         self._leases_quiet_until = 0.0
 
     def start(self) -> None:
-        """Start the thread that repairs jobs."""
+        """Start the thread, which checks all jobs every ``reconcile_seconds``."""
         self._let_leases_rest(0)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after the job store sweep in progress."""
+        """Stop the thread after the check in progress; wait for it, but no longer than 10 s."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """Repair jobs after crashes once; return how many were requeued, sent again or deleted.
+        """Repair jobs of crashed workers and delete old jobs, once; return the number of jobs changed.
 
         Raises:
             BrokerDown: Redis does not answer.

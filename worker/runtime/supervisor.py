@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Result of running an attempt of a job, or the reason why none was started."""
+    """Result of an attempt to run a job: how the attempt ended, or that it was not started."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
     SUCCEEDED = "succeeded"
@@ -57,12 +57,12 @@ _OUTCOMES = {
 
 
 def worker_name() -> str:
-    """Return the name of this worker process, ``host:pid``."""
+    """Return the name of this worker process, its host name and process id as ``host:pid``."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Supervisor:
-    """Runner of jobs on one device, one at a time, each in a child process.
+    """Runner of a device's jobs, one at a time: it takes a job, runs it in a child process, and records the result.
 
     Args:
         store: Job store.
@@ -96,7 +96,7 @@ class Supervisor:
 
     @property
     def back_off_s(self) -> float:
-        """Seconds to wait before the next job, growing with the crashes in a row on this machine."""
+        """Seconds to wait before the next job: 0, or 1, 2, 4, ... up to 60 after crashes in a row."""
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
     @property
@@ -105,7 +105,7 @@ class Supervisor:
         return self._job_id
 
     def run(self, job_id: str) -> Outcome:
-        """Run one attempt of a job in a child process until it ends, and record the result.
+        """Run one attempt of a job in a child process until it ends; record its result and return it.
 
         The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
         count as one that failed.
@@ -248,7 +248,7 @@ class Supervisor:
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """Return the environment variables for a child process that works on a job with a given device."""
+    """Return environment variables for a job's process: settings, visible GPU and number of threads."""
     environment = settings.environment() | variables(device)
     if settings.train_threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.train_threads)

@@ -27,7 +27,7 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Register the Celery tasks of a worker: to run a job, and to help with a bulk scoring job."""
+    """Register two Celery tasks: one runs a job, the other helps with a bulk scoring job of another worker."""
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():
@@ -49,13 +49,13 @@ def register_tasks(
 
 
 class WakingThreads(TaskPool):  # type: ignore[misc]
-    """Celery thread pool that wakes the event loop as soon as a task ends.
+    """Celery thread pool that wakes Celery's event loop as soon as a task ends, to fetch the next message.
 
     The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
     """
 
     def on_apply(self, *args: Any, **options: Any) -> Any:
-        """Run a task in a thread of the pool."""
+        """Run a task in a thread of the pool, and wake Celery's event loop when it ends."""
         result = super().on_apply(*args, **options)
         result.f.add_done_callback(lambda _future: _wake())
         return result

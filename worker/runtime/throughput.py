@@ -25,7 +25,7 @@ _TICK_S = 0.5
 
 
 def throughput_file(settings: Settings, kind: str) -> Path:
-    """Return the path of the file with the measured training speed of a kind of device."""
+    """Return the path of the JSON file that stores the measured training speed of a kind of device."""
     threads = settings.train_threads or "all"
     return settings.home / "cache" / f"throughput-{kind}-{threads}.json"
 
@@ -35,7 +35,7 @@ def _load() -> float:
 
 
 class ThroughputMeter:
-    """Thread that measures the training speed of this machine once, while the worker is idle.
+    """Thread that measures once, while the worker is idle, how fast this machine trains, and stores it.
 
     It waits until worker and machine have been idle for a minute, and interrupts its measurement when a job arrives. A
     measurement that fails is logged and tried again at the next start of the worker.
@@ -50,12 +50,12 @@ class ThroughputMeter:
         self._thread = threading.Thread(target=self._run, name="throughput", daemon=True)
 
     def start(self) -> None:
-        """Start the measurement thread, unless the training speed is stored already."""
+        """Start the measurement thread, unless the result of an earlier measurement is stored."""
         if stored_throughput(self._file) is None:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and a measurement in progress."""
+        """Stop the thread and a measurement in progress; wait for them, but no longer than 10 s."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)

@@ -48,12 +48,12 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether the worker is receiving messages, as far as is known."""
+        """Whether messages reach the worker; False from a reconnection until a message arrives or none waits."""
         return not self._reconnected
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Context manager that marks the worker as busy with a message that has arrived."""
+        """Context manager for handling a message that has arrived: in its block the worker counts as busy."""
         self._begin(in_hand=True)
         try:
             yield
@@ -61,18 +61,18 @@ class Watchdog:
             self._begin(in_hand=False)
 
     def start(self) -> None:
-        """Start the thread that checks the worker."""
+        """Start the thread, which checks every ``heartbeat_seconds`` whether the worker receives messages."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread that checks the worker."""
+        """Stop the thread that checks the worker; wait for its end, but no longer than 10 s."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def check(self, now: float) -> None:
-        """Reconnect or end the worker if messages have waited too long at the time ``now``.
+        """Reconnect the worker, or end it the second time, if messages waited for 60 s (default) while it was idle.
 
-        ``now`` is in seconds of the monotonic clock.
+        ``now`` is in seconds of the monotonic clock. Too long is twice ``dispatch_seconds``, and at least 8 s.
         """
         try:
             waiting = self._store.lines.message_count(self._keys)

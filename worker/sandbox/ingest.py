@@ -31,7 +31,7 @@ WALL_FACTOR = 4
 def ingest(
     store: DatasetStore, name: str, sources: Sequence[Source], settings: Settings, progress: Callable[[int, int], None]
 ) -> DatasetReport:
-    """Create a dataset from uploaded files in a process with limits, and return its validation report.
+    """Create a dataset from uploaded files, which only a child process with limits reads; return a report on them.
 
     This process never opens the files.
 

@@ -47,7 +47,7 @@ class ProcessLimits:
 
 
 class RelayedError(ModelsError):
-    """Exception with the type and the text of an error that occurred in a child process."""
+    """Error that was raised in a child process, raised again in this process with the same type name and text."""
 
     def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
         super().__init__(detail)
@@ -57,7 +57,7 @@ class RelayedError(ModelsError):
 
 
 class LimitExceeded(Exception):
-    """Raised when a child process reached one of its limits, which the text names."""
+    """Raised when a child process exceeded its limit of memory or time; the text names the limit."""
 
 
 class ProcessDied(Exception):
@@ -71,7 +71,7 @@ class ProcessDied(Exception):
 def run_limited(
     module: str, order: object, limits: ProcessLimits, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Any:
-    """Run a Python module in a child process with limits, send it JSON input, and return its JSON answer.
+    """Run a Python module in a child process with limits; send it ``order`` as JSON and return its JSON answer.
 
     The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
-    """Check, in a process with limits, that the model files in ``folder`` can be loaded and served.
+    """Check, in a child process with limits, that a model can be loaded; raise ``ArtifactRefused`` if not.
 
     Args:
         folder: Folder of the artifact.
@@ -47,7 +47,7 @@ def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
 
 
 def find_problem(folder: Path) -> str | None:
-    """Return why the model files in ``folder`` cannot be served, or None if they can."""
+    """Return a phrase on why the model files in ``folder`` cannot be used, or None if they can."""
     from models.scorer import Scorer
 
     try:
@@ -65,7 +65,7 @@ def find_problem(folder: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check the model files that loading does not read: file list, model card and picture of samples.
+    """Check a model's file list, model card and sample picture; raise ``ModelsError`` if one is missing or damaged.
 
     Raises:
         ModelsError: A file is missing or damaged.

@@ -36,7 +36,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
-    """Read limits and input from stdin, apply the limits, call ``work``, and write its answer to stdout.
+    """Read limits and input as JSON from stdin, apply the limits, call ``work``, and write its answer to stdout.
 
     The format is that of ``worker.sandbox.process``.
 
@@ -68,7 +68,7 @@ def limit_memory(most: int | None) -> None:
 
 
 def lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Lower a resource limit of this process, as in ``resource.setrlimit``; it is never raised."""
+    """Set a resource limit of this process, as in ``resource.setrlimit``, but never above the present hard limit."""
     _, inherited = resource.getrlimit(kind)
     if inherited != resource.RLIM_INFINITY:
         soft, hard = min(soft, inherited), min(hard, inherited)

@@ -11,24 +11,24 @@ from snf_client.transport import Resource, S, operation
 
 
 class CalibrationsResource(Resource[S]):
-    """Calls for the calibrations of a model, the sets of normal images that its p-values are relative to.
+    """Calls about calibrations of a model: stored scores of normal images, from which p-values are computed.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
 
     @operation
     def list(self, ref: str) -> Call[CalibrationList]:
-        """Return the calibrations of a model version, and the number of the active calibration."""
+        """Return all calibrations of a model version, and the number of the one that scoring uses now."""
         return Call("GET", path("models", ref, "calibrations"), read_json(CalibrationList))
 
     @operation
     def get(self, ref: str, number: int) -> Call[CalibrationView]:
-        """Return a calibration of a model version by its number. Number 0 was published with the model."""
+        """Return one calibration of a model version by its number; number 0 is the one that came with the model."""
         return Call("GET", path("models", ref, "calibrations", number), read_json(CalibrationView))
 
     @operation
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:
-        """Make a calibration of a model version active for its p-values, and return all calibrations."""
+        """Make scoring use another calibration of a model version, within about a second; return all of them."""
         body = {"json": CalibrationChoice(calibration=number).model_dump()}
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
 
@@ -42,7 +42,7 @@ class CalibrationsResource(Resource[S]):
         precision: Literal["float32", "bfloat16"] = "float32",
         key: str | None = None,
     ) -> Call[JobView]:
-        """Submit a job that calibrates a model version on a dataset of normal images, and return its state.
+        """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record.
 
         Args:
             ref: The model version.

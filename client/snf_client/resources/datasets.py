@@ -17,35 +17,35 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls of the service that list, upload and delete datasets of images."""
+    """Calls to the service that list, show, upload and delete datasets, which are named collections of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:
-        """Return all datasets, built-in and uploaded."""
+        """Return all datasets, built-in and uploaded, each with its name, image shape and number of images."""
         return Call("GET", path("datasets"), read_json(DatasetList))
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:
-        """Return the details of a dataset: image counts, sizes, split, and the report of its upload."""
+        """Return a dataset's image counts, sizes, split into training and other parts, and the report of its upload."""
         return Call("GET", path("datasets", name), read_json(DatasetDetail))
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """Return an overview picture with up to 100 images of an uploaded dataset, as PNG bytes."""
+        """Return a PNG, as bytes, of up to 100 images of an uploaded dataset; raise ``NotFound`` if it is built in."""
         return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete an uploaded dataset with its images.
+        """Delete an uploaded dataset with its images; models that were trained on it stay.
 
         Raises:
-            Conflict: If an unfinished job uses the dataset.
+            Conflict: If the dataset is built in or an unfinished job uses it.
         """
         return Call("DELETE", path("datasets", name), read_nothing)
 
     @operation
     def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> Call[DatasetDetail]:
-        """Upload image files as a new dataset and return its details.
+        """Upload folders, image files or archives as a new dataset; return its details after all images were checked.
 
         The files are streamed. An upload that was cut off is not repeated.
 

@@ -36,7 +36,7 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
 
 
 class _Jobs(Resource[S]):
-    """Base class of the job calls of both clients: submitting, controlling and reading jobs.
+    """Base class of the calls that submit, control and read jobs, for the blocking and the asyncio client.
 
     A submission that failed is repeated as any other call. Its idempotency key ``key``, random by default, makes sure
     that only one job results.
@@ -44,12 +44,12 @@ class _Jobs(Resource[S]):
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
-        """Submit a job of any type to the queue and return its state."""
+        """Queue a job of any type: train, score, calibrate or evaluate; return its record with id and status."""
         return _submit(job, key)
 
     @operation
     def estimate(self, job: JobRequest) -> Call[EstimatedJob]:
-        """Return the estimated time and memory of a job without submitting it."""
+        """Return the queue of a job and, for a training, its expected time and memory, without submitting the job."""
         return Call("POST", path("jobs", "estimate"), read_json(EstimatedJob), body=_body(job))
 
     @operation
@@ -65,7 +65,7 @@ class _Jobs(Resource[S]):
         force: bool = False,
         key: str | None = None,
     ) -> Call[JobView]:
-        """Submit a job that trains a model on a dataset, and return its state.
+        """Queue a job that trains a model on a dataset and stores it as a new version; return the job's record.
 
         Args:
             dataset: Dataset to train on.
@@ -93,21 +93,21 @@ class _Jobs(Resource[S]):
     def score(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Submit a job that scores every image of a dataset into a Parquet file, which ``download`` fetches."""
+        """Queue a job that scores a dataset's images into a Parquet file for ``download``; return the job's record."""
         return _submit(JobRequest(type="score", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
     def calibrate(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Submit a job that recalibrates the anomaly verdicts of a model version on the images of a dataset."""
+        """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record."""
         return _submit(JobRequest(type="calibrate", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
     def evaluate(
         self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
-        """Submit a job that measures how well a model separates the images of a dataset from anomalous images."""
+        """Queue a job that measures how well a model tells a dataset's images from anomalies; return its record."""
         return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
@@ -119,18 +119,18 @@ class _Jobs(Resource[S]):
         after: str | None = None,
         limit: int | None = None,
     ) -> Call[JobList]:
-        """Return a page of jobs, newest first. Pass its ``next`` as ``after`` to get the following page."""
+        """Return up to ``limit`` (default 50) jobs, newest first; pass the result's ``next`` as ``after`` for more."""
         params = query(status=status, type=type, after=after, limit=limit)
         return Call("GET", path("jobs"), read_json(JobList), params=params)
 
     @operation
     def get(self, job_id: str) -> Call[JobView]:
-        """Return the current state of a job, with its status and progress."""
+        """Return the current record of a job: its status, progress, latest metrics, error and result."""
         return Call("GET", path("jobs", job_id), read_json(JobView))
 
     @operation
     def cancel(self, job_id: str) -> Call[JobView]:
-        """Cancel a job that is not finished, and return its state.
+        """Cancel a waiting job at once, or ask a running job to stop; return the job's record.
 
         Raises:
             Conflict: If the job is finished.
@@ -139,47 +139,58 @@ class _Jobs(Resource[S]):
 
     @operation
     def pause(self, job_id: str) -> Call[JobView]:
-        """Pause a job and return its state. A running job writes a checkpoint first."""
+        """Pause a waiting job at once, or a running job once it has saved a checkpoint; return the job's record.
+
+        Raises:
+            Conflict: If the job is finished or is being cancelled.
+        """
         return _control(job_id, "pause")
 
     @operation
     def resume(self, job_id: str) -> Call[JobView]:
-        """Continue a paused job from its checkpoint, and return its state."""
+        """Queue a paused job before all waiting jobs, to continue from its checkpoint; return the job's record.
+
+        Raises:
+            Conflict: If the job is not paused.
+        """
         return _control(job_id, "resume")
 
     @operation
     def retry(self, job_id: str) -> Call[JobView]:
-        """Submit a copy of a failed or cancelled job. Repeated calls return the same copy."""
+        """Queue a failed or cancelled job anew, to continue from its last checkpoint; return the new job's record.
+
+        Repeated calls return the same new job.
+        """
         return Call("POST", path("jobs", job_id, "retry"), read_json(JobView))
 
     @operation
     def metrics(self, job_id: str, *, points: int | None = None) -> Call[TrainingCurve]:
-        """Return the learning curve of a training job, thinned to ``points`` points if given."""
+        """Return the metrics of a training job, such as bits per dimension, at up to ``points`` evenly spread steps."""
         return Call("GET", path("jobs", job_id, "metrics"), read_json(TrainingCurve), params=query(points=points))
 
     @operation
     def metrics_csv(self, job_id: str, *, points: int | None = None) -> Call[str]:
-        """Return the learning curve of a training job as CSV text, with a row for each reported step."""
+        """Return a training job's metrics as CSV text, with a header line and one row for each reported step."""
         return Call("GET", path("jobs", job_id, "metrics"), read_text, params=query(points=points, format="csv"))
 
     @operation
     def log(self, job_id: str, *, tail: int | None = None) -> Call[str]:
-        """Return the last part of the output of a job's processes as text, at most ``tail`` bytes."""
+        """Return the last lines that a job's processes printed, as text of at most ``tail`` bytes (default 64 KiB)."""
         return Call("GET", path("jobs", job_id, "log"), read_text, params=query(tail=tail))
 
     @operation
     def previews(self, job_id: str) -> Call[Previews]:
-        """Return the steps of a training job at which preview images were drawn from the model."""
+        """Return the training steps at which sample images were drawn from the unfinished model, with their URLs."""
         return Call("GET", path("jobs", job_id, "samples"), read_json(Previews))
 
     @operation
     def preview(self, job_id: str, step: int) -> Call[bytes]:
-        """Return the preview images drawn from a model at a step of its training, as a PNG picture."""
+        """Return the sample images drawn at a training step, as PNG bytes; raise ``NotFound`` for any other step."""
         return Call("GET", path("jobs", job_id, "samples", step), read_bytes)
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
-        """Return the result of a successful job: a model version, a calibration or an evaluation report.
+        """Return what a job made: a model version, calibration or report; raise ``Conflict`` if it did not succeed.
 
         The result of a scoring job is a file, see ``download``.
 
@@ -190,26 +201,26 @@ class _Jobs(Resource[S]):
 
     @operation
     def report_html(self, job_id: str) -> Call[str]:
-        """Return the report of an evaluation job as an HTML page."""
+        """Return an evaluation job's report as HTML text; raise ``Conflict`` if the job has not succeeded."""
         return Call("GET", path("jobs", job_id, "result"), read_text, params={"format": "html"})
 
     @operation
     def download(self, job_id: str, target: str | Path) -> Call[Path]:
-        """Download the Parquet file of a scoring job to ``target``, and return its path."""
+        """Download the Parquet file of a scoring job, one row per image, to ``target``; return ``target`` as a path."""
         target = Path(target)
         return Call("GET", path("jobs", job_id, "result"), lambda _response: target, save_to=target)
 
 
 class JobsResource(_Jobs[SyncTransport]):
-    """Calls of the service that submit, follow and control jobs, such as trainings.
+    """Calls to the service that submit, follow, control and read jobs, such as the training of a model.
 
     Submissions are safe to repeat because each carries an idempotency key.
     """
 
     def events(self, job_id: str, *, after: str = "") -> Generator[Event]:
-        """Yield the events of a job, each once, until the job is finished.
+        """Yield each event of a job once, in order, until the job is finished; reconnect if the connection is lost.
 
-        A lost connection is made again, also across restarts of the service.
+        Reading also continues across restarts of the service.
 
         >>> from snf_client import Client
         >>> def watch(job_id: str) -> None:
@@ -237,7 +248,7 @@ class JobsResource(_Jobs[SyncTransport]):
                 self._transport.pause(reader.pause(lost))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Wait until a job is finished, and return its final state.
+        """Block until a job has succeeded, failed or been cancelled; return its record, or raise ``TimeoutError``.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
@@ -249,10 +260,10 @@ class JobsResource(_Jobs[SyncTransport]):
 
 
 class AsyncJobsResource(_Jobs[AsyncTransport]):
-    """Asynchronous calls of the service that submit, follow and control jobs, as in ``JobsResource``."""
+    """Calls of ``JobsResource`` for ``asyncio``: they submit, follow, control and read jobs without blocking."""
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
-        """Yield the events of a job, each once, until the job is finished. See ``JobsResource.events``."""
+        """Yield each event of a job once, in order, until it is finished, without blocking the event loop."""
         reader = JobEventReader(job_id, after, self._transport.retries)
         while not reader.over:
             lost: ClientError | None
@@ -269,7 +280,7 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
                 await self._transport.pause(reader.pause(lost))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Wait until a job is finished without blocking the event loop, and return its final state.
+        """Await the end of a job (success, failure or cancellation); return its record, or raise ``TimeoutError``.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.

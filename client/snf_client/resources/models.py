@@ -15,55 +15,55 @@ from snf_client.transport import Resource, S, operation
 
 
 class ModelsResource(Resource[S]):
-    """Calls of the service that show, audit, alias, upload, download and delete models.
+    """Calls to the service that show, check, upload, download and delete models, and set aliases of versions.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
 
     @operation
     def list(self) -> Call[ModelPage]:
-        """Return all models of the service with their versions, aliases and states."""
+        """Return all models of the service, each with versions, aliases and whether it is loaded or has failed."""
         return Call("GET", path("models"), read_json(ModelPage))
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:
-        """Return the details of a model version: manifest, active calibration and serving state."""
+        """Return the metadata of a model version, its active calibration, and whether and how it is loaded."""
         return Call("GET", path("models", ref), read_json(ModelDetail))
 
     @operation
     def reference(self, ref: str, *, bins: int | None = None) -> Call[Reference]:
-        """Return a histogram of the anomaly statistic over the calibration images of a model version."""
+        """Return a histogram of the anomaly statistic (nats, larger is more anomalous) over the calibration images."""
         return Call("GET", path("models", ref, "reference"), read_json(Reference), params=query(bins=bins))
 
     @operation
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
-        """Recompute the scores of ``n`` images in float64 on the service, and return old and new scores."""
+        """Compare log-likelihoods of ``n`` images (default 4) with those computed again in float64; return both."""
         return Call("GET", path("models", ref, "audit"), read_json(Audit), params=query(n=n))
 
     @operation
     def card(self, ref: str) -> Call[str]:
-        """Return the model card, a description of a model version, as Markdown."""
+        """Return the model card (purpose, quality, training and limits of a model version) as Markdown text."""
         return Call("GET", path("models", ref, "card"), read_text)
 
     @operation
     def card_html(self, ref: str) -> Call[str]:
-        """Return the model card, a description of a model version, as an HTML fragment without images."""
+        """Return the model card (purpose, quality, training, limits) as an HTML fragment without its images."""
         return Call("GET", path("models", ref, "card"), read_text, params={"format": "html"})
 
     @operation
     def card_samples(self, ref: str) -> Call[bytes]:
-        """Return images drawn from a model version for its model card, as a PNG picture."""
+        """Return the picture of the model card, a grid of images drawn from the model version, as PNG bytes."""
         return Call("GET", path("models", ref, "card", "samples"), read_bytes)
 
     @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:
-        """Create an alias of a model for a version, or move an existing alias to the version."""
+        """Point an alias, such as ``champion``, at a model version, and create it if it is new; return all aliases."""
         body = {"json": AliasTarget(version=version).model_dump()}
         return Call("PUT", path("models", name, "aliases", alias), read_json(Aliases), body=body)
 
     @operation
     def delete_alias(self, name: str, alias: str) -> Call[None]:
-        """Delete an alias of a model. The version that the alias points at stays.
+        """Delete an alias (a name for a version, such as ``champion``) of a model; the version itself stays.
 
         Raises:
             Conflict: If the alias is ``live``.
@@ -72,21 +72,25 @@ class ModelsResource(Resource[S]):
 
     @operation
     def delete_version(self, name: str, version: int) -> Call[None]:
-        """Delete a version of a model with its calibrations.
+        """Delete a version of a model with its calibrations; its number is never used again.
 
         Raises:
-            Conflict: If an alias points at the version.
+            Conflict: If an alias points at the version, an unfinished job uses it, or it ships with the product.
         """
         return Call("DELETE", path("models", name, "versions", version), read_nothing)
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete a model with all its versions, calibrations and aliases."""
+        """Delete a model with all its versions, their calibrations and its aliases.
+
+        Raises:
+            Conflict: If an unfinished job uses the model, or the model ships with the product.
+        """
         return Call("DELETE", path("models", name), read_nothing)
 
     @operation
     def download(self, ref: str, target: str | Path) -> Call[Path]:
-        """Download a model version as a tar file, and return the path of the file."""
+        """Download a model version as a tar file to ``target``, replacing any file there; return that path."""
         target = Path(target)
         return Call("GET", path("models", ref, "artifact"), lambda _response: target, save_to=target)
 
@@ -94,7 +98,7 @@ class ModelsResource(Resource[S]):
     def upload(
         self, name: str, tar: str | Path, *, promote: bool = False, progress: Progress | None = None
     ) -> Call[ModelDetail]:
-        """Upload a model from a tar file, as the next version of the model ``name``.
+        """Upload a tar file as the next version of the model ``name``; return its details once it is verified.
 
         The service verifies the model first. The file is streamed. An upload that was cut off is not repeated.
 

@@ -18,10 +18,11 @@ from snf_client.transport import Resource, S, operation
 
 
 class SampleOptions(TypedDict, total=False):
-    """Options for drawing images from a model: temperature, seed, and exact or learned inverse.
+    """Options for drawing images: spread of the random input, seed, and exact or approximate inverse of the flow.
 
-    ``temperature`` is the spread of the latents (default 1.0). The same ``seed`` gives the same images; without a seed
-    the service draws one. ``inverse`` chooses the exact or the learned inverse of the flow (default exact).
+    ``temperature``, 0 to 2, scales the standard deviation of the latent noise (default 1.0). The same ``seed`` gives
+    the same images; without a seed the service draws one. An image is the inverse of the flow at a latent: ``inverse``
+    chooses the exact inverse or the approximate inverse that was learned in training (default exact).
     """
 
     temperature: float
@@ -31,7 +32,7 @@ class SampleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SampledPixels:
-    """Images drawn from a model, uint8 ``(N, H, W)`` or ``(N, H, W, C)``, and the seed that reproduces them."""
+    """Images drawn from a model as uint8 ``(N, H, W)`` or ``(N, H, W, C)``, and the seed that draws them again."""
 
     pixels: Pixels
     seed: int
@@ -39,30 +40,30 @@ class SampledPixels:
 
 @dataclass(frozen=True)
 class SampleFile:
-    """Images drawn from a model, as the bytes of a file, and the seed that reproduces them."""
+    """Images drawn from a model as the bytes of a PNG, ``.npy`` or zip file, and the seed that draws them again."""
 
     content: bytes
     seed: int
 
 
 class SamplesResource(Resource[S]):
-    """Calls of the service that draw 1 to 256 random images from a model."""
+    """Calls to the service that draw new random images from a model, 1 to 256 at once."""
 
     @operation
     def draw(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[SampledPixels]:
-        """Draw ``n`` images from a model and return their pixels and the seed."""
+        """Draw ``n`` random images (1 to 256) from a model; return their uint8 pixels and the seed that was used."""
         return _samples(ref, n, "npy", _read_pixels, **options)
 
     @operation
     def scored(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[Samples]:
-        """Draw ``n`` images from a model and return them with their exact log-likelihoods in nats."""
+        """Draw ``n`` random images from a model; return them as base64 PNGs with log-likelihoods in nats."""
         return _samples(ref, n, "json", read_json(Samples), **options)
 
     @operation
     def file(
         self, ref: str, n: int = 16, *, format: Literal["png", "npy", "zip"] = "png", **options: Unpack[SampleOptions]
     ) -> Call[SampleFile]:
-        """Draw ``n`` images from a model and return them as a PNG grid, a ``.npy`` array or a zip archive of PNGs."""
+        """Draw ``n`` random images from a model; return one file: a PNG grid, a ``.npy`` array or a zip of PNGs."""
         return _samples(ref, n, format, _read_file, **options)
 
 

@@ -30,12 +30,13 @@ IN_FLIGHT = 4
 
 
 class ScoreOptions(TypedDict, total=False):
-    """Options for scoring images: false-alarm rate, draws, heat maps, detail, source and parallel requests.
+    """Options for scoring images: false-alarm rate, noise draws per image, heat maps, source, parallel requests.
 
-    ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is the number of
-    dequantisation draws an image (default 1). ``explain`` adds heat maps. ``detail="full"`` adds the gradients of the
-    likelihood to the evidence, several times slower (default "basic"). ``source`` names the camera or lot of the
-    images; the service watches each source for drift. ``in_flight`` is the number of requests at a time (default 4).
+    ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
+    scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
+    ``detail="full"`` adds the gradients of the likelihood to the evidence, several times slower (default "basic").
+    ``source`` names the camera or lot of the images; the service tests each source for drift. ``in_flight`` is the
+    number of requests at a time (default 4).
     """
 
     alpha: float | None
@@ -48,7 +49,7 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """A model reference and the scoring options that apply to all images of a call."""
+    """Model reference, such as ``name`` or ``name:3``, and the options that all scoring requests of a call share."""
 
     model: str
     alpha: float | None = None
@@ -60,12 +61,12 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """The number of images in each request: fewer if heat maps or several draws are requested."""
+        """Number of images per request: 32 // ``draws``, 8 // ``draws`` with heat maps or full detail; at least 1."""
         images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
         return max(1, images // self.draws)
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
-        """Read the files of a batch of images and return the request that scores them."""
+        """Read the image files of a batch and return the request that scores them, without sending it."""
         body = batch.body()
         return Call(
             "POST",
@@ -85,9 +86,9 @@ class ScoreParameters:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """Results of consecutive images of a call, with the model version and calibration that scored them.
+    """Scores or errors of consecutive images, and the model version and calibration that computed the scores.
 
-    The model is None if none of the images could be scored; ``refusal`` is then the error of the service.
+    ``model`` is None if none of the images could be scored; ``refusal`` is then the error of the service.
     """
 
     results: tuple[ImageResult, ...]
@@ -97,11 +98,11 @@ class ScorePart:
     refusal: ProblemError | None = None
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy of this part with the given results of images in place of its own."""
+        """Return a copy of this object with the given ``results``, all else equal; the original stays as it is."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:
-        """Return a copy of this part whose image numbers start at ``first``."""
+        """Return a copy of this object whose results are numbered ``first``, ``first + 1``, ... in field ``index``."""
         return self.with_results(
             result.model_copy(update={"index": first + place}) for place, result in enumerate(self.results)
         )
@@ -113,10 +114,10 @@ class ScorePart:
 
 
 def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
-    """Join partial results into a single response, with q-values over all images if ``fdr`` is set.
+    """Return the results of several requests, in order, as one response; ``fdr`` adds Benjamini-Hochberg q-values.
 
     Raises:
-        ProblemError: The first refusal, if no image could be scored.
+        ProblemError: The error of the first request, if no image could be scored.
         ValueError: If there is no image.
     """
     whole = sum(parts, ScorePart(()))
@@ -135,7 +136,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Score images by several threads that send requests, and yield the results in the order of the images."""
+    """Yield the scores of images in order, one group per request; up to ``in_flight`` threads send requests at once."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -165,7 +166,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Score images by several tasks that send requests, and yield the results in the order of the images."""
+    """Yield the scores of images in order, one group per request; up to ``in_flight`` asyncio tasks send requests."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:

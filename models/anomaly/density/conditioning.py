@@ -25,7 +25,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The map z = (s - m(c)) / σ(c) that standardises statistics s given the complexity c of an image.
+    """Z-scores (s - m(c)) / σ(c) of statistics s: m and σ are mean and deviation at image complexity c, an entropy.
 
     m and log σ are natural cubic splines of c, continued as straight lines outside the range of the reference images.
 
@@ -45,7 +45,7 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array) -> Self:
-        """Fit the mean and the spread of statistics as functions of image complexity, by least squares.
+        """Fit the mean and the standard deviation of K statistics as curves over image complexity, by least squares.
 
         The mean is fitted first, then the log of the residuals.
 
@@ -66,7 +66,7 @@ class Conditioning:
         return cls(knots, mean, log_spread, np.maximum(fitted.min(0), np.log(MIN_SPREAD)), fitted.max(0))
 
     def __call__(self, statistics: Array, complexity: Array) -> Array:
-        """Return statistics, ``(N, K)``, as z-scores given the complexities of the images, ``(N,)``."""
+        """Return statistics, ``(N, K)``, as z-scores relative to images of the same complexity, given as ``(N,)``."""
         basis = _basis(complexity, self.knots)
         spread = np.exp(np.clip(basis @ self.log_spread, self.lowest, np.maximum(self.lowest, self.highest)))
         return (statistics - basis @ self.mean) / spread

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A multivariate Gaussian N(μ, Σ) over K coordinates.
+    """A multivariate normal distribution over K coordinates, with mean μ and covariance Σ, fitted to samples.
 
     Attributes:
         mean: μ, ``(K,)``.
@@ -25,13 +25,13 @@ class Gaussian:
 
     @classmethod
     def fit(cls, samples: Array) -> Self:
-        """Fit the Gaussian to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
+        """Return the Gaussian fitted to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
         values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
         root = (vectors / np.sqrt(values)) @ vectors.T
         return cls(samples.mean(0), root)
 
     def components(self, samples: Array) -> Array:
-        """Return the whitened samples w = Σ^-1/2 (u - μ) of samples u, ``(N, K)``.
+        """Return whitened samples w = Σ^-1/2 (u - μ), ``(N, K)``: uncorrelated coordinates with variance 1.
 
         The squares of a row add up to the squared Mahalanobis distance, so that each is the share of one coordinate.
         Among all whitened coordinates these are closest to u (ZCA whitening, Kessy et al. 2018).
@@ -41,7 +41,7 @@ class Gaussian:
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance, ``(K, K)``, of centred samples, ``(n, K)``; it is never singular."""
+    """Return the Ledoit-Wolf covariance, ``(K, K)``, of samples with mean 0, ``(n, K)``; it always has an inverse."""
     from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]

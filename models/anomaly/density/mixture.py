@@ -20,7 +20,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of m Gaussians over K standardised statistics of an image.
+    """A probability density of K statistics of an image: a weighted sum of m Gaussians, fitted to normal images.
 
     Attributes:
         location: Means of the statistics, ``(K,)``.
@@ -38,7 +38,7 @@ class Mixture:
 
     @classmethod
     def fit(cls, samples: Array, images_a_component: int, regularisation: float) -> Self:
-        """Fit the mixture to samples, ``(n, K)``, by expectation-maximisation.
+        """Return the sum of at most five Gaussians fitted to samples, ``(n, K)``, by expectation-maximisation.
 
         Args:
             samples: K statistics of n images, ``(n, K)``.
@@ -58,7 +58,10 @@ class Mixture:
         return cls(location, scale, np.log(fit.weights_), fit.means_, fit.precisions_cholesky_)
 
     def surprisal(self, samples: Array) -> Array:
-        """Return the negative log-density -log p of each sample in nats, ``(N, K)`` -> ``(N,)``."""
+        """Return -ln of the density of each sample in nats, ``(N, K)`` -> ``(N,)``; the rarer the sample, the larger.
+
+        The density is that of the standardised samples.
+        """
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         log_det = np.linalg.slogdet(self.roots).logabsdet

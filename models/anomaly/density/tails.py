@@ -20,7 +20,7 @@ MIN_TAIL_VALUES = 5
 
 @dataclass(frozen=True)
 class Tail:
-    """The empirical survival function P(T >= t) of a statistic T, with an exponential tail beyond the largest values.
+    """The probability P(T >= t) of a statistic T of normal images: as observed, with an exponential tail for large t.
 
     Its logarithm makes different statistics comparable. P-values do not come from it, but from the ranks of
     calibration images.
@@ -38,7 +38,7 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit the survival function to values of the statistic on n reference images, ``(n,)``."""
+        """Return P(T >= t) as a function of t, fitted to values of the statistic T on n normal images, ``(n,)``."""
         ordered = np.sort(reference)
         count = len(ordered)
         kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
@@ -52,7 +52,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return -ln P(T >= t) for each value t, in nats; rare large values give large numbers."""
+        """Return -ln P(T >= t) in nats for each value t: the rarer values as large as t are, the larger."""
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

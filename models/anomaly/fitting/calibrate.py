@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return the number of images that a calibration passes through the flow, repeated passes included."""
+    """Return how many times a calibration passes an image through the flow: an image passed twice counts twice."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
     backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)
@@ -50,7 +50,7 @@ def calibrate(
     progress: Progress,
     precise: Engine | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Calibrate a flow for anomaly verdicts on reference images, and return the calibration and its summary.
+    """Measure normal images with a model to give new images p-values; return the calibration and its summary.
 
     Args:
         engine: The engine whose scores the calibration is for.

@@ -23,7 +23,7 @@ MIN_GRADIENT_IMAGES = 10
 
 @dataclass(frozen=True)
 class ReferenceEvidence:
-    """Statistics, log-likelihoods and log-likelihood maps of n reference images, to which a calibration is fitted.
+    """Statistics, log-likelihoods and per-pixel log-likelihood sums of n normal images, to fit a calibration to.
 
     Attributes:
         evidence: The evidence of each image.
@@ -40,16 +40,16 @@ class ReferenceEvidence:
     gradients: Array | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy that includes gradient features of the first m images, ``(m, G)``."""
+        """Return a copy of this object with the gradient features of its first m images added, ``(m, G)``."""
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the statistics of the first m images, for which gradient features were computed."""
+        """Return the statistics of the first m images, those that have gradient features; empty if none have."""
         count = 0 if self.gradients is None else len(self.gradients)
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return mean and deviation of the log-likelihood at each pixel; None for a flow without spatial structure."""
+        """Return per-pixel mean and deviation of the log-likelihood in nats; None for a flow that mixes all pixels."""
         if self.map_sum is None or self.map_squares is None:
             return None
         count = len(self.evidence)
@@ -65,7 +65,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a calibration with statistics fitted to one set of images, and p-values from a second, disjoint set.
+    """Return a calibration fitted to one set of normal images, which ranks new images among a second, disjoint set.
 
     Args:
         statistics: The evidence to which the statistics are fitted.
@@ -91,7 +91,7 @@ def fit_cross(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a cross-conformal calibration, which uses few reference images for fit and p-values (Vovk 2015).
+    """Return a calibration of few normal images: each fold is ranked by statistics of the other folds (Vovk 2015).
 
     For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
 

@@ -23,7 +23,7 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """Protocol of a read-only sequence of n images, uint8 ``(n, C, H, W)``, that is sliced to read a batch."""
+    """Protocol of a read-only sequence of n images, uint8 ``(n, C, H, W)``: a slice of it is a batch as an array."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Normal images to calibrate a model on, in two disjoint sets or in folds for cross-conformal calibration.
+    """Normal images to calibrate a model on: a set to fit statistics to and a set to rank images among, or folds.
 
     Attributes:
         dataset: The name of the dataset.
@@ -55,9 +55,9 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """A selection of at most ``most`` evenly spaced images from several arrays, which are read on demand.
+    """At most ``most`` images, evenly spaced over several arrays, in random order; they are read when sliced.
 
-    They are in a seeded random order, so that the first of them come from all groups.
+    The order is seeded, so it is the same each time. The first images come from all groups.
     """
 
     def __init__(self, parts: Sequence[Images], most: int) -> None:
@@ -80,13 +80,13 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return the options that load a dataset as a model expects its images: size, fit and colour."""
+    """Return the options that load a dataset with the image size, fit (crop, pad, ...) and colours a model expects."""
     size = (preprocessing.height, preprocessing.width)
     return ImageOptions(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Return the images of a dataset on which a model can be calibrated.
+    """Return the images of a dataset to calibrate a model on: of its own training dataset only the held-out parts.
 
     Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
     dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
@@ -123,13 +123,13 @@ def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` for a dataset that a model cannot be calibrated on, before any image is read."""
+    """Raise ``DatasetUnfit`` if a dataset has another image shape than the model, or fewer than 20 images."""
     check_shape(name, summary.image_shape, manifest.preprocessing)
     check_count(name, summary.train + summary.statistics + summary.calibration, own=False)
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``DatasetUnfit`` unless the image shape of a dataset, ``(C, H, W)``, is that of the model."""
+    """Raise ``DatasetUnfit`` unless the images of a dataset have the shape ``(C, H, W)`` that the model takes."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "
@@ -138,7 +138,7 @@ def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preproces
 
 
 def check_count(name: str, images: int, *, own: bool) -> None:
-    """Raise ``DatasetUnfit`` where a dataset has too few images for a calibration.
+    """Raise ``DatasetUnfit`` if there are fewer than 20 images, which are too few to calibrate a model on.
 
     ``own`` is whether the model was trained on this dataset.
     """

@@ -27,7 +27,7 @@ def collect_evidence(
     images: ImageRows,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> ReferenceEvidence:
-    """Return the statistics and log-likelihoods of reference images, from one forward pass of the flow.
+    """Run a flow on normal images in batches; return their log-likelihoods and the statistics that verdicts use.
 
     Args:
         engine: The engine that computes the pass.

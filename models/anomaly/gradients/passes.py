@@ -21,7 +21,7 @@ BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class GradientPasses:
-    """Batched backward passes of a flow over images, uint8 ``(N, C, H, W)``, for gradient statistics and maps.
+    """Backward passes of a flow over images, uint8 ``(N, C, H, W)``, in batches of 32, for gradients of log p.
 
     ``weights_digest`` keys the dequantisation noise.
     """
@@ -32,9 +32,9 @@ class GradientPasses:
     def fisher(
         self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
     ) -> list[Tensor]:
-        """Return the diagonal Fisher information of the weights, ``(P_group,)`` for each group of layers.
+        """Return the mean squared gradient of log p over the images for each weight, a tensor per group of layers.
 
-        This is the mean of squared gradients of log p over the images.
+        This is the diagonal Fisher information, ``(P_group,)`` for each group.
 
         Args:
             images: The images, read in batches.
@@ -50,7 +50,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return log gradient norms and Fisher scores of each image, ``(N, K)``, float64.
+        """Return logs of each image's squared gradients of log p, plain and over their usual size, float64 ``(N, K)``.
 
         The columns are those of :func:`layer_features`.
         """
@@ -63,16 +63,16 @@ class GradientPasses:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the gradient norm ||d log p / dy|| at each pixel of each image, ``(N, H, W)``.
+        """Return the norm over the channels of the gradient of log p at each pixel of each image, ``(N, H, W)``.
 
-        y are the pixels after dequantisation and the pixel transform.
+        The gradient is with respect to the pixels after dequantisation and the pixel transform.
         """
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Return a flat Fisher information, ``(P,)``, split into one tensor for each group of layers.
+        """Return an array with one value for each weight, ``(P,)``, as one tensor for each group of layers.
 
-        Raises ``ValueError`` where its length is that of another flow.
+        The values are a Fisher information. Raises ``ValueError`` where the length is that of another flow.
         """
         sizes = self.probe.sizes
         if sum(sizes) != len(fisher):

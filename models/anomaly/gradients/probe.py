@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return how many images share one backward pass, given the number of pixels of an image.
+    """Return how many images share one backward pass: 8 for up to 1024 pixels an image, fewer for more, at least 1.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)
@@ -40,7 +40,7 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of the log-likelihoods of N images with respect to weights and pixels.
+    """Gradients of log p of N images: squared ones of the weights by group of layers, plain ones of the pixels.
 
     Attributes:
         layers: Squared gradients of the weights of each group of layers, ``(N, P_group)``, float32.
@@ -52,7 +52,7 @@ class Gradients:
 
 
 class GradientProbe:
-    """Per-image gradients of log p with respect to selected weights of a flow, from one backward pass.
+    """A callable that returns the gradients of log p of each image with respect to selected weights and the pixels.
 
     The weights are those of the channel maps, and of the last convolutions of the couplings.
 
@@ -66,16 +66,16 @@ class GradientProbe:
 
     @property
     def names(self) -> list[str]:
-        """The names of the groups of layers whose weights get gradients."""
+        """The names of the groups of layers whose weights get gradients, such as ``coupling-1.2`` (scale 1)."""
         return [name for name, _ in self._groups]
 
     @property
     def sizes(self) -> list[int]:
-        """The number of weights with gradients in each group of layers."""
+        """The number of weights with gradients in each group of layers, in the order of ``names``."""
         return [sum(_weights(layer) for layer in group) for _, group in self._groups]
 
     def __call__(self, x: Tensor) -> Gradients:
-        """Return gradients of log p of each dequantised image, float64 ``(N, C, H, W)`` in [0, 256)."""
+        """Return gradients of log p of each image plus noise in [0, 1), float64 ``(N, C, H, W)`` in [0, 256)."""
         # The tile depends on the image size only: the size of a batch must not select other kernels.
         tile_size = tile_of(x.shape[2] * x.shape[3])
         missing = -len(x) % tile_size
@@ -100,7 +100,7 @@ class GradientProbe:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return log gradient norms and log Fisher scores of each image, ``(N, 1 + 2 * groups)``, float64.
+    """Return logs of each image's squared gradients, plain and over their usual size, ``(N, 1 + 2 * groups)``.
 
     The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
     the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).
@@ -119,9 +119,9 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return the diagonal Fisher information of the weights, ``(P_group,)`` float32 for each group of layers.
+    """Return the mean squared gradient of log p over all images for each weight, one tensor per group of layers.
 
-    This is the mean of the squared gradients of log p over all images of the batches.
+    This is the diagonal Fisher information of the weights, ``(P_group,)`` float32 for each group.
     """
     total: list[Tensor] | None = None
     count = 0
@@ -133,7 +133,7 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return the gradient norm ||∇_y log p|| over the channels of each pixel y, ``(N, H, W)``."""
+    """Return the norm over the channels of the gradient of log p at each pixel of each image, ``(N, H, W)``."""
     return gradients.image.double().square().sum(1).sqrt().numpy()
 
 

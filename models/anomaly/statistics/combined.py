@@ -22,7 +22,7 @@ OTHERS_WEIGHT = 0.25
 
 
 def weights(families: int) -> Array:
-    """Return the weights by which p-values of whole-image, local and gradient statistics are merged; the sum is 1.
+    """Return the weights, of sum 1, for merging p-values: whole-image statistics count 4 times local or gradient ones.
 
     ``families`` is the number of these families of statistics: 1 to 3.
     """
@@ -33,7 +33,7 @@ def weights(families: int) -> Array:
 
 
 def merge(surprises: Array) -> Array:
-    """Return -ln of the weighted harmonic mean of p-values, given as -ln p, ``(N, families)`` -> ``(N,)``.
+    """Return -ln of the weighted harmonic mean of p-values given as -ln p, ``(N, kinds of statistic)`` -> ``(N,)``.
 
     T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
     evidence of one family is not outweighed by families without any.
@@ -47,9 +47,9 @@ def merge(surprises: Array) -> Array:
 
 @dataclass(frozen=True)
 class Statistic:
-    """The anomaly statistic T of an image in nats, merged from p-values of whole-image and local statistics.
+    """The anomaly statistic T of an image: -ln of a p-value merged from its whole-image and its local statistics.
 
-    T is about -ln of the probability of evidence at least as strong.
+    T is in nats, about -ln of the probability of evidence at least as strong.
 
     ``local`` is None for a flow without spatial structure. Otherwise the unevenness of the regions is one of the
     statistics of the whole image.
@@ -60,7 +60,7 @@ class Statistic:
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Fit the densities of whole-image and local statistics to reference images.
+        """Return the anomaly statistic with densities fitted to whole-image and local statistics of normal images.
 
         Args:
             evidence: The evidence of the reference images.
@@ -71,24 +71,24 @@ class Statistic:
         return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of all K whole-image statistics of an image.
+        """Return the names of all K whole-image statistics: the given ones, then ``unevenness-1`` etc. by region shape.
 
-        They include the unevenness of the log-density over regions of each shape. ``names`` are those of the
-        statistics that the forward pass gives.
+        Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
+        that the forward pass gives.
         """
         return _names(names, self.local)
 
     def statistics(self, evidence: Evidence) -> Array:
-        """Return the whole-image statistics of each image, ``(N, K)``; the first column is its complexity.
+        """Return whole-image statistics, ``(N, K)``: the first is image complexity, an entropy in bits/dim.
 
         The unevenness of the log-density by region shape is in the last columns.
         """
         return _statistics(evidence, self.local)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return negative log p-values of each image by whole-image and local statistics, ``(N, 1 or 2)`` in nats.
+        """Return -ln p of each image by its whole-image and its local statistics, ``(N, 2)`` in nats.
 
-        The local column is missing for a flow without spatial structure.
+        For a flow without spatial structure there are no local ones, and the result is ``(N, 1)``.
         """
         columns = [self.whole.surprise(self.statistics(evidence))]
         if self.local is not None:

@@ -19,11 +19,9 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """The density of the gradient statistics of normal images, given the complexity of the image.
+    """A density of the gradient statistics of normal images at equal complexity, which gives new images -ln p.
 
     ``used`` holds the columns of the statistics that vary at all.
-
-    ``used`` holds the places of the statistics that vary at all.
     """
 
     used: NDArray[np.int64]
@@ -33,7 +31,7 @@ class GradientFamily:
 
     @classmethod
     def fit(cls, features: Array, complexity: Array) -> Self:
-        """Fit the density to gradient statistics, ``(n, K)``, and complexities, ``(n,)``, of reference images."""
+        """Return the density fitted to gradient statistics, ``(n, K)``, of normal images of complexity ``(n,)``."""
         used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
         conditioning = Conditioning.fit(features[:, used], complexity)
         z = conditioning(features[:, used], complexity)
@@ -41,5 +39,5 @@ class GradientFamily:
         return cls(used, conditioning, density, Tail.fit(density.surprisal(z)))
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return the negative log p-value of each image by its gradient statistics, ``(N,)`` in nats."""
+        """Return -ln p of each image in nats, ``(N,)``: p is the chance of gradients as unusual in a normal image."""
         return self.tail.surprise(self.density.surprisal(self.conditioning(features[:, self.used], complexity)))

@@ -26,7 +26,7 @@ MIN_EXTREME = 0.1
 
 @dataclass(frozen=True)
 class LocalFamily:
-    """A Gaussian model of log-likelihood maps, which scores image regions by their deviation from their surroundings.
+    """A Gaussian model of log-likelihoods of grid cells; it finds regions that the rest of an image does not predict.
 
     The cells v of the log-likelihood map are modelled as Gaussian. A region B is predicted from all cells outside it.
     With P the precision matrix, w the standard deviations of the cells and C = (P_BB)^-1, the deviation of its sum is
@@ -57,7 +57,7 @@ class LocalFamily:
 
     @classmethod
     def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Fit the model to log-likelihoods of grid cells, ``(n, cells)``, and image complexities, ``(n,)``."""
+        """Return the model fitted to normal images: log-likelihoods of grid cells, ``(n, cells)``, and complexities."""
         deviation = cells.std(0)
         location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
         standardised = (cells - location) / scale
@@ -78,18 +78,18 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of rows and of columns of the grid of cells over an image."""
+        """The numbers of rows and columns of the coarse grid of cells, at most 16 x 16, that divides an image."""
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return the deviation z of each image region from its prediction, ``(N, cells)`` -> ``(N, regions)``.
+        """Return z-scores of all regions against their prediction by the rest, ``(N, cells)`` -> ``(N, regions)``.
 
-        Positive deviations are more likely than predicted.
+        ``cells`` are log-likelihoods in nats. A region with a positive z-score is more likely than predicted.
         """
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return the log mean squared deviation of regions, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
+        """Return ln of the mean z² over all regions of one shape, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
 
         z is the deviation of a region from its prediction. The result is about 0 for reference images. It is a
         statistic of the whole image.
@@ -101,20 +101,20 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return how rare the most unusual squares and lines of each image are, as negative log p-values in nats.
+        """Return -ln p of the most and of the least likely region of each shape, ``(N, 2 * shapes)`` in nats.
 
-        Each shape of region, such as 2x2 cells, has two columns: for its largest and for its smallest deviation from
-        the log density that the rest of the image predicts, ``(N, 2 * shapes)``.
+        A shape is a size of squares, such as 2x2 cells, or lines. Likely is relative to the log-density that the rest
+        of the image predicts.
         """
         extremes = _extremes(self.deviations(cells), self.shape)
         return _surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
-        """Return the negative log p-value of each image by its most unusual region, ``(N,)`` in nats."""
+        """Return -ln p of each image in nats, ``(N,)``: p is the chance of so unusual a region in a normal image."""
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
     def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
-        """Return the most unusual region of each image, and its deviation from the prediction as a z-score."""
+        """Return the most unusual region of each image, and the z-score of its log-likelihood given the rest."""
         z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         flat = _flat(self.shape)

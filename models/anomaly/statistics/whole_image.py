@@ -24,7 +24,7 @@ MIN_SPREAD = 1e-12
 
 @dataclass(frozen=True)
 class DensityView:
-    """A Gaussian mixture over a subset of the whole-image statistics of an image, those in ``columns``, ``(k,)``."""
+    """A Gaussian mixture fitted to some whole-image statistics of normal images; it gives new images their -ln p."""
 
     columns: NDArray[np.int64]
     density: Mixture
@@ -32,22 +32,19 @@ class DensityView:
 
     @classmethod
     def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
-        """Fit the mixture to its columns of the statistics, ``(n, K)``, of reference images."""
+        """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``, of normal images."""
         chosen = np.array(columns, dtype=np.int64)
         density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
         return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image by its density, ``(N, K)`` -> ``(N,)`` in nats.
-
-        This is -ln P of a density at least as small.
-        """
+        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; p is the chance of a density so small."""
         return self.tail.surprise(self.density.surprisal(statistics[:, self.columns]))
 
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Three densities of the whole-image statistics of normal images, combined into one p-value by Fisher's method.
+    """Three densities of whole-image statistics of normal images; their p-values are combined by Fisher's method.
 
     The three values of -ln p are added.
 
@@ -75,7 +72,7 @@ class WholeFamily:
 
     @classmethod
     def fit(cls, statistics: Array, names: Sequence[str]) -> Self:
-        """Fit the three densities to statistics, ``(n, K)``, of reference images; the first column is complexity."""
+        """Return three densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
         used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
         complexity = statistics[:, 0]
         location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
@@ -93,18 +90,18 @@ class WholeFamily:
         return cls(used, location, scale, conditioning, gaussian, views, Tail.fit(total))
 
     def standardised(self, statistics: Array) -> Array:
-        """Return whole-image statistics as z-scores given the complexity of the image, ``(N, k + 1)``.
+        """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
 
-        Only the k informative statistics are returned; the last column is standardised complexity.
+        The k statistics are those that carry information besides complexity.
         """
         return _standardise(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return whitened statistics, ``(N, k + 1)``, whose squares add up to the squared Mahalanobis distance."""
+        """Return uncorrelated statistics, ``(N, k + 1)``, whose squares add up to the squared Mahalanobis distance."""
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image by whole-image statistics, ``(N, K)`` -> ``(N,)`` in nats."""
+        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins three p-values to p."""
         return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
 
 

@@ -28,7 +28,7 @@ THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rg
 
 @dataclass(frozen=True)
 class NewDataset:
-    """The name, the uploaded files and the limits of a dataset that is to be created.
+    """A dataset to be created: its name, the uploaded files, and the limits on their number and size.
 
     ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
     """
@@ -41,7 +41,7 @@ class NewDataset:
 
     @property
     def packed(self) -> int:
-        """The total size of the uploaded files in bytes, before they are unpacked."""
+        """The total size of the uploaded files in bytes, before archives among them are unpacked."""
         return sum(source.path.stat().st_size for source in self.sources)
 
 
@@ -49,7 +49,7 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write the images of uploaded files, their index, a report and a contact sheet into an empty folder.
+    """Write a new dataset into an empty folder: the images of uploaded files, an index, a report, a contact sheet.
 
     Args:
         folder: The folder, beside those of the other datasets.

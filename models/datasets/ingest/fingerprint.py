@@ -13,7 +13,7 @@ from models.images.preprocessing import is_grey, opaque
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, colour, pixel digest and perceptual hash of an image, by which duplicates are recognised.
+    """Size, colour, pixel digest and perceptual hash of an image; equal or similar ones show duplicates.
 
     Attributes:
         mode: The mode of the file, as Pillow names it.
@@ -33,7 +33,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Return size, colour, pixel digest and perceptual hash of a loaded 8-bit image.
+    """Return the size, the colour, a SHA-256 of the pixels and a perceptual hash of an 8-bit Pillow image.
 
     Raises ``ImageError`` for an image with transparent pixels.
     """
@@ -47,7 +47,7 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return a 64-bit perceptual hash of an image, which hardly changes with size, brightness or compression.
+    """Return a 64-bit hash of an image that hardly changes when it is resized, brightened or compressed.
 
     Each bit tells whether a pixel of the grey image, reduced to 9x8 pixels, is darker than its right neighbour.
     """

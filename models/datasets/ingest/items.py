@@ -16,7 +16,7 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An encoded image file, such as a PNG, in an upload: its path and its bytes."""
+    """An image file in an upload, still encoded, such as a PNG: its path and its bytes."""
 
     path: str
     data: bytes
@@ -24,7 +24,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """An image from an uploaded NumPy array, uint8 ``(C, H, W)``, with its group if the upload gives groups."""
+    """An image from an uploaded NumPy array: a path, its pixels, uint8 ``(C, H, W)``, and its group or None."""
 
     path: str
     pixels: Pixels
@@ -33,7 +33,7 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file of an upload that is left out of the dataset, with the reason."""
+    """A file of an upload that is left out of the dataset, with a short slug and a text for the reason."""
 
     path: str
     slug: str
@@ -42,7 +42,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file of an upload that is not counted as rejected: a hidden file, or a file of an operating system."""
+    """A file of an upload that is skipped without being rejected: hidden, or of a system, such as ``Thumbs.db``."""
 
     path: str
 
@@ -51,7 +51,7 @@ Item = ImageFile | ImagePixels | Rejected | Ignored
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return the error for an uploaded archive or array that is refused as a whole."""
+    """Return a ``DatasetRefused`` error with this detail and with the title of ``slug``, such as ``unsafe-archive``."""
     titles = {
         "unsafe-archive": "The archive is not safe to read",
         "malformed-archive": "The archive is damaged",
@@ -62,9 +62,10 @@ def refused(slug: str, detail: str) -> DatasetRefused:
 
 
 def safe_path(name: str) -> str:
-    """Return the path of an archive member without ``.`` and empty parts.
+    """Return an archive member's path without ``.`` and empty parts. Raises ``DatasetRefused`` if it is unsafe.
 
-    Raises ``DatasetRefused`` for a path that leads out of its folder.
+    Unsafe are absolute and empty paths, ``..``, drive letters, backslashes, control characters, more than 1024
+    characters, and text that is not UTF-8.
 
     >>> safe_path("./lot 1//seven.png")
     'lot 1/seven.png'
@@ -95,12 +96,12 @@ def safe_path(name: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Return whether a name in an archive is that of its root folder, as ``tar -c .`` writes it."""
+    """Return whether a name in an archive means its root folder: ``.``, ``./`` and so on, as ``tar -c .`` writes."""
     return not set(name.split("/")) - {"", "."}
 
 
 def is_ignored(path: str) -> bool:
-    """Return whether a file in an archive is hidden, or belongs to an operating system.
+    """Return whether a file in an archive is hidden (``.name``) or made by a system, such as ``Thumbs.db``.
 
     >>> [is_ignored(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "a.png")]
     [True, True, True, False]

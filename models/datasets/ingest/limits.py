@@ -18,7 +18,7 @@ RECHECK_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one upload of a dataset: number of files, sizes in bytes, and compression ratio.
+    """The limits of one upload of a dataset: number of files, bytes of a file and of all, and compression ratio.
 
     Attributes:
         files: Entries of all archives and images of all arrays.
@@ -36,7 +36,7 @@ class Limits:
 
 
 class UploadMeter:
-    """A counter of files and unpacked bytes, which refuses an upload as soon as it exceeds its limits.
+    """A counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond the limits.
 
     ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read.
     """
@@ -49,19 +49,13 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count a file of an archive, or an image of an array.
-
-        Raises ``DatasetRefused`` beyond the limit.
-        """
+        """Count one more file or array image. Raises ``DatasetRefused`` for more than ``limits.files``."""
         self.files += 1
         if self.files > self.limits.files:
             raise _too_large(f"more than {self.limits.files} files")
 
     def add_bytes(self, count: int) -> None:
-        """Count ``count`` unpacked bytes of an upload.
-
-        Raises ``DatasetRefused`` beyond the limits.
-        """
+        """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits of total size and compression ratio."""
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
@@ -74,7 +68,7 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """A limit on the bytes written to a folder, which also keeps ``reserve`` bytes of the disk free.
+    """A limit on the bytes of all files in a folder, which also keeps ``reserve`` bytes of the disk free.
 
     ``quota`` is the largest size of the folder in bytes.
     """
@@ -94,9 +88,9 @@ class DiskQuota:
             raise StorageFull(f"{count} bytes are needed, {max(0, free)} bytes of the disk may be used")
 
     def take(self, count: int) -> None:
-        """Count ``count`` bytes that are written to the folder.
+        """Count bytes written to the folder. Raises ``StorageFull`` beyond the quota, or when the disk is full.
 
-        Raises ``StorageFull`` where the quota is exceeded.
+        The free space of the disk is checked every 64 MiB.
         """
         if self._quota_left is not None:
             self._quota_left -= count
@@ -107,7 +101,7 @@ class DiskQuota:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the total size of all files under a folder in bytes.
+    """Return the total size in bytes of everything below a folder.
 
     Files that are removed meanwhile do not count.
     """
@@ -122,7 +116,7 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Translate operating-system and SQLite errors of a full disk to ``StorageFull``, as a context manager."""
+    """Raise ``StorageFull`` in place of operating-system and SQLite errors of a full disk in a ``with`` block."""
     try:
         yield
     except OSError as error:

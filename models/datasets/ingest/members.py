@@ -20,9 +20,9 @@ NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\
 
 
 def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
-    """Return a file of an archive with its content, or the reason why it is left out.
+    """Return a file of an archive with its content, or a ``Rejected`` if it is too large or itself an archive.
 
-    Raises ``DatasetRefused``.
+    Raises ``DatasetRefused`` where the upload exceeds its limits.
     """
     chunks: list[bytes] = []
     size = 0
@@ -43,7 +43,7 @@ def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | 
 
 @contextmanager
 def archive_errors(filename: str) -> Iterator[None]:
-    """Translate errors of a damaged archive to ``DatasetRefused``, as a context manager.
+    """Raise ``DatasetRefused``, with the file name, in place of errors of a damaged archive in a ``with`` block.
 
     Errors of the disk pass unchanged.
     """

@@ -15,7 +15,7 @@ MAX_NEIGHBOURS = 512
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the index pairs of 64-bit hashes that differ in at most 3 bits, ``(P, 2)``.
+    """Return the index pairs of those 64-bit hashes that differ in at most 3 bits, ``(pairs, 2)``.
 
     Hashes, all different, are sorted once for each choice of two parts out of five. This takes O(N log N) operations
     for spread hashes, against O(N²) for all pairs. By the pigeonhole principle no pair is missed, unless more than

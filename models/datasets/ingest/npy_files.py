@@ -30,9 +30,9 @@ LAST = 0x10FFFF
 
 
 def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the images of an uploaded .npy file, which is read image by image.
+    """Yield the images of an uploaded .npy file one at a time. Raises ``DatasetRefused`` if it is no uint8 image array.
 
-    Raises ``DatasetRefused``.
+    The error is also raised where the upload exceeds its limits.
     """
     with archive_errors(filename), path.open("rb") as file:
         yield from _images(file, filename, within + "images", meter, None)
@@ -41,7 +41,7 @@ def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) ->
 def npz_images(
     archive: zipfile.ZipFile, members: Members, filename: str, meter: UploadMeter, within: str
 ) -> Iterator[Item]:
-    """Yield the images of an uploaded .npz file: of its array ``images``, ``x_train`` or ``x``, or its only array.
+    """Yield the images of an uploaded .npz file: its array ``images``, ``x_train`` or ``x``, or its only array.
 
     An array ``group``, ``(N,)`` of texts or whole numbers, gives the group of every image. Raises ``DatasetRefused``.
     """

@@ -30,14 +30,14 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file on disk, and its original name, which is never used as a path."""
+    """An uploaded file: its path on disk, and the name it was sent under, which is never used as a path."""
 
     path: Path
     filename: str
 
 
 def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
-    """Yield the images of uploaded archives, arrays and image files, and the files that are left out.
+    """Yield each image of uploaded archives, arrays and image files, and an item for each file that is left out.
 
     Raises ``DatasetRefused`` for a malformed archive or array.
     """

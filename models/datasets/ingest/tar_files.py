@@ -37,7 +37,7 @@ class _Xz:
 
 
 def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an uploaded tar archive, plain or compressed, without extracting it.
+    """Yield the files of an uploaded tar archive, plain or compressed; none is extracted to disk.
 
     ``within`` is put before their paths. Raises ``DatasetRefused``.
     """

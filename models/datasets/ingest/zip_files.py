@@ -35,7 +35,7 @@ class _Bounded(io.FileIO):
 
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Open an uploaded zip archive, check its directory, and yield the archive with its files by path.
+    """Open an uploaded zip archive, check its table of contents, and yield it with a dict of its files by path.
 
     Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
     """
@@ -67,7 +67,7 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an open zip archive, without extracting it.
+    """Yield the files of an open zip archive, read one at a time; none is extracted to disk.
 
     ``within`` is put before their paths. Raises ``DatasetRefused``.
     """

@@ -13,11 +13,11 @@ from models.bijections.frozen import Inverse
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents and data-dependent log-determinants of N images at every level of a flow, float64.
+    """Latents z and log-dets, log |det dz/dx|, of N images x at every level of a flow, as float64 tensors.
 
     Attributes:
         scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
-        log_dets: Data-dependent log-det of the steps of each level, by location, ``(N, H, W)`` in nats.
+        log_dets: Image-dependent part of the log-det of each level's steps, by location, ``(N, H, W)`` in nats.
         prior_log_dets: Log-det of the prior of each level, by location, ``(N, H, W)`` in nats.
         reconstruction_errors: ||R W x - x||² / ||x||² of the learned inverses of 1x1 convolutions of each level,
             ``(N, layers)``; there may be no such layers.
@@ -30,7 +30,7 @@ class Latents:
 
 
 class Engine(Protocol):
-    """Interface of an engine: it runs a frozen flow from transformed pixels to latents and back.
+    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents and back.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -38,29 +38,29 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the engine, such as "torch" or "openvino"."""
+        """The name of the backend, "torch" or "openvino"."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the 1x1 convolutions in coupling networks, "float32" or "bfloat16"."""
+        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
         ...
 
     @property
     def tile(self) -> int:
-        """The number of images that the engine computes at once."""
+        """The number of images that are computed together in one run; more images take several runs."""
         ...
 
     def forward(self, y: Tensor) -> Latents:
-        """Return the latents of images whose pixels have been transformed, float64 ``(N, C, H, W)``."""
+        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         ...
 
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map latents back to images, up to the pixel transform, which the caller inverts.
+        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``.
 
         Args:
             scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
-            inverse: The exact or the learned inverse of the flow.
+            inverse: "exact", or "learned" for the learned approximate inverse of each layer that has one.
 
         Returns:
             Images before the inverse of the pixel transform, float64 ``(N, C, H, W)``.

@@ -26,13 +26,13 @@ DIGEST_BYTES = 32
 
 @cache
 def core() -> ov.Core:
-    """Return the OpenVINO runtime of this process, created at the first call."""
+    """Return the OpenVINO runtime (``ov.Core``) of this process, which the first call creates and later calls reuse."""
     return ov.Core()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled OpenVINO graph, and the cache file that it is stored in.
+    """A compiled OpenVINO graph and the file to cache it in (None if it is cached already or caching is off).
 
     Attributes:
         model: The compiled graph.
@@ -43,7 +43,10 @@ class Compiled:
     path: Path | None = None
 
     def keep(self) -> None:
-        """Store the compiled graph in its cache file. A file that cannot be written is logged and ignored."""
+        """Write the compiled graph to its cache file, if it has one. A failed write is logged and ignored.
+
+        Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
+        """
         if self.path is None:
             return
         exported = self.model.export_model().getvalue()
@@ -55,7 +58,7 @@ class Compiled:
 
 
 class CompiledCache:
-    """Folder of compiled OpenVINO graphs, so that a second start of a program compiles nothing.
+    """Disk cache of compiled OpenVINO graphs, so that a program compiles each graph only at its first start.
 
     A file holds an exported graph after its SHA-256. Damaged files, and files of
     another version of OpenVINO, are compiled again.
@@ -68,7 +71,10 @@ class CompiledCache:
         self._folder = folder
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return the compiled form of a graph for the CPU, from the cache folder if it is stored there."""
+        """Return a graph compiled for the CPU, read from the cache folder if the same graph was compiled before.
+
+        A new one is written to the folder by :meth:`Compiled.keep` only. Damaged files are logged and not used.
+        """
         path = None if self._folder is None else self._folder / f"{_key(model, settings)}.blob"
         stored = None if path is None else self._load(path, settings)
         if stored is not None:
@@ -97,7 +103,7 @@ class CompiledCache:
 
 
 def graph_digest(model: ov.Model) -> str:
-    """Return a digest of an OpenVINO graph: its operations, attributes, connections and constants."""
+    """Return 32 hex digits of a SHA-256 over an OpenVINO graph's operations, attributes, connections and constants."""
     digest = hashlib.sha256()
     numbers: dict[str, int] = {}
     for number, node in enumerate(model.get_ordered_ops()):

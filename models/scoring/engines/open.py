@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Engine:
-    """Open the engine that runs a frozen flow: OpenVINO if it is available and supports the flow, else torch.
+    """Return the backend that runs a flow: OpenVINO on a CPU if it is installed and supports the flow, else PyTorch.
 
     Args:
         frozen: The flow.
@@ -45,7 +45,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Eng
 
 
 def openvino_obstacle(frozen: FrozenFlow) -> str | None:
-    """Return the reason why OpenVINO cannot run a flow on this machine, as text, or None if it can."""
+    """Return why OpenVINO cannot run a flow on this machine, such as a missing package, as text, or None if it can."""
     if find_spec("openvino") is None:
         return "OpenVINO is not installed (pip install 'snf-density[cpu]')"
     from models.scoring.engines.compiled_cache import core  # noqa: PLC0415 - as above

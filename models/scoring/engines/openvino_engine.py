@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine:
-    """Engine that runs a flow with OpenVINO in float32, with log-determinants summed in float64.
+    """Backend that runs a flow with OpenVINO on CPUs in float32; log-dets (log |det dz/dx|) are summed in float64.
 
     Flows whose inverse is not supported by a graph are inverted by :class:`TorchEngine`.
 
@@ -49,16 +49,16 @@ class OpenVINOEngine:
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the 1x1 convolutions in coupling networks, "float32" or "bfloat16"."""
+        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
         return self.frozen.precision
 
     @property
     def tile(self) -> int:
-        """The number of images that each CPU thread computes at once."""
+        """The number of images that each CPU thread computes in one run of the compiled graph."""
         return self._forward.tiling.tile
 
     def forward(self, y: Tensor) -> Latents:
-        """Return the latents of images whose pixels have been transformed, float64 ``(N, C, H, W)``."""
+        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         parts = dict(zip(self._forward.outputs, self._forward([_narrow(y)]), strict=True))
         scales, log_dets, prior_log_dets, errors = [], [], [], []
         for index in range(len(self.frozen.levels)):
@@ -75,7 +75,7 @@ class OpenVINOEngine:
         return Latents(scales, log_dets, prior_log_dets, errors)
 
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map latents back to images, up to the pixel transform, which the caller inverts."""
+        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
         if not supports_inverse(self.frozen):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:

@@ -32,7 +32,7 @@ VECTOR = 16
 
 @dataclass
 class Graph:
-    """OpenVINO graph of a flow, with the kind and level of each of its outputs.
+    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
 
     Attributes:
         model: The graph.
@@ -57,13 +57,13 @@ class _Outputs:
 
 
 def supports_forward(frozen: FrozenFlow) -> bool:
-    """Return whether OpenVINO can run all layers of a flow from images to latents."""
+    """Return whether every layer of a flow can be converted to OpenVINO for scoring, from images to latents."""
     known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
 def supports_inverse(frozen: FrozenFlow) -> bool:
-    """Return whether OpenVINO can run all layers of a flow from latents to images."""
+    """Return whether every layer of a flow can be converted to OpenVINO for sampling, from latents to images."""
     return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
 
 
@@ -76,7 +76,7 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Convert a frozen flow to an OpenVINO graph from transformed pixels to latents and log-derivatives.
+    """Return an OpenVINO graph that maps ``images`` images, after the pixel transform, to latents and log-derivatives.
 
     The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
     its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
@@ -111,7 +111,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Convert the inverse of a frozen flow to an OpenVINO graph from latents to images before the pixel transform.
+    """Return an OpenVINO graph that maps latents of ``images`` images to images, except for the pixel transform.
 
     Args:
         frozen: The flow.

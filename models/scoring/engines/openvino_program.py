@@ -23,11 +23,11 @@ NEVER = 1e6
 
 
 class Program:
-    """Compiled OpenVINO graph for any number of images. A single image uses all threads; many run in parallel.
+    """A compiled OpenVINO graph that runs on any number of images: many in parallel, a few one by one on all threads.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
     for each other. If there is a cache, the tile size is measured, and also whether both forms give the same results to
-    the last bit; if not, only waves are used.
+    the last bit; if not, only waves are used, in which each thread computes a full tile.
 
     Args:
         graph: A function that returns the graph for a number of images.
@@ -95,7 +95,7 @@ class Program:
 
 
 class Lanes:
-    """Inference requests of a compiled OpenVINO graph, ``lanes`` of which run in parallel."""
+    """A compiled OpenVINO graph that runs on ``lanes`` batches of images at the same time."""
 
     def __init__(self, compiled: Compiled, lanes: int) -> None:
         self.compiled = compiled
@@ -106,18 +106,18 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return uninitialised float32 arrays for the outputs of the graph for a number of images."""
+        """Return uninitialised float32 arrays for the graph's results on ``images`` images, one array per output."""
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the graph on fixed noise for timing, and the arrays of its outputs."""
+        """Return a function that runs the graph on ``images`` noise images, for timing, and its result arrays."""
         random = np.random.default_rng(0)
         inputs = [random.standard_normal((images, *shape), dtype=np.float32) for shape in self._input_shapes]
         outputs = self.outputs(images)
         return lambda: self.run(inputs, outputs, 0, images), outputs
 
     def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Arrays, start: int, stop: int) -> None:
-        """Run the graph on the images from ``start`` to ``stop - 1`` and write the results to ``outputs``."""
+        """Run the graph on ``inputs[start:stop]`` and write the results to the same rows of ``outputs``."""
         running: list[tuple[int, int] | None] = [None] * len(self._requests)
         try:
             for number, first in enumerate(range(start, stop, self.tile)):

@@ -26,9 +26,10 @@ ROUNDS, SECONDS = 7, 2.0
 
 
 class Tiling(BaseModel):
-    """Measured tile size: the number of images that a CPU thread computes at once, with the times it took.
+    """Number of images that a CPU thread computes per run (the tile), with the run times in seconds that were measured.
 
-    ``wave`` is the time of ``lanes`` tiles in parallel, and ``single`` that of an image alone with all threads.
+    ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
+    threads.
 
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
@@ -44,13 +45,13 @@ class Tiling(BaseModel):
     single: float = Field(gt=0, description="Seconds.")
 
     def waves(self, images: int) -> int:
-        """Return how many rounds of full tiles to run for a number of images. Remaining images run singly."""
+        """Return how many rounds of one full tile per thread to run for ``images`` images; the rest run singly."""
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
 
 
 def unmeasured(lanes: int) -> Tiling:
-    """Return the default tile size of 4 images, with assumed times in place of a measurement.
+    """Return a default tile of 4 images for ``lanes`` threads, with assumed run times instead of measured ones.
 
     An image alone is assumed to take a tenth more time than in a full wave.
     """
@@ -58,7 +59,7 @@ def unmeasured(lanes: int) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Measure several tile sizes and return the smallest one that is about as fast as the fastest.
+    """Time several tile sizes (images per run) and return the smallest within 3 % of the best time per image.
 
     Args:
         run: A function of the tile size that returns a function that computes a wave.
@@ -80,7 +81,7 @@ def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterabl
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the shortest time of several runs of a function, in seconds, after a warm-up run."""
+    """Return the shortest of 7 run times of a function, in seconds, after one run that is not timed."""
     work()
     return min(_once(work) for _ in range(ROUNDS))
 
@@ -92,7 +93,7 @@ def _once(work: Callable[[], object]) -> float:
 
 
 def stored_tiling(path: Path, lanes: int) -> Tiling | None:
-    """Read a measured tile size from a file, or return None if it is missing, damaged or for other threads."""
+    """Read a tile size from a JSON file, or return None if it is missing, damaged or not for ``lanes`` threads."""
     try:
         tiling = Tiling.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -104,7 +105,7 @@ def stored_tiling(path: Path, lanes: int) -> Tiling | None:
 
 
 def store_tiling(path: Path, tiling: Tiling) -> None:
-    """Write a measured tile size to a file. A file that cannot be written is logged and ignored."""
+    """Write a measured tile size to the JSON file ``path``. A failed write is logged and ignored."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, tiling.model_dump_json().encode())

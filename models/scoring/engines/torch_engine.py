@@ -28,7 +28,7 @@ WARM_UPS = 3
 
 
 class TorchEngine:
-    """Engine that runs a flow with torch on a CPU or GPU: coupling networks in float32, the rest in float64.
+    """Backend that runs a flow with PyTorch on a CPU or GPU: coupling networks in float32, all else in float64.
 
     The networks take nearly all of the time. Everything else would cause nearly all of the rounding in float32, because
     each step amplifies the rounding of the state before it. Images are computed in tiles of a fixed size, the last one
@@ -60,19 +60,19 @@ class TorchEngine:
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the 1x1 convolutions in coupling networks, "float32" or "bfloat16"."""
+        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
         return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
-        """Return the latents of images whose pixels have been transformed, float64 ``(N, C, H, W)``."""
+        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         with torch_threads(self._threads):
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Map latents back to images, up to the pixel transform, which the caller inverts."""
+        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
         tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
         with torch_threads(self._threads):
             images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
@@ -140,7 +140,7 @@ def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:
 
 
 class CudaGraph(Generic[Result]):
-    """Function of a tensor of fixed shape as a CUDA graph: captured once, then replayed without Python overhead.
+    """A function of a GPU tensor of fixed shape, captured once as a CUDA graph and replayed without Python overhead.
 
     Each call overwrites the results of the call before.
 

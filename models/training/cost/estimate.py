@@ -23,7 +23,7 @@ PROGRAM_BYTES = 400_000_000
 
 
 class TrainingEstimate(BaseModel, frozen=True):
-    """Estimated time and memory of a training run.
+    """Estimated time in seconds and memory in bytes of a training run, and the exact number of its parameters.
 
     Attributes:
         parameters: Learned numbers, exactly.
@@ -41,7 +41,7 @@ class TrainingEstimate(BaseModel, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """The estimated time from the start of the process to the written model, in seconds."""
+        """The estimated total time in seconds, from the start of the process to the written model."""
         return self.start_seconds + self.training_seconds + self.evaluation_seconds
 
 
@@ -55,7 +55,7 @@ def estimate_training(
     host: Throughput = ASSUMED,
     slowdown: float = 1.0,
 ) -> TrainingEstimate:
-    """Estimate the time and memory of a training run, with its evaluation and calibration.
+    """Estimate seconds and memory of a training run, its evaluation and calibration, by counting operations.
 
     The first call for an architecture counts its work, in up to a second; later ones take microseconds.
 

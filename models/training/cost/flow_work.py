@@ -35,10 +35,10 @@ UPDATE_NUMBERS = 13
 
 @dataclass(frozen=True)
 class FlowWork:
-    """Work and memory of a flow in each part of a training run, such as a step, a validation or a preview.
+    """Operations and bytes that a flow needs in each part of a training run, such as a step or a validation.
 
     Attributes:
-        step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the average.
+        step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the weight average.
         validation: Forward pass of a batch of ``VALIDATION_BATCH`` images in evaluation mode, log-dets included.
         initialization: Forward pass of the images that set the activation normalisation.
         log_det: Log-dets that training leaves out, once.
@@ -50,7 +50,7 @@ class FlowWork:
         gradients: Forward and backward pass of ``TILE`` images with gradients of the images alone, as calibration
             does for verdicts with gradients.
         sampling: The exact inverse of ``FROZEN_BATCH`` latents.
-        preview: The same by the learned inverses, where there are such.
+        preview: The same by the learned inverses, if there are any.
         parameters: Learned numbers.
         saved_bytes: What is kept of one batch for the backward pass.
         passing_bytes: Most bytes that one layer holds beyond that in the backward pass.
@@ -87,11 +87,13 @@ class FlowWork:
 def flow_work(
     architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
-    """Count the work and memory of a flow in a training run with batches of ``images``. Results are cached.
+    """Count operations and memory of training a flow with batches of ``images`` images, on tensors without values.
+
+    Results are cached.
 
     Args:
         architecture: The flow.
-        config: Its training; only what changes the work of a step counts.
+        config: Its training; only settings that change the work of a step matter.
         images: Images a step.
         initialization_images: Images that it is initialised from.
         precision: Arithmetic of the coupling networks.
@@ -127,7 +129,7 @@ def _flow_work(
 
 
 def parameters_of(architecture: Architecture) -> int:
-    """Return the number of learned parameters of a flow with a given architecture."""
+    """Return the number of learned parameters of a flow with this architecture, without allocating memory for them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_flow(architecture).parameters())
 

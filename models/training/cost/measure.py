@@ -45,7 +45,7 @@ PROBES: tuple[tuple[str, tuple[int, int, int], int, str], ...] = (
 
 
 def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") -> Throughput:
-    """Measure the speed of a device by short training steps, and of the disk by a file in ``folder``."""
+    """Measure the speed of ``device`` by short training runs, and that of the disk by writing 32 MiB to ``folder``."""
     works, seconds = zip(*(_probe(*probe, device) for probe in PROBES), strict=True)
     rates = fitted_rates(works, seconds)
     began = time.perf_counter()
@@ -56,10 +56,10 @@ def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") 
 
 
 def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[str, float]:
-    """Fit a machine's rates to measured times of steps, by non-negative least squares of relative errors.
+    """Return operations, bytes and calls per second that best explain the measured ``seconds`` of training steps.
 
-    A rate that the steps do not show, as that of bfloat16 where none computed in it, is that of float32, or the
-    assumed one by the same factor as the others.
+    The rates are a non-negative least-squares fit of relative errors. If no step computed in bfloat16, its rate is that
+    of float32. Any other rate that the steps do not show is the assumed one, scaled by the same factor as the others.
     """
     amounts = np.array([astuple(work) for work in works]) / np.array(seconds)[:, None]
     scale = np.where(amounts.max(0) > 0, amounts.max(0), 1)
@@ -118,7 +118,7 @@ def _training_step(
 
 
 def main() -> None:
-    """Measure the speed of this machine and store it in the file given on the command line."""
+    """Measure the training speed of this machine and write it as JSON to the file given on the command line."""
     launched = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m models.training.cost.measure", description=__doc__)
     parser.add_argument("path", type=Path, help="file to write")

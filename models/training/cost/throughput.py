@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(BaseModel):
-    """Measured speed of a machine: rates of computation, memory, operations and disk."""
+    """Training speed of a machine: operations, bytes and PyTorch calls per second, disk speed and start-up time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,7 +29,7 @@ class Throughput(BaseModel):
     start_seconds: float = Field(ge=0, description="From the start of a training process until its code is loaded.")
 
     def seconds(self, work: Work) -> float:
-        """Return the time in seconds that an amount of work takes on this machine."""
+        """Return the time in seconds that ``work`` takes on this machine: the sum of each amount over its rate."""
         return (
             work.flops / self.flops_per_second
             + work.low_precision_flops / self.low_precision_flops_per_second
@@ -50,7 +50,7 @@ ASSUMED = Throughput(
 
 
 def stored_throughput(path: Path) -> Throughput | None:
-    """Read the measured speed of a machine from a file, or return None if it is missing or damaged."""
+    """Read a machine's measured speed from a JSON file, or return None if the file is missing or damaged."""
     try:
         return Throughput.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -61,5 +61,5 @@ def stored_throughput(path: Path) -> Throughput | None:
 
 
 def store_throughput(path: Path, throughput: Throughput) -> None:
-    """Write the measured speed of a machine to a file, atomically and durably."""
+    """Write a machine's measured speed to a JSON file, which is replaced in one step (atomic rename)."""
     write_atomically(path, (throughput.model_dump_json(indent=1) + "\n").encode())

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """An amount of computation: floating-point operations, bytes moved, and operations started.
+    """Amount of computation: floating-point operations, bytes read and written, and PyTorch operations started.
 
     Attributes:
         flops: Floating-point operations of convolutions, matrix products and factorisations: two a
@@ -49,7 +49,7 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context manager that counts the work of PyTorch code on tensors without values (meta device).
+    """Context manager that counts operations and bytes of PyTorch code on tensors without values (meta device).
 
     A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
     an activation normalisation counts as initialised, a loss as finite.
@@ -103,7 +103,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """The work and the peak memory of a function, with its result.
+    """A function's return value, the computation that it did, and the peak memory of its tensors in bytes.
 
     Attributes:
         outcome: What it returned.
@@ -117,7 +117,7 @@ class Count(Generic[T]):
 
 
 def count(run: Callable[[], T]) -> Count[T]:
-    """Run a function on tensors without values (meta device) and return its work and peak memory."""
+    """Run a function on tensors without values (meta device); return its result, its work and peak memory in bytes."""
     with torch.device("meta"), OperationCounter() as operations:
         outcome = run()
     work = Work(flops=operations.flops, bytes=operations.bytes, calls=operations.calls)
@@ -126,7 +126,7 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Collect the sizes in bytes of the tensors that autograd keeps for the backward pass in a ``with`` block.
+    """Collect the size in bytes of each tensor that autograd saves for the backward pass in a ``with`` block.
 
     The weights of ``module`` are not among them.
     """
