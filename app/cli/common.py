@@ -20,6 +20,7 @@ from app.cli import completion
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
+    from models.registry.registry import Registry
     from worker.settings import Settings
 
     M = TypeVar("M", bound=BaseModel)
@@ -81,6 +82,13 @@ def read_settings() -> Settings:
         return load_settings()
     except ValidationError as error:
         raise fail_validation(error, "settings") from error
+
+
+def registry() -> Registry:
+    """Return the ``Registry`` of the models that are stored in this machine's home folder, ``SNF_HOME``."""
+    from models.registry.registry import Registry
+
+    return Registry(read_settings().registry_dir)
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:

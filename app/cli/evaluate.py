@@ -20,6 +20,7 @@ from app.cli.common import (
     fail,
     fail_validation,
     read_settings,
+    registry,
     require_folder,
     stop_on_signals,
 )
@@ -114,13 +115,12 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
     from models.datasets import DatasetStore
     from models.evaluation.assemble import Subject
     from models.evaluation.evaluate import evaluate as run
-    from models.registry.registry import Registry
     from models.scorer import Scorer
 
     settings = read_settings()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    version = Registry(settings.registry_dir).resolve(model)
+    version = registry().resolve(model)
     subject = Subject(
         scorer=Scorer.load(version.path, version.calibration_path, settings.engine_options),
         model=f"{version.name}:{version.version}",

@@ -20,6 +20,7 @@ from app.cli.common import (
     error_messages,
     print_response,
     read_settings,
+    registry,
     require_folder,
 )
 from app.cli.model_tables import print_audit
@@ -27,7 +28,6 @@ from app.cli.progress import bytes_bar, images_bar, spinner
 from app.cli.remote import service, service_url
 
 if TYPE_CHECKING:
-    from models.registry.registry import Registry
     from snf_client.schemas import Audit
 
 NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
@@ -121,13 +121,6 @@ def import_model(
         print_response(registered)
     else:
         typer.echo(f"registered {registered.name}:{registered.version}")
-
-
-def registry() -> Registry:
-    """Return the ``Registry`` of the models that are stored in this machine's home folder, ``SNF_HOME``."""
-    from models.registry.registry import Registry
-
-    return Registry(read_settings().registry_dir)
 
 
 def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:

@@ -20,10 +20,11 @@ from app.cli.common import (
     print_deleted,
     print_response,
     read_settings,
+    registry,
 )
 from app.cli.job_tables import outcome
 from app.cli.live import live_view
-from app.cli.model_files import Ref, audit, card, export, import_model, registry
+from app.cli.model_files import Ref, audit, card, export, import_model
 from app.cli.model_tables import print_calibrations, print_model, print_models
 from app.cli.remote import follow_job, service, service_url
 
@@ -54,10 +55,9 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             from app.registry.model_pool import ModelPool
             from app.registry.schemas import ModelPage
             from app.registry.views import summary
-            from models.registry.registry import Registry
             from snf_client.schemas import ModelPage as ClientPage
 
-            listing = ModelPool(Registry(read_settings().registry_dir), read_settings().engine_options).listing()
+            listing = ModelPool(registry(), read_settings().engine_options).listing()
             page = client_schema(ClientPage, ModelPage(models=[summary(model) for model in listing]))
     if as_json:
         print_response(page)

@@ -19,6 +19,7 @@ from app.cli.common import (
     fail,
     print_json,
     read_settings,
+    registry,
     require_folder,
 )
 from app.cli.progress import images_bar, spinner
@@ -81,12 +82,11 @@ def _draw(
 
     from app.samples.encoding import draw_seed, encode
     from models.errors import NoLearnedInverse
-    from models.registry.registry import Registry
     from models.scorer import Scorer
 
     with error_messages():
         settings = read_settings()
-        version = Registry(settings.registry_dir).resolve(model)
+        version = registry().resolve(model)
         scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
         if inverse == "learned" and not scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{version.name} was trained without learned inverses")

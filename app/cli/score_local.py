@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.common import client_schema, read_settings
+from app.cli.common import client_schema, read_settings, registry
 
 if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
@@ -35,13 +35,12 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     """
     from app.registry.model_pool import Loaded
     from models.prefetch import prefetch
-    from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
     settings = read_settings()
-    version = Registry(settings.registry_dir).resolve(parameters.model)
+    version = registry().resolve(parameters.model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
     loaded.scorer.calibration.check_alpha(parameters.alpha, parameters.detail == "full")
     if parameters.explain:

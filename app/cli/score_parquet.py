@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.common import INTERRUPTED, USAGE, fail, print_json, read_settings, stop_on_signals
+from app.cli.common import INTERRUPTED, USAGE, fail, print_json, read_settings, registry, stop_on_signals
 from app.cli.progress import duration, images_bar
 
 if TYPE_CHECKING:
@@ -71,13 +71,12 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
 
 
 def _load(model: str) -> tuple[Scorer, ModelVersion]:
-    from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.scoring.threads import one_blas_thread
 
     one_blas_thread()
     settings = read_settings()
-    version = Registry(settings.registry_dir).resolve(model)
+    version = registry().resolve(model)
     return Scorer.load(version.path, version.calibration_path, settings.engine_options), version
 
 

@@ -22,6 +22,7 @@ from app.cli.common import (
     fail,
     fail_validation,
     read_settings,
+    registry,
     stop_on_signals,
 )
 from app.cli.live import live_view
@@ -66,7 +67,6 @@ def train(
     process has its own GPU. The first process prints.
     """
     from models.naming import NAME_RULE, is_name
-    from models.registry.registry import Registry
     from models.training.presets import PRESETS
 
     settings = read_settings()
@@ -105,7 +105,7 @@ def train(
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
         if not ranks.first:
             return
-        version = Registry(settings.registry_dir).publish(artifact, name, promote=promote)
+        version = registry().publish(artifact, name, promote=promote)
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
