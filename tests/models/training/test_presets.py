@@ -24,8 +24,8 @@ from models.training.run import train
 from tests.models.helpers import flat_latents, jacobian_log_det
 
 WIDE = {name: preset for name, preset in PRESETS.items() if preset.width > 128}
-WIDTH = 64
-"""Width of the coupling networks of wide presets in these tests: their depth and structure, in seconds."""
+WIDTH, STEPS = 64, 4
+"""Width of the coupling networks of wide presets in these tests, and steps a level: their structure, in seconds."""
 
 
 def cropped(side: int) -> Dataset:
@@ -66,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     """Trains each preset once."""
     monkeypatch = pytest.MonkeyPatch()
     for name, preset in WIDE.items():
-        monkeypatch.setitem(PRESETS, name, replace(preset, width=WIDTH))
+        monkeypatch.setitem(PRESETS, name, replace(preset, width=WIDTH, steps=min(preset.steps, STEPS)))
 
     @cache
     def train_preset(name: str) -> Trained:
