@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Cores and one more, at most five.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
 
@@ -28,9 +30,9 @@ types: $(VENV)/installed-test
 
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase
-	# One thread a process: there are as many processes as cores, and threads that wait for each other burn time.
+	# One thread a process: threads that wait for each other burn time. One process more than cores: many tests wait.
 	# Hundreds of processes are started: none of them should compile again what another one has compiled.
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 \
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
 	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
