@@ -14,6 +14,9 @@ from models.bijections.frozen import Inverse
 LOG_SCALE_BOUND = 2.0
 """Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
 
+Weights = tuple[Tensor, Tensor]
+"""Weight and bias of a convolution."""
+
 
 class CouplingNet(nn.Module):
     """Network that computes the scales and shifts of a coupling layer: 3x3, 1x1 and 3x3 convolutions with ReLUs.
@@ -25,11 +28,14 @@ class CouplingNet(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         width: Channels of the hidden layers.
+        places: Height and width of the inputs for a network that depends on the place, by a learned map that is added
+            to the first convolution; None for the same network at all places and for any size.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, width: int, places: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(width, *places)) if places is not None else None
         self.middle = nn.Conv2d(width, width, 1)
         self.last = nn.Conv2d(width, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
@@ -48,11 +54,22 @@ class CouplingNet(nn.Module):
         """
         # Meta tensors, on which work is counted, have no autocast of their own.
         with torch.autocast("cpu" if x.is_meta else x.device.type, self.autocast, enabled=self.autocast is not None):
-            hidden = F.relu(self.first(x))
+            hidden = self.first(x)
+            hidden = F.relu(hidden if self.place is None else hidden + self.place)
             hidden = F.relu(self.middle(hidden))
             output: Tensor = self.last(hidden)
         # As in the original Glow: under Adam the gain enlarges the steps of the layer that starts at zero.
         return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)
+
+    @torch.no_grad()
+    def settled(self) -> tuple[Weights, Weights, Weights]:
+        """Return float64 copies of weight and bias of the three convolutions, the gain folded into the last one."""
+        first, middle, (weight, bias) = (
+            (layer.weight.double().clone(), _bias(layer).double().clone())
+            for layer in (self.first, self.middle, self.last)
+        )
+        gain = torch.exp(3 * self.log_gain.double())
+        return first, middle, (weight * gain.view(-1, 1, 1, 1), bias * gain)
 
 
 class AffineCoupling(Bijection):
@@ -102,16 +119,11 @@ class AffineCoupling(Bijection):
 
         The gain of the last layer is folded into its weights.
         """
-        with torch.no_grad():
-            net = self.net
-            gain = torch.exp(3 * net.log_gain.double())
-            last_bias = _bias(net.last).double() * gain
-            return FrozenCoupling(
-                self.kept,
-                (_network_weight(net.first.weight), _bias(net.first).float().clone()),
-                (_network_weight(net.middle.weight), _bias(net.middle).float().clone()),
-                (_network_weight(net.last.weight.double() * gain.view(-1, 1, 1, 1)), last_bias.float()),
-            )
+        first, middle, last = (
+            (weight.float().contiguous(memory_format=torch.channels_last), bias.float())
+            for weight, bias in self.net.settled()
+        )
+        return FrozenCoupling(self.kept, first, middle, last)
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,9 @@ class FrozenCoupling:
     """
 
     kept: int
-    first: tuple[Tensor, Tensor]
-    middle: tuple[Tensor, Tensor]
-    last: tuple[Tensor, Tensor]
+    first: Weights
+    middle: Weights
+    last: Weights
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z, ``(N, C, H, W)``, and what each pixel adds to log|det dz/dx| in nats, ``(N, H, W)``."""
@@ -161,7 +173,3 @@ class FrozenCoupling:
 def _bias(convolution: nn.Conv2d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
-
-
-def _network_weight(weight: Tensor) -> Tensor:
-    return weight.float().clone().contiguous(memory_format=torch.channels_last)

@@ -24,8 +24,10 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.emerging import AutoregressiveConv, EmergingConv
 from models.bijections.exponential import ExponentialConv
+from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
+from models.bijections.place_coupling import PlaceCoupling
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze
@@ -97,8 +99,24 @@ CASES = (
     Case(
         "snf-conv1x1", lambda: SelfNormalizingConv1x1(5), ((5, 3, 2), (5, 1, 1)), (((2, 5, 3), r"\(N, 5, H, W\), got"),)
     ),
+    Case(
+        "exact-local", lambda: ExactLocalAffine((3, 4, 5), 2), ((3, 4, 5),), (((2, 3, 5, 4), r"\(N, 3, 4, 5\), got"),)
+    ),
+    Case(
+        "snf-local", lambda: SelfNormalizingLocalAffine((3, 5, 4), 3), ((3, 5, 4),), (((2, 3, 4), r"\(N, 3, 5, 4\)"),)
+    ),
+    Case("snf-local-by-place", lambda: SelfNormalizingLocalAffine((2, 2, 3), 16), ((2, 2, 3),)),
     Case("coupling", lambda: AffineCoupling(4, 8), ((4, 3, 5), (4, 1, 1)), (((2, 6, 3, 5), r"\(N, 4, H, W\), got"),)),
     Case("coupling-odd", lambda: AffineCoupling(5, 8), ((5, 2, 3), (5, 1, 4)), (((4, 3, 5), r"\(N, 5, H, W\), got"),)),
+    Case(
+        "place-coupling",
+        lambda: PlaceCoupling((4, 3, 5), 8),
+        ((4, 3, 5),),
+        (((2, 4, 5, 3), r"\(N, 4, 3, 5\), got"), ((4, 3, 5), r"\(N, 4, 3, 5\), got")),
+        (((2, 4, 3, 4), r"\(N, 4, 3, 5\), got"),),
+        volume_preserving=True,
+    ),
+    Case("place-coupling-odd", lambda: PlaceCoupling((5, 1, 2), 8), ((5, 1, 2),), volume_preserving=True),
     Case(
         "squeeze",
         Squeeze,
@@ -301,6 +319,20 @@ def test_forward_refuses(case: Case, shape: Shape, text: str) -> None:
 def test_inverse_refuses(case: Case, shape: Shape, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         build(case).inverse(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_a_coupling_needs_two_channels() -> None:
+    with pytest.raises(ValueError, match="at least 2 channels to couple, got 1"):
+        PlaceCoupling((1, 3, 3), 8)
+
+
+@torch.no_grad()
+def test_a_place_coupling_shifts_alike_inputs_by_their_place() -> None:
+    layer = PlaceCoupling((2, 5, 5), 8).eval()
+    x = torch.ones(1, 2, 5, 5)
+    assert torch.equal(layer(x)[0], x), "it starts as the identity"
+    randomise(layer, 0.5)
+    assert layer(x)[0][0, 1].flatten().unique().numel() == 25
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1e-6, 0.5, 2.0, float("nan")])

@@ -1,0 +1,257 @@
+"""Local affine layers: a mean for each place of an image, and a matrix for each cell of a grid over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bijections.base import Bijection, SelfNormalizing, Shape
+from models.bijections.each_matrix import inverses, log_abs_dets
+from models.bijections.frozen import Inverse
+
+
+@lru_cache(maxsize=64)
+def cell_of_places(height: int, width: int, grid: int) -> Tensor:
+    """Return the cell of each place, ``(height * width,)``, for a grid of ``grid`` x ``grid`` cells over the image.
+
+    A side with fewer places than cells has a cell for each place. Cells and places are numbered by rows.
+
+    >>> cell_of_places(2, 4, 2).tolist(), cell_of_places(2, 2, 8).tolist()
+    ([0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3])
+    """
+    rows, columns = min(grid, height), min(grid, width)
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    return _indices((row[:, None] * columns + column).ravel())
+
+
+def cell_count(height: int, width: int, grid: int) -> int:
+    """Return the number of cells of a grid over an image."""
+    return min(grid, height) * min(grid, width)
+
+
+@lru_cache(maxsize=64)
+def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
+    """Return the places of each cell, ``(cells, most)``, and the index of each place in that table, ``(places,)``.
+
+    Cells with fewer than ``most`` places repeat their first one, so that one batched product serves all cells. Indices
+    are those of the flattened table.
+    """
+    cells = cell_of_places(height, width, grid).numpy()
+    members = [np.flatnonzero(cells == cell) for cell in range(cell_count(height, width, grid))]
+    most = max(map(len, members))
+    table = np.stack([np.concatenate([places, np.repeat(places[:1], most - len(places))]) for places in members])
+    position = np.empty(len(cells), dtype=np.int64)
+    for cell, places in enumerate(members):
+        position[places] = cell * most + np.arange(len(places))
+    return _indices(table), _indices(position)
+
+
+def _indices(numbers: NDArray[np.int64]) -> Tensor:
+    # They are kept for all callers, some of which run on the meta device, in inference mode or with gradients.
+    with torch.inference_mode(False):
+        return torch.from_numpy(numbers)
+
+
+def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
+    """Return the product of the matrix of each cell with the channels of every place in it, ``(N, C, H, W)``.
+
+    Args:
+        matrices: A matrix for each cell, ``(cells, C, C)``.
+        x: Images, ``(N, C, H, W)``.
+        grid: Cells along each side.
+    """
+    images, channels, height, width = x.shape
+    table, position = places_of_cells(height, width, grid)
+    gathered = x.flatten(2)[:, :, table.flatten()].view(images, channels, *table.shape)
+    columns = gathered.permute(2, 1, 3, 0).reshape(len(table), channels, -1)
+    product = torch.bmm(matrices, columns).view(len(table), channels, table.shape[1], images)
+    flat = product.permute(3, 1, 0, 2).reshape(images, channels, -1)
+    return flat[:, :, position].view(x.shape)
+
+
+class ExactLocalAffine(Bijection):
+    """Local affine map z = W_c (x - m_p) at place p of cell c, with the exact log-det Σ_p log|det W_c(p)|.
+
+    A grid of G x G cells lies over the image. Each cell has a C x C matrix W_c, and each place its own mean m_p. The
+    log-det is the same for all images. W starts as the identity and m as 0; :mod:`models.features.fit` sets them to
+    the Gaussian of greatest likelihood.
+
+    Cost: O(N·C²·H·W) forward; O(C³) a cell for the inverse, and for the log-det and its gradient.
+
+    Args:
+        shape: Channels C, height and width of the images.
+        grid: Cells along each side, G.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+
+    def __init__(self, shape: Shape, grid: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.grid = grid
+        channels, height, width = shape
+        cells = cell_count(height, width, grid)
+        self.weight = nn.Parameter(torch.eye(channels).repeat(cells, 1, 1))
+        self.mean = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W (x - m) for images ``x``, ``(N, C, H, W)``, and the log-det Σ_p log|det W| in nats, ``(N,)``."""
+        self._check(x)
+        return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W⁻¹ z + m, and the log-det -Σ_p log|det W| in nats, ``(N,)``. Cost: O(C³) a cell."""
+        self._check(z)
+        exact = inverses(self.weight)
+        return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return W x, each place of ``x`` times the matrix of its grid cell, in the shape of ``x``. m is not used."""
+        return apply_by_cell(self.weight, x, self.grid)
+
+    def log_abs_det(self) -> Tensor:
+        """Return Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell."""
+        cells = cell_of_places(*self.shape[1:], self.grid)
+        counts = torch.bincount(cells, minlength=len(self.weight)).to(self.weight.device)
+        return (counts * log_abs_dets(self.weight.double())).sum()
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return the log-det in nats for images of ``shape``, which must be that of the layer."""
+        return float(self.log_abs_det().detach())
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenLocalAffine:
+        """Return an immutable float64 copy for scoring, with the exact inverse of every matrix. Cost: O(C³) a cell."""
+        matrices = self.weight.detach().double().clone()
+        mean = self.mean.detach().double().clone()
+        return FrozenLocalAffine(matrices, inverses(matrices), self.learned_matrices(), mean, self.grid)
+
+    def learned_matrices(self) -> Tensor | None:
+        """Return a float64 copy of the learned inverse of each cell, ``(cells, C, C)``, or None if none is learned."""
+        return None
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+
+
+class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
+    """Local affine map z = W_c (x - m_p) that learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
+
+    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
+    of W^-T, as in :class:`~models.bijections.conv1x1.SelfNormalizingConv1x1`. The reconstruction error ||R W x - x||²
+    of each sample is stored for the training objective. Evaluation mode is exact. R starts as the identity.
+
+    Cost of a training step: six products of O(N·C²·H·W), no term in C³.
+
+    Args:
+        shape: Channels C, height and width of the images.
+        grid: Cells along each side, G.
+    """
+
+    def __init__(self, shape: Shape, grid: int) -> None:
+        super().__init__(shape, grid)
+        self.inverse_weight = nn.Parameter(self.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W (x - m) and the log-det. In training the log-det is 0, with a gradient estimated by R."""
+        if not self.training:
+            return super().forward(x)
+        self._check(x)
+        product = LocalProduct.apply(x - self.mean, self.weight, self.inverse_weight, self.grid)  # type: ignore[no-untyped-call]
+        z, log_det, error = product
+        self.keep_reconstruction_error(error, z)
+        return z, log_det
+
+    def approximate_inverse(self, z: Tensor) -> Tensor:
+        """Return R z + m, the result of the learned approximate inverse, ``(N, C, H, W)``."""
+        self._check(z)
+        return self.apply_inverse_weight(z) + self.mean
+
+    def apply_inverse_weight(self, z: Tensor) -> Tensor:
+        """Return R z, ``(N, C, H, W)``, by the learned inverse of each cell and without adding the mean."""
+        return apply_by_cell(self.inverse_weight, z, self.grid)
+
+    @torch.no_grad()
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Replace every learned inverse R by the exact inverse W⁻¹. Cost: O(C³) a cell."""
+        self.inverse_weight.copy_(inverses(self.weight.double()))
+
+    def learned_matrices(self) -> Tensor:
+        """Return a float64 copy of the learned inverse R of each cell, ``(cells, C, C)``."""
+        return self.inverse_weight.detach().double().clone()
+
+
+class LocalProduct(torch.autograd.Function):
+    """Product y = W_c x in each cell, with the gradients of the self-normalizing objective, which invert no matrix.
+
+    The gradients are those of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`, for the
+    matrices of each cell and the places in it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W x, a log-det of value 0, and the reconstruction error ||R W x - x||² of each sample, ``(N,)``."""
+        y = apply_by_cell(weight, x, grid)
+        error = apply_by_cell(inverse_weight, y, grid) - x
+        ctx.save_for_backward(x, y, error, weight, inverse_weight)
+        ctx.grid = grid
+        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients with respect to x, W and R."""
+        grad_y, grad_log_det, grad_error = gradients
+        x, y, error, weight, inverse_weight = ctx.saved_tensors
+        grid: int = ctx.grid
+        grad_x = apply_by_cell(weight.mT, grad_y, grid)
+        cells = cell_of_places(*x.shape[2:], grid)
+        share = 0.5 * grad_log_det.sum() * torch.bincount(cells, minlength=len(weight)).to(weight)[:, None, None]
+        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
+        grad_weight = _outer(0.5 * grad_y + apply_by_cell(inverse_weight.mT, weighted_error, grid), x, grid)
+        grad_inverse = _outer(weighted_error - 0.5 * grad_x, y, grid)
+        return grad_x, grad_weight + share * inverse_weight.mT, grad_inverse - share * weight.mT, None
+
+
+def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
+    """Return the sum of left right^T over the samples and the places of each cell, ``(cells, C, C)``."""
+    by_place = torch.einsum("nop,ncp->poc", left.flatten(2), right.flatten(2))
+    height, width = left.shape[2:]
+    total = by_place.new_zeros(cell_count(height, width, grid), *by_place.shape[1:])
+    return total.index_add_(0, cell_of_places(height, width, grid).to(left.device), by_place)
+
+
+@dataclass(frozen=True)
+class FrozenLocalAffine:
+    """Frozen local affine map z = W_c (x - m_p), float64, with the exact and the learned inverse of every matrix.
+
+    Attributes:
+        matrices: W of each cell, ``(cells, C, C)``.
+        inverse_matrices: W⁻¹ of each cell.
+        learned_map: The learned inverse R of each cell, or None.
+        mean: The mean m of each place, ``(C, H, W)``.
+        grid: Cells along each side.
+    """
+
+    matrices: Tensor
+    inverse_matrices: Tensor
+    learned_map: Tensor | None
+    mean: Tensor
+    grid: int
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Return W (x - m), and None, because the log-det is the same for all inputs."""
+        return apply_by_cell(self.matrices, x - self.mean, self.grid), None
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Return W⁻¹ z + m, or R z + m by the learned inverse."""
+        learned = self.learned_map if inverse == "learned" else None
+        return apply_by_cell(self.inverse_matrices if learned is None else learned, z, self.grid) + self.mean

@@ -1,0 +1,98 @@
+"""Additive coupling of channels, by a network that may differ from place to place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.bijections.base import Bijection, Shape
+from models.bijections.coupling import CouplingNet, Weights
+from models.bijections.frozen import Inverse
+
+
+class PlaceCoupling(Bijection):
+    """Additive coupling: half of the channels stay, and a network of them shifts the rest (Dinh et al. 2015, 3.2).
+
+    z1 = x1 and z2 = x2 + t(x1), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. The
+    log-det is 0. The network adds a learned map, the same for all images, to the result of its first convolution, so
+    that t may differ from place to place. t starts at 0.
+
+    Cost: that of the network, the same in both directions.
+
+    Args:
+        shape: Channels C, at least 2, height and width of the grid of places.
+        hidden: Channels of the hidden layers of the network.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+
+    def __init__(self, shape: Shape, hidden: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if channels < 2:
+            raise ValueError(f"expected at least 2 channels to couple, got {channels}")
+        self.shape = shape
+        self.kept = (channels + 1) // 2
+        self.net = CouplingNet(self.kept, channels - self.kept, hidden, (height, width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z = (x1, x2 + t(x1)) for ``x``, ``(N, C, H, W)``, and the log-det 0 of each sample, ``(N,)``."""
+        kept, moved = self._halves(x)
+        return torch.cat([kept, moved + self.net(kept)], dim=1), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = (z1, z2 - t(z1)) for ``z``, ``(N, C, H, W)``, and the log-det 0 of each sample, ``(N,)``."""
+        kept, moved = self._halves(z)
+        return torch.cat([kept, moved - self.net(kept)], dim=1), z.new_zeros(len(z))
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return 0.0, the log-det of every shift."""
+        return 0.0
+
+    def freeze(self, shape: Shape) -> FrozenPlaceCoupling:
+        """Return an immutable float64 copy for scoring."""
+        assert self.net.place is not None
+        return FrozenPlaceCoupling(self.kept, *self.net.settled(), self.net.place.detach().double().clone())
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        return x[:, : self.kept], x[:, self.kept :]
+
+
+@dataclass(frozen=True)
+class FrozenPlaceCoupling:
+    """Immutable additive coupling at places for scoring, float64.
+
+    Attributes:
+        kept: Channels of the half that is kept.
+        first: Weight and bias of the first convolution.
+        middle: Weight and bias of the 1x1 convolution.
+        last: Weight and bias of the last convolution.
+        place: The map that is added to the result of the first convolution, ``(hidden, H, W)``.
+    """
+
+    kept: int
+    first: Weights
+    middle: Weights
+    last: Weights
+    place: Tensor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Return z, ``(N, C, H, W)``, and None, because the log-det is 0 for all inputs."""
+        kept, moved = x[:, : self.kept], x[:, self.kept :]
+        return torch.cat([kept, moved + self._shift(kept)], dim=1), None
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        """Return the exact x for outputs ``z``, ``(N, C, H, W)``. No inverse is learned: ``inverse`` has no effect."""
+        kept, moved = z[:, : self.kept], z[:, self.kept :]
+        return torch.cat([kept, moved - self._shift(kept)], dim=1)
+
+    def _shift(self, kept: Tensor) -> Tensor:
+        hidden = F.relu(F.conv2d(kept, *self.first, padding=1) + self.place)
+        hidden = F.relu(F.conv2d(hidden, *self.middle))
+        return F.conv2d(hidden, *self.last, padding=1)

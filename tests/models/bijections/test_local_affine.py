@@ -1,0 +1,84 @@
+"""Local affine layers against a 1x1 convolution for each cell: values, log-dets and the paper's gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.bijections.each_matrix import inverses, log_abs_dets
+from models.bijections.local_affine import SelfNormalizingLocalAffine, cell_of_places, places_of_cells
+from models.threads import torch_threads
+from tests.models.helpers import randomise
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(4, 6, 1), (4, 6, 2), (5, 7, 3), (14, 14, 8), (3, 2, 16)])
+def test_every_place_is_in_one_cell_and_found_there(height: int, width: int, grid: int) -> None:
+    cells = cell_of_places(height, width, grid)
+    table, position = places_of_cells(height, width, grid)
+    assert cells.shape == position.shape == (height * width,)
+    assert len(table) == min(grid, height) * min(grid, width) == int(cells.max()) + 1
+    assert table.flatten()[position].tolist() == list(range(height * width))
+    for cell, places in enumerate(table.tolist()):
+        assert {int(cells[place]) for place in places} == {cell}
+
+
+@pytest.mark.parametrize("grid", [1, 2, 16])
+def test_gradients_are_those_of_a_convolution_in_each_cell(grid: int) -> None:
+    """The layer against one 1x1 convolution a cell, each applied to the places of its cell alone."""
+    layer = SelfNormalizingLocalAffine((3, 4, 5), grid).double().train()
+    randomise(layer, 0.3)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64)
+    direction = torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64)
+    mine = x.clone().requires_grad_()
+    z, log_det = layer(mine)
+    torch.autograd.backward((z * direction).sum() + log_det.sum() + layer.pop_reconstruction_error().sum())
+
+    cells = cell_of_places(4, 5, grid)
+    total = torch.zeros((), dtype=torch.float64)
+    centred = (x - layer.mean.detach()).requires_grad_()
+    for cell in range(int(cells.max()) + 1):
+        convolution = SelfNormalizingConv1x1(3).double().train()
+        with torch.no_grad():
+            convolution.weight.copy_(layer.weight[cell])
+            convolution.inverse_weight.copy_(layer.inverse_weight[cell])
+        own = centred.flatten(2)[:, :, cells == cell, None]
+        y, own_log_det = convolution(own)
+        torch.testing.assert_close(z.flatten(2)[:, :, cells == cell, None], y, rtol=0, atol=1e-12)
+        part = (y * direction.flatten(2)[:, :, cells == cell, None]).sum() + own_log_det.sum()
+        torch.autograd.backward(
+            part + convolution.pop_reconstruction_error().sum(),
+            inputs=[convolution.weight, convolution.inverse_weight, centred],
+        )
+        assert layer.weight.grad is not None
+        assert layer.inverse_weight.grad is not None
+        torch.testing.assert_close(layer.weight.grad[cell], convolution.weight.grad, rtol=0, atol=1e-11)
+        torch.testing.assert_close(layer.inverse_weight.grad[cell], convolution.inverse_weight.grad, rtol=0, atol=1e-11)
+        total = total + part.detach()
+    torch.testing.assert_close(mine.grad, centred.grad, rtol=0, atol=1e-11)
+
+
+def test_the_frozen_copy_does_not_follow_the_layer() -> None:
+    layer = SelfNormalizingLocalAffine((2, 4, 4), 2).eval()
+    randomise(layer, 0.3)
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    frozen, expected = layer.freeze(layer.shape), layer(x)[0]
+    randomise(layer, 0.3, seed=1)
+    z, log_det = frozen.forward(x.double())
+    assert log_det is None
+    torch.testing.assert_close(z.float(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(frozen.inverse(z, "exact"), x.double(), rtol=0, atol=1e-9)
+
+
+def test_determinants_and_inverses_of_many_large_matrices_with_several_threads() -> None:
+    """A batch of them is wrong in PyTorch 2.13; one by one they are right."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 152, 300, generator=generator, dtype=torch.float64)
+    matrices = x @ x.mT / 300
+    expected = [float(np.linalg.slogdet(matrix)[1]) for matrix in matrices.numpy()]
+    with torch_threads(2):
+        assert log_abs_dets(matrices).tolist() == pytest.approx(expected, rel=1e-12)
+        identity = torch.eye(152, dtype=torch.float64).expand_as(matrices)
+        torch.testing.assert_close(inverses(matrices) @ matrices, identity, rtol=0, atol=1e-9)
