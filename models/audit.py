@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.errors import ScoreNotFinite
+from models.features.extractor import TorchExtractor
+from models.features.flows import FeatureFlows, HybridFlows
+from models.features.store import DEFAULT_FOLDER, BackboneStore
+from models.flows.architecture import FeatureArchitecture
 from models.flows.flow import Flow
 from models.scorer import Scorer
+from models.scoring.engines.open_features import open_extractor
 from models.scoring.frozen import layers_with_log_det
-from models.scoring.likelihood import dequantise
+from models.scoring.open_density import FEATURES, PIXELS
+from models.scoring.options import EngineOptions
+from models.scoring.pixel_density import dequantise
 
 SEED = 0
 """Seed of the samples that are audited in addition to the stored images."""
@@ -29,8 +38,9 @@ class Audited:
     Attributes:
         source: Whether the image is stored with the model or a sample of it.
         log_likelihood: Score by the engine with the stored log-dets, in nats.
-        recomputed: Score by the trained flow in float64, in nats.
+        recomputed: Score by the trained flows in float64, in nats.
         log_dets: Recomputed data-independent log-dets by layer name, in nats.
+        log_det_total: Sum of those log-dets that the score contains, in nats.
         seconds: Time for both scores.
     """
 
@@ -38,7 +48,13 @@ class Audited:
     log_likelihood: float
     recomputed: float
     log_dets: dict[str, float]
+    log_det_total: float
     seconds: float
+
+
+def count_images(scorer: Scorer, asked: int) -> int:
+    """Return how many of ``asked`` images can be audited: a model without samples has only its stored images."""
+    return asked if scorer.pixels is not None else min(asked, len(scorer.pinned))
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
@@ -50,6 +66,7 @@ def audit(scorer: Scorer, index: int) -> Audited:
 
     Raises:
         ScoreNotFinite: The log-likelihood of the image is not finite.
+        SamplesUnsupported: The image is a sample, and the model has none.
     """
     began = time.perf_counter()
     stored = len(scorer.pinned)
@@ -58,16 +75,39 @@ def audit(scorer: Scorer, index: int) -> Audited:
         scorer.pinned[index : index + 1] if source == "pinned" else scorer.sample(1, seed=SEED, first=index - stored)
     )
     score = scorer.score(image)[0].log_likelihood
-    recomputed, log_dets = recompute(scorer.flow, scorer.log_det_digest, image)
-    return Audited(source, score, recomputed, log_dets, time.perf_counter() - began)
+    recomputed, log_dets = _recompute(scorer, image)
+    contained = sum(value for name, value in log_dets.items() if _in_score(scorer, name))
+    return Audited(source, score, recomputed, log_dets, contained, time.perf_counter() - began)
+
+
+def _recompute(scorer: Scorer, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
+    """Return an image's log-likelihood, of a hybrid model that of its pixels, and the log-dets of all layers."""
+    flows, digest = scorer.flows, scorer.log_det_digest
+    if isinstance(flows, FeatureFlows):
+        architecture = scorer.manifest.architecture
+        assert isinstance(architecture, FeatureArchitecture)
+        return recompute_features(flows, architecture, scorer.options, image)
+    if isinstance(flows, HybridFlows):
+        log_likelihood, pixels = recompute(flows.pixels, digest, image)
+        features = _double(flows.features).log_dets()
+        log_dets = {PIXELS + name: value for name, value in pixels.items()}
+        return log_likelihood, log_dets | {FEATURES + name: value for name, value in features.items()}
+    return recompute(flows, digest, image)
+
+
+def _in_score(scorer: Scorer, layer: str) -> bool:
+    """Return whether a score contains the log-det of a layer: those of other fits, and of hybrid features, do not."""
+    if isinstance(scorer.flows, FeatureFlows):
+        return layer in scorer.flows.scored()
+    return not isinstance(scorer.flows, HybridFlows) or layer.startswith(PIXELS)
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return an image's log-likelihood in nats by the trained flow in float64; determinants are computed anew.
+    """Return an image's log-likelihood in nats by a trained flow over pixels in float64; determinants are recomputed.
 
     Args:
         flow: The trained flow.
-        weights_digest: SHA-256 of the weights, in hexadecimal.
+        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the dequantisation noise.
         image: Pixels, uint8 ``(1, C, H, W)``.
 
     Returns:
@@ -91,6 +131,54 @@ def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tupl
             layer.register_forward_hook(keep(name))
     with torch.no_grad():
         log_likelihood = live(torch.from_numpy(dequantise(image, weights_digest))).log_likelihood
+    return _finite(log_likelihood), log_dets
+
+
+@torch.no_grad()
+def recompute_features(
+    flows: FeatureFlows,
+    architecture: FeatureArchitecture,
+    options: EngineOptions,
+    image: NDArray[np.uint8],
+) -> tuple[float, dict[str, float]]:
+    """Return the log-likelihood in nats of an image's features by the trained flows in float64.
+
+    The features are extracted by torch in float64. Only those of a backbone that is an ONNX file, which torch cannot
+    run, come from the engine.
+
+    Args:
+        flows: The trained flows.
+        architecture: Their architecture.
+        options: Options of the engine: the folder of the backbones, and how an ONNX file is run.
+        image: Pixels, uint8 ``(1, C, H, W)``.
+
+    Returns:
+        The log-likelihood, and the log-dets of all layers by name, in nats.
+
+    Raises:
+        ScoreNotFinite: The log-likelihood is not finite.
+        BackboneMissing: The backbone is not installed here.
+    """
+    store = BackboneStore(options.backbones or DEFAULT_FOLDER)
+    backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
+    if backbone.format == "onnx":
+        extract = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
+        features = torch.from_numpy(extract(image)[0]).double()
+    else:
+        extractor = TorchExtractor(backbone, store.arrays(backbone), architecture.input_size, torch.float64)
+        features, _ = extractor.features(image)
+    live = _double(flows)
+    z = live.latents(features)
+    log_dets = live.log_dets()
+    log_prior = -0.5 * z.square().sum() - 0.5 * z.numel() * math.log(2 * math.pi)
+    return _finite(log_prior + sum(log_dets[name] for name in live.scored())), log_dets
+
+
+def _double(flows: FeatureFlows) -> FeatureFlows:
+    return copy.deepcopy(flows).double().eval()
+
+
+def _finite(log_likelihood: Tensor) -> float:
     if not torch.isfinite(log_likelihood).all():
         raise ScoreNotFinite("the flow's arithmetic overflowed on this image in float64")
-    return float(log_likelihood), log_dets
+    return float(log_likelihood)

@@ -280,3 +280,27 @@ class PlanDiffers(ModelsError):
     slug = "plan-differs"
     title = "This machine has another model or other images"
     kind = ErrorKind.CONFLICT
+
+
+class SamplesUnsupported(ModelsError):
+    """Raised when random images are requested from a density of features, which has no pixels to invert to."""
+
+    slug = "samples-unsupported"
+    title = "This model has no samples"
+    kind = ErrorKind.INVALID
+
+
+class BackboneMissing(ModelsError):
+    """Raised for a backbone, the frozen network of a feature model, that is not installed on this machine."""
+
+    slug = "backbone-missing"
+    title = "The backbone is not here"
+    kind = ErrorKind.INVALID
+
+
+class BackboneUnfit(ModelsError):
+    """Raised for a backbone whose files are damaged, or that cannot be used as its description says."""
+
+    slug = "backbone-unfit"
+    title = "The backbone cannot be used"
+    kind = ErrorKind.INVALID

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration
-from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import sha256_file
 from models.errors import ArtifactError
-from models.flows.build import build_flow
-from models.flows.flow import Flow
+from models.features.flows import TrainedFlows, build_flows
 from models.flows.no_init import NoRandomness
-from models.scoring.frozen import layers_with_log_det
+from models.scoring.open_density import layers_with_log_dets
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
@@ -38,13 +37,13 @@ class Artifact:
 
     Attributes:
         manifest: The manifest.
-        flow: The trained flow, in evaluation mode.
+        flow: The trained flow, in evaluation mode; a feature model has several, a hybrid model of both kinds.
         calibration: The calibration.
         pinned: The images whose scores are verified at each load, uint8 ``(n, C, H, W)``.
     """
 
     manifest: Manifest
-    flow: Flow
+    flow: TrainedFlows
     calibration: Calibration
     pinned: NDArray[np.uint8]
 
@@ -77,11 +76,11 @@ def load_artifact(folder: Path) -> Artifact:
         )
     try:
         with NoRandomness():
-            flow = build_flow(architecture)
+            flow = build_flows(architecture)
     except ValueError as error:
         raise ArtifactError(f"{file_label(folder / FILE)}: the architecture cannot be built: {error}") from error
     _fill(flow, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    layers = layers_with_log_det(flow, architecture.image_shape)
+    layers = layers_with_log_dets(flow, architecture)
     if layers != manifest.log_dets.layers.keys():
         differing = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {differing}")
@@ -94,7 +93,7 @@ def load_artifact(folder: Path) -> Artifact:
 
 def seal(folder: Path, manifest: Manifest) -> None:
     """Write a model's manifest to its folder, with the SHA-256 digests of the other files; this completes the model."""
-    files = {name: sha256_file(folder / name) for name in (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)}
+    files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
@@ -157,7 +156,7 @@ def _read_pinned(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return pinned
 
 
-def _fill(flow: Flow, tensors: dict[str, Tensor], path: Path) -> None:
+def _fill(flow: TrainedFlows, tensors: dict[str, Tensor], path: Path) -> None:
     expected = flow.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration, MapReference, Verdict
@@ -20,7 +22,16 @@ from models.anomaly.heat_map import PixelMaps, standardise
 from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
-from models.errors import ArtifactError, HeatMapUnsupported, ScoreNotFinite, UninitializedModel
+from models.bijections.frozen import Inverse
+from models.errors import (
+    ArtifactError,
+    GradientEvidenceUnavailable,
+    HeatMapUnsupported,
+    SamplesUnsupported,
+    ScoreNotFinite,
+    UninitializedModel,
+)
+from models.flows.flow import Flow
 from models.images.preprocessing import Pixels, Preprocessing
 from models.loading import (
     SLACK,
@@ -31,20 +42,21 @@ from models.loading import (
     load_artifact,
 )
 from models.registry.calibrations import ARRAYS
-from models.scoring.engines import Engine, open_engine
+from models.scoring.density import CHUNK, ImageDensity
 from models.scoring.evidence import Evidence
-from models.scoring.frozen import freeze
-from models.scoring.likelihood import CHUNK, Likelihood, add_gradients, passes, score_images, score_steps
+from models.scoring.hybrid_density import pixels_of
+from models.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
+from models.scoring.open_density import open_density
 from models.scoring.options import EngineOptions
+from models.scoring.pixel_density import PixelDensity
 from models.scoring.sampling import Sampler
-from models.scoring.whole_image import statistic_names
-from models.steps import Steps, finish
+from models.steps import Steps, finish, step_size
 
 Alphas = float | Sequence[float | None] | None
 """False-alarm rate of all images, or of each image; None for the default of the calibration."""
 
 
-class Scorer(Sampler):
+class Scorer:
     """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
 
     It does not change after loading and is not thread-safe.
@@ -62,7 +74,12 @@ class Scorer(Sampler):
         smallest_p: The smallest p-value that the calibration can give.
         default_alpha: The false-alarm rate of verdicts if none is given.
         pinned: The images stored with the model, uint8 ``(n, C, H, W)``.
-        flow: The trained flow in evaluation mode; do not modify it.
+        flows: The trained flow or flows in evaluation mode; do not modify them.
+        density: The frozen density, with the engine that runs it.
+        pixels: The density of pixels; None for a model of features alone.
+        engine_name: The name of the engine.
+        precision: The arithmetic of the engine.
+        tile: The number of images that the engine computes at once.
         log_det_total: Sum of the stored data-independent log-dets, in nats.
         log_det_digest: SHA-256 of the weights that the stored log-dets belong to.
         statistics: The names of the whole-image statistics, in order.
@@ -82,19 +99,22 @@ class Scorer(Sampler):
         self.calibration: Calibration = artifact.calibration
         self.calibration_summary: CalibrationSummary = summary or artifact.manifest.calibration
         self.pinned = artifact.pinned
-        self.flow = artifact.flow
+        self.log_det_digest = self.manifest.log_dets.weights_sha256
+        self.flows = artifact.flow
         options = options or EngineOptions()
         self._options = replace(options, precision=options.precision or self.calibration_summary.precision)
-        frozen = freeze(artifact.flow, self.preprocessing.shape, artifact.manifest.log_dets.layers)
-        super().__init__(open_engine(frozen, self._options), frozen, self._options.threads)
-        self.statistics = statistic_names(self.frozen)
-        channels, self._height, self._width = self.preprocessing.shape
-        self.dimensions = channels * self._height * self._width
+        self.density = self._density_in(self._options.precision)
+        self.pixels = pixels_of(self.density)
+        self.statistics = self.density.statistics
+        self.engine_name = self.density.engine_name
+        self.precision = self.density.precision
+        self.tile = self.density.tile
+        _, self._height, self._width = self.preprocessing.shape
+        self.dimensions = self.density.dimensions
         self.exact_tolerance = exact_tolerance(self.dimensions)
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
-        self.log_det_total = sum(level.constant_log_det for level in self.frozen.levels)
-        self.log_det_digest = self.manifest.log_dets.weights_sha256
+        self.log_det_total = self.density.constant_log_det
         deviation = self.calibration_summary.deviation
         self.tolerance = self.exact_tolerance + (0.0 if deviation is None else SLACK * deviation.worst)
 
@@ -140,12 +160,8 @@ class Scorer(Sampler):
         return scorer
 
     def score(self, images: Pixels, draws: int = 1) -> list[Likelihood]:
-        """Return the exact log-likelihood of each uint8 image. Raises ``ScoreNotFinite`` where one is infinite or NaN.
-
-        It is averaged over ``draws`` draws of the dequantisation noise, the number in [0, 1) that is added to each
-        pixel value.
-        """
-        return score_images(self.engine, self.frozen, self.log_det_digest, images, draws)
+        """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite."""
+        return score_images(self.density, images, draws)
 
     def score_each(
         self, images: Pixels, draws: int = 1, *, gradients: bool = False
@@ -172,7 +188,7 @@ class Scorer(Sampler):
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
         size = at_once or self.at_once
-        scored = yield from score_steps(self.engine, self.frozen, self.log_det_digest, images, draws, size)
+        scored = yield from score_steps(self.density, images, draws, size)
         if not (gradients and scored):
             return scored
         features, size = [], tile_of(self._height * self._width)
@@ -183,7 +199,9 @@ class Scorer(Sampler):
 
     @cached_property
     def _gradient_passes(self) -> GradientPasses:
-        return GradientPasses(GradientProbe(self.flow), self.log_det_digest)
+        if not isinstance(self.flows, Flow):
+            raise GradientEvidenceUnavailable("a model with features has none")
+        return GradientPasses(GradientProbe(self.flows), self.log_det_digest)
 
     @cached_property
     def _fisher(self) -> list[Tensor]:
@@ -215,8 +233,7 @@ class Scorer(Sampler):
             if start:
                 yield
             rows = images[start : start + size]
-            flow_passes = passes(self.engine, self.frozen, self.log_det_digest, rows)
-            nats = np.concatenate([flow_pass.additive_map().numpy() for _, flow_pass in flow_passes])
+            nats = np.concatenate([found.additive_map().numpy() for _, found in self.density.passes(rows)])
             z = standardise(nats, reference)
             slopes = self._gradient_passes.maps(rows) if gradients else None
             maps += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
@@ -287,12 +304,67 @@ class Scorer(Sampler):
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.
         """
-        engine = self._engine_in(precision)
-        precise = None if precision == "float32" else self._engine_in("float32")
-        digest, pinned = self.log_det_digest, self.pinned[0]
-        return calibrate(engine, self.frozen, digest, self.flow, reference, pinned, progress, precise)
+        density = self._density_in(precision)
+        precise = None if precision == "float32" else self._density_in("float32")
+        flow = self.flows if isinstance(self.flows, Flow) else None
+        return calibrate(density, reference, self.pinned[0], progress, flow=flow, precise=precise)
 
-    def _engine_in(self, precision: Precision) -> Engine:
-        if precision == self.precision:
-            return self.engine
-        return open_engine(self.frozen, replace(self._options, precision=precision))
+    def _density_in(self, precision: Precision | None) -> ImageDensity:
+        if precision is not None and "density" in vars(self) and precision == self.precision:
+            return self.density
+        options = replace(self._options, precision=precision)
+        manifest = self.manifest
+        return open_density(self.flows, manifest.architecture, manifest.log_dets.layers, self.log_det_digest, options)
+
+    @property
+    def options(self) -> EngineOptions:
+        """Options of the engine."""
+        return self._options
+
+    @property
+    def at_once(self) -> int:
+        """The number of images that a long computation processes before its thread may do other work."""
+        return step_size(self.density.step_pixels, self._options.threads or torch.get_num_threads())
+
+    @property
+    def has_learned_inverse(self) -> bool:
+        """Whether random images can be drawn by the learned inverse R of the flow's layers."""
+        return self.pixels is not None and self.pixels.frozen.has_learned_inverse
+
+    def sample(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.uint8]:
+        """Draw random images from the flow over pixels, uint8 ``(n, C, H, W)``; see :meth:`Sampler.sample`.
+
+        Raises ``SamplesUnsupported`` for a model of features alone.
+        """
+        return self._sampler.sample(n, temperature, seed, inverse, first)
+
+    def sample_steps(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
+    ) -> Steps[NDArray[np.uint8]]:
+        """Draw images as a generator that yields between groups of images and returns uint8 ``(n, C, H, W)``.
+
+        Raises ``SamplesUnsupported`` for a model of features alone.
+        """
+        return self._sampler.sample_steps(n, temperature, seed, inverse)
+
+    def sample_continuous(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.float64]:
+        """Draw dequantised images from the flow, float64 ``(n, C, H, W)``, before rounding to pixels.
+
+        Raises ``SamplesUnsupported`` for a model of features alone.
+        """
+        return self._sampler.sample_continuous(n, temperature, seed, inverse, first)
+
+    def require_pixels(self) -> PixelDensity:
+        """Return the density of pixels, from which samples are drawn. Raises ``SamplesUnsupported`` without one."""
+        if self.pixels is None:
+            raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
+        return self.pixels
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        pixels = self.require_pixels()
+        return Sampler(pixels.engine, pixels.frozen, self._options.threads)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first: then no process works on one of them when all others have nothing left to do."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of backbones with EfficientNet-Lite0, for `SNF_BACKBONES`; do not add others to it."""
+    from tests.support.backbones import backbone_folder  # noqa: PLC0415 - most processes do without
+
+    return backbone_folder(tmp_path_factory)

@@ -26,11 +26,11 @@ MAY_IMPORT = {
     "snf_client": {"snf_client"},
 }
 LAYERS = (
-    {"errors", "steps", "prefetch"},
+    {"errors", "steps", "prefetch", "threads"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
     {"flows", "datasets"},
-    {"artifacts"},
+    {"artifacts", "features"},
     {"registry", "scoring"},
     {"anomaly"},
     {"loading"},
@@ -42,7 +42,18 @@ LAYERS = (
 LOOSE = {
     "app": {"main", "server", "state", "pages"},
     "worker": {"settings", "service_settings", "errors", "queues", "log_setup", "gc_tuning", "child_environment"},
-    "models": {"scorer", "loading", "audit", "errors", "naming", "devices", "atomic_files", "prefetch", "steps"},
+    "models": {
+        "scorer",
+        "loading",
+        "audit",
+        "errors",
+        "naming",
+        "devices",
+        "atomic_files",
+        "prefetch",
+        "steps",
+        "threads",
+    },
 }
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console", "drift"}

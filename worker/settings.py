@@ -53,6 +53,9 @@ class Settings(ServiceSettings):
         description="Engine that runs the models: openvino (CPU) or torch; auto: OpenVINO if it is installed and "
         "supports all layers of a model.",
     )
+    backbones: Path | None = Field(
+        default=None, description="Folder of the backbones of feature models; unset: `backbones` under `home`."
+    )
     scoring_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda:[0-9]{1,2})$",
@@ -138,7 +141,7 @@ class Settings(ServiceSettings):
         description="Least severe level of messages that are logged.",
     )
 
-    @field_validator("home", "data_dir", "runtime_dir")
+    @field_validator("home", "data_dir", "runtime_dir", "backbones")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Child processes may run in another folder.
@@ -205,12 +208,23 @@ class Settings(ServiceSettings):
         return self.home / "registry"
 
     @property
+    def backbones_dir(self) -> Path:
+        """Path of the folder with the backbones of feature models: ``backbones``, or ``home/backbones``."""
+        return self.backbones or self.home / "backbones"
+
+    @property
     def engine_options(self) -> EngineOptions:
         """Options for scoring in the HTTP service: library, device, number of CPU threads and cache folder.
 
         Compiled models and tile sizes are cached under ``home``.
         """
-        return EngineOptions(self.engine, device=self.scoring_device, threads=self.threads, cache=self.home / "cache")
+        return EngineOptions(
+            self.engine,
+            device=self.scoring_device,
+            threads=self.threads,
+            cache=self.home / "cache",
+            backbones=self.backbones_dir,
+        )
 
     @property
     def job_engine_options(self) -> EngineOptions:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
-from models.anomaly.reasons import VerdictReason, gradient_reason, region_reason, statistic_reason
-from models.anomaly.statistics.combined import Statistic, merge, weights
+from models.anomaly.reasons import VerdictReason, feature_reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.scoring.evidence import Evidence
@@ -88,7 +88,7 @@ class Fold:
     def families(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each kind of statistic (whole image, local, gradient), ``(N, kinds)``, in nats.
 
-        There is no local column for a flow without spatial structure, and no gradient column without gradient evidence.
+        The columns are those of :meth:`kinds`.
         """
         surprises = self.statistic.families(evidence)
         if evidence.gradients is None or self.thorough is None:
@@ -98,7 +98,12 @@ class Fold:
 
     def values(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic of each image, ``(N,)``: -ln of its mean p-value; larger is more anomalous."""
-        return merge(self.families(evidence))
+        return merge(self.families(evidence), self.kinds(evidence))
+
+    def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
+        """Return the groups of statistics that evidence is judged by: those of the statistic, gradients last."""
+        with_gradients = evidence.gradients is not None and self.thorough is not None
+        return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ class Calibration:
         """
         if not gradients:
             return [fold.ordered for fold in self.folds]
+        if any(fold.statistic.features is not None for fold in self.folds):
+            raise GradientEvidenceUnavailable("a model with features has none")
         ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
         if not ordered or len(ordered) < len(self.folds):
             raise GradientEvidenceUnavailable(
@@ -178,11 +185,18 @@ class Calibration:
 
         Values that overflow are infinite.
         """
-        return _merged(self._families(evidence))
+        return self._merged(self._families(evidence), evidence)
 
     def _families(self, evidence: Evidence) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
             return [fold.families(evidence) for fold in self.folds]
+
+    def _merged(self, families: list[Array], evidence: Evidence) -> list[Array]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            statistics = [
+                merge(surprises, fold.kinds(evidence)) for fold, surprises in zip(self.folds, families, strict=True)
+            ]
+        return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic of each image in nats, ``(N,)``: the mean over all folds, cut off at 1e6."""
@@ -213,7 +227,7 @@ class Calibration:
         if not len(evidence):
             return []
         families = self._families(evidence)
-        statistics = _merged(families)
+        statistics = self._merged(families, evidence)
         p = p_values(reference, statistics)
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -233,12 +247,6 @@ class Calibration:
         ]
 
 
-def _merged(families: list[Array]) -> list[Array]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        statistics = [merge(surprises) for surprises in families]
-    return [np.where(np.isnan(values), np.inf, values) for values in statistics]
-
-
 def _typical(statistics: list[Array]) -> Array:
     typical: Array = np.minimum(np.mean(statistics, axis=0), MAX_STATISTIC)
     return typical
@@ -256,12 +264,40 @@ def explain(
         names: The names of the whole-image statistics.
         image: Height and width of the images in pixels.
     """
-    statistic = fold.statistic
-    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(surprises.shape[1])
+    kinds = fold.kinds(evidence)
+    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(kinds)
     parts = parts / parts.sum(1, keepdims=True)
+    share = dict(zip(kinds, parts.T, strict=True))
+    reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]
+    _add_pixel_reasons(reasons, fold.statistic, evidence, share, names, image)
+    if fold.statistic.features is not None and evidence.features is not None:
+        shape = fold.statistic.features.centre.shape
+        found = fold.statistic.features.strongest(evidence.features)
+        for of_image, (name, surprise, place), part in zip(reasons, found, share["features"], strict=True):
+            of_image.append(feature_reason(name, surprise, float(part), place, (shape[0], shape[1]), image))
+    if "gradients" in share:
+        for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
+            of_image.append(gradient_reason(float(surprise), float(part)))
+    return [
+        tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
+        for of_image in reasons
+    ]
+
+
+def _add_pixel_reasons(
+    reasons: list[list[VerdictReason]],
+    statistic: Statistic,
+    evidence: Evidence,
+    share: dict[EvidenceKind, Array],
+    names: Sequence[str],
+    image: tuple[int, int],
+) -> None:
+    """Add to the reasons of each image those of the statistics of its pixels, where the calibration has any."""
+    if statistic.whole is None:
+        return
     values = statistic.statistics(evidence)
     squares = np.square(statistic.whole.components(values))
-    shares = parts[:, :1] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
+    shares = share["whole"][:, None] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
     z = statistic.whole.standardised(values)
     all_names = statistic.names(names)
     labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
@@ -269,19 +305,12 @@ def explain(
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
     shares = np.where(uneven, 0, shares)
-    reasons: list[list[VerdictReason]] = [
-        [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in np.argsort(-shares[i])[:MAX_REASONS]]
-        for i in range(len(evidence))
-    ]
+    for i, of_image in enumerate(reasons):
+        strongest = np.argsort(-shares[i])[:MAX_REASONS]
+        of_image += [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in strongest]
     if statistic.local is not None:
         side = cell_side(*image)
         regions = statistic.local.most_surprising(evidence.cells, evidence.whole[:, 0])
         for i, (region, deviation) in enumerate(regions):
-            reasons[i].append(region_reason(region, deviation, float(parts[i, 1] + regional[i]), side, image))
-    if evidence.gradients is not None:
-        for i, of_image in enumerate(reasons):
-            of_image.append(gradient_reason(float(surprises[i, -1]), float(parts[i, -1])))
-    return [
-        tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
-        for of_image in reasons
-    ]
+            part = float(share["local"][i] + regional[i])
+            reasons[i].append(region_reason(region, deviation, part, side, image))

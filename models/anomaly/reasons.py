@@ -25,6 +25,11 @@ WORDS = {
     ),
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
+FEATURE_WORDS = {
+    "feature-place": "{where}: features unlike those of normal images at this place",
+    "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
+    "feature-image": "the features of the image as a whole are unlike those of normal images",
+}
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
@@ -69,6 +74,33 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
     return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+
+
+def feature_reason(
+    name: str, surprise: float, share: float, place: tuple[int, int], grid: tuple[int, int], image: tuple[int, int]
+) -> VerdictReason:
+    """Return the reason for unusual features of a backbone; its ``z`` is -ln p of the statistic in nats.
+
+    Args:
+        name: The most unusual statistic of the features.
+        surprise: Its negative log p-value, in nats.
+        share: Its share of the evidence.
+        place: Row and column of the most unusual place.
+        grid: Rows and columns of places.
+        image: Height and width of the image in pixels.
+    """
+    if name == "feature-image":
+        return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
+    top, bottom = _pixels(place[0], grid[0], image[0])
+    left, right = _pixels(place[1], grid[1], image[1])
+    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
+    return VerdictReason(name, surprise, share, FEATURE_WORDS[name].format(where=where), (left, top, right, bottom))
+
+
+def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
+    """Return the first pixel of a place, and the one after its last; at least one pixel."""
+    first = place * side // places
+    return first, max(first + 1, -(-(place + 1) * side // places))
 
 
 def gradient_reason(surprise: float, share: float) -> VerdictReason:

@@ -15,6 +15,8 @@ CARD = "card.md"
 SAMPLES = "samples.png"
 NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 """The names of all files of an artifact, the manifest first."""
+OPTIONAL = (SAMPLES,)
+"""The names of files that a model may lack: a density of features has no samples."""
 
 
 def read_file(folder: Path, name: str) -> bytes:

@@ -23,6 +23,42 @@ class _ManifestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class GridChoice(_ManifestPart):
+    """A grid that was tried for a flow over features, its best shrinkages, and the held-out log-likelihood."""
+
+    grid: int = Field(ge=1, description="Cells along each side.")
+    shrinkage: float = Field(ge=0, le=1)
+    mean_shrinkage: float = Field(ge=0, le=1)
+    held_out_nats: float = Field(description="Mean negative log-likelihood of held-out features, nats for each value.")
+
+
+class FeatureStepsRecord(_ManifestPart):
+    """Glow steps that were tried after the local affine layer of features, and what they changed on held-out images.
+
+    They are kept where the gain exceeds its standard error.
+    """
+
+    steps: int = Field(ge=1)
+    updates: int = Field(ge=1, description="Optimiser steps.")
+    held_out_images: int = Field(ge=2)
+    gain: float = Field(description="Mean rise of the log-likelihood of held-out images, nats an image.")
+    standard_error: float = Field(ge=0, description="Of the gain, in nats.")
+    kept: bool
+
+
+class FeatureFitRecord(_ManifestPart):
+    """The fit of a flow over features: every grid that was tried, the best first, and the choice for pooled features.
+
+    All but the first fit, to all images, are without one fold each.
+    """
+
+    backbone: str
+    grids: tuple[GridChoice, ...]
+    pooled: GridChoice
+    fits: int = Field(ge=1)
+    steps: FeatureStepsRecord | None = Field(None, description="Null if no Glow steps were tried.")
+
+
 class TrainingRecord(_ManifestPart):
     """Record of the training run that made a model: dataset, settings, number of steps, duration, software versions."""
 
@@ -33,26 +69,29 @@ class TrainingRecord(_ManifestPart):
     train_images: int = Field(ge=1)
     provenance: Provenance | None = None
     split: Split | None = None
-    steps: int = Field(ge=1)
-    best_step: int = Field(ge=1)
+    steps: int = Field(ge=0, description="0 for a model that is fitted in closed form.")
+    best_step: int = Field(ge=0)
     seconds: float = Field(ge=0)
     precision: str
     started_from_commit: str | None = None
     versions: dict[str, str] = {}
     job: str | None = None
+    feature_fit: FeatureFitRecord | None = Field(None, description="How the flow over features was fitted.")
 
 
 class Evaluation(_ManifestPart):
-    """Quality of a model on held-out images in bits per pixel value (bits/dim, the negative log2-likelihood).
+    """Mean negative log-likelihood of held-out images, by which the quality of a model is judged; less is better.
 
-    Before scoring, one random number in [0, 1) is added to each pixel value (uniform dequantisation). The generator is
-    seeded by the content of the image, so that the figures are reproducible.
+    A density of pixels has it in bits per pixel value (bits/dim). Before scoring, one random number in [0, 1) is added
+    to each pixel value (uniform dequantisation). The generator is seeded by the content of the image, so that the
+    figures are reproducible. A density of features has it in nats an image alone, over its feature space.
     """
 
-    validation_bits_per_dim: float
-    test_bits_per_dim: float | None
+    validation_bits_per_dim: float | None = Field(description="Null for a density of features.")
+    validation_nats: float | None = Field(None, description="Mean negative log-likelihood, nats an image.")
+    test_bits_per_dim: float | None = Field(description="Null for a density of features, and without test images.")
     test_images: int = Field(ge=0)
-    test_nats: float | None
+    test_nats: float | None = Field(description="Null without test images.")
     reconstruction_error: float | None = Field(
         description="Largest ||I - R W|| over the layers, root mean square over white noise."
     )

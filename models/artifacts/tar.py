@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models.archives.tar import PIECE_BYTES, TarEntry, TarPieces, TarReader, UnsafeTar, write_tar
-from models.artifacts.files import CARD, NAMES, SAMPLES
+from models.artifacts.files import CARD, NAMES, OPTIONAL, SAMPLES
 from models.artifacts.manifest import FILE, file_label
 from models.errors import ArtifactError, ArtifactRefused
 
@@ -22,7 +22,7 @@ def pack(folder: Path) -> TarPieces:
         ArtifactError: A file is missing or cannot be read.
     """
     try:
-        return write_tar(folder, NAMES)
+        return write_tar(folder, [name for name in NAMES if name not in OPTIONAL or (folder / name).exists()])
     except OSError as error:
         raise ArtifactError(f"{file_label(folder)} cannot be read: {error.strerror}") from error
 
@@ -57,7 +57,8 @@ def unpack(pieces: Iterable[bytes], folder: Path) -> None:
         raise ArtifactRefused(str(error)) from error
     except tarfile.TarError as error:
         raise ArtifactRefused(f"the archive is cut off or damaged, or it is not a plain tar: {error}") from error
-    _refuse(bool(missing), f"there is no {', '.join(missing)}")
+    absent = [name for name in missing if name not in OPTIONAL]
+    _refuse(bool(absent), f"there is no {', '.join(absent)}")
 
 
 def _checked_name(entry: TarEntry, missing: dict[str, None]) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.atomic_files import remove_leftovers, sync_folder, write_atomically
 from models.errors import PlanDiffers
+from models.flows.architecture import DensityKind
 
 FILE = "plan.json"
 IMAGES_PER_PART = 2000
@@ -26,6 +27,7 @@ class BulkPlan(BaseModel):
 
     model: str = Field(description="Name and version.")
     weights_sha256: str
+    kind: DensityKind = Field("density", description="What the log-likelihoods are a density of.")
     calibration: int = Field(0, ge=0, description="Number of the calibration that gives the p-values.")
     dataset: str = Field(description="Name of the images, as a label.")
     source_digest: str
@@ -48,10 +50,11 @@ class BulkPlan(BaseModel):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The key-value metadata of the Parquet file of all scores: model, calibration, dataset, false-alarm rate."""
+        """The key-value metadata of the Parquet file of all scores: model, density, dataset, false-alarm rate."""
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
+            "snf.kind": self.kind,
             "snf.calibration": str(self.calibration),
             "snf.dataset": self.dataset,
             "snf.dataset_digest": self.source_digest,

@@ -16,8 +16,8 @@ from models.atomic_files import new_file, write_atomically
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
-        pa.field("log_likelihood", pa.float64()),  # nats
-        pa.field("bits_per_dim", pa.float64()),
+        pa.field("log_likelihood", pa.float64()),  # nats; metadata "snf.kind": a density of pixels or of features
+        pa.field("bits_per_dim", pa.float64()),  # null for a density of features
         pa.field("p_value", pa.float64()),
         pa.field("score", pa.float64()),  # -log10 of the p-value
         pa.field("is_anomaly", pa.bool_()),

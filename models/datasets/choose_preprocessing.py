@@ -9,8 +9,6 @@ from models.images.options import ImageOptions
 from models.images.preprocessing import Colour, Preprocessing
 
 MAX_MODEL_SIDE = 1024
-CHOSEN_SIDE = 64
-"""Largest side that is chosen without a configured size: a CPU trains it in an hour."""
 
 
 class ImageFacts(BaseModel):
@@ -29,10 +27,10 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
     """Return size, fit (crop, pad, ...) and colour of a model's input: as configured, else to suit the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
-    square whose side is a multiple of 4, at most the median shorter side, and at most 64. The default fit is ``exact``
-    where all images have the size of the model, and ``crop`` otherwise. The default colour is ``exact`` where all
-    images have the same channels, and either the model's size or a configured fit. Otherwise it is ``rgb`` where any
-    image has colour, and ``grey`` where none has.
+    square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. The default
+    fit is ``exact`` where all images have the size of the model, and ``crop`` otherwise. The default colour is
+    ``exact`` where all images have the same channels, and either the model's size or a configured fit. Otherwise it is
+    ``rgb`` where any image has colour, and ``grey`` where none has.
 
     Args:
         config: The configuration of the run.
@@ -70,5 +68,5 @@ def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
         return config.image_size[1], config.image_size[0]
     if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:
         return facts.largest
-    side = min(CHOSEN_SIDE, max(4, facts.median_shorter_side // 4 * 4))
+    side = min(config.automatic_side, max(4, facts.median_shorter_side // 4 * 4))
     return side, side

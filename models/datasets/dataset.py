@@ -34,6 +34,7 @@ class Dataset:
         provenance: Formats, sizes and conversions of the original images.
         split: How the images were divided into parts.
         folds: For few images, the fold (0 to 4) of every image of ``statistics``, which then also serves calibration.
+        whole_folds: For few images, folds of all of them, of ``train`` first, for models whose whole fit is repeated.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     provenance: Provenance | None = None
     split: Split | None = None
     folds: NDArray[np.int8] | None = None
+    whole_folds: NDArray[np.int8] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

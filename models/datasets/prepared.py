@@ -6,17 +6,19 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import new_folder, remove_leftovers
 from models.datasets.dataset import PARTS, Dataset
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
-from models.datasets.storage import Storage
+from models.datasets.splits import folds_of_all
+from models.datasets.storage import Storage, open_index
 from models.errors import DatasetUnfit, ImageError
 from models.images.preprocessing import Preprocessing, conform
 from models.images.provenance import Provenance, Split
@@ -91,7 +93,13 @@ def prepare(
         provenance=record.provenance,
         split=split,
         folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
+        whole_folds=_whole_folds(folder) if split.folds else None,
     )
+
+
+def _whole_folds(folder: Path) -> NDArray[np.int8]:
+    with closing(open_index(folder)) as index:
+        return folds_of_all(index)
 
 
 def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Preprocessing, progress: Progress) -> None:

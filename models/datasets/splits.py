@@ -234,6 +234,19 @@ def group_and_split(index: sqlite3.Connection) -> Split:
     return shares.split
 
 
+def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
+    """Return a fold of every image of a small dataset, ``(N,)``, training images first, each part by path.
+
+    Groups and equal images are kept together as in :func:`fold_units`.
+    """
+    rows = index.execute('SELECT "group", digest FROM images ORDER BY part, path').fetchall()
+    number = {group: place for place, group in enumerate(sorted({group for group, _ in rows}))}
+    images = _first_places([digest for _, digest in rows])
+    # Equal images of several groups count as one group, that of the first of them.
+    groups = np.array([number[group] for group, _ in rows])[images]
+    return fold_units(groups, images, np.random.default_rng(SEED))[0]
+
+
 def folder_groups(paths: Sequence[str]) -> list[str]:
     """Return the group of every image path: its first folder below the folder that all paths have in common.
 

@@ -30,6 +30,7 @@ from models.evaluation.schema import (
 )
 from models.evaluation.scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
+from models.flows.architecture import DensityKind
 from models.scorer import Scorer
 from models.scoring.likelihood import bits_per_dim
 
@@ -138,6 +139,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
         created=datetime.now(UTC),
         model=subject.model,
         weights_sha256=scorer.log_det_digest,
+        kind=scorer.density.kind,
         calibration=subject.calibration,
         calibration_dataset=scorer.calibration_summary.dataset,
         calibration_images=scorer.calibration.images,
@@ -151,12 +153,13 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
             test=_count(subject, "test", test, dataset),
             gallery=gallery(scorer, test, scored.normals.test.names),
             mean_log_likelihood=mean,
-            bits_per_dim=bits_per_dim(mean, scorer.dimensions),
+            bits_per_dim=bits_per_dim(mean, scorer.dimensions) if scorer.density.kind == "density" else None,
         ),
         columns=describe_columns(columns, flags, normal, alphas),
         sets=sets,
         histograms=_histograms(
-            {dataset: normal, **{one.name: scored.raw[one.key].scored for one in scored.anomalous if one.dataset}}
+            scorer.density.kind,
+            {dataset: normal, **{one.name: scored.raw[one.key].scored for one in scored.anomalous if one.dataset}},
         ),
         notes=_notes(subject, scored),
     )
@@ -174,11 +177,11 @@ def _is_adapted(subject: Subject, dataset: str) -> bool:
     return False
 
 
-def _histograms(sets: Mapping[str, ImageScores]) -> list[Histograms]:
-    histograms = []
+def _histograms(kind: DensityKind, sets: Mapping[str, ImageScores]) -> list[Histograms]:
+    histograms, over = [], " of the features" if kind == "feature_density" else ""
     numbers: tuple[tuple[str, bool, Callable[[ImageScores], Array]], ...] = (
         ("combined score T, nats", True, lambda scored: scored.statistics),
-        ("log-likelihood, nats", False, lambda scored: scored.log_likelihoods),
+        (f"log-likelihood{over}, nats", False, lambda scored: scored.log_likelihoods),
     )
     for label, logarithmic, number in numbers:
         values = {name: number(scored) for name, scored in sets.items()}

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models.flows.architecture import DensityKind
 from models.naming import Name
 
 Interval = tuple[float, float]
@@ -38,7 +39,7 @@ class Column(_EvaluationPart):
 
     name: str
     label: str
-    family: Literal["combined", "thorough", "family", "whole-image", "local", "baseline"]
+    family: Literal["combined", "thorough", "family", "whole-image", "local", "features", "baseline"]
     false_alarms: list[FalseAlarms]
 
 
@@ -131,8 +132,8 @@ class Normal(_EvaluationPart):
     thresholds: ImageCount
     test: ImageCount
     gallery: Gallery
-    mean_log_likelihood: float
-    bits_per_dim: float
+    mean_log_likelihood: float = Field(description="Mean log-density in nats, of the `kind` of the report.")
+    bits_per_dim: float | None = Field(description="Null for a density of features.")
 
 
 class EvaluationReport(_EvaluationPart):
@@ -142,6 +143,7 @@ class EvaluationReport(_EvaluationPart):
     created: datetime
     model: str
     weights_sha256: str
+    kind: DensityKind = Field("density", description="What the log-likelihoods are a density of: pixels or features.")
     calibration: int = Field(description="Number of the model's calibration; 0 is the one that it came with.")
     calibration_dataset: str = Field(description="Where the model's own p-values come from.")
     calibration_images: int

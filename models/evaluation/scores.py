@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.calibration import MAX_STATISTIC, Calibration
-from models.anomaly.statistics.combined import Statistic
+from models.anomaly.statistics.combined import EvidenceKind, Statistic
+from models.anomaly.statistics.features import FEATURE_STATISTICS
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
+from models.flows.architecture import DensityKind
 from models.scorer import Scorer
 from models.scoring.evidence import Evidence
 from models.scoring.grid import regions
@@ -21,9 +23,20 @@ from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
-Family = Literal["combined", "thorough", "family", "whole-image", "local", "baseline"]
+Family = Literal["combined", "thorough", "family", "whole-image", "local", "features", "baseline"]
 
 COMBINED = "combined"
+FAMILIES: dict[EvidenceKind, tuple[str, str]] = {
+    "whole": ("whole-family", "family of whole-image statistics"),
+    "local": ("local-family", "family of local statistics"),
+    "features": ("feature-family", "family of feature statistics"),
+}
+"""Name and label of the score of each group of statistics."""
+FEATURE_LABELS = {
+    "feature-place": "most unusual place by features",
+    "feature-area": "most unusual twentieth of the image by features",
+    "feature-image": "pooled features of the image",
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,8 @@ class ScoreSuite:
             families(calibration),
             whole_image(calibration, scorer.statistics),
             local(calibration),
-            trivial(baselines),
+            features(calibration),
+            trivial(baselines, scorer.density.kind),
         )
 
     @property
@@ -177,36 +191,34 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of -ln of the p-values of whole-image and of local statistics, in nats.
+    """Return a ``ScoreGroup`` of -ln of the p-values of whole-image, local and feature statistics, in nats.
 
-    They are averaged over the folds of the calibration. A flow without spatial structure has no local score.
+    They are averaged over the folds of the calibration. Only those that the model has are scores.
     """
-    columns = [ScoreColumn("whole-family", "family of whole-image statistics", "family")]
-    if _first(calibration).local is not None:
-        columns.append(ScoreColumn("local-family", "family of local statistics", "family"))
-    return ScoreGroup(
-        tuple(columns), lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)])
-    )
+    columns = tuple(ScoreColumn(*FAMILIES[kind], "family") for kind in _first(calibration).kinds)
+    return ScoreGroup(columns, lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
     """Return a ``ScoreGroup`` with the absolute z-score |z| of each whole-image statistic, such as kurtosis.
 
     z is the distance from the value that is expected for an image of the same complexity, in standard deviations.
-    ``names`` are the names of the statistics.
+    ``names`` are the names of the statistics. The group is empty for a density of features alone.
     """
-    fits = _fits(calibration)
-    names = fits[0].names(names)
-    common = [place for place in range(len(names)) if all(place in fit.whole.used.tolist() for fit in fits)]
+    fits = [(fit, fit.whole) for fit in _fits(calibration) if fit.whole is not None]
+    if not fits:
+        return _no_scores()
+    names = fits[0][0].names(names)
+    common = [place for place in range(len(names)) if all(place in whole.used.tolist() for _, whole in fits)]
     labels = [*(names[place] for place in common), COMPLEXITY]
     columns = tuple(ScoreColumn(name, f"|z| of {name.replace('-', ' ')}", "whole-image") for name in labels)
 
     def compute(batch: ScoredBatch) -> Array:
         values = []
-        for fit in fits:
-            used = fit.whole.used.tolist()
+        for fit, whole in fits:
+            used = whole.used.tolist()
             chosen = [*(used.index(place) for place in common), len(used)]
-            values.append(np.abs(fit.whole.standardised(fit.statistics(batch.evidence))[:, chosen]))
+            values.append(np.abs(whole.standardised(fit.statistics(batch.evidence))[:, chosen]))
         return _mean(values)
 
     return ScoreGroup(columns, compute)
@@ -220,7 +232,7 @@ def local(calibration: Calibration) -> ScoreGroup:
     """
     family = _first(calibration).local
     if family is None:
-        return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
+        return _no_scores()
     columns = []
     for shape in regions(*family.shape):
         first = shape[0]
@@ -240,10 +252,37 @@ def local(calibration: Calibration) -> ScoreGroup:
     return ScoreGroup(tuple(columns), compute)
 
 
-def trivial(baselines: Baselines) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of the five simple baselines, such as raw log-likelihood, PNG size and pixel PCA."""
-    columns = tuple(ScoreColumn(name, LABELS[name], "baseline") for name in NAMES)
+def features(calibration: Calibration) -> ScoreGroup:
+    """Return a ``ScoreGroup`` with -ln of the p-values of the most unusual place, area and image by features, in nats.
+
+    The group is empty for a density of pixels alone.
+    """
+    fits = [fit.features for fit in _fits(calibration) if fit.features is not None]
+    if not fits:
+        return _no_scores()
+    columns = tuple(ScoreColumn(name, FEATURE_LABELS[name], "features") for name in FEATURE_STATISTICS)
+
+    def compute(batch: ScoredBatch) -> Array:
+        evidence = batch.evidence.features
+        assert evidence is not None
+        return _mean([fit.surprises(evidence) for fit in fits])
+
+    return ScoreGroup(columns, compute)
+
+
+def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
+    """Return a ``ScoreGroup`` of the five simple baselines, such as raw log-likelihood, PNG size and pixel PCA.
+
+    ``kind`` is what the log-likelihood is a density of.
+    """
+    over = " of the features" if kind == "feature_density" else ""
+    labels = {name: LABELS[name].replace("log-likelihood", f"log-likelihood{over}") for name in NAMES}
+    columns = tuple(ScoreColumn(name, labels[name], "baseline") for name in NAMES)
     return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
+
+
+def _no_scores() -> ScoreGroup:
+    return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
 
 
 def _fits(calibration: Calibration) -> list[Statistic]:

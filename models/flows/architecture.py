@@ -6,9 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DensityKind = Literal["density", "feature_density"]
+"""What a log-likelihood is the log-density of: the dequantised pixels, or the features of a frozen backbone."""
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]
 """Name of a linear layer in the tables of ``models.flows.build``."""
+
+
+FINEST_GRID = 16
+"""Cells along each side of the finest grid of local maps: a matrix for each place of a large image takes gigabytes."""
 
 
 class _ImageArchitecture(BaseModel):
@@ -17,15 +23,23 @@ class _ImageArchitecture(BaseModel):
     channels: int = Field(ge=1, le=4)
     height: int = Field(ge=1, le=1024)
     width: int = Field(ge=1, le=1024)
-    pixel_transform: PixelTransform = "logit"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The channels, height and width of the images that the flow models."""
         return self.channels, self.height, self.width
 
+    @property
+    def kind(self) -> DensityKind:
+        """What the log-likelihood is a density of: "density" of pixels, or "feature_density" of features alone."""
+        return "density"
 
-class GlowArchitecture(_ImageArchitecture):
+
+class _PixelArchitecture(_ImageArchitecture):
+    pixel_transform: PixelTransform = "logit"
+
+
+class GlowArchitecture(_PixelArchitecture):
     """Settings of a Glow, a multi-scale flow of 1x1 convolutions and couplings (Kingma & Dhariwal 2018).
 
     Each level is a squeeze (2x2 pixels become channels), repeated steps, and a split that turns half of the channels
@@ -43,7 +57,7 @@ class GlowArchitecture(_ImageArchitecture):
         return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
 
 
-class ConvolutionalArchitecture(_ImageArchitecture):
+class ConvolutionalArchitecture(_PixelArchitecture):
     """Settings of a flow of k x k convolutions with spline activations between them (Keller et al. 2021, sec. 5).
 
     The convolutions are in blocks. There is a squeeze (2x2 pixels become channels) between blocks and no split, and no
@@ -61,7 +75,7 @@ class ConvolutionalArchitecture(_ImageArchitecture):
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
 
-class FullyConnectedArchitecture(_ImageArchitecture):
+class FullyConnectedArchitecture(_PixelArchitecture):
     """Settings of a flow of fully connected layers and smooth leaky ReLUs (Keller et al. 2021, sec. 5)."""
 
     family: Literal["fully-connected"] = "fully-connected"
@@ -73,9 +87,87 @@ class FullyConnectedArchitecture(_ImageArchitecture):
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
 
-Architecture = Annotated[
+PixelArchitecture = Annotated[
     GlowArchitecture | ConvolutionalArchitecture | FullyConnectedArchitecture, Field(discriminator="family")
 ]
+"""Architectures of flows over pixels."""
+
+
+class FeatureArchitecture(_ImageArchitecture):
+    """Settings of a flow over the features of a frozen backbone: local affine maps, one matrix a cell of a grid.
+
+    Glow steps may follow, where there is a single fit.
+    """
+
+    family: Literal["features"] = "features"
+    backbone: str = Field(max_length=64)
+    backbone_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Digest of the backbone: weights, normalisation, outputs."
+    )
+    input_height: int = Field(ge=1, le=4096, description="Height to which images are enlarged for the backbone.")
+    input_width: int = Field(ge=1, le=4096)
+    feature_channels: int = Field(ge=1, le=8192)
+    rows: int = Field(ge=1, le=512, description="Rows of places with a feature vector.")
+    columns: int = Field(ge=1, le=512)
+    pooled: int = Field(ge=1, le=8192, description="Features of the whole image.")
+    grids: tuple[int, ...] = Field(
+        min_length=1, max_length=16, description="Cells along each side, of the fit to all images and of later ones."
+    )
+    linear: Linear = "self-normalizing"
+    steps: int = Field(0, ge=0, le=8, description="Glow steps after the local affine map: 1x1 convolution, coupling.")
+    hidden: int = Field(64, ge=1, le=1024, description="Channels of the hidden layers of the couplings.")
+
+    @property
+    def kind(self) -> DensityKind:
+        """What the log-likelihood is a density of: "feature_density"."""
+        return "feature_density"
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """The channels, rows and columns of the features."""
+        return self.feature_channels, self.rows, self.columns
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input of the backbone."""
+        return self.input_height, self.input_width
+
+    def summary(self) -> str:
+        """Return a one-line description of the architecture in words, with its backbone and its grid."""
+        grid = min(self.grids[0], max(self.rows, self.columns))
+        return f"{self.feature_channels} features at {self.rows}x{self.columns} places of {self.backbone}, " + (
+            f"{self.linear} local affine maps on a {grid}x{grid} grid"
+            + (f", {self.steps} Glow steps" if self.steps else "")
+        )
+
+
+class HybridArchitecture(_ImageArchitecture):
+    """Settings of two flows of the same images, one over pixels and one over features, under one verdict."""
+
+    family: Literal["hybrid"] = "hybrid"
+    pixels: PixelArchitecture
+    features: FeatureArchitecture
+
+    def summary(self) -> str:
+        """Return a one-line description of both flows in words."""
+        return f"{self.pixels.summary()}; {self.features.summary()}"
+
+
+Architecture = Annotated[
+    GlowArchitecture
+    | ConvolutionalArchitecture
+    | FullyConnectedArchitecture
+    | FeatureArchitecture
+    | HybridArchitecture,
+    Field(discriminator="family"),
+]
+
+
+def features_of(architecture: Architecture) -> FeatureArchitecture | None:
+    """Return the part of an architecture that describes a flow over features; None for a flow over pixels alone."""
+    if isinstance(architecture, HybridArchitecture):
+        return architecture.features
+    return architecture if isinstance(architecture, FeatureArchitecture) else None
 
 
 def depth(height: int, width: int) -> int:

@@ -18,10 +18,10 @@ from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.flows.architecture import (
-    Architecture,
     ConvolutionalArchitecture,
     FullyConnectedArchitecture,
     GlowArchitecture,
+    PixelArchitecture,
     PixelTransform,
 )
 from models.flows.flow import Flow, Level
@@ -53,7 +53,7 @@ CONVOLUTIONS: dict[str, Callable[[Shape, int], Bijection]] = {
 """Linear layers by the ``linear`` of an architecture, made from channels, dimensions, or shape and kernel size."""
 
 
-def build_flow(architecture: Architecture) -> Flow:
+def build_flow(architecture: PixelArchitecture) -> Flow:
     """Return a new, untrained flow with the layers that ``architecture`` gives and random initial weights.
 
     The weights come from torch's global generator. Before use the flow must be initialised with a batch
@@ -115,7 +115,7 @@ def _fully_connected(architecture: FullyConnectedArchitecture) -> Level:
     return Level(steps, squeeze=False)
 
 
-def _layer(layers: Mapping[str, Layer], architecture: Architecture) -> Layer:
+def _layer(layers: Mapping[str, Layer], architecture: PixelArchitecture) -> Layer:
     if architecture.linear not in layers:
         raise ValueError(f"expected a linear layer of {', '.join(layers)}, got {architecture.linear!r}")
     return layers[architecture.linear]

@@ -30,6 +30,9 @@ class ImageOptions(BaseModel):
         description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
         "same, else a size that suits them.",
     )
+    automatic_side: Side = Field(
+        64, description="Largest side that is chosen where the images differ in size and image_size is unset."
+    )
     fit: Fit | None = Field(
         None,
         description="How images of another size are brought to the model's, in training and in scoring: exact (they "

@@ -14,34 +14,70 @@ from models.scoring.whole_image import whole_image_statistics
 
 
 @dataclass(frozen=True)
+class FeatureEvidence:
+    """Negative log-densities of the features of N images under one or more fits of a flow, up to constants.
+
+    Attributes:
+        places: At each place, ``(N, fits, rows, columns)`` in nats.
+        pooled: Of the pooled features, ``(N, fits)`` in nats.
+    """
+
+    places: NDArray[np.float64]
+    pooled: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> FeatureEvidence:
+        return FeatureEvidence(self.places[rows], self.pooled[rows])
+
+    @property
+    def fits(self) -> int:
+        """The number of fits: one, or one more than there are folds of training images."""
+        return int(self.places.shape[1])
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Statistics of N images from which anomaly scores are computed: of whole images, of grid cells and of gradients.
 
     Attributes:
-        whole: Statistics of the whole image, ``(N, K)``.
+        whole: Statistics of the whole image, ``(N, K)``; K is 0 for a density of features alone.
         cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
         gradients: Gradient features from a backward pass, ``(N, G)``, or None.
+        features: The evidence of features of a backbone, or None.
     """
 
     whole: NDArray[np.float64]
     cells: NDArray[np.float64]
     gradients: NDArray[np.float64] | None = None
+    features: FeatureEvidence | None = None
 
     def __len__(self) -> int:
         return len(self.whole)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
         gradients = None if self.gradients is None else self.gradients[rows]
-        return Evidence(self.whole[rows], self.cells[rows], gradients)
+        features = None if self.features is None else self.features[rows]
+        return Evidence(self.whole[rows], self.cells[rows], gradients, features)
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
         """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
+        features = [part.features for part in parts if part.features is not None]
+        joined = (
+            FeatureEvidence(
+                np.concatenate([part.places for part in features]), np.concatenate([part.pooled for part in features])
+            )
+            if features
+            else None
+        )
         return cls(
             np.concatenate([part.whole for part in parts]),
             np.concatenate([part.cells for part in parts]),
             np.concatenate(gradients) if len(gradients) == len(parts) else None,
+            joined,
         )
 
 

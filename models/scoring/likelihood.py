@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 import torch
@@ -13,16 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import ScoreNotFinite
-from models.images.dequantisation import content_stream
-from models.scoring.engines import Engine
-from models.scoring.evidence import Evidence, gather
-from models.scoring.flow_pass import FlowPass, run_flow
-from models.scoring.frozen import FrozenFlow
-from models.scoring.threads import torch_threads
+from models.flows.architecture import DensityKind
+from models.scoring.density import CHUNK, ImageDensity
+from models.scoring.evidence import Evidence
 from models.steps import STEP, Steps, finish
-
-CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
-"""Largest number of dequantised images in memory at once, and of their pixels."""
+from models.threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -63,43 +57,34 @@ class Likelihood:
 
     Attributes:
         log_likelihood: The log-density in nats, averaged over the dequantisation draws.
-        bits_per_dim: The same in bits per dimension, -log_likelihood / (D ln 2).
+        bits_per_dim: The same in bits per dimension, -log_likelihood / (D ln 2); None for a density of features.
         terms: Contributions of the scales, which sum to ``log_likelihood``.
         draws: Statistics over the draws, if there are several.
-        kind: "density": the number is a density, not a probability.
-        evidence: Statistics of the first draw, one row, from which anomaly verdicts are computed.
+        kind: "density" of the pixels, or "feature_density" of the features; neither is a probability.
+        evidence: Evidence of the first draw, one row; verdicts are computed from it.
     """
 
     log_likelihood: float
-    bits_per_dim: float
+    bits_per_dim: float | None
     terms: tuple[LogLikelihoodTerm, ...]
     draws: DrawStatistics | None = None
-    kind: str = "density"
+    kind: DensityKind = "density"
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
 
-def score_images(
-    engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
-) -> list[Likelihood]:
+def score_images(density: ImageDensity, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
     """Return the log-likelihoods of uint8 images, ``(N, C, H, W)``. Raises ``ScoreNotFinite`` if one is not finite.
 
     Arguments are those of :func:`score_each`.
     """
-    return require_finite(score_each(engine, frozen, weights_digest, images, draws))
+    return require_finite(score_each(density, images, draws))
 
 
-def score_each(
-    engine: Engine, frozen: FrozenFlow, weights_digest: str, images: NDArray[np.uint8], draws: int = 1
-) -> list[Likelihood | ScoreNotFinite]:
+def score_each(density: ImageDensity, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
     """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object in its place if it is not finite.
 
-    The dequantisation noise is a function of the image and the weights (:func:`content_stream`), so a score does not
-    depend on the other images.
-
     Args:
-        engine: The engine that runs the flow.
-        frozen: The flow.
-        weights_digest: SHA-256 of the weights, in hexadecimal.
+        density: The density of a model.
         images: Pixels, uint8 ``(N, C, H, W)``.
         draws: The number of dequantisation draws.
 
@@ -109,67 +94,37 @@ def score_each(
     Raises:
         ValueError: The images have another shape or type, or ``draws`` is below 1.
     """
-    return finish(score_steps(engine, frozen, weights_digest, images, draws, CHUNK))
+    return finish(score_steps(density, images, draws, CHUNK))
 
 
 def score_steps(
-    engine: Engine,
-    frozen: FrozenFlow,
-    weights_digest: str,
-    images: NDArray[np.uint8],
-    draws: int = 1,
-    at_once: int = STEP,
+    density: ImageDensity, images: NDArray[np.uint8], draws: int = 1, at_once: int = STEP
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute log-likelihoods in a generator that yields every ``at_once`` images and finally returns all results.
-
-    With several ``draws``, every draw counts as an image. Other arguments and results are those of :func:`score_each`.
-    """
-    if images.dtype != np.uint8 or images.shape[1:] != frozen.image_shape:
-        raise ValueError(f"expected uint8 images (N, {frozen.image_shape}), got {images.dtype} {images.shape}")
+    """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
+    if images.dtype != np.uint8 or images.shape[1:] != density.image_shape:
+        raise ValueError(f"expected uint8 images (N, {density.image_shape}), got {images.dtype} {images.shape}")
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    todo, done = passes(engine, frozen, weights_digest, images, draws, at_once), 0
+    todo, done = density.passes(images, draws, at_once), 0
     while done < len(images) * draws:
         if done:
             yield
         with torch_threads(1):
-            start, flow_pass = next(todo)
-            done = start + len(flow_pass)
-            terms.append(flow_pass.terms())
+            start, found = next(todo)
+            done = start + len(found)
+            terms.append(found.terms())
             # Every ``draws``-th point is the first draw of an image.
             first = slice(-start % draws, None, draws)
-            count = len(range(len(flow_pass))[first])
+            count = len(range(len(found))[first])
             if count:
                 image = -(-start // draws)
                 evidence.append(
-                    gather(images[image : image + count], flow_pass if draws == 1 else flow_pass.rows(first))
+                    density.evidence(images[image : image + count], found if draws == 1 else found.rows(first))
                 )
     if not terms:
         return []
-    return _summarise(torch.cat(terms).view(len(images), draws, -1, 2), images[0].size, Evidence.join(evidence))
-
-
-def passes(
-    engine: Engine,
-    frozen: FrozenFlow,
-    weights_digest: str,
-    images: NDArray[np.uint8],
-    draws: int = 1,
-    at_once: int = CHUNK,
-) -> Iterator[tuple[int, FlowPass]]:
-    """Run a flow on images in chunks of at most ``at_once``; yield (index of the first image, result) for each chunk.
-
-    Memory does not grow with the number of images. Other arguments are those of :func:`score_each`.
-
-    Yields:
-        The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
-    """
-    start = 0
-    size = max(1, min(at_once, CHUNK_PIXELS // math.prod(frozen.image_shape[1:])))
-    for chunk in _chunks(_dequantised_points(images, weights_digest, draws), size):
-        yield start, run_flow(engine, frozen, torch.from_numpy(np.stack(chunk)))
-        start += len(chunk)
+    return _summarise(torch.cat(terms).view(len(images), draws, -1, 2), density, Evidence.join(evidence))
 
 
 def add_gradients(
@@ -198,32 +153,7 @@ def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood
     return likelihoods
 
 
-def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: int) -> Iterator[NDArray[np.float64]]:
-    for image in images:
-        stream = content_stream(image, weights_digest)
-        for _ in range(draws):
-            yield image + stream.random(image.shape)
-
-
-def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return pixels plus uniform noise in [0, 1), the same in every call for the same image and weights.
-
-    Args:
-        images: Pixels, uint8 ``(N, C, H, W)``.
-        weights_digest: SHA-256 of the weights, in hexadecimal.
-
-    Returns:
-        Dequantised images, float64 ``(N, C, H, W)`` in [0, 256).
-    """
-    return np.stack(list(_dequantised_points(images, weights_digest, 1)))
-
-
-def _chunks(points: Iterator[NDArray[np.float64]], size: int) -> Iterator[list[NDArray[np.float64]]]:
-    while chunk := list(islice(points, size)):
-        yield chunk
-
-
-def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
+def _summarise(terms: Tensor, density: ImageDensity, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
     """Return each image's log-likelihood from the terms of its scales, ``(images, draws, scales, 2)``."""
     k = terms.shape[1]
     means = terms.mean(1)
@@ -237,8 +167,10 @@ def _summarise(terms: Tensor, dimensions: int, evidence: Evidence) -> list[Likel
         parts = tuple(
             LogLikelihoodTerm(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale)
         )
-        bits, row = bits_per_dim(log_likelihood, dimensions), evidence[index : index + 1]
-        scored.append(Likelihood(log_likelihood, bits, parts, draws, evidence=row))
+        bits = bits_per_dim(log_likelihood, density.dimensions) if density.kind == "density" else None
+        scored.append(
+            Likelihood(log_likelihood, bits, parts, draws, density.kind, evidence=evidence[index : index + 1])
+        )
     return scored
 
 

@@ -21,6 +21,7 @@ class EngineOptions:
         device: The device in torch's notation, "cpu" or "cuda:N".
         threads: Threads on the CPU; None for all cores.
         cache: Folder for compiled flows and measured tile sizes; None for no cache and no measurement.
+        backbones: Folder of the backbones of feature models; None for that of the environment.
     """
 
     name: EngineName = "auto"
@@ -28,3 +29,4 @@ class EngineOptions:
     device: str = "cpu"
     threads: int | None = None
     cache: Path | None = None
+    backbones: Path | None = None

@@ -87,6 +87,26 @@ class TrainingConfig(ImageOptions):
         20, ge=1, le=1000, description="Validations in a run, evenly spaced; fewer in runs of few steps."
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")
+    backbone: str = Field(
+        "efficientnet-lite0", max_length=64, description="Feature models: the frozen network, see `snf backbones list`."
+    )
+    feature_side: int | None = Field(
+        None,
+        ge=32,
+        le=1024,
+        description="Feature models: the shorter side to which images are enlarged for the backbone, at least; unset: "
+        "that of the backbone.",
+    )
+    feature_steps: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Feature models: Glow steps that are trained after the closed-form fit, and kept where held-out "
+        "images become likelier by more than the standard error. Not tried below 400 images.",
+    )
+    feature_updates: int = Field(
+        300, ge=1, le=1_000_000, description="Feature models: optimiser steps for training the Glow steps."
+    )
 
     @property
     def validation_count(self) -> int:

@@ -17,7 +17,7 @@ from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
 from models.devices import find_device
 from models.errors import DamagedCheckpoints, RanksUnfit, TrainingDiverged
-from models.flows.architecture import Architecture
+from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.likelihood import bits_per_dim
@@ -65,7 +65,7 @@ class Trainer:
 
     Args:
         dataset: Images to train on and to validate with.
-        architecture: Architecture of the flow.
+        architecture: PixelArchitecture of the flow.
         config: Settings of the training.
         folder: Folder of the checkpoints and sample previews.
         observe: Function that receives the events.
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         dataset: Dataset,
-        architecture: Architecture,
+        architecture: PixelArchitecture,
         config: TrainingConfig,
         folder: Path,
         observe: Observer,
@@ -124,7 +124,7 @@ class Trainer:
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
 
-    def _fresh_flow(self, architecture: Architecture) -> Flow:
+    def _fresh_flow(self, architecture: PixelArchitecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             flow = build_flow(architecture)

@@ -6,21 +6,38 @@ The module does not import PyTorch, so that the service lists presets without lo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from models.errors import DatasetUnfit, PresetNotFound
+from models.features.backbone import LARGEST_SIDE, Backbone
+from models.features.lite0 import LITE0
+from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import (
+    FINEST_GRID,
     Architecture,
     ConvolutionalArchitecture,
+    FeatureArchitecture,
     FullyConnectedArchitecture,
     GlowArchitecture,
+    HybridArchitecture,
+    PixelArchitecture,
     PixelTransform,
     depth,
 )
+from models.images.options import ImageOptions
 from models.training.config import TrainingConfig
 
-Family = Literal["glow", "convolutional", "fully-connected"]
+Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
+
+OF_IMAGES = frozenset(ImageOptions.model_fields)
+OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
+"""Settings that only models with features have."""
+FITTED = OF_IMAGES | OF_FEATURES | {"suspect_share"}
+"""Settings of presets that are fitted in closed form, without training steps."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +64,102 @@ class Preset:
     levels: int | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the training settings that the preset has; others have no effect on it and are refused."""
+        if self.family == "features":
+            return FITTED
+        every = frozenset(TrainingConfig.model_fields)
+        return every if self.family == "hybrid" else every - OF_FEATURES
+
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the preset's training settings, replaced by the user's ``parameters`` where these are given.
+        """Return the training settings of the preset, with the user's ``parameters`` in place of its own.
 
         Raises:
-            pydantic.ValidationError: A parameter is unknown or outside its bounds.
+            pydantic.ValidationError: A parameter is unknown, has no effect on this preset, or is outside its bounds.
         """
+        unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in self.parameters]
+        if unused:
+            raise ValidationError.from_exception_data(
+                TrainingConfig.__name__,
+                [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
+            )
         return TrainingConfig.model_validate({**self.defaults, **parameters})
 
-    def architecture(self, image_shape: tuple[int, int, int], pixels: PixelTransform) -> Architecture:
-        """Return the preset's architecture for images of ``image_shape``. Raises ``DatasetUnfit`` if there is none.
+    def architecture(
+        self,
+        image_shape: tuple[int, int, int],
+        pixels: PixelTransform,
+        backbone: Backbone = LITE0,
+        feature_side: int | None = None,
+    ) -> Architecture:
+        """Return the architecture of the preset for images of a given shape.
 
         Args:
             image_shape: Channels, height and width.
             pixels: The pixel transform.
+            backbone: The backbone of a model with features.
+            feature_side: The shorter side to which images are enlarged for the backbone, at least; None for its own.
 
         Raises:
             DatasetUnfit: The architecture cannot have this image shape.
         """
+        if self.family in ("features", "hybrid"):
+            features = self._features(image_shape, backbone, feature_side)
+            if self.family == "features":
+                return features
+            glow = replace(self, family="glow")._pixels(image_shape, pixels)
+            channels, height, width = image_shape
+            return HybridArchitecture(channels=channels, height=height, width=width, pixels=glow, features=features)
+        return self._pixels(image_shape, pixels)
+
+    def architecture_for(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
+    ) -> Architecture:
+        """Return the architecture of the preset for images of a given shape and training settings.
+
+        Args:
+            image_shape: Channels, height and width.
+            config: The training settings, which name the backbone.
+            backbones: Folder of the backbones; None for that of the environment.
+
+        Raises:
+            DatasetUnfit: The architecture cannot have this image shape.
+            BackboneMissing: The backbone is not installed here.
+        """
+        if self.family not in ("features", "hybrid"):
+            return self.architecture(image_shape, config.pixel_transform)
+        backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
+        return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side)
+
+    def _features(
+        self, image_shape: tuple[int, int, int], backbone: Backbone, feature_side: int | None
+    ) -> FeatureArchitecture:
+        channels, height, width = image_shape
+        if channels not in (1, 3) or max(height, width) > LARGEST_SIDE:
+            raise DatasetUnfit(
+                f"{self.name} takes grey or RGB images with sides up to {LARGEST_SIDE}, got "
+                f"{channels}x{height}x{width}; set colour to rgb or grey, or image_size"
+            )
+        size = backbone.input_size(height, width, feature_side)
+        features, rows, columns = backbone.feature_shape(size)
+        return FeatureArchitecture(
+            channels=channels,
+            height=height,
+            width=width,
+            backbone=backbone.name,
+            backbone_sha256=backbone.digest,
+            input_height=size[0],
+            input_width=size[1],
+            feature_channels=features,
+            rows=rows,
+            columns=columns,
+            pooled=backbone.pooled.channels,
+            grids=(FINEST_GRID,),
+            linear=self.linear,
+        )
+
+    def _pixels(self, image_shape: tuple[int, int, int], pixels: PixelTransform) -> PixelArchitecture:
         channels, height, width = image_shape
         shape = {"channels": channels, "height": height, "width": width, "pixel_transform": pixels}
         if not (1 <= channels <= 4 and max(height, width) <= 1024):
@@ -129,12 +224,22 @@ def _paper_glow(levels: int, steps: int, weight: float, **defaults: Any) -> list
     ]
 
 
+def _with_features(name: str, family: Family, purpose: str, **sizes: int) -> list[Preset]:
+    side = {"automatic_side": 256} if family == "features" else {}
+    return [
+        Preset(f"snf-{name}", family, SELF_NORMALIZING, purpose, defaults=side, **sizes),
+        Preset(f"exact-{name}", family, EXACT, f"{purpose}; without learned inverses", defaults=side, **sizes),
+    ]
+
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         *_twins("tiny", 4, 32, "tests, seconds"),
         *_twins("small", 8, 128, "a CPU, minutes to an hour"),
         *_twins("medium", 16, 256, "hours on a CPU"),
+        *_with_features("features", "features", "defects of parts and surfaces, fitted in a minute"),
+        *_with_features("hybrid", "hybrid", "pixels as snf-glow-small, and features", steps=8, width=128),
         _paper("exact-fc-2l", "fully-connected", EXACT, learning_rate=1e-4),
         _paper("snf-fc-2l", "fully-connected", SELF_NORMALIZING, learning_rate=1e-4, reconstruction_weight=1.0),
         _paper("relative-fc-2l", "fully-connected", "relative", learning_rate=1e-4),

@@ -22,10 +22,10 @@ from models.anomaly.fitting.reference_images import ReferenceImages
 from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
+from models.flows.flow import Flow
 from models.loading import load_artifact, seal
 from models.registry.registry import ZOO
-from models.scoring.engines import open_engine
-from models.scoring.frozen import freeze
+from models.scoring.open_density import open_density
 from models.training.config import TrainingConfig
 from models.training.loop import Interrupted
 from models.training.run import train
@@ -98,17 +98,12 @@ def calibrate_again(folder: Path, dataset: Dataset) -> None:
     manifest = artifact.manifest
     if dataset.digest != manifest.training.dataset_digest:
         raise SystemExit(f"the images of {manifest.training.dataset} are not those on which the model was trained")
-    frozen = freeze(artifact.flow, manifest.preprocessing.shape, manifest.log_dets.layers)
-    reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
-    calibration, summary = calibrate(
-        open_engine(frozen),
-        frozen,
-        manifest.log_dets.weights_sha256,
-        artifact.flow,
-        reference,
-        artifact.pinned[0],
-        _print_progress,
+    density = open_density(
+        artifact.flow, manifest.architecture, manifest.log_dets.layers, manifest.log_dets.weights_sha256
     )
+    flow = artifact.flow if isinstance(artifact.flow, Flow) else None
+    reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
+    calibration, summary = calibrate(density, reference, artifact.pinned[0], _print_progress, flow=flow)
     manifest = manifest.model_copy(update={"calibration": summary})
     save_calibration(calibration, folder / CALIBRATION)
     (folder / CARD).write_text(model_card(manifest))

@@ -14,7 +14,7 @@ from models.audit import audit, recompute
 from models.datasets import load_dataset
 from models.loading import load_artifact
 from models.scorer import Scorer
-from models.scoring.likelihood import dequantise
+from models.scoring.pixel_density import dequantise
 from models.training.run import train
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
 

@@ -18,7 +18,8 @@ from models.training.objective import SelfNormalizingObjective
 from models.training.presets import PRESETS, find_preset
 
 SHAPE = (1, 16, 16)
-NARROW = sorted(name for name, preset in PRESETS.items() if preset.width <= 128)
+FITTED = ("features", "hybrid")
+NARROW = sorted(name for name, preset in PRESETS.items() if preset.width <= 128 and preset.family not in FITTED)
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"noise_reconstruction": 1.0, "symmetric_reconstruction": True, "gradient": "newton-schulz"},

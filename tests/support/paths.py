@@ -1,7 +1,20 @@
-"""Places in this checkout that tests read."""
+"""Places in this checkout that tests read, and the folder that the processes of a test run share."""
 
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
 DIGITS = sorted((DATA / "mnist").glob("*.png"))
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all processes of a test run.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    run = factory.getbasetemp()
+    # Each process of pytest-xdist has a folder in that of the run.
+    return run.parent if run.name.startswith("popen-") else run

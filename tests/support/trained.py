@@ -6,8 +6,16 @@ import pytest
 
 from models.atomic_files import locked
 from models.datasets import load_dataset
+from models.scoring.options import EngineOptions
+from models.training.config import TrainingConfig
+from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.helpers import QUICK
+from tests.support.backbones import backbone_folder
+from tests.support.paths import shared_folder
+
+SMALL_FEATURES = {"feature_side": 64}
+"""Digits of 28x28 enlarged to 64x64 have features at 4x4 places: a fit takes a second."""
 
 
 def barely_trained(factory: pytest.TempPathFactory, seed: int = 0, preset: str = "snf-glow-tiny") -> Path:
@@ -18,16 +26,43 @@ def barely_trained(factory: pytest.TempPathFactory, seed: int = 0, preset: str =
         seed: Seed of the training: another one makes other weights.
         preset: Name of the preset.
     """
-    run = factory.getbasetemp()
-    if run.name.startswith("popen-"):  # each process of pytest-xdist has a folder in that of the run
-        run = run.parent
-    folder = run / f"{preset}-{seed}"
+    return _trained(factory, f"{preset}-{seed}", preset, QUICK.model_copy(update={"seed": seed}))
+
+
+def feature_artifact(factory: pytest.TempPathFactory) -> Path:
+    """Return the artifact of a model of features of real digits, fitted by the first process that needs it.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    preset = "snf-features"
+    engine = EngineOptions(backbones=backbone_folder(factory))
+    return _trained(factory, preset, preset, find_preset(preset).config(SMALL_FEATURES), engine)
+
+
+def hybrid_artifact(factory: pytest.TempPathFactory) -> Path:
+    """Return the artifact of a model of pixels and features of real digits, by the first process that needs it.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    preset = "snf-hybrid"
+    engine = EngineOptions(backbones=backbone_folder(factory))
+    config = find_preset(preset).config({**QUICK.model_dump(exclude_unset=True), **SMALL_FEATURES})
+    return _trained(factory, preset, preset, config, engine)
+
+
+def _trained(
+    factory: pytest.TempPathFactory, name: str, preset: str, config: TrainingConfig, engine: EngineOptions | None = None
+) -> Path:
+    folder = shared_folder(factory) / name
     with locked(folder):
         return train(  # which returns the artifact of the folder where there is one
             load_dataset("mnist-mini", None),
             preset,
-            QUICK.model_copy(update={"seed": seed}),
+            config,
             folder,
             observe=lambda _event: None,
             should_stop=lambda: False,
+            engine=engine,
         )

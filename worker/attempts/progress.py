@@ -70,6 +70,33 @@ class ProgressReporter:
         self._events.write({"event": "checkpoint", "step": self.done})
 
 
+class FitReporter:
+    """Writer of progress events of a fit in closed form, which passes its images through the model part by part.
+
+    Args:
+        events: Journal of the job.
+        total: Number of images of all parts.
+    """
+
+    def __init__(self, events: EventLog, total: int) -> None:
+        self._reporter = ProgressReporter(events, total)
+        self._total = total
+        self._part = ""
+        self._before = self._done = 0
+
+    @property
+    def done(self) -> int:
+        """Number of images that are finished, over all parts."""
+        return self._reporter.done
+
+    def report(self, part: str, done: int) -> None:
+        """Write a progress event, every 0.5 s at most, when ``done`` images of a part are finished."""
+        if part != self._part:
+            self._part, self._before = part, self._before + self._done
+        self._done = done
+        self._reporter.report(min(self._before + done, self._total))
+
+
 class PreparationReporter:
     """Writer of log events on how many images of a dataset are resized so far, before a job uses them."""
 

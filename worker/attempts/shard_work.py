@@ -14,7 +14,7 @@ from models.datasets import DatasetStore
 from models.naming import parse_ref
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.threads import one_blas_thread
+from models.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
 from worker.attempts.progress import ProgressReporter
 from worker.broker.connection import redis_client
@@ -58,6 +58,7 @@ class ShardWork:
         plan = BulkPlan(
             model=spec.model,
             weights_sha256=self._scorer.log_det_digest,
+            kind=self._scorer.density.kind,
             dataset=spec.dataset,
             source_digest=self._source.digest,
             count=self._source.count,

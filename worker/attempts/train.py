@@ -15,7 +15,7 @@ from typing import Any
 
 from models.scoring.options import EngineName, EngineOptions
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.attempts.progress import PreparationReporter
+from worker.attempts.progress import FitReporter, PreparationReporter
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
@@ -40,6 +40,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
+    from models.training.feature_fit import UNITS, passes_of_fit
     from models.training.loop import Interrupted
     from models.training.presets import find_preset
     from models.training.run import train
@@ -51,8 +52,12 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         fence.check_periodically()
         return stop.is_set()
 
+    fit: FitReporter | None = None
+
     def observe(event: dict[str, Any]) -> None:
         events.write(event)
+        if fit is not None and event["event"] == "scoring":
+            fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
         # The evaluation after the last step takes a while and does not call ``should_stop``.
         if event["event"] == "scoring" and should_stop():
             raise Interrupted("asked to stop while evaluating")
@@ -73,6 +78,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         config = find_preset(spec.preset).config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
+        if find_preset(spec.preset).family == "features":
+            fit = FitReporter(events, passes_of_fit(dataset, config))
         artifact = train(
             dataset,
             spec.preset,

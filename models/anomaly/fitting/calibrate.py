@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +17,9 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.flows.flow import Flow
-from models.scoring.engines import Engine
-from models.scoring.frozen import FrozenFlow
-from models.scoring.grid import grid_shape
+from models.scoring.density import ImageDensity
+from models.scoring.evidence import FeatureEvidence
 from models.scoring.likelihood import score_images
-from models.scoring.whole_image import statistic_names
 
 FISHER_IMAGES = 500
 GRADIENT_IMAGES = 2000
@@ -41,57 +39,57 @@ def count_image_passes(reference: ReferenceImages, precision: Precision = "float
 
 
 def calibrate(
-    engine: Engine,
-    frozen: FrozenFlow,
-    weights_digest: str,
-    flow: Flow,
+    density: ImageDensity,
     reference: ReferenceImages,
     pinned: NDArray[np.uint8],
     progress: Progress,
-    precise: Engine | None = None,
+    *,
+    flow: Flow | None = None,
+    precise: ImageDensity | None = None,
+    unseen: Sequence[FeatureEvidence] | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
     """Measure normal images with a model to give new images p-values; return the calibration and its summary.
 
     Args:
-        engine: The engine whose scores the calibration is for.
-        frozen: The frozen flow of the model.
-        weights_digest: The digest of the weights, which keys the dequantisation noise.
-        flow: The flow with its weights, for gradients.
+        density: The density whose scores the calibration is for.
         reference: The images to calibrate on.
         pinned: The image, ``(C, H, W)``, that is scored again whenever the model is loaded.
         progress: Called with the progress; what it raises ends the work.
-        precise: The float32 engine to compare with, where ``engine`` has another precision.
+        flow: The flow of a density of pixels with its weights, for gradients; None for verdicts without them.
+        precise: The density in float32 to compare with, where ``density`` has another precision.
+        unseen: Feature evidence by fits that have not seen the images; see :func:`fit_cross`.
 
     Raises:
         ScoreNotFinite: The flow overflows on a reference image.
     """
-    names = statistic_names(frozen)
-    grid = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
+    names, grid = density.statistics, density.grid
 
     def collect(part: str, images: ImageRows) -> ReferenceEvidence:
-        return collect_evidence(engine, frozen, weights_digest, images, progress_of(part, len(images)))
-
-    def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
-        few = min(len(images), GRADIENT_IMAGES)
-        return passes.features(images, fisher, progress_of(f"{part}, gradients", few), few)
+        return collect_evidence(density, images, progress_of(part, len(images)))
 
     def progress_of(part: str, images: int) -> Callable[[int], None]:
         return lambda done: progress(part, done, images)
 
-    passes = GradientPasses(GradientProbe(flow), weights_digest)
     statistics = collect("statistics", reference.statistics)
     fisher: list[Tensor] = []
     if reference.folds is not None:
         # No gradients: their Fisher information would include the images that are to be ranked against it.
         held_out = statistics
-        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share)
+        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share, unseen)
         mean = statistics.log_likelihoods.mean()
     else:
-        few = min(len(reference.statistics), FISHER_IMAGES)
-        fisher = passes.fisher(reference.statistics, progress_of("squared gradients", few), few)
-        statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
         held_out = collect("calibration", reference.calibration)
-        held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
+        if flow is not None:
+            passes = GradientPasses(GradientProbe(flow), density.weights_digest)
+            few = min(len(reference.statistics), FISHER_IMAGES)
+            fisher = passes.fisher(reference.statistics, progress_of("squared gradients", few), few)
+
+            def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
+                few = min(len(images), GRADIENT_IMAGES)
+                return passes.features(images, fisher, progress_of(f"{part}, gradients", few), few)
+
+            statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
+            held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
     if calibration.has_gradients:
@@ -99,11 +97,9 @@ def calibrate(
     deviation = None
     if precise is not None:
         images = reference.calibration if reference.folds is None else reference.statistics
-        again = collect_evidence(
-            precise, frozen, weights_digest, images, progress_of("comparison with float32", len(images))
-        )
+        again = collect_evidence(precise, images, progress_of("comparison with float32", len(images)))
         deviation = _deviation(calibration, held_out, again)
-    evidence = score_images(engine, frozen, weights_digest, pinned[None])[0].evidence
+    evidence = score_images(density, pinned[None])[0].evidence
     assert evidence is not None
     summary = CalibrationSummary(
         dataset=reference.dataset,
@@ -115,9 +111,9 @@ def calibrate(
         smallest_p=calibration.smallest_p,
         statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
         mean_log_likelihood=float(mean),
-        engine=engine.name,
-        precision=engine.precision,
-        weights_sha256=weights_digest,
+        engine=density.engine_name,
+        precision=density.precision,
+        weights_sha256=density.weights_digest,
         pinned_statistic=float(calibration.typical_statistics(evidence)[0]),
         deviation=deviation,
     )

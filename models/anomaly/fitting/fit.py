@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
 from models.anomaly.statistics.combined import Statistic
 from models.anomaly.statistics.gradient import GradientFamily
-from models.scoring.evidence import Evidence
+from models.scoring.evidence import Evidence, FeatureEvidence
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -90,10 +90,12 @@ def fit_cross(
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
+    unseen: Sequence[FeatureEvidence] | None = None,
 ) -> Calibration:
     """Return a calibration of few normal images: each fold is ranked by statistics of the other folds (Vovk 2015).
 
     For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
+    Where the features of each fold have a fit of their own, made without it, that fit judges the fold.
 
     Args:
         reference: The evidence of n reference images.
@@ -101,12 +103,18 @@ def fit_cross(
         names: The names of the whole-image statistics.
         grid: Rows and columns of cells; None for a flow without spatial structure.
         suspect_share: The expected share of images that are not normal, as in :func:`fit_split`.
+        unseen: For each fold with a fit of its own, the feature evidence of the images outside it, each by a fit that
+            has seen neither the fold nor the image, ``(n - fold, 1, rows, columns)``.
     """
     evidence = reference.evidence
     fitted = []
-    for fold in np.unique(folds):
+    for number, fold in enumerate(np.unique(folds)):
         inside = np.asarray(folds == fold)
-        fold_of = _fold(evidence[~inside], evidence[inside], names, grid, suspect_share)
+        fitted_to = evidence[~inside]
+        if unseen is not None:
+            fitted_to = replace(fitted_to, features=unseen[number])
+        own_fit = 0 if unseen is None else number + 1
+        fold_of = _fold(fitted_to, evidence[inside], names, grid, suspect_share, own_fit)
         complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
         fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
     return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels())
@@ -118,10 +126,12 @@ def _fold(
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float,
+    feature_fit: int = 0,
 ) -> Fold:
     statistic = Statistic.fit(fitted_to, names, grid)
     if suspect_share:
         statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
+    statistic = statistic.for_feature_fit(feature_fit)
     return Fold(statistic, _kept(statistic(held_out), suspect_share))
 
 

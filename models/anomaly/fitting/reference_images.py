@@ -97,10 +97,17 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
         manifest: The manifest of the model.
 
     Raises:
-        DatasetUnfit: The images have another shape than the model's, or there are fewer than 20.
+        DatasetUnfit: The images have another shape than the model's, there are fewer than 20, or the model was fitted
+            to all of them.
     """
     check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
     own = dataset.digest == manifest.training.dataset_digest
+    fit = manifest.training.feature_fit
+    if own and fit is not None and fit.fits > 1:
+        raise DatasetUnfit(
+            f"the model was fitted to all images of {dataset.name}, so only the calibration that came with it can rank "
+            "them: choose other images"
+        )
     if own and dataset.folds is not None:
         parts: tuple[ImageRows, ImageRows] = dataset.statistics, dataset.calibration
     elif own:

@@ -9,30 +9,20 @@ import numpy as np
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
 from models.errors import ScoreNotFinite
-from models.scoring.engines import Engine
-from models.scoring.evidence import Evidence, gather
-from models.scoring.frozen import FrozenFlow
-from models.scoring.grid import grid_shape
-from models.scoring.likelihood import passes
-from models.scoring.whole_image import statistic_names
+from models.scoring.density import ImageDensity
+from models.scoring.evidence import Evidence
 
 BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
 """Images and pixels of a batch: a dataset may be larger than the memory, and work can be stopped between batches."""
 
 
 def collect_evidence(
-    engine: Engine,
-    frozen: FrozenFlow,
-    weights_digest: str,
-    images: ImageRows,
-    progress: Callable[[int], None] = lambda _done: None,
+    density: ImageDensity, images: ImageRows, progress: Callable[[int], None] = lambda _done: None
 ) -> ReferenceEvidence:
     """Run a flow on normal images in batches; return their log-likelihoods and the statistics that verdicts use.
 
     Args:
-        engine: The engine that computes the pass.
-        frozen: The frozen flow.
-        weights_digest: The digest of the weights, which keys the dequantisation noise.
+        density: The density of the model.
         images: The images, ``(n, C, H, W)``.
         progress: Called with the number of images done; what it raises ends the work.
 
@@ -41,26 +31,26 @@ def collect_evidence(
     """
     evidence: list[Evidence] = []
     log_likelihoods: list[float] = []
-    height, width = frozen.image_shape[1:]
+    height, width = density.image_shape[1:]
     total, squares = np.zeros((height, width)), np.zeros((height, width))
     at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
     for begin in range(0, len(images), at_once):
         batch = np.ascontiguousarray(images[begin : begin + at_once])
-        for start, flow_pass in passes(engine, frozen, weights_digest, batch):
-            maps = flow_pass.additive_map().numpy()
+        for start, found in density.passes(batch):
+            maps = found.additive_map().numpy()
             total += maps.sum(0)
             squares += np.square(maps).sum(0)
-            log_likelihoods += flow_pass.terms().sum((1, 2)).tolist()
-            evidence.append(gather(batch[start : start + len(flow_pass)], flow_pass))
+            log_likelihoods += found.terms().sum((1, 2)).tolist()
+            evidence.append(density.evidence(batch[start : start + len(found)], found))
         progress(len(log_likelihoods))
     values = np.array(log_likelihoods)
     if not np.isfinite(values).all():
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
-    together = Evidence.join(evidence) if evidence else _none(frozen)
-    places = frozen.is_spatial and len(values) > 0
+    together = Evidence.join(evidence) if evidence else _none(density)
+    places = density.has_map and len(values) > 0
     return ReferenceEvidence(together, values, total if places else None, squares if places else None)
 
 
-def _none(frozen: FrozenFlow) -> Evidence:
-    rows, columns = grid_shape(*frozen.image_shape[1:])
-    return Evidence(np.zeros((0, len(statistic_names(frozen)))), np.zeros((0, rows * columns)))
+def _none(density: ImageDensity) -> Evidence:
+    rows, columns = density.grid or (0, 0)
+    return Evidence(np.zeros((0, len(density.statistics))), np.zeros((0, rows * columns)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from models.anomaly.density.tails import Tail
+from models.anomaly.statistics.features import FeatureFamily
 from models.anomaly.statistics.local import LocalFamily
 from models.anomaly.statistics.whole_image import WholeFamily
 from models.scoring.evidence import Evidence
@@ -17,58 +19,95 @@ from models.scoring.grid import regions
 
 Array = NDArray[np.float64]
 
-OTHERS_WEIGHT = 0.25
-"""Weight of the local and of the gradient family, against 1 of the whole image: they detect fewer anomalies."""
+EvidenceKind = Literal["whole", "local", "features", "gradients"]
+"""A group of statistics with a p-value of its own: of the whole image, of regions, of features, of gradients."""
+WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0, "gradients": 0.25}
+"""Weights of the groups, before they are scaled to the sum 1. Regions and gradients detect fewer anomalies."""
+
+HELD_OUT_FOLDS = 5
+"""Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
 
 
-def weights(families: int) -> Array:
-    """Return the weights, of sum 1, for merging p-values: whole-image statistics count 4 times local or gradient ones.
-
-    ``families`` is the number of these families of statistics: 1 to 3.
-    """
-    unscaled = np.full(families, OTHERS_WEIGHT)
-    unscaled[0] = 1
+def weights(kinds: Sequence[EvidenceKind]) -> Array:
+    """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1."""
+    unscaled = np.array([WEIGHTS[kind] for kind in kinds])
     shares: Array = unscaled / unscaled.sum()
     return shares
 
 
-def merge(surprises: Array) -> Array:
+def merge(surprises: Array, kinds: Sequence[EvidenceKind]) -> Array:
     """Return -ln of the weighted harmonic mean of p-values given as -ln p, ``(N, kinds of statistic)`` -> ``(N,)``.
 
     T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
     evidence of one family is not outweighed by families without any.
 
-    >>> merge(np.array([[3.0, 3.0]])).round(6).tolist()
+    >>> merge(np.array([[3.0, 3.0]]), ("whole", "local")).round(6).tolist()
     [3.0]
     """
-    merged: Array = logsumexp(surprises, axis=1, b=weights(surprises.shape[1]))
+    merged: Array = logsumexp(surprises, axis=1, b=weights(kinds))
     return merged
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """The anomaly statistic T of an image: -ln of a p-value merged from its whole-image and its local statistics.
+    """The anomaly statistic T of an image: -ln of a p-value merged from those of several kinds of statistics.
 
     T is in nats, about -ln of the probability of evidence at least as strong.
 
-    ``local`` is None for a flow without spatial structure. Otherwise the unevenness of the regions is one of the
-    statistics of the whole image.
+    Attributes:
+        whole: Statistics of the whole image; None for a density of features alone.
+        local: Statistics of regions of the log-density of pixels; None where there are none. Otherwise the unevenness
+            of the regions is one of the statistics of the whole image.
+        features: Statistics of the features of a backbone; None for a density of pixels alone.
+        held_out: For pixels and features together: the survival function of each group's surprise over images that the
+            group was not fitted to, in the order of :attr:`kinds`.
     """
 
-    whole: WholeFamily
+    whole: WholeFamily | None
     local: LocalFamily | None
+    features: FeatureFamily | None = None
+    held_out: tuple[Tail, ...] | None = None
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Return the anomaly statistic with densities fitted to whole-image and local statistics of normal images.
+        """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
+
+        Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
+        larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
+        surprise is replaced by that of its rank among images that the group was not fitted to.
 
         Args:
             evidence: The evidence of the reference images.
-            names: The names of its whole-image statistics.
+            names: The names of its whole-image statistics; none for a density of features alone.
             grid: Rows and columns of cells; None for a flow without spatial structure.
         """
+        fitted = cls._fit(evidence, names, grid)
+        if fitted.features is None or len(fitted.kinds) == 1:
+            return fitted
+        # Blocks and not random folds: images that follow each other may show the same part.
+        folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
+        surprises = np.empty((len(evidence), len(fitted.kinds)))
+        for fold in np.unique(folds):
+            inside = folds == fold
+            surprises[inside] = cls._fit(evidence[~inside], names, grid).families(evidence[inside])
+        return replace(fitted, held_out=tuple(Tail.fit(column) for column in surprises.T))
+
+    @classmethod
+    def _fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
         local = None if grid is None else LocalFamily.fit(evidence.cells, evidence.whole[:, 0], grid)
-        return cls(WholeFamily.fit(_statistics(evidence, local), _names(names, local)), local)
+        whole = WholeFamily.fit(_statistics(evidence, local), _names(names, local)) if names else None
+        features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
+        return cls(whole, local, features)
+
+    def for_feature_fit(self, fit: int) -> Statistic:
+        """Return a copy that takes the features' log-densities from one of several fits, by its number."""
+        return self if self.features is None else replace(self, features=self.features.for_fit(fit))
+
+    @property
+    def kinds(self) -> tuple[EvidenceKind, ...]:
+        """The groups of statistics, in the order of the columns of :meth:`families`."""
+        groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
+        return tuple(kind for kind, group in groups.items() if group is not None)
 
     def names(self, names: Sequence[str]) -> list[str]:
         """Return the names of all K whole-image statistics: the given ones, then ``unevenness-1`` etc. by region shape.
@@ -86,18 +125,25 @@ class Statistic:
         return _statistics(evidence, self.local)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return -ln p of each image by its whole-image and its local statistics, ``(N, 2)`` in nats.
+        """Return -ln p of each image by each kind of statistic that the calibration has, ``(N, kinds)`` in nats.
 
-        For a flow without spatial structure there are no local ones, and the result is ``(N, 1)``.
+        The columns are those of :attr:`kinds`.
         """
-        columns = [self.whole.surprise(self.statistics(evidence))]
+        columns = []
+        if self.whole is not None:
+            columns.append(self.whole.surprise(self.statistics(evidence)))
         if self.local is not None:
             columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
+        if self.features is not None:
+            assert evidence.features is not None
+            columns.append(self.features.surprise(evidence.features))
+        if self.held_out is not None:
+            columns = [tail.surprise(column) for tail, column in zip(self.held_out, columns, strict=True)]
         return np.stack(columns, 1)
 
     def __call__(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
-        return merge(self.families(evidence))
+        return merge(self.families(evidence), self.kinds)
 
 
 def _names(names: Sequence[str], local: LocalFamily | None) -> list[str]:

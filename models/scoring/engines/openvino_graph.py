@@ -18,13 +18,14 @@ from models.bijections.conv_functional import same_padding
 from models.bijections.convolution import FrozenConvolution
 from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
+from models.bijections.place_coupling import FrozenPlaceCoupling
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
 from models.scoring.engines.openvino_library import op, ov
 from models.scoring.frozen import FrozenFlow
 
 Node: TypeAlias = "ov.Output"
-Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image"]
+Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image", "places", "pooled"]
 
 VECTOR = 16
 """Output channels that a convolution kernel of OpenVINO computes at once; fewer take the same time."""
@@ -94,12 +95,12 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
         for step in level.steps:
             if isinstance(step, FrozenAffine) and step.has_reconstruction_error:
                 errors.append(_reconstruction_error(step, x))
-            x, slope = _forward(step, x)
+            x, slope = forward_node(step, x)
             slopes += [] if slope is None else [slope]
         if slopes:
-            outputs.add("log-slopes", index, _joined(slopes))
+            outputs.add("log-slopes", index, joined(slopes))
         if errors:
-            outputs.add("reconstruction-errors", index, _joined(errors))
+            outputs.add("reconstruction-errors", index, joined(errors))
         if level.prior is not None:
             assert isinstance(level.prior, FrozenCoupling)
             x, latent, slope = _couple(level.prior, x)
@@ -141,12 +142,16 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
     return outputs.graph(starts)
 
 
-def _forward(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
+def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
+    """Return nodes for the outputs of a layer and for its log-slopes, None if its log-det is equal for all images."""
     if isinstance(step, FrozenAffine):
         return _affine(step.forward_map, x), None
     if isinstance(step, FrozenCoupling):
         kept, moved, log_scale = _couple(step, x)
-        return _joined([kept, moved]), log_scale
+        return joined([kept, moved]), log_scale
+    if isinstance(step, FrozenPlaceCoupling):
+        kept, moved = _split(x, step.kept)
+        return joined([kept, op.add(moved, _shift_at_places(step, kept)).output(0)]), None
     if isinstance(step, FrozenConvolution):
         return _convolve(x, step.weight, step.offset.flatten()), None
     if isinstance(step, FrozenSpline):
@@ -183,22 +188,29 @@ def _couple(coupling: FrozenCoupling, x: Node) -> tuple[Node, Node, Node]:
 
 def _decouple(coupling: FrozenCoupling, kept: Node, moved: Node) -> Node:
     log_scale, shift = _scale_and_shift(coupling, kept)
-    return _joined([kept, op.multiply(op.subtract(moved, shift), op.exp(op.negative(log_scale))).output(0)])
+    return joined([kept, op.multiply(op.subtract(moved, shift), op.exp(op.negative(log_scale))).output(0)])
 
 
 def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
     hidden = op.relu(_convolve(kept, *coupling.first)).output(0)
     hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
     logits, shift = op.split(_convolve_to_few(hidden, *coupling.last), op.constant(1), 2).outputs()
-    bound = _constant(np.float32(LOG_SCALE_BOUND))
+    bound = constant(np.float32(LOG_SCALE_BOUND))
     return op.multiply(op.tanh(op.divide(logits, bound)), bound).output(0), shift
+
+
+def _shift_at_places(coupling: FrozenPlaceCoupling, kept: Node) -> Node:
+    place = constant(_numpy(coupling.place[None]))
+    hidden = op.relu(op.add(_convolve(kept, *coupling.first), place)).output(0)
+    hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
+    return _convolve(hidden, *coupling.last)
 
 
 def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
     """Return a node for a convolution with size-preserving padding, in the type of ``weight`` and ``bias``."""
     pads = list(same_padding(weight))
     kind = ov.Type.bf16 if weight.dtype == torch.bfloat16 else ov.Type.f32
-    kernel, offset = _constant(_numpy(weight)), _constant(_numpy(bias).reshape(1, -1, 1, 1))
+    kernel, offset = constant(_numpy(weight)), constant(_numpy(bias).reshape(1, -1, 1, 1))
     if x.get_element_type() != kind:
         x = op.convert(x, kind).output(0)
     if kind == ov.Type.bf16:
@@ -232,7 +244,7 @@ def _spline(knots: Knots, x: Node) -> tuple[Node, Node]:
     """Return nodes for the values and log-derivatives of rational-quadratic splines."""
     shape = [1, *list(x.get_shape())[1:]]
     inner = [_elements(edge, shape) for edge in knots.x[:, 1:-1].unbind(1)]
-    bound = _constant(np.float32(knots.bound))
+    bound = constant(np.float32(knots.bound))
     clamped = op.clamp(x, -knots.bound, knots.bound).output(0)
     after = [op.greater_equal(clamped, edge).output(0) for edge in inner]
 
@@ -246,23 +258,23 @@ def _spline(knots: Knots, x: Node) -> tuple[Node, Node]:
     means, left, right = heights / widths, knots.slope[:, :-1], knots.slope[:, 1:]
     mean, start, end = pick(means), pick(left), pick(right)
     theta = op.multiply(op.subtract(clamped, pick(knots.x[:, :-1])), pick(1 / widths)).output(0)
-    rest = op.subtract(_constant(np.float32(1)), theta).output(0)
+    rest = op.subtract(constant(np.float32(1)), theta).output(0)
     mixed, square = op.multiply(theta, rest).output(0), op.multiply(theta, theta).output(0)
     denominator = op.add(mean, op.multiply(pick(left + right - 2 * means), mixed)).output(0)
     rise = op.divide(op.add(op.multiply(mean, square), op.multiply(start, mixed)), denominator)
     z = op.add(pick(knots.y[:, :-1]), op.multiply(pick(heights), rise)).output(0)
     numerator = op.add(
         op.add(op.multiply(end, square), op.multiply(start, op.multiply(rest, rest))),
-        op.multiply(mean, op.multiply(_constant(np.float32(2)), mixed)),
+        op.multiply(mean, op.multiply(constant(np.float32(2)), mixed)),
     )
     ratio = op.divide(mean, denominator)
     log_slope = op.log(op.multiply(op.multiply(ratio, ratio), numerator)).output(0)
     inside = op.less(op.abs(x), bound).output(0)
-    return op.select(inside, z, x).output(0), op.select(inside, log_slope, _constant(np.float32(0))).output(0)
+    return op.select(inside, z, x).output(0), op.select(inside, log_slope, constant(np.float32(0))).output(0)
 
 
 def _elements(values: Tensor, shape: list[int]) -> Node:
-    return _constant(_numpy(values).reshape(shape))
+    return constant(_numpy(values).reshape(shape))
 
 
 def _split(x: Node, kept: int) -> tuple[Node, Node]:
@@ -271,11 +283,13 @@ def _split(x: Node, kept: int) -> tuple[Node, Node]:
     return first, second
 
 
-def _joined(parts: list[Node]) -> Node:
-    return parts[0] if len(parts) == 1 else op.concat(parts, 1).output(0)
+def joined(parts: list[Node], axis: int = 1) -> Node:
+    """Return a node for the concatenation of parts, along the channels by default."""
+    return parts[0] if len(parts) == 1 else op.concat(parts, axis).output(0)
 
 
-def _constant(values: NDArray[np.float32] | np.float32) -> Node:
+def constant(values: NDArray[np.float32] | np.float32) -> Node:
+    """Return a node for a float32 constant."""
     return op.constant(np.ascontiguousarray(values)).output(0)
 
 

@@ -13,5 +13,6 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino as ov  # noqa: E402 - after telemetry is blocked
 from openvino import opset13 as op  # noqa: E402 - as above
+from openvino.frontend import FrontEndManager  # noqa: E402 - as above
 
-__all__ = ["op", "ov"]
+__all__ = ["FrontEndManager", "op", "ov"]

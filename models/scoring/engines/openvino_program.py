@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from models.scoring.engines.compiled_cache import Compiled, CompiledCache, graph_digest
 from models.scoring.engines.openvino_graph import Graph, Part
+from models.scoring.engines.openvino_library import ov
 from models.scoring.engines.tiles import Tiling, fastest_tile, seconds, store_tiling, stored_tiling, unmeasured
 
 log = logging.getLogger(__name__)
 
 Arrays = list[NDArray[np.float32]]
+Inputs = Sequence[NDArray[np.float32] | NDArray[np.uint8]]
 
 NEVER = 1e6
 """Seconds for a single image that prevent single images from being computed alone."""
@@ -36,7 +38,6 @@ class Program:
     """
 
     def __init__(self, graph: Callable[[int], Graph], threads: int | None = None, cache: Path | None = None) -> None:
-        self._graph = graph
         self._lanes = threads or torch.get_num_threads()
         self._cache = CompiledCache(cache)
         single = graph(1)
@@ -48,12 +49,12 @@ class Program:
             self.tiling = tiling or unmeasured(self._lanes)
             self._wave = self._compile(graph(self.tiling.tile), self._lanes)
         else:
-            self.tiling, self._wave = self._measure()
+            self.tiling, self._wave = self._measure(graph)
             store_tiling(stored, self.tiling)
         for lanes in (self._single, self._wave):
             lanes.compiled.keep()
 
-    def __call__(self, inputs: Sequence[NDArray[np.float32]]) -> Arrays:
+    def __call__(self, inputs: Inputs) -> Arrays:
         """Run the compiled graph on any number of images and return its outputs, float32 ``(images, ...)`` each."""
         images = len(inputs[0])
         outputs = self._single.outputs(images)
@@ -72,11 +73,11 @@ class Program:
         }
         return Lanes(self._cache.compile(graph.model, settings), lanes)
 
-    def _measure(self) -> tuple[Tiling, Lanes]:
+    def _measure(self, graph: Callable[[int], Graph]) -> tuple[Tiling, Lanes]:
         waves: dict[int, Lanes] = {}
 
         def wave(tile: int) -> Callable[[], object]:
-            waves[tile] = self._compile(self._graph(tile), self._lanes)
+            waves[tile] = self._compile(graph(tile), self._lanes)
             return waves[tile].on_noise(tile * self._lanes)[0]
 
         tile = fastest_tile(wave)
@@ -103,6 +104,7 @@ class Lanes:
         self._requests = [model.create_infer_request() for _ in range(lanes)]
         self.tile = int(model.input(0).get_shape()[0])
         self._input_shapes = [tuple(port.get_shape())[1:] for port in model.inputs]
+        self._takes_bytes = model.input(0).get_element_type() == ov.Type.u8
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
@@ -112,11 +114,16 @@ class Lanes:
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
         """Return a function that runs the graph on ``images`` noise images, for timing, and its result arrays."""
         random = np.random.default_rng(0)
-        inputs = [random.standard_normal((images, *shape), dtype=np.float32) for shape in self._input_shapes]
+        shapes = [(images, *shape) for shape in self._input_shapes]
+        inputs: Inputs
+        if self._takes_bytes:
+            inputs = [random.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+        else:
+            inputs = [random.standard_normal(shape, dtype=np.float32) for shape in shapes]
         outputs = self.outputs(images)
         return lambda: self.run(inputs, outputs, 0, images), outputs
 
-    def run(self, inputs: Sequence[NDArray[np.float32]], outputs: Arrays, start: int, stop: int) -> None:
+    def run(self, inputs: Inputs, outputs: Arrays, start: int, stop: int) -> None:
         """Run the graph on ``inputs[start:stop]`` and write the results to the same rows of ``outputs``."""
         running: list[tuple[int, int] | None] = [None] * len(self._requests)
         try:

@@ -17,7 +17,7 @@ from models.errors import EngineUnavailable
 from models.scoring.engines.base import Latents
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow, FrozenLevel
-from models.scoring.threads import torch_threads
+from models.threads import torch_threads
 
 Result = TypeVar("Result")
 

@@ -9,11 +9,13 @@ from pydantic import BaseModel
 from models.anomaly.fitting.calibrate import FISHER_IMAGES, GRADIENT_IMAGES
 from models.anomaly.gradients.probe import TILE
 from models.datasets import DatasetSummary
-from models.flows.architecture import Architecture
+from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
+from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
 from models.training.cost.throughput import ASSUMED, Throughput
 from models.training.divergence import REPORT_SECONDS
+from models.training.feature_fit import CHOICE_FOLDS
 from models.training.precision import training_precision
 from models.training.validation import BATCH as VALIDATION_BATCH
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES
@@ -26,10 +28,10 @@ class TrainingEstimate(BaseModel, frozen=True):
     """Estimated time in seconds and memory in bytes of a training run, and the exact number of its parameters.
 
     Attributes:
-        parameters: Learned numbers, exactly.
+        parameters: Learned numbers, exactly; of flows over features the most that they may have.
         memory_bytes: Peak resident memory of the process.
         start_seconds: Until the first step: loading the program, initialising the flow.
-        training_seconds: Steps, reports, validations, checkpoints and previews.
+        training_seconds: Steps, reports, validations, checkpoints and previews; or the fit of features alone.
         evaluation_seconds: After the last step: freezing, calibration, test scores and samples.
     """
 
@@ -60,7 +62,7 @@ def estimate_training(
     The first call for an architecture counts its work, in up to a second; later ones take microseconds.
 
     Args:
-        architecture: The flow.
+        architecture: The flow or flows.
         config: Its training; ``max_minutes`` caps the steps with their validations alone.
         splits: Sizes of the parts of the dataset. Its image shape must be that of the architecture.
         throughput: Rates of the device that the steps run on.
@@ -73,6 +75,14 @@ def estimate_training(
     """
     if tuple(splits.image_shape) != architecture.image_shape:
         raise ValueError(f"expected images {architecture.image_shape} of the architecture, got {splits.image_shape}")
+    if isinstance(architecture, FeatureArchitecture):
+        return _features(architecture, config, splits, throughput if device == "cpu" else host, slowdown, whole=True)
+    if isinstance(architecture, HybridArchitecture):
+        pixels = estimate_training(
+            architecture.pixels, config, splits, throughput, device=device, host=host, slowdown=slowdown
+        )
+        on_cpu = throughput if device == "cpu" else host
+        return _together(pixels, _features(architecture.features, config, splits, on_cpu, slowdown, whole=False))
     batch, first = min(config.batch_size, splits.train), min(INITIALIZATION_IMAGES, splits.train)
     flow = flow_work(architecture, config, batch, first, training_precision(config, device))
 
@@ -86,6 +96,60 @@ def estimate_training(
         start_seconds=slowdown * start,
         training_seconds=slowdown * training,
         evaluation_seconds=slowdown * _evaluation_seconds(flow, splits, throughput if device == "cpu" else host),
+    )
+
+
+def _features(
+    architecture: FeatureArchitecture,
+    config: TrainingConfig,
+    splits: DatasetSummary,
+    throughput: Throughput,
+    slowdown: float,
+    *,
+    whole: bool,
+) -> TrainingEstimate:
+    """Estimate the fit of flows over features.
+
+    Args:
+        architecture: Their architecture, of which the grid is the finest that is tried.
+        config: The number of Glow steps that are tried, and how long they are trained.
+        splits: Sizes of the parts of the dataset.
+        throughput: Rates of the CPU.
+        slowdown: How many times longer than by ``throughput`` alone.
+        whole: Whether the whole fit is repeated without each fold, where there are folds.
+    """
+    steps = 0 if splits.folds else config.feature_steps
+    work, folds = feature_work(architecture.model_copy(update={"steps": steps})), splits.folds if whole else 0
+    fits, pairs = 1 + folds, folds * max(folds - 1, 0)
+    fitted = splits.train + (splits.statistics if folds else 0)
+    passed = (work.backbone + work.moments) * fitted + (work.choice + work.layers) * fits
+    if steps:
+        passed = passed + work.update * config.feature_updates
+    if folds:
+        passed = passed + (work.backbone + work.scoring * (folds - 1)) * fitted + work.layers * pairs
+    ranked = fitted if folds else splits.statistics + splits.calibration
+    held_out = (work.backbone + work.scoring * fits) * (ranked + splits.test)
+    weights = work.layer_bytes * fits
+    choosing = work.moment_bytes * 5 * CHOICE_FOLDS
+    images = splits.train + splits.statistics + splits.calibration + splits.test
+    phases = max(choosing, work.moment_bytes * CHOICE_FOLDS + work.layer_bytes * pairs, 5 * weights)
+    return TrainingEstimate(
+        parameters=work.parameters * fits,
+        memory_bytes=PROGRAM_BYTES + images * math.prod(splits.image_shape) + work.batch_bytes + phases,
+        start_seconds=slowdown * throughput.start_seconds,
+        training_seconds=slowdown * throughput.seconds(passed),
+        evaluation_seconds=slowdown * (throughput.seconds(held_out) + weights / throughput.disk_bytes_per_second),
+    )
+
+
+def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingEstimate:
+    """Return the estimate of a hybrid model, whose features are fitted after the last step of its pixels."""
+    return TrainingEstimate(
+        parameters=pixels.parameters + features.parameters,
+        memory_bytes=pixels.memory_bytes + features.memory_bytes - PROGRAM_BYTES,
+        start_seconds=pixels.start_seconds,
+        training_seconds=pixels.training_seconds,
+        evaluation_seconds=pixels.evaluation_seconds + features.training_seconds + features.evaluation_seconds,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from models.anomaly.gradients.probe import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
-from models.flows.architecture import Architecture
+from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
@@ -85,7 +85,7 @@ class FlowWork:
 
 
 def flow_work(
-    architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
+    architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
     """Count operations and memory of training a flow with batches of ``images`` images, on tensors without values.
 
@@ -108,7 +108,7 @@ def flow_work(
 
 @lru_cache(maxsize=128)
 def _flow_work(
-    architecture: Architecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
+    architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
     with torch.device("meta"):
         flow = build_flow(architecture)
@@ -126,12 +126,6 @@ def _flow_work(
     for layer_work in layers[1:]:
         total = total + layer_work
     return _with_the_rest(total, flow, architecture.image_shape, images, initialization_images)
-
-
-def parameters_of(architecture: Architecture) -> int:
-    """Return the number of learned parameters of a flow with this architecture, without allocating memory for them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_flow(architecture).parameters())
 
 
 def _layers(flow: Flow, image_shape: Shape) -> list[tuple[Bijection, Shape]]:

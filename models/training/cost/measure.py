@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from models.atomic_files import write_atomically
 from models.devices import find_device
-from models.flows.architecture import Architecture
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.flows.build import build_flow
 from models.training.config import TrainingConfig
 from models.training.cost.flow_work import flow_work
@@ -77,6 +77,7 @@ def _probe(preset: str, shape: tuple[int, int, int], images: int, precision: str
     """Return the counted work of a training step and its shortest measured time in seconds."""
     config = find_preset(preset).config({"precision": precision, "pixel_transform": "affine"})
     architecture = find_preset(preset).architecture(shape, "affine")
+    assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
     arithmetic = training_precision(config, device)
     work = flow_work(architecture, config, images, images, arithmetic).step
     step = _training_step(architecture, config, images, arithmetic, device)
@@ -90,7 +91,7 @@ def _probe(preset: str, shape: tuple[int, int, int], images: int, precision: str
 
 
 def _training_step(
-    architecture: Architecture, config: TrainingConfig, images: int, arithmetic: str, device: str
+    architecture: PixelArchitecture, config: TrainingConfig, images: int, arithmetic: str, device: str
 ) -> Callable[[], None]:
     place, shape = find_device(device), architecture.image_shape
     torch.manual_seed(0)

@@ -12,27 +12,32 @@ from scipy.stats import betabinom
 
 from models.anomaly.calibration import MAX_REASONS, MAX_STATISTIC, MIN_SHARE, Calibration
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.statistics.combined import OTHERS_WEIGHT, merge
+from models.anomaly.statistics.combined import EvidenceKind, merge
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
 
-@pytest.mark.parametrize("families", [1, 2, 3])
-def test_merging_is_the_weighted_harmonic_mean_of_p_values(families: int) -> None:
-    surprises = np.random.default_rng(0).gamma(1, 5, (200, families))
-    merged = merge(surprises)
+@pytest.mark.parametrize(
+    "kinds",
+    [("whole",), ("whole", "local"), ("features",), ("whole", "local", "features"), ("whole", "local", "gradients")],
+    ids="-".join,
+)
+def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[EvidenceKind, ...]) -> None:
+    surprises = np.random.default_rng(0).gamma(1, 5, (200, len(kinds)))
+    merged = merge(surprises, kinds)
     assert (merged <= surprises.max(1) + 1e-12).all()
     p = np.exp(-surprises)
-    weight = np.array([1.0, *[OTHERS_WEIGHT] * (families - 1)])
+    weight = np.array([{"whole": 1, "local": 0.25, "features": 1, "gradients": 0.25}[kind] for kind in kinds])
     expected = -np.log(weight.sum() / (weight / p).sum(1))
     np.testing.assert_allclose(merged, expected, rtol=1e-12, atol=1e-12)
     more = surprises.copy()
     more[:, 0] += 1
-    assert (merge(more) >= merged).all()
+    assert (merge(more, kinds) >= merged).all()
 
 
 def test_strong_evidence_of_one_family_is_not_drowned() -> None:
-    assert merge(np.array([[20.0, 0.0]]))[0] > 18
-    assert merge(np.array([[2000.0, 0.0, 0.0]]))[0] == pytest.approx(2000 - math.log(1 + 2 * OTHERS_WEIGHT))
+    assert merge(np.array([[20.0, 0.0]]), ("whole", "local"))[0] > 18
+    three: tuple[EvidenceKind, ...] = ("whole", "local", "gradients")
+    assert merge(np.array([[2000.0, 0.0, 0.0]]), three)[0] == pytest.approx(2000 - math.log(1.5))
 
 
 def test_split_p_values_by_hand() -> None:
@@ -45,7 +50,9 @@ def test_split_p_values_by_hand() -> None:
     columns = np.concatenate([new.whole, fold.statistic.local.unevenness(new.cells)], axis=1)
     np.testing.assert_allclose(families[:, 0], fold.statistic.whole.surprise(columns))
     np.testing.assert_allclose(families[:, 1], fold.statistic.local.surprise(new.cells, new.whole[:, 0]))
-    t, calibrated = merge(families), merge(fold.statistic.families(held_out))
+    kinds = fold.statistic.kinds
+    assert kinds == ("whole", "local")
+    t, calibrated = merge(families, kinds), merge(fold.statistic.families(held_out), kinds)
     np.testing.assert_allclose(fold.ordered, np.sort(calibrated), rtol=1e-9)
     expected = [(1 + sum(c >= one for c in calibrated)) / 100 for one in t]
     assert calibration.p_values(new).tolist() == expected

@@ -14,10 +14,12 @@ from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
 from models.anomaly.heat_map import OVERLAY_SIDE, overlay, standardise
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
+from models.flows.architecture import FullyConnectedArchitecture
 from models.loading import Artifact, load_artifact
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import freeze, layers_with_log_det
+from models.scoring.pixel_density import PixelDensity
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 
@@ -101,13 +103,15 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
     frozen = freeze(flow, (1, 6, 6))
     images = real_images(60, 6)
     reference = ReferenceImages("digits", "0", images[:40], images[40:])
-    calibration, summary = calibrate(TorchEngine(frozen), frozen, "digest", flow, reference, images[0], lambda *_: None)
+    density = PixelDensity(TorchEngine(frozen), frozen, "digest")
+    calibration, summary = calibrate(density, reference, images[0], lambda *_: None, flow=flow)
     assert calibration.pixels is None
     assert calibration.folds[0].statistic.local is None
     manifest = load_artifact(artifact).manifest
     log_dets = manifest.log_dets.model_copy(update={"layers": dict.fromkeys(layers_with_log_det(flow, (1, 6, 6)), 0.0)})
     preprocessing = manifest.preprocessing.model_copy(update={"height": 6, "width": 6})
-    small = manifest.model_copy(update={"preprocessing": preprocessing, "log_dets": log_dets, "calibration": summary})
+    update = {"architecture": FullyConnectedArchitecture(channels=1, height=6, width=6), "preprocessing": preprocessing}
+    small = manifest.model_copy(update={**update, "log_dets": log_dets, "calibration": summary})
     scorer = Scorer(Artifact(small, flow, calibration, images[:1]))
     with pytest.raises(HeatMapUnsupported):
         scorer.require_spatial()

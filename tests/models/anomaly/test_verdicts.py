@@ -145,9 +145,10 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     """From the calibration images themselves, scored again."""
     calibration = load_dataset("mnist-mini", None).calibration
     fold = scorer.calibration.folds[0]
-    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)))
+    kinds = fold.statistic.kinds
+    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)), kinds)
     np.testing.assert_allclose(np.sort(reference), fold.ordered, rtol=1e-9)
-    values = merge(fold.statistic.families(evidence_of(scorer, images)))
+    values = merge(fold.statistic.families(evidence_of(scorer, images)), kinds)
     expected = [(1 + int((reference >= value).sum())) / (len(calibration) + 1) for value in values]
     assert [one.p_value for one in judged(scorer, images)] == expected
 
@@ -165,10 +166,12 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
     np.testing.assert_allclose(
         families[:, 2], fold.thorough.gradients.surprise(full.gradients, basic.whole[:, 0]), rtol=1e-9
     )
-    np.testing.assert_allclose([one.statistic for one in judged(scorer, images, gradients=True)], merge(families))
+    np.testing.assert_allclose(
+        [one.statistic for one in judged(scorer, images, gradients=True)], merge(families, fold.kinds(full))
+    )
     # Likelihoods are the same: a backward pass adds to evidence, not to scores.
     assert scorer.score_each(images, gradients=True) == scorer.score_each(images)
-    looks = GradientPasses(GradientProbe(scorer.flow), scorer.log_det_digest)
+    looks = GradientPasses(GradientProbe(scorer.flows), scorer.log_det_digest)
     assert scorer.calibration.fisher is not None
     expected = looks.features(images, looks.split(scorer.calibration.fisher))
     np.testing.assert_allclose(full.gradients, expected, rtol=1e-9)

@@ -211,7 +211,7 @@ def test_parts_make_one_file_whatever_their_size(
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [16, 16, 8]
         assert file.read()["path"].to_pylist() == [str(path) for path in files[:40]]
         said = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    assert said["snf.model"] == "digits:1"
+    assert (said["snf.model"], said["snf.kind"]) == ("digits:1", "density")
     assert said["snf.dataset_digest"] == images.digest
     assert (float(said["snf.alpha"]), int(said["snf.count"])) == (scorer.default_alpha, 40)
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.flows.build import build_flow
-from models.flows.flow import Flow
+from models.features.flows import TrainedFlows, build_flows
 from models.flows.no_init import NoRandomness
 from models.training.presets import PRESETS
 from tests.support.paths import ROOT
@@ -24,7 +23,7 @@ print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
 """
 
 
-def layout(flow: Flow) -> dict[str, Any]:
+def layout(flow: TrainedFlows) -> dict[str, Any]:
     """Shapes, types and strides: sums over other strides may differ in their last bits."""
     return {name: (value.shape, value.dtype, value.stride()) for name, value in flow.state_dict().items()}
 
@@ -34,9 +33,9 @@ def test_a_flow_without_randomness_is_laid_out_as_one_with(name: str) -> None:
     architecture = PRESETS[name].architecture((1, 16, 16), "logit")
     before = torch.get_rng_state()
     with NoRandomness():
-        flow = build_flow(architecture)
+        flow = build_flows(architecture)
     assert torch.equal(torch.get_rng_state(), before)
-    assert layout(flow) == layout(build_flow(architecture))
+    assert layout(flow) == layout(build_flows(architecture))
 
 
 def test_loading_a_model_does_not_import_the_compiler() -> None:

@@ -16,7 +16,7 @@ from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
-from models.artifacts.manifest import CalibrationSummary
+from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice
 from models.bulk.plan import BulkPlan, join_plan, open_plan
 from models.datasets import Dataset, load_dataset, summarize
 from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
@@ -259,6 +259,21 @@ def test_which_images_serve(scorer: Scorer) -> None:
     folded = replace(mini, calibration=mini.calibration[:0], folds=folds)
     assert reference_of(folded, scorer.manifest).folds is folds
     assert reference_of(replace(folded, digest="another"), scorer.manifest).folds is None
+
+
+def test_the_images_that_a_model_was_fitted_to_are_refused(scorer: Scorer) -> None:
+    """Where few images are all fitted to, only the folds of that fit can rank them."""
+    choice = GridChoice(grid=1, shrinkage=0.1, mean_shrinkage=0.0, held_out_nats=0.0)
+    manifest = scorer.manifest
+    own = replace(own_images(60), digest=manifest.training.dataset_digest)
+    for fits in (1, 6):
+        record = FeatureFitRecord(backbone="b", grids=(choice,), pooled=choice, fits=fits)
+        fitted = manifest.model_copy(
+            update={"training": manifest.training.model_copy(update={"feature_fit": record, "train_images": 60})}
+        )
+        assert len(reference_of(own_images(60), fitted)) == 60
+        with pytest.raises(DatasetUnfit, match="12 images that" if fits == 1 else "fitted to all images of own"):
+            reference_of(own, fitted)
 
 
 def test_many_are_spaced_evenly_and_few_are_refused(scorer: Scorer) -> None:

@@ -27,7 +27,7 @@ from models.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasure
 from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
-from models.scoring.threads import torch_threads
+from models.threads import torch_threads
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, real_images
 

@@ -26,6 +26,7 @@ from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.likelihood import Likelihood, score_images
 from models.scoring.options import EngineName, EngineOptions
+from models.scoring.pixel_density import PixelDensity
 from tests.models.helpers import (
     dequantised,
     flat_latents,
@@ -283,7 +284,7 @@ class TestLikelihood:
         noise = content_noise(images[0], scorer.log_det_digest, 4)
         assert np.array_equal(noise[:2], content_noise(images[0], scorer.log_det_digest, 2))
         x = torch.from_numpy(images[0] + noise)
-        values = run_flow(scorer.engine, scorer.frozen, x).terms().sum((1, 2)).numpy()
+        values = run_flow(scorer.pixels.engine, scorer.pixels.frozen, x).terms().sum((1, 2)).numpy()
         draws = scorer.score(images[:1], draws=4)[0].draws
         assert draws is not None
         assert draws.mean == pytest.approx(values.mean(), abs=ELSEWHERE)
@@ -324,7 +325,10 @@ def test_the_size_of_a_tile_shows_in_rounding_alone() -> None:
     frozen = freeze(flow, (1, 16, 16))
     batch = real_images(70, 16)
     scores = [
-        [r.log_likelihood for r in score_images(TorchEngine(frozen, tile), frozen, "digest", batch, draws=2)]
+        [
+            r.log_likelihood
+            for r in score_images(PixelDensity(TorchEngine(frozen, tile), frozen, "digest"), batch, draws=2)
+        ]
         for tile in (1, 3, 64)
     ]
     assert np.ptp(np.array(scores), axis=0).max() <= FLOAT32

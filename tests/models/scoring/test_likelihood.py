@@ -12,6 +12,7 @@ from models.scorer import Scorer
 from models.scoring.engines import Latents, TorchEngine
 from models.scoring.likelihood import score_each, score_images
 from models.scoring.options import EngineOptions
+from models.scoring.pixel_density import PixelDensity
 
 
 class Overflowing(TorchEngine):
@@ -30,9 +31,9 @@ def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
     images = np.repeat(scorer.pinned[:1], 5, axis=0)
     images[:, 0, 0] = np.arange(5)[:, None]
     wanted = scorer.score(images)
-    engine = Overflowing(scorer.frozen)
-    found = score_each(engine, scorer.frozen, scorer.log_det_digest, images)
+    density = PixelDensity(Overflowing(scorer.pixels.frozen), scorer.pixels.frozen, scorer.log_det_digest)
+    found = score_each(density, images)
     assert [isinstance(one, ScoreNotFinite) for one in found] == [False, True, False, False, True]
     assert [found[i] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]
     with pytest.raises(ScoreNotFinite):
-        score_images(engine, scorer.frozen, scorer.log_det_digest, images)
+        score_images(density, images)

@@ -154,7 +154,7 @@ def test_no_statistic_is_a_linear_combination_of_others(scorer: Scorer) -> None:
     scored = scorer.score(np.concatenate([digits.statistics, digits.test]))
     whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
     assert len(whole) == 150
-    assert rank(whole) == whole.shape[1] == len(statistic_names(scorer.frozen))
+    assert rank(whole) == whole.shape[1] == len(statistic_names(scorer.pixels.frozen))
     # The check sees one that is: bits/dim of the first level added as a column.
     assert rank(np.column_stack([whole, whole[:, 2] + 0.5 * whole[:, 3] - 2 * whole[:, 0]])) == whole.shape[1]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,11 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.bijections.base import Bijection
 from models.datasets import DatasetSummary
 from models.errors import DatasetUnfit
-from models.flows.architecture import Architecture, ConvolutionalArchitecture, GlowArchitecture
+from models.features.flows import build_flows
+from models.features.lite0 import weight_shapes
+from models.features.lite0_network import Lite0Network
+from models.flows.architecture import (
+    Architecture,
+    ConvolutionalArchitecture,
+    FeatureArchitecture,
+    GlowArchitecture,
+    HybridArchitecture,
+)
 from models.flows.build import build_flow
 from models.training.config import TrainingConfig
 from models.training.cost import flow_work, measure
 from models.training.cost.estimate import TrainingEstimate, estimate_training
+from models.training.cost.feature_work import backbone_flops, feature_work
 from models.training.cost.throughput import ASSUMED, Throughput, store_throughput, stored_throughput
 from models.training.cost.work import Work, count, saved_bytes
 from models.training.presets import PRESETS, find_preset
@@ -62,7 +74,7 @@ def architectures() -> list[tuple[str, Architecture]]:
 @pytest.mark.parametrize(("name", "architecture"), architectures(), ids=lambda value: str(value)[:30])
 def test_parameters_are_those_of_the_built_flow(name: str, architecture: Architecture) -> None:
     with torch.device("meta"):
-        flow = build_flow(architecture)
+        flow = build_flows(architecture)
     assert estimated(architecture).parameters == sum(parameter.numel() for parameter in flow.parameters())
 
 
@@ -214,6 +226,63 @@ def test_every_preset_has_a_plausible_estimate(name: str) -> None:
     got = estimate_training(architecture, config, splits((1, 32, 32)))
     assert 10 < got.seconds < 1e8
     assert 2e8 < got.memory_bytes < 1e11
+
+
+FEATURES = find_preset("snf-features").architecture((3, 256, 256), "marginal")
+SIDE = (3, 256, 256)
+
+
+def test_the_backbone_is_counted_as_torch_counts_it() -> None:
+    weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes().items()}
+    network = Lite0Network(weights)
+    with FlopCounterMode(display=False) as operations:
+        network(torch.zeros(1, 3, 96, 64))
+    assert backbone_flops(96, 64) == operations.get_total_flops()
+
+
+def test_a_fit_of_features_takes_time_by_its_images_and_repeats_for_folds() -> None:
+    def estimate(**sizes: int) -> TrainingEstimate:
+        parts = {"train": 800, "statistics": 100, "calibration": 100, "test": 0} | sizes
+        return estimate_training(FEATURES, CONFIG, DatasetSummary(SIDE, **parts))
+
+    usual = estimate()
+    assert usual.training_seconds < estimate(train=1600).training_seconds
+    assert usual.evaluation_seconds < estimate(test=1000).evaluation_seconds
+    assert usual.seconds < 60
+    few = {"train": 240, "statistics": 160, "calibration": 0}
+    split, folded = estimate(**few), estimate(**few, folds=5)
+    assert folded.training_seconds > 2 * split.training_seconds
+    assert folded.parameters == 6 * split.parameters
+    assert 1e9 < usual.memory_bytes < 4e9
+    assert estimate(train=100_000).memory_bytes - usual.memory_bytes == pytest.approx(99_200 * 3 * 256 * 256)
+
+
+def test_glow_steps_over_features_add_their_updates_and_weights() -> None:
+    def estimate(steps: int, updates: int = 300, folds: int = 0) -> TrainingEstimate:
+        config = CONFIG.model_copy(update={"feature_steps": steps, "feature_updates": updates})
+        return estimate_training(FEATURES, config, replace(splits(SIDE), folds=folds))
+
+    longer = [estimate(2, updates).training_seconds - estimate(0).training_seconds for updates in (100, 300)]
+    assert 0 < longer[0] == pytest.approx(longer[1] / 3)
+    assert estimate(2, folds=5) == estimate(0, folds=5)
+    assert isinstance(FEATURES, FeatureArchitecture)
+    for linear in ("exact", "self-normalizing"):
+        architecture = FEATURES.model_copy(update={"linear": linear, "steps": 3})
+        flows = build_flows(architecture)
+        assert feature_work(architecture).parameters == sum(weights.numel() for weights in flows.parameters())
+
+
+def test_a_hybrid_takes_what_its_pixels_and_its_features_take() -> None:
+    shape = (1, 32, 32)
+    hybrid = find_preset("snf-hybrid").architecture(shape, "marginal")
+    assert isinstance(hybrid, HybridArchitecture)
+    both, pixels, features = (
+        estimate_training(part, CONFIG, splits(shape)) for part in (hybrid, hybrid.pixels, hybrid.features)
+    )
+    assert both.training_seconds == pixels.training_seconds
+    assert both.seconds == pytest.approx(pixels.seconds + features.seconds - features.start_seconds)
+    assert both.parameters == pixels.parameters + features.parameters
+    assert max(pixels.memory_bytes, features.memory_bytes) < both.memory_bytes
 
 
 def test_images_of_another_shape_are_refused() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.anomaly.judged import JudgedImage
 from models.datasets import Dataset, Images, load_dataset
 from models.errors import DatasetUnfit, NoLearnedInverse
 from models.images.dequantisation import content_noise
@@ -22,7 +23,9 @@ from models.scoring.options import EngineName, EngineOptions
 from models.training.presets import PRESETS, find_preset
 from models.training.run import train
 from tests.models.helpers import flat_latents, jacobian_log_det
+from tests.support.backbones import backbone_folder
 
+OF_PIXELS = {name for name, preset in PRESETS.items() if preset.family not in ("features", "hybrid")}
 WIDE = {name: preset for name, preset in PRESETS.items() if preset.width > 128}
 WIDTH, STEPS = 64, 4
 """Width of the coupling networks of wide presets in these tests, and steps a level: their structure, in seconds."""
@@ -93,7 +96,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(OF_PIXELS))
 def test_a_preset_lives_from_training_to_samples(name: str, trained: Callable[[str], Trained]) -> None:
     preset = trained(name)
     dataset, side, events = preset.dataset, preset.dataset.train.shape[-1], preset.events
@@ -121,6 +124,39 @@ def test_a_preset_lives_from_training_to_samples(name: str, trained: Callable[[s
         assert not scorer.has_learned_inverse
         with pytest.raises(NoLearnedInverse):
             scorer.sample(1, inverse="learned")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - OF_PIXELS))
+def test_a_preset_with_features_lives_from_training_to_verdicts(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With features at 4x4 places, and where there are pixels, few steps of a narrow flow."""
+    preset = find_preset(name)
+    steps = {"max_steps": 2, "batch_size": 4, "validations": 1, "precision": "float32"}
+    config = preset.config({"feature_side": 64} | (steps if preset.family == "hybrid" else {}))
+    engine = EngineOptions(threads=1, backbones=backbone_folder(tmp_path_factory))
+    dataset = load_dataset("mnist-mini", None)
+    artifact = train(
+        dataset, name, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False, engine=engine
+    )
+    scorer = Scorer.load(artifact, options=engine)
+    images = dataset.test[:5]
+    together = scorer.judge_each(images, alpha=0.05)
+    for image, judged in zip(images, together, strict=True):
+        (alone,) = scorer.judge_each(image[None], alpha=0.05)
+        assert isinstance(judged, JudgedImage)
+        assert isinstance(alone, JudgedImage)
+        assert judged.likelihood == alone.likelihood
+        assert judged.verdict.p_value == alone.verdict.p_value
+        assert 0 < judged.verdict.p_value <= 1
+    assert scorer.density.kind == ("density" if preset.family == "hybrid" else "feature_density")
+    learned = {kind for kind, _ in artifact_layers(artifact) if kind.endswith("inverse_weight")}
+    assert bool(learned) == (preset.linear == "self-normalizing")
+
+
+def artifact_layers(artifact: Path) -> list[tuple[str, torch.Size]]:
+    """Return names and shapes of the weights of a model."""
+    return [(name, value.shape) for name, value in load_artifact(artifact).flow.state_dict().items()]
 
 
 @pytest.mark.parametrize("name", ["snf-fc-2l", "snf-conv-9l", "emerging-conv-9l", "exponential-conv-9l"])

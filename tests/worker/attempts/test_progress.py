@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker.attempts.progress import PreparationReporter, ProgressReporter
+from worker.attempts.progress import FitReporter, PreparationReporter, ProgressReporter
 from worker.jobs.events import EventLog
 from worker.jobs.journal import FILE, read_chunk
 
@@ -72,3 +72,15 @@ def test_the_preparation_of_images_is_reported_every_few_seconds(tmp_path: Path,
     assert preparation.report(2, 9)
     assert not preparation.report(3, 9)
     assert [event["message"] for event in events(tmp_path, "log")] == ["prepares the images: 2 of 9"]
+
+
+def test_parts_of_a_fit_add_up(tmp_path: Path, clock: Clock) -> None:
+    fit = FitReporter(EventLog(tmp_path, 1), 100)
+    for part, done in (("features", 20), ("features", 40), ("statistics", 10), ("statistics", 30), ("test", 60)):
+        clock.now += 1
+        fit.report(part, done)
+    (started,) = events(tmp_path, "started")
+    assert (started["step"], started["steps"]) == (0, 100)
+    written = events(tmp_path, "metrics")
+    assert [event["step"] for event in written] == [20, 40, 50, 70, 100]
+    assert written[-1]["progress"] == 1

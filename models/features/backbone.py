@@ -1,0 +1,116 @@
+"""Description of a backbone: a frozen network that turns an image into features. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SMALLEST_SIDE, LARGEST_SIDE = 224, 1024
+"""Pixels to which the shorter side is enlarged for the default backbone, and the longest side of an image."""
+
+Triple = tuple[float, float, float]
+
+
+class BackboneOutput(BaseModel):
+    """Description of an output of a backbone: the name of its tensor, its channels, and its stride in input pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    channels: int = Field(ge=1, le=4096)
+    stride: int = Field(ge=1, le=64)
+
+
+class Backbone(BaseModel):
+    """Description of a backbone, a frozen network: preprocessing, outputs, digest of the weights, licence and origin.
+
+    An image has two kinds of features. Those at places are the values of all ``maps`` at each position of the coarsest
+    one, after an average over 3x3 positions. The pooled features are the mean of ``pooled`` over the image.
+
+    Attributes:
+        name: The name by which presets and commands refer to the backbone.
+        format: How its weights are stored: "efficientnet-lite0" is built in, "onnx" is a file with its own graph.
+        sha256: SHA-256 of the file of the weights, in hexadecimal.
+        mean: Means of red, green and blue in [0, 255], which are subtracted from the pixels.
+        deviation: Deviations of red, green and blue, by which the differences are divided.
+        multiple: The number that both sides of the input are multiples of.
+        smallest_side: Pixels to which the shorter side of a smaller image is enlarged.
+        input: The name of the input tensor of an ONNX file, float32 ``(N, 3, H, W)``, RGB.
+        maps: The outputs that give a feature vector at each place.
+        pooled: The output that is averaged over the image.
+        license: The licence of the weights.
+        origin: Where the weights come from, and what they were trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    format: Literal["efficientnet-lite0", "onnx"]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    mean: Triple
+    deviation: Triple
+    multiple: int = Field(32, ge=1, le=256)
+    smallest_side: int = Field(SMALLEST_SIDE, ge=1, le=LARGEST_SIDE)
+    input: str = "image"
+    maps: tuple[BackboneOutput, ...] = Field(min_length=1, max_length=8)
+    pooled: BackboneOutput
+    license: str = ""
+    origin: str = ""
+
+    @model_validator(mode="after")
+    def _strides_divide(self) -> Backbone:
+        coarsest = self.stride
+        for output in (*self.maps, self.pooled):
+            if self.multiple % output.stride:
+                raise ValueError(f"expected strides that divide {self.multiple}, got {output.stride} of {output.name}")
+        for output in self.maps:
+            if coarsest % output.stride:
+                raise ValueError(f"expected strides that divide {coarsest}, got {output.stride} of {output.name}")
+        if min(self.deviation) <= 0:
+            raise ValueError(f"expected deviations above 0, got {self.deviation}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the features of an input depend on: weights, normalisation, names and order of outputs.
+
+        A model refers to its backbone by it, since the same weights with another normalisation give other features.
+        """
+        content = self.model_dump(
+            mode="json", include={"format", "sha256", "mean", "deviation", "input", "maps", "pooled"}
+        )
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def stride(self) -> int:
+        """The distance of neighbouring places in input pixels: the largest stride of the maps."""
+        return max(output.stride for output in self.maps)
+
+    def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:
+        """Return height and width of the input of the network for images of a size.
+
+        Images are enlarged until their shorter side has ``smallest`` pixels. Then both sides are rounded up to
+        multiples of :attr:`multiple`.
+
+        Args:
+            height: Height of the images in pixels.
+            width: Their width in pixels.
+            smallest: Smallest length of the shorter side in pixels; None for that of the backbone.
+
+        >>> from models.features.lite0 import LITE0
+        >>> LITE0.input_size(28, 28), LITE0.input_size(256, 256), LITE0.input_size(300, 200)
+        ((224, 224), (256, 256), (352, 224))
+        """
+        factor = max(1.0, (smallest or self.smallest_side) / min(height, width))
+        return self._rounded(height * factor), self._rounded(width * factor)
+
+    def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Return channels, rows and columns of the features at places, for an input of this height and width."""
+        return sum(output.channels for output in self.maps), size[0] // self.stride, size[1] // self.stride
+
+    def _rounded(self, side: float) -> int:
+        return math.ceil(round(side, 6) / self.multiple) * self.multiple

@@ -1,0 +1,105 @@
+"""Extraction of features from images: preprocessing, the pass through the backbone, and its maps on one grid."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from models.features.backbone import Backbone
+from models.features.lite0 import Arrays
+from models.features.lite0_network import Lite0Network
+from models.images.preprocessing import Pixels
+
+SMOOTHING = 3
+"""Side of the window, in places, that every map is averaged over."""
+
+
+class FeatureExtractor(Protocol):
+    """Interface of a function from 8-bit images to features; those of an image are the same in every batch."""
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the features at places."""
+        ...
+
+    @property
+    def pooled(self) -> int:
+        """The number of pooled features of an image."""
+        ...
+
+    def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``.
+
+        Args:
+            images: Pixels, uint8 ``(N, 1 or 3, H, W)``.
+        """
+        ...
+
+
+class TorchExtractor:
+    """Extraction of features by EfficientNet-Lite0 in torch: the reference, and the fallback without OpenVINO.
+
+    Args:
+        backbone: The description of EfficientNet-Lite0.
+        weights: Its converted weights.
+        size: Height and width to which images are enlarged.
+        dtype: The arithmetic: float32 to score, float64 for a reference.
+    """
+
+    def __init__(
+        self, backbone: Backbone, weights: Arrays, size: tuple[int, int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.backbone = backbone
+        self.size = size
+        self.feature_shape = backbone.feature_shape(size)
+        self.pooled = backbone.pooled.channels
+        self._network = Lite0Network(weights, dtype).eval()
+        self._dtype = dtype
+
+    @torch.inference_mode()
+    def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
+        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``, as tensors."""
+        maps, deepest = self._network(normalised(images, self.backbone, self.size, self._dtype))
+        return on_one_grid(maps, self.backbone), deepest.mean((2, 3))
+
+    def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""
+        places, pooled = self.features(images)
+        return places.float().numpy(), pooled.float().numpy()
+
+
+def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return images as a backbone takes them: three channels, enlarged bilinearly, normalised, ``(N, 3, *size)``.
+
+    Args:
+        images: Pixels, uint8 ``(N, 1 or 3, H, W)``.
+        backbone: The description of the backbone.
+        size: Height and width of the result.
+        dtype: The type of the result.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(dtype)
+    if x.shape[1] == 1:
+        x = x.expand(-1, 3, -1, -1)
+    if tuple(x.shape[2:]) != size:
+        x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
+    mean, deviation = (torch.tensor(part, dtype=dtype).view(1, 3, 1, 1) for part in (backbone.mean, backbone.deviation))
+    return (x - mean) / deviation
+
+
+def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
+    """Return the maps of a backbone as one tensor on the grid of the coarsest of them, ``(N, C, rows, columns)``.
+
+    Each map is averaged over windows of 3x3 places. Finer maps are then averaged over all places that make up a place
+    of the coarsest one.
+    """
+    brought = []
+    for output, values in zip(backbone.maps, maps, strict=True):
+        smooth = functional.avg_pool2d(values, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
+        ratio = backbone.stride // output.stride
+        brought.append(functional.avg_pool2d(smooth, ratio) if ratio > 1 else smooth)
+    return torch.cat(brought, 1)

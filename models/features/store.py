@@ -1,0 +1,161 @@
+"""The backbones of a machine: a folder for each, with its description and a file of weights. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers
+from models.errors import BackboneMissing, BackboneUnfit
+from models.features.backbone import Backbone
+from models.features.lite0 import weight_shapes
+from models.naming import is_name
+
+DESCRIPTION = "backbone.json"
+WEIGHTS = {"efficientnet-lite0": "weights.safetensors", "onnx": "model.onnx"}
+"""Name of the file with the weights, by format."""
+DEFAULT_FOLDER = Path(os.environ.get("SNF_BACKBONES") or Path(os.environ.get("SNF_HOME") or "var") / "backbones")
+"""Folder of the backbones unless another one is given."""
+
+log = logging.getLogger(__name__)
+
+
+class BackboneStore:
+    """The backbones of a machine, by name or by digest.
+
+    Args:
+        folder: The folder that holds a folder for each backbone.
+    """
+
+    def __init__(self, folder: Path = DEFAULT_FOLDER) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """Return the names of all backbones, sorted, also of those whose files are damaged."""
+        paths = self.folder.glob(f"*/{DESCRIPTION}") if self.folder.is_dir() else ()
+        return sorted(path.parent.name for path in paths if is_name(path.parent.name))
+
+    def find(self, name: str) -> Backbone:
+        """Return the description of a backbone by its name.
+
+        Raises:
+            BackboneMissing: There is none of this name; the message says how to add it.
+            BackboneUnfit: Its description is damaged.
+        """
+        if name not in self.names():
+            raise BackboneMissing(f"there is no backbone {name!r} here: add it by `snf backbones add {name}`")
+        return _read(self.folder / name / DESCRIPTION)
+
+    def by_digest(self, name: str, digest: str) -> Backbone:
+        """Return the description of a backbone with the digest that a model needs, whatever its name here.
+
+        Args:
+            name: The name in the model, for the error message.
+            digest: Its :attr:`Backbone.digest`.
+
+        Raises:
+            BackboneMissing: No backbone here has this digest.
+        """
+        for stored in self.names():
+            try:
+                backbone = self.find(stored)
+            except BackboneUnfit as error:
+                log.warning("backbone %s is ignored: %s", stored, error.detail)
+                continue
+            if backbone.digest == digest:
+                return backbone
+        raise BackboneMissing(
+            f"the model needs the backbone {name} of digest {digest[:16]}..., which is not here: "
+            f"add it by `snf backbones add`"
+        )
+
+    def path(self, backbone: Backbone) -> Path:
+        """Return the path of the file with the weights of a backbone."""
+        return self.folder / backbone.name / WEIGHTS[backbone.format]
+
+    def verified(self, backbone: Backbone) -> bytes:
+        """Return the content of the file with the weights. Raises ``BackboneUnfit`` if it has another SHA-256."""
+        try:
+            content = self.path(backbone).read_bytes()
+        except OSError as error:
+            raise BackboneUnfit(f"the weights of {backbone.name} cannot be read: {error.strerror}") from error
+        _compare(backbone, content)
+        return content
+
+    def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
+        """Return the arrays of EfficientNet-Lite0, by name. Raises ``BackboneUnfit`` if the file has other arrays."""
+        try:
+            arrays = load(self.verified(backbone))
+        except SafetensorError as error:
+            raise BackboneUnfit(f"the weights of {backbone.name} cannot be read: {error}") from error
+        found = {name: array.shape for name, array in arrays.items()}
+        if found != weight_shapes():
+            raise BackboneUnfit(f"the weights of {backbone.name} are not those of its network")
+        return arrays
+
+    def has(self, backbone: Backbone) -> bool:
+        """Return whether a backbone is stored with this very description and with undamaged weights."""
+        try:
+            self.verified(backbone)
+            return self.find(backbone.name) == backbone
+        except (BackboneMissing, BackboneUnfit):
+            return False
+
+    def add(self, backbone: Backbone, weights: bytes) -> None:
+        """Store a backbone, complete or not at all. A stored one of the same name and digest is replaced.
+
+        Args:
+            backbone: The description.
+            weights: The content of the file with its weights.
+
+        Raises:
+            BackboneUnfit: The weights have another SHA-256, or another backbone has the name.
+            OSError: The folder cannot be written.
+        """
+        _compare(backbone, weights)
+        folder = self.folder / backbone.name
+        with locked(self.folder):
+            remove_leftovers(self.folder)
+            if folder.exists():
+                described = (folder / DESCRIPTION).exists()
+                if described and _read(folder / DESCRIPTION).digest != backbone.digest:
+                    raise BackboneUnfit(f"{self.folder} has another backbone {backbone.name}: choose another name")
+                remove_folder(folder)
+            with new_folder(folder) as temporary:
+                (temporary / WEIGHTS[backbone.format]).write_bytes(weights)
+                (temporary / DESCRIPTION).write_text(backbone.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _compare(backbone: Backbone, weights: bytes) -> None:
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != backbone.sha256:
+        raise BackboneUnfit(
+            f"expected weights of SHA-256 {backbone.sha256[:16]}... for {backbone.name}, got {digest[:16]}...: "
+            "damaged weights are replaced by `snf backbones add`"
+        )
+
+
+def _read(path: Path) -> Backbone:
+    name = path.parent.name
+    try:
+        backbone = Backbone.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BackboneUnfit(f"{name}/{path.name} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise BackboneUnfit(
+            f"{name}/{path.name} is not a valid description ({where}: {first['msg']}): remove the folder {path.parent} "
+            "and add the backbone again"
+        ) from error
+    if backbone.name != name:
+        raise BackboneUnfit(f"expected a description of {name} in {name}/{path.name}, got one of {backbone.name}")
+    return backbone

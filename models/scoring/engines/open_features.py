@@ -1,0 +1,89 @@
+"""Choice of the engine for a density of features, and of the extractor for fitting one."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+
+from models.errors import EngineUnavailable
+from models.features.backbone import Backbone
+from models.features.extractor import FeatureExtractor, TorchExtractor
+from models.features.flows import FrozenFeatureFlows
+from models.features.store import BackboneStore
+from models.flows.architecture import FeatureArchitecture
+from models.scoring.engines.torch_features import TorchFeatureEngine
+from models.scoring.feature_density import FeatureEngine
+from models.scoring.options import EngineOptions
+
+log = logging.getLogger(__name__)
+
+
+def open_feature_engine(
+    store: BackboneStore,
+    backbone: Backbone,
+    architecture: FeatureArchitecture,
+    flows: FrozenFeatureFlows,
+    options: EngineOptions,
+) -> FeatureEngine:
+    """Open the engine that runs a backbone and the flows over its features: OpenVINO if it is installed, else torch.
+
+    Args:
+        store: The backbones of this machine.
+        backbone: The backbone of the model.
+        architecture: The architecture of the model.
+        flows: Its frozen flows.
+        options: Engine, device, threads and cache.
+
+    Raises:
+        EngineUnavailable: The engine is not installed, or the device is not the CPU.
+    """
+    if _uses_openvino(backbone, options):
+        # OpenVINO is an optional dependency.
+        from models.scoring.engines.openvino_features import OpenVINOFeatureEngine  # noqa: PLC0415
+
+        return OpenVINOFeatureEngine(
+            store, backbone, architecture.image_shape, architecture.input_size, flows, options.threads, options.cache
+        )
+    extractor = TorchExtractor(backbone, store.arrays(backbone), architecture.input_size)
+    return TorchFeatureEngine(extractor, flows, options.threads)
+
+
+def open_extractor(
+    store: BackboneStore,
+    backbone: Backbone,
+    image_shape: tuple[int, int, int],
+    size: tuple[int, int],
+    options: EngineOptions,
+) -> FeatureExtractor:
+    """Open the function from images to features that flows are fitted to, by the engine that will score.
+
+    Args:
+        store: The backbones of this machine.
+        backbone: The backbone.
+        image_shape: Channels, height and width of the images.
+        size: Height and width to which they are enlarged.
+        options: Engine, device, threads and cache.
+
+    Raises:
+        EngineUnavailable: The engine is not installed, or the device is not the CPU.
+    """
+    if _uses_openvino(backbone, options):
+        from models.scoring.engines.openvino_features import OpenVINOExtractor  # noqa: PLC0415 - as above
+
+        return OpenVINOExtractor(store, backbone, image_shape, size, options.threads, options.cache)
+    return TorchExtractor(backbone, store.arrays(backbone), size)
+
+
+def _uses_openvino(backbone: Backbone, options: EngineOptions) -> bool:
+    if options.device != "cpu":
+        raise EngineUnavailable(f"expected device cpu for a model with features, got {options.device}")
+    installed = find_spec("openvino") is not None
+    if options.name == "torch" or not installed:
+        if backbone.format == "onnx":
+            raise EngineUnavailable(f"the backbone {backbone.name} is an ONNX file, which needs the engine openvino")
+        if options.name == "openvino":
+            raise EngineUnavailable("OpenVINO is not installed (pip install 'snf-density[cpu]')")
+        if not installed:
+            log.info("using the engine torch: OpenVINO is not installed (pip install 'snf-density[cpu]')")
+        return False
+    return True

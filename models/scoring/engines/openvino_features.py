@@ -1,0 +1,101 @@
+"""Engine and extractor that run a backbone and the flows over its features as one compiled OpenVINO graph on CPUs.
+
+Needs the extra ``cpu``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifacts.manifest import Precision
+from models.bijections.base import Shape
+from models.features.backbone import Backbone
+from models.features.flows import FrozenFeatureFlows
+from models.features.store import BackboneStore
+from models.images.preprocessing import Pixels
+from models.scoring.engines.openvino_backbone import open_network
+from models.scoring.engines.openvino_feature_graph import FeatureGraphs
+from models.scoring.engines.openvino_program import Program
+
+Array = NDArray[np.float64]
+
+
+class OpenVINOFeatureEngine:
+    """Engine of a density of features, in float32 from 8-bit pixels to ||z||² at each place.
+
+    Args:
+        store: The backbones of this machine.
+        backbone: The backbone.
+        image_shape: Channels, height and width of the images.
+        input_size: Height and width to which they are enlarged for the backbone.
+        flows: The flows over the features.
+        threads: Threads on the CPU; None for all cores.
+        cache: Folder for compiled graphs and measured tile sizes, or None.
+
+    Raises:
+        BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
+    """
+
+    name = "openvino"
+    precision: Precision = "float32"
+
+    def __init__(
+        self,
+        store: BackboneStore,
+        backbone: Backbone,
+        image_shape: Shape,
+        input_size: tuple[int, int],
+        flows: FrozenFeatureFlows,
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        network = open_network(store, backbone)
+        self._program = Program(FeatureGraphs(network, backbone, image_shape, input_size, flows), threads, cache)
+
+    @property
+    def tile(self) -> int:
+        """The number of images that each CPU thread computes in one run of the compiled graph."""
+        return self._program.tiling.tile
+
+    def squares(self, images: Pixels) -> tuple[Array, Array]:
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of the pooled features, ``(N, fits)``."""
+        places, pooled = self._program([images])
+        return places.astype(np.float64), pooled.astype(np.float64)
+
+
+class OpenVINOExtractor:
+    """Extraction of features by OpenVINO, in float32, by the arithmetic of :class:`OpenVINOFeatureEngine`.
+
+    Args:
+        store: The backbones of this machine.
+        backbone: The backbone.
+        image_shape: Channels, height and width of the images.
+        input_size: Height and width to which they are enlarged for the backbone.
+        threads: Threads on the CPU; None for all cores.
+        cache: Folder for compiled graphs and measured tile sizes, or None.
+
+    Raises:
+        BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
+    """
+
+    def __init__(
+        self,
+        store: BackboneStore,
+        backbone: Backbone,
+        image_shape: Shape,
+        input_size: tuple[int, int],
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.feature_shape = backbone.feature_shape(input_size)
+        self.pooled = backbone.pooled.channels
+        network = open_network(store, backbone)
+        self._program = Program(FeatureGraphs(network, backbone, image_shape, input_size), threads, cache)
+
+    def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""
+        places, pooled = self._program([images])
+        return places, pooled

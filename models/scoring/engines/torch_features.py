@@ -1,0 +1,64 @@
+"""Engine that runs a backbone and the flows over its features with torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.artifacts.manifest import Precision
+from models.bijections.frozen import FrozenStep
+from models.features.extractor import TorchExtractor
+from models.features.flows import FrozenFeatureFlows
+from models.images.preprocessing import Pixels
+from models.scoring.engines.tiles import DEFAULT_TILE
+from models.threads import torch_threads
+
+Array = NDArray[np.float64]
+
+
+class TorchFeatureEngine:
+    """Engine of a density of features: the backbone in the arithmetic of its extractor, the flows in float64.
+
+    Images are computed in tiles of a fixed size, the last one filled up, so that a result is the same to the last bit
+    in every batch.
+
+    Args:
+        extractor: The extractor, in float32 to score and in float64 to check scores.
+        flows: The flows.
+        threads: Threads on the CPU; None for the number that torch uses.
+    """
+
+    name = "torch"
+    precision: Precision = "float32"
+    tile = DEFAULT_TILE
+
+    def __init__(self, extractor: TorchExtractor, flows: FrozenFeatureFlows, threads: int | None = None) -> None:
+        self._extractor = extractor
+        self._flows = flows
+        self._threads = threads or torch.get_num_threads()
+
+    @torch.inference_mode()
+    def squares(self, images: Pixels) -> tuple[Array, Array]:
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of the pooled features, ``(N, fits)``."""
+        count, fits = len(images), len(self._flows.places)
+        places = np.empty((count, fits, *self._flows.feature_shape[1:]))
+        pooled = np.empty((count, fits))
+        with torch_threads(self._threads):
+            for start in range(0, count, self.tile):
+                some = images[start : start + self.tile]
+                filled = np.concatenate([some, np.repeat(some[-1:], self.tile - len(some), 0)])
+                features, whole = (part.double() for part in self._extractor.features(filled))
+                for fit in range(fits):
+                    of_places = _squares(features, self._flows.places[fit], *self._flows.steps)
+                    of_whole = _squares(whole[:, :, None, None], self._flows.pooled[fit])
+                    places[start : start + len(some), fit] = of_places[: len(some)].numpy()
+                    pooled[start : start + len(some), fit] = of_whole[: len(some), 0, 0].numpy()
+        return places, pooled
+
+
+def _squares(x: Tensor, *steps: FrozenStep) -> Tensor:
+    for step in steps:
+        x, _ = step.forward(x)
+    return x.square().sum(1)

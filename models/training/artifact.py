@@ -1,0 +1,281 @@
+"""Writing of a trained model as an artifact: weights, calibration, test results, samples and model card."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import save_file as save_tensors
+
+from models.anomaly.calibration_file import save_calibration
+from models.anomaly.fitting.calibrate import calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.artifacts.card import model_card
+from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from models.artifacts.manifest import (
+    CalibrationSummary,
+    Evaluation,
+    FeatureFitRecord,
+    FeatureStepsRecord,
+    GridChoice,
+    LogDets,
+    Manifest,
+    PinnedSample,
+    TrainingRecord,
+)
+from models.atomic_files import new_folder, sha256_file
+from models.datasets import Dataset, Images
+from models.features.fit import FitChoice
+from models.features.flows import HybridFlows, TrainedFlows
+from models.flows.architecture import Architecture
+from models.flows.flow import Flow
+from models.images.codec import encode_png, image_grid
+from models.images.preprocessing import Preprocessing
+from models.loading import image_digest, seal
+from models.scoring.density import ImageDensity
+from models.scoring.hybrid_density import pixels_of
+from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.open_density import log_dets_of, open_density
+from models.scoring.options import EngineOptions
+from models.scoring.sampling import sample_frozen, to_pixels
+from models.training.config import TrainingConfig
+from models.training.feature_fit import FittedFeatures
+from models.training.loop import Observer, TrainedFlow
+from models.training.objective import inverse_errors
+from models.training.presets import find_preset
+from models.training.validation import FINAL_SAMPLES
+
+SAMPLE_SEED = 0
+PINNED_COUNT = 4
+"""Number of images that are stored with a model. The score of the first one is stored too, to verify a loaded model."""
+REPORT_EVERY = 500
+"""Images between two reports of the evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Result of a training: flows over pixels, over features, or over both, with their architecture.
+
+    Attributes:
+        architecture: The architecture, with the grids that were chosen.
+        flows: The flows, in evaluation mode.
+        pixels: The training of the flow over pixels; None for a model of features alone.
+        features: The fit of the flows over features; None for a model of pixels alone.
+        seconds: Duration of the training.
+    """
+
+    architecture: Architecture
+    flows: TrainedFlows
+    pixels: TrainedFlow | None
+    features: FittedFeatures | None
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, architecture: Architecture, pixels: TrainedFlow | None, features: FittedFeatures | None, seconds: float
+    ) -> TrainedModel:
+        """Return the result of a training from its parts, of which at least one is not None.
+
+        Args:
+            architecture: The architecture, before a grid was chosen.
+            pixels: The training of the flow over pixels, or None.
+            features: The fit of the flows over features, or None.
+            seconds: Duration of the fit of the flows over features.
+        """
+        if features is None:
+            assert pixels is not None
+            return cls(architecture, pixels.flow, pixels, None, pixels.elapsed_seconds)
+        if pixels is None:
+            return cls(features.architecture, features.flows, None, features, seconds)
+        joined = architecture.model_copy(update={"features": features.architecture})
+        flows = HybridFlows(pixels.flow, features.flows).eval()
+        return cls(joined, flows, pixels, features, pixels.elapsed_seconds + seconds)
+
+
+class EveryImage(Sequence[NDArray[np.uint8]]):
+    """Read-only sequence of the images of several parts of a dataset; slice it to read a batch."""
+
+    def __init__(self, parts: tuple[Images, ...]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, rows: slice | int) -> NDArray[np.uint8]:  # type: ignore[override]
+        assert isinstance(rows, slice)
+        start, stop, _ = rows.indices(len(self))
+        taken, first = [], 0
+        for part in self._parts:
+            taken.append(part[max(start - first, 0) : max(stop - first, 0)])
+            first += len(part)
+        return np.concatenate(taken)
+
+
+def write_artifact(
+    path: Path,
+    dataset: Dataset,
+    preset: str,
+    config: TrainingConfig,
+    model: TrainedModel,
+    precision: str,
+    observe: Observer,
+    job: str | None,
+    commit: str | None,
+    options: EngineOptions,
+) -> None:
+    """Calibrate and evaluate a trained model, and write its artifact, complete or not at all.
+
+    Args:
+        path: Folder of the artifact.
+        dataset: The dataset of the training.
+        preset: Name of the preset.
+        config: Training settings.
+        model: The trained model.
+        precision: Arithmetic of the coupling nets in training.
+        observe: Function that receives the events.
+        job: Id of the job, which the manifest records.
+        commit: Commit of the source tree, which the manifest records.
+        options: Engine that calibrates and evaluates.
+    """
+    architecture = model.architecture
+    shape = dataset.image_shape
+    log_dets = log_dets_of(model.flows, architecture)
+
+    def report(part: str, done: int, images: int) -> None:
+        observe({"event": "scoring", "part": part, "done": done, "images": images})
+
+    with new_folder(path) as folder:
+        weights = folder / WEIGHTS
+        save_tensors({name: value.contiguous() for name, value in model.flows.state_dict().items()}, weights)
+        digest = sha256_file(weights)
+        density = open_density(model.flows, architecture, log_dets, digest, options)
+        candidates = (dataset.test, dataset.calibration, dataset.statistics)
+        pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
+        (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
+        calibration, summary = calibrate(
+            density,
+            _reference(dataset, config, model),
+            pinned[0],
+            report,
+            flow=model.flows if isinstance(model.flows, Flow) else None,
+            unseen=model.features.unseen if model.features is not None else None,
+        )
+        save_calibration(calibration, folder / CALIBRATION)
+        test = _log_likelihoods(density, dataset.test, report)
+        pinned_score = score_images(density, pinned[:1])[0]
+        manifest = Manifest(
+            created=datetime.now(UTC).replace(microsecond=0),
+            architecture=architecture,
+            preprocessing=dataset.preprocessing or Preprocessing(channels=shape[0], height=shape[1], width=shape[2]),
+            training=TrainingRecord(
+                preset=preset,
+                config=config.model_dump(mode="json", include=set(find_preset(preset).parameters)),
+                dataset=dataset.name,
+                dataset_digest=dataset.digest,
+                train_images=len(dataset.train) if dataset.folds is None else _trained_on(dataset, model),
+                provenance=dataset.provenance,
+                split=dataset.split,
+                steps=model.pixels.steps if model.pixels is not None else 0,
+                best_step=model.pixels.best_step if model.pixels is not None else 0,
+                seconds=model.seconds,
+                precision=precision,
+                started_from_commit=commit,
+                versions={"python": platform.python_version(), "torch": torch.__version__},
+                job=job,
+                feature_fit=_fit_record(model.features),
+            ),
+            evaluation=_evaluation(density, summary, test, model),
+            log_dets=LogDets(layers=log_dets, total=density.constant_log_det, weights_sha256=digest),
+            calibration=summary,
+            pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),
+            files={},
+        )
+        pixels = pixels_of(density)
+        if pixels is not None:
+            samples = to_pixels(sample_frozen(pixels.engine, pixels.frozen, FINAL_SAMPLES, seed=SAMPLE_SEED))
+            (folder / SAMPLES).write_bytes(encode_png(image_grid(samples)))
+        (folder / CARD).write_text(model_card(manifest))
+        seal(folder, manifest)
+    observe({"event": "evaluation", **manifest.evaluation.model_dump()})
+
+
+def _reference(dataset: Dataset, config: TrainingConfig, model: TrainedModel) -> ReferenceImages:
+    """Return the images to calibrate on: those held out, or all in folds if the fit was repeated without each fold."""
+    reference = ReferenceImages(
+        dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds, config.suspect_share
+    )
+    if model.features is None or model.features.unseen is None:
+        return reference
+    return replace(reference, statistics=EveryImage((dataset.train, dataset.statistics)), folds=dataset.whole_folds)
+
+
+def _trained_on(dataset: Dataset, model: TrainedModel) -> int:
+    """Return how many images of a dataset of few images a model was trained on."""
+    whole = model.features is not None and model.features.unseen is not None
+    return len(dataset.train) + (len(dataset.statistics) if whole else 0)
+
+
+def _fit_record(fitted: FittedFeatures | None) -> FeatureFitRecord | None:
+    if fitted is None:
+        return None
+    tried, steps = fitted.steps, None
+    if tried is not None:
+        steps = FeatureStepsRecord(
+            steps=tried.architecture.steps,
+            updates=tried.updates,
+            held_out_images=len(tried.gains),
+            gain=tried.gain,
+            standard_error=tried.standard_error,
+            kept=tried.kept,
+        )
+    return FeatureFitRecord(
+        backbone=fitted.architecture.backbone,
+        grids=tuple(map(_grid_choice, fitted.choices)),
+        pooled=_grid_choice(fitted.pooled_choice),
+        fits=len(fitted.architecture.grids),
+        steps=steps,
+    )
+
+
+def _grid_choice(choice: FitChoice) -> GridChoice:
+    return GridChoice(
+        grid=choice.grid,
+        shrinkage=choice.shrinkage,
+        mean_shrinkage=choice.mean_shrinkage,
+        held_out_nats=choice.held_out,
+    )
+
+
+def _evaluation(
+    density: ImageDensity, summary: CalibrationSummary, test: NDArray[np.float64], model: TrainedModel
+) -> Evaluation:
+    of_pixels = density.kind == "density"
+    validation, nats = summary.statistics_log_likelihood, -float(test.mean()) if len(test) else None
+    errors = list(inverse_errors(model.pixels.flow, density.image_shape).values()) if model.pixels is not None else []
+    if model.features is not None:
+        errors += model.features.flows.reconstruction_errors()
+    return Evaluation(
+        validation_bits_per_dim=bits_per_dim(validation, density.dimensions) if of_pixels else None,
+        validation_nats=-validation,
+        test_bits_per_dim=bits_per_dim(-nats, density.dimensions) if of_pixels and nats is not None else None,
+        test_images=len(test),
+        test_nats=nats,
+        reconstruction_error=max(errors, default=None),
+    )
+
+
+def _log_likelihoods(
+    density: ImageDensity, images: Images, report: Callable[[str, int, int], None]
+) -> NDArray[np.float64]:
+    values: list[float] = []
+    for start in range(0, len(images), REPORT_EVERY):
+        values += [result.log_likelihood for result in score_images(density, images[start : start + REPORT_EVERY])]
+        report("test", len(values), len(images))
+    return np.array(values, dtype=np.float64)

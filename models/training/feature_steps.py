@@ -1,0 +1,190 @@
+"""Training of Glow steps after the local affine layer of a flow over features, and their test on held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.bijections.base import Bijection
+from models.bijections.local_affine import ExactLocalAffine
+from models.bijections.pixels import AffinePixels
+from models.errors import TrainingDiverged
+from models.features.flows import build_steps
+from models.flows.architecture import FeatureArchitecture
+from models.flows.flow import Flow, Level, standard_normal_log_prob
+from models.training.config import TrainingConfig
+from models.training.divergence import name_the_cause
+from models.training.objective import SelfNormalizingObjective
+
+MOST_IMAGES = 4000
+MOST_BYTES = 2**30
+"""The largest number of images whose features are stored, and the most disk space that they take."""
+BATCH = 32
+"""Images an optimiser step."""
+
+
+@dataclass(frozen=True)
+class StepsPlan:
+    """Settings for training Glow steps over features.
+
+    Attributes:
+        steps: Number of steps.
+        updates: Optimiser steps that train them.
+        seed: Seed of the weights and of the order of the images.
+        folder: Folder for a temporary file with features.
+    """
+
+    steps: int
+    updates: int
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class StepsOutcome:
+    """Trained Glow steps over features, and their effect on images that neither they nor the layer were fitted to.
+
+    Attributes:
+        architecture: The architecture with the steps.
+        steps: The bijections of the steps, in evaluation mode.
+        updates: Optimiser steps that trained them.
+        gains: By how much the steps raise the log-likelihood of each held-out image, float64 ``(n,)`` in nats.
+    """
+
+    architecture: FeatureArchitecture
+    steps: tuple[Bijection, ...]
+    updates: int
+    gains: NDArray[np.float64]
+
+    @property
+    def gain(self) -> float:
+        """Mean rise of the log-likelihood of a held-out image, in nats."""
+        return float(self.gains.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the gain, in nats."""
+        return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the steps are part of the model: the gain exceeds its standard error."""
+        return self.gain > self.standard_error
+
+    def summary(self) -> str:
+        """Return a sentence with the gain, its standard error, and whether the steps are kept."""
+        return (
+            f"{self.architecture.steps} Glow steps over features: held-out images became likelier by {self.gain:.1f} "
+            f"nats (standard error {self.standard_error:.1f}), so the steps are {'kept' if self.kept else 'left out'}"
+        )
+
+
+class StepsTrial:
+    """Training of Glow steps on features of the training images, and their comparison with none on held-out ones.
+
+    The features of at most 4,000 images, evenly spaced, are written to a temporary file. The steps are trained on the
+    images of all folds but the last one, which is held out.
+
+    Args:
+        plan: Settings of the training.
+        architecture: The architecture of the features.
+        folds: The fold of every image, ``(n,)``.
+    """
+
+    def __init__(self, plan: StepsPlan, architecture: FeatureArchitecture, folds: NDArray[np.integer]) -> None:
+        self._plan = plan
+        self._architecture = architecture.model_copy(update={"steps": plan.steps})
+        size = 4 * math.prod(architecture.feature_shape)
+        self._every = math.ceil(len(folds) / max(1, min(MOST_IMAGES, MOST_BYTES // size)))
+        self._held_out = folds[:: self._every] == folds.max()
+        # It has no name, so that nothing of it is left whatever ends the process.
+        self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
+
+    def add(self, start: int, features: NDArray[np.float32]) -> None:
+        """Store those of a batch of features that belong to the chosen images.
+
+        Args:
+            start: The number of the first image of the batch.
+            features: Features at places, float32 ``(n, C, rows, columns)``.
+        """
+        self._file.write(features[-start % self._every :: self._every].tobytes())
+
+    def run(self, layer: ExactLocalAffine, report: Callable[[int, int], None]) -> StepsOutcome:
+        """Train the steps on the features after a layer, and compare the held-out likelihood with and without them.
+
+        Args:
+            layer: The local affine layer, fitted to all folds but the last one.
+            report: Called after every optimiser step, with the steps done and all steps.
+
+        Raises:
+            TrainingDiverged: Loss or gradient is not finite.
+        """
+        self._file.flush()
+        shape = len(self._held_out), *self._architecture.feature_shape
+        features = np.memmap(self._file, np.float32, "r", shape=shape)
+        numbers = np.arange(len(features))
+        learned, held_out = numbers[~self._held_out], numbers[self._held_out]
+
+        @torch.no_grad()
+        def whitened(rows: NDArray[np.intp]) -> Tensor:
+            return layer.apply_weight(torch.from_numpy(np.asarray(features[rows])) - layer.mean)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._plan.seed)
+            flow = Flow(AffinePixels(), [Level(build_steps(self._architecture), squeeze=False)])
+        self._train(flow, learned, whitened, report)
+        batches = np.array_split(held_out, math.ceil(len(held_out) / BATCH))
+        gains = np.concatenate([_gains(flow, whitened(rows)) for rows in batches])
+        steps = tuple(flow.level_list()[0].bijections())
+        return StepsOutcome(self._architecture, steps, self._plan.updates, gains)
+
+    def _train(
+        self,
+        flow: Flow,
+        rows: NDArray[np.intp],
+        whitened: Callable[[NDArray[np.intp]], Tensor],
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Train the steps of a flow and bring it to evaluation mode.
+
+        Args:
+            flow: The flow, whose pixel transform is not used.
+            rows: The numbers of the stored images to train on, ``(n,)``.
+            whitened: Function from such numbers to the features of these images after the layer.
+            report: Called after every optimiser step, with the steps done and all steps.
+        """
+        flow.train()
+        updates = self._plan.updates
+        config = TrainingConfig(max_steps=updates, warmup_steps=updates // 10, seed=self._plan.seed)
+        objective = SelfNormalizingObjective(flow, self._architecture.feature_shape, config)
+        optimizer = torch.optim.Adam(flow.parameters(), fused=True)
+        generator = np.random.default_rng(self._plan.seed)
+        for update in range(updates):
+            x = whitened(generator.choice(rows, min(BATCH, len(rows)), replace=False))
+            loss = objective.loss(flow, x, x.new_zeros(len(x)), update)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss.value)
+            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.gradient_clip)
+            if not (loss.value.isfinite() and norm.isfinite()):
+                raise TrainingDiverged(f"Glow steps over features, update {update}: {name_the_cause(flow, x)}")
+            optimizer.param_groups[0]["lr"] = config.learning_rate_at(update, update / updates)
+            optimizer.step()
+            objective.update(loss, update)
+            report(update + 1, updates)
+        flow.eval()
+
+
+@torch.no_grad()
+def _gains(flow: Flow, z: Tensor) -> NDArray[np.float64]:
+    """Return how much larger the log-density of each sample is under a flow than under a standard normal, ``(N,)``."""
+    gains = flow.forward_pixels(z, z.new_zeros(len(z))).log_likelihood - standard_normal_log_prob(z)
+    result: NDArray[np.float64] = gains.double().numpy()
+    return result

@@ -1,0 +1,153 @@
+"""Statistics of features by hand, and cross-conformal calibrations whose folds have fits of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_file import from_arrays, to_arrays
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.statistics.combined import Statistic
+from models.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
+from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
+from models.scoring.evidence import Evidence, FeatureEvidence
+from tests.models.anomaly import evidences
+
+ROWS, COLUMNS = 4, 6
+IMAGE = (40, 60)
+
+
+def of_features(count: int, seed: int = 0, fits: int = 1) -> FeatureEvidence:
+    """Return negative log-densities as a flow over five features gives them, larger at some places than at others."""
+    generator = np.random.default_rng(seed)
+    level = np.linspace(0, 9, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
+    places = 0.5 * generator.chisquare(5, (count, fits, ROWS, COLUMNS)) + level
+    return FeatureEvidence(places, 0.5 * generator.chisquare(8, (count, fits)))
+
+
+def evidence(count: int, seed: int = 0, fits: int = 1) -> Evidence:
+    nothing = np.zeros((count, 0))
+    return Evidence(nothing, nothing, features=of_features(count, seed, fits))
+
+
+def reference(count: int, seed: int = 0, fits: int = 1) -> ReferenceEvidence:
+    found = evidence(count, seed, fits)
+    maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
+    return ReferenceEvidence(found, -found.features.places[:, 0].sum((1, 2)), maps.sum(0), np.square(maps).sum(0))  # type: ignore[union-attr]
+
+
+def test_statistics_by_hand() -> None:
+    fitted, new = of_features(200), of_features(9, 1)
+    family = FeatureFamily.fit(fitted)
+    centred = new.places[:, 0] - fitted.places[:, 0].mean(0)
+    found = family.statistics(new)
+    for image in range(9):
+        values = np.sort(centred[image].ravel())[::-1]
+        assert found[image, 0] == pytest.approx(values[0])
+        assert found[image, 1] == pytest.approx(values[:2].mean())  # a twentieth of 24 places, rounded up
+        assert found[image, 2] == new.pooled[image, 0]
+
+
+def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
+    """The last place is 9 nats less likely than the first in every image; a defect at the first one is found."""
+    family = FeatureFamily.fit(of_features(300))
+    new = of_features(40, 1)
+    before = family.surprise(new)
+    new.places[:, 0, 0, 0] += 12
+    assert (family.surprise(new) > before).all()
+    found = family.strongest(new)
+    assert [place for _, _, place in found] == [(0, 0)] * 40
+    assert {name for name, _, _ in found} <= set(FEATURE_STATISTICS)
+
+
+def test_verdicts_and_reasons_of_features_alone() -> None:
+    calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
+    new = evidence(50, 3)
+    verdicts = calibration.judge(new, (), IMAGE, alpha=0.05)
+    statistic = calibration.folds[0].statistic
+    assert statistic.whole is None
+    assert statistic.local is None
+    t, held_out = statistic(new), np.sort(statistic(evidence(99, 2)))
+    np.testing.assert_allclose(calibration.folds[0].ordered, held_out)
+    assert [one.p_value for one in verdicts] == [(1 + int((held_out >= value).sum())) / 100 for value in t]
+    assert np.mean([one.is_anomaly for one in verdicts]) <= 0.2
+
+    new.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
+    (first, *_) = calibration.judge(new, (), IMAGE, alpha=0.05)
+    assert first.is_anomaly
+    assert first.extrapolated
+    (reason,) = first.reasons
+    assert reason.feature in ("feature-place", "feature-area")
+    assert reason.box == (20, 10, 30, 20)
+    assert "rows 10-19, columns 20-29" in reason.text
+    assert reason.share == 1
+
+
+def test_an_image_as_a_whole_has_no_box() -> None:
+    calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
+    new = evidence(1, 3)
+    new.features.pooled[:] += 60  # type: ignore[union-attr]
+    (verdict,) = calibration.judge(new, (), IMAGE)
+    assert verdict.reasons[0].feature == "feature-image"
+    assert verdict.reasons[0].box is None
+
+
+def test_there_is_no_gradient_evidence_and_no_alpha_below_the_smallest() -> None:
+    calibration = fit_split(reference(60, 1), reference(40, 2), (), None)
+    assert not calibration.has_gradients
+    with pytest.raises(GradientEvidenceUnavailable):
+        calibration.ordered(gradients=True)
+    with pytest.raises(AlphaUnattainable, match="the smallest attainable is"):
+        calibration.judge(evidence(1, 3), (), IMAGE, alpha=0.01)
+
+
+def test_each_fold_is_ranked_by_its_own_fit() -> None:
+    """Six fits of 50 images: a fold's images by its fit, statistics fitted to what no fit had seen."""
+    folds = (np.arange(50) % 5).astype(np.int8)
+    everything = reference(50, 1, fits=6)
+    unseen = tuple(of_features(40, 10 + fold) for fold in range(5))
+    calibration = fit_cross(everything, folds, (), None, unseen=unseen)
+    new = of_features(30, 4, fits=6)
+    expected = np.ones(30)
+    for fold in range(5):
+        family = FeatureFamily.fit(unseen[fold])
+        inside = everything.evidence.features[folds == fold]  # type: ignore[index]
+        own = FeatureEvidence(inside.places[:, [fold + 1]], inside.pooled[:, [fold + 1]])
+        of_new = FeatureEvidence(new.places[:, [fold + 1]], new.pooled[:, [fold + 1]])
+        ranked, values = family.surprise(own), family.surprise(of_new)
+        expected += (ranked[None] >= values[:, None]).sum(1)
+    nothing = np.zeros((30, 0))
+    np.testing.assert_allclose(calibration.p_values(Evidence(nothing, nothing, features=new)), expected / 51)
+    assert calibration.smallest_p == 1 / 51
+
+
+def test_a_calibration_comes_back_from_its_arrays() -> None:
+    folds = (np.arange(50) % 5).astype(np.int8)
+    unseen = tuple(of_features(40, 10 + fold) for fold in range(5))
+    calibration = fit_cross(reference(50, 1, fits=6), folds, (), None, unseen=unseen)
+    again = from_arrays(Calibration, to_arrays(calibration))
+    new = evidence(20, 4, fits=6)
+    np.testing.assert_array_equal(again.p_values(new), calibration.p_values(new))
+    assert again.folds[3].statistic.features is not None
+    assert again.folds[3].statistic.features.fit_number.tolist() == [4]
+
+
+def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
+    """Of 60 images, those of pixels are far more surprised by new images than by those that they were fitted to."""
+
+    def both(count: int, seed: int) -> Evidence:
+        return replace(evidences.evidence(count, seed, gradients=False), features=of_features(count, seed))
+
+    statistic = Statistic.fit(both(60, 1), evidences.NAMES, evidences.GRID)
+    assert statistic.kinds == ("whole", "local", "features")
+    new, strange = both(400, 2), both(40, 3)
+    assert (np.median(statistic.families(new), axis=0) < 1.5).all()
+    plain = replace(statistic, held_out=None)
+    assert (np.median(plain.families(new), axis=0)[:2] > 1.5).any()
+    strange.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
+    assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))
+    again = from_arrays(Statistic, to_arrays(statistic))
+    np.testing.assert_array_equal(again(new), statistic(new))

@@ -1,0 +1,79 @@
+"""Evaluations and bulk scores of models with features: no bits/dim, and scores of features beside the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from models.bulk.part import score_part
+from models.bulk.sources import ImageFiles
+from models.datasets import DatasetStore
+from models.evaluation.assemble import Subject
+from models.evaluation.evaluate import evaluate
+from models.evaluation.report import render_html
+from models.evaluation.schema import EvaluationParameters, EvaluationReport
+from models.images.codec import encode_png
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
+from tests.support.trained import feature_artifact, hybrid_artifact
+
+SINGLE = {"feature-place", "feature-area", "feature-image"}
+
+
+@pytest.fixture(scope="module", params=["features", "hybrid"])
+def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
+    artifact = feature_artifact if request.param == "features" else hybrid_artifact
+    return Scorer.load(artifact(tmp_path_factory), options=EngineOptions(backbones=backbones))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
+    folder = tmp_path_factory.mktemp("home")
+    store = DatasetStore(folder / "datasets", reserve=0)
+    negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(30)}
+    for name, files in (("digits", pngs(60, 4)), ("negatives", negatives)):
+        store.create(name, [source(folder / "uploads", zipped(files))])
+    return store
+
+
+@pytest.fixture(scope="module")
+def report(scorer: Scorer, store: DatasetStore) -> EvaluationReport:
+    parameters = EvaluationParameters(against=["negatives"])
+    return evaluate(Subject(scorer, "parts:1", "digits", parameters, None, store, resamples=20))
+
+
+def test_the_scores_of_features_are_among_the_columns(scorer: Scorer, report: EvaluationReport) -> None:
+    hybrid = scorer.pixels is not None
+    families = {column.name for column in report.columns if column.family == "family"}
+    assert families == {"feature-family"} | ({"whole-family", "local-family"} if hybrid else set())
+    assert {column.name for column in report.columns if column.family == "features"} == SINGLE
+    assert any(column.family == "whole-image" for column in report.columns) == hybrid
+    results = {result.score: result.auroc for result in report.sets[0].results}
+    assert list(results) == [column.name for column in report.columns]
+    assert results["combined"] > 0.95
+
+
+def test_bits_are_those_of_pixels_alone(scorer: Scorer, report: EvaluationReport) -> None:
+    hybrid = scorer.pixels is not None
+    assert report.kind == scorer.density.kind == ("density" if hybrid else "feature_density")
+    assert (report.normal.bits_per_dim is None) == (not hybrid)
+    page = render_html(report)
+    assert ("bits/dim" in page) == hybrid
+    assert ("nats of the features" in page) == (not hybrid)
+    labels = {histograms.label for histograms in report.histograms}
+    assert ("log-likelihood of the features, nats" in labels) == (not hybrid)
+
+
+def test_a_bulk_table_has_bits_of_pixels_alone(scorer: Scorer, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path, data in zip(paths, pngs(5).values(), strict=True):
+        path.write_bytes(data)
+    images = ImageFiles(paths, scorer.preprocessing)
+    target = tmp_path / "part.parquet"
+    score_part(scorer, images, 0, 5, target, alpha=None, should_stop=lambda: False)
+    rows = parquet.read_table(target).to_pylist()
+    assert all(row["error"] is None and row["p_value"] > 0 for row in rows)
+    assert all((row["bits_per_dim"] is None) == (scorer.pixels is None) for row in rows)

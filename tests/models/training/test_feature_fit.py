@@ -1,0 +1,135 @@
+"""The fit of flows over features in passes over images, by an extractor of linear features of the pixels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models.bijections.local_affine import SelfNormalizingLocalAffine
+from models.features.fit import FitChoice, fit_layer
+from models.features.moments import FeatureMoments
+from models.flows.architecture import FeatureArchitecture
+from models.training.feature_fit import FittedFeatures, fit_features
+from tests.models.helpers import real_images
+
+SHAPE, POOLED = (3, 4, 4), 5
+
+
+class Linear:
+    """An extractor: fixed sums of the pixels of each 7x7 block, and of all of them."""
+
+    feature_shape = SHAPE
+    pooled = POOLED
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.at_places = generator.standard_normal((3, 49)) / 49
+        self.of_all = generator.standard_normal((POOLED, 784)) / 784
+        self.images = 0
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.images += len(images)
+        blocks = images.reshape(-1, 4, 7, 4, 7).transpose(0, 1, 3, 2, 4).reshape(-1, 16, 49).astype(np.float64)
+        places = (blocks @ self.at_places.T).transpose(0, 2, 1).reshape(-1, *SHAPE)
+        pooled = images.reshape(len(images), -1) @ self.of_all.T
+        return places.astype(np.float32), pooled.astype(np.float32)
+
+
+def architecture() -> FeatureArchitecture:
+    return FeatureArchitecture(
+        channels=1, height=28, width=28, backbone="linear", backbone_sha256="0" * 64, input_height=28, input_width=28,
+        feature_channels=3, rows=4, columns=4, pooled=POOLED, grids=(16,),
+    )  # fmt: skip
+
+
+def reported() -> tuple[list[tuple[str, int, int]], object]:
+    seen: list[tuple[str, int, int]] = []
+    return seen, lambda part, done, total: seen.append((part, done, total))
+
+
+def test_a_fit_passes_over_the_images_once_and_says_how_far_it_is() -> None:
+    extractor, images = Linear(), real_images(100)
+    seen, report = reported()
+    fitted = fit_features(images, extractor, architecture(), report)  # type: ignore[arg-type]
+    assert extractor.images == 100
+    assert fitted.unseen is None
+    assert len(fitted.flows.places) == len(fitted.architecture.grids) == 1
+    assert fitted.architecture.grids[0] == fitted.choices[0].grid
+    assert [choice.held_out for choice in fitted.choices] == sorted(choice.held_out for choice in fitted.choices)
+    of_features = [(done, total) for part, done, total in seen if part == "features"]
+    assert of_features[-1] == (100, 100)
+    assert all(before < after for (before, _), (after, _) in pairwise(of_features))
+    assert ("choice of the grid", 1, 1) in seen
+
+
+def test_the_fit_is_that_of_all_images_and_of_all_but_a_fold() -> None:
+    extractor, images = Linear(), real_images(60)
+    folds = (np.arange(60) % 5).astype(np.int8)
+    _, report = reported()
+    fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
+    assert len(fitted.flows.places) == len(fitted.architecture.grids) == 6
+    places, _ = Linear()(images)
+    for number, layer in enumerate(fitted.flows.places):
+        kept = np.flatnonzero(folds != number - 1)
+        moments = FeatureMoments(SHAPE, 1)
+        moments.add(places[kept], np.zeros(len(kept), dtype=np.int8))
+        x = torch.from_numpy(places[kept])
+        mean = layer.mean.detach().numpy()
+        if number == 0 and fitted.choices[0].mean_shrinkage == 0:
+            np.testing.assert_allclose(mean, places.mean(0), rtol=1e-4, atol=1e-4)
+        # Whitened: about unit variance on what it was fitted to.
+        z = layer.apply_weight(x - layer.mean).detach()
+        assert 0.5 < float(z.square().mean()) < 1.2
+
+
+def test_what_is_unseen_is_by_fits_without_the_fold_and_the_image() -> None:
+    extractor, images = Linear(), real_images(40)
+    folds = (np.arange(40) % 5).astype(np.int8)
+    _, report = reported()
+    fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
+    assert extractor.images == 80
+    assert fitted.unseen is not None
+    assert [len(part) for part in fitted.unseen] == [32] * 5
+    places, _ = Linear()(images)
+    # The first image is in fold 0; for fold 2 it is judged by the fit without both.
+    kept = np.flatnonzero((folds != 0) & (folds != 2))
+    moments = FeatureMoments(SHAPE, 1)
+    moments.add(places[kept], np.zeros(len(kept), dtype=np.int8))
+    found = fitted.unseen[2].places[0, 0]
+    candidates = []
+    for grid in (1, 2, 4, 8):
+        for shrinkage in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0):
+            for mean_shrinkage in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0):
+                layer = SelfNormalizingLocalAffine(SHAPE, grid)
+                fit_layer(layer, moments, [0], FitChoice(grid, shrinkage, mean_shrinkage, 0.0))
+                z = layer.apply_weight(torch.from_numpy(places[:1]) - layer.mean).detach()
+                candidates.append(float(np.abs(0.5 * z.square().sum(1)[0].numpy() - found).max()))
+    assert min(candidates) < 1e-3
+
+
+def test_suspects_are_left_out_of_the_fit() -> None:
+    images = real_images(100)
+    dirty = np.concatenate([images, 255 - images[:4]])
+    _, report = reported()
+    clean = fit_features(images, Linear(), architecture(), report)  # type: ignore[arg-type]
+    careless = fit_features(dirty, Linear(), architecture(), report)  # type: ignore[arg-type]
+    careful = fit_features(dirty, Linear(), architecture(), report, suspect_share=4 / 104)  # type: ignore[arg-type]
+
+    def distance(fitted: FittedFeatures) -> float:
+        mean, expected = (next(fit.flows.fits())[1].mean.detach() for fit in (fitted, clean))
+        return float((mean - expected).abs().max())
+
+    assert distance(careful) < 0.3 * distance(careless)
+
+
+def test_what_a_report_raises_ends_the_fit() -> None:
+    def report(part: str, _done: int, _total: int) -> None:
+        if part == "choice of the grid":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit_features(real_images(40), Linear(), architecture(), report)

@@ -1,0 +1,203 @@
+"""Trials of Glow steps over features: kept where couplings help, left out where there is nothing to learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models.audit import audit
+from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
+from models.datasets import Dataset, load_dataset
+from models.features.flows import FeatureFlows
+from models.flows.architecture import FeatureArchitecture, Linear
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from models.training import feature_steps
+from models.training.feature_fit import FittedFeatures, fit_features
+from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
+from models.training.presets import find_preset
+from models.training.run import train
+from tests.support.backbones import backbone_folder
+from tests.support.trained import SMALL_FEATURES
+
+SHAPE, POOLED, COUNT = (4, 4, 4), 2, 1000
+
+
+class Table:
+    """An extractor of given features: the pixels of an image say its number."""
+
+    feature_shape = SHAPE
+    pooled = POOLED
+
+    def __init__(self, features: NDArray[np.float32]) -> None:
+        self.features = features
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 0, 1]
+        return self.features[numbers], self.features[numbers][:, :POOLED].mean((2, 3))
+
+
+def numbered() -> NDArray[np.uint8]:
+    images = np.zeros((COUNT, 1, 2, 2), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.divmod(np.arange(COUNT), 256)
+    return images
+
+
+def features(*, curved: bool) -> NDArray[np.float32]:
+    """Noise, of which half of the channels follow the square of the others, to the other side at every other place."""
+    x = np.random.default_rng(0).standard_normal((COUNT, *SHAPE))
+    if curved:
+        side = np.where(np.arange(16).reshape(4, 4) % 2, 1, -1)
+        x[:, 2:] = 0.3 * x[:, 2:] + side * (x[:, :2] ** 2 - 1)
+    return x.astype(np.float32)
+
+
+def architecture(linear: Linear = "self-normalizing") -> FeatureArchitecture:
+    return FeatureArchitecture(
+        channels=1, height=2, width=2, backbone="table", backbone_sha256="0" * 64, input_height=2, input_width=2,
+        feature_channels=4, rows=4, columns=4, pooled=POOLED, grids=(16,), linear=linear, hidden=16,
+    )  # fmt: skip
+
+
+def fitted(
+    x: NDArray[np.float32], folder: Path, *, linear: Linear = "self-normalizing", suspect_share: float = 0.0
+) -> tuple[FittedFeatures, list[tuple[str, int, int]]]:
+    seen: list[tuple[str, int, int]] = []
+    plan = StepsPlan(2, 200, 0, folder)
+    result = fit_features(
+        numbered(), Table(x), architecture(linear), lambda *report: seen.append(report), None, suspect_share, plan
+    )
+    return result, seen
+
+
+@pytest.mark.parametrize("linear", ["self-normalizing", "exact"])
+def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
+    result, seen = fitted(features(curved=True), tmp_path, linear=linear)
+    assert result.steps is not None
+    assert result.steps.kept
+    assert result.steps.gain > 5 * result.steps.standard_error
+    assert len(result.steps.gains) == COUNT // 5
+    assert result.architecture.steps == 2
+    assert len(result.flows.steps) == 4
+    assert not any(module.training for module in result.flows.modules())
+    assert "so the steps are kept" in result.steps.summary()
+    assert [done for part, done, _ in seen if part == "Glow steps"] == list(range(1, 201))
+    assert not list(tmp_path.iterdir())
+    if linear == "self-normalizing":
+        assert max(result.flows.reconstruction_errors()) < 0.1
+
+
+def test_steps_that_do_not_help_are_left_out(tmp_path: Path) -> None:
+    result, _ = fitted(features(curved=False), tmp_path)
+    assert result.steps is not None
+    assert not result.steps.kept
+    assert result.architecture.steps == len(result.flows.steps) == 0
+    assert "so the steps are left out" in result.steps.summary()
+
+
+def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
+    x = features(curved=True)
+    x[:50] *= 50
+    result, seen = fitted(x, tmp_path, suspect_share=0.1)
+    assert result.steps is not None
+    assert result.steps.kept
+    assert len(result.steps.gains) == (COUNT - 100) // 5
+    assert seen.count(("Glow steps", 200, 200)) == 1
+
+
+def outcome(
+    x: NDArray[np.float32], folder: Path, batches: int, layer: ExactLocalAffine, updates: int = 5
+) -> StepsOutcome:
+    folds = np.arange(len(x)) * 5 // len(x)
+    trial = StepsTrial(StepsPlan(2, updates, 0, folder), architecture(), folds)
+    start = 0
+    for part in np.array_split(x, batches):
+        trial.add(start, part)
+        start += len(part)
+    return trial.run(layer, lambda _done, _total: None)
+
+
+def test_gains_are_differences_of_exact_log_likelihoods(tmp_path: Path) -> None:
+    x, layer = features(curved=True), SelfNormalizingLocalAffine(SHAPE, 2).eval()
+    pooled = SelfNormalizingLocalAffine((POOLED, 1, 1), 1)
+    found = outcome(x, tmp_path, 7, layer, 50)
+    held_out = torch.from_numpy(x[-COUNT // 5 :]).double()
+
+    def log_likelihood(flows: FeatureFlows) -> torch.Tensor:
+        flows.double()
+        log_det = sum(flows.log_dets()[name] for name in flows.scored())
+        return log_det - 0.5 * flows.latents(held_out).square().sum((1, 2, 3))
+
+    with torch.no_grad():
+        expected = log_likelihood(FeatureFlows([layer], [pooled], found.steps))
+        expected = expected - log_likelihood(FeatureFlows([layer], [pooled]))
+    np.testing.assert_allclose(found.gains, expected.numpy(), rtol=0, atol=1e-3)
+
+
+def test_a_trial_stores_no_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, layer = features(curved=True), ExactLocalAffine(SHAPE, 1)
+    assert len(outcome(x, tmp_path, 1, layer).gains) == COUNT // 5
+    monkeypatch.setattr(feature_steps, "MOST_IMAGES", 210)
+    some = outcome(x[::5], tmp_path, 1, layer)
+    for batches in (1, 7, COUNT):
+        np.testing.assert_array_equal(outcome(x, tmp_path, batches, layer).gains, some.gains)
+    monkeypatch.setattr(feature_steps, "MOST_BYTES", 4 * 64 * 50)
+    assert len(outcome(x, tmp_path, 1, layer).gains) == 10
+
+
+def test_what_a_report_raises_ends_the_trial(tmp_path: Path) -> None:
+    def report(part: str, _done: int, _total: int) -> None:
+        if part == "Glow steps":
+            raise InterruptedError
+
+    plan = StepsPlan(1, 5, 0, tmp_path)
+    with pytest.raises(InterruptedError):
+        fit_features(numbered(), Table(features(curved=True)), architecture(), report, plan=plan)
+
+
+def digits(*, few: bool) -> Dataset:
+    """Return 400 training images and their other parts, or 60 images in folds."""
+    whole = load_dataset("mnist-mini", None)
+    train, statistics = whole.train[: 40 if few else 400], whole.statistics[:20] if few else whole.statistics
+    folds, whole_folds = ((np.arange(count) % 5).astype(np.int8) for count in (20, 60))
+    part = replace(whole, train=train, statistics=statistics, test=whole.test[:20])
+    return replace(part, calibration=train[:0], folds=folds, whole_folds=whole_folds) if few else part
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_model_has_the_steps_that_were_kept(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, few: bool
+) -> None:
+    dataset = digits(few=few)
+    options = EngineOptions(backbones=backbone_folder(tmp_path_factory))
+    config = find_preset("snf-features").config({**SMALL_FEATURES, "feature_steps": 2, "feature_updates": 60})
+    events: list[dict[str, Any]] = []
+    path = train(
+        dataset, "snf-features", config, tmp_path, observe=events.append, should_stop=lambda: False, engine=options
+    )
+    scorer = Scorer.load(path, options=options)
+    record, architecture = scorer.manifest.training.feature_fit, scorer.manifest.architecture
+    logged = [event["message"] for event in events if event["event"] == "log"]
+    assert record is not None
+    assert isinstance(architecture, FeatureArchitecture)
+    if few:
+        assert record.steps is None
+        assert architecture.steps == 0
+        assert "too few images to try Glow steps over features" in logged
+        return
+    assert record.steps is not None
+    assert record.steps.kept
+    assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 60, 80)
+    assert record.steps.gain > record.steps.standard_error
+    assert architecture.steps == 2
+    assert any(message.endswith("so the steps are kept") for message in logged)
+    assert {"steps.0", "steps.1", "steps.2", "steps.3"} <= scorer.manifest.log_dets.layers.keys()
+    audited = audit(scorer, 0)
+    assert abs(audited.log_likelihood - audited.recomputed) <= scorer.tolerance
+    assert audited.log_det_total == pytest.approx(scorer.log_det_total, abs=1e-6)

@@ -1,0 +1,54 @@
+"""The images that the progress of a fit counts are those that it passes through the backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.datasets import DatasetStore, load_dataset
+from models.scoring.options import EngineOptions
+from models.training.feature_fit import UNITS, passes_of_fit
+from models.training.presets import find_preset
+from models.training.run import train
+from tests.models.datasets.sample_files import pngs, source, zipped
+from tests.support.trained import SMALL_FEATURES
+from worker.attempts.progress import FitReporter
+from worker.jobs.events import AttemptSummary, EventLog
+from worker.jobs.journal import FILE, read_chunk
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "share"),
+    [
+        ("mnist-mini", {}, 1.0),
+        ("mnist-mini", {"feature_steps": 1, "feature_updates": 3}, 1.0),
+        ("mnist-mini", {"suspect_share": 0.1}, 0.9),
+        ("digits", {}, 1.0),
+    ],
+    ids=["parts", "steps", "suspects", "folds"],
+)
+def test_progress_reaches_its_end(
+    tmp_path: Path, backbones: Path, name: str, parameters: dict[str, Any], share: float
+) -> None:
+    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store.create("digits", [source(tmp_path / "uploads", zipped(pngs(60, 4)))])
+    config = find_preset("snf-features").config({**SMALL_FEATURES, **parameters})
+    dataset = load_dataset(name, None, store, config)
+    assert (dataset.whole_folds is not None) == (name == "digits")
+    total = passes_of_fit(dataset, config)
+    fit = FitReporter(EventLog(tmp_path, 1), total)
+
+    def observe(event: dict[str, Any]) -> None:
+        if event["event"] == "scoring":
+            fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
+
+    engine = EngineOptions(backbones=backbones)
+    folder = tmp_path / "run"
+    train(dataset, "snf-features", config, folder, observe=observe, should_stop=lambda: False, engine=engine)
+    summary = AttemptSummary({}, {}, None)
+    for _, event in read_chunk(tmp_path / FILE).entries:
+        summary.add(event)
+    assert summary.progress["steps"] == total
+    assert share * total <= fit.done <= total

@@ -1,0 +1,56 @@
+"""Backbones for tests: EfficientNet-Lite0, converted once in a test run, and tiny networks in ONNX files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.atomic_files import locked
+from models.features.store import BackboneStore
+from tests.support.onnx_files import attribute, model, node
+from tests.support.paths import shared_folder
+from worker.sandbox.convert_backbone import add_lite0
+
+TINY: dict[str, Any] = {
+    "mean": [127.0, 127.0, 127.0],
+    "deviation": [128.0, 128.0, 128.0],
+    "multiple": 16,
+    "smallest_side": 32,
+    "maps": [{"name": "fine", "channels": 4, "stride": 4}, {"name": "coarse", "channels": 6, "stride": 8}],
+    "pooled": {"name": "deep", "channels": 8, "stride": 16},
+    "license": "CC0-1.0",
+    "origin": "random weights",
+}
+"""Description of ``tiny_onnx``, as a user would write it."""
+
+
+def backbone_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of backbones with EfficientNet-Lite0, converted by the first process that needs it.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    folder = shared_folder(factory) / "backbones"
+    with locked(folder.with_name("backbones-lock")):
+        add_lite0(BackboneStore(folder))
+    return folder
+
+
+def tiny_onnx(seed: int = 0, batch: int | str = "N", side: int | str = "side") -> bytes:
+    """Return an ONNX file with three convolutions and the outputs ``fine``, ``coarse`` and ``deep``.
+
+    Args:
+        seed: Seed of its weights.
+        batch: Images in its input: a number, or a name for any.
+        side: Sides of its input, in the same way.
+    """
+    generator = np.random.default_rng(seed)
+    nodes, weights, before = [], {}, "image"
+    for name, inputs, outputs, stride in (("fine", 3, 4, 4), ("coarse", 4, 6, 2), ("deep", 6, 8, 2)):
+        weights[f"{name}.weight"] = generator.normal(size=(outputs, inputs, stride, stride)) / stride
+        strides = attribute("strides", [stride, stride])
+        nodes.append(node("Conv", [before, f"{name}.weight"], f"{name}.sum", strides))
+        nodes.append(node("Relu", [f"{name}.sum"], name))
+        before = name
+    return model(nodes, weights, {"image": (batch, 3, side, side)}, ["fine", "coarse", "deep"])
