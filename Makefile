@@ -14,6 +14,7 @@ help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 up: $(VENV)/installed  ## install what is missing, start broker, worker and service
+	@$(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
 	@exec $(BIN)/snf up
 
 # The type check takes a minute of one core, and the tests leave cores idle now and then.
@@ -51,11 +52,11 @@ $(BIN)/python:
 
 $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features]'
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,test]'
 	@touch $@ $(VENV)/installed
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live

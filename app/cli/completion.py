@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until they are needed
-"""Shell completion of the names of models, datasets, presets and jobs.
+"""Shell completion of the names of models, datasets, backbones, presets and jobs.
 
 Names come from the service if the command line has ``--url``, else from this machine.
 """
@@ -68,6 +68,15 @@ def datasets(context: typer.Context) -> list[str]:
 
     settings = load_settings()
     return dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
+
+
+@_completer
+def backbones(_context: typer.Context) -> list[str]:
+    """Return the names of all backbones of this machine that begin with the typed text, for shell completion."""
+    from models.features.store import BackboneStore
+    from worker.settings import load_settings
+
+    return BackboneStore(load_settings().backbones_dir).names()
 
 
 @_completer

