@@ -59,11 +59,15 @@ def verdict_on(
     median, spread = typical[label]
     verdict = Verdict(path, label, own, (own.anomaly.statistic - median) / spread)
     others = {name: results[path] for name, results in scores.items() if name != label}
-    # Densities are comparable for images of one size; bits/dim are roughly comparable for different sizes.
+    # Densities are comparable for images of one size; bits/dim are roughly comparable for different sizes. Models of
+    # features have no bits/dim, and their densities are not comparable.
     better = [
         (name, other)
         for name, other in others.items()
-        if isinstance(other, ScoredImage) and other.bits_per_dim < own.bits_per_dim
+        if isinstance(other, ScoredImage)
+        and other.bits_per_dim is not None
+        and own.bits_per_dim is not None
+        and other.bits_per_dim < own.bits_per_dim
     ]
     if not better:
         return verdict

@@ -42,8 +42,9 @@ def show_scores(client: Client, model: str, heading: str, images: ImagesLike) ->
             print(f"  {name}: {result.error.title}: {result.error.detail}")
             continue
         verdict = result.anomaly
+        bits = "" if result.bits_per_dim is None else f" {result.bits_per_dim:.3f} bits/dim,"
         print(
-            f"  {name}: {result.log_likelihood:.1f} nats, {result.bits_per_dim:.3f} bits/dim, "
+            f"  {name}: {result.log_likelihood:.1f} nats,{bits} "
             f"p = {verdict.p_value:.4f} {'ANOMALY' if verdict.is_anomaly else 'normal'} at alpha {verdict.alpha:g}"
         )
         if verdict.reasons:

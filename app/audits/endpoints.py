@@ -24,7 +24,15 @@ COST = 16
 
 router = APIRouter(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
 
-Count = Annotated[int, Query(ge=1, le=16, description="Number of images; each is a pass in float64.")]
+Count = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=16,
+        description="Number of images; each is a pass in float64. For a model of features alone at most those that are "
+        "stored with it.",
+    ),
+]
 
 
 @router.get(
@@ -44,8 +52,9 @@ async def audit_model(
 ) -> Audit:
     """Score a model's stored images twice, as served and in float64 without cached values; return the differences.
 
-    The second pass uses no cached or frozen value: each layer computes its log-determinant again. If fewer than `n`
-    images are stored with the model, the rest are samples, the same at every audit.
+    The second pass uses no cached or frozen value: each layer computes its log-determinant again, and features are
+    extracted in float64. If fewer than `n` images are stored with the model, the rest are samples, the same at every
+    audit.
     """
     async with deadline(timeout_ms, settings.request_timeout_s):
         loaded = await pool.acquire(ref)
@@ -55,10 +64,10 @@ async def audit_model(
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
     """Return the audits of ``count`` images, one per step."""
-    from models.audit import audit  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
+    from models.audit import audit, count_images  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
 
     audited = []
-    for index in range(count):
+    for index in range(count_images(scorer, count)):
         if index:
             yield
         audited.append(audit(scorer, index))

@@ -19,7 +19,8 @@ class AuditedImage(Answer):
     )
     log_likelihood: float = Field(description="By the engine, with the cached log-determinants, nats.")
     recomputed: float = Field(
-        description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats."
+        description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats. Features "
+        "are extracted in float64, too, unless the backbone is an ONNX file."
     )
     difference: float = Field(description="`log_likelihood` - `recomputed`, nats.")
 
@@ -27,14 +28,18 @@ class AuditedImage(Answer):
 class AuditedLayer(Answer):
     """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
 
-    layer: str
+    layer: str = Field(description="Its name; in a hybrid model it begins with `pixels.` or `features.`.")
     cached: float = Field(description="As stored with the model, nats.")
     recomputed: float = Field(description="Recomputed in float64, nats.")
     difference: float = Field(description="`cached` - `recomputed`, nats.")
 
 
 class AuditedTotal(Answer):
-    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance."""
+    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance.
+
+    The sum is that of the layers whose log |det Jacobian| a score contains: in a hybrid model those of pixels, and for
+    features `places.0`, of the fit to all images.
+    """
 
     cached: float = Field(description="As used by scores, nats.")
     recomputed: float
@@ -87,5 +92,5 @@ class Audit(Answer):
         "In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller "
         "errors then show only in the log-determinants."
     )
-    agrees: bool = Field(description="Whether all images and the total are within their tolerances.")
+    agrees: bool = Field(description="Whether all images, all layers and the total are within their tolerances.")
     seconds: float = Field(description="Computing time.")

@@ -30,10 +30,11 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         AuditedLayer(layer=name, cached=cached[name], recomputed=value, difference=cached[name] - value)
         for name, value in recomputed.items()
     ]
-    used, recomputed_total = scorer.log_det_total, sum(recomputed.values())
+    used, recomputed_total = scorer.log_det_total, audited[0].log_det_total
     total = AuditedTotal(
         cached=used, recomputed=recomputed_total, difference=used - recomputed_total, tolerance=scorer.exact_tolerance
     )
+    differences = [total.difference, *(layer.difference for layer in layers)]
     return Audit(
         model=loaded.version.name,
         version=loaded.version.version,
@@ -43,7 +44,7 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         log_dets=layers,
         total=total,
         tolerance=scorer.tolerance,
-        agrees=abs(total.difference) <= total.tolerance
+        agrees=all(abs(difference) <= total.tolerance for difference in differences)
         and all(abs(image.difference) <= scorer.tolerance for image in images),
         seconds=sum(image.seconds for image in audited),
     )

@@ -16,6 +16,7 @@ SHORT_NAMES = {
     "gradient-family": "gradients",
     "whole-family": "whole",
     "local-family": "local",
+    "feature-family": "features",
     "log-likelihood-low": "-log p",
     "log-likelihood-two-sided": "|log p|",
     "png-size": "PNG",

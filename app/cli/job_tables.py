@@ -78,6 +78,9 @@ def print_curve(curve: TrainingCurve) -> None:
     if len(curve.points) < 2:
         Console().print("no curve yet: it starts with the second report of the training")
         return
+    if all(point.bits_per_dim is None for point in curve.points):
+        Console().print("no curve: no report has bits/dim (a model of features is fitted in closed form)")
+        return
     curves = LearningCurves()
     for point in curve.points:
         curves.add({"event": "metrics", **point.model_dump()})

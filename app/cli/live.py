@@ -150,7 +150,11 @@ def _messages(event: EventData) -> list[str]:
         case "validation":
             return [f"step {event['step']}: validation {_number(event['bits_per_dim'], '.4f')} bits/dim"]
         case "evaluation":
-            return [f"{key.replace('_', ' ')}: {value}" for key, value in event.items() if key not in COMMON_FIELDS]
+            return [
+                f"{key.replace('_', ' ')}: {value}"
+                for key, value in event.items()
+                if key not in COMMON_FIELDS and value is not None
+            ]
         case "log":
             return [event["message"]]
         case "error":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,8 +73,8 @@ def audit(
         with service(url, key) as client, spinner(f"auditing {model}"):
             audited = client.models.audit(model, n=n)
     else:
-        with error_messages(), images_bar("auditing", n) as advance:
-            audited = _audit(model, n, advance)
+        with error_messages():
+            audited = _audit(model, n)
     if as_json:
         print_response(audited)
     else:
@@ -123,19 +122,21 @@ def import_model(
         typer.echo(f"registered {registered.name}:{registered.version}")
 
 
-def _audit(model: str, n: int, advance: Callable[[int], None]) -> Audit:
+def _audit(model: str, n: int) -> Audit:
     from app.audits.views import audit_view
     from app.registry.model_pool import Loaded
     from models.audit import audit as run
+    from models.audit import count_images
     from models.scorer import Scorer
     from snf_client.schemas import Audit
 
     version = registry().resolve(model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, read_settings().engine_options))
-    images = []
-    for index in range(n):
-        images.append(run(loaded.scorer, index))
-        advance(1)
+    images, count = [], count_images(loaded.scorer, n)
+    with images_bar("auditing", count) as advance:
+        for index in range(count):
+            images.append(run(loaded.scorer, index))
+            advance(1)
     return client_schema(Audit, audit_view(loaded, images))
 
 

@@ -10,6 +10,8 @@ from app.cli.common import SERVICE, fail
 from app.cli.progress import duration
 
 if TYPE_CHECKING:
+    from models.artifacts.manifest import TrainingRecord
+    from models.flows.architecture import Architecture
     from snf_client.schemas import Audit, CalibrationList, CalibrationView, ModelDetail, ModelPage, Threshold
 
 SHOWN_ALPHA = 0.01
@@ -56,10 +58,11 @@ def print_model(model: ModelDetail) -> None:
         "architecture": f"{architecture.summary()} ({training.preset})",
         "images": "x".join(map(str, architecture.image_shape)),
         "trained on": f"{training.dataset}, {training.train_images:,} images",
-        "training": f"{training.steps:,} steps in {duration(training.seconds)}, best at {training.best_step:,}",
+        "backbone": _backbone(architecture),
+        "training": _training(training),
         "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
-        "test": _measured(evaluation.test_bits_per_dim, evaluation.test_images),
-        "validation": _measured(evaluation.validation_bits_per_dim, None),
+        "test": _measured(evaluation.test_bits_per_dim, evaluation.test_nats, evaluation.test_images),
+        "validation": _measured(evaluation.validation_bits_per_dim, evaluation.validation_nats, None),
         "error of learned inverses": _number(evaluation.reconstruction_error, ".2e"),
         "log-determinants": f"{manifest.log_dets.total:.6f} nats, of weights {manifest.log_dets.weights_sha256[:12]}",
         "active calibration": f"{calibration.number}: {calibration.problem or calibration.dataset}",
@@ -114,9 +117,28 @@ def print_audit(audit: Audit) -> None:
     )
 
 
-def _measured(bits: float | None, images: int | None) -> str:
+def _measured(bits: float | None, nats: float | None, images: int | None) -> str:
+    """Return the mean score of held-out images: bits/dim of pixels, or the log-likelihood of features in nats."""
     on_images = f" on {images:,} images" if images else ""
-    return "" if bits is None else f"{bits:.4f} bits/dim{on_images}"
+    if bits is not None:
+        return f"{bits:.4f} bits/dim{on_images}"
+    return "" if nats is None else f"mean log-likelihood {-nats:.1f} nats{on_images}, of features"
+
+
+def _training(record: TrainingRecord) -> str:
+    if not record.steps:
+        return f"fitted in closed form in {duration(record.seconds)}"
+    return f"{record.steps:,} steps in {duration(record.seconds)}, best at {record.best_step:,}"
+
+
+def _backbone(architecture: Architecture) -> str:
+    from models.flows.architecture import features_of
+
+    features = features_of(architecture)
+    if features is None:
+        return ""
+    height, width = features.input_size
+    return f"{features.backbone}, digest {features.backbone_sha256[:12]}, images enlarged to {height}x{width}"
 
 
 def _number(value: float | None, form: str) -> str:

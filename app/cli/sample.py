@@ -88,6 +88,7 @@ def _draw(
         settings = read_settings()
         version = registry().resolve(model)
         scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
+        scorer.require_pixels()
         if inverse == "learned" and not scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{version.name} was trained without learned inverses")
         seed = draw_seed() if seed is None else seed

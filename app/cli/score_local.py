@@ -36,7 +36,7 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     from app.registry.model_pool import Loaded
     from models.prefetch import prefetch
     from models.scorer import Scorer
-    from models.scoring.threads import one_blas_thread
+    from models.threads import one_blas_thread
 
     one_blas_thread()
     settings = read_settings()

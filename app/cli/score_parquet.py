@@ -72,7 +72,7 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
 
 def _load(model: str) -> tuple[Scorer, ModelVersion]:
     from models.scorer import Scorer
-    from models.scoring.threads import one_blas_thread
+    from models.threads import one_blas_thread
 
     one_blas_thread()
     settings = read_settings()
@@ -89,6 +89,7 @@ def _plan(scorer: Scorer, version: ModelVersion, source: ImageSource, alpha: flo
     return BulkPlan(
         model=f"{version.name}:{version.version}",
         weights_sha256=scorer.log_det_digest,
+        kind=scorer.density.kind,
         calibration=version.calibration,
         dataset="files",
         source_digest=source.digest,

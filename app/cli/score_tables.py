@@ -79,6 +79,8 @@ class TableOutput:
         """Keep file, log-likelihood, bits/dim, p-value and verdict of each image of a batch as table rows."""
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
+            if any(result.status == "ok" and result.kind == "feature_density" for result in part.results):
+                self._title += ", log-likelihoods of features"
         self._rows += map(_row, part.results)
 
     def end(self) -> None:
@@ -134,7 +136,7 @@ def _row(result: ImageResult) -> tuple[str, ...]:
     return (
         name,
         f"{result.log_likelihood:.3f}",
-        f"{result.bits_per_dim:.4f}",
+        "" if result.bits_per_dim is None else f"{result.bits_per_dim:.4f}",
         f"{result.anomaly.p_value:.4g}",
         verdict,
     )

@@ -30,6 +30,7 @@ from app.cli.live import live_view
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
     from models.training.config import TrainingConfig
+    from worker.settings import Settings
 
 
 def train(
@@ -86,7 +87,7 @@ def train(
         ranks = processes.enter_context(ranks_of_torchrun(device))
         store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         if device == "cpu" and not force:
-            _require_memory(data, preset, config, settings.data_dir, store)
+            _require_memory(data, preset, config, settings, store)
         dataset = load_dataset(data, settings.data_dir, store, config)
         try:
             with live_view(as_json) as observe:
@@ -100,6 +101,7 @@ def train(
                     threads=settings.train_threads,
                     device=device,
                     ranks=ranks,
+                    engine=settings.job_engine_options,
                 )
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
@@ -134,14 +136,14 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
         raise fail_validation(error, "--set") from error
 
 
-def _require_memory(data: str, preset: str, config: TrainingConfig, data_dir: Path | None, store: DatasetStore) -> None:
+def _require_memory(data: str, preset: str, config: TrainingConfig, settings: Settings, store: DatasetStore) -> None:
     from models.datasets import summarize
     from models.training.cost.estimate import estimate_training
     from models.training.presets import PRESETS
     from worker.runtime.machine import memory_of_this_machine
 
-    summary = summarize(data, data_dir, store, config)
-    architecture = PRESETS[preset].architecture(summary.image_shape, config.pixel_transform)
+    summary = summarize(data, settings.data_dir, store, config)
+    architecture = PRESETS[preset].architecture_for(summary.image_shape, config, settings.backbones_dir)
     needed = estimate_training(architecture, config, summary).memory_bytes
     available = memory_of_this_machine()
     if available is not None and needed > available:

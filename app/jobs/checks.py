@@ -21,6 +21,7 @@ from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.schema import EvaluationParameters
+from models.flows.architecture import features_of
 from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
@@ -86,10 +87,12 @@ def check_calibration(
     Returns:
         The model as ``name:version``, and no calibration: a calibration job uses none.
     """
-    read_parameters(CalibrationParameters, request)
+    parameters = read_parameters(CalibrationParameters, request)
     with _invalid_model():
         model, version = registry.locate(parse_ref(request.model))
         manifest = registry.with_calibration(model, version, OWN).manifest
+    if parameters.precision != "float32" and features_of(manifest.architecture) is not None:
+        raise invalid("/body/parameters/precision", "expected float32 for a model with features")
     try:
         summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
         check_summary(request.dataset, summary, manifest)
@@ -114,6 +117,8 @@ def check_evaluation(
     parameters = read_parameters(EvaluationParameters, request)
     version = find_calibrated(registry, request.model, parameters.calibration)
     _check_alpha(parameters.alpha, version)
+    if parameters.thorough and features_of(version.manifest.architecture) is not None:
+        raise invalid("/body/parameters/thorough", "a model with features has no gradient evidence")
     preprocessing = version.manifest.preprocessing
     used = (version.manifest.training.dataset, version.calibration_summary.dataset)
     with _invalid_dataset("/body/dataset"):

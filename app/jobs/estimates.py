@@ -35,6 +35,8 @@ WAIT_S = 0.7
 """Longest wait for a count; an answer takes a second at most."""
 GUESSED_STEP_SECONDS = 2e-6
 """Time that a step takes for each value of a batch; the small presets do on the reference machine."""
+GUESSED_IMAGE_SECONDS, GUESSED_FEATURE_BYTES = 0.02, 2_000_000_000
+"""Time that an image takes in a fit over features, and memory of such a fit."""
 GUESSED_BYTES = 500_000_000, 2_000
 """Memory of any training, and of one value of a batch."""
 
@@ -81,11 +83,11 @@ def estimate_job(
         counted = _count(architecture, config, dataset, device, throughputs[device], throughputs["cpu"], slowdown)
         reference, estimate = counted.result(timeout=WAIT_S)
     except NotInTime:
-        return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
+        return _guess(architecture, config, dataset, 1.0 if slowdown is None else slowdown)
     except Exception:
         # A training is worth more than its estimate, which fails where a layer does not run without data.
         log.exception("the work of %s is not counted; its estimate is a guess", preset)
-        return _guess(config, dataset, 1.0 if slowdown is None else slowdown)
+        return _guess(architecture, config, dataset, 1.0 if slowdown is None else slowdown)
     basis: Basis = "earlier jobs" if slowdown is not None else "measured" if throughputs[device] else "assumed"
     factor = estimate.seconds / reference.seconds
     return JobEstimate(estimate.seconds, estimate.memory_bytes, estimate.parameters, factor, basis)
@@ -121,8 +123,12 @@ def _count(
     return _counting().submit(run)
 
 
-def _guess(config: TrainingConfig, dataset: DatasetSummary, slowdown: float) -> JobEstimate:
+def _guess(architecture: Architecture, config: TrainingConfig, dataset: DatasetSummary, slowdown: float) -> JobEstimate:
     """Guess the time and the memory of a training from the sizes of its images and batches alone."""
+    if architecture.kind == "feature_density":
+        images = dataset.train + dataset.statistics + dataset.calibration + dataset.test
+        seconds = ASSUMED.start_seconds + images * GUESSED_IMAGE_SECONDS
+        return JobEstimate(slowdown * seconds, GUESSED_FEATURE_BYTES, 0, slowdown, "guessed")
     values = min(config.batch_size, dataset.train) * math.prod(dataset.image_shape)
     seconds = slowdown * config.max_steps * values * GUESSED_STEP_SECONDS
     if config.max_minutes is not None:

@@ -12,7 +12,7 @@ from app.jobs.checks import CHECKS
 from app.jobs.estimates import estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
-from models.errors import DatasetNotFound, DatasetUnfit
+from models.errors import BackboneMissing, BackboneUnfit, DatasetNotFound, DatasetUnfit
 from models.flows.architecture import Architecture
 from models.naming import is_name
 from models.registry.registry import Registry
@@ -80,8 +80,13 @@ def _plan_training(
 ) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
-    architecture, config, dataset = check_training(request, settings.data_dir, datasets)
-    queue = training_queue(request.device, workers)
+    architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
+    if architecture.kind == "feature_density":
+        if request.device == "cuda":
+            raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
+        queue = Queue.TRAIN_CPU
+    else:
+        queue = training_queue(request.device, workers)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     expected = estimate_job(request.preset, architecture, config, dataset, device, settings, durations)
     serving = [worker for worker in workers.workers() if queue in worker.queues]
@@ -109,7 +114,7 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 
 
 def check_training(
-    request: JobRequest, data_dir: Path | None, store: DatasetStore
+    request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
     """Check a training request; return its architecture, configuration and dataset, or raise a 422 ``Problem``.
 
@@ -132,7 +137,9 @@ def check_training(
         known = ", ".join(dataset_names(data_dir, store))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     try:
-        architecture = PRESETS[request.preset].architecture(dataset.image_shape, config.pixel_transform)
+        architecture = PRESETS[request.preset].architecture_for(dataset.image_shape, config, backbones)
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
+    except (BackboneMissing, BackboneUnfit) as error:
+        raise invalid("/body/parameters/backbone", error.detail) from error
     return architecture, config, dataset

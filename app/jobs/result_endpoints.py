@@ -180,7 +180,8 @@ def get_job_result(
 
     A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
-    `error`, `error_detail`. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
+    `error`, `error_detail`; `bits_per_dim` is null for a density of features; the metadata `snf.kind` of the file
+    says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
     `format=html`).
 
     409, with the state of the job, if it has not succeeded.

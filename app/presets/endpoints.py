@@ -39,4 +39,5 @@ def _view(preset: Preset) -> PresetView:
         family=preset.family,
         linear=preset.linear,
         parameters={name: value for name, value in own.model_dump().items() if value != getattr(usual, name)},
+        accepts=[name for name in TrainingConfig.model_fields if name in preset.parameters],
     )

@@ -20,6 +20,7 @@ class PresetView(Answer):
     parameters: dict[str, Any] = Field(
         description="Parameters whose defaults differ from the schema; parameters of a job override them."
     )
+    accepts: list[str] = Field(description="Names of the parameters that it takes; a job with others is refused.")
 
 
 class PresetList(Answer):
@@ -37,6 +38,7 @@ class PresetList(Answer):
                             "family": "fully-connected",
                             "linear": "exact",
                             "parameters": {"learning_rate": 0.0001, "batch_size": 100, "precision": "float32"},
+                            "accepts": ["max_steps", "learning_rate", "batch_size", "precision"],
                         }
                     ],
                     "default": "snf-glow-small",

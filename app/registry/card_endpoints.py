@@ -69,7 +69,10 @@ def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -
     },
 )
 def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
-    """Return a PNG with a grid of sample images, which were drawn from the model when it was made."""
+    """Return a PNG with a grid of sample images, which were drawn from the model when it was made.
+
+    A model of features alone has none (404).
+    """
     return Response(_file(registry, ref, SAMPLES), media_type="image/png", headers=HEADERS)
 
 

@@ -63,7 +63,7 @@ class ModelUploads:
             artifact = folder / name / "upload"
             artifact.mkdir(parents=True)
             unpack(_counted(body.chunks(), room), artifact)
-            verify_upload(artifact, UploadWatch(request, self._draining))
+            verify_upload(artifact, self._settings.backbones_dir, UploadWatch(request, self._draining))
             _forget_job(artifact)
             return self._registry.publish(artifact, name, promote=promote)
 

@@ -210,7 +210,7 @@ class ModelPool:
             import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
 
             from models.scorer import Scorer  # noqa: PLC0415 - as torch
-            from models.scoring.threads import one_blas_thread  # noqa: PLC0415 - as torch
+            from models.threads import one_blas_thread  # noqa: PLC0415 - as torch
 
             if self._options.threads is not None:
                 torch.set_num_threads(self._options.threads)

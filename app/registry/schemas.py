@@ -10,6 +10,7 @@ from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
 from app.http.schemas import Answer
 from models.artifacts.manifest import Precision
+from models.flows.architecture import DensityKind
 
 
 class ModelSummary(Answer):
@@ -24,6 +25,10 @@ class ModelSummary(Answer):
     reason: str | None = Field(description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
     architecture: str | None = Field(description="Preset of the model's architecture.")
+    kind: DensityKind | None = Field(
+        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the "
+        "features that a frozen network sees, without bits/dim and samples."
+    )
     image_shape: list[int] | None = Field(description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
@@ -38,7 +43,7 @@ class ModelPage(Answer):
 class Serving(Answer):
     """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
 
-    engine: str = Field(description="The library that computes: openvino or torch.")
+    engine: str = Field(description="The library that computes: openvino or torch; of a hybrid model for its pixels.")
     precision: Precision = Field(
         description="Arithmetic of the middle convolutions of coupling networks, that of the active calibration. All "
         "else is float32 or better."
@@ -57,6 +62,7 @@ class ModelDetail(Answer):
     name: str
     version: int
     read_only: bool
+    kind: DensityKind = Field(description="What its log-likelihoods are a density of, as in the list of models.")
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
     size_bytes: int

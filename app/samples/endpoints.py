@@ -74,7 +74,10 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draw images from a model. With `format=json`, each has the exact log-likelihood (nats) of its 8-bit pixels."""
+    """Draw images from a model. With `format=json`, each has the exact log-likelihood (nats) of its 8-bit pixels.
+
+    A model of features alone has no samples (422 `samples-unsupported`), because features have no way back to pixels.
+    """
     seed = draw_seed() if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
@@ -83,6 +86,7 @@ async def sample_images(
         raise invalid("/query/n", f"this service draws at most {limit} images of this format at once")
     async with deadline(timeout_ms, settings.request_timeout_s):
         loaded = await pool.acquire(ref)
+        loaded.scorer.require_pixels()
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
@@ -111,14 +115,10 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
 
 
 def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
-    answer = Samples(
-        model=loaded.version.name,
-        version=loaded.version.version,
-        seed=seed,
-        temperature=query.temperature,
-        inverse=query.inverse,
-        count=len(pixels),
-        samples=[
+    samples = []
+    for index, (image, likelihood) in enumerate(zip(pixels, likelihoods, strict=True)):
+        assert likelihood.bits_per_dim is not None
+        samples.append(
             Sample(
                 index=index,
                 png=base64.b64encode(encode_png(image)).decode(),
@@ -126,7 +126,14 @@ def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelih
                 bits_per_dim=likelihood.bits_per_dim,
                 kind=likelihood.kind,
             )
-            for index, (image, likelihood) in enumerate(zip(pixels, likelihoods, strict=True))
-        ],
+        )
+    answer = Samples(
+        model=loaded.version.name,
+        version=loaded.version.version,
+        seed=seed,
+        temperature=query.temperature,
+        inverse=query.inverse,
+        count=len(pixels),
+        samples=samples,
     )
     return answer.model_dump_json().encode()

@@ -21,12 +21,19 @@ class ScoreQuery(BaseModel):
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate of the verdicts. Default: 0.01 where the model can."
     )
-    draws: int = Field(1, ge=1, le=256, description="Dequantisation draws an image to average over.")
+    draws: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Dequantisation draws an image to average over. All are equal for a density of features, which "
+        "has no noise.",
+    )
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
     detail: Literal["basic", "full"] = Field(
         "basic",
         description="`full`: verdicts that include gradients, of the model's weights and of the pixels, several times "
-        "slower. Not with cross-conformal calibrations, which are those of fewer than 400 images.",
+        "slower. Not with cross-conformal calibrations, which are those of fewer than 400 images, and not for models "
+        "with features.",
     )
     explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
@@ -43,7 +50,10 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform)."""
+    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform).
+
+    A density of features has scale 1 alone; its scale 0 is 0.
+    """
 
     scale: int
     log_prior: float = Field(description="Log-density of the latents that leave the flow at this scale, nats.")
@@ -62,14 +72,19 @@ class Draws(Answer):
 class Reason(Answer):
     """A feature that makes an image unusual, with the size of its deviation and a sentence about it."""
 
-    feature: str = Field(description="A statistic of the whole image, with its scale, or `region`, or `gradients`.")
+    feature: str = Field(
+        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a "
+        "backbone `feature-place`, `feature-area` or `feature-image`."
+    )
     z: float = Field(
-        description="Standard deviations from the value expected at the image's complexity; for `gradients` the "
-        "surprise in nats."
+        description="Standard deviations from the value expected at the image's complexity; for `gradients` and the "
+        "features of a backbone the surprise -ln p in nats."
     )
     share: float = Field(description="Its share of the evidence, between 0 and 1.")
     text: str = Field(description="The same in words.")
-    box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of a region or place, pixels."
+    )
 
 
 class Anomaly(Answer):
@@ -123,14 +138,21 @@ class HeatMap(Answer):
 
 
 class ScoredImage(Answer):
-    """The scores of one image. Log-likelihoods are densities in nats for pixels in [0, 256), never probabilities."""
+    """The scores of one image. A log-likelihood is a density in nats, never a probability.
+
+    `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
+    features compare only under one model.
+    """
 
     index: int = Field(description="Place of the image in the request.")
     filename: str | None
     status: Literal["ok"]
     log_likelihood: float
-    bits_per_dim: float
-    kind: str = Field(description="`density`, or `lower_bound` for a model whose number is a bound.")
+    bits_per_dim: float | None = Field(description="Bits for each value of the image; null for a density of features.")
+    kind: str = Field(
+        description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or "
+        "`feature_density` of features."
+    )
     draws: Draws | None = None
     terms: list[Term] | None = None
     anomaly: Anomaly
@@ -217,10 +239,57 @@ SCORED_DIGIT: dict[str, Any] = {
 """The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
 
 
+SCORED_PART: dict[str, Any] = {
+    "model": "line-1",
+    "version": 3,
+    "calibration": 0,
+    "count": 1,
+    "results": [
+        {
+            "index": 0,
+            "filename": "0815.png",
+            "status": "ok",
+            "log_likelihood": 9214.5,
+            "bits_per_dim": None,
+            "kind": "feature_density",
+            "terms": [
+                {"scale": 0, "log_prior": 0.0, "log_det": 0.0},
+                {"scale": 1, "log_prior": -61240.25, "log_det": 70454.75},
+            ],
+            "anomaly": {
+                "p_value": 0.0024937655860349127,
+                "score": 2.603144372620182,
+                "is_anomaly": True,
+                "alpha": 0.01,
+                "statistic": 7.9,
+                "extrapolated": True,
+                "smallest_p": 0.0024937655860349127,
+                "reasons": [
+                    {
+                        "feature": "feature-place",
+                        "z": 8.6,
+                        "share": 1.0,
+                        "text": "rows 96-111, columns 128-143: features unlike those of normal images at this place",
+                        "box": [128, 96, 144, 112],
+                    }
+                ],
+            },
+            "preprocessing": {
+                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
+                "resized": False,
+                "converted": None,
+                "warning": None,
+            },
+        }
+    ],
+}
+"""An answer of a model of features."""
+
+
 class Scores(Answer):
     """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT]})
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT, SCORED_PART]})
 
     model: str
     version: int

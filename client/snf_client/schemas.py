@@ -38,7 +38,8 @@ class AuditedImage(BaseModel):
     )
     log_likelihood: float = Field(..., description="By the engine, with the cached log-determinants, nats.")
     recomputed: float = Field(
-        ..., description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats."
+        ...,
+        description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats. Features are extracted in float64, too, unless the backbone is an ONNX file.",
     )
     difference: float = Field(..., description="`log_likelihood` - `recomputed`, nats.")
 
@@ -47,14 +48,18 @@ class AuditedLayer(BaseModel):
     """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
 
     model_config = ConfigDict(frozen=True)
-    layer: str
+    layer: str = Field(..., description="Its name; in a hybrid model it begins with `pixels.` or `features.`.")
     cached: float = Field(..., description="As stored with the model, nats.")
     recomputed: float = Field(..., description="Recomputed in float64, nats.")
     difference: float = Field(..., description="`cached` - `recomputed`, nats.")
 
 
 class AuditedTotal(BaseModel):
-    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance."""
+    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance.
+
+    The sum is that of the layers whose log |det Jacobian| a score contains: in a hybrid model those of pixels, and for
+    features `places.0`, of the fit to all images.
+    """
 
     model_config = ConfigDict(frozen=True)
     cached: float = Field(..., description="As used by scores, nats.")
@@ -457,6 +462,10 @@ class ModelSummary(BaseModel):
     reason: str | None = Field(..., description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(..., description="Whether the model ships with the product.")
     architecture: str | None = Field(..., description="Preset of the model's architecture.")
+    kind: Literal["density", "feature_density"] | None = Field(
+        ...,
+        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",
+    )
     image_shape: list[int] | None = Field(..., description="Channels, height, width.")
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
@@ -472,8 +481,8 @@ class Normal(BaseModel):
     thresholds: ImageCount
     test: ImageCount
     gallery: Gallery
-    mean_log_likelihood: float
-    bits_per_dim: float
+    mean_log_likelihood: float = Field(..., description="Mean log-density in nats, of the `kind` of the report.")
+    bits_per_dim: float | None = Field(..., description="Null for a density of features.")
 
 
 class PreprocessingNote(BaseModel):
@@ -495,11 +504,12 @@ class PresetView(BaseModel):
     model_config = ConfigDict(frozen=True)
     name: str
     purpose: str = Field(..., description="Its purpose, and how long it trains.")
-    family: Literal["glow", "convolutional", "fully-connected"]
+    family: Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
     linear: str = Field(..., description="Parametrisation of its linear layers.")
     parameters: dict[str, Any] = Field(
         ..., description="Parameters whose defaults differ from the schema; parameters of a job override them."
     )
+    accepts: list[str] = Field(..., description="Names of the parameters that it takes; a job with others is refused.")
 
 
 class Preview(BaseModel):
@@ -555,15 +565,18 @@ class Reason(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
-        ..., description="A statistic of the whole image, with its scale, or `region`, or `gradients`."
+        ...,
+        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a backbone `feature-place`, `feature-area` or `feature-image`.",
     )
     z: float = Field(
         ...,
-        description="Standard deviations from the value expected at the image's complexity; for `gradients` the surprise in nats.",
+        description="Standard deviations from the value expected at the image's complexity; for `gradients` and the features of a backbone the surprise -ln p in nats.",
     )
     share: float = Field(..., description="Its share of the evidence, between 0 and 1.")
     text: str = Field(..., description="The same in words.")
-    box: tuple[int, int, int, int] | None = Field(None, description="Left, top, right, bottom of a region, pixels.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of a region or place, pixels."
+    )
 
 
 class Reference(BaseModel):
@@ -635,7 +648,9 @@ class Serving(BaseModel):
     """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
 
     model_config = ConfigDict(frozen=True)
-    engine: str = Field(..., description="The library that computes: openvino or torch.")
+    engine: str = Field(
+        ..., description="The library that computes: openvino or torch; of a hybrid model for its pixels."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         ...,
         description="Arithmetic of the middle convolutions of coupling networks, that of the active calibration. All else is float32 or better.",
@@ -694,7 +709,10 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform)."""
+    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform).
+
+    A density of features has scale 1 alone; its scale 0 is 0.
+    """
 
     model_config = ConfigDict(frozen=True)
     scale: int
@@ -770,7 +788,7 @@ class Audit(BaseModel):
         ...,
         description="Largest allowed difference of an image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond. In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants.",
     )
-    agrees: bool = Field(..., description="Whether all images and the total are within their tolerances.")
+    agrees: bool = Field(..., description="Whether all images, all layers and the total are within their tolerances.")
     seconds: float = Field(..., description="Computing time.")
 
 
@@ -811,7 +829,7 @@ class Column(BaseModel):
     model_config = ConfigDict(frozen=True)
     name: str
     label: str
-    family: Literal["combined", "thorough", "family", "whole-image", "local", "baseline"]
+    family: Literal["combined", "thorough", "family", "whole-image", "local", "features", "baseline"]
     false_alarms: list[FalseAlarms]
 
 
@@ -852,6 +870,9 @@ class EvaluationReport(BaseModel):
     created: datetime
     model: str
     weights_sha256: str
+    kind: Literal["density", "feature_density"] = Field(
+        "density", description="What the log-likelihoods are a density of: pixels or features."
+    )
     calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
     calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
     calibration_images: int
@@ -889,6 +910,9 @@ class ModelDetail(BaseModel):
     name: str
     version: int
     read_only: bool
+    kind: Literal["density", "feature_density"] = Field(
+        ..., description="What its log-likelihoods are a density of, as in the list of models."
+    )
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
     size_bytes: int
@@ -917,15 +941,24 @@ class PresetList(BaseModel):
 
 
 class ScoredImage(BaseModel):
-    """The scores of one image. Log-likelihoods are densities in nats for pixels in [0, 256), never probabilities."""
+    """The scores of one image. A log-likelihood is a density in nats, never a probability.
+
+    `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
+    features compare only under one model.
+    """
 
     model_config = ConfigDict(frozen=True)
     index: int = Field(..., description="Place of the image in the request.")
     filename: str | None
     status: Literal["ok"]
     log_likelihood: float
-    bits_per_dim: float
-    kind: str = Field(..., description="`density`, or `lower_bound` for a model whose number is a bound.")
+    bits_per_dim: float | None = Field(
+        ..., description="Bits for each value of the image; null for a density of features."
+    )
+    kind: str = Field(
+        ...,
+        description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or `feature_density` of features.",
+    )
     draws: Draws | None = None
     terms: list[Term] | None = None
     anomaly: Anomaly

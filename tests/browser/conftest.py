@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def house(chromium: str, home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
     # The end-to-end tests measure what the service does here.
-    with running("app.cli.main", "up", home=home) as client:
+    with running("app.cli.main", "up", home=home, measured=False) as client:
         yield client
 
 

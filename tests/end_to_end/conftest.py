@@ -45,5 +45,5 @@ def house_home(artifact: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def house(house_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts: broker, worker and service."""
-    with running("app.cli.main", "up", home=house_home, measured=True) as client:
+    with running("app.cli.main", "up", home=house_home) as client:
         yield client

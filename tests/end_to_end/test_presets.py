@@ -2,7 +2,7 @@
 
 import httpx
 
-from models.training.presets import PRESETS
+from models.training.presets import PRESETS, find_preset
 from tests.end_to_end.support.service import await_estimate
 
 
@@ -17,7 +17,12 @@ def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:
         "family": "glow",
         "linear": "self-normalizing",
         "parameters": {},
+        "accepts": [
+            name for name in found["parameters"]["properties"] if name in find_preset("snf-glow-tiny").parameters
+        ],
     }
+    assert "backbone" in presets["snf-features"]["accepts"]
+    assert "backbone" not in presets["snf-glow-tiny"]["accepts"]
     # The published settings, of which the multiplier of 100 is the default here too.
     paper = presets["snf-glow-2l-16k"]["parameters"]
     assert (paper["pixel_transform"], paper["warmup_steps"], paper["ema_decay"]) == ("logit", 5000, 0.0)
@@ -33,7 +38,8 @@ def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:
     for name in ("snf-glow-tiny", "snf-conv-9l", "exact-fc-2l"):
         own = presets[name]["parameters"]
         assert own.keys() <= usual.keys()
-        asked = await_estimate(house, job | {"preset": name, "parameters": usual | own})
+        defaults = {key: value for key, value in usual.items() if key in presets[name]["accepts"]}
+        asked = await_estimate(house, job | {"preset": name, "parameters": defaults | own})
         assert asked == await_estimate(house, job | {"preset": name})
     limit = schema["properties"]["batch_size"]["maximum"]
     refused = house.post("/v1/jobs/estimate", json=job | {"parameters": {"batch_size": limit + 1}})

@@ -10,8 +10,11 @@ export async function usableModels(requested = null) {
   const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed");
   if (!requested || !/[:@]/.test(requested)) return models;
   const version = await get(`/v1/models/${requested}`);
-  return [...models, { name: requested, image_shape: version.manifest.preprocessing.shape }];
+  return [...models, { name: requested, kind: version.kind, image_shape: version.manifest.preprocessing.shape }];
 }
+
+/** Whether log-likelihoods of a model are densities of features: without bits per dimension and without samples. */
+export const ofFeatures = (model) => model?.kind === "feature_density";
 
 /** Returns the model called `name`, else the default model, else the first; undefined if there is none. */
 export function wantedModel(models, name) {

@@ -47,7 +47,10 @@ class SampleFile:
 
 
 class SamplesResource(Resource[S]):
-    """Calls to the service that draw new random images from a model, 1 to 256 at once."""
+    """Calls to the service that draw new random images from a model, 1 to 256 at once.
+
+    A model of features alone has no samples: the service refuses with ``InvalidRequest``, type ``samples-unsupported``.
+    """
 
     @operation
     def draw(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[SampledPixels]:

@@ -84,3 +84,9 @@ def test_a_curve_is_drawn_once_it_has_two_points(capsys: pytest.CaptureFixture[s
     assert "reconstruction error 1e-06" in shown
     assert any(0x2800 < ord(one) < 0x2900 for one in shown)  # Braille dots
     assert "steps 1 to 6" in shown
+
+
+def test_a_fit_in_closed_form_has_no_curve(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [CurvePoint(step=step, time=NOW, attempt=1, images_per_second=200.0) for step in (32, 64, 96)]
+    print_curve(TrainingCurve(job="one", points=points, validations=[]))
+    assert "fitted in closed form" in capsys.readouterr().out

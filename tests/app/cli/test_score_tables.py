@@ -50,3 +50,16 @@ def test_paths_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     for wanted in ("mnist-snf-glow version 1", "00027-4.png", "normal", "[bold]a.txt", "No image"):
         assert wanted in shown
+
+
+def test_a_density_of_features_has_no_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(GOOD, ScoredImage)
+    features = GOOD.model_copy(update={"kind": "feature_density", "bits_per_dim": None})
+    for result, title in ((features, "m version 2, log-likelihoods of features"), (GOOD, "m version 2")):
+        output = TableOutput()
+        output.add(ScorePart((result,), "m", 2, 0))
+        output.end()
+        first, *rows = (line.strip() for line in capsys.readouterr().out.splitlines())
+        assert first == title
+        assert any("0.9769" in row for row in rows) == (result is GOOD)
+        assert any("-530.878" in row for row in rows)

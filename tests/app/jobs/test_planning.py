@@ -17,6 +17,8 @@ from app.jobs.planning import JobPlan, plan_job, require_memory
 from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
 from models.datasets import DatasetStore
+from models.features.lite0 import LITE0
+from models.features.store import BackboneStore
 from models.registry.registry import Registry
 from tests.support.local import LOCAL
 from worker.broker.connection import redis_client
@@ -76,6 +78,44 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     assert plan.estimate is not None
     assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (queue, 1, fits, True)
+
+
+@pytest.mark.parametrize("preset", ["snf-features", "snf-hybrid"])
+def test_a_backbone_that_is_not_here_is_named(tmp_path: Path, preset: str) -> None:
+    settings = Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0")
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": preset}
+    with TestClient(create_app(settings), LOCAL) as client:
+        answer = client.post("/v1/jobs", json=request | {"parameters": {"backbone": "dinov2"}})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/body/parameters/backbone"
+    assert "snf backbones add dinov2" in error["detail"]
+
+
+def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackboneStore, "find", lambda _store, _name: LITE0)
+    settings = Settings(home=tmp_path)
+    gpu = WorkerInfo(
+        name="w",
+        device="cuda:0",
+        queues=(Queue.TRAIN_GPU,),
+        memory_bytes=2**40,
+        train_memory_bytes=None,
+        started_at=datetime.now(UTC),
+    )
+    workers = cast(WorkerRegistry, SimpleNamespace(workers=lambda: [gpu]))
+    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 1.0))
+    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations)
+
+    def request(preset: str, device: str) -> JobRequest:
+        return JobRequest.model_validate(
+            {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": preset, "device": device}
+        )
+
+    assert plan_job(request("snf-features", "auto"), *common).queue is Queue.TRAIN_CPU
+    assert plan_job(request("snf-hybrid", "auto"), *common).queue is Queue.TRAIN_GPU
+    with pytest.raises(Problem, match="on a CPU"):
+        plan_job(request("snf-features", "cuda"), *common)
 
 
 def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:

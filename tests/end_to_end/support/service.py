@@ -30,14 +30,13 @@ def free_port() -> int:
         return port
 
 
-def environment(home: Path, *, shipped: bool = True, measured: bool = False, **changes: Any) -> dict[str, str]:
+def environment(home: Path, *, shipped: bool = True, measured: bool = True, **changes: Any) -> dict[str, str]:
     """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
 
     Args:
         home: Its `SNF_HOME`.
         shipped: Whether it has the shipped models; a service starts with a third of the work without them.
-        measured: Whether its coverage is measured, where that of the tests is; this takes a third of its time, so that
-            one installation is measured and no other.
+        measured: Whether its coverage is measured, where that of the tests is; this takes a third of its time.
         changes: Settings.
     """
     share_compiled(home)
@@ -52,7 +51,7 @@ def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "app.cli.main", *arguments],
         cwd=ROOT,
-        env=environment(home, **{"measured": True, **settings}),
+        env=environment(home, **settings),
         capture_output=True,
         text=True,
         timeout=240,

@@ -130,12 +130,13 @@ export class Calibrations {
 
   newCalibration() {
     const { image_shape: takes } = this.subject.entry;
+    const hasFeatures = ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
     return html`<form class="stack" @submit=${(event) => this.submit(event)}>
       <p class="faint">Calibrate the model for another camera or lot; its weights stay the same. Use at least 20 normal images (${shape(takes)}).</p>
       <div class="columns three">
         ${this.form.choice("dataset", "Dataset", takes)}
-        <div class="field"><label for="precision">Scoring precision</label><select id="precision" name="precision"><option>float32</option><option>bfloat16</option></select>
-          <small>bfloat16 is faster on CPUs that support it. The job measures the difference from float32.</small></div>
+        <div class="field"><label for="precision">Scoring precision</label><select id="precision" name="precision"><option>float32</option>${hasFeatures ? nothing : html`<option>bfloat16</option>`}</select>
+          <small>${hasFeatures ? "Models with features have float32 alone." : "bfloat16 is faster on CPUs that support it. The job measures the difference from float32."}</small></div>
         <div class="field"><span class="label">When finished</span><label class="check"><input type="checkbox" name="activate" checked> activate it</label></div>
       </div>
       ${refusal(this.refused)}

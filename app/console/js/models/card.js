@@ -1,7 +1,7 @@
 // The Card tab: the model card and the samples that are stored with the model.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { unsafeHTML } from "../../vendor/lit-html/directives/unsafe-html.js";
-import { failure, notice, waiting } from "../parts.js";
+import { failure, notice, ofFeatures, waiting } from "../parts.js";
 import { call, picture, save } from "../service.js";
 import { complain } from "../toast.js";
 
@@ -12,12 +12,17 @@ export class Card {
   }
 
   async start() {
-    const [card, samples] = await Promise.allSettled([this.fragment(), picture(this.subject.path("/card/samples"))]);
+    const noSamples = Promise.resolve(null);
+    const [card, samples] = await Promise.allSettled([this.fragment(), this.hasSamples ? picture(this.subject.path("/card/samples")) : noSamples]);
     if (card.status === "fulfilled") this.text = card.value;
     else this.error = card.reason;
     if (samples.status === "fulfilled") this.samples = samples.value;
     else this.samplesError = samples.reason;
     this.redraw();
+  }
+
+  get hasSamples() {
+    return !ofFeatures(this.subject.detail);
   }
 
   async fragment() {
@@ -41,13 +46,13 @@ export class Card {
   view() {
     if (this.error) return failure(this.error, () => { this.error = null; this.start(); });
     if (this.text === null) return waiting();
-    return html`<div class="columns wide-first">
+    return html`<div class=${this.hasSamples ? "columns wide-first" : ""}>
       <section class="card"><header><p class="faint small">Created at the end of training.</p><button @click=${() => this.download()}>Download card.md</button></header>
         <div class="prose">${unsafeHTML(this.text)}</div></section>
-      <section class="card"><h2>Samples</h2>
+      ${this.hasSamples ? html`<section class="card"><h2>Samples</h2>
         ${this.samples ? html`<figure class="figure"><img class="pixels card-samples" src=${this.samples} alt="Samples of ${this.subject.exact}"><figcaption>Sampled at temperature 1 after training.</figcaption></figure>` : nothing}
         ${notice(this.samplesError?.message)}
-        <p><a href="#/samples/${this.subject.name}">Draw more samples</a></p></section>
+        <p><a href="#/samples/${this.subject.name}">Draw more samples</a></p></section>` : nothing}
     </div>`;
   }
 }

@@ -39,6 +39,11 @@ export class EvaluationForm {
     this.redraw();
   }
 
+  /** Whether the model has features, and so no evidence of gradients. */
+  get hasFeatures() {
+    return ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
+  }
+
   view() {
     const takes = this.subject.entry.image_shape;
     const choose = (name) => { this.normal = name; this.redraw(); };
@@ -57,7 +62,7 @@ export class EvaluationForm {
             <label class="check"><input type="checkbox" name="corruptions"> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
             <label class="check"><input type="checkbox" name="adapt"> convert size and colour</label>
-            <label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label></div></fieldset>
+            ${this.hasFeatures ? nothing : html`<label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label>`}</div></fieldset>
         </div>
         ${refusal(this.refused)}
         <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.datasets.any}>Evaluate</button>

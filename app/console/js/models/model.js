@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { painter, poll } from "../paint.js";
-import { failure, notice, stateBadge, waiting } from "../parts.js";
+import { failure, notice, ofFeatures, stateBadge, waiting } from "../parts.js";
 import { call, hasKey, save } from "../service.js";
 import { complain } from "../toast.js";
 import { Audit } from "./audit.js";
@@ -136,7 +136,7 @@ class Page {
         </div></div>
       ${subject.problem || subject.detail?.state === "failed" ? nothing : html`<div class="row">
         ${this.download()}
-        <a class="button" href="#/samples/${subject.name}">Draw samples</a>
+        ${ofFeatures(subject.detail) ? nothing : html`<a class="button" href="#/samples/${subject.name}">Draw samples</a>`}
         <button class="primary" @click=${() => this.score()}>${subject.live ? "Score images" : `Score with live version ${aliases.live}`}</button>
       </div>`}</div>`;
   }

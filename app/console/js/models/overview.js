@@ -29,19 +29,28 @@ export class Overview {
   }
 }
 
-function model(detail, { architecture, preprocessing, created }) {
+function model(detail, { architecture, preprocessing, created, training: { feature_fit: fit } }) {
+  const features = featuresOf(architecture);
   return facts([
     ["architecture", describe(architecture)],
+    ["log-likelihood", detail.kind === "density" ? "density of the pixels" : "density of the features"],
+    ["backbone", features && html`${features.backbone} <span class="faint">images enlarged to ${features.input_width}×${features.input_height}, ${features.feature_channels} features at ${features.columns}×${features.rows} places</span>`],
+    ["Glow steps", fit?.steps && html`${fit.steps.steps} ${fit.steps.kept ? "kept" : "tried and left out"} <span class="faint">held-out images ${fixed(fit.steps.gain, 1)} ± ${fixed(fit.steps.standard_error, 1)} nats likelier</span>`],
+    ["grid", fit && html`${fit.grids[0].grid}×${fit.grids[0].grid} <span class="faint">shrinkage ${fit.grids[0].shrinkage}, chosen by held-out log-likelihood${fit.fits > 1 ? `, repeated without each of ${fit.fits - 1} folds` : ""}</span>`],
     ["images", `${shape([preprocessing.channels, preprocessing.height, preprocessing.width])}, ${whole(preprocessing.channels * preprocessing.height * preprocessing.width)} dimensions`],
     ["other sizes", FIT[preprocessing.fit]],
     ["other colours", COLOUR[preprocessing.colour]],
-    ["pixel transform", TRANSFORM[architecture.pixel_transform]],
+    ["pixel transform", TRANSFORM[(architecture.pixels ?? architecture).pixel_transform]],
     ["created", moment(created)],
     ["size", bytes(detail.size_bytes)],
   ]);
 }
 
+const featuresOf = (architecture) => (architecture.family === "features" ? architecture : architecture.features);
+
 function describe(architecture) {
+  if (architecture.family === "hybrid") return `${describe(architecture.pixels)}; ${describe(architecture.features)}`;
+  if (architecture.family === "features") return `${architecture.linear} local affine maps of features`;
   const { family, linear, levels, steps, hidden, blocks, layers, kernel } = architecture;
   if (family === "glow") return `Glow, ${count(levels, "level")} of ${count(steps, "step")}, width ${hidden}, ${linear} 1×1 convolutions`;
   if (family === "convolutional") return `${blocks * layers} ${linear} ${kernel}×${kernel} convolutions in ${count(blocks, "block")}`;
@@ -49,7 +58,9 @@ function describe(architecture) {
 }
 
 function quality({ evaluation }) {
-  const { validation_bits_per_dim: validation, test_bits_per_dim: test, test_nats: nats, test_images: images, reconstruction_error: error } = evaluation;
+  const error = reconstructionError(evaluation);
+  if (evaluation.validation_bits_per_dim === null) return featureQuality(evaluation, error);
+  const { validation_bits_per_dim: validation, test_bits_per_dim: test, test_nats: nats, test_images: images } = evaluation;
   return html`
     <dl class="figures">
       <div><dt>test bits/dim</dt><dd>${fixed(test, 4)}</dd></div>
@@ -58,9 +69,24 @@ function quality({ evaluation }) {
     ${facts([
       ["test images", images ? whole(images) : "none in this dataset"],
       ["test nats per image", nats === null ? null : html`${fixed(nats, 1)} <span class="faint">(negative log-likelihood)</span>`],
-      ["reconstruction error", error === null ? "no learned inverse" : html`${brief(error)} <span class="faint">maximum ‖I − R W‖ over the layers</span>`],
+      ["reconstruction error", error],
     ])}
     <p class="small faint">Lower bits/dim mean a higher likelihood; they compare across image sizes. See the evaluations for the quality of anomaly detection.</p>`;
+}
+
+function featureQuality({ validation_nats: validation, test_nats: test, test_images: images }, error) {
+  const mean = (nats) => (nats === null ? null : `${fixed(-nats, 1)} nats`);
+  return html`${facts([
+      ["mean log-likelihood, validation", mean(validation)],
+      ["mean log-likelihood, test", mean(test)],
+      ["test images", images ? whole(images) : "none in this dataset"],
+      ["reconstruction error", error],
+    ])}
+    <p class="small faint">Log-likelihoods of features compare only under one model. See the evaluations for the quality of anomaly detection.</p>`;
+}
+
+function reconstructionError({ reconstruction_error: error }) {
+  return error === null ? "no learned inverse" : html`${brief(error)} <span class="faint">maximum ‖I − R W‖ over the layers</span>`;
 }
 
 function training({ training: record }) {
@@ -71,7 +97,7 @@ function training({ training: record }) {
     ["images", whole(record.train_images)],
     ["split", parts && html`${parts.map(([part, n]) => `${whole(n)} ${part}`).join(", ")} <span class="faint">(${record.split.rule})</span>`],
     ["files", record.provenance && Object.entries(record.provenance.formats).map(([format, n]) => `${whole(n)} ${format}`).join(", ")],
-    ["steps", html`${whole(record.steps)} <span class="faint">weights from step ${whole(record.best_step)}, best on validation</span>`],
+    ["steps", record.steps ? html`${whole(record.steps)} <span class="faint">weights from step ${whole(record.best_step)}, best on validation</span>` : "none: fitted in closed form"],
     ["time", html`${duration(record.seconds)} <span class="faint">precision ${record.precision}</span>`],
     ["job", record.job && html`<a href="#/train/${record.job}">${record.job}</a>`],
     ["commit", record.started_from_commit && html`<code title=${record.started_from_commit}>${record.started_from_commit.slice(0, DIGEST_LENGTH)}</code>`],

@@ -18,7 +18,7 @@ export function report(evaluation) {
     ${datasets.length ? results(datasets, evaluation) : nothing}
     ${corruptions.length ? html`<details ?open=${!datasets.length}><summary>${corruptions.length} graded corruptions</summary>${results(corruptions, evaluation)}</details>` : nothing}
     <div class="columns"><div class="stack"><h3>False alarms</h3>${falseAlarms(evaluation)}</div>
-      <div class="stack"><h3>Normal images</h3>${facts([["images", whole(normal.test.images)], ["mean log-likelihood", `${fixed(normal.mean_log_likelihood, 1)} nats`], ["bits/dim", fixed(normal.bits_per_dim, 4)]])}</div></div>
+      <div class="stack"><h3>Normal images</h3>${facts([["images", whole(normal.test.images)], ["mean log-likelihood", `${fixed(normal.mean_log_likelihood, 1)} nats${normal.bits_per_dim === null ? " of the features" : ""}`], ["bits/dim", normal.bits_per_dim === null ? null : fixed(normal.bits_per_dim, 4)]])}</div></div>
     <div class="columns">${evaluation.histograms.map(histogram)}</div>
     ${datasets.map((set) => details(set, evaluation))}
     <details><summary>Notes</summary><ul class="notes small">${notes.map((note) => html`<li>${note}</li>`)}</ul></details>

@@ -2,7 +2,7 @@
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { fixed, shape } from "../format.js";
-import { modelChoice, notice, segments, usableModels, waiting, wantedModel } from "../parts.js";
+import { modelChoice, notice, ofFeatures, segments, usableModels, waiting, wantedModel } from "../parts.js";
 import { differences, pngBlob } from "../samples/difference.js";
 import { call, get, isAbort, pause, save } from "../service.js";
 import { complain } from "../toast.js";
@@ -40,9 +40,17 @@ async function start() {
   redraw();
 }
 
+const chosen = () => state.models.find(({ name }) => name === state.model);
+
 async function choose(name) {
   if (state.model !== name) state.drawn = null;
   Object.assign(state, { model: name, learned: null });
+  if (ofFeatures(chosen())) {
+    stopped.abort();
+    Object.assign(state, { busy: false, error: null, open: null });
+    redraw();
+    return;
+  }
   draw();
   try {
     const detail = await get(`/v1/models/${name}`);
@@ -105,6 +113,10 @@ function view() {
   const head = html`<div class="head"><div><h1>Samples</h1><p>Images sampled from a model. The same seed gives the same images.</p></div></div>`;
   if (!state.models) return html`${head}${state.error ? notice(state.error.message, "bad") : waiting()}`;
   if (!state.models.length) return html`${head}<p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
+  if (ofFeatures(chosen())) {
+    return html`${head}<section class="card" aria-label="Sampling options">${modelChoice(state.models, state.model, choose)}
+      <p class="notice">This model has no samples: its log-likelihood is a density of features, and features have no way back to pixels.</p></section>`;
+  }
   return html`${head}
     <div class="aside">
       <section class="card" aria-label="Sampling options">

@@ -2,7 +2,7 @@
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, count, fixed, shape, whole } from "../format.js";
-import { modelChoice, notice, usableModels, waiting, wantedModel } from "../parts.js";
+import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
 import { dropped, named, pasted } from "../score/intake.js";
@@ -221,7 +221,7 @@ function results(model) {
     ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
       <span class="small faint">${whole(queue.done)} of ${whole(queue.items.length)}</span><button @click=${() => queue.drop()}>Stop</button></div>` : nothing}
     <div class="scroll"><table class="scores">
-      <thead><tr><th><span class="sr-only">preview</span></th>${COLUMNS.map(([key, label, , kind]) => html`<th class=${kind} aria-sort=${order(key)}>
+      <thead><tr><th><span class="sr-only">preview</span></th>${columns(model).map(([key, label, , kind]) => html`<th class=${kind} aria-sort=${order(key)}>
         <button @click=${() => sortBy(key)}>${label} ${state.sorted === key ? (state.down ? "▼" : "▲") : ""}</button></th>`)}</tr></thead>
       <tbody>${repeat(rows.slice(0, state.shown), (item) => item.id, (item) => row(item, model))}</tbody>
     </table></div>
@@ -229,6 +229,9 @@ function results(model) {
       <span class="small faint">of ${whole(rows.length)}</span></div>` : nothing}
   </section>`;
 }
+
+// A density of features has no bits per dimension.
+const columns = (model) => COLUMNS.filter(([key]) => key !== "bits_per_dim" || !ofFeatures(model));
 
 function order(key) {
   return state.sorted !== key ? "none" : state.down ? "descending" : "ascending";
@@ -240,11 +243,11 @@ function row(item, model) {
   return html`<tr class=${open ? "open" : ""}>
     <td class="thumb">${item.file.type.startsWith("image/") ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
     <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
-    ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td><td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>
+    ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td>${ofFeatures(model) ? nothing : html`<td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>`}
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
-      : html`<td colspan="4" class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
+      : html`<td colspan=${columns(model).length - 1} class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
   </tr>
-  ${open ? html`<tr class="opened"><td colspan="6">${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
+  ${open ? html`<tr class="opened"><td colspan=${columns(model).length + 1}>${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
 }
 
 // Until the calibration is loaded, the false-alarm rate of the service applies.

@@ -5,6 +5,7 @@ import { facts, notice, waiting } from "../parts.js";
 import "../charts.js";
 
 const SIDE = 224; // pixels of a picture on the screen
+const KINDS = { density: "density of pixels", feature_density: "density of features", lower_bound: "lower bound" };
 
 /** Renders the details of a scored image. `reference` is the histogram of the calibration in use; null while it loads. */
 export function detail(item, { alpha, reference, shape }) {
@@ -33,14 +34,14 @@ export function detail(item, { alpha, reference, shape }) {
       <section class="stack">
         <h2>Scores</h2>
         ${facts([
-          ["log-likelihood", `${fixed(result.log_likelihood, 3)} nats${result.kind === "density" ? " (density)" : " (lower bound)"}`],
-          ["bits per dimension", fixed(result.bits_per_dim, 4)],
+          ["log-likelihood", `${fixed(result.log_likelihood, 3)} nats (${KINDS[result.kind] ?? result.kind})`],
+          ["bits per dimension", result.bits_per_dim === null ? null : fixed(result.bits_per_dim, 4)],
           ["p-value", `${brief(verdict.p_value, 4)}${verdict.extrapolated ? " (beyond all calibration images)" : ""}`],
           ["statistic T", `${brief(verdict.statistic, 4)} nats`],
           ["converted", result.preprocessing?.converted],
           ["resized", result.preprocessing?.resized ? "yes" : null],
         ])}
-        <details><summary>Log-likelihood by scale</summary>${terms(result)}</details>
+        <details><summary>Log-likelihood by ${result.kind === "feature_density" ? "term" : "scale"}</summary>${terms(result)}</details>
       </section>
     </div>
   </div>`;
@@ -60,7 +61,7 @@ function reason({ share, text, feature, z }) {
   const percent = Math.round(100 * share);
   return html`<li><span>${text}</span>
     <span class="bar" aria-hidden="true"><i .style=${`width: ${percent}%`}></i></span>
-    <span class="faint small">${percent} % of the evidence, ${feature === "gradients" ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
+    <span class="faint small">${percent} % of the evidence, ${feature === "gradients" || feature.startsWith("feature-") ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
 }
 
 // The content security policy forbids style attributes; setting the `style` property is allowed.
@@ -92,10 +93,13 @@ function threshold(quantiles, alpha) {
   return below.statistic + weight * (above.statistic - below.statistic);
 }
 
+// A density of features has no term of the pixels, and one scale.
 function terms(result) {
+  const shown = result.kind === "feature_density" ? result.terms.filter(({ scale }) => scale > 0) : result.terms;
+  const name = ({ scale }) => (result.kind === "feature_density" ? "features" : scale === 0 ? "0, pixels" : scale);
   return html`<div class="scroll"><table>
     <thead><tr><th>scale</th><th class="num">log prior</th><th class="num">log-determinant</th><th class="num">sum</th></tr></thead>
-    <tbody>${result.terms.map((term) => html`<tr><th>${term.scale === 0 ? "0, pixels" : term.scale}</th><td class="num">${fixed(term.log_prior, 2)}</td>
+    <tbody>${shown.map((term) => html`<tr><th>${name(term)}</th><td class="num">${fixed(term.log_prior, 2)}</td>
       <td class="num">${fixed(term.log_det, 2)}</td><td class="num">${fixed(term.log_prior + term.log_det, 2)}</td></tr>`)}
     <tr><th>all</th><td></td><td></td><td class="num"><strong>${fixed(result.log_likelihood, 2)}</strong></td></tr></tbody></table></div>`;
 }

@@ -47,6 +47,11 @@ export class Curve {
     return !this.training.points.length && !this.validation.points.length;
   }
 
+  /** Whether there is progress without bits per dimension: the model is fitted in closed form. */
+  get closedForm() {
+    return this.training.points.length > 0 && !this.validation.points.length && this.training.points.every((point) => point.bits_per_dim == null && point.learning_rate == null);
+  }
+
   view(finished) {
     if (this.empty) return html`<p class="empty">${finished ? "No training step was completed." : "The curves appear after the first step."}</p>`;
     const bits = [

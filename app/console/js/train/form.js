@@ -64,15 +64,28 @@ export class Form {
     this.estimate.update(this.presets && this.dataset && !wrongName(this.model ?? "") ? this.request() : null);
   }
 
+  /** Whether the preset is trained by steps; others are fitted in closed form. */
+  get bySteps() {
+    return this.chosen.accepts.includes("max_steps");
+  }
+
+  /** Returns the schema of the parameters that the preset takes. */
+  get accepted() {
+    const properties = Object.entries(this.schema.properties).filter(([name]) => this.chosen.accepts.includes(name));
+    return { ...this.schema, properties: Object.fromEntries(properties) };
+  }
+
   /** Returns the body of the request. */
   request() {
+    const { accepted } = this;
+    const typed = Object.fromEntries(Object.entries(this.typed).filter(([name]) => name in accepted.properties));
     const minutes = this.budget === "minutes";
     // The learning-rate schedule follows the budget that is used up first. With the maximum number of steps only the minutes count.
     const budget = minutes
       ? { max_minutes: Number(this.minutes), max_steps: this.schema.properties.max_steps.maximum } : { max_steps: Number(this.steps) };
     return {
-      type: "train", dataset: this.dataset, model: this.model, preset: this.preset, promote: this.promote, device: this.device,
-      parameters: { ...filledIn(this.schema, this.typed), ...budget },
+      type: "train", dataset: this.dataset, model: this.model, preset: this.preset, promote: this.promote, device: this.bySteps ? this.device : "auto",
+      parameters: { ...filledIn(accepted, typed), ...(this.bySteps ? budget : {}) },
     };
   }
 
@@ -118,15 +131,15 @@ export class Form {
         <input id="model-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrongModel || wrong.model)} aria-describedby="model-name-help"
           .value=${live(this.model ?? "")} @input=${(event) => this.edit({ model: event.target.value, named: event.target.value !== "" })}>
         <small id="model-name-help" class=${wrongModel || wrong.model ? "wrong" : ""}>${wrongModel ?? wrong.model ?? (existing ? `Creates version ${Math.max(...existing.versions) + 1}.` : "Creates version 1, which is live at once.")}</small></div>
-      <div class="row budget">
+      ${this.bySteps ? html`<div class="row budget">
         ${segments("budget", "Budget", [["minutes", "minutes"], ["steps", "steps"]], this.budget, (budget) => this.edit({ budget }))}
         ${this.budgetField(wrong)}
-      </div>
-      ${this.devices.includes("cuda") ? segments("device", "Device", [["auto", "auto"], ["cpu", "CPU"], ["cuda", "GPU"]], this.device, (device) => this.edit({ device })) : nothing}
+      </div>` : nothing}
+      ${this.bySteps && this.devices.includes("cuda") ? segments("device", "Device", [["auto", "auto"], ["cpu", "CPU"], ["cuda", "GPU"]], this.device, (device) => this.edit({ device })) : nothing}
       ${existing ? html`<label class="check"><input type="checkbox" .checked=${live(this.promote)} @change=${(event) => this.edit({ promote: event.target.checked })}> Make the new version live after training</label>` : nothing}
       <details class="more"><summary>More parameters${Object.values(this.typed).some((text) => text !== "") ? html` <span class="badge accent">changed</span>` : nothing}</summary>
         ${presetDefaults(this.chosen)}
-        ${parameterFields({ schema: this.schema, preset: this.chosen, typed: this.typed, wrong, change: (name, text) => this.edit({ typed: { ...this.typed, [name]: text } }) })}
+        ${parameterFields({ schema: this.accepted, preset: this.chosen, typed: this.typed, wrong, change: (name, text) => this.edit({ typed: { ...this.typed, [name]: text } }) })}
         <button type="button" class="quiet" @click=${() => this.edit({ typed: {} })}>Reset to defaults</button>
       </details>
       ${this.estimate.view()}

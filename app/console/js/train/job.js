@@ -120,6 +120,7 @@ export class Job {
     if (!this.job) return html`<h1>Job</h1>${this.error ? html`${problem(this.error)}<p><a href="#/train">All jobs</a></p>` : waiting("Loading job ...")}`;
     const { job } = this;
     const training = job.type === "train";
+    const curves = training && !this.curve.closedForm;
     return html`<div class="head"><div>
         <p class="small"><a href="#/train">All jobs</a></p>
         <h1 class="break">${TITLES[job.type]} of ${job.result?.ref ?? job.model} ${stateBadge(job.status)}</h1>
@@ -130,9 +131,9 @@ export class Job {
       ${(this.disconnected || this.unreachable) && !FINISHED.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job continues; this page reconnects automatically.</p>` : nothing}
       ${outcome(job, this.aliases, this.changed)}
       ${this.progressView()}
-      ${training ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(FINISHED.has(job.status))}</section>` : nothing}
-      <div class=${training ? "columns" : ""}>
-        ${training ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples during training</h2>${this.previews.view(FINISHED.has(job.status))}</section>` : nothing}
+      ${curves ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(FINISHED.has(job.status))}</section>` : nothing}
+      <div class=${curves ? "columns" : ""}>
+        ${curves ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples during training</h2>${this.previews.view(FINISHED.has(job.status))}</section>` : nothing}
         <section class="card" aria-label="Log">${this.log.view()}</section>
       </div>`;
   }

@@ -11,7 +11,10 @@ const MESSAGES = {
   log: ({ message }) => message,
   validation: ({ step, bits_per_dim: bits }) => `step ${whole(step)}: validation ${fixed(bits, 4)} bits/dim`,
   error: ({ title, detail }) => `${title}: ${detail}`,
-  evaluation: ({ test_bits_per_dim: bits, test_images: images }) => (bits == null ? "evaluated" : `test ${fixed(bits, 4)} bits/dim on ${whole(images)} images`),
+  evaluation: ({ test_bits_per_dim: bits, test_nats: nats, test_images: images }) => {
+    if (bits != null) return `test ${fixed(bits, 4)} bits/dim on ${whole(images)} images`;
+    return nats == null ? "evaluated" : `test log-likelihood ${fixed(-nats, 1)} nats on ${whole(images)} images`;
+  },
   published: ({ ref: name }) => `${name} is registered`,
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
   calibrated: ({ ref: name, calibration }) => `${name} has calibration ${calibration}`,

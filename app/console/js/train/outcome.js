@@ -35,20 +35,23 @@ const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate
 
 function trained({ result, metrics }, aliases, changed) {
   const evaluation = metrics.evaluation ?? {};
+  // A density of features has no bits per dimension and no samples.
+  const ofFeatures = evaluation.validation_nats != null && evaluation.validation_bits_per_dim == null;
   const isLive = aliases?.live === result.version;
   return html`<section class="card good-edge" aria-labelledby="outcome-title">
     <h2 id="outcome-title">The model <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
     ${facts([
       ["test", evaluation.test_bits_per_dim == null ? null : html`<strong>${fixed(evaluation.test_bits_per_dim, 4)} bits/dim</strong>${evaluation.test_images ? ` on ${whole(evaluation.test_images)} images` : ""}`],
-      ["test log-likelihood", evaluation.test_nats == null ? null : `${fixed(-evaluation.test_nats, 1)} nats per image (density)`],
+      ["test log-likelihood", evaluation.test_nats == null ? null : `${fixed(-evaluation.test_nats, 1)} nats per image (density of ${ofFeatures ? "features" : "pixels"})`],
       ["validation", evaluation.validation_bits_per_dim == null ? null : `${fixed(evaluation.validation_bits_per_dim, 4)} bits/dim`],
+      ["validation log-likelihood", ofFeatures ? `${fixed(-evaluation.validation_nats, 1)} nats per image` : null],
       ["reconstruction error", evaluation.reconstruction_error == null ? null : `${brief(evaluation.reconstruction_error)}, maximum over learned inverses`],
     ])}
     ${aliases && !isLive ? html`<div class="notice row between"><span>This version is not live: <code>${result.model}</code> uses version ${aliases.live}.</span>
       <button @click=${() => makeLive(result, aliases, changed)}>Make it live</button></div>` : nothing}
     <div class="row">
       <a class="button primary-link" href="#/score" @click=${() => sessionStorage.setItem("snf-model", isLive ? result.model : result.ref)}>Score images</a>
-      <a class="button" href="#/samples/${isLive ? result.model : result.ref}">Draw samples</a>
+      ${ofFeatures ? nothing : html`<a class="button" href="#/samples/${isLive ? result.model : result.ref}">Draw samples</a>`}
     </div>
   </section>`;
 }

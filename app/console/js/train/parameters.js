@@ -7,6 +7,7 @@ const BUDGET = ["max_steps", "max_minutes"]; // fields of the form itself
 const GROUPS = [
   ["Images", ["image_size", "fit", "colour", "pixel_transform", "suspect_share"]],
   ["Steps", ["batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay", "precision", "seed"]],
+  ["Features", ["backbone", "feature_side", "feature_steps", "feature_updates"]],
   ["Learned inverses", ["reconstruction_weight", "multiplier", "reconstruction_target", "symmetric_reconstruction",
     "noise_reconstruction", "gradient", "refresh_inverse_every"]],
   ["Validation", ["validations", "validation_images", "checkpoint_seconds"]],
@@ -30,12 +31,13 @@ function defaultOf(schema, preset, name) {
   return preset?.parameters[name] ?? schema.properties[name].default;
 }
 
-// The kind of input: a choice, a switch, a number, or a size (one or two numbers).
+// The kind of input: a choice, a switch, a text, a number, or a size (one or two numbers).
 function kind(property) {
   const schema = property.anyOf?.find(({ type }) => type !== "null") ?? property;
   if (schema.enum) return { ...schema, form: "choice" };
   if (schema.type === "boolean") return { form: "switch" };
   if (schema.type === "array") return { form: "sides" };
+  if (schema.type === "string") return { form: "text" };
   return { ...schema, form: "number" };
 }
 
@@ -78,6 +80,9 @@ function control({ form, enum: options, type, minimum, maximum }, { id, text, in
   }
   if (form === "sides") {
     return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
+  }
+  if (form === "text") {
+    return html`<input id=${id} placeholder=${shown} autocomplete="off" spellcheck="false" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
   }
   return html`<input id=${id} type="number" placeholder=${shown} step=${type === "integer" ? 1 : "any"} min=${minimum ?? nothing} max=${maximum ?? nothing}
     aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @input=${input}>`;
