@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ import pytest
 import torch
 
 from models.bijections.pixels import LogitPixels
+from models.features.flows import freeze_features
+from models.features.store import BackboneStore
 from models.flows.flow import Flow, Level
+from models.scoring.engines.torch_features import TorchFeatureEngine
+from models.scoring.feature_density import FeatureDensity
 from models.scoring.frozen import freeze
+from models.scoring.likelihood import score_images
 from models.training.presets import PRESETS
 from tests.support.paths import ROOT
 
@@ -19,11 +25,12 @@ BLOCKS = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def page() -> Any:
+def page(backbones: Path) -> Any:
     """The names that the page's examples define, run one after the other."""
     names: dict[str, Any] = {"__name__": "library_page"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        patch.setattr(BackboneStore.__init__, "__defaults__", (backbones,))
         patch.setattr("models.training.presets.PRESETS", dict(PRESETS))
         for block in BLOCKS.findall((ROOT / "docs" / "library.md").read_text(encoding="utf-8")):
             exec(compile(block, "docs/library.md", "exec"), names)
@@ -40,6 +47,16 @@ def test_a_trained_flow_is_exact(page: dict[str, Any]) -> None:
     exact = freeze(page["flow"], (1, 28, 28))
     assert exact.image_shape == (1, 28, 28)
     assert torch.isfinite(page["output"].log_likelihood).all()
+
+
+def test_a_fitted_flow_over_features_gives_the_log_likelihood_of_its_model(page: dict[str, Any]) -> None:
+    frozen, architecture = freeze_features(page["fitted"].flows), page["features"]
+    engine = TorchFeatureEngine(page["extractor"], frozen)
+    density = FeatureDensity(engine, frozen, "0" * 64, architecture.image_shape, architecture.input_size)
+    scores = [score.log_likelihood for score in score_images(density, page["images"])]
+    assert page["log_density"].tolist() == pytest.approx(scores, rel=1e-5)
+    back, _ = page["layer"].inverse(page["latents"])
+    assert torch.allclose(back, torch.from_numpy(page["at_places"]), atol=1e-3)
 
 
 def test_an_own_bijection_works_in_a_flow(page: dict[str, Any]) -> None:
