@@ -30,7 +30,8 @@ from models.flows.build import build_flow
 from models.scoring.engines import open_engine
 from models.scoring.evidence import Evidence
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import passes, score_images
+from models.scoring.likelihood import score_images
+from models.scoring.pixel_density import PixelDensity
 from models.scoring.whole_image import statistic_names
 from models.training.presets import find_preset
 
@@ -67,19 +68,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     flow.initialize(torch.from_numpy(images.astype(np.float64)))
     flow.eval()
     frozen = freeze(flow, shape)
-    engine = open_engine(frozen)
+    density = PixelDensity(open_engine(frozen), frozen, "digest")
     parts = ReferenceImages("random", "", images[:REFERENCE], images[REFERENCE : 2 * REFERENCE])
-    calibration, _ = calibrate(engine, frozen, "digest", flow, parts, images[0], lambda *_: None)
+    calibration, _ = calibrate(density, parts, images[0], lambda *_: None, flow=flow)
     looks = GradientPasses(GradientProbe(flow), "digest")
     fisher = looks.split(calibration.fisher if calibration.fisher is not None else np.zeros(0, np.float32))
     names, work = statistic_names(frozen), images[: arguments.images]
 
     def likelihood() -> None:
-        for _, found in passes(engine, frozen, "digest", work):
+        for _, found in density.passes(work):
             found.terms()
 
     def basic() -> None:
-        scored = score_images(engine, frozen, "digest", work)
+        scored = score_images(density, work)
         calibration.judge(Evidence.join([one.evidence for one in scored if one.evidence is not None]), names, shape[1:])
 
     def thorough() -> None:
@@ -90,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "preset": arguments.preset,
         "shape": list(shape),
-        "engine": engine.name,
+        "engine": density.engine_name,
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "images": arguments.images,

@@ -31,10 +31,10 @@ from models.atomic_files import write_atomically
 from models.datasets.dataset import Dataset, digest_of
 from models.evaluation.baselines import NAMES, Baselines
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
-from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
 from models.scoring.evidence import Evidence
+from models.scoring.pixel_density import PixelDensity
 from models.scoring.whole_image import statistic_names
 from models.training.config import TrainingConfig
 from models.training.run import train
@@ -70,14 +70,10 @@ def main() -> int:
     scorer = Scorer.load(artifact)
     reference = np.concatenate([dataset.statistics, dataset.calibration])
     cross = ReferenceImages("elpv", "", reference, reference[:0], np.arange(len(reference), dtype=np.int8) % FOLDS)
-    loaded = load_artifact(artifact)
     calibrations = {
         "150 + 150": scorer.calibration,
         "cross-conformal over 300": calibrate(
-            TorchEngine(scorer.frozen),
-            scorer.frozen,
-            scorer.log_det_digest,
-            loaded.flow,
+            PixelDensity(TorchEngine(scorer.pixels.frozen), scorer.pixels.frozen, scorer.log_det_digest),
             cross,
             scorer.pinned[0],
             lambda *_: None,
@@ -118,7 +114,7 @@ def measure(scorer: Scorer, calibration: Calibration, looks: dict[str, Evidence]
     for index, name in enumerate(("whole image", "local", "gradients")):
         values[name] = [found[:, index] for found in families]
     statistic = calibration.folds[0].statistic
-    names = [*(statistic.names(statistic_names(scorer.frozen))[i] for i in statistic.whole.used), "complexity"]
+    names = [*(statistic.names(statistic_names(scorer.pixels.frozen))[i] for i in statistic.whole.used), "complexity"]
     standardised = [np.abs(statistic.whole.standardised(statistic.statistics(found))) for found in plain.values()]
     for index, name in enumerate(names):
         values[name] = [found[:, index] for found in standardised]

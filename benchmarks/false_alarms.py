@@ -86,7 +86,7 @@ def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
     """Fit to the first part, calibrate on the second, return the p-values of the third."""
     statistics, calibration, test = parts
     shape = scorer.preprocessing.shape
-    fitted = Statistic.fit(statistics, statistic_names(scorer.frozen), grid_shape(*shape[1:]))
+    fitted = Statistic.fit(statistics, statistic_names(scorer.pixels.frozen), grid_shape(*shape[1:]))
     return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 

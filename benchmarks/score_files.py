@@ -53,7 +53,7 @@ def score_pixels(array: Path) -> None:
     """Score an array of ``(N, H, W)`` as a bare loop does; what one turn of the first side runs."""
     from models.registry.registry import Registry  # noqa: PLC0415 - the other sides need none of it
     from models.scorer import Scorer  # noqa: PLC0415
-    from models.scoring.threads import one_blas_thread  # noqa: PLC0415
+    from models.threads import one_blas_thread  # noqa: PLC0415
     from worker.settings import load_settings  # noqa: PLC0415
 
     one_blas_thread()

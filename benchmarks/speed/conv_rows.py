@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.speed.authors import PlainFlow
 from benchmarks.speed.context import Context
-from benchmarks.speed.ours import DIGEST, Ours, random_flow
+from benchmarks.speed.ours import Ours, random_flow
 from benchmarks.speed.pairing import Target, in_turns, ratio, timed
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.likelihood import score_images
@@ -26,7 +26,7 @@ def plain_twin(ours: Ours) -> PlainFlow:
 
 def differences(ours: Ours, plain: PlainFlow) -> tuple[float, float]:
     """Return the largest differences of log-likelihoods, in nats, from the structure in float64 and in float32."""
-    found = score_images(ours.engine, ours.frozen, DIGEST, ours.images)
+    found = score_images(ours.density, ours.images)
     mine = torch.tensor([one.log_likelihood for one in found], dtype=torch.float64)
     with torch.inference_mode():
         single = plain.log_likelihood(ours.dequantised.float()).double()

@@ -15,7 +15,7 @@ from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ra
 from models.flows.architecture import GlowArchitecture
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.likelihood import passes
+from models.scoring.pixel_density import PixelDensity
 from models.training.presets import find_preset
 
 TITLE = "How time and memory grow"
@@ -53,7 +53,7 @@ def scoring(engine: Engine, frozen: FrozenFlow, count: int) -> Callable[[], None
 
     def work() -> None:
         total = torch.zeros((), dtype=torch.float64)
-        for _, found in passes(engine, frozen, DIGEST, images):
+        for _, found in PixelDensity(engine, frozen, DIGEST).passes(images):
             total += found.terms().sum()
 
     return work

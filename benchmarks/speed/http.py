@@ -101,7 +101,7 @@ def in_process(context: Context, scorer: Scorer, service: Server, drive: Driver)
 
     many = np.concatenate([images] * (AT_ONCE // len(images) + 1))[:AT_ONCE]
     batch = timed(lambda: scorer.anomalies(scorer.score(many)))
-    alone, said = convolutions_alone(scorer.engine, scorer.frozen, AT_ONCE, context.threads)
+    alone, said = convolutions_alone(scorer.pixels.engine, scorer.pixels.frozen, AT_ONCE, context.threads)
     single: list[Found] = []
     loaded: list[Found] = []
     sides = {

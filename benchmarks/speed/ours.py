@@ -28,6 +28,7 @@ from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.likelihood import score_images
 from models.scoring.options import EngineOptions
+from models.scoring.pixel_density import PixelDensity
 from models.scoring.sampling import sample_frozen
 from models.training.presets import find_preset
 
@@ -82,9 +83,14 @@ class Ours:
         """What the engine gets: the images after dequantisation and pixel transform."""
         return self.frozen.pixels.map_with_slope(self.dequantised)[0]
 
+    @property
+    def density(self) -> PixelDensity:
+        """The flow with its engine, as scoring takes them."""
+        return PixelDensity(self.engine, self.frozen, DIGEST)
+
     def score(self) -> Turn:
         """Score all images, from 8-bit pixels to likelihoods with their evidence."""
-        return timed(lambda: score_images(self.engine, self.frozen, DIGEST, self.images))
+        return timed(lambda: score_images(self.density, self.images))
 
     def engine_pass(self) -> Turn:
         """Run the flow alone on all images."""

@@ -1,0 +1,68 @@
+"""Feature models, measured: ``SNF_DATA_DIR=... python -m benchmarks.features WHAT``.
+
+WHAT is
+
+- elpv: defective solar cells, over random splits, beside other scores of the same features;
+- choice: whether held-out likelihood chooses grid and shrinkage well;
+- ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
+- false-alarms: resplits of held-out images, and few images in five folds;
+- exactness: T against float64, and the same image in other company;
+- fit, speed: timed, so run them on a quiet machine;
+- heat-maps: of twenty defective cells, to look at;
+- plots: pictures of the results (needs matplotlib).
+
+Results go to ``benchmarks/results/features_<what>.json`` and ``.md``. Features and evidence are kept in ``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+from benchmarks.features.common import run_of
+from benchmarks.speed.machine import cores
+
+WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "heat-maps", "plots")
+
+
+def main() -> int:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("--seeds", type=int, default=20, help="elpv, choice: random splits")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
+    parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
+    parser.add_argument("--again", action="store_true", help="elpv, choice: measure anew what has a result")
+    parser.add_argument(
+        "--only", nargs="+", help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds"
+    )
+    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of a hybrid's pixels, each split")
+    parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
+    parser.add_argument("--choice-splits", type=int, default=3)
+    parser.add_argument("--models", nargs="+", help="ood: models of the zoo")
+    parser.add_argument("--train", type=int, default=10_000, help="ood: images that features are fitted to")
+    parser.add_argument("--images", type=int, default=10_000, help="ood: most images of each part")
+    parser.add_argument("--baseline-images", type=int, default=2_000, help="ood: the same for other scores")
+    parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")
+    parser.add_argument("--resplits", type=int, default=1000)
+    parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs in five folds of each size")
+    parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")
+    arguments = vars(parser.parse_args())
+    if "SNF_DATA_DIR" not in os.environ:
+        parser.error("SNF_DATA_DIR must name a folder with the data")
+    what = arguments.pop("what").replace("-", "_")
+    module = importlib.import_module(f"benchmarks.features.{what}")
+    arguments["only"] = arguments["only"] or getattr(module, "PARTS_OF_RUN", ())
+    run = run_of({**arguments, "data_dir": Path(os.environ["SNF_DATA_DIR"])})
+    (module.draw if what == "plots" else module.measure)(run)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""Solar cells: their splits, their features, and flows over their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.torch import save
+
+from benchmarks.elpv import cells
+from benchmarks.features.common import FeatureRun
+from benchmarks.features.lookup import FeatureTable
+from models.datasets.dataset import Dataset, digest_of
+from models.images.preprocessing import Pixels
+from models.scoring.engines.open_features import open_extractor
+from models.scoring.open_density import log_dets_of, open_pixels
+from models.scoring.pixel_density import PixelDensity
+from models.training.config import TrainingConfig
+from models.training.loop import Trainer
+from models.training.presets import find_preset
+
+SIZES = (1000, 150, 150)
+"""Functional cells to train, to fit statistics to, and to rank images among; the rest are tested."""
+PIXEL_PRESET = "snf-glow-small"
+
+
+@dataclass(frozen=True)
+class CellSplit:
+    """A random split of the functional cells, uint8 ``(N, 1, 64, 64)`` each."""
+
+    seed: int
+    train: Pixels
+    statistics: Pixels
+    calibration: Pixels
+    test: Pixels
+
+
+@dataclass(frozen=True)
+class SolarCells:
+    """All solar cells, and their features.
+
+    Attributes:
+        normal: Functional cells.
+        defective: Cells that are certainly defective.
+        table: Features of both.
+    """
+
+    normal: Pixels
+    defective: Pixels
+    table: FeatureTable
+
+    @classmethod
+    def load(cls, run: FeatureRun) -> SolarCells:
+        """Read the cells and extract their features, once for all runs."""
+        normal, defective = cells(run.data_dir / "elpv64.npz")
+        images = np.concatenate([normal, defective])
+        backbone = run.backbone
+        _, channels, height, width = images.shape
+        size = backbone.input_size(height, width)
+        extractor = open_extractor(run.store, backbone, (channels, height, width), size, run.options)
+        engine = type(extractor).__name__
+        path = run.folder / f"elpv-{size[0]}-{engine}-{backbone.sha256[:12]}.npy"
+        return cls(normal, defective, FeatureTable.extract(images, extractor, path))
+
+    def split(self, seed: int) -> CellSplit:
+        """Return the split of the README of the data, by the permutation of a seed."""
+        order = np.random.default_rng(seed).permutation(len(self.normal))
+        return CellSplit(seed, *(self.normal[rows] for rows in np.split(order, np.cumsum(SIZES))))
+
+
+def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDensity:
+    """Return the density of the pixels of a split, as :mod:`benchmarks.elpv` trains it; an earlier run is gone on with.
+
+    Args:
+        run: The settings.
+        split: The split.
+        minutes: Duration of the training.
+    """
+    flips = [slice(None), slice(None, None, -1)]
+    mirrored = np.concatenate([split.train[:, :, rows, columns] for rows in flips for columns in flips])
+    nothing = mirrored[:0]
+    digest = digest_of(mirrored, split.statistics)
+    dataset = Dataset("elpv", mirrored, split.statistics, nothing, nothing, digest)
+    config = TrainingConfig(max_minutes=minutes, max_steps=run.some(1500, 5), batch_size=32)
+    architecture = find_preset(PIXEL_PRESET).architecture(dataset.image_shape, config.pixel_transform)
+    folder = run.folder / "pixels" / f"{split.seed}-{minutes:g}"
+    trainer = Trainer(dataset, architecture, config, folder, lambda _event: None)  # type: ignore[arg-type]
+    flow = trainer.run(lambda: False).flow.eval()
+    weights = save({name: value.contiguous() for name, value in flow.state_dict().items()})
+    log_dets = log_dets_of(flow, architecture)
+    return open_pixels(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)  # type: ignore[arg-type]

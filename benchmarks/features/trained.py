@@ -1,0 +1,45 @@
+"""A feature model that the whole product trained, as ``snf train`` does it in its process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.features.cells import CellSplit
+from benchmarks.features.common import FeatureRun
+from benchmarks.features.fitted import PRESET
+from models.datasets.dataset import Dataset, digest_of
+from models.images.preprocessing import Pixels
+from models.scorer import Scorer
+from models.training.presets import find_preset
+from models.training.run import train
+
+
+def trained_on_split(run: FeatureRun, split: CellSplit) -> tuple[Scorer, Path]:
+    """Return the scorer of a feature model of a split of solar cells, and the path of its artifact."""
+    digest = digest_of(split.train, split.statistics, split.calibration)
+    dataset = Dataset("elpv", split.train, split.statistics, split.calibration, split.test, digest)
+    return _trained(run, dataset)
+
+
+def trained_scorer(run: FeatureRun, name: str, images: Pixels) -> Scorer:
+    """Return the scorer of a feature model that is trained on four fifths of some images and calibrated on the rest."""
+    parts = np.split(images, [len(images) * 8 // 10, len(images) * 9 // 10])
+    return _trained(run, Dataset(name, *parts, images[:0], digest_of(*parts)))[0]
+
+
+def _trained(run: FeatureRun, dataset: Dataset) -> tuple[Scorer, Path]:
+    """Train, or find the model that an earlier run has trained on the same images."""
+    folder = run.folder / "trained" / f"{dataset.name}-{dataset.digest[:12]}-{run.backbone.sha256[:8]}"
+    path = train(
+        dataset,
+        PRESET,
+        find_preset(PRESET).config({}),
+        folder,
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        threads=run.threads,
+        engine=run.options,
+    )
+    return Scorer.load(path, options=run.options), path
