@@ -28,8 +28,8 @@ class Program:
     """A compiled OpenVINO graph that runs on any number of images: many in parallel, a few one by one on all threads.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
-    for each other. If there is a cache, the tile size is measured, and also whether both forms give the same results to
-    the last bit; if not, only waves are used, in which each thread computes a full tile.
+    for each other. If there is a cache, the tile size is measured. Unless both forms give the same results to the last
+    bit, only waves are used, in which each thread computes a full tile.
 
     Args:
         graph: A function that returns the graph for a number of images.
@@ -48,6 +48,8 @@ class Program:
         if tiling is not None or stored is None:
             self.tiling = tiling or unmeasured(self._lanes)
             self._wave = self._compile(graph(self.tiling.tile), self._lanes)
+            if tiling is None and not self._agree(self._wave):
+                self.tiling = self.tiling.model_copy(update={"single": NEVER})
         else:
             self.tiling, self._wave = self._measure(graph)
             store_tiling(stored, self.tiling)
@@ -82,17 +84,31 @@ class Program:
 
         tile = fastest_tile(wave)
         images = tile * self._lanes
-        work, together = waves[tile].on_noise(images)
-        one_by_one, alone = self._single.on_noise(images)
-        single = seconds(one_by_one) / images
-        tiling = Tiling(tile=tile, lanes=self._lanes, wave=seconds(work), single=single)
-        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True)):
-            log.warning(
-                "a single image and a tile of %d differ in their last bits: single images are computed in full tiles",
-                tile,
-            )
+        tiling = Tiling(
+            tile=tile,
+            lanes=self._lanes,
+            wave=seconds(waves[tile].on_noise(images)[0]),
+            single=seconds(self._single.on_noise(images)[0]) / images,
+        )
+        if not self._agree(waves[tile]):
             tiling = tiling.model_copy(update={"single": NEVER})
         return tiling, waves[tile]
+
+    def _agree(self, wave: Lanes) -> bool:
+        """Return whether images get the same bits in a full tile and alone."""
+        images = wave.tile * self._lanes
+        results = []
+        for lanes in (wave, self._single):
+            run, outputs = lanes.on_noise(images)
+            run()
+            results.append(outputs)
+        same = all(np.array_equal(together, alone, equal_nan=True) for together, alone in zip(*results, strict=True))
+        if not same:
+            log.warning(
+                "a single image and a tile of %d differ in their last bits: single images are computed in full tiles",
+                wave.tile,
+            )
+        return same
 
 
 class Lanes:
