@@ -8,7 +8,12 @@ import torch
 
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.each_matrix import inverses, log_abs_dets
-from models.bijections.local_affine import SelfNormalizingLocalAffine, cell_of_places, places_of_cells
+from models.bijections.local_affine import (
+    ExactLocalAffine,
+    SelfNormalizingLocalAffine,
+    cell_of_places,
+    places_of_cells,
+)
 from models.threads import torch_threads
 from tests.models.helpers import randomise
 
@@ -82,3 +87,13 @@ def test_determinants_and_inverses_of_many_large_matrices_with_several_threads()
         assert log_abs_dets(matrices).tolist() == pytest.approx(expected, rel=1e-12)
         identity = torch.eye(152, dtype=torch.float64).expand_as(matrices)
         torch.testing.assert_close(inverses(matrices) @ matrices, identity, rtol=0, atol=1e-9)
+
+
+def test_a_layer_trains_after_another_has_scored_without_gradients() -> None:
+    """The table of places is kept for both."""
+    x = torch.randn(2, 3, 11, 13)
+    for layer, training in ((ExactLocalAffine((3, 11, 13), 4), False), (ExactLocalAffine((3, 11, 13), 4), True)):
+        with torch.inference_mode(not training):
+            z, log_det = layer(x)
+    torch.autograd.backward(z.square().sum() + log_det.sum())
+    assert layer.weight.grad is not None
