@@ -112,7 +112,7 @@ def _features(
 
     Args:
         architecture: Their architecture, of which the grid is the finest that is tried.
-        config: The number of Glow steps that are tried, and how long they are trained.
+        config: The share of suspects, the number of Glow steps that are tried, and how long they are trained.
         splits: Sizes of the parts of the dataset.
         throughput: Rates of the CPU.
         slowdown: How many times longer than by ``throughput`` alone.
@@ -123,6 +123,9 @@ def _features(
     fits, pairs = 1 + folds, folds * max(folds - 1, 0)
     fitted = splits.train + (splits.statistics if folds else 0)
     passed = (work.backbone + work.moments) * fitted + (work.choice + work.layers) * fits
+    if config.suspect_share and not folds:
+        # A first fit finds the suspects, which are left out of a second one.
+        passed = passed * 2 + (work.backbone + work.scoring) * fitted
     if steps:
         passed = passed + work.update * config.feature_updates
     if folds:

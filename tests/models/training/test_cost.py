@@ -249,6 +249,9 @@ def test_a_fit_of_features_takes_time_by_its_images_and_repeats_for_folds() -> N
     assert usual.training_seconds < estimate(train=1600).training_seconds
     assert usual.evaluation_seconds < estimate(test=1000).evaluation_seconds
     assert usual.seconds < 60
+    suspicious = TrainingConfig(suspect_share=0.1)
+    twice = estimate_training(FEATURES, suspicious, DatasetSummary(SIDE, 800, 100, 100, 0))
+    assert 2 * usual.training_seconds < twice.training_seconds < 3.5 * usual.training_seconds
     few = {"train": 240, "statistics": 160, "calibration": 0}
     split, folded = estimate(**few), estimate(**few, folds=5)
     assert folded.training_seconds > 2 * split.training_seconds
