@@ -16,6 +16,8 @@ DIVERGED_REPORTS = 20
 
 A single spike is no divergence.
 """
+DIVERGED_STEPS = 5
+"""A training has diverged after this many steps in a row whose loss or gradient is not finite; fewer are skipped."""
 
 
 class ReportHistory:

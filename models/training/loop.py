@@ -25,7 +25,7 @@ from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
-from models.training.divergence import ReportHistory, name_the_cause
+from models.training.divergence import DIVERGED_STEPS, ReportHistory, name_the_cause
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, training_precision
 from models.training.validation import omitted_log_det, trimmed_bits_per_dim, write_preview
@@ -123,6 +123,7 @@ class Trainer:
         ranks.require_same_start(self.state.step, digest)
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
+        self._skipped_in_a_row = 0
 
     def _fresh_flow(self, architecture: PixelArchitecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -180,7 +181,7 @@ class Trainer:
             elapsed = self.ranks.value_of_first(time.monotonic() - started)
             self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
-            if history.due(elapsed) or progress >= 1:
+            if self._skipped_in_a_row == 0 and (history.due(elapsed) or progress >= 1):
                 self._report(loss, history)
             # Called before anything is written: an attempt that lost its lease ends here.
             stop = self.ranks.any(should_stop())
@@ -207,14 +208,29 @@ class Trainer:
         torch.autograd.backward(loss.value)
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
         if not (loss.value.isfinite() and norm.isfinite()):
-            y, _ = self.batch_loss.transform_pixels(images)
-            raise TrainingDiverged(f"step {step}: {name_the_cause(self.flow, y)}; {self._advice()}")
+            self._skip(step, images)
+            return loss
+        self._skipped_in_a_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(step, progress)
         self.optimizer.step()
         self.objective.update(loss, step)
         self._average(step)
         return loss
+
+    def _skip(self, step: int, images: torch.Tensor) -> None:
+        """Report a step whose loss or gradient is not finite and that therefore changes no weights.
+
+        Raises ``TrainingDiverged`` after too many in a row, or if weights are not finite.
+        """
+        self._skipped_in_a_row += 1
+        y, _ = self.batch_loss.transform_pixels(images)
+        cause = name_the_cause(self.flow, y)
+        lost = not all(parameter.isfinite().all() for parameter in self.flow.parameters())
+        if lost or self._skipped_in_a_row >= DIVERGED_STEPS:
+            raise TrainingDiverged(f"step {step}: {cause}; {self._advice()}")
+        # A single image that is far from all others can overflow the couplings of a flow that has seen few images.
+        self.observe({"event": "log", "message": f"step {step} changes no weights: {cause}"})
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

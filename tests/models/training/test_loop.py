@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from models.artifacts.files import WEIGHTS
 from models.atomic_files import sha256_file
@@ -25,6 +29,7 @@ from models.training.batches import Batches
 from models.training.config import TrainingConfig
 from models.training.divergence import DIVERGED_REPORTS, ReportHistory
 from models.training.loop import Interrupted, Trainer
+from models.training.objective import Loss
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.run import train
@@ -237,6 +242,25 @@ def test_a_layer_that_overflows_is_named(tmp_path: Path) -> None:
         trainer.flow.get_parameter("levels.1.steps.0.log_scale").fill_(-200)
     with pytest.raises(TrainingDiverged, match=r"level 2, bijection 1 \(ActNorm\) gave values that are not finite"):
         trainer.run(lambda: False)
+
+
+def test_a_batch_that_overflows_changes_no_weights_and_ends_no_training(tmp_path: Path) -> None:
+    trainer, events = trainer_in(tmp_path)
+    loss_of = trainer.loss_of
+    weights: list[Tensor] = []
+
+    def overflow(images: Tensor, step: int) -> Loss:
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.flow.parameters()]))
+        loss = loss_of(images, step)
+        return replace(loss, value=loss.value * math.inf) if step in (1, 2) else loss
+
+    trainer.loss_of = overflow
+    trainer.run(lambda: False)
+    same = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
+    assert same == [False, True, True, False, False]
+    skipped = [event["message"] for event in events if "changes no weights" in str(event.get("message"))]
+    assert [message.partition(" changes")[0] for message in skipped] == ["step 1", "step 2"]
+    assert all(math.isfinite(event["bits_per_dim"]) for event in events if event["event"] == "metrics")
 
 
 def test_what_a_run_reports(whole: tuple[Trainer, Events]) -> None:
