@@ -74,7 +74,7 @@ class Reason(Answer):
 
     feature: str = Field(
         description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a "
-        "backbone `feature-place`, `feature-area` or `feature-image`."
+        "backbone `feature-place`, `feature-area`, `feature-mean` or `feature-image`."
     )
     z: float = Field(
         description="Standard deviations from the value expected at the image's complexity; for `gradients` and the "

@@ -29,7 +29,7 @@ class FeatureBaselines:
         scale: Their deviations, ``(C,)``.
         whitening: Matrix that whitens the divided features, ``(C, C)``: one Gaussian for all places.
         patches: Divided features at random places of random training images, ``(patches, C)``.
-        pooled: Gaussian of the pooled features, with the covariance of Ledoit and Wolf.
+        pooled: Gaussian of the deepest pooled features, with the covariance of Ledoit and Wolf.
         centres: Mean map of each score at places over the images of the statistics part, ``(rows, columns)``.
     """
 
@@ -62,7 +62,7 @@ class FeatureBaselines:
                     flat.reshape(len(at_places), -1, channels), each[start : start + BATCH], strict=True
                 )
             ]
-            pooled.append(whole)
+            pooled.append(_deepest(extractor, whole))
         count = len(train) * rows * columns
         mean = total / count
         covariance = products / count - np.outer(mean, mean)
@@ -98,8 +98,13 @@ class FeatureBaselines:
             for name, maps in self.maps(at_places).items():
                 found.setdefault(name, []).append(maps.max((1, 2)))
                 found.setdefault(f"{name}, centred", []).append((maps - self.centres[name]).max((1, 2)))
-            found.setdefault("pooled Mahalanobis", []).append(self.pooled.mahalanobis(whole))
+            found.setdefault("pooled Mahalanobis", []).append(self.pooled.mahalanobis(_deepest(self.extractor, whole)))
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _deepest(extractor: FeatureExtractor, whole: Features) -> Features:
+    """Return the last group of the pooled features, those of the deepest map."""
+    return whole[:, -extractor.pooled[-1] :]
 
 
 def _flat(at_places: Features) -> Features:

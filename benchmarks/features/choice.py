@@ -50,7 +50,7 @@ def on_split(run: FeatureRun, cells: SolarCells, split: CellSplit, count: int) -
     own = np.arange(count) * FOLDS // count
     extract = LookupExtractor(cells.table)
     moments = FeatureMoments(extract.feature_shape, FOLDS)
-    pooled = FeatureMoments((extract.pooled, 1, 1), FOLDS)
+    pooled = FeatureMoments((sum(extract.pooled), 1, 1), FOLDS, extract.pooled)
     for start in range(0, count, BATCH):
         places, whole = extract(train[start : start + BATCH])
         moments.add(places, own[start : start + BATCH])
@@ -67,7 +67,7 @@ def on_split(run: FeatureRun, cells: SolarCells, split: CellSplit, count: int) -
             tried = FitChoice(choice.grid, shrinkage, choice.mean_shrinkage, nats)
             layer = SelfNormalizingLocalAffine(moments.shape, choice.grid)
             fit_layer(layer, moments, range(FOLDS), tried)
-            flows = FeatureFlows([layer.eval()], [over_pooled.eval()])
+            flows = FeatureFlows([layer.eval()], [over_pooled.eval()], groups=extract.pooled)
             points.append({**asdict(tried), **aurocs(cells, split, flows)})
     best = min(points, key=lambda point: point["held_out"])
     nats, found = ([point[key] for point in points] for key in ("held_out", "auroc"))

@@ -32,11 +32,13 @@ class FeatureTable:
     Attributes:
         places: Features at places, ``(N, C, rows, columns)``, mapped from a file.
         pooled: Pooled features, ``(N, K)``.
+        groups: The numbers of pooled features in each of their groups.
         rows: The row of every image, by a digest of its pixels.
     """
 
     places: Features
     pooled: Features
+    groups: tuple[int, ...]
     rows: dict[bytes, int]
 
     @classmethod
@@ -47,7 +49,7 @@ class FeatureTable:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             places = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), *extractor.feature_shape))
-            pooled = np.empty((len(images), extractor.pooled), dtype=np.float32)
+            pooled = np.empty((len(images), sum(extractor.pooled)), dtype=np.float32)
             for start in range(0, len(images), BATCH):
                 rows = slice(start, start + BATCH)
                 places[rows], pooled[rows] = extractor(np.ascontiguousarray(images[rows]))
@@ -55,7 +57,7 @@ class FeatureTable:
             partial.replace(path)
             np.save(whole, pooled)
         rows = {digest_of_image(image): number for number, image in enumerate(images)}
-        return cls(np.load(path, mmap_mode="r"), np.load(whole), rows)
+        return cls(np.load(path, mmap_mode="r"), np.load(whole), extractor.pooled, rows)
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
@@ -79,7 +81,7 @@ class LookupExtractor:
     def __init__(self, table: FeatureTable) -> None:
         self.table = table
         self.feature_shape = table.feature_shape
-        self.pooled = table.pooled.shape[1]
+        self.pooled = table.groups
 
     def __call__(self, images: Pixels) -> tuple[Features, Features]:
         """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""
@@ -100,16 +102,15 @@ class LookupEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of the pooled features, ``(N, fits)``."""
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
         places, pooled = [], []
         for start in range(0, len(images), BATCH):
             features, whole = map(torch.from_numpy, self._extract(images[start : start + BATCH]))
-            places.append(torch.stack([_squares(layer, features) for layer in self._flows.places], 1))
-            pooled.append(
-                torch.stack([_squares(layer, whole[:, :, None, None])[:, 0, 0] for layer in self._flows.pooled], 1)
-            )
+            places.append(torch.stack([_squares(layer, features).sum(1) for layer in self._flows.places], 1))
+            squares = torch.stack([_squares(layer, whole[:, :, None, None]) for layer in self._flows.pooled], 1)
+            pooled.append(torch.stack([of.flatten(2).sum(2) for of in squares.split(self._flows.groups, 2)], 2))
         return torch.cat(places).numpy(), torch.cat(pooled).numpy()
 
 
 def _squares(layer: FrozenLocalAffine, features: Tensor) -> Tensor:
-    return layer.forward(features.double())[0].square().sum(1)
+    return layer.forward(features.double())[0].square()

@@ -166,7 +166,9 @@ def scores_of(scorer: Scorer, sets: dict[str, Evidence]) -> dict[str, dict[str, 
             family = statistic.features
             assert family is not None
             each = [family.statistics(parts[part].features) for part in PARTS[1:]]  # type: ignore[arg-type]
-            for number, label in enumerate(("largest place", "highest twentieth", "pooled features")):
+            for number, label in enumerate(
+                ("largest place", "highest twentieth", "means of places", "deepest features")
+            ):
                 found[label] = measured_by_rank(*(rows[:, number] for rows in each))
     return found
 

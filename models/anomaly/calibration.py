@@ -98,12 +98,17 @@ class Fold:
 
     def values(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic of each image, ``(N,)``: -ln of its mean p-value; larger is more anomalous."""
-        return merge(self.families(evidence), self.kinds(evidence))
+        return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
         """Return the groups of statistics that evidence is judged by: those of the statistic, gradients last."""
         with_gradients = evidence.gradients is not None and self.thorough is not None
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
+
+    def weights(self, evidence: Evidence) -> Array:
+        """Return the weights by which the groups of :meth:`kinds` are merged, ``(kinds,)``; the sum is 1."""
+        # A model with features has no gradients, and only it has other weights than those of the kinds.
+        return self.statistic.weights if self.statistic.held_out else weights(self.kinds(evidence))
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ class Calibration:
     def _merged(self, families: list[Array], evidence: Evidence) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = [
-                merge(surprises, fold.kinds(evidence)) for fold, surprises in zip(self.folds, families, strict=True)
+                merge(surprises, fold.weights(evidence)) for fold, surprises in zip(self.folds, families, strict=True)
             ]
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
@@ -265,7 +270,7 @@ def explain(
         image: Height and width of the images in pixels.
     """
     kinds = fold.kinds(evidence)
-    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * weights(kinds)
+    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * fold.weights(evidence)
     parts = parts / parts.sum(1, keepdims=True)
     share = dict(zip(kinds, parts.T, strict=True))
     reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]

@@ -28,6 +28,7 @@ WORDS = {
 FEATURE_WORDS = {
     "feature-place": "{where}: features unlike those of normal images at this place",
     "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
+    "feature-mean": "the mean of the features over the image is unlike that of normal images",
     "feature-image": "the features of the image as a whole are unlike those of normal images",
 }
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
@@ -89,7 +90,7 @@ def feature_reason(
         grid: Rows and columns of places.
         image: Height and width of the image in pixels.
     """
-    if name == "feature-image":
+    if name in ("feature-mean", "feature-image"):
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
     top, bottom = _pixels(place[0], grid[0], image[0])
     left, right = _pixels(place[1], grid[1], image[1])

@@ -35,7 +35,8 @@ FAMILIES: dict[EvidenceKind, tuple[str, str]] = {
 FEATURE_LABELS = {
     "feature-place": "most unusual place by features",
     "feature-area": "most unusual twentieth of the image by features",
-    "feature-image": "pooled features of the image",
+    "feature-mean": "mean of the features at places",
+    "feature-image": "deepest features of the image",
 }
 
 

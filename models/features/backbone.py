@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SMALLEST_SIDE, LARGEST_SIDE = 224, 1024
 """Pixels to which the shorter side is enlarged for the default backbone, and the longest side of an image."""
 
+ENLARGED = 4
+"""Images are enlarged so many times at most, unless asked for: more blurs them beyond what a backbone has seen."""
 Triple = tuple[float, float, float]
 
 
@@ -29,7 +31,8 @@ class Backbone(BaseModel):
     """Description of a backbone, a frozen network: preprocessing, outputs, digest of the weights, licence and origin.
 
     An image has two kinds of features. Those at places are the values of all ``maps`` at each position of the coarsest
-    one, after an average over 3x3 positions. The pooled features are the mean of ``pooled`` over the image.
+    one, after an average over 3x3 positions. The pooled features are means over the image, in two groups: of the
+    features at places, and of ``pooled``.
 
     Attributes:
         name: The name by which presets and commands refer to the backbone.
@@ -90,6 +93,11 @@ class Backbone(BaseModel):
         """The distance of neighbouring places in input pixels: the largest stride of the maps."""
         return max(output.stride for output in self.maps)
 
+    @property
+    def pooled_groups(self) -> tuple[int, int]:
+        """The number of pooled features in each of their groups: means of the maps, and of ``pooled``."""
+        return sum(output.channels for output in self.maps), self.pooled.channels
+
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:
         """Return height and width of the input of the network for images of a size.
 
@@ -99,13 +107,15 @@ class Backbone(BaseModel):
         Args:
             height: Height of the images in pixels.
             width: Their width in pixels.
-            smallest: Smallest length of the shorter side in pixels; None for that of the backbone.
+            smallest: Smallest length of the shorter side in pixels; None for that of the backbone, but at most
+                :data:`ENLARGED` times that of the images.
 
         >>> from models.features.lite0 import LITE0
         >>> LITE0.input_size(28, 28), LITE0.input_size(256, 256), LITE0.input_size(300, 200)
-        ((224, 224), (256, 256), (352, 224))
+        ((128, 128), (256, 256), (352, 224))
         """
-        factor = max(1.0, (smallest or self.smallest_side) / min(height, width))
+        shorter = min(height, width)
+        factor = max(1.0, (smallest or min(self.smallest_side, ENLARGED * shorter)) / shorter)
         return self._rounded(height * factor), self._rounded(width * factor)
 
     def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:

@@ -28,8 +28,8 @@ class FeatureExtractor(Protocol):
         ...
 
     @property
-    def pooled(self) -> int:
-        """The number of pooled features of an image."""
+    def pooled(self) -> tuple[int, ...]:
+        """The number of pooled features of an image in each of their groups; the sum is K."""
         ...
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -57,7 +57,7 @@ class TorchExtractor:
         self.backbone = backbone
         self.size = size
         self.feature_shape = backbone.feature_shape(size)
-        self.pooled = backbone.pooled.channels
+        self.pooled = backbone.pooled_groups
         self._network = Lite0Network(weights, dtype).eval()
         self._dtype = dtype
 
@@ -65,7 +65,8 @@ class TorchExtractor:
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
         """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``, as tensors."""
         maps, deepest = self._network(normalised(images, self.backbone, self.size, self._dtype))
-        return on_one_grid(maps, self.backbone), deepest.mean((2, 3))
+        places = on_one_grid(maps, self.backbone)
+        return places, torch.cat([places.mean((2, 3)), deepest.mean((2, 3))], 1)
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""

@@ -35,13 +35,18 @@ class FeatureFlows(nn.Module):
         places: The layer over the features at places, ``(C, rows, columns)``, of each fit.
         pooled: The layer over the pooled features, ``(K, 1, 1)``, of each fit.
         steps: The bijections of the Glow steps, as :func:`build_steps` returns them.
+        groups: The numbers of pooled features in groups, each with a density of its own; None for a single group.
 
     Raises:
         ValueError: There are steps and more than one fit.
     """
 
     def __init__(
-        self, places: list[ExactLocalAffine], pooled: list[ExactLocalAffine], steps: Sequence[Bijection] = ()
+        self,
+        places: list[ExactLocalAffine],
+        pooled: list[ExactLocalAffine],
+        steps: Sequence[Bijection] = (),
+        groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if steps and len(places) > 1:
@@ -49,6 +54,7 @@ class FeatureFlows(nn.Module):
         self.places = nn.ModuleList(places)
         self.pooled = nn.ModuleList(pooled)
         self.steps = nn.ModuleList(steps)
+        self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
         """Yield the layer over places and the layer over pooled features of each fit, the fit to all images first."""
@@ -108,11 +114,12 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
     if architecture.linear not in LOCAL_LAYERS:
         raise ValueError(f"expected a linear layer of {', '.join(LOCAL_LAYERS)}, got {architecture.linear!r}")
     layer = LOCAL_LAYERS[architecture.linear]
-    pooled = architecture.pooled, 1, 1
+    pooled = sum(architecture.pooled), 1, 1
     return FeatureFlows(
         [layer(architecture.feature_shape, grid) for grid in architecture.grids],
         [layer(pooled, 1) for _ in architecture.grids],
         build_steps(architecture),
+        architecture.pooled,
     )
 
 
@@ -139,6 +146,7 @@ class FrozenFeatureFlows:
         pooled: The frozen layer over pooled features of each fit.
         steps: The frozen Glow steps after the layer over places, where there is a single fit.
         constant_log_det: Log-det of the first fit over places and of the steps, in nats: it is a term of every score.
+        groups: The numbers of pooled features in groups, each with a density of its own.
     """
 
     feature_shape: Shape
@@ -146,6 +154,7 @@ class FrozenFeatureFlows:
     pooled: tuple[FrozenLocalAffine, ...]
     steps: tuple[FrozenStep, ...]
     constant_log_det: float
+    groups: tuple[int, ...]
 
 
 def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = None) -> FrozenFeatureFlows:
@@ -167,6 +176,7 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
         tuple(pooled.freeze(pooled.shape) for _, pooled in fits),
         tuple(step.freeze(shape) for step in flows.steps if isinstance(step, Bijection)),
         sum(known[name] for name in flows.scored()),
+        flows.groups,
     )
 
 

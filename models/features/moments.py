@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,16 +25,20 @@ class FeatureMoments:
     Args:
         shape: Channels C, rows and columns of the features.
         folds: The number of folds, each of which is summed by itself.
+        groups: The numbers of channels in groups that are independent of each other; None for a single group.
 
     Attributes:
         images: The number of images in each fold, ``(folds,)``.
         sums: Sums of the shifted features at each place, float64 ``(folds, places, C)``.
         products: Sums of products of shifted features in each cell, float64 ``(folds, cells, C, C)``.
         shift: What was subtracted from each channel, float64 ``(C,)``.
+        related: Which pairs of channels are in the same group, float64 ``(C, C)`` of 0 and 1.
     """
 
-    def __init__(self, shape: Shape, folds: int) -> None:
+    def __init__(self, shape: Shape, folds: int, groups: Sequence[int] | None = None) -> None:
         channels, rows, columns = shape
+        group = torch.repeat_interleave(torch.tensor(groups or [channels]))
+        self.related = (group[:, None] == group).double()
         self.shape = shape
         self.cells = cell_of_places(rows, columns, FINEST_GRID)
         self.images = torch.zeros(folds, dtype=torch.float64)
@@ -73,6 +78,7 @@ class FeatureMoments:
             self.sums[folds].sum(0),
             self.products[folds].sum(0),
             self.shift,
+            self.related,
         )
 
 
@@ -86,6 +92,7 @@ class MomentSum:
         sums: Sums of shifted features, ``(places, C)``.
         products: Sums of products of shifted features in the cells of the finest grid, ``(cells, C, C)``.
         shift: What was subtracted from each channel, ``(C,)``.
+        related: Which pairs of channels are in the same group, ``(C, C)`` of 0 and 1. Products of others count as 0.
     """
 
     shape: Shape
@@ -93,6 +100,7 @@ class MomentSum:
     sums: Tensor
     products: Tensor
     shift: Tensor
+    related: Tensor
 
     @property
     def means(self) -> Tensor:
@@ -140,7 +148,7 @@ class MomentSum:
         total.index_add_(0, parent if only is None else parent[only], products)
         # (x - m)(x - m)^T = x x^T - s m^T - m s^T + n m m^T, summed.
         mixed = self.products_at_places(grid, self.sums - 0.5 * self.images * means, means, only)
-        return total - mixed - mixed.mT
+        return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
         """Return the sum of left right^T over the places of each cell, ``(cells, C, C)``.

@@ -109,7 +109,9 @@ class FeatureArchitecture(_ImageArchitecture):
     feature_channels: int = Field(ge=1, le=8192)
     rows: int = Field(ge=1, le=512, description="Rows of places with a feature vector.")
     columns: int = Field(ge=1, le=512)
-    pooled: int = Field(ge=1, le=8192, description="Features of the whole image.")
+    pooled: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+        min_length=1, max_length=8, description="Features of the whole image in groups with a density of their own."
+    )
     grids: tuple[int, ...] = Field(
         min_length=1, max_length=16, description="Cells along each side, of the fit to all images and of later ones."
     )
@@ -137,7 +139,7 @@ class FeatureArchitecture(_ImageArchitecture):
         grid = min(self.grids[0], max(self.rows, self.columns))
         return f"{self.feature_channels} features at {self.rows}x{self.columns} places of {self.backbone}, " + (
             f"{self.linear} local affine maps on a {grid}x{grid} grid"
-            + (f", {self.steps} Glow steps" if self.steps else "")
+            + (f", {self.steps} Glow step{'s' if self.steps > 1 else ''}" if self.steps else "")
         )
 
 

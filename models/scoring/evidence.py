@@ -19,7 +19,7 @@ class FeatureEvidence:
 
     Attributes:
         places: At each place, ``(N, fits, rows, columns)`` in nats.
-        pooled: Of the pooled features, ``(N, fits)`` in nats.
+        pooled: Of each group of the pooled features, ``(N, fits, groups)`` in nats.
     """
 
     places: NDArray[np.float64]

@@ -52,7 +52,8 @@ class FeatureEngine(Protocol):
             images: Pixels, uint8 ``(N, C, H, W)``.
 
         Returns:
-            Squares at places, float64 ``(N, fits, rows, columns)``, and of pooled features, ``(N, fits)``.
+            Squares at places, float64 ``(N, fits, rows, columns)``, and of each
+            group of pooled features, ``(N, fits, groups)``.
         """
         ...
 
@@ -64,7 +65,7 @@ class FeaturePass:
     Attributes:
         flows: The frozen flows over the features.
         squares: ||z||² of the latents at each place, float64 ``(N, fits, rows, columns)``.
-        pooled: ||z||² of the latents of the pooled features, float64 ``(N, fits)``.
+        pooled: ||z||² of the latents of each group of pooled features, float64 ``(N, fits, groups)``.
         image: Height and width of the images.
     """
 

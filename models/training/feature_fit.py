@@ -97,7 +97,11 @@ def fit_features(
     # Blocks and not random folds: images that follow each other may show the same part.
     own = np.arange(len(images)) * CHOICE_FOLDS // len(images) if folds is None else folds
     count = int(own.max()) + 1
-    moments = FeatureMoments(extractor.feature_shape, count), FeatureMoments((extractor.pooled, 1, 1), count)
+    pooled_shape = sum(extractor.pooled), 1, 1
+    moments = (
+        FeatureMoments(extractor.feature_shape, count),
+        FeatureMoments(pooled_shape, count, extractor.pooled),
+    )
     final = folds is not None or not suspect_share
     trial = StepsTrial(plan, architecture, own) if plan is not None and folds is None and final else None
     for start, places, pooled in _batches(images, extractor, report, "features"):
@@ -127,6 +131,7 @@ def fit_features(
         [places for places, _ in layers],
         [pooled for _, pooled in layers],
         kept_steps.steps if kept_steps is not None else (),
+        extractor.pooled,
     )
     described = kept_steps.architecture if kept_steps is not None else architecture
     return FittedFeatures(
@@ -245,19 +250,28 @@ def _unseen(
             for fold in range(count):
                 if fold != of_image:
                     over_places, over_pooled = layers[fold, of_image]
-                    places[fold].append(_energy(over_places, features[row]))
-                    pooled[fold].append(_energy(over_pooled, whole[row, :, None, None]))
+                    places[fold].append(_energy(over_places, features[row])[0])
+                    pooled[fold].append(_energy(over_pooled, whole[row, :, None, None], extractor.pooled)[:, 0, 0])
     return tuple(
-        FeatureEvidence(np.stack(at_places)[:, None], np.stack(of_whole)[:, :, 0])
+        FeatureEvidence(np.stack(at_places)[:, None], np.stack(of_whole)[:, None])
         for at_places, of_whole in zip(places, pooled, strict=True)
     )
 
 
 @torch.no_grad()
-def _energy(layer: ExactLocalAffine, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return ||z||² / 2 at each place of the features of an image, ``(C, rows, columns)``, as ``(rows, columns)``."""
-    z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)
-    energy: NDArray[np.float64] = 0.5 * z.double().square().sum(1)[0].numpy()
+def _energy(
+    layer: ExactLocalAffine, features: NDArray[np.float32], groups: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """Return ||z||² / 2 over groups of channels at each place of an image, ``(groups, rows, columns)``.
+
+    Args:
+        layer: The layer.
+        features: The features of an image, ``(C, rows, columns)``.
+        groups: The numbers of channels in the groups; None for a single group.
+    """
+    z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)[0].double()
+    parts = torch.split(z.square(), list(groups or [len(z)]))
+    energy: NDArray[np.float64] = 0.5 * torch.stack([part.sum(0) for part in parts]).numpy()
     return energy
 
 

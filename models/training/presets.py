@@ -154,7 +154,7 @@ class Preset:
             feature_channels=features,
             rows=rows,
             columns=columns,
-            pooled=backbone.pooled.channels,
+            pooled=backbone.pooled_groups,
             grids=(FINEST_GRID,),
             linear=self.linear,
         )

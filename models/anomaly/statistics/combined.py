@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -23,29 +24,62 @@ EvidenceKind = Literal["whole", "local", "features", "gradients"]
 """A group of statistics with a p-value of its own: of the whole image, of regions, of features, of gradients."""
 WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0, "gradients": 0.25}
 """Weights of the groups, before they are scaled to the sum 1. Regions and gradients detect fewer anomalies."""
+TYPICAL = math.log(2)
+"""The median of -ln p of images that are like those to which a group was fitted, in nats."""
 
 HELD_OUT_FOLDS = 5
 """Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
 
 
-def weights(kinds: Sequence[EvidenceKind]) -> Array:
-    """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1."""
+def weights(kinds: Sequence[EvidenceKind], held_out: HeldOut | None = None) -> Array:
+    """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1.
+
+    Args:
+        kinds: The groups.
+        held_out: Their surprises over images that they were not fitted to, where those are known.
+    """
     unscaled = np.array([WEIGHTS[kind] for kind in kinds])
+    if held_out is not None:
+        unscaled = unscaled / held_out.inflation
     shares: Array = unscaled / unscaled.sum()
     return shares
 
 
-def merge(surprises: Array, kinds: Sequence[EvidenceKind]) -> Array:
+def merge(surprises: Array, shares: Array) -> Array:
     """Return -ln of the weighted harmonic mean of p-values given as -ln p, ``(N, kinds of statistic)`` -> ``(N,)``.
 
     T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
     evidence of one family is not outweighed by families without any.
 
-    >>> merge(np.array([[3.0, 3.0]]), ("whole", "local")).round(6).tolist()
+    Args:
+        surprises: The surprise -ln p of each image by each group of statistics.
+        shares: The weights of the groups, ``(kinds,)``.
+
+    >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
     [3.0]
     """
-    merged: Array = logsumexp(surprises, axis=1, b=weights(kinds))
+    merged: Array = logsumexp(surprises, axis=1, b=shares)
     return merged
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Surprises of several groups of statistics over normal images that the groups were not fitted to.
+
+    Attributes:
+        tails: The survival function of each group's surprise.
+        inflation: How many times larger the median surprise of each group is than over images like those that it was
+            fitted to, at least 1, ``(kinds,)``: large where a group has many statistics and few reference images.
+    """
+
+    tails: tuple[Tail, ...]
+    inflation: Array
+
+    @classmethod
+    def fit(cls, surprises: Array) -> Self:
+        """Return the survival functions and inflations of surprises in nats, ``(N, kinds)``."""
+        medians = np.median(surprises, axis=0)
+        return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(1.0, medians / TYPICAL))
 
 
 @dataclass(frozen=True)
@@ -59,14 +93,14 @@ class Statistic:
         local: Statistics of regions of the log-density of pixels; None where there are none. Otherwise the unevenness
             of the regions is one of the statistics of the whole image.
         features: Statistics of the features of a backbone; None for a density of pixels alone.
-        held_out: For pixels and features together: the survival function of each group's surprise over images that the
-            group was not fitted to, in the order of :attr:`kinds`.
+        held_out: For pixels and features together: each group's surprises over images that it was not fitted to, in
+            the order of :attr:`kinds`.
     """
 
     whole: WholeFamily | None
     local: LocalFamily | None
     features: FeatureFamily | None = None
-    held_out: tuple[Tail, ...] | None = None
+    held_out: HeldOut | None = None
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
@@ -74,7 +108,8 @@ class Statistic:
 
         Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
         larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
-        surprise is replaced by that of its rank among images that the group was not fitted to.
+        surprise is replaced by that of its rank among images that the group was not fitted to. A group weighs the less
+        the larger its surprise of such images is: it says of a new image mostly that it is new.
 
         Args:
             evidence: The evidence of the reference images.
@@ -90,7 +125,7 @@ class Statistic:
         for fold in np.unique(folds):
             inside = folds == fold
             surprises[inside] = cls._fit(evidence[~inside], names, grid).families(evidence[inside])
-        return replace(fitted, held_out=tuple(Tail.fit(column) for column in surprises.T))
+        return replace(fitted, held_out=HeldOut.fit(surprises))
 
     @classmethod
     def _fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
@@ -108,6 +143,11 @@ class Statistic:
         """The groups of statistics, in the order of the columns of :meth:`families`."""
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
+
+    @property
+    def weights(self) -> Array:
+        """The weights of the groups in the order of :attr:`kinds`, ``(kinds,)``; the sum is 1."""
+        return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
         """Return the names of all K whole-image statistics: the given ones, then ``unevenness-1`` etc. by region shape.
@@ -138,12 +178,12 @@ class Statistic:
             assert evidence.features is not None
             columns.append(self.features.surprise(evidence.features))
         if self.held_out is not None:
-            columns = [tail.surprise(column) for tail, column in zip(self.held_out, columns, strict=True)]
+            columns = [tail.surprise(column) for tail, column in zip(self.held_out.tails, columns, strict=True)]
         return np.stack(columns, 1)
 
     def __call__(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
-        return merge(self.families(evidence), self.kinds)
+        return merge(self.families(evidence), self.weights)
 
 
 def _names(names: Sequence[str], local: LocalFamily | None) -> list[str]:

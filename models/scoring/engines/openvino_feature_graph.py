@@ -32,7 +32,7 @@ class FeatureGraphs:
 
     The outputs are "places" and "pooled". Without flows they are the features, ``(images, C, rows, columns)`` and
     ``(images, K)``; with flows they are ||z||² of the latents, ``(images, fits, rows, columns)`` and
-    ``(images, fits)``.
+    ``(images, fits, groups)``.
 
     A graph runs the backbone on one image after the other, because the activations of several do not fit in CPU caches,
     and then the flows on all of them, so that it reads their matrices once.
@@ -61,7 +61,7 @@ class FeatureGraphs:
         if flows is not None:
             self._squares = [
                 _Squares(flows.places, flows.feature_shape[1:], flows.steps),
-                _Squares(flows.pooled, (1, 1)),
+                _Squares(flows.pooled, (1, 1), groups=flows.groups),
             ]
 
     def __call__(self, images: int) -> Graph:
@@ -76,16 +76,16 @@ class FeatureGraphs:
         if self._squares:
             results = [squares(parts) for squares, parts in zip(self._squares, (places, pooled), strict=True)]
         else:
-            results = [joined(places, 0), joined(pooled, 0)]
-        results[1] = _reshaped(results[1], images, -1)
+            results = [joined(places, 0), _reshaped(joined(pooled, 0), images, -1)]
         model = ov.Model([op.result(node) for node in results], [start], "features")
         return Graph(model, [("places", 0), ("pooled", 0)])
 
     def _features(self, image: Node) -> tuple[Node, Node]:
         """Return nodes for the features of an image: ``(1, C, rows, columns)``, and pooled ones, ``(1, K, 1, 1)``."""
         maps, deepest = outputs_of(self._network, self._backbone, _normalised(image, self._backbone, self._size))
-        pooled = op.reduce_mean(deepest, op.constant([2, 3]), keep_dims=True).output(0)
-        return _on_one_grid(maps, self._backbone), pooled
+        places = _on_one_grid(maps, self._backbone)
+        means = [op.reduce_mean(x, op.constant([2, 3]), keep_dims=True).output(0) for x in (places, deepest)]
+        return places, joined(means)
 
 
 class _Squares:
@@ -95,12 +95,18 @@ class _Squares:
         layers: The layer of each fit.
         sides: Rows and columns of places.
         steps: The steps after the layer, where there is a single one.
+        groups: The numbers of channels in groups, the latents of which are summed apart; None for a single group.
     """
 
     def __init__(
-        self, layers: Sequence[FrozenLocalAffine], sides: tuple[int, int], steps: Sequence[FrozenStep] = ()
+        self,
+        layers: Sequence[FrozenLocalAffine],
+        sides: tuple[int, int],
+        steps: Sequence[FrozenStep] = (),
+        groups: Sequence[int] | None = None,
     ) -> None:
         self._sides = sides
+        self._channels = groups
         self._steps = steps
         grids = sorted({layer.grid for layer in layers})
         self._groups = [_LayersOfGrid([layer for layer in layers if layer.grid == grid], sides) for grid in grids]
@@ -108,7 +114,10 @@ class _Squares:
         self._position = np.argsort(order)
 
     def __call__(self, features: list[Node]) -> Node:
-        """Return a node for the squares, ``(N, fits, rows, columns)``, of features ``(1, C, rows, columns)`` each."""
+        """Return a node for the squares of features ``(1, C, rows, columns)`` each, ``(N, fits, rows, columns)``.
+
+        With groups of channels it is ``(N, fits, groups)``, of features at a single place.
+        """
         images, channels = len(features), int(features[0].get_shape()[1])
         by_place = [_reshaped(op.transpose(x, op.constant([2, 3, 0, 1])), -1, 1, channels) for x in features]
         x = joined(by_place + by_place[-1:] * (ROWS - images))
@@ -119,11 +128,19 @@ class _Squares:
             for step in self._steps:
                 z, _ = forward_node(step, z)
             return _square_sum(z, 1)
-        squares = joined([group.in_order(_square_sum(group.latents(x), 3)) for group in self._groups], 2)
+        squares = joined([group.in_order(self._sums(group.latents(x))) for group in self._groups], 2)
         if len(self._groups) > 1:
             squares = op.gather(squares, op.constant(self._position), op.constant(2)).output(0)
         squares = op.transpose(squares, op.constant([1, 2, 3, 0])).output(0)
-        return _reshaped(_first(squares, images), images, -1, *self._sides)
+        sides = self._sides if self._channels is None else (len(self._channels),)
+        return _reshaped(_first(squares, images), images, -1, *sides)
+
+    def _sums(self, z: Node) -> Node:
+        """Return a node for the sums of squares of latents ``(places, N, fits, C)``, ``(places, N, fits, groups)``."""
+        if self._channels is None:
+            return _square_sum(z, 3)
+        parts = op.variadic_split(z, op.constant(3), op.constant(list(self._channels))).outputs()
+        return joined([_square_sum(part, 3) for part in parts], 3)
 
 
 class _LayersOfGrid:

@@ -61,7 +61,7 @@ class OpenVINOFeatureEngine:
         return self._program.tiling.tile
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of the pooled features, ``(N, fits)``."""
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
         places, pooled = self._program([images])
         return places.astype(np.float64), pooled.astype(np.float64)
 
@@ -91,7 +91,7 @@ class OpenVINOExtractor:
         cache: Path | None = None,
     ) -> None:
         self.feature_shape = backbone.feature_shape(input_size)
-        self.pooled = backbone.pooled.channels
+        self.pooled = backbone.pooled_groups
         network = open_network(store, backbone)
         self._program = Program(FeatureGraphs(network, backbone, image_shape, input_size), threads, cache)
 

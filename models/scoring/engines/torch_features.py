@@ -41,24 +41,27 @@ class TorchFeatureEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of the pooled features, ``(N, fits)``."""
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
         count, fits = len(images), len(self._flows.places)
         places = np.empty((count, fits, *self._flows.feature_shape[1:]))
-        pooled = np.empty((count, fits))
+        pooled = np.empty((count, fits, len(self._flows.groups)))
         with torch_threads(self._threads):
             for start in range(0, count, self.tile):
                 some = images[start : start + self.tile]
                 filled = np.concatenate([some, np.repeat(some[-1:], self.tile - len(some), 0)])
                 features, whole = (part.double() for part in self._extractor.features(filled))
                 for fit in range(fits):
-                    of_places = _squares(features, self._flows.places[fit], *self._flows.steps)
-                    of_whole = _squares(whole[:, :, None, None], self._flows.pooled[fit])
+                    of_places = _squares(features, self._flows.places[fit], *self._flows.steps).sum(1)
+                    of_whole = _squares(whole[:, :, None, None], self._flows.pooled[fit]).flatten(1)
+                    of_groups = torch.stack(
+                        [part.sum(1) for part in torch.split(of_whole, list(self._flows.groups), 1)], 1
+                    )
                     places[start : start + len(some), fit] = of_places[: len(some)].numpy()
-                    pooled[start : start + len(some), fit] = of_whole[: len(some), 0, 0].numpy()
+                    pooled[start : start + len(some), fit] = of_groups[: len(some)].numpy()
         return places, pooled
 
 
 def _squares(x: Tensor, *steps: FrozenStep) -> Tensor:
     for step in steps:
         x, _ = step.forward(x)
-    return x.square().sum(1)
+    return x.square()

@@ -56,7 +56,7 @@ def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
     A backbone that is an ONNX file is counted as EfficientNet-Lite0: earlier trainings correct the estimate.
     """
     channels, rows, columns = architecture.feature_shape
-    places, pooled = rows * columns, architecture.pooled
+    places, pooled = rows * columns, sum(architecture.pooled)
     cells = min(rows, FINEST_GRID) * min(columns, FINEST_GRID)
     matrices = cells * channels**2 + pooled**2
     product = DOUBLE * 2 * (places * channels**2 + pooled**2)

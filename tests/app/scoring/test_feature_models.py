@@ -58,7 +58,7 @@ def test_a_density_of_features_has_nats_and_no_bits(client: TestClient) -> None:
         assert pixels == {"scale": 0, "log_prior": 0.0, "log_det": 0.0}
         assert features["log_prior"] + features["log_det"] == pytest.approx(result["log_likelihood"], rel=1e-9)
         for reason in result["anomaly"]["reasons"]:
-            assert reason["feature"] in {"feature-place", "feature-area", "feature-image"}
+            assert reason["feature"] in {"feature-place", "feature-area", "feature-mean", "feature-image"}
             assert reason["z"] >= 0
         nats, _ = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
         assert nats.shape == (28, 28)

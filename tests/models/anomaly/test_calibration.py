@@ -12,7 +12,7 @@ from scipy.stats import betabinom
 
 from models.anomaly.calibration import MAX_REASONS, MAX_STATISTIC, MIN_SHARE, Calibration
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.statistics.combined import EvidenceKind, merge
+from models.anomaly.statistics.combined import EvidenceKind, merge, weights
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 
 
@@ -23,7 +23,7 @@ from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, referen
 )
 def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[EvidenceKind, ...]) -> None:
     surprises = np.random.default_rng(0).gamma(1, 5, (200, len(kinds)))
-    merged = merge(surprises, kinds)
+    merged = merge(surprises, weights(kinds))
     assert (merged <= surprises.max(1) + 1e-12).all()
     p = np.exp(-surprises)
     weight = np.array([{"whole": 1, "local": 0.25, "features": 1, "gradients": 0.25}[kind] for kind in kinds])
@@ -31,13 +31,13 @@ def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[Evidence
     np.testing.assert_allclose(merged, expected, rtol=1e-12, atol=1e-12)
     more = surprises.copy()
     more[:, 0] += 1
-    assert (merge(more, kinds) >= merged).all()
+    assert (merge(more, weights(kinds)) >= merged).all()
 
 
 def test_strong_evidence_of_one_family_is_not_drowned() -> None:
-    assert merge(np.array([[20.0, 0.0]]), ("whole", "local"))[0] > 18
+    assert merge(np.array([[20.0, 0.0]]), weights(("whole", "local")))[0] > 18
     three: tuple[EvidenceKind, ...] = ("whole", "local", "gradients")
-    assert merge(np.array([[2000.0, 0.0, 0.0]]), three)[0] == pytest.approx(2000 - math.log(1.5))
+    assert merge(np.array([[2000.0, 0.0, 0.0]]), weights(three))[0] == pytest.approx(2000 - math.log(1.5))
 
 
 def test_split_p_values_by_hand() -> None:
@@ -52,7 +52,7 @@ def test_split_p_values_by_hand() -> None:
     np.testing.assert_allclose(families[:, 1], fold.statistic.local.surprise(new.cells, new.whole[:, 0]))
     kinds = fold.statistic.kinds
     assert kinds == ("whole", "local")
-    t, calibrated = merge(families, kinds), merge(fold.statistic.families(held_out), kinds)
+    t, calibrated = (merge(of, weights(kinds)) for of in (families, fold.statistic.families(held_out)))
     np.testing.assert_allclose(fold.ordered, np.sort(calibrated), rtol=1e-9)
     expected = [(1 + sum(c >= one for c in calibrated)) / 100 for one in t]
     assert calibration.p_values(new).tolist() == expected

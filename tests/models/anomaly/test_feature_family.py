@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import from_arrays, to_arrays
@@ -25,7 +26,7 @@ def of_features(count: int, seed: int = 0, fits: int = 1) -> FeatureEvidence:
     generator = np.random.default_rng(seed)
     level = np.linspace(0, 9, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
     places = 0.5 * generator.chisquare(5, (count, fits, ROWS, COLUMNS)) + level
-    return FeatureEvidence(places, 0.5 * generator.chisquare(8, (count, fits)))
+    return FeatureEvidence(places, 0.5 * generator.chisquare(8, (count, fits, 2)))
 
 
 def evidence(count: int, seed: int = 0, fits: int = 1) -> Evidence:
@@ -48,7 +49,7 @@ def test_statistics_by_hand() -> None:
         values = np.sort(centred[image].ravel())[::-1]
         assert found[image, 0] == pytest.approx(values[0])
         assert found[image, 1] == pytest.approx(values[:2].mean())  # a twentieth of 24 places, rounded up
-        assert found[image, 2] == new.pooled[image, 0]
+        np.testing.assert_array_equal(found[image, 2:], new.pooled[image, 0])
 
 
 def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
@@ -61,6 +62,22 @@ def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
     found = family.strongest(new)
     assert [place for _, _, place in found] == [(0, 0)] * 40
     assert {name for name, _, _ in found} <= set(FEATURE_STATISTICS)
+
+
+@pytest.mark.parametrize(("ratio", "named"), [(2.0, "feature-place"), (4.0, "feature-image")])
+def test_the_whole_image_is_the_reason_only_where_it_is_three_times_as_unlikely(ratio: float, named: str) -> None:
+    family = FeatureFamily.fit(of_features(300))
+    new = of_features(1, 1)
+    new.places[0, 0, 2, 3] += 20
+
+    def excess(pooled: float) -> float:
+        new.pooled[0, 0, 1] = pooled
+        place, _, _, image = family.surprises(new)[0]
+        return float(image - place - np.log(ratio))
+
+    new.pooled[0, 0, 1] = brentq(excess, 4, 1e4)
+    [(name, _, place)] = family.strongest(new)
+    assert (name, place) == (named, (2, 3))
 
 
 def test_verdicts_and_reasons_of_features_alone() -> None:
@@ -89,7 +106,7 @@ def test_verdicts_and_reasons_of_features_alone() -> None:
 def test_an_image_as_a_whole_has_no_box() -> None:
     calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
     new = evidence(1, 3)
-    new.features.pooled[:] += 60  # type: ignore[union-attr]
+    new.features.pooled[..., 1] += 60  # type: ignore[union-attr]
     (verdict,) = calibration.judge(new, (), IMAGE)
     assert verdict.reasons[0].feature == "feature-image"
     assert verdict.reasons[0].box is None

@@ -16,7 +16,7 @@ from models.anomaly.calibration import Verdict
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
-from models.anomaly.statistics.combined import merge
+from models.anomaly.statistics.combined import merge, weights
 from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading import load_artifact
@@ -146,9 +146,9 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     calibration = load_dataset("mnist-mini", None).calibration
     fold = scorer.calibration.folds[0]
     kinds = fold.statistic.kinds
-    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)), kinds)
+    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)), weights(kinds))
     np.testing.assert_allclose(np.sort(reference), fold.ordered, rtol=1e-9)
-    values = merge(fold.statistic.families(evidence_of(scorer, images)), kinds)
+    values = merge(fold.statistic.families(evidence_of(scorer, images)), weights(kinds))
     expected = [(1 + int((reference >= value).sum())) / (len(calibration) + 1) for value in values]
     assert [one.p_value for one in judged(scorer, images)] == expected
 
@@ -167,7 +167,7 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
         families[:, 2], fold.thorough.gradients.surprise(full.gradients, basic.whole[:, 0]), rtol=1e-9
     )
     np.testing.assert_allclose(
-        [one.statistic for one in judged(scorer, images, gradients=True)], merge(families, fold.kinds(full))
+        [one.statistic for one in judged(scorer, images, gradients=True)], merge(families, weights(fold.kinds(full)))
     )
     # Likelihoods are the same: a backward pass adds to evidence, not to scores.
     assert scorer.score_each(images, gradients=True) == scorer.score_each(images)

@@ -20,7 +20,7 @@ from models.scoring.options import EngineOptions
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
 from tests.support.trained import feature_artifact, hybrid_artifact
 
-SINGLE = {"feature-place", "feature-area", "feature-image"}
+SINGLE = {"feature-place", "feature-area", "feature-mean", "feature-image"}
 
 
 @pytest.fixture(scope="module", params=["features", "hybrid"])

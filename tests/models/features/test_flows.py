@@ -20,7 +20,7 @@ def architecture(
 ) -> FeatureArchitecture:
     return FeatureArchitecture(
         channels=1, height=28, width=28, backbone="linear", backbone_sha256="0" * 64, input_height=28, input_width=28,
-        feature_channels=4, rows=3, columns=2, pooled=5, grids=grids, linear=linear, steps=steps, hidden=8,
+        feature_channels=4, rows=3, columns=2, pooled=(2, 3), grids=grids, linear=linear, steps=steps, hidden=8,
     )  # fmt: skip
 
 

@@ -183,4 +183,4 @@ def test_loading_opens_no_pickle(backbones: Path, monkeypatch: pytest.MonkeyPatc
     backbone = store.by_digest(LITE0.name, LITE0.digest)
     places, pooled = TorchExtractor(backbone, store.arrays(backbone), (64, 64))(check_image()[..., :64, :64])
     assert np.isfinite(places).all()
-    assert pooled.shape == (1, 320)
+    assert pooled.shape == (1, 472)

@@ -68,7 +68,8 @@ class TinyExtractor(TorchExtractor):
 
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
         maps, deepest = reference(normalised(images, self.backbone, self.size, torch.float64))
-        return on_one_grid(maps, self.backbone), deepest.mean((2, 3))
+        places = on_one_grid(maps, self.backbone)
+        return places, torch.cat([places.mean((2, 3)), deepest.mean((2, 3))], 1)
 
 
 def random_flows(
@@ -87,7 +88,7 @@ def random_flows(
         feature_channels=features,
         rows=rows,
         columns=columns,
-        pooled=backbone.pooled.channels,
+        pooled=backbone.pooled_groups,
         grids=grids,
         steps=steps,
         hidden=16,
@@ -124,7 +125,8 @@ def test_features_agree_with_float64(
     exact = TorchExtractor(backbone, store.arrays(backbone), size, torch.float64)
     places, pooled = extract(images)
     assert places.shape[1:] == extract.feature_shape == (152, size[0] // 16, size[1] // 16)
-    assert pooled.shape[1:] == (extract.pooled,) == (320,)
+    assert extract.pooled == (152, 320)
+    assert pooled.shape[1:] == (472,)
     for got, want in zip((places, pooled), exact.features(images), strict=True):
         assert difference(got, want.numpy()) < FEATURES
 
@@ -141,7 +143,7 @@ def test_squares_agree_with_float64(lite0: tuple[BackboneStore, Backbone], grids
     exact = TorchFeatureEngine(TorchExtractor(backbone, store.arrays(backbone), size, torch.float64), flows)
     (places, pooled), expected = engine.squares(images), exact.squares(images)
     assert places.shape == (5, len(grids), 6, 4)
-    assert pooled.shape == (5, len(grids))
+    assert pooled.shape == (5, len(grids), 2)
     assert places.dtype == pooled.dtype == np.float64
     for got, want in zip((places, pooled), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=SQUARES)

@@ -16,19 +16,19 @@ from models.flows.architecture import FeatureArchitecture
 from models.training.feature_fit import FittedFeatures, fit_features
 from tests.models.helpers import real_images
 
-SHAPE, POOLED = (3, 4, 4), 5
+SHAPE, GROUPS = (3, 4, 4), (2, 3)
 
 
 class Linear:
     """An extractor: fixed sums of the pixels of each 7x7 block, and of all of them."""
 
     feature_shape = SHAPE
-    pooled = POOLED
+    pooled = GROUPS
 
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
         self.at_places = generator.standard_normal((3, 49)) / 49
-        self.of_all = generator.standard_normal((POOLED, 784)) / 784
+        self.of_all = generator.standard_normal((sum(GROUPS), 784)) / 784
         self.images = 0
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -42,7 +42,7 @@ class Linear:
 def architecture() -> FeatureArchitecture:
     return FeatureArchitecture(
         channels=1, height=28, width=28, backbone="linear", backbone_sha256="0" * 64, input_height=28, input_width=28,
-        feature_channels=3, rows=4, columns=4, pooled=POOLED, grids=(16,),
+        feature_channels=3, rows=4, columns=4, pooled=GROUPS, grids=(16,),
     )  # fmt: skip
 
 

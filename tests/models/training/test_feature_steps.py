@@ -33,7 +33,7 @@ class Table:
     """An extractor of given features: the pixels of an image say its number."""
 
     feature_shape = SHAPE
-    pooled = POOLED
+    pooled = (POOLED,)
 
     def __init__(self, features: NDArray[np.float32]) -> None:
         self.features = features
@@ -61,7 +61,7 @@ def features(*, curved: bool) -> NDArray[np.float32]:
 def architecture(linear: Linear = "self-normalizing") -> FeatureArchitecture:
     return FeatureArchitecture(
         channels=1, height=2, width=2, backbone="table", backbone_sha256="0" * 64, input_height=2, input_width=2,
-        feature_channels=4, rows=4, columns=4, pooled=POOLED, grids=(16,), linear=linear, hidden=16,
+        feature_channels=4, rows=4, columns=4, pooled=(POOLED,), grids=(16,), linear=linear, hidden=16,
     )  # fmt: skip
 
 
