@@ -566,7 +566,7 @@ class Reason(BaseModel):
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
         ...,
-        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a backbone `feature-place`, `feature-area` or `feature-image`.",
+        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a backbone `feature-place`, `feature-area`, `feature-mean` or `feature-image`.",
     )
     z: float = Field(
         ...,

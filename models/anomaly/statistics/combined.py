@@ -31,7 +31,7 @@ HELD_OUT_FOLDS = 5
 """Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
 
 
-def weights(kinds: Sequence[EvidenceKind], held_out: HeldOut | None = None) -> Array:
+def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
     """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1.
 
     Args:
@@ -63,7 +63,7 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutSurprises:
     """Surprises of several groups of statistics over normal images that the groups were not fitted to.
 
     Attributes:
@@ -100,7 +100,7 @@ class Statistic:
     whole: WholeFamily | None
     local: LocalFamily | None
     features: FeatureFamily | None = None
-    held_out: HeldOut | None = None
+    held_out: HeldOutSurprises | None = None
 
     @classmethod
     def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
@@ -125,7 +125,7 @@ class Statistic:
         for fold in np.unique(folds):
             inside = folds == fold
             surprises[inside] = cls._fit(evidence[~inside], names, grid).families(evidence[inside])
-        return replace(fitted, held_out=HeldOut.fit(surprises))
+        return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
 
     @classmethod
     def _fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:

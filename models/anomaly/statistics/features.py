@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 
 FEATURE_STATISTICS = ("feature-place", "feature-area", "feature-mean", "feature-image")
 """Names of the statistics: the largest place, the mean of the highest places, both groups of pooled features."""
+SHARES = (2 / 6, 2 / 6, 1 / 6, 1 / 6)
+"""Weights of their p-values: both groups of pooled features together weigh as much as the place."""
 AREA = 0.05
 """Share of the places, the highest ones, that the second statistic averages."""
 PLACE_FIRST = math.log(3)
@@ -102,5 +104,5 @@ def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
 
 
 def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
-    merged: Array = logsumexp(_surprises(values, tails), axis=1) - math.log(len(tails))
+    merged: Array = logsumexp(_surprises(values, tails), axis=1, b=np.array(SHARES))
     return merged

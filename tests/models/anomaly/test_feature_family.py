@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import from_arrays, to_arrays
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.statistics.combined import Statistic
+from models.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, weights
 from models.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.scoring.evidence import Evidence, FeatureEvidence
@@ -62,6 +62,22 @@ def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
     found = family.strongest(new)
     assert [place for _, _, place in found] == [(0, 0)] * 40
     assert {name for name, _, _ in found} <= set(FEATURE_STATISTICS)
+
+
+def test_the_merged_surprise_by_hand() -> None:
+    family = FeatureFamily.fit(of_features(300))
+    new = of_features(20, 1)
+    p = np.exp(-family.surprises(new))
+    merged = -np.log(1 / (p**-1.0 @ np.array([2, 2, 1, 1]) / 6))
+    np.testing.assert_allclose(family.surprise(new), family.joint.surprise(merged), rtol=1e-9)
+
+
+def test_a_group_that_is_surprised_by_all_new_images_weighs_less() -> None:
+    likely = np.random.default_rng(0).exponential(size=4001)
+    held_out = HeldOutSurprises.fit(np.stack([10 * likely, likely / 2, likely], 1))
+    np.testing.assert_allclose(held_out.inflation, [10, 1, 1], rtol=0.05)
+    kinds: tuple[EvidenceKind, ...] = ("whole", "local", "features")
+    np.testing.assert_allclose(weights(kinds, held_out) * 13.5, [1, 2.5, 10], rtol=0.05)
 
 
 @pytest.mark.parametrize(("ratio", "named"), [(2.0, "feature-place"), (4.0, "feature-image")])

@@ -126,3 +126,27 @@ def test_a_constant_channel_does_not_break_the_fit() -> None:
     fit_layer(layer, moments, range(4), best)
     assert all(parameter.isfinite().all() for parameter in layer.parameters())
     assert math.isfinite(layer.constant_log_det_at(SHAPE))
+
+
+@pytest.mark.parametrize("target", ["all-places", "identity"])
+@torch.no_grad()
+def test_groups_of_channels_are_fitted_as_if_they_were_alone(target: str) -> None:
+    x, sizes = features(40)[:, :, :1, :1], (2, 3)
+    choice = FitChoice(1, 0.2, 0.0, 0.0)
+    together = FeatureMoments((5, 1, 1), 1, sizes)
+    together.add(x, np.zeros(40, np.int8))
+    whole = ExactLocalAffine((5, 1, 1), 1)
+    fit_layer(whole, together, [0], choice, target)  # type: ignore[arg-type]
+    latents = whole.apply_weight(torch.from_numpy(x) - whole.mean)
+    start = 0
+    for size in sizes:
+        part = np.ascontiguousarray(x[:, start : start + size])
+        alone = FeatureMoments((size, 1, 1), 1)
+        alone.add(part, np.zeros(40, np.int8))
+        layer = ExactLocalAffine((size, 1, 1), 1)
+        fit_layer(layer, alone, [0], choice, target)  # type: ignore[arg-type]
+        expected = layer.apply_weight(torch.from_numpy(part) - layer.mean)
+        torch.testing.assert_close(latents[:, start : start + size], expected, rtol=1e-5, atol=1e-5)
+        start += size
+    assert not whole.weight[0, 2:, :2].any()
+    assert not whole.weight[0, :2, 2:].any()
