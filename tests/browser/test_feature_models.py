@@ -1,0 +1,97 @@
+"""Models of features in a real browser: fitted on the Train page, used on the Score page, described on their own."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from models.registry.registry import Registry
+from tests.browser.accessibility import axe
+from tests.browser.helpers import drop
+from tests.browser.looks import in_every_look
+from tests.support.paths import DIGITS
+from tests.support.trained import feature_artifact, hybrid_artifact
+
+pytestmark = pytest.mark.timeout(180)
+
+FITTED_MS = 120_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def published(house: httpx.Client, home: Path, backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A model of features, one of pixels and features, and their backbone."""
+    shutil.copytree(backbones, home / "backbones", dirs_exist_ok=True)
+    Registry(home / "registry").publish(feature_artifact(tmp_path_factory), "parts")
+    Registry(home / "registry").publish(hybrid_artifact(tmp_path_factory), "both")
+    for name in ("parts", "both"):
+        assert house.get(f"/v1/models/{name}").status_code == 200
+
+
+def scored(page: Page, model: str) -> Locator:
+    """Score a digit on the Score page, and return the cells of its row once it is judged."""
+    page.goto("/")
+    page.get_by_label("Model", exact=True).select_option(model)
+    drop(page.get_by_role("main"), DIGITS[0])
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
+    return page.get_by_role("row").filter(has=page.get_by_role("button", name=DIGITS[0].name)).get_by_role("cell")
+
+
+def fits(page: Page) -> None:
+    """Nothing is wider than the window, and axe finds nothing."""
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+    axe(page)
+
+
+@in_every_look
+@pytest.mark.parametrize("model", ["parts", "both"])
+def test_an_image_is_scored_and_explained(
+    page: Page, house: httpx.Client, model: str, screenshot: Callable[[Page, str], Path]
+) -> None:
+    files = {"images": (DIGITS[0].name, DIGITS[0].read_bytes())}
+    said = house.post(f"/v1/models/{model}/score", files=files).json()["results"][0]
+    cells = scored(page, model)
+    expect(cells.nth(2)).to_have_text(f"{said['log_likelihood']:.2f}")
+    # A density of features has no bits/dim, and so no column of them.
+    bits = page.locator("td[data-label='bits/dim']")
+    if model == "parts":
+        assert said["bits_per_dim"] is None
+        expect(bits).to_have_count(0)
+    else:
+        expect(bits).to_have_text(f"{said['bits_per_dim']:.4f}")
+    page.get_by_role("button", name=DIGITS[0].name).click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    fits(page)
+    assert screenshot(page, f"score-{model}").stat().st_size > 0
+
+
+@in_every_look
+@pytest.mark.parametrize("model", ["parts", "both"])
+def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: Callable[[Page, str], Path]) -> None:
+    page.goto(f"/#/models/{model}/overview")
+    expect(page.get_by_role("heading", level=1, name=model)).to_be_visible()
+    backbone = (
+        page.get_by_role("term").filter(has_text=re.compile("^backbone$")).locator("xpath=following-sibling::dd[1]")
+    )
+    expect(backbone).to_contain_text("efficientnet-lite0")
+    expect(backbone).to_contain_text("images enlarged to 64×64, 152 features at 4×4 places")
+    fits(page)
+    assert screenshot(page, f"model-{model}").stat().st_size > 0
+
+
+def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client) -> None:
+    page.goto("/#/train")
+    page.get_by_role("radio", name="mnist-mini").check()
+    page.get_by_label("Preset", exact=True).select_option("snf-features")
+    page.get_by_label("Name of the model").fill("fitted-here")
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text("train-cpu")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("#/train/.+"))
+    expect(page.get_by_role("link", name="Score images")).to_be_visible(timeout=FITTED_MS)
+    scored(page, "fitted-here")
+    expect(page.locator("td[data-label='bits/dim']")).to_have_count(0)
+    assert house.get("/v1/models/fitted-here").json()["kind"] == "feature_density"
