@@ -84,8 +84,6 @@ class Scorer:
         log_det_digest: SHA-256 of the weights that the stored log-dets belong to.
         statistics: The names of the whole-image statistics, in order.
         dimensions: The number of values of an image, D = C·H·W.
-        exact_tolerance: Largest difference in nats between a score in float32 and in float64, or on another machine.
-        tolerance: The same for scores in the precision of the calibration.
 
     Raises:
         EngineUnavailable: The engine of ``options`` cannot run here.
@@ -111,12 +109,18 @@ class Scorer:
         self.tile = self.density.tile
         _, self._height, self._width = self.preprocessing.shape
         self.dimensions = self.density.dimensions
-        self.exact_tolerance = exact_tolerance(self.dimensions)
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
+
+    def exact_tolerance(self, log_likelihood: float) -> float:
+        """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
+        return exact_tolerance(self.dimensions, log_likelihood)
+
+    def tolerance(self, log_likelihood: float) -> float:
+        """Return how far a score in the precision of the calibration may be from that in float64, in nats."""
         deviation = self.calibration_summary.deviation
-        self.tolerance = self.exact_tolerance + (0.0 if deviation is None else SLACK * deviation.worst)
+        return self.exact_tolerance(log_likelihood) + (0.0 if deviation is None else SLACK * deviation.worst)
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
@@ -149,7 +153,8 @@ class Scorer:
             pinned = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
-        check_pinned_score(path, pinned.log_likelihood, artifact.manifest, scorer.tolerance)
+        tolerance = scorer.tolerance(artifact.manifest.pinned.log_likelihood)
+        check_pinned_score(path, pinned.log_likelihood, artifact.manifest, tolerance)
         try:
             statistic = scorer.anomaly(pinned).statistic
             if scorer.calibration.has_gradients:

@@ -32,7 +32,10 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
     ]
     used, recomputed_total = scorer.log_det_total, audited[0].log_det_total
     total = AuditedTotal(
-        cached=used, recomputed=recomputed_total, difference=used - recomputed_total, tolerance=scorer.exact_tolerance
+        cached=used,
+        recomputed=recomputed_total,
+        difference=used - recomputed_total,
+        tolerance=scorer.exact_tolerance(recomputed_total),
     )
     differences = [total.difference, *(layer.difference for layer in layers)]
     return Audit(
@@ -43,8 +46,8 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         images=images,
         log_dets=layers,
         total=total,
-        tolerance=scorer.tolerance,
+        tolerance=max(scorer.tolerance(image.recomputed) for image in images),
         agrees=all(abs(difference) <= total.tolerance for difference in differences)
-        and all(abs(image.difference) <= scorer.tolerance for image in images),
+        and all(abs(image.difference) <= scorer.tolerance(image.recomputed) for image in images),
         seconds=sum(image.seconds for image in audited),
     )

@@ -28,7 +28,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     """Autograd function W x that takes the gradient of log|det W| from a learned R ≈ W⁻¹ (Keller et al. 2021).
 
     The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
-    weighted reconstruction error (eq. 9). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
+    weighted reconstruction error (eq. 3). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
     incoming gradients δ of y, c_n of the log-det and w_n of the reconstruction error of sample n, e = R y - x and
     δx = W^T δ, they are, up to sign,
 

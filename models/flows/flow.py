@@ -78,7 +78,7 @@ class Level(nn.Module):
 class Flow(nn.Module):
     """Normalizing flow: an invertible network that maps images to normal latents and gives their exact log-likelihood.
 
-    By the change of variables (Keller et al. 2021, eq. 2), log p(x) is the log-det of the pixel transform plus
+    By the change of variables (Keller et al. 2021, eq. 1), log p(x) is the log-det of the pixel transform plus
     Σ_l [log N(e_l; 0, I) + log-dets of level l], with the whitened latents e_l of level l.
 
     Args:

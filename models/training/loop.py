@@ -237,6 +237,9 @@ class Trainer:
         # The decay starts small, so that the first weights, which are noise, soon lose their influence.
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
+        # Buffers are no weights but what a layer has found out about them, such as a spectral norm.
+        for averaged, current in zip(self.averaged.buffers(), self.flow.buffers(), strict=True):
+            averaged.copy_(current)
 
     def _report(self, loss: Loss, history: ReportHistory) -> None:
         """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""

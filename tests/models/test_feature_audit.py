@@ -62,7 +62,7 @@ def test_a_score_of_features_is_that_of_normal_densities_at_every_place(features
         expected = float(normal.log_prob(x[0].flatten(1).T).sum())
         assert found.recomputed == pytest.approx(expected, rel=1e-9)
         assert found.source == "pinned"
-        assert abs(found.log_likelihood - found.recomputed) <= features.tolerance
+        assert abs(found.log_likelihood - found.recomputed) <= features.tolerance(found.recomputed)
     assert found.log_det_total == found.log_dets["places.0"] == pytest.approx(features.log_det_total, abs=1e-9)
     assert found.log_dets == pytest.approx(features.manifest.log_dets.layers, abs=1e-9)
 
@@ -79,7 +79,7 @@ def test_only_stored_images_are_audited_without_samples(features: Scorer, hybrid
 def test_a_hybrid_is_audited_by_its_pixels_with_the_log_dets_of_its_features(hybrid: Scorer) -> None:
     found = audit(hybrid, 0)
     assert isinstance(hybrid.flows, HybridFlows)
-    assert abs(found.log_likelihood - found.recomputed) <= hybrid.tolerance
+    assert abs(found.log_likelihood - found.recomputed) <= hybrid.tolerance(found.recomputed)
     assert found.log_dets == pytest.approx(hybrid.manifest.log_dets.layers, abs=1e-7)
     assert {name.partition(".")[0] for name in found.log_dets} == {"pixels", "features"}
     pixels = sum(value for name, value in found.log_dets.items() if name.startswith("pixels."))

@@ -199,5 +199,5 @@ def test_a_model_has_the_steps_that_were_kept(
     assert any(message.endswith("so the steps are kept") for message in logged)
     assert {"steps.0", "steps.1", "steps.2", "steps.3"} <= scorer.manifest.log_dets.layers.keys()
     audited = audit(scorer, 0)
-    assert abs(audited.log_likelihood - audited.recomputed) <= scorer.tolerance
+    assert abs(audited.log_likelihood - audited.recomputed) <= scorer.tolerance(audited.recomputed)
     assert audited.log_det_total == pytest.approx(scorer.log_det_total, abs=1e-6)

@@ -169,7 +169,7 @@ def settle(rule: str, weight: float, target: float) -> tuple[float, float]:
 
 @EVERY_LAYER
 def test_the_loss_is_the_papers_with_a_fixed_multiplier(kind: str) -> None:
-    """-mean log p / D + lambda Σ_k mean ||R W h - h||² / D, h what enters the layer (Keller et al. 2021, eq. 9)."""
+    """-mean log p / D + lambda Σ_k mean ||R W h - h||² / D, h what enters the layer (Keller et al. 2021, eq. 3)."""
     flow = flow_of(kind, count=2)
     y, log_det = batch()
     loss = objective_for(flow, reconstruction_weight=3.0).loss(flow, y, log_det, step=0)

@@ -1,4 +1,4 @@
-"""The self normalizing gradient against automatic differentiation of what it stands for (Keller et al. 2021, eq. 9)."""
+"""The self normalizing gradient against automatic differentiation of what it stands for (Keller et al. 2021, eq. 3)."""
 
 from __future__ import annotations
 

@@ -16,10 +16,12 @@ import torch
 from models.anomaly.judged import JudgedImage
 from models.datasets import Dataset, Images, load_dataset
 from models.errors import DatasetUnfit, NoLearnedInverse
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
+from models.training.loop import Trainer
 from models.training.presets import PRESETS, find_preset
 from models.training.run import train
 from tests.models.helpers import flat_latents, jacobian_log_det
@@ -124,6 +126,26 @@ def test_a_preset_lives_from_training_to_samples(name: str, trained: Callable[[s
         assert not scorer.has_learned_inverse
         with pytest.raises(NoLearnedInverse):
             scorer.sample(1, inverse="learned")
+
+
+@pytest.mark.parametrize("name", sorted(OF_PIXELS))
+def test_what_is_exported_is_what_was_trained(name: str, tmp_path: Path) -> None:
+    """Without averaging, the flow that is kept scores as the trained one."""
+    preset = PRESETS[name]
+    if name in WIDE:
+        preset = replace(preset, width=WIDTH, steps=min(preset.steps, STEPS))
+    dataset = cropped(16 if "-3l-" in name else 8)
+    dataset = replace(dataset, train=dataset.train[:32])
+    short = {"max_steps": 3, "batch_size": 8, "warmup_steps": 0, "validations": 1}
+    config = preset.config({**short, "ema_decay": 0.0, "precision": "float32"})
+    architecture = preset.architecture(dataset.image_shape, config.pixel_transform)
+    assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
+    trainer = Trainer(dataset, architecture, config, tmp_path, lambda _event: None)
+    kept = trainer.run(lambda: False).flow
+    y, log_det = trainer.flow.pixels(torch.from_numpy(dataset.test[:5]).double() + 0.5)
+    scores = [flow.eval().forward_pixels(y.float(), log_det.float()).log_likelihood for flow in (trainer.flow, kept)]
+    torch.testing.assert_close(*scores, rtol=1e-6, atol=0)
+    assert all(map(torch.equal, kept.buffers(), trainer.flow.buffers()))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - OF_PIXELS))
