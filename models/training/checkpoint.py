@@ -34,6 +34,7 @@ class TrainingState:
         best_step: Step of the best validation, None before the first.
         best_bits_per_dim: Bits per dimension at the best validation.
         config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
+        first_bits_per_dim: Bits per dimension of the first report, by which a divergence is recognised; None before it.
     """
 
     step: int
@@ -41,6 +42,7 @@ class TrainingState:
     best_step: int | None
     best_bits_per_dim: float | None
     config_digest: str
+    first_bits_per_dim: float | None = None
 
 
 def save_checkpoint(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -23,13 +21,17 @@ DIVERGED_STEPS = 5
 class ReportHistory:
     """The bits per dimension that a training run has reported, from which a divergence is recognised.
 
+    Args:
+        step: The number of the first step.
+        first_bits: Bits per dimension of the first report of an interrupted training; None where there was none.
+
     Attributes:
         first_bits: Bits per dimension of the first report.
         bad_in_a_row: Number of latest reports in a row that exceed ``first_bits`` by more than ``DIVERGED_BITS``.
     """
 
-    def __init__(self, step: int) -> None:
-        self.first_bits = math.inf
+    def __init__(self, step: int, first_bits: float | None = None) -> None:
+        self.first_bits = first_bits
         self.bad_in_a_row = 0
         self._step = step
         self._time: float | None = None
@@ -46,7 +48,7 @@ class ReportHistory:
     def add(self, step: int, bits: float, now: float) -> float | None:
         """Record a report and return the training steps per second since the one before, or None for the first."""
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
-        if self._time is None:
+        if self.first_bits is None:
             self.first_bits = bits
         self.bad_in_a_row = self.bad_in_a_row + 1 if bits > self.first_bits + DIVERGED_BITS else 0
         self._step, self._time = step, now

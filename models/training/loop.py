@@ -172,7 +172,7 @@ class Trainer:
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """
         started = time.monotonic() - self.state.elapsed_seconds
-        history = ReportHistory(self.state.step)
+        history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
         last_checkpoint = time.monotonic()
         progress = self._progress()
         self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
@@ -251,6 +251,7 @@ class Trainer:
             for mean in (loss.log_likelihood, learned)
         )
         rate = history.add(self.state.step, learned_bits, self.state.elapsed_seconds)
+        self.state = replace(self.state, first_bits_per_dim=history.first_bits)
         if history.diverged:
             raise TrainingDiverged(
                 f"step {self.state.step}: bits/dim rose from {history.first_bits:.2f} to {learned_bits:.2f}; "

@@ -346,6 +346,16 @@ def test_a_spike_is_no_divergence() -> None:
     assert history.diverged
 
 
+def test_a_divergence_is_measured_from_the_first_report_before_an_interruption(tmp_path: Path) -> None:
+    stopped, events = run(tmp_path, stop_at=3)
+    first = next(event["bits_per_dim"] for event in events if event["event"] == "metrics")
+    resumed, _ = trainer_in(tmp_path)
+    assert resumed.state.first_bits_per_dim == stopped.state.first_bits_per_dim == first
+    history = ReportHistory(3, first)
+    history.add(4, first + 11, now=1)
+    assert (history.first_bits, history.bad_in_a_row) == (first, 1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceNotFound, match="PyTorch finds none on this machine") as refused:
