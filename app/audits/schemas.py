@@ -23,6 +23,7 @@ class AuditedImage(Answer):
         "are extracted in float64, too, unless the backbone is an ONNX file."
     )
     difference: float = Field(description="`log_likelihood` - `recomputed`, nats.")
+    tolerance: float = Field(description="Largest allowed difference of this image, nats.")
 
 
 class AuditedLayer(Answer):
@@ -66,6 +67,7 @@ class Audit(Answer):
                             "log_likelihood": -500.42619035,
                             "recomputed": -500.42630196,
                             "difference": 0.00011161,
+                            "tolerance": 0.001,
                         }
                     ],
                     "log_dets": [
@@ -88,9 +90,9 @@ class Audit(Answer):
     log_dets: list[AuditedLayer] = Field(description="Of all layers that have one, in the order of the flow.")
     total: AuditedTotal
     tolerance: float = Field(
-        description="Largest allowed difference of an image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond, "
-        "or a millionth of the log-likelihood where that is more. In bfloat16, twice the largest deviation from "
-        "float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants."
+        description="Largest allowed difference of the least likely image, nats: 0.001 up to 28x28 and 0.00001 per "
+        "dimension beyond, or a millionth of the log-likelihood where that is more. In bfloat16, twice the largest "
+        "deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants."
     )
     agrees: bool = Field(description="Whether all images, all layers and the total are within their tolerances.")
     seconds: float = Field(description="Computing time.")

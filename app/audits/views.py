@@ -22,6 +22,7 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
             log_likelihood=image.log_likelihood,
             recomputed=image.recomputed,
             difference=image.log_likelihood - image.recomputed,
+            tolerance=scorer.tolerance(image.recomputed),
         )
         for index, image in enumerate(audited)
     ]
@@ -35,7 +36,7 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         cached=used,
         recomputed=recomputed_total,
         difference=used - recomputed_total,
-        tolerance=scorer.exact_tolerance(recomputed_total),
+        tolerance=scorer.exact_tolerance(0.0),
     )
     differences = [total.difference, *(layer.difference for layer in layers)]
     return Audit(
@@ -46,8 +47,8 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         images=images,
         log_dets=layers,
         total=total,
-        tolerance=max(scorer.tolerance(image.recomputed) for image in images),
+        tolerance=max(image.tolerance for image in images),
         agrees=all(abs(difference) <= total.tolerance for difference in differences)
-        and all(abs(image.difference) <= scorer.tolerance(image.recomputed) for image in images),
+        and all(abs(image.difference) <= image.tolerance for image in images),
         seconds=sum(image.seconds for image in audited),
     )

@@ -74,7 +74,11 @@ def show(name: Name, as_json: Json = False) -> None:
         ("file", f"{store.path(backbone)} ({size})"),
         ("SHA-256", backbone.sha256),
         ("input", f"{backbone.input}: float32 RGB, minus {_triple(backbone.mean)}, by {_triple(backbone.deviation)}"),
-        ("sides", f"multiples of {backbone.multiple}, the shorter one at least {backbone.smallest_side}"),
+        (
+            "sides",
+            f"multiples of {backbone.multiple}; the shorter one is enlarged to {backbone.smallest_side}, "
+            f"at most {backbone.most_enlarged:g} times",
+        ),
         *outputs,
         ("licence", backbone.license or "not given"),
         ("origin", backbone.origin or "not given"),
@@ -140,7 +144,7 @@ def _store() -> Iterator[BackboneStore]:
 
 def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:
     maps = " + ".join(str(output.channels) for output in backbone.maps)
-    features = f"{maps} at stride {backbone.stride}, {backbone.pooled.channels} pooled"
+    features = f"{maps} at stride {backbone.stride}, {' + '.join(map(str, backbone.pooled_groups))} pooled"
     return backbone.name, backbone.format, features, _size(backbone, store), backbone.license, backbone.sha256[:12]
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     with np.load(given) as arrays:
         train, tested = torch.from_numpy(arrays["train"]), torch.from_numpy(arrays["tested"])
     model = PatchcoreModel(layers=["layer1"], backbone="resnet18", pre_trained=False).eval()
-    model.memory_bank = model.reshape_embedding(train)
+    model.embedding_store.append(model.reshape_embedding(train))
     started = time.monotonic()
     model.subsample_embedding(float(share))
     reduced = time.monotonic()

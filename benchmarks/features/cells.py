@@ -60,7 +60,7 @@ class SolarCells:
         size = backbone.input_size(height, width)
         extractor = open_extractor(run.store, backbone, (channels, height, width), size, run.options)
         engine = type(extractor).__name__
-        path = run.folder / f"elpv-{size[0]}-{engine}-{backbone.sha256[:12]}.npy"
+        path = run.folder / f"elpv-{size[0]}-{engine}-{run.key}.npy"
         return cls(normal, defective, FeatureTable.extract(images, extractor, path))
 
     def split(self, seed: int) -> CellSplit:

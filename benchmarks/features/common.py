@@ -56,6 +56,11 @@ class FeatureRun:
         """The default backbone."""
         return self.store.find(LITE0.name)
 
+    @property
+    def key(self) -> str:
+        """A part of the names of stored features: the backbone, and the groups of pooled features."""
+        return f"{self.backbone.sha256[:12]}-{'+'.join(map(str, self.backbone.pooled_groups))}"
+
     def some(self, count: int, few: int) -> int:
         """Return a number of images or repetitions: ``few`` where the benchmark is only tried out."""
         return few if self.quick else count

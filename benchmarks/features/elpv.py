@@ -63,7 +63,7 @@ def of_features(run: FeatureRun, cells: SolarCells, split: CellSplit, count: int
 def single_statistics(
     model: FittedModel, calibration: Evidence, normal: Evidence, strange: Evidence
 ) -> dict[str, dict[str, float]]:
-    """Return the measures of each of the three statistics of the features."""
+    """Return the measures of each statistic of the features."""
     family = model.calibration.folds[0].statistic.features
     assert family is not None
     sets = []

@@ -109,7 +109,7 @@ def stored_evidence(
 
 def evidence_path(run: FeatureRun, name: str) -> Path:
     """Return the path of the stored evidence of a hybrid."""
-    return run.folder / ("quick" if run.quick else "evidence") / f"{name}.npz"
+    return run.folder / ("quick" if run.quick else "evidence") / f"{name}-{run.key}.npz"
 
 
 def write_evidence(path: Path, sets: dict[str, Evidence], about: dict[str, Any]) -> None:

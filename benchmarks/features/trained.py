@@ -31,7 +31,7 @@ def trained_scorer(run: FeatureRun, name: str, images: Pixels) -> Scorer:
 
 def _trained(run: FeatureRun, dataset: Dataset) -> tuple[Scorer, Path]:
     """Train, or find the model that an earlier run has trained on the same images."""
-    folder = run.folder / "trained" / f"{dataset.name}-{dataset.digest[:12]}-{run.backbone.sha256[:8]}"
+    folder = run.folder / "trained" / f"{dataset.name}-{dataset.digest[:12]}-{run.key}"
     path = train(
         dataset,
         PRESET,

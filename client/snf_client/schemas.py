@@ -42,6 +42,7 @@ class AuditedImage(BaseModel):
         description="By the flow as it was trained, in float64, with every log-determinant recomputed, nats. Features are extracted in float64, too, unless the backbone is an ONNX file.",
     )
     difference: float = Field(..., description="`log_likelihood` - `recomputed`, nats.")
+    tolerance: float = Field(..., description="Largest allowed difference of this image, nats.")
 
 
 class AuditedLayer(BaseModel):
@@ -786,7 +787,7 @@ class Audit(BaseModel):
     total: AuditedTotal
     tolerance: float = Field(
         ...,
-        description="Largest allowed difference of an image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond, or a millionth of the log-likelihood where that is more. In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants.",
+        description="Largest allowed difference of the least likely image, nats: 0.001 up to 28x28 and 0.00001 per dimension beyond, or a millionth of the log-likelihood where that is more. In bfloat16, twice the largest deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants.",
     )
     agrees: bool = Field(..., description="Whether all images, all layers and the total are within their tolerances.")
     seconds: float = Field(..., description="Computing time.")

@@ -107,8 +107,10 @@ class Fold:
 
     def weights(self, evidence: Evidence) -> Array:
         """Return the weights by which the groups of :meth:`kinds` are merged, ``(kinds,)``; the sum is 1."""
-        # A model with features has no gradients, and only it has other weights than those of the kinds.
-        return self.statistic.weights if self.statistic.held_out else weights(self.kinds(evidence))
+        if self.statistic.held_out is None:
+            return weights(self.kinds(evidence))
+        assert self.thorough is None  # a model with features has no gradients
+        return self.statistic.weights
 
 
 @dataclass(frozen=True)

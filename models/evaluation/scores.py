@@ -254,7 +254,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with -ln of the p-values of the most unusual place, area and image by features, in nats.
+    """Return a ``ScoreGroup`` with -ln of the p-values of each statistic of the features, in nats.
 
     The group is empty for a density of pixels alone.
     """

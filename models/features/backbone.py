@@ -13,7 +13,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 224, 1024
 """Pixels to which the shorter side is enlarged for the default backbone, and the longest side of an image."""
 
 ENLARGED = 4
-"""Images are enlarged so many times at most, unless asked for: more blurs them beyond what a backbone has seen."""
+"""How many times images are enlarged for the default backbone at most: more blurs them beyond what it has seen."""
 Triple = tuple[float, float, float]
 
 
@@ -41,7 +41,8 @@ class Backbone(BaseModel):
         mean: Means of red, green and blue in [0, 255], which are subtracted from the pixels.
         deviation: Deviations of red, green and blue, by which the differences are divided.
         multiple: The number that both sides of the input are multiples of.
-        smallest_side: Pixels to which the shorter side of a smaller image is enlarged.
+        smallest_side: Pixels to which the shorter side of a smaller image is enlarged, within ``most_enlarged``.
+        most_enlarged: How many times images are enlarged at most, before sides are rounded up to ``multiple``.
         input: The name of the input tensor of an ONNX file, float32 ``(N, 3, H, W)``, RGB.
         maps: The outputs that give a feature vector at each place.
         pooled: The output that is averaged over the image.
@@ -58,6 +59,7 @@ class Backbone(BaseModel):
     deviation: Triple
     multiple: int = Field(32, ge=1, le=256)
     smallest_side: int = Field(SMALLEST_SIDE, ge=1, le=LARGEST_SIDE)
+    most_enlarged: float = Field(ENLARGED, ge=1, le=LARGEST_SIDE)
     input: str = "image"
     maps: tuple[BackboneOutput, ...] = Field(min_length=1, max_length=8)
     pooled: BackboneOutput
@@ -108,14 +110,14 @@ class Backbone(BaseModel):
             height: Height of the images in pixels.
             width: Their width in pixels.
             smallest: Smallest length of the shorter side in pixels; None for that of the backbone, but at most
-                :data:`ENLARGED` times that of the images.
+                ``most_enlarged`` times that of the images.
 
         >>> from models.features.lite0 import LITE0
         >>> LITE0.input_size(28, 28), LITE0.input_size(256, 256), LITE0.input_size(300, 200)
         ((128, 128), (256, 256), (352, 224))
         """
         shorter = min(height, width)
-        factor = max(1.0, (smallest or min(self.smallest_side, ENLARGED * shorter)) / shorter)
+        factor = max(1.0, (smallest or min(self.smallest_side, self.most_enlarged * shorter)) / shorter)
         return self._rounded(height * factor), self._rounded(width * factor)
 
     def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:

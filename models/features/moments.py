@@ -25,7 +25,8 @@ class FeatureMoments:
     Args:
         shape: Channels C, rows and columns of the features.
         folds: The number of folds, each of which is summed by itself.
-        groups: The numbers of channels in groups that are independent of each other; None for a single group.
+        groups: The numbers of channels in groups that are independent of each other, for features at a single place;
+            None for a single group.
 
     Attributes:
         images: The number of images in each fold, ``(folds,)``.
@@ -37,6 +38,8 @@ class FeatureMoments:
 
     def __init__(self, shape: Shape, folds: int, groups: Sequence[int] | None = None) -> None:
         channels, rows, columns = shape
+        if groups is not None and rows * columns > 1:
+            raise ValueError(f"expected a single place for features in groups, got {rows}x{columns}")
         group = torch.repeat_interleave(torch.tensor(groups or [channels]))
         self.related = (group[:, None] == group).double()
         self.shape = shape

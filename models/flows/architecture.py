@@ -109,8 +109,8 @@ class FeatureArchitecture(_ImageArchitecture):
     feature_channels: int = Field(ge=1, le=8192)
     rows: int = Field(ge=1, le=512, description="Rows of places with a feature vector.")
     columns: int = Field(ge=1, le=512)
-    pooled: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
-        min_length=1, max_length=8, description="Features of the whole image in groups with a density of their own."
+    pooled: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = Field(
+        description="Features of the whole image, in two groups with a density of their own: means, and the deepest."
     )
     grids: tuple[int, ...] = Field(
         min_length=1, max_length=16, description="Cells along each side, of the fit to all images and of later ones."

@@ -16,6 +16,8 @@ A single spike is no divergence.
 """
 DIVERGED_STEPS = 5
 """A training has diverged after this many steps in a row whose loss or gradient is not finite; fewer are skipped."""
+DIVERGED_SHARE = 0.01
+"""It has also diverged where more than this share of its steps, and more than those, were skipped."""
 
 
 class ReportHistory:

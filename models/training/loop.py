@@ -25,7 +25,7 @@ from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
-from models.training.divergence import DIVERGED_STEPS, ReportHistory, name_the_cause
+from models.training.divergence import DIVERGED_SHARE, DIVERGED_STEPS, ReportHistory, name_the_cause
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, training_precision
 from models.training.validation import omitted_log_det, trimmed_bits_per_dim, write_preview
@@ -123,7 +123,7 @@ class Trainer:
         ranks.require_same_start(self.state.step, digest)
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row, self._skipped = 0, 0
 
     def _fresh_flow(self, architecture: PixelArchitecture) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -149,7 +149,8 @@ class Trainer:
 
         Raises:
             Interrupted: ``should_stop`` returned true.
-            TrainingDiverged: Loss, gradient or likelihood is not finite, or bits per dimension have risen too far.
+            TrainingDiverged: Loss or gradient was not finite in several steps, weights or all validations are not
+                finite, or bits per dimension have risen too far.
             DamagedCheckpoints: None of the checkpoints written can be read.
         """
         self.take_steps(should_stop)
@@ -221,13 +222,15 @@ class Trainer:
     def _skip(self, step: int, images: torch.Tensor) -> None:
         """Report a step whose loss or gradient is not finite and that therefore changes no weights.
 
-        Raises ``TrainingDiverged`` after too many in a row, or if weights are not finite.
+        Raises ``TrainingDiverged`` after too many of them, or if weights are not finite.
         """
         self._skipped_in_a_row += 1
+        self._skipped += 1
         y, _ = self.batch_loss.transform_pixels(images)
         cause = name_the_cause(self.flow, y)
         lost = not all(parameter.isfinite().all() for parameter in self.flow.parameters())
-        if lost or self._skipped_in_a_row >= DIVERGED_STEPS:
+        in_a_row = self._skipped_in_a_row >= min(DIVERGED_STEPS, self.config.max_steps)
+        if lost or in_a_row or self._skipped > DIVERGED_STEPS + DIVERGED_SHARE * step:
             raise TrainingDiverged(f"step {step}: {cause}; {self._advice()}")
         # A single image that is far from all others can overflow the couplings of a flow that has seen few images.
         self.observe({"event": "log", "message": f"step {step} changes no weights: {cause}"})
@@ -237,7 +240,7 @@ class Trainer:
         # The decay starts small, so that the first weights, which are noise, soon lose their influence.
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
-        # Buffers are no weights but what a layer has found out about them, such as a spectral norm.
+        # Buffers, such as the estimate of a spectral norm, belong to the current weights.
         for averaged, current in zip(self.averaged.buffers(), self.flow.buffers(), strict=True):
             averaged.copy_(current)
 

@@ -102,7 +102,8 @@ def _check(order: Any, _progress: Callable[[int, int], None]) -> None:
     from models.scoring.engines.openvino_library import ov
 
     backbone = Backbone.model_validate(order["backbone"])
-    least, step = backbone.input_size(1, 1)[0], backbone.multiple
+    side = backbone.smallest_side
+    least, step = backbone.input_size(side, side)[0], backbone.multiple
     core = ov.Core()
     for size in ((least, least), (least + step, least + 2 * step)):
         _check_at(core, order["file"], backbone, size)

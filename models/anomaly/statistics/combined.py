@@ -68,8 +68,7 @@ class HeldOutSurprises:
 
     Attributes:
         tails: The survival function of each group's surprise.
-        inflation: How many times larger the median surprise of each group is than over images like those that it was
-            fitted to, at least 1, ``(kinds,)``: large where a group has many statistics and few reference images.
+        inflation: The median surprise of each group over ln 2, its value without overfitting; at least 1, ``(kinds,)``.
     """
 
     tails: tuple[Tail, ...]
@@ -108,8 +107,9 @@ class Statistic:
 
         Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
         larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
-        surprise is replaced by that of its rank among images that the group was not fitted to. A group weighs the less
-        the larger its surprise of such images is: it says of a new image mostly that it is new.
+        surprise is replaced by that of its rank among images that the group was not fitted to. The
+        weight of a group is divided by the inflation of its surprise on such images, so that an overfitted one counts
+        less.
 
         Args:
             evidence: The evidence of the reference images.

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from models.anomaly.calibration import Calibration
+from models.anomaly.calibration import Calibration, Fold
 from models.anomaly.calibration_file import from_arrays, to_arrays
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, weights
+from models.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
 from models.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.scoring.evidence import Evidence, FeatureEvidence
@@ -119,12 +119,13 @@ def test_verdicts_and_reasons_of_features_alone() -> None:
     assert reason.share == 1
 
 
-def test_an_image_as_a_whole_has_no_box() -> None:
+@pytest.mark.parametrize(("group", "name"), [(0, "feature-mean"), (1, "feature-image")])
+def test_an_image_as_a_whole_has_no_box(group: int, name: str) -> None:
     calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
     new = evidence(1, 3)
-    new.features.pooled[..., 1] += 60  # type: ignore[union-attr]
+    new.features.pooled[..., group] += 60  # type: ignore[union-attr]
     (verdict,) = calibration.judge(new, (), IMAGE)
-    assert verdict.reasons[0].feature == "feature-image"
+    assert verdict.reasons[0].feature == name
     assert verdict.reasons[0].box is None
 
 
@@ -181,6 +182,9 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     plain = replace(statistic, held_out=None)
     assert (np.median(plain.families(new), axis=0)[:2] > 1.5).any()
     strange.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
+    assert len(set(statistic.weights.tolist())) == 3
+    np.testing.assert_array_equal(statistic(new), merge(statistic.families(new), statistic.weights))
+    np.testing.assert_array_equal(Fold(statistic, np.zeros(1)).values(new), statistic(new))
     assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))
     again = from_arrays(Statistic, to_arrays(statistic))
     np.testing.assert_array_equal(again(new), statistic(new))

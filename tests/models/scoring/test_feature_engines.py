@@ -127,6 +127,7 @@ def test_features_agree_with_float64(
     assert places.shape[1:] == extract.feature_shape == (152, size[0] // 16, size[1] // 16)
     assert extract.pooled == (152, 320)
     assert pooled.shape[1:] == (472,)
+    np.testing.assert_allclose(pooled[:, :152], places.mean((2, 3)), rtol=1e-4, atol=1e-5)
     for got, want in zip((places, pooled), exact.features(images), strict=True):
         assert difference(got, want.numpy()) < FEATURES
 

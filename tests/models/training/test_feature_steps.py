@@ -26,21 +26,21 @@ from models.training.run import train
 from tests.support.backbones import backbone_folder
 from tests.support.trained import SMALL_FEATURES
 
-SHAPE, POOLED, COUNT = (4, 4, 4), 2, 1000
+SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000
 
 
 class Table:
     """An extractor of given features: the pixels of an image say its number."""
 
     feature_shape = SHAPE
-    pooled = (POOLED,)
+    pooled = GROUPS
 
     def __init__(self, features: NDArray[np.float32]) -> None:
         self.features = features
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 0, 1]
-        return self.features[numbers], self.features[numbers][:, :POOLED].mean((2, 3))
+        return self.features[numbers], self.features[numbers][:, : sum(GROUPS)].mean((2, 3))
 
 
 def numbered() -> NDArray[np.uint8]:
@@ -61,7 +61,7 @@ def features(*, curved: bool) -> NDArray[np.float32]:
 def architecture(linear: Linear = "self-normalizing") -> FeatureArchitecture:
     return FeatureArchitecture(
         channels=1, height=2, width=2, backbone="table", backbone_sha256="0" * 64, input_height=2, input_width=2,
-        feature_channels=4, rows=4, columns=4, pooled=(POOLED,), grids=(16,), linear=linear, hidden=16,
+        feature_channels=4, rows=4, columns=4, pooled=GROUPS, grids=(16,), linear=linear, hidden=16,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def outcome(
 
 def test_gains_are_differences_of_exact_log_likelihoods(tmp_path: Path) -> None:
     x, layer = features(curved=True), SelfNormalizingLocalAffine(SHAPE, 2).eval()
-    pooled = SelfNormalizingLocalAffine((POOLED, 1, 1), 1)
+    pooled = SelfNormalizingLocalAffine((sum(GROUPS), 1, 1), 1)
     found = outcome(x, tmp_path, 7, layer, 50)
     held_out = torch.from_numpy(x[-COUNT // 5 :]).double()
 

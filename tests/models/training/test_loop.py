@@ -263,6 +263,20 @@ def test_a_batch_that_overflows_changes_no_weights_and_ends_no_training(tmp_path
     assert all(math.isfinite(event["bits_per_dim"]) for event in events if event["event"] == "metrics")
 
 
+def test_five_batches_in_a_row_that_overflow_end_a_training(tmp_path: Path) -> None:
+    trainer, events = trainer_in(tmp_path)
+    loss_of = trainer.loss_of
+
+    def overflow(images: Tensor, step: int) -> Loss:
+        loss = loss_of(images, step)
+        return replace(loss, value=loss.value * math.inf)
+
+    trainer.loss_of = overflow
+    with pytest.raises(TrainingDiverged, match=r"^step 4: the gradients are not finite"):
+        trainer.run(lambda: False)
+    assert len([event for event in events if "changes no weights" in str(event.get("message"))]) == 4
+
+
 def test_what_a_run_reports(whole: tuple[Trainer, Events]) -> None:
     trainer, events = whole
     metrics = [event for event in events if event["event"] == "metrics"]
@@ -346,14 +360,17 @@ def test_a_spike_is_no_divergence() -> None:
     assert history.diverged
 
 
-def test_a_divergence_is_measured_from_the_first_report_before_an_interruption(tmp_path: Path) -> None:
+def test_a_divergence_is_measured_from_the_first_report_before_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped, events = run(tmp_path, stop_at=3)
     first = next(event["bits_per_dim"] for event in events if event["event"] == "metrics")
     resumed, _ = trainer_in(tmp_path)
     assert resumed.state.first_bits_per_dim == stopped.state.first_bits_per_dim == first
-    history = ReportHistory(3, first)
-    history.add(4, first + 11, now=1)
-    assert (history.first_bits, history.bad_in_a_row) == (first, 1)
+    resumed.state = replace(resumed.state, first_bits_per_dim=first - 100)
+    monkeypatch.setattr("models.training.divergence.DIVERGED_REPORTS", 1)
+    with pytest.raises(TrainingDiverged, match=f"bits/dim rose from {first - 100:.2f}"):
+        resumed.run(lambda: False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
