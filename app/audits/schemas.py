@@ -92,7 +92,8 @@ class Audit(Answer):
     tolerance: float = Field(
         description="Largest allowed difference of the least likely image, nats: 0.001 up to 28x28 and 0.00001 per "
         "dimension beyond, or a millionth of the log-likelihood where that is more. In bfloat16, twice the largest "
-        "deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the log-determinants."
+        "deviation from float32 in its calibration is added for rounding. Smaller errors then show only in the "
+        "log-determinants."
     )
     agrees: bool = Field(description="Whether all images, all layers and the total are within their tolerances.")
     seconds: float = Field(description="Computing time.")
