@@ -45,7 +45,7 @@ def test_features_have_nats_and_no_samples(of_features: Manifest) -> None:
     assert "| validation | mean log-likelihood 812.3 nats |" in card
     assert "| training | fitted in closed form, 13 seconds |" in card
     assert "| backbone | efficientnet-lite0, digest" in card
-    assert "images are enlarged to 224x224" in card
+    assert "images are enlarged to 128x128" in card
     assert (
         "| grid of the features | 8x8, shrinkage 0.05 of covariances and 0.4 of means, the best of 2 grids by "
         "held-out log-likelihood; the fit is repeated without each of 5 folds |"
