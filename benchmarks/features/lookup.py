@@ -17,7 +17,7 @@ from torch import Tensor
 from models.artifacts.manifest import Precision
 from models.bijections.local_affine import FrozenLocalAffine
 from models.features.extractor import FeatureExtractor
-from models.features.flows import FrozenFeatureFlows
+from models.features.flows import FrozenFeatureFlows, sums_of_groups
 from models.images.preprocessing import Pixels
 
 BATCH = 32
@@ -107,8 +107,8 @@ class LookupEngine:
         for start in range(0, len(images), BATCH):
             features, whole = map(torch.from_numpy, self._extract(images[start : start + BATCH]))
             places.append(torch.stack([_squares(layer, features).sum(1) for layer in self._flows.places], 1))
-            squares = torch.stack([_squares(layer, whole[:, :, None, None]) for layer in self._flows.pooled], 1)
-            pooled.append(torch.stack([of.flatten(2).sum(2) for of in squares.split(self._flows.groups, 2)], 2))
+            squares = [_squares(layer, whole[:, :, None, None]).flatten(1) for layer in self._flows.pooled]
+            pooled.append(torch.stack([sums_of_groups(of_fit, self._flows.groups) for of_fit in squares], 1))
         return torch.cat(places).numpy(), torch.cat(pooled).numpy()
 
 

@@ -107,10 +107,7 @@ class Fold:
 
     def weights(self, evidence: Evidence) -> Array:
         """Return the weights by which the groups of :meth:`kinds` are merged, ``(kinds,)``; the sum is 1."""
-        if self.statistic.held_out is None:
-            return weights(self.kinds(evidence))
-        assert self.thorough is None  # a model with features has no gradients
-        return self.statistic.weights
+        return weights(self.kinds(evidence), self.statistic.held_out)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,16 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
     )
 
 
+def sums_of_groups(squares: Tensor, groups: Sequence[int]) -> Tensor:
+    """Return the sums over groups of channels, ``(N, C, ...) -> (N, groups, ...)``.
+
+    Args:
+        squares: Values of channels, such as squared latents.
+        groups: The numbers of channels in the groups; the sum is C.
+    """
+    return torch.stack([part.sum(1) for part in torch.split(squares, list(groups), 1)], 1)
+
+
 class HybridFlows(nn.Module):
     """Two flows of the same images: one over their pixels, one over their features.
 

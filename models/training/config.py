@@ -95,7 +95,7 @@ class TrainingConfig(ImageOptions):
         ge=32,
         le=1024,
         description="Feature models: the shorter side to which images are enlarged for the backbone, at least; unset: "
-        "that of the backbone, but of small images no more than four times their own, rounded up to a multiple of 32.",
+        "that of the backbone, at most four times that of the images.",
     )
     feature_steps: int = Field(
         0,

@@ -16,7 +16,7 @@ from models.bijections.local_affine import ExactLocalAffine
 from models.datasets import Dataset
 from models.features.extractor import FeatureExtractor
 from models.features.fit import FitChoice, choose, fit_layer
-from models.features.flows import LOCAL_LAYERS, FeatureFlows
+from models.features.flows import LOCAL_LAYERS, FeatureFlows, sums_of_groups
 from models.features.moments import FeatureMoments
 from models.flows.architecture import FeatureArchitecture
 from models.scoring.evidence import FeatureEvidence
@@ -269,9 +269,9 @@ def _energy(
         features: The features of an image, ``(C, rows, columns)``.
         groups: The numbers of channels in the groups; None for a single group.
     """
-    z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)[0].double()
-    parts = torch.split(z.square(), list(groups or [len(z)]))
-    energy: NDArray[np.float64] = 0.5 * torch.stack([part.sum(0) for part in parts]).numpy()
+    z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)
+    sums = sums_of_groups(z.double().square(), groups or z.shape[1:2])
+    energy: NDArray[np.float64] = 0.5 * sums[0].numpy()
     return energy
 
 

@@ -32,7 +32,7 @@ class FeatureFamily:
     The negative log-density at each place, less its mean over normal images, is a map: places that vary little have
     large densities, and without centring a few of them would decide. The statistics are the largest value of the map,
     the mean of its highest twentieth, and the negative log-densities of the means of the features at places and of the
-    deepest features. Means at places show a foreign texture or lighting, the deepest features a foreign object.
+    deepest features.
 
     Attributes:
         fit_number: Which of several fits of the features is judged by, ``(1,)``.

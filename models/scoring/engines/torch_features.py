@@ -10,7 +10,7 @@ from torch import Tensor
 from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenStep
 from models.features.extractor import TorchExtractor
-from models.features.flows import FrozenFeatureFlows
+from models.features.flows import FrozenFeatureFlows, sums_of_groups
 from models.images.preprocessing import Pixels
 from models.scoring.engines.tiles import DEFAULT_TILE
 from models.threads import torch_threads
@@ -53,9 +53,7 @@ class TorchFeatureEngine:
                 for fit in range(fits):
                     of_places = _squares(features, self._flows.places[fit], *self._flows.steps).sum(1)
                     of_whole = _squares(whole[:, :, None, None], self._flows.pooled[fit]).flatten(1)
-                    of_groups = torch.stack(
-                        [part.sum(1) for part in torch.split(of_whole, list(self._flows.groups), 1)], 1
-                    )
+                    of_groups = sums_of_groups(of_whole, self._flows.groups)
                     places[start : start + len(some), fit] = of_places[: len(some)].numpy()
                     pooled[start : start + len(some), fit] = of_groups[: len(some)].numpy()
         return places, pooled

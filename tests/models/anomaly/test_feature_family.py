@@ -123,7 +123,8 @@ def test_verdicts_and_reasons_of_features_alone() -> None:
 def test_an_image_as_a_whole_has_no_box(group: int, name: str) -> None:
     calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
     new = evidence(1, 3)
-    new.features.pooled[..., group] += 60  # type: ignore[union-attr]
+    assert new.features is not None
+    new.features.pooled[..., group] += 60
     (verdict,) = calibration.judge(new, (), IMAGE)
     assert verdict.reasons[0].feature == name
     assert verdict.reasons[0].box is None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
 from models.features import fit
-from models.features.fit import FitChoice, HeldOut, LocalGaussian, choose, fit_layer
+from models.features.fit import FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
 from models.features.moments import FeatureMoments
 
 SHAPE = (5, 6, 7)
@@ -130,13 +130,13 @@ def test_a_constant_channel_does_not_break_the_fit() -> None:
 
 @pytest.mark.parametrize("target", ["all-places", "identity"])
 @torch.no_grad()
-def test_groups_of_channels_are_fitted_as_if_they_were_alone(target: str) -> None:
+def test_groups_of_channels_are_fitted_as_if_they_were_alone(target: Target) -> None:
     x, sizes = features(40)[:, :, :1, :1], (2, 3)
     choice = FitChoice(1, 0.2, 0.0, 0.0)
     together = FeatureMoments((5, 1, 1), 1, sizes)
     together.add(x, np.zeros(40, np.int8))
     whole = ExactLocalAffine((5, 1, 1), 1)
-    fit_layer(whole, together, [0], choice, target)  # type: ignore[arg-type]
+    fit_layer(whole, together, [0], choice, target)
     latents = whole.apply_weight(torch.from_numpy(x) - whole.mean)
     start = 0
     for size in sizes:
@@ -144,7 +144,7 @@ def test_groups_of_channels_are_fitted_as_if_they_were_alone(target: str) -> Non
         alone = FeatureMoments((size, 1, 1), 1)
         alone.add(part, np.zeros(40, np.int8))
         layer = ExactLocalAffine((size, 1, 1), 1)
-        fit_layer(layer, alone, [0], choice, target)  # type: ignore[arg-type]
+        fit_layer(layer, alone, [0], choice, target)
         expected = layer.apply_weight(torch.from_numpy(part) - layer.mean)
         torch.testing.assert_close(latents[:, start : start + size], expected, rtol=1e-5, atol=1e-5)
         start += size
