@@ -34,6 +34,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
+PIXELS = ("glow", "convolutional", "fully-connected")
 
 
 def angles(flow: Flow, exact: Flow, x: Tensor) -> list[float]:
@@ -75,7 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradient_angle", description=__doc__)
     parser.add_argument("--data", default="mnist")
     parser.add_argument(
-        "--preset", default="snf-glow-tiny", choices=[name for name in PRESETS if name.startswith("snf")]
+        "--preset",
+        default="snf-glow-tiny",
+        choices=[name for name, one in PRESETS.items() if one.linear == "self-normalizing" and one.family in PIXELS],
     )
     parser.add_argument("--steps", type=int, default=1600, help="an epoch of MNIST at batch 64 has 781")
     parser.add_argument("--every", type=int, default=20, help="steps between two measurements")
@@ -86,8 +89,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     data_dir = os.environ.get("SNF_DATA_DIR")
     dataset = load_dataset(arguments.data, Path(data_dir) if data_dir else None)
-    config = TrainingConfig(max_steps=arguments.steps, seed=arguments.seed, validations=1)
-    architecture = PRESETS[arguments.preset].architecture(dataset.image_shape, config.pixel_transform)
+    preset = PRESETS[arguments.preset]
+    config = preset.config({"max_steps": arguments.steps, "seed": arguments.seed, "validations": 1})
+    architecture = preset.architecture(dataset.image_shape, config.pixel_transform)
     exact = build_flow(architecture.model_copy(update={"linear": "exact"})).double().train()
 
     events: list[dict[str, Any]] = []

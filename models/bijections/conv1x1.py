@@ -76,7 +76,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
-        y, log_det, error = self_normalizing_product(x, self.weight, self.inverse_weight)
+        y, log_det, error = self_normalizing_product(x, self.weight, self.inverse_weight, self.gradient)
         self.keep_reconstruction_error(error, y)
         return y + self.bias.view(1, -1, 1, 1), log_det
 

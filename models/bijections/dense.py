@@ -90,7 +90,7 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         """
         if not self.training:
             return super().forward(x)
-        y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight)
+        y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight, self.gradient)
         self.keep_reconstruction_error(error, y.view(x.shape))
         return (y + self.bias).view(x.shape), log_det
 

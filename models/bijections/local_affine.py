@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bijections.base import Bijection, SelfNormalizing, Shape
+from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.frozen import Inverse
+from models.bijections.self_normalizing_product import improved_inverse
 
 
 @lru_cache(maxsize=64)
@@ -164,7 +165,9 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         self._check(x)
-        product = LocalProduct.apply(x - self.mean, self.weight, self.inverse_weight, self.grid)  # type: ignore[no-untyped-call]
+        product = LocalProduct.apply(  # type: ignore[no-untyped-call]
+            x - self.mean, self.weight, self.inverse_weight, self.grid, self.gradient
+        )
         z, log_det, error = product
         self.keep_reconstruction_error(error, z)
         return z, log_det
@@ -197,18 +200,18 @@ class LocalProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int
+        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return W x, a log-det of value 0, and the reconstruction error ||R W x - x||² of each sample, ``(N,)``."""
         y = apply_by_cell(weight, x, grid)
         error = apply_by_cell(inverse_weight, y, grid) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        ctx.grid = grid
+        ctx.grid, ctx.gradient = grid, gradient
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients with respect to x, W and R."""
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Return the gradients with respect to x, W and R, and None for the grid and the kind of gradient."""
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grid: int = ctx.grid
@@ -218,7 +221,8 @@ class LocalProduct(torch.autograd.Function):
         weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
         grad_weight = _outer(0.5 * grad_y + apply_by_cell(inverse_weight.mT, weighted_error, grid), x, grid)
         grad_inverse = _outer(weighted_error - 0.5 * grad_x, y, grid)
-        return grad_x, grad_weight + share * inverse_weight.mT, grad_inverse - share * weight.mT, None
+        better = improved_inverse(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
+        return grad_x, grad_weight + share * better.mT, grad_inverse - share * weight.mT, None, None
 
 
 def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.base import SelfNormalizing, Shape, check_images
+from models.bijections.base import LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
+    compose,
     convolve,
     correlate,
     flip,
+    multiplicity,
     project,
     same_padding,
 )
@@ -59,7 +61,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
             return super().forward(x)
         check_images(x, self.channels)
         y, log_det, error = TwoLayerInverseConvolution.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.first_inverse_weight, self.second_inverse_weight
+            x, self.weight, self.first_inverse_weight, self.second_inverse_weight, self.gradient
         )
         self.keep_reconstruction_error(error, y)
         return y + self._offset(), log_det
@@ -110,22 +112,29 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     The last column is ½ Σc times the gradient of tr(W R) with respect to each kernel, which for R = W^-1 is that of
     log|det W| with respect to w and that of -log|det R| with respect to r1 and r2. The gradient of x is δx.
+
+    If ``gradient`` is "newton-schulz", the last term of dw is ½ Σc m·flip(r) with the middle taps r of 2 r2 * r1 -
+    r2 * r1 * w * r2 * r1 and the multiplicity m of the taps, as in
+    :class:`~models.bijections.convolution.SelfNormalizingConvolution`.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y = w * x, 0 as log-det (only its gradient is used), and ||r2 * (r1 * y) - x||² for inverse r1, r2."""
         y = convolve(weight, x)
         hidden = convolve(first, y)
         error = convolve(second, hidden) - x
         ctx.save_for_backward(x, y, hidden, error, weight, first, second)
+        ctx.gradient = gradient
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the gradients with respect to images x, kernel w and its learned inverse kernels r1 and r2.
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        """Return the gradients in images x, kernel w and its learned inverse kernels r1 and r2, and a None.
 
-        No matrix is inverted.
+        No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
         grad_y, grad_log_det, grad_error = gradients
         x, y, hidden, error, weight, first, second = ctx.saved_tensors
@@ -136,10 +145,33 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
         grad_x = convolve(forth, grad_y)
         back = weighted_error - 0.5 * grad_x
         error_at_y = convolve(back_first, convolve(back_second, weighted_error))
-        grad_weight = correlate(x, 0.5 * grad_y + error_at_y, kernel) + share * place(back_first, back_second, image)
+        if ctx.gradient == "newton-schulz":
+            log_det_gradient = multiplicity(kernel, image).to(weight) * flip(
+                newton_schulz_middle(weight, first, second)
+            )
+        else:
+            log_det_gradient = place(back_first, back_second, image)
+        grad_weight = correlate(x, 0.5 * grad_y + error_at_y, kernel) + share * log_det_gradient
         grad_first = correlate(y, convolve(back_second, back), kernel) - share * place(back_second, forth, image)
         grad_second = correlate(hidden, back, kernel) - share * place(forth, back_first, image)
-        return grad_x, grad_weight, grad_first, grad_second
+        return grad_x, grad_weight, grad_first, grad_second, None
+
+
+def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the middle taps of 2r - r * w * r, a Newton-Schulz step from r = r2 * r1 towards the inverse of w.
+
+    Args:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        first: The kernel r1 of the learned inverse, in the same shape.
+        second: The kernel r2 that follows it.
+
+    Returns:
+        As many taps as w has, ``(C, C, kh, kw)``.
+    """
+    down, right = same_padding(weight)
+    learned = compose(second, first)
+    middle = learned[:, :, down : down + weight.shape[2], right : right + weight.shape[3]]
+    return 2 * middle - compose(learned, compose(weight, learned), crop=True)
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:

@@ -55,7 +55,8 @@ class TrainingConfig(ImageOptions):
         0.0, ge=0, description="Weight of the reconstruction error of white noise beside that of the images."
     )
     gradient: Literal["paper", "newton-schulz"] = Field(
-        "paper", description="Stand-in for the inverse in the log-det's gradient of convolutions: R, or 2R - RWR."
+        "paper",
+        description="Stand-in for the inverse in the gradient of log-dets: R, or the nearer 2R - RWR.",
     )
     refresh_inverse_every: int = Field(
         0, ge=0, description="Steps between projections of the exact inverses on the learned ones; 0: never."

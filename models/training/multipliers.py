@@ -1,8 +1,8 @@
 """Multipliers of the reconstruction penalty, one for each self normalizing layer: fixed, GECO and MDMM.
 
 Each rule turns the relative reconstruction errors rho_k = mean ||R_k W_k h_k - h_k||² / D of the layers (the mean
-square per dimension) into a penalty in nats per dimension. The multipliers steer how far the training gradient is from
-the exact one; scores are exact whatever they are. Their state is part of a checkpoint.
+square per dimension) into a penalty in nats per dimension, a sum over the layers. The multipliers steer how far the
+training gradient is from the exact one; scores are exact whatever they are. Their state is part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class GecoMultiplier(Multiplier):
 
     The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
     updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
-    falls while it is below, by one percent per step at most, within [1e-3, 1e4]. The penalty is
-    mean_k (lambda_k rho_k + ½ relu(c_k)²). Without a target lambda_k could only grow, as rho_k is never negative.
+    falls while it is below, by one percent per step at most, within [1e-4, 1e3]. The penalty is
+    Σ_k (lambda_k rho_k + ½ 0.1 relu(c_k)²). Without a target lambda_k could only grow, as rho_k is never negative.
 
     Args:
         layers: Number of self normalizing layers.
@@ -69,7 +69,8 @@ class GecoMultiplier(Multiplier):
 
     RATE = 0.01
     DECAY = 0.99
-    LIMITS = (1e-3, 1e4)
+    DAMPING = 0.1
+    LIMITS = (1e-4, 1e3)
 
     log_weights: Tensor
     average: Tensor
@@ -82,9 +83,9 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return mean_k (lambda_k rho_k + ½ relu(rho_k / target - 1)²), a scalar, for weights lambda, errors rho."""
+        """Return Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²), a scalar, for weights lambda and errors rho."""
         violation = torch.relu(errors / self.target - 1)
-        return (self.values() * errors + 0.5 * violation.square()).mean()
+        return (self.values() * errors + 0.5 * self.DAMPING * violation.square()).sum()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
@@ -105,8 +106,8 @@ class DampedMultiplier(Multiplier):
 
     rho_k is the relative reconstruction error of layer k.
 
-    With c_k = rho_k / target - 1 the multipliers ascend, lambda_k += 0.01 clip(c_k, -1, 1), and are clamped at 0 as for
-    inequality constraints. The penalty mean_k (lambda_k c_k + ½ relu(c_k)²) includes a damping term.
+    With c_k = rho_k / target - 1 the multipliers ascend, lambda_k += 0.001 clip(c_k, -1, 1), and are clamped at 0 as
+    for inequality constraints. The penalty Σ_k (lambda_k c_k + ½ 0.1 relu(c_k)²) includes a damping term.
 
     Args:
         layers: Number of self normalizing layers.
@@ -114,8 +115,8 @@ class DampedMultiplier(Multiplier):
         target: Relative error that each layer is steered to.
     """
 
-    RATE = 0.01
-    DAMPING = 1.0
+    RATE = 0.001
+    DAMPING = 0.1
 
     weights: Tensor
 
@@ -125,13 +126,13 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return mean_k (lambda_k c_k + ½ relu(c_k)²), a scalar, for weights lambda and c_k = error_k / target - 1."""
+        """Return Σ_k (lambda_k c_k + 0.05 relu(c_k)²), a scalar, for weights lambda and c_k = error_k / target - 1."""
         constraint = errors / self.target - 1
-        return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).mean()
+        return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).sum()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Add 0.01 clip(error_k / target - 1, -1, 1) to the weight of each layer k, and raise negative weights to 0."""
+        """Add 0.001 clip(error_k / target - 1, -1, 1) to the weight of each layer k, and raise negatives to 0."""
         if errors.isfinite().all():
             self.weights += self.RATE * _clipped_violation(errors, self.target)
             self.weights.clamp_(min=0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.bijections.base import Bijection, Shape
+from models.bijections.base import Bijection, LogDetGradient, Shape
 from models.bijections.conv1x1 import LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.frozen import FrozenAffine
@@ -123,12 +123,16 @@ def test_the_penalty_is_that_of_detached_inputs_without_biases() -> None:
         assert gradient.abs().max() < 1e-12, "the penalty reaches something else"
 
 
+@pytest.mark.parametrize("gradient", ["paper", "newton-schulz"])
 @pytest.mark.parametrize("count", [1, 4])
-def test_away_from_exact_inverses_it_is_the_1x1_convolution_of_one_location(count: int) -> None:
+def test_away_from_exact_inverses_it_is_the_1x1_convolution_of_one_location(
+    count: int, gradient: LogDetGradient
+) -> None:
     """Of one formula for both: eq. 10 and 11 written out, and the layer of images of one pixel."""
     dense = moved(lambda: SelfNormalizingDense(D)).train()
     conv = SelfNormalizingConv1x1(D).double().train()
     conv.load_state_dict(dense.state_dict())
+    dense.gradient = conv.gradient = gradient
     slope, share, error_share = normal(count, D, seed=1), normal(count, seed=2), normal(count, seed=3)
     inputs = []
     for layer, shape in ((dense, (count, *IMAGE)), (conv, (count, D, 1, 1))):
@@ -145,7 +149,8 @@ def test_away_from_exact_inverses_it_is_the_1x1_convolution_of_one_location(coun
     weight, inverse, x = dense.weight.detach(), dense.inverse_weight.detach(), normal(count, D)
     y, grad_x = x @ weight.T, slope @ weight
     error = (y @ inverse.T - x) * error_share[:, None]
-    expected_weight = 0.5 * (slope.T @ x + share.sum() * inverse.T) + 2 * (error @ inverse).T @ x
+    estimate = inverse if gradient == "paper" else 2 * inverse - inverse @ weight @ inverse
+    expected_weight = 0.5 * (slope.T @ x + share.sum() * estimate.T) + 2 * (error @ inverse).T @ x
     expected_inverse = -0.5 * (grad_x.T @ y + share.sum() * weight.T) + 2 * error.T @ y
     assert_equal(dense.weight.grad, expected_weight, "W")
     assert_equal(dense.inverse_weight.grad, expected_inverse, "R")

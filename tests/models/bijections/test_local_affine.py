@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.bijections.base import LogDetGradient
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.local_affine import (
@@ -29,10 +30,12 @@ def test_every_place_is_in_one_cell_and_found_there(height: int, width: int, gri
         assert {int(cells[place]) for place in places} == {cell}
 
 
+@pytest.mark.parametrize("gradient", ["paper", "newton-schulz"])
 @pytest.mark.parametrize("grid", [1, 2, 16])
-def test_gradients_are_those_of_a_convolution_in_each_cell(grid: int) -> None:
+def test_gradients_are_those_of_a_convolution_in_each_cell(grid: int, gradient: LogDetGradient) -> None:
     """The layer against one 1x1 convolution a cell, each applied to the places of its cell alone."""
     layer = SelfNormalizingLocalAffine((3, 4, 5), grid).double().train()
+    layer.gradient = gradient
     randomise(layer, 0.3)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64)
@@ -46,6 +49,7 @@ def test_gradients_are_those_of_a_convolution_in_each_cell(grid: int) -> None:
     centred = (x - layer.mean.detach()).requires_grad_()
     for cell in range(int(cells.max()) + 1):
         convolution = SelfNormalizingConv1x1(3).double().train()
+        convolution.gradient = gradient
         with torch.no_grad():
             convolution.weight.copy_(layer.weight[cell])
             convolution.inverse_weight.copy_(layer.inverse_weight[cell])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.bijections.base import Shape
-from models.bijections.conv_functional import FactorisedConvolution, Size
+from models.bijections.conv_functional import FactorisedConvolution, Size, flip
 from models.bijections.convolution import SelfNormalizingConv
 from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
 from models.flows.architecture import ConvolutionalArchitecture
@@ -84,6 +84,24 @@ def test_every_gradient_is_that_of_the_formulas_on_dense_matrices(shape: Shape, 
         torch.testing.assert_close(gradient_of(kernel_), expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradient_of(conv.bias), slope.sum((0, 2, 3)), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient_of(x), x_slope, rtol=1e-12, atol=1e-12)
+
+
+@CASES
+def test_newton_schulz_replaces_the_product_of_both_kernels(shape: Shape, kernel: Size) -> None:
+    """The term of the log-det alone: middle taps read off a dense product far from any border, times placements."""
+    conv = layer(shape[0], kernel)
+    conv.gradient = "newton-schulz"
+    torch.autograd.backward(conv(normal(3, *shape, seed=5))[1].mean())
+    side = (5 * kernel[0], 5 * kernel[1])
+    there, back_first, back_second = (
+        matrix(part.detach(), side) for part in (conv.weight, conv.first_inverse_weight, conv.second_inverse_weight)
+    )
+    back = back_second @ back_first
+    step = (2 * back - back @ there @ back).view(shape[0], *side, shape[0], *side)
+    (row, column), (down, right) = (side[0] // 2, side[1] // 2), (kernel[0] // 2, kernel[1] // 2)
+    taps = step[:, row, column, :, row - down : row + down + 1, column - right : column + right + 1]
+    counts = placements(shape[0], kernel, shape[1:]).sum((-1, -2))
+    torch.testing.assert_close(2 * gradient_of(conv.weight), flip(taps) * counts, rtol=0, atol=1e-11)
 
 
 @CASES

@@ -105,7 +105,7 @@ class TestMultipliers:
                 if rule == "geco":
                     assert ((after / before).log().abs() <= 0.01 * (1 + 1e-4)).all()
                 else:
-                    assert ((after - before).abs() <= 0.01 * (1 + 1e-4)).all()
+                    assert ((after - before).abs() <= 0.001 * (1 + 1e-4)).all()
             assert sign * float(multiplier.values()[0] - start[0]) > 0
             # A layer at its target stays where it is.
             assert float(multiplier.values()[1]) == pytest.approx(5.0)
@@ -113,17 +113,17 @@ class TestMultipliers:
     @ADAPTIVE
     def test_it_stays_within_its_limits(self, rule: MultiplierRule) -> None:
         multiplier = make_multiplier(rule, 2, 1.0, 0.1)
-        lowest, highest = (1e-3, 1e4) if rule == "geco" else (0.0, math.inf)
+        lowest, highest = (1e-4, 1e3) if rule == "geco" else (0.0, math.inf)
         for error in (1e6, 0.0):
-            for _ in range(2000 if error else 3000):
+            for _ in range(2000 if error else 3100):
                 multiplier.update(torch.full((2,), error))
                 assert (multiplier.values() >= lowest * (1 - 1e-5)).all()
                 assert (multiplier.values() <= highest * (1 + 1e-5)).all()
         assert multiplier.values().tolist() == pytest.approx([lowest] * 2, rel=1e-5)
 
     def test_geco_starts_within_its_limits(self) -> None:
-        assert float(GecoMultiplier(1, 0.0, 0.1).values()) == pytest.approx(1e-3)
-        assert float(GecoMultiplier(1, 1e6, 0.1).values()) == pytest.approx(1e4)
+        assert float(GecoMultiplier(1, 0.0, 0.1).values()) == pytest.approx(1e-4)
+        assert float(GecoMultiplier(1, 1e6, 0.1).values()) == pytest.approx(1e3)
 
     @ADAPTIVE
     @pytest.mark.parametrize("error", [math.nan, math.inf])
@@ -135,18 +135,19 @@ class TestMultipliers:
 
     def test_penalties_of_adaptive_multipliers_are_their_formulas(self) -> None:
         errors = torch.tensor([0.3, 0.05])
-        assert float(GecoMultiplier(2, 5.0, 0.1).penalty(errors)) == pytest.approx((5 * 0.35 + 0.5 * 2**2) / 2)
-        assert float(DampedMultiplier(2, 5.0, 0.1).penalty(errors)) == pytest.approx((5 * 1.5 + 0.5 * 2**2) / 2)
+        assert float(GecoMultiplier(2, 5.0, 0.1).penalty(errors)) == pytest.approx(5 * 0.35 + 0.05 * 2**2)
+        assert float(DampedMultiplier(2, 5.0, 0.1).penalty(errors)) == pytest.approx(5 * 1.5 + 0.05 * 2**2)
 
-    @ADAPTIVE
-    def test_a_layer_in_training_settles_at_the_target(self, rule: MultiplierRule) -> None:
+    @pytest.mark.parametrize(("rule", "weight"), [("geco", 3.0), ("mdmm", 0.1)])
+    def test_a_layer_in_training_settles_at_the_target(self, rule: MultiplierRule, weight: float) -> None:
         """From a penalty far too weak; a target that the mixture alone, which pulls R off W^-1, does not meet."""
         target = 2e-3
-        unconstrained, _ = settle(rule="fixed", weight=0.1, target=target)
+        unconstrained, _ = settle(rule="fixed", weight=weight, target=target)
         assert unconstrained > 10 * target
-        reached, multiplier = settle(rule=rule, weight=0.1, target=target)
+        reached, multiplier = settle(rule=rule, weight=weight, target=target)
         assert reached == pytest.approx(target, rel=0.1)
-        assert 1e-3 < multiplier < 1
+        # That of mdmm is in units of the constraint, rho / target.
+        assert 10 < multiplier / (1 if rule == "geco" else target) < 100
 
 
 @lru_cache
@@ -157,7 +158,7 @@ def settle(rule: str, weight: float, target: float) -> tuple[float, float]:
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     y, log_det = batch(64)
     errors = []
-    for step in range(600):
+    for step in range(1000):
         loss = objective.loss(flow, y, log_det, step)
         optimizer.zero_grad()
         torch.autograd.backward(loss.value)
@@ -182,6 +183,22 @@ def test_the_loss_is_the_papers_with_a_fixed_multiplier(kind: str) -> None:
     torch.testing.assert_close(loss.log_likelihood, (log_prior + log_det).mean().detach())
     torch.testing.assert_close(loss.reconstruction_errors, torch.stack(errors).detach())
     torch.testing.assert_close(loss.value, -loss.log_likelihood / dimensions + 3 * torch.stack(errors).sum())
+
+
+@EVERY_LAYER
+def test_every_layer_takes_the_gradient_that_is_asked_for(kind: str) -> None:
+    """A Newton-Schulz step from R is nearer to W^-1, and so is the gradient of W to that of the exact log-det."""
+    flow = flow_of(kind, scale=0.01)
+    layer = only_layer(flow)
+    weight = layer.get_parameter("weight")
+    (exact,) = torch.autograd.grad(torch.linalg.slogdet(dense(layer.apply_weight)).logabsdet, weight)
+
+    def distance(gradient: str) -> float:
+        objective_for(flow, gradient=gradient)
+        (estimate,) = torch.autograd.grad(layer(batch()[0])[1].mean(), weight)
+        return float((2 * estimate - exact).norm())
+
+    assert distance("newton-schulz") < 0.5 * distance("paper")
 
 
 @EVERY_LAYER
