@@ -214,6 +214,13 @@ class DamagedCheckpoints(ModelsError):
     title = "The checkpoints are damaged"
 
 
+class SingularLayer(ModelsError):
+    """Raised where a layer of a flow has no inverse in float64; the detail names the layer."""
+
+    slug = "singular-layer"
+    title = "A layer of the flow has no inverse"
+
+
 class UninitializedModel(ModelsError):
     """Raised for the use of a flow before its normalisation layers got values, from a first batch or from a file."""
 

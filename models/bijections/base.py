@@ -116,18 +116,14 @@ class ChannelAffine(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring, with the inverse of its matrix precomputed.
+        """Return an immutable float64 copy of this layer for scoring, with its learned inverse if it has one.
 
-        Cost: O(C³).
+        Matrix and offset are computed in float64, also where they are products of float32 parameters.
         """
-        matrix, offset = (part.double().clone() for part in self.affine())
-        inverse = torch.linalg.inv(matrix)
-        learned = self.learned_affine()
-        return FrozenAffine(
-            (matrix, offset),
-            (inverse, -inverse @ offset),
-            None if learned is None else (learned[0].double().clone(), learned[1].double().clone()),
-        )
+        exact = copy.deepcopy(self).double()
+        matrix, offset = (part.clone() for part in exact.affine())
+        learned = exact.learned_affine()
+        return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
@@ -145,6 +141,7 @@ class SelfNormalizing(Bijection):
 
     learned_inverse: ClassVar[bool] = True
     omits_log_det: ClassVar[bool] = True
+    weight: nn.Parameter
     symmetric: bool = False
     gradient: LogDetGradient = "paper"
 

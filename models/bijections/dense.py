@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -53,10 +54,8 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring, with the matrix W⁻¹ precomputed. Cost: O(D³)."""
-        matrix, offset = self.weight.double().clone(), self.bias.double().clone()
-        inverse = torch.linalg.inv(matrix)
-        return FrozenAffine((matrix, offset), (inverse, -inverse @ offset), flat=True)
+        """Return an immutable float64 copy of this layer for scoring."""
+        return FrozenAffine((self.weight.double().clone(), self.bias.double().clone()), flat=True)
 
     def _vectors(self, x: Tensor) -> Tensor:
         """Return images ``(N, C, H, W)`` as vectors ``(N, D)``. Raises ``ValueError`` for another shape."""
@@ -113,10 +112,10 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring, with the exact W⁻¹ and the learned R ≈ W⁻¹. Cost: O(D³)."""
+        """Return an immutable float64 copy of this layer for scoring, with the learned R ≈ W⁻¹."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
-        return FrozenAffine(exact.forward_map, exact.inverse_map, (learned, -learned @ exact.forward_map[1]), flat=True)
+        return replace(exact, learned_map=(learned, -learned @ exact.forward_map[1]))
 
 
 class RelativeGradientDense(ExactDense):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import ClassVar
 
@@ -85,13 +86,14 @@ class ExponentialConv(Bijection):
 
     def constant_log_det_at(self, shape: Shape) -> float:
         """Return log|det dz/dx| of this layer in nats, trace M + H·W·log|det W|, the same for all images."""
-        return float(self._log_det(self.bounded_kernel()).detach())
+        exact = copy.deepcopy(self).double()
+        return float(exact._log_det(exact.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
         """Return an immutable float64 copy of this layer, for scoring by its map and sampling by its inverse."""
-        kernel, mixing = self.bounded_kernel().double(), self.mixing.double().clone()
-        before, after = self.before.double().clone(), self.after.double().clone()
+        exact = copy.deepcopy(self).double()  # the bound of the kernel is computed in float64, too
+        kernel, mixing, before, after = exact.bounded_kernel(), exact.mixing, exact.before, exact.after
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
         return FrozenMap(
             lambda x: (apply_exponential(kernel, mix_channels(mixing, x + before), terms) + after, None),

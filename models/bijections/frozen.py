@@ -36,13 +36,11 @@ class FrozenAffine:
 
     Attributes:
         forward_map: A and b.
-        inverse_map: Matrix and offset of the exact inverse.
         learned_map: Matrix and offset of the learned inverse, or None.
         flat: Whether the map is of whole images as vectors, ``(N, D)``.
     """
 
     forward_map: AffineMap
-    inverse_map: AffineMap
     learned_map: AffineMap | None = None
     flat: bool = False
 
@@ -57,6 +55,13 @@ class FrozenAffine:
         """
         learned = self.learned_map if inverse == "learned" else None
         return self._apply(learned or self.inverse_map, z)
+
+    @cached_property
+    def inverse_map(self) -> AffineMap:
+        """Matrix and offset of the exact inverse, computed at the first use: scoring does not need it. Cost: O(K³)."""
+        matrix, offset = self.forward_map
+        inverse = torch.linalg.inv(matrix)
+        return inverse, -inverse @ offset
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
@@ -90,16 +95,11 @@ class FrozenAffine:
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return one affine map equal to this map followed by ``following``. The inverses are composed too."""
+        """Return one affine map equal to this map followed by ``following``. Learned inverses are composed too."""
         learned = None
         if self.learned_map is not None or following.learned_map is not None:
             learned = _after(following.learned_map or following.inverse_map, self.learned_map or self.inverse_map)
-        return FrozenAffine(
-            _after(self.forward_map, following.forward_map),
-            _after(following.inverse_map, self.inverse_map),
-            learned,
-            self.flat,
-        )
+        return FrozenAffine(_after(self.forward_map, following.forward_map), learned, self.flat)
 
     def _apply(self, affine: AffineMap, x: Tensor) -> Tensor:
         matrix, offset = affine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -128,10 +128,10 @@ class ExactLocalAffine(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenLocalAffine:
-        """Return an immutable float64 copy for scoring, with the exact inverse of every matrix. Cost: O(C³) a cell."""
+        """Return an immutable float64 copy of this layer for scoring."""
         matrices = self.weight.detach().double().clone()
         mean = self.mean.detach().double().clone()
-        return FrozenLocalAffine(matrices, inverses(matrices), self.learned_matrices(), mean, self.grid)
+        return FrozenLocalAffine(matrices, self.learned_matrices(), mean, self.grid)
 
     def learned_matrices(self) -> Tensor | None:
         """Return a float64 copy of the learned inverse of each cell, ``(cells, C, C)``, or None if none is learned."""
@@ -239,14 +239,12 @@ class FrozenLocalAffine:
 
     Attributes:
         matrices: W of each cell, ``(cells, C, C)``.
-        inverse_matrices: W⁻¹ of each cell.
         learned_map: The learned inverse R of each cell, or None.
         mean: The mean m of each place, ``(C, H, W)``.
         grid: Cells along each side.
     """
 
     matrices: Tensor
-    inverse_matrices: Tensor
     learned_map: Tensor | None
     mean: Tensor
     grid: int
@@ -254,6 +252,11 @@ class FrozenLocalAffine:
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """Return W (x - m), and None, because the log-det is the same for all inputs."""
         return apply_by_cell(self.matrices, x - self.mean, self.grid), None
+
+    @cached_property
+    def inverse_matrices(self) -> Tensor:
+        """W⁻¹ of each cell, computed at the first use: scoring does not need it. Cost: O(C³) a cell."""
+        return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
         """Return W⁻¹ z + m, or R z + m by the learned inverse."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from models.artifacts.manifest import Precision
 from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
+from models.errors import SingularLayer
 from models.flows.flow import Flow, walk
+
+LARGEST_ROUND_TRIP_ERROR = 1e-6
+PROBES = 4
+"""Images of white noise that an inverse is checked with."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,53 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
     Args:
         flow: The flow.
         image_shape: Channels, height and width of the images.
+
+    Raises:
+        SingularLayer: A log-det is infinite or NaN.
     """
-    return {
+    log_dets = {
         name: bijection.constant_log_det_at(shape)
         for _, steps, _ in walk(flow, image_shape)
         for name, bijection, shape in steps
         if _is_stored(bijection)
     }
+    for name, value in log_dets.items():
+        if not math.isfinite(value):
+            raise SingularLayer(f"the layer {name} has no inverse: its log-determinant is {value}")
+    return log_dets
+
+
+@torch.no_grad()
+def require_invertible(flow: Flow, image_shape: Shape) -> None:
+    """Check that the exact inverses of a flow's layers give back in float64 what the layers were given.
+
+    Only layers whose log-det is the same for all images are checked: all others are invertible by construction. The
+    error of an inverse is about the condition number of the layer times 1e-16.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
+
+    Raises:
+        SingularLayer: A layer is singular, or so close to it that white noise comes back with a relative error above
+            ``LARGEST_ROUND_TRIP_ERROR``.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _, steps, _ in walk(flow, image_shape):
+        for name, bijection, shape in steps:
+            if not _is_stored(bijection):
+                continue
+            noise = torch.randn(PROBES, *shape, generator=generator, dtype=torch.float64)
+            frozen = bijection.freeze(shape)
+            try:
+                error = float((frozen.inverse(frozen.forward(noise)[0], "exact") - noise).norm() / noise.norm())
+            except LinAlgError:
+                error = math.inf
+            if not error <= LARGEST_ROUND_TRIP_ERROR:
+                raise SingularLayer(
+                    f"the layer {name} has no inverse in float64: expected white noise back with a relative error of "
+                    f"at most {LARGEST_ROUND_TRIP_ERROR:g}, got {error:.2g}; train with a smaller learning_rate"
+                )
 
 
 @torch.no_grad()

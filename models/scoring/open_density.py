@@ -11,7 +11,7 @@ from models.scoring.density import ImageDensity
 from models.scoring.engines import open_engine
 from models.scoring.engines.open_features import open_feature_engine
 from models.scoring.feature_density import FeatureDensity
-from models.scoring.frozen import constant_log_dets, freeze, layers_with_log_det
+from models.scoring.frozen import constant_log_dets, freeze, layers_with_log_det, require_invertible
 from models.scoring.hybrid_density import HybridDensity
 from models.scoring.options import EngineOptions
 from models.scoring.pixel_density import PixelDensity
@@ -21,12 +21,19 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return the log-dets that are the same for all images, by layer name, in nats, computed in float64."""
-    if isinstance(flows, Flow):
-        return constant_log_dets(flows, architecture.image_shape)
+    """Return the log-dets that are the same for all images, by layer name, in nats, computed in float64.
+
+    Raises:
+        SingularLayer: A layer over pixels has no inverse in float64.
+    """
     if isinstance(flows, FeatureFlows):
         return flows.log_dets()
-    pixels, features = constant_log_dets(flows.pixels, architecture.image_shape), flows.features.log_dets()
+    flow = flows if isinstance(flows, Flow) else flows.pixels
+    require_invertible(flow, architecture.image_shape)
+    pixels = constant_log_dets(flow, architecture.image_shape)
+    if isinstance(flows, Flow):
+        return pixels
+    features = flows.features.log_dets()
     return {PIXELS + name: value for name, value in pixels.items()} | {
         FEATURES + name: value for name, value in features.items()
     }

@@ -8,6 +8,10 @@ from torch import Tensor
 from models.flows.flow import Flow
 
 REPORT_SECONDS = 0.5
+"""Shortest time between two reports."""
+REPORT_SHARE = 0.02
+"""Largest share of the training time for reports: where one takes long, as for a layer without a learned inverse, the
+next one comes later."""
 DIVERGED_BITS = 10.0
 DIVERGED_REPORTS = 20
 """A training has diverged after this many reports in a row that are ``DIVERGED_BITS`` bits/dim worse than the first.
@@ -37,6 +41,7 @@ class ReportHistory:
         self.bad_in_a_row = 0
         self._step = step
         self._time: float | None = None
+        self._interval = REPORT_SECONDS
 
     @property
     def diverged(self) -> bool:
@@ -44,8 +49,15 @@ class ReportHistory:
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether 0.5 s have passed since the last report, at time ``now`` in seconds; true before the first."""
-        return self._time is None or now - self._time >= REPORT_SECONDS
+        """Return whether a report is due at time ``now`` in seconds: true before the first one, then after 0.5 s.
+
+        It is later where reports take long (:meth:`took`).
+        """
+        return self._time is None or now - self._time >= self._interval
+
+    def took(self, seconds: float) -> None:
+        """Take in how long the last report took: the next one is due when that was 2 % of the time since."""
+        self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 
     def add(self, step: int, bits: float, now: float) -> float | None:
         """Record a report and return the training steps per second since the one before, or None for the first."""

@@ -16,19 +16,21 @@ import torch
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
 from models.devices import find_device
-from models.errors import DamagedCheckpoints, RanksUnfit, TrainingDiverged
+from models.errors import DamagedCheckpoints, RanksUnfit, SingularLayer, TrainingDiverged
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
+from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim
 from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.divergence import DIVERGED_SHARE, DIVERGED_STEPS, ReportHistory, name_the_cause
+from models.training.followed_log_dets import FollowedLogDets
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, training_precision
-from models.training.validation import omitted_log_det, trimmed_bits_per_dim, write_preview
+from models.training.validation import trimmed_bits_per_dim, write_preview
 
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""
@@ -123,6 +125,7 @@ class Trainer:
         ranks.require_same_start(self.state.step, digest)
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
+        self.log_dets = FollowedLogDets(self.flow, dataset.image_shape)
         self._skipped_in_a_row, self._skipped = 0, 0
 
     def _fresh_flow(self, architecture: PixelArchitecture) -> Flow:
@@ -176,6 +179,7 @@ class Trainer:
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
         last_checkpoint = time.monotonic()
         progress = self._progress()
+        self.log_dets.start(self.flow)
         self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
         while progress < 1:
             loss = self._step(self.state.step, progress)
@@ -246,7 +250,8 @@ class Trainer:
 
     def _report(self, loss: Loss, history: ReportHistory) -> None:
         """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""
-        omitted = omitted_log_det(self.flow, self.dataset.image_shape)
+        began = time.monotonic()
+        omitted = self.log_dets.total()
         # Images that are left out may become ever less likely without a divergence.
         learned = loss.log_likelihood if loss.trimmed is None else loss.trimmed.log_likelihood
         bits, learned_bits = (
@@ -255,11 +260,12 @@ class Trainer:
         )
         rate = history.add(self.state.step, learned_bits, self.state.elapsed_seconds)
         self.state = replace(self.state, first_bits_per_dim=history.first_bits)
-        if history.diverged:
+        if self.ranks.any(history.diverged):
             raise TrainingDiverged(
                 f"step {self.state.step}: bits/dim rose from {history.first_bits:.2f} to {learned_bits:.2f}; "
                 f"{self._advice()}"
             )
+        history.took(self.ranks.value_of_first(time.monotonic() - began))
         progress, elapsed = self._progress(), self.state.elapsed_seconds
         evaluation_seconds = self.evaluation_steps * elapsed / self.state.step
         self.observe(
@@ -280,15 +286,29 @@ class Trainer:
     def _validate(self) -> None:
         if not self.ranks.first:
             return
+        frozen = self._freeze()
         images, share = self.dataset.statistics[: self.config.validation_images], self.config.suspect_share
-        bits, kept = trimmed_bits_per_dim(self.averaged, images, share)
+        bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
             self.state = replace(state, best_step=state.step, best_bits_per_dim=kept)
         figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
         self.observe({"event": "validation", "step": state.step, **figures})
         self._save()
-        self._preview()
+        self._preview(frozen)
+
+    def _freeze(self) -> FrozenFlow:
+        """Freeze the averaged flow with its log-dets, computed once for the validation and its preview.
+
+        Raises ``TrainingDiverged`` with the name of a layer that has become singular.
+        """
+        averaged = copy.deepcopy(self.averaged).cpu()
+        try:
+            log_dets = constant_log_dets(averaged, self.dataset.image_shape)
+        except SingularLayer as error:
+            raise TrainingDiverged(f"step {self.state.step}: {error}; {self._advice()}") from error
+        self.log_dets.start(self.averaged, log_dets)
+        return freeze(averaged, self.dataset.image_shape, log_dets)
 
     def _inverse_quality(self) -> dict[str, Any]:
         by_layer = inverse_quality(self.averaged, self.dataset.image_shape)
@@ -306,10 +326,10 @@ class Trainer:
         save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 
-    def _preview(self) -> None:
+    def _preview(self, frozen: FrozenFlow) -> None:
         step = self.state.step
         try:
-            path = write_preview(self.averaged, self.dataset.image_shape, self.samples, step)
+            path = write_preview(frozen, self.samples, step)
         except Exception as error:
             # A preview must not end a training, whatever failed. The text of an OSError contains the whole path.
             reason = error.strerror if isinstance(error, OSError) else error

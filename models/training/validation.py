@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from models.atomic_files import remove_leftovers, write_atomically
-from models.bijections.base import Shape
 from models.bijections.frozen import Inverse
-from models.flows.flow import Flow, walk
+from models.errors import EngineUnavailable
 from models.images.codec import encode_png, image_grid
 from models.images.dequantisation import content_noise
 from models.scoring.engines import TorchEngine
-from models.scoring.frozen import freeze, layers_with_log_det
+from models.scoring.flow_pass import run_flow
+from models.scoring.frozen import FrozenFlow
 from models.scoring.likelihood import bits_per_dim
 from models.scoring.sampling import sample_frozen, to_pixels
+
+Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 BATCH = 100
 PREVIEW_SAMPLES = 16
@@ -29,43 +30,38 @@ PREVIEW_SEED = 0
 PREVIEWS_KEPT = 50
 
 
-def omitted_log_det(flow: Flow, shape: Shape) -> float:
-    """Return the sum of log |det dz/dx|, in nats per image, of the layers for which training does not compute it.
-
-    Cost: O(C³) per layer, so it is computed for reports only.
-    """
-    return sum(
-        bijection.constant_log_det_at(at)
-        for _, steps, _ in walk(flow, shape)
-        for _, bijection, at in steps
-        if bijection.omits_log_det
-    )
-
-
-def validation_bits_per_dim(flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "cpu") -> float:
     """Return a flow's mean bits per dimension of ``images``, uint8 ``(N, C, H, W)``, with equal noise in every call.
 
     The dequantisation noise of an image depends on the image alone, so that the result is the same in every call.
     """
-    return trimmed_bits_per_dim(flow, images, 0.0)[0]
+    return trimmed_bits_per_dim(frozen, images, 0.0, device)[0]
 
 
-@torch.no_grad()
 def trimmed_bits_per_dim(
-    flow: Flow, images: np.ndarray[Any, np.dtype[np.uint8]], suspect_share: float
+    frozen: FrozenFlow, images: Images, suspect_share: float, device: str = "cpu"
 ) -> tuple[float, float]:
     """Return mean bits per dimension of all validation images, and of all but the least likely ``suspect_share``.
 
     The second mean selects the weights to keep. Dirty images that a flow does not learn become ever less likely; with
-    them, the mean would select the weights that have learned least.
+    them, the mean would select the weights that have learned least. No determinant is computed: those of the frozen
+    flow are known.
+
+    Args:
+        frozen: The flow.
+        images: Validation images, uint8 ``(N, C, H, W)``.
+        suspect_share: Share of the images that the second mean leaves out, 0 to 1.
+        device: Where to compute; the CPU where a layer cannot be computed there.
     """
+    try:
+        engine = TorchEngine(frozen, device=device)
+    except EngineUnavailable:
+        engine = TorchEngine(frozen)
     log_likelihoods = []
-    device = next(flow.parameters()).device
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
-        y, log_det = flow.pixels(torch.from_numpy(x).to(device))
-        log_likelihoods.append(flow.forward_pixels(y.float(), log_det.float()).log_likelihood.double())
+        log_likelihoods.append(run_flow(engine, frozen, torch.from_numpy(x)).terms().sum((1, 2)))
     bits = bits_per_dim(sum(float(part.sum()) for part in log_likelihoods) / len(images), images[0].size)
     left_out = int(suspect_share * len(images))
     if not left_out:
@@ -74,8 +70,8 @@ def trimmed_bits_per_dim(
     return bits, bits_per_dim(float(kept.mean()), images[0].size)
 
 
-def write_preview(flow: Flow, image_shape: Shape, folder: Path, step: int) -> Path:
-    """Draw 16 samples from a flow in training, write them as one PNG to ``folder``, and return its path.
+def write_preview(frozen: FrozenFlow, folder: Path, step: int) -> Path:
+    """Draw 16 samples from a flow as it is in training, write them as one PNG to ``folder``, and return its path.
 
     The latents are the same at every step. The samples come from the learned inverse where the flow has one, are
     computed on the CPU, and change no random state. The 50 latest files stay.
@@ -84,9 +80,6 @@ def write_preview(flow: Flow, image_shape: Shape, folder: Path, step: int) -> Pa
         ValueError: A sample is not finite.
         Exception: Whatever an inverse of the flow raises.
     """
-    flow = copy.deepcopy(flow).cpu()
-    # Samples need no log-determinants, and computing them would be the most expensive part of freezing.
-    frozen = freeze(flow, image_shape, dict.fromkeys(layers_with_log_det(flow, image_shape), 0.0))
     inverse: Inverse = "learned" if frozen.has_learned_inverse else "exact"
     images = sample_frozen(TorchEngine(frozen), frozen, PREVIEW_SAMPLES, seed=PREVIEW_SEED, inverse=inverse)
     if not np.isfinite(images).all():

@@ -14,10 +14,8 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
 from models.training.cost.throughput import ASSUMED, Throughput
-from models.training.divergence import REPORT_SECONDS
 from models.training.feature_fit import CHOICE_FOLDS
 from models.training.precision import training_precision
-from models.training.validation import BATCH as VALIDATION_BATCH
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES
 
 PROGRAM_BYTES = 400_000_000
@@ -160,13 +158,13 @@ def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSum
     step = throughput.seconds(flow.step)
     if config.refresh_inverse_every:
         step += throughput.seconds(flow.refresh) / config.refresh_inverse_every
-    # A report follows every step that is slow, and of quick ones two a second.
-    steps = config.max_steps * step * (1 + throughput.seconds(flow.log_det) / max(step, REPORT_SECONDS))
-    batches = math.ceil(min(config.validation_images, splits.statistics) / VALIDATION_BATCH)
-    preview = flow.freezing + flow.preview * (PREVIEW_SAMPLES / FROZEN_BATCH)
+    steps = config.max_steps * step
+    validated = min(config.validation_images, splits.statistics)
+    validation_work = flow.constant_log_det + flow.scoring * (validated / FROZEN_BATCH) + flow.quality
+    preview = flow.preview_freezing + flow.preview * (PREVIEW_SAMPLES / FROZEN_BATCH)
     # Weights, averages and two moments.
     checkpoint = 4 * 4 * flow.parameters / throughput.disk_bytes_per_second
-    validation = throughput.seconds(flow.validation * batches + flow.quality + preview) + checkpoint
+    validation = throughput.seconds(validation_work + preview) + checkpoint
     return (steps + config.validation_count * validation) * (1 + checkpoint / config.checkpoint_seconds)
 
 

@@ -14,13 +14,13 @@ import torch
 from models.anomaly.gradients.probe import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
+from models.bijections.frozen import FrozenStep, Inverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
 from models.training.cost.work import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
-from models.training.validation import BATCH as VALIDATION_BATCH
 
 FROZEN_BATCH = 4
 """Images that a frozen flow computes at once; its work grows with their number."""
@@ -39,13 +39,12 @@ class FlowWork:
 
     Attributes:
         step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the weight average.
-        validation: Forward pass of a batch of ``VALIDATION_BATCH`` images in evaluation mode, log-dets included.
         initialization: Forward pass of the images that set the activation normalisation.
-        log_det: Log-dets that training leaves out, once.
         constant_log_det: All data-independent log-dets, once.
         quality: Measuring the learned inverses, once.
         refresh: Setting the learned inverses to the exact ones, once.
-        freezing: Making the immutable form for scoring, log-dets not included.
+        freezing: Making the immutable form and its exact inverses, log-dets not included.
+        preview_freezing: Making the immutable form and the inverses that a preview draws by.
         scoring: Forward pass of ``FROZEN_BATCH`` images through that form.
         gradients: Forward and backward pass of ``TILE`` images with gradients of the images alone, as calibration
             does for verdicts with gradients.
@@ -59,13 +58,12 @@ class FlowWork:
     """
 
     step: Work
-    validation: Work
     initialization: Work
-    log_det: Work
     constant_log_det: Work
     quality: Work
     refresh: Work
     freezing: Work
+    preview_freezing: Work
     scoring: Work
     gradients: Work
     sampling: Work
@@ -152,13 +150,17 @@ def _layer_work(
     gradients = count(lambda: _step(layer, torch.zeros(TILE, *shape, requires_grad=True), None))
     with torch.no_grad():
         initialization = count(lambda: layer(torch.zeros(initialization_images, *shape)))
-        validation = count(lambda: layer(torch.zeros(VALIDATION_BATCH, *shape)))
         log_det = count(lambda: layer.constant_log_det_at(shape))
         quality, refresh = _inverse_work(layer, shape)
-        freezing = count(lambda: layer.freeze(shape))
-        frozen = freezing.outcome
         latents = torch.zeros(FROZEN_BATCH, *layer.output_shape(shape), dtype=torch.float64, device="meta")
-        count(lambda: frozen.inverse(latents, "exact"))  # the first one may factorise the layer's matrix
+
+        def frozen_for(inverse: Inverse) -> FrozenStep:
+            made = layer.freeze(shape)
+            made.inverse(latents[:1], inverse)  # the first one may factorise the layer's matrix
+            return made
+
+        freezing, preview_freezing = count(lambda: frozen_for("exact")), count(lambda: frozen_for("learned"))
+        frozen = freezing.outcome
         scoring = count(lambda: frozen.forward(torch.zeros(FROZEN_BATCH, *shape, dtype=torch.float64)))
         sampling = count(lambda: frozen.inverse(latents, "exact"))
         preview = count(lambda: frozen.inverse(latents, "learned"))
@@ -166,13 +168,12 @@ def _layer_work(
     saved = sum(sizes)
     return FlowWork(
         step=_in_low_precision(step.work) if in_networks else step.work,
-        validation=validation.work,
         initialization=initialization.work,
-        log_det=log_det.work if layer.omits_log_det else Work(),
         constant_log_det=log_det.work,
         quality=quality,
         refresh=refresh,
         freezing=freezing.work,
+        preview_freezing=preview_freezing.work,
         scoring=scoring.work,
         gradients=gradients.work,
         sampling=sampling.work,
@@ -224,7 +225,6 @@ def _with_the_rest(layers: FlowWork, flow: Flow, shape: Shape, images: int, init
         return replace(
             layers,
             step=layers.step + transformed.work + update,
-            validation=layers.validation + pixels(VALIDATION_BATCH).work,
             initialization=layers.initialization + first.work,
             scoring=layers.scoring + pixels(FROZEN_BATCH).work,
             passing_bytes=max(layers.passing_bytes, transformed.peak_bytes - layers.saved_bytes),

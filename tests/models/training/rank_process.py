@@ -82,6 +82,7 @@ def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = la
 def main() -> None:
     """Take all trainings, with a report for each step."""
     models.training.divergence.REPORT_SECONDS = 0
+    models.training.divergence.REPORT_SHARE = 1e9
     folder = Path(sys.argv[1])
     with ranks_of_torchrun() as ranks:
         second = ranks.rank == 1

@@ -72,6 +72,7 @@ def test_two_processes_train_what_one_does(
     name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
+    monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
     trainer, events = trainer_in(tmp_path, COMPARED[name])
     trainer.take_steps(lambda: False)
     steps = COMPARED[name]["max_steps"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from models.datasets import Dataset
 from models.errors import TrainingDiverged
 from models.flows.flow import Flow
+from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
 from models.training.loop import Interrupted, Trainer
 from models.training.objective import SelfNormalizingObjective
@@ -222,12 +223,12 @@ def test_an_interrupted_run_remembers_the_threshold(uninterrupted: Run, tmp_path
 def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted: Run) -> None:
     trainer, events = uninterrupted
     (found,) = (event for event in events if event["event"] == "validation")
-    statistics = trainer.dataset.statistics
-    assert found["bits_per_dim"] == validation_bits_per_dim(trainer.averaged, statistics)
+    statistics, frozen = trainer.dataset.statistics, freeze(trainer.averaged, trainer.dataset.image_shape)
+    assert found["bits_per_dim"] == validation_bits_per_dim(frozen, statistics)
     assert trainer.state.best_bits_per_dim == found["kept_bits_per_dim"]
     assert found["kept_bits_per_dim"] < found["bits_per_dim"] - 0.1
-    one_by_one = sorted(validation_bits_per_dim(trainer.averaged, statistics[i : i + 1]) for i in range(60))
-    bits, kept = trimmed_bits_per_dim(trainer.averaged, statistics, SHARE)
+    one_by_one = sorted(validation_bits_per_dim(frozen, statistics[i : i + 1]) for i in range(60))
+    bits, kept = trimmed_bits_per_dim(frozen, statistics, SHARE)
     assert bits == pytest.approx(sum(one_by_one) / 60, abs=1e-6)
     assert kept == pytest.approx(sum(one_by_one[:48]) / 48, abs=1e-6)
 
@@ -235,6 +236,7 @@ def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted:
 def test_suspects_that_get_unlikely_are_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is learned from counts; there the same rise is one."""
     monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
+    monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
     monkeypatch.setattr("models.training.divergence.DIVERGED_REPORTS", 3)
     loss_of = SelfNormalizingObjective.loss
     spoiled = {"log_likelihood": True, "trimmed": False}
