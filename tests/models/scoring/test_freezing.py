@@ -92,7 +92,5 @@ def test_an_infinite_log_det_is_refused_by_name() -> None:
     flow = flow_of(layers)
     with torch.no_grad():
         layers[1].get_parameter("weight").zero_()
-    with pytest.raises(
-        SingularLayer, match=r"levels\.0\.steps\.1 has no inverse: its log-determinant is -inf"
-    ):
+    with pytest.raises(SingularLayer, match=r"levels\.0\.steps\.1 has no inverse: its log-determinant is -inf"):
         constant_log_dets(flow, SHAPE)
