@@ -55,8 +55,9 @@ class CouplingNet(nn.Module):
         # Meta tensors, on which work is counted, have no autocast of their own.
         with torch.autocast("cpu" if x.is_meta else x.device.type, self.autocast, enabled=self.autocast is not None):
             hidden = self.first(x)
-            hidden = F.relu(hidden if self.place is None else hidden + self.place)
-            hidden = F.relu(self.middle(hidden))
+            # In place: no convolution needs its own output for the backward pass.
+            hidden = F.relu_(hidden if self.place is None else hidden + self.place)
+            hidden = F.relu_(self.middle(hidden))
             output: Tensor = self.last(hidden)
         # As in the original Glow: under Adam the gain enlarges the steps of the layer that starts at zero.
         return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)

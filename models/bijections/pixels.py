@@ -82,7 +82,7 @@ class MarginalPixels(Elementwise):
     It makes the uniform noise of saturated pixels almost Gaussian. A logit makes it exponential, which costs a flow of
     affine couplings up to 0.42 nats a pixel.
 
-    Cost: O(N·D) for D pixels, with a few Newton steps for each.
+    Cost: O(N·D) for D pixels, with one Newton step for each.
     """
 
     MEANS = (-4.5, 0.0, 4.5)
@@ -90,14 +90,13 @@ class MarginalPixels(Elementwise):
     SQUASH = 1e-6
     SMOOTHING_BINS = 3.0
     FLOOR = 1e-4
-    NEWTON_STEPS = 4
 
     masses: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("masses", torch.full((256,), 1 / 256, dtype=torch.float64))
-        self._settled: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self._settled: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def fit(self, images: NDArray[np.uint8]) -> None:
         """Set the distribution F of pixel values to the smoothed histogram of training images, uint8 ``(N, ...)``."""
@@ -157,23 +156,28 @@ class MarginalPixels(Elementwise):
             slope = slope + weight * torch.exp(-0.5 * u.square()) / (deviation * math.sqrt(2 * math.pi))
         return distribution, slope
 
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """Return a grid of values y and G(y) on it, ``(8193,)`` each, for interpolation."""
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a grid of values y with G(y) and G'(y) on it, ``(8193,)`` each, for interpolation."""
         if self._settled is not None:
             return self._settled[1]
         grid = torch.linspace(-12, 12, 8193, dtype=self.masses.dtype, device=self.masses.device)
-        return grid, self._mixture(grid)[0]
+        return grid, *self._mixture(grid)
 
     def _quantile(self, share: Tensor) -> Tensor:
-        """Solve G(y) = share for y, by interpolation in a table and a few Newton steps."""
-        grid, table = self._table()
+        """Solve G(y) = share for y, by cubic interpolation in a table and one Newton step.
+
+        The cubic has the values y and the slopes 1 / G'(y) of the solution at both ends of a cell of width 0.003, so
+        that its error is below 1e-9; the Newton step squares it.
+        """
+        grid, table, slopes = self._table()
         cell = torch.searchsorted(table, share.detach().contiguous()).clamp(1, len(grid) - 1)
-        low, high = grid[cell - 1], grid[cell]
-        y = low + (high - low) * (share - table[cell - 1]) / (table[cell] - table[cell - 1])
-        for _ in range(self.NEWTON_STEPS):
-            distribution, slope = self._mixture(y)
-            y = torch.clamp(y - (distribution - share) / slope, low, high)
-        return y
+        low, high, width = grid[cell - 1], grid[cell], table[cell] - table[cell - 1]
+        part = (share - table[cell - 1]) / width
+        chord = high - low
+        first, last = width / slopes[cell - 1] - chord, width / slopes[cell] - chord
+        y = low + part * (chord + (1 - part) * ((1 - part) * first - part * last))
+        distribution, slope = self._mixture(y)
+        return torch.clamp(y - (distribution - share) / slope, low, high)
 
     def _log_slope(self, y: Tensor, bins: Tensor) -> Tensor:
         return torch.log(self._edges().diff())[bins] - torch.log(self._mixture(y)[1])
