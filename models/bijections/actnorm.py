@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ class ActNorm(ChannelAffine):
     Args:
         channels: The number of channels C.
     """
+
+    cheap_inverse: ClassVar[bool] = True
 
     initialized: Tensor
 

@@ -37,6 +37,8 @@ class Bijection(nn.Module):
     """Whether the bijection learns an approximate inverse, :meth:`approximate_inverse`, beside the map."""
     omits_log_det: ClassVar[bool] = False
     """Whether training mode returns log-det 0 with the right gradient, which avoids the cost of a determinant."""
+    cheap_inverse: ClassVar[bool] = False
+    """Whether the exact inverse takes about as long as the map, and undoes the map of training mode, too."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,6 +182,10 @@ class SelfNormalizing(Bijection):
             data = y.detach()
             back = self.apply_weight(self.apply_inverse_weight(data)) - data
             error = 0.5 * (error + sum_samples(back.square()))
+        self._reconstruction_error = error
+
+    def store_reconstruction_error(self, error: Tensor) -> None:
+        """Store errors that were computed before, ``(N,)``, until ``pop_reconstruction_error`` is called."""
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:

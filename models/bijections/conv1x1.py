@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ class ExactConv1x1(ChannelAffine):
     Args:
         channels: The number of channels C.
     """
+
+    cheap_inverse: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -115,6 +119,8 @@ class LUConv1x1(ChannelAffine):
     Args:
         channels: The number of channels C.
     """
+
+    cheap_inverse: ClassVar[bool] = True
 
     permutation: Tensor
     sign: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,8 @@ class AffineCoupling(Bijection):
         channels: The number of channels C.
         width: Channels of the hidden layers of the network.
     """
+
+    cheap_inverse: ClassVar[bool] = True
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

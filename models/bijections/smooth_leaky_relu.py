@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,8 @@ class SmoothLeakyReLU(Elementwise):
     Args:
         alpha: The slope α for large negative x, in [0.01, 1).
     """
+
+    cheap_inverse: ClassVar[bool] = True
 
     NEWTON_STEPS = 7
     """Newton steps of the inverse. It is exact up to rounding after 5 steps for α = 0.3, after 7 for the smallest α."""

@@ -20,6 +20,7 @@ class Squeeze(Bijection):
     """
 
     constant_log_det: ClassVar[bool] = True
+    cheap_inverse: ClassVar[bool] = True
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape ``(4C, H/2, W/2)`` of the output of this layer for an input of ``shape`` ``(C, H, W)``."""

@@ -13,6 +13,7 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, Elementwise, Shape, sum_samples
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
+from models.flows.recomputation import apply_layers
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Flow(nn.Module):
         super().__init__()
         self.pixels = pixels
         self.levels = nn.ModuleList(levels)
+        self.recompute = False
+        """Whether training recomputes the inputs of layers in the backward pass, to save memory."""
 
     def level_list(self) -> list[Level]:
         """Return the levels of the flow (its groups of layers at one resolution), finest resolution first."""
@@ -111,10 +114,8 @@ class Flow(nn.Module):
         latents = []
         levels = self.level_list()
         for level in levels:
-            log_det = y.new_zeros(y.shape[0])
-            for bijection in level.bijections():
-                y, step_log_det = bijection(y)
-                log_det = log_det + step_log_det
+            recompute = self.recompute and self.training and torch.is_grad_enabled()
+            y, log_det = apply_layers(list(level.bijections()), y, recompute=recompute)
             log_prior = torch.zeros_like(log_det)
             if level.prior is not None:
                 whitened, log_prior = level.prior(y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.images.options import ImageOptions
 
@@ -82,6 +82,11 @@ class TrainingConfig(ImageOptions):
         "auto",
         description="Arithmetic of the coupling nets in training; auto takes bfloat16 where the CPU computes it.",
     )
+    recompute: bool = Field(
+        False,
+        description="Invertible back-propagation: recompute the inputs of layers from their outputs instead of keeping "
+        "them in memory; slower, in float32.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds weights, order of the images and dequantisation noise.")
     validation_images: int = Field(1000, ge=1, description="Images of the statistics split used for model selection.")
     validations: int = Field(
@@ -108,6 +113,12 @@ class TrainingConfig(ImageOptions):
     feature_updates: int = Field(
         300, ge=1, le=1_000_000, description="Feature models: optimiser steps for training the Glow steps."
     )
+
+    @model_validator(mode="after")
+    def _recompute_in_float32(self) -> TrainingConfig:
+        if self.recompute and self.precision == "bfloat16":
+            raise ValueError("recompute computes in float32: set precision to auto or float32")
+        return self
 
     @property
     def validation_count(self) -> int:

@@ -136,6 +136,7 @@ class Trainer:
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config, self.device.type)
         compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        flow.recompute = self.config.recompute
         return flow.to(self.device).train()
 
     def _initialize(self) -> None:

@@ -12,7 +12,8 @@ from models.training.config import TrainingConfig
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
     """Return the number format in which coupling networks compute during training, "float32" or "bfloat16".
 
-    ``auto`` is bfloat16 on a CPU with instructions for it, and float32 on any other CPU and on CUDA.
+    ``auto`` is bfloat16 on a CPU with instructions for it, and float32 on any other CPU, on CUDA, and where inputs of
+    layers are recomputed: rounding to bfloat16 would amplify the errors of the inverses.
 
     Args:
         config: The training settings.
@@ -20,7 +21,7 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
     """
     if config.precision != "auto":
         return config.precision
-    if device != "cpu":
+    if device != "cpu" or config.recompute:
         return "float32"
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)

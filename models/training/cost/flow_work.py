@@ -100,6 +100,7 @@ def flow_work(
         symmetric_reconstruction=config.symmetric_reconstruction,
         noise_reconstruction=config.noise_reconstruction,
         gradient=config.gradient,
+        recompute=config.recompute,
     )
     return _flow_work(architecture, relevant, images, initialization_images, precision)
 
@@ -146,6 +147,8 @@ def _layer_work(
     layer.train()
     with saved_bytes(layer) as sizes:
         step = count(lambda: _step(layer, torch.zeros(images, *shape, requires_grad=True), config))
+    recomputed = config.recompute and layer.cheap_inverse
+    again = count(lambda: _recompute(layer, shape, images)).work if recomputed else Work()
     layer.eval().requires_grad_(False)
     gradients = count(lambda: _step(layer, torch.zeros(TILE, *shape, requires_grad=True), None))
     with torch.no_grad():
@@ -165,9 +168,9 @@ def _layer_work(
         sampling = count(lambda: frozen.inverse(latents, "exact"))
         preview = count(lambda: frozen.inverse(latents, "learned"))
     in_networks = precision == "bfloat16" and any(isinstance(module, CouplingNet) for module in layer.modules())
-    saved = sum(sizes)
+    saved = 0 if recomputed else sum(sizes)
     return FlowWork(
-        step=_in_low_precision(step.work) if in_networks else step.work,
+        step=_in_low_precision(step.work) if in_networks else step.work + again,
         initialization=initialization.work,
         constant_log_det=log_det.work,
         quality=quality,
@@ -196,6 +199,14 @@ def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> N
             noise = torch.zeros_like(x[:1])
             loss = loss + (noise - layer.reconstruct(noise)).square().sum()
     torch.autograd.backward(loss)
+
+
+@torch.no_grad()
+def _recompute(layer: Bijection, shape: Shape, images: int) -> None:
+    """Invert a layer and run it once more, as invertible back-propagation does beside the step itself."""
+    layer.inverse(layer(torch.zeros(images, *shape))[0])
+    if isinstance(layer, SelfNormalizing):
+        layer.pop_reconstruction_error()
 
 
 def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:

@@ -1,0 +1,90 @@
+"""Invertible back-propagation: the inputs of layers are recomputed from their outputs instead of kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bijections.base import Bijection, SelfNormalizing
+
+
+def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> tuple[Tensor, Tensor]:
+    """Return the outputs of layers applied one after the other, and the sum of their log-dets in nats, ``(N,)``.
+
+    Args:
+        layers: The layers, first to last.
+        x: Inputs of the first layer, ``(N, C, H, W)``.
+        recompute: Whether runs of layers with a cheap inverse keep only their output for the backward pass.
+    """
+    log_det = x.new_zeros(x.shape[0])
+    for cheap, group in groupby(layers, key=lambda layer: recompute and layer.cheap_inverse):
+        if cheap:
+            x, part = _apply_and_forget(list(group), x)
+            log_det = log_det + part
+            continue
+        for layer in group:
+            x, part = layer(x)
+            log_det = log_det + part
+    return x, log_det
+
+
+def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tensor]:
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    z, log_det, *errors = RecomputedLayers.apply(layers, x, *parameters)  # type: ignore[no-untyped-call]
+    learning = [layer for layer in layers if isinstance(layer, SelfNormalizing)]
+    for layer, error in zip(learning, errors, strict=True):
+        layer.store_reconstruction_error(error)
+    return z, log_det
+
+
+class RecomputedLayers(torch.autograd.Function):
+    """Autograd function of a run of invertible layers that keeps their last output alone (Gomez et al. 2017).
+
+    The backward pass goes from the last layer to the first: it recomputes the input of the layer by its exact inverse,
+    runs the layer again on that input, and back-propagates through this one layer. Memory does not grow with the
+    number of layers, which are computed three times instead of once. Gradients are those of ordinary
+    back-propagation up to the rounding of the inverses.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
+        """Return the outputs, the log-dets of all samples, and the reconstruction errors of layers that have them."""
+        log_det, errors = x.new_zeros(x.shape[0]), []
+        for layer in layers:
+            x, part = layer(x)
+            log_det = log_det + part
+            if isinstance(layer, SelfNormalizing):
+                errors.append(layer.pop_reconstruction_error())
+        ctx.layers = layers
+        ctx.save_for_backward(x)
+        return x, log_det, *errors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return a None for the list of layers, the gradient of the inputs, and those of all parameters."""
+        grad_z, grad_log_det, *grad_errors = gradients
+        (z,) = ctx.saved_tensors
+        of_parameters: list[Tensor | None] = []
+        for layer in reversed(ctx.layers):
+            with torch.no_grad():
+                x = layer.inverse(z)[0]
+            parameters = list(layer.parameters())
+            with torch.enable_grad():
+                x.requires_grad_()
+                outputs = list(layer(x))
+                following = [grad_z, grad_log_det]
+                if isinstance(layer, SelfNormalizing):
+                    outputs.append(layer.pop_reconstruction_error())
+                    following.append(grad_errors.pop())
+                # A log-det that is the same for all images may have no gradient of its own.
+                used = [(out, grad) for out, grad in zip(outputs, following, strict=True) if out.requires_grad]
+                results = torch.autograd.grad(
+                    [out for out, _ in used], [x, *parameters], [grad for _, grad in used], allow_unused=True
+                )
+            grad_z, z = results[0], x.detach()
+            of_parameters = [*results[1:], *of_parameters]
+        return None, grad_z, *of_parameters

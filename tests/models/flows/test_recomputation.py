@@ -1,0 +1,116 @@
+"""Invertible back-propagation against ordinary back-propagation: the same gradients, and memory that does not grow."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from models.datasets import Dataset
+from models.flows.architecture import (
+    ConvolutionalArchitecture,
+    FullyConnectedArchitecture,
+    GlowArchitecture,
+    PixelArchitecture,
+)
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.training.config import TrainingConfig
+from models.training.loop import Trainer
+from models.training.objective import SelfNormalizingObjective
+from tests.models.helpers import dequantised, randomise, real_images
+
+SIDE = 8
+SIZE = {"channels": 1, "height": SIDE, "width": SIDE, "pixel_transform": "affine"}
+ARCHITECTURES: dict[str, PixelArchitecture] = {
+    "glow": GlowArchitecture.model_validate({**SIZE, "levels": 2, "steps": 4, "hidden": 8}),
+    "lu": GlowArchitecture.model_validate({**SIZE, "levels": 1, "steps": 3, "hidden": 8, "linear": "lu"}),
+    "convolutions": ConvolutionalArchitecture.model_validate({**SIZE, "blocks": 2, "layers": 2}),
+    "exponential": ConvolutionalArchitecture.model_validate({**SIZE, "blocks": 1, "linear": "exponential"}),
+    "dense": FullyConnectedArchitecture.model_validate({**SIZE, "layers": 3}),
+}
+
+
+def flow_of(architecture: PixelArchitecture) -> Flow:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = build_flow(architecture).double()
+    flow.initialize(dequantised(real_images(64, SIDE)))
+    randomise(flow, 0.05)
+    return flow.train()
+
+
+def gradients(flow: Flow, *, symmetric: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a training step, and its gradients by the name of the parameter."""
+    config = TrainingConfig(symmetric_reconstruction=symmetric)
+    objective = SelfNormalizingObjective(flow, (1, SIDE, SIDE), config)
+    y, log_det = flow.pixels(dequantised(real_images(16, SIDE)))
+    loss = objective.loss(flow, y, log_det, 0)
+    names, parameters = zip(*flow.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss.value, parameters)
+    return torch.cat([loss.value.detach()[None], loss.reconstruction_errors]), dict(zip(names, found, strict=True))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_gradients_are_those_of_ordinary_back_propagation(kind: str, symmetric: bool) -> None:
+    ordinary = flow_of(ARCHITECTURES[kind])
+    recomputing = copy.deepcopy(ordinary)
+    recomputing.recompute = True
+    expected_loss, expected = gradients(ordinary, symmetric=symmetric)
+    loss, found = gradients(recomputing, symmetric=symmetric)
+    assert torch.equal(loss, expected_loss)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def saved_bytes(steps: int, *, recompute: bool) -> int:
+    """Bytes kept for the backward pass beside the parameters, each memory once."""
+    flow = flow_of(ARCHITECTURES["glow"].model_copy(update={"steps": steps, "levels": 1}))
+    flow.recompute = recompute
+    own = {parameter.untyped_storage().data_ptr() for parameter in flow.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    y, log_det = flow.pixels(dequantised(real_images(16, SIDE)))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = flow.forward_pixels(y, log_det)
+    assert math.isfinite(float(output.log_likelihood.detach().sum()))
+    return sum(kept.values())
+
+
+def test_memory_does_not_grow_with_the_steps() -> None:
+    """Ordinary back-propagation keeps about the same for every step."""
+    assert saved_bytes(16, recompute=True) == pytest.approx(saved_bytes(4, recompute=True), rel=0.1)
+    assert saved_bytes(16, recompute=False) > 3.5 * saved_bytes(4, recompute=False)
+
+
+def test_a_training_goes_the_same_way(tmp_path: Path) -> None:
+    """In float32, up to the rounding of the inverses."""
+    images = real_images(200, SIDE)
+    dataset = Dataset("digits-8", images[:140], images[140:], images[140:], images[140:], "digest")
+    bits = []
+    for recompute in (False, True):
+        config = TrainingConfig(
+            max_steps=40, batch_size=32, validations=1, warmup_steps=5, precision="float32", recompute=recompute
+        )
+        trainer = Trainer(dataset, ARCHITECTURES["glow"], config, tmp_path / str(recompute), lambda _event: None)
+        bits.append(trainer.run(lambda: False).validation_bits_per_dim)
+    assert bits[1] == pytest.approx(bits[0], abs=1e-3)
+
+
+def test_bfloat16_is_refused() -> None:
+    """The inverses would amplify its rounding."""
+    assert TrainingConfig(recompute=True).precision == "auto"
+    with pytest.raises(ValidationError, match="recompute computes in float32: set precision to auto or float32"):
+        TrainingConfig(recompute=True, precision="bfloat16")
