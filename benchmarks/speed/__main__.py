@@ -1,9 +1,9 @@
 """Our scorer and its peers side by side: ``python -m benchmarks.speed WHAT...``.
 
-WHAT is score, deviation, sample, http, startup, memory, growth, or all. Every figure but the deviations is a ratio of
-sides that take turns in one run, after warming up; what was measured stands in ``benchmarks/results/speed_<what>.json``
-and ``.md`` after every row. Peers are installed from the package index into environments of their own
-(:mod:`benchmarks.speed.peers`).
+WHAT is score, deviation, sample, train, http, startup, memory, growth, or all. Every figure but the deviations is a
+ratio of sides that take turns in one run, after warming up; what was measured stands in
+``benchmarks/results/speed_<what>.json`` and ``.md`` after every row. Peers are installed from the package index into
+environments of their own (:mod:`benchmarks.speed.peers`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.speed.machine import cores
 from benchmarks.speed.peers import ROOT
 from benchmarks.speed.results import RESULTS, Results
 
-WHAT = ("score", "deviation", "sample", "http", "startup", "memory", "growth")
+WHAT = ("score", "deviation", "sample", "train", "http", "startup", "memory", "growth")
 
 
 def main() -> int:

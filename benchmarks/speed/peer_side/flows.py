@@ -3,6 +3,7 @@
     {"do": "build", "library": "normflows", "shape": [1, 28, 28], "levels": 2, "steps": 16, "width": 512, "threads": 2}
     {"do": "score", "images": 64, "batch": 8}  ->  {"seconds": 1.2}
     {"do": "sample", "images": 100, "batch": 50}
+    {"do": "train", "images": 100, "batch": 50}
 
 Runs in the peers' environment and imports nothing of the project.
 """
@@ -98,6 +99,25 @@ class Side:
             self.sample(min(batch, images - first))
         return time.perf_counter() - began
 
+    def time_train(self, images: int, batch: int) -> float:
+        """Return the seconds that optimiser steps on so many images take in batches, with Adam."""
+        self.model.train()
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
+        repeated = self.images[torch.arange(images) % len(self.images)]
+        self._train_step(optimizer, repeated[:batch])  # makes the moments
+        began = time.perf_counter()
+        for first in range(0, images, batch):
+            self._train_step(optimizer, repeated[first : first + batch])
+        seconds = time.perf_counter() - began
+        self.model.eval()
+        return seconds
+
+    def _train_step(self, optimizer: torch.optim.Optimizer, images: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss = -self.module.log_prob(self.model, images).mean() / images[0].numel()
+        loss.backward()
+        optimizer.step()
+
 
 def answer(side: Side | None, command: dict[str, Any]) -> tuple[Side | None, dict[str, Any]]:
     """Do a command."""
@@ -106,7 +126,8 @@ def answer(side: Side | None, command: dict[str, Any]) -> tuple[Side | None, dic
         side = Side(**command)
         return side, side.work()
     assert side is not None
-    return side, {"seconds": side.time_score(**command) if do == "score" else side.time_sample(**command)}
+    timed = {"score": side.time_score, "sample": side.time_sample, "train": side.time_train}
+    return side, {"seconds": timed[do](**command)}
 
 
 def main() -> None:

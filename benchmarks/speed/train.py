@@ -1,0 +1,204 @@
+"""Training: ``python -m benchmarks.speed train``. Steps of whole trainings, with reports, and the memory of a step."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed.context import Context
+from benchmarks.speed.glow_rows import PeerGlow
+from benchmarks.speed.ours import random_images
+from benchmarks.speed.pairing import Target, Turn, in_turns, ratio, timed
+from benchmarks.speed.peers import PeerUnavailable, child, environments
+from models.bijections.dense import SelfNormalizingDense
+from models.datasets import Dataset
+from models.flows.architecture import FullyConnectedArchitecture, GlowArchitecture, PixelArchitecture
+from models.training.config import TrainingConfig
+from models.training.divergence import ReportHistory
+from models.training.loop import Trainer
+from models.training.presets import find_preset
+
+TITLE = "Training speed, side by side"
+BATCH = 100
+IMAGES = 400
+PEER_BATCHES = (8, 16, 32, 64, 100)
+SIDES = {784: (1, 28, 28), 3072: (3, 32, 32)}
+REPEAT = {784: 20, 3072: 4}
+STEPS_OF_MEMORY = (8, 16, 32)
+TARGETS = {784: Target(high=0.45), 3072: Target(high=0.16)}
+
+
+def measure(context: Context) -> None:
+    """Measure all rows."""
+    torch.set_num_threads(context.threads)
+    for dimensions in (784,) if context.quick else SIDES:
+        dense(context, dimensions)
+        products(context, dimensions)
+    glow(context)
+    memory(context)
+
+
+@contextmanager
+def training(architecture: PixelArchitecture, config: TrainingConfig) -> Iterator[Trainer]:
+    """Yield the training of a flow on random images, before its first step."""
+    images = random_images(IMAGES, architecture.image_shape)
+    dataset = Dataset("random", images, images[:100], images[:100], images[:100], "random")
+    with tempfile.TemporaryDirectory(prefix="snf-train-") as folder:
+        yield Trainer(dataset, architecture, config, Path(folder), lambda _event: None)
+
+
+def steps_of(trainer: Trainer, repeat: int, *, reports: bool) -> Turn:
+    """Return a turn that takes steps, and reports them twice a second as the training does."""
+    history, started = ReportHistory(0), time.monotonic()
+    trainer.log_dets.start(trainer.flow)
+
+    def step() -> None:
+        loss = trainer._step(trainer.state.step, 0.0)
+        elapsed = time.monotonic() - started
+        trainer.state = replace(trainer.state, step=trainer.state.step + 1, elapsed_seconds=elapsed)
+        if reports and history.due(elapsed):
+            trainer._report(loss, history)
+
+    return timed(step, repeat)
+
+
+def dense(context: Context, dimensions: int) -> None:
+    """Measure a step of two dense layers: self normalizing with reports, and exact without."""
+    key = f"dense-{dimensions}"
+    if not context.wants(key):
+        return
+    channels, height, width = SIDES[dimensions]
+    size = {"channels": channels, "height": height, "width": width}
+    config = find_preset("snf-fc-2l").config({"batch_size": BATCH})
+    with ExitStack() as stack:
+        sides = {}
+        for linear in ("self-normalizing", "exact"):
+            architecture = FullyConnectedArchitecture.model_validate({**size, "linear": linear})
+            trainer = stack.enter_context(training(architecture, config))
+            sides[linear] = steps_of(trainer, REPEAT[dimensions], reports=linear == "self-normalizing")
+        seconds = in_turns(sides, context.rounds)
+    context.record(
+        key,
+        f"two dense layers, D = {dimensions}, batch {BATCH}: self normalizing step with reports / exact step without",
+        ratio(seconds["self-normalizing"], seconds["exact"]),
+        TARGETS[dimensions],
+        **{"seconds a step, median": {side: sorted(took)[len(took) // 2] for side, took in seconds.items()}},
+    )
+
+
+def products(context: Context, dimensions: int) -> None:
+    """Measure forward and backward pass of one layer, and its six products alone."""
+    key = f"products-{dimensions}"
+    if not context.wants(key):
+        return
+    layer = SelfNormalizingDense(dimensions).train()
+    x = torch.randn(BATCH, dimensions, 1, 1, requires_grad=True)
+    slope, weight, inverse = torch.randn(BATCH, dimensions), torch.randn(dimensions, dimensions), torch.eye(dimensions)
+    vectors = x.detach().flatten(1)
+
+    def step() -> None:
+        z, log_det = layer(x)
+        outputs: list[Tensor] = [z, log_det.sum(), layer.pop_reconstruction_error().sum()]
+        torch.autograd.grad(outputs, [x, *layer.parameters()], [slope.view_as(z), torch.ones(()), torch.ones(())])
+
+    def alone() -> None:
+        y = vectors @ weight.T
+        _ = y @ inverse.T, slope @ weight, slope @ inverse
+        _ = slope.T @ vectors, slope.T @ y
+
+    repeat = 2 * REPEAT[dimensions]
+    seconds = in_turns({"layer": timed(step, repeat), "products": timed(alone, repeat)}, context.rounds)
+    context.record(
+        key,
+        f"a self normalizing dense layer, D = {dimensions}, batch {BATCH}: forward and backward pass / six products",
+        ratio(seconds["layer"], seconds["products"]),
+        Target(high=1.25),
+    )
+
+
+def glow(context: Context) -> None:
+    """Measure steps of the Glow in float32 and in the arithmetic that is chosen here, and of normflows' own."""
+    shape = (1, 28, 28)
+    said = f"{context.glow} 1x28x28"
+    keys = ("glow/float32", "glow/auto")
+    if not context.wants(*keys):
+        return
+    preset = find_preset(context.glow)
+    with ExitStack() as stack:
+        sides: dict[str, Turn] = {}
+        for precision in ("float32", "auto"):
+            config = preset.config({"batch_size": BATCH, "precision": precision})
+            architecture = preset.architecture(shape, config.pixel_transform)
+            assert isinstance(architecture, GlowArchitecture)
+            sides[precision] = steps_of(stack.enter_context(training(architecture, config)), 1, reports=True)
+        details: dict[str, Any] = {"batch of ours": BATCH}
+        try:
+            process = stack.enter_context(child("flows", "flows.py", context.threads))
+            peer = PeerGlow("normflows", process, context.glow, shape, context)
+            found = {batch: BATCH * peer.turn("train", batch, batch)() / batch for batch in PEER_BATCHES for _ in "ab"}
+            best = min(found, key=lambda batch: found[batch])
+            details["normflows, images/s"] = {f"batch {batch}": BATCH / took for batch, took in found.items()}
+            sides["normflows"] = peer.turn("train", BATCH, best)
+            details["versions"] = environments()["flows"].versions()
+        except PeerUnavailable as problem:
+            details["normflows is missing"] = str(problem)
+        seconds = in_turns(sides, context.rounds)
+    details["images/s, median"] = {side: BATCH / sorted(took)[len(took) // 2] for side, took in seconds.items()}
+    for key, precision, target in zip(keys, ("float32", "auto"), (Target(low=1.3), Target(low=4.5)), strict=True):
+        what = f"{said}: training step, ours in {precision} / normflows in eager float32 at its best batch"
+        if "normflows" not in seconds:
+            context.failed(key, what, str(details["normflows is missing"]), target)
+            continue
+        context.record(key, what, ratio(seconds["normflows"], seconds[precision]), target, **details)
+
+
+def memory(context: Context) -> None:
+    """Measure the memory of a step over the number of Glow steps, with invertible back-propagation and without."""
+    key = "memory/recompute"
+    if not context.wants(key):
+        return
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        cases = [(steps, recompute) for recompute in (True, False) for steps in STEPS_OF_MEMORY]
+        found = dict(zip(cases, pool.starmap(bytes_of_step, cases, chunksize=1), strict=True))
+    first, last = STEPS_OF_MEMORY[0], STEPS_OF_MEMORY[-1]
+    context.record(
+        key,
+        f"Glow, 2 levels, width 128, recompute: memory of a step of batch {BATCH} at K = {last} / at K = {first}",
+        ratio([found[last, True]], [found[first, True]]),
+        Target(high=1.1),
+        **{
+            f"MiB of a step, {'recompute' if recompute else 'ordinary'}, K = {steps}": round(size / 2**20, 1)
+            for (steps, recompute), size in found.items()
+        },
+    )
+
+
+def bytes_of_step(steps: int, recompute: bool) -> int:
+    """Return by how much the memory of a process grows in a forward and backward pass, gradients of weights aside."""
+    torch.set_num_threads(1)
+    architecture = GlowArchitecture(channels=1, height=28, width=28, levels=2, steps=steps, hidden=128)
+    config = TrainingConfig(batch_size=BATCH, precision="float32", recompute=recompute)
+    with training(architecture, config) as trainer:
+        # What a single image needs, so that libraries have allocated what they keep.
+        images = trainer.batches.batch(0)
+        torch.autograd.backward(trainer.loss_of(images[:1], 0).value)
+        trainer.optimizer.zero_grad()
+        gradients = 4 * sum(parameter.numel() for parameter in trainer.flow.parameters())
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _memory("VmRSS")
+        torch.autograd.backward(trainer.loss_of(images, 0).value)
+        return _memory("VmHWM") - before - gradients
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
