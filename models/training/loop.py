@@ -212,10 +212,14 @@ class Trainer:
         loss: Loss = self.loss_of(images, step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
+        gradients = [parameter.grad for parameter in self.flow.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if not (loss.value.isfinite() and norm.isfinite()):
             self._skip(step, images)
             return loss
+        if norm > self.config.gradient_clip:
+            # Only then: the product reads and writes every gradient.
+            torch.nn.utils.clip_grads_with_norm_(self.flow.parameters(), self.config.gradient_clip, norm)
         self._skipped_in_a_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(step, progress)
@@ -244,7 +248,12 @@ class Trainer:
     def _average(self, step: int) -> None:
         # The decay starts small, so that the first weights, which are noise, soon lose their influence.
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.flow.parameters()), 1 - decay)
+        averages: list[torch.Tensor] = [*self.averaged.parameters()]
+        weights: list[torch.Tensor] = [*self.flow.parameters()]
+        if decay:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, weights)
         # Buffers, such as the estimate of a spectral norm, belong to the current weights.
         for averaged, current in zip(self.averaged.buffers(), self.flow.buffers(), strict=True):
             averaged.copy_(current)
