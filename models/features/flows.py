@@ -12,7 +12,7 @@ from models.bijections.base import Bijection, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.frozen import FrozenStep
 from models.bijections.local_affine import ExactLocalAffine, FrozenLocalAffine, SelfNormalizingLocalAffine
-from models.bijections.place_coupling import PlaceCoupling
+from models.bijections.additive_coupling import PlaceCoupling
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.build import CONVOLUTIONS_1X1, build_flow
 from models.flows.flow import Flow

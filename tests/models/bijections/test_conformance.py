@@ -27,7 +27,7 @@ from models.bijections.exponential import ExponentialConv
 from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.place_coupling import PlaceCoupling
+from models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze
@@ -114,6 +114,13 @@ CASES = (
         ((4, 3, 5),),
         (((2, 4, 5, 3), r"\(N, 4, 3, 5\), got"), ((4, 3, 5), r"\(N, 4, 3, 5\), got")),
         (((2, 4, 3, 4), r"\(N, 4, 3, 5\), got"),),
+        volume_preserving=True,
+    ),
+    Case(
+        "additive-coupling",
+        lambda: AdditiveCoupling(5, 8),
+        ((5, 3, 4), (5, 1, 1)),
+        (((2, 4, 3, 5), r"\(N, 5, H, W\), got"),),
         volume_preserving=True,
     ),
     Case("place-coupling-odd", lambda: PlaceCoupling((5, 1, 2), 8), ((5, 1, 2),), volume_preserving=True),
