@@ -141,6 +141,14 @@ class PresetNotFound(ModelsError):
     kind = ErrorKind.INVALID
 
 
+class ArchitectureInvalid(ModelsError):
+    """Raised for a description of a flow that cannot be built: an unknown layer, a wrong shape, too many weights."""
+
+    slug = "architecture-invalid"
+    title = "The architecture is not valid"
+    kind = ErrorKind.INVALID
+
+
 class DatasetUnfit(ModelsError):
     """Raised for a dataset that a model or preset cannot use: wrong size or colour, too few images, unreadable."""
 

@@ -20,6 +20,8 @@ def plain_text(error: Mapping[str, Any]) -> str:
             return "there is no such parameter"
         case "missing":
             return "a value is required, and none was given"
+        case "model_type" | "dict_type":
+            return "expected an object"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
             detail = error["msg"].replace("Input should be", "expected a value", 1)
         case "value_error" | "assertion_error":

@@ -11,12 +11,14 @@ import difflib
 import pkgutil
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
+
+    BijectionClass: TypeAlias = type[Bijection]
 
 GROUP = "snf_density.layers"
 """Group of the entry points by which installed packages add layer types."""
@@ -33,8 +35,8 @@ class LayerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    type: str
-    bijection: ClassVar[type[Bijection] | str]
+    type: str = ""
+    bijection: ClassVar[BijectionClass | str]
     """The class that is built, or "module:Class" to import it with PyTorch when it is needed."""
 
     @classmethod
@@ -44,10 +46,10 @@ class LayerSpec(BaseModel):
         return name
 
     @classmethod
-    def bijection_class(cls) -> type[Bijection]:
+    def bijection_class(cls) -> BijectionClass:
         """Return the class of the bijection."""
         named = cls.bijection
-        found: type[Bijection] = pkgutil.resolve_name(named) if isinstance(named, str) else named
+        found: BijectionClass = pkgutil.resolve_name(named) if isinstance(named, str) else named
         return found
 
     def check(self, shape: ImageShape) -> None:
@@ -80,7 +82,7 @@ class LayerSpec(BaseModel):
         return self.bijection_class()(*self.arguments(shape))
 
     @classmethod
-    def read(cls, layer: Bijection) -> dict[str, Any]:
+    def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
         """Return the parameters of a built layer of the class :meth:`bijection_class`. By default there are none."""
         return {}
 
@@ -157,7 +159,8 @@ def _load(entry: EntryPoint) -> type[LayerSpec]:
     return loaded
 
 
-def _parse(value: object) -> object:
+def parse_layer(value: object) -> object:
+    """Return the layer that a part of a document describes, for validation by pydantic. Raises ``ValueError``."""
     if isinstance(value, LayerSpec):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
@@ -165,5 +168,5 @@ def _parse(value: object) -> object:
     return find_layer_type(value["type"]).model_validate(value)
 
 
-AnyLayer = Annotated[SerializeAsAny[LayerSpec], BeforeValidator(_parse)]
+AnyLayer = Annotated[SerializeAsAny[LayerSpec], BeforeValidator(parse_layer)]
 """A layer of any type, validated by the class of its type."""

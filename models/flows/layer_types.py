@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from models.flows.layer_spec import ImageShape, LayerSpec, register
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
 
-Side = Annotated[int, Field(ge=1, le=15)]
 Width = Annotated[int, Field(ge=1, le=1024, description="Channels of the hidden layers of the coupling network.")]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 
 
-def _odd(kernel: int | tuple[int, int]) -> int | tuple[int, int]:
-    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-    if any(side % 2 == 0 for side in sides):
-        raise ValueError(f"expected a kernel with odd sides, got {sides[0]}x{sides[1]}")
-    return sides[0] if sides[0] == sides[1] else sides
+MAX_SIDE = 15
+"""Largest side of a kernel."""
 
 
-Kernel = Annotated[Side | tuple[Side, Side], AfterValidator(_odd)]
+def _kernel(given: object) -> object:
+    sides = given if isinstance(given, list | tuple) else (given, given)
+    possible = range(1, MAX_SIDE + 1, 2)
+    if len(sides) != 2 or not all(type(side) is int and side in possible for side in sides):
+        shown = "x".join(str(side)[:16] for side in sides[:3])
+        raise ValueError(f"expected a side or a height and a width, odd and from 1 to {MAX_SIDE}, got {shown}")
+    return sides[0] if sides[0] == sides[1] else tuple(sides)
+
+
+Kernel = Annotated[int | tuple[int, int], BeforeValidator(_kernel)]
 """Side of a square kernel, or its height and width."""
 
 
@@ -440,10 +445,10 @@ class AdditiveCouplingSpec(_Coupling):
 
 
 @register
-class PlaceCouplingSpec(AdditiveCouplingSpec):
+class PlaceCouplingSpec(_Coupling):
     """Half of the channels shift the others, by a network that depends on the place."""
 
-    type: Literal["place-coupling"] = "place-coupling"  # type: ignore[assignment]
+    type: Literal["place-coupling"] = "place-coupling"
     bijection = "models.bijections.additive_coupling:PlaceCoupling"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
@@ -451,5 +456,5 @@ class PlaceCouplingSpec(AdditiveCouplingSpec):
         return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of an additive coupling, and of a map for each hidden channel."""
-        return super().parameters(shape) + self.width * shape[1] * shape[2]
+        """Return those of a network that gives a shift, and of a map for each hidden channel."""
+        return self._of_net(shape, shape[0] // 2) + self.width * shape[1] * shape[2]

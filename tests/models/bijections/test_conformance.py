@@ -17,6 +17,7 @@ from torch import Tensor
 
 import models.bijections
 from models.bijections.actnorm import ActNorm
+from models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
 from models.bijections.base import Bijection, ChannelAffine, Elementwise, SelfNormalizing
 from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
@@ -27,7 +28,6 @@ from models.bijections.exponential import ExponentialConv
 from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze
