@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import pkgutil
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
@@ -111,11 +112,18 @@ def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
     return layer_type
 
 
+def _registered() -> dict[str, type[LayerSpec]]:
+    # The import registers the types of this project.
+    import_module("models.flows.layer_types")
+    return _types
+
+
 def layer_types() -> Iterator[type[LayerSpec]]:
     """Yield every layer type: those registered in this process, then those of installed packages."""
-    yield from tuple(_types.values())
+    registered = dict(_registered())
+    yield from registered.values()
     for entry in entry_points(group=GROUP):
-        if entry.name not in _types:
+        if entry.name not in registered:
             yield _load(entry)
 
 
@@ -125,12 +133,13 @@ def find_layer_type(name: str) -> type[LayerSpec]:
     Raises:
         ValueError: There is none; the text lists the types that exist and names the most similar one.
     """
-    if name in _types:
-        return _types[name]
+    registered = _registered()
+    if name in registered:
+        return registered[name]
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name in installed:
         return _load(installed[name])
-    known = sorted({*_types, *installed})
+    known = sorted({*registered, *installed})
     similar = difflib.get_close_matches(name, known, 1)
     meant = f"; did you mean {similar[0]!r}?" if similar else ""
     raise ValueError(f"expected a layer type of {', '.join(known)}, got {name[:64]!r}{meant}")

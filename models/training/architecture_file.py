@@ -26,8 +26,8 @@ from models.flows.architecture import (
 from models.flows.levels import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
 from models.training.config import TrainingConfig
-from models.training.presets import PRESETS
-from models.training.recipe import OF_FEATURES, training_config
+from models.training.presets import PRESETS, find_preset
+from models.training.recipe import OF_FEATURES, TrainingRecipe, training_config
 
 MAX_BYTES = 2**18
 """Largest size of a document."""
@@ -150,6 +150,16 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
         raise ArchitectureInvalid(f"training: {sentence(error, training)}") from error
     _check_without_shape(recipe)
     return recipe
+
+
+def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
+    """Return the preset called ``preset``, or the recipe of a document where there is one.
+
+    Raises:
+        PresetNotFound: There is no such preset.
+        ArchitectureInvalid: The document is not valid.
+    """
+    return find_preset(preset) if architecture is None else parse_architecture(architecture)
 
 
 class _Levels(BaseModel, extra="allow"):
