@@ -64,7 +64,7 @@ def show(
 @presets.command()
 def layers(as_json: Json = False) -> None:
     """List the layer types of architecture files with their parameters, those of installed packages too."""
-    from models.flows.layer_spec import layer_types
+    from models.flows.layers.spec import layer_types
 
     rows = []
     for layer_type in layer_types():

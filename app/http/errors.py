@@ -15,8 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.http.schemas import RULES
-from models.errors import ErrorKind, ModelsError
-from models.validation_text import plain_text, with_value
+from models.errors import ErrorKind, ModelsError, plain_text, with_value
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"

@@ -11,24 +11,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.flows.layer_spec import LayerSpec
-from models.flows.layer_types import (
-    ActNormSpec,
-    AffineCouplingSpec,
+from models.flows.layers.convolutions import (
     EmergingConvolutionSpec,
     ExactConvolutionSpec,
-    ExactDenseSpec,
-    ExactOneByOneSpec,
     ExponentialConvolutionSpec,
-    LUOneByOneSpec,
-    RelativeDenseSpec,
     SelfNormalizingConvolutionSpec,
-    SelfNormalizingDenseSpec,
-    SelfNormalizingOneByOneSpec,
-    SmoothLeakyReLUSpec,
-    SplineSpec,
     TwoLayerInverseConvolutionSpec,
 )
+from models.flows.layers.couplings import AffineCouplingSpec
+from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
+from models.flows.layers.linear import (
+    ExactDenseSpec,
+    ExactOneByOneSpec,
+    LUOneByOneSpec,
+    RelativeDenseSpec,
+    SelfNormalizingDenseSpec,
+    SelfNormalizingOneByOneSpec,
+)
+from models.flows.layers.spec import LayerSpec
 from models.flows.levels import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
 
 DensityKind = Literal["density", "feature_density"]

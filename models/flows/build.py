@@ -9,7 +9,7 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
 from models.flows.flow import Flow, Level
-from models.flows.layer_spec import describe_layer
+from models.flows.layers.spec import describe_layer
 from models.flows.levels import LevelSpec, SplitSpec
 from models.flows.no_init import NoRandomness
 

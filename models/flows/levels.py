@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
-from models.flows.layer_spec import AnyLayer, ImageShape, LayerSpec, parse_layer
-from models.flows.layer_types import AffineCouplingSpec, SqueezeSpec, Width
-from models.validation_text import plain_text
+from models.errors import plain_text
+from models.flows.layers.couplings import AffineCouplingSpec, Width
+from models.flows.layers.elementwise import SqueezeSpec
+from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
 
 MAX_LAYERS = 1024
 """Most layers of a flow."""

@@ -1,6 +1,6 @@
 """Layers as data: the base class of their descriptions, and the registry of layer types. Free of torch.
 
-A layer type is a subclass of :class:`LayerSpec`. Those of this project are in :mod:`models.flows.layer_types`. Other
+A layer type is a subclass of :class:`LayerSpec`. Those of this project are in the modules beside this one. Other
 packages add types by an entry point in the group ``snf_density.layers``, whose name is the type and whose object is the
 subclass; a program adds one for itself by :func:`register`. A file only ever gives the name of a type.
 """
@@ -26,6 +26,11 @@ GROUP = "snf_density.layers"
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""
+
+
+def numbers(shape: ImageShape) -> int:
+    """Return C·H·W, the number of values of an image."""
+    return shape[0] * shape[1] * shape[2]
 
 
 class LayerSpec(BaseModel):
@@ -114,7 +119,8 @@ def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
 
 def _registered() -> dict[str, type[LayerSpec]]:
     # The import registers the types of this project.
-    import_module("models.flows.layer_types")
+    for module in ("convolutions", "couplings", "elementwise", "linear"):
+        import_module(f"models.flows.layers.{module}")
     return _types
 
 
