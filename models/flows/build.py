@@ -32,9 +32,9 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
     layered = architecture.layered()
     levels = []
     for level in layered.shaped():
-        steps: list[Bijection] = [layer.build(shape) for layer, shape in level.layers]
+        steps: list[Bijection] = [layer.build(level.shape) for layer in level.layers]
         split = level.spec.split
-        prior = None if split is None else AffineCoupling(level.output[0], split.width)
+        prior = None if split is None else AffineCoupling(level.shape[0], split.width)
         levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
     return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)
 

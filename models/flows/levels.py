@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from models.errors import plain_text
 from models.flows.layers.couplings import AffineCouplingSpec, Width
-from models.flows.layers.elementwise import SqueezeSpec
 from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
 
 MAX_LAYERS = 1024
@@ -74,21 +73,24 @@ class LevelSpec(_Part):
 
 @dataclass(frozen=True)
 class ShapedLevel:
-    """A level with the shapes of its images.
+    """A level with the shape of its images.
 
     Attributes:
         spec: The level.
-        layers: Its layers, each with the shape of its input.
-        output: Shape of the output of the last layer, before the split.
+        shape: Shape of the images after the squeeze and before the split, which the layers keep.
     """
 
     spec: LevelSpec
-    layers: tuple[tuple[LayerSpec, ImageShape], ...]
-    output: ImageShape
+    shape: ImageShape
+
+    @property
+    def layers(self) -> list[LayerSpec]:
+        """The layers, first to last."""
+        return [layer for _, layer in self.spec.layers()]
 
 
 def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedLevel]:
-    """Return the levels of a flow with the shapes of their images, after checks of every layer.
+    """Return the levels of a flow with the shape of their images, after checks of every layer.
 
     Args:
         levels: The levels, finest scale first.
@@ -105,19 +107,16 @@ def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedL
     shape, parameters, found = image_shape, 0, []
     for number, level in enumerate(levels, 1):
         if level.squeeze:
-            shape, _ = _after(SqueezeSpec(), shape, f"level {number}, squeeze")
-        layers = []
+            shape = _squeezed(shape, number)
         for position, layer in level.layers():
-            layers.append((layer, shape))
-            shape, more = _after(layer, shape, f"level {number}, step {position} (`{layer.type}`)")
-            parameters += more
-        found.append(ShapedLevel(level, tuple(layers), shape))
+            parameters += _parameters(layer, shape, f"level {number}, step {position} (`{layer.type}`)")
+        found.append(ShapedLevel(level, shape))
         if level.split is not None:
             where = f"level {number}, split"
             if number == len(levels):
                 raise ValueError(f"{where}: expected none in the last level, all of whose channels are latents")
-            shape, more = _after(AffineCouplingSpec(width=level.split.width), shape, where)
-            shape, parameters = ((shape[0] + 1) // 2, *shape[1:]), parameters + more
+            parameters += _parameters(AffineCouplingSpec(width=level.split.width), shape, where)
+            shape = ((shape[0] + 1) // 2, *shape[1:])
         if parameters > MAX_PARAMETERS:
             raise ValueError(f"level {number}: expected at most {MAX_PARAMETERS} parameters up to here, got more")
     if parameters == 0:
@@ -125,8 +124,15 @@ def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedL
     return found
 
 
-def _after(layer: LayerSpec, shape: ImageShape, where: str) -> tuple[ImageShape, int]:
-    """Return the shape of a layer's output and its number of parameters, after checks of its input."""
+def _squeezed(shape: ImageShape, level: int) -> ImageShape:
+    channels, height, width = shape
+    if height % 2 or width % 2:
+        raise ValueError(f"level {level}, squeeze: expected images with even sides, got {height}x{width}")
+    return 4 * channels, height // 2, width // 2
+
+
+def _parameters(layer: LayerSpec, shape: ImageShape, where: str) -> int:
+    """Return the number of parameters of a layer, after checks of its images and of its size."""
     try:
         layer.check(shape)
     except ValueError as error:
@@ -140,7 +146,7 @@ def _after(layer: LayerSpec, shape: ImageShape, where: str) -> tuple[ImageShape,
             f"{where}: expected a log-determinant by a matrix of at most {MAX_MATRIX} elements, got {matrix} for "
             f"images {size}; squeeze more, or take a smaller kernel"
         )
-    return layer.output_shape(shape), parameters
+    return parameters
 
 
 def summary_of(levels: Sequence[LevelSpec]) -> str:

@@ -145,7 +145,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
         training = {**training, "pixel_transform": rest.pop("pixel_transform")}
     recipe = ArchitectureFile(name, family, rest, training)
     try:
-        recipe.config({})
+        recipe.config(training)
     except ValidationError as error:
         raise ArchitectureInvalid(f"training: {sentence(error, training)}") from error
     _check_without_shape(recipe)

@@ -1,4 +1,4 @@
-"""Layer types of activations, of normalisation and of the squeeze. Free of torch."""
+"""Layer types of activations and of normalisation. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,23 +26,6 @@ class ActNormSpec(LayerSpec):
     def parameters(self, shape: ImageShape) -> int:
         """Return 2 C."""
         return 2 * shape[0]
-
-
-@register
-class SqueezeSpec(LayerSpec):
-    """2x2 pixels become channels. A level that starts with a squeeze says so by itself."""
-
-    type: Literal["squeeze"] = "squeeze"
-    bijection = "models.bijections.squeeze:Squeeze"
-
-    def check(self, shape: ImageShape) -> None:
-        """Refuse odd sides."""
-        if shape[1] % 2 or shape[2] % 2:
-            raise ValueError(f"expected images with even sides, got {shape[1]}x{shape[2]}")
-
-    def output_shape(self, shape: ImageShape) -> ImageShape:
-        """Return (4 C, H / 2, W / 2)."""
-        return 4 * shape[0], shape[1] // 2, shape[2] // 2
 
 
 @register

@@ -36,7 +36,8 @@ def numbers(shape: ImageShape) -> int:
 class LayerSpec(BaseModel):
     """Description of a layer: its type and its parameters, from which it is built for images of a shape.
 
-    A subclass gives ``type`` a default, adds its parameters as bounded fields, and names its bijection.
+    A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass gives
+    ``type`` a default, adds its parameters as bounded fields, and names its bijection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,10 +61,6 @@ class LayerSpec(BaseModel):
 
     def check(self, shape: ImageShape) -> None:
         """Raise ``ValueError``, with the text "expected ..., got ...", if the layer cannot take images of ``shape``."""
-
-    def output_shape(self, shape: ImageShape) -> ImageShape:
-        """Return the shape (C, H, W) of the output for images of ``shape``. By default it is the same."""
-        return shape
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
         """Return the arguments of the bijection's constructor for images of ``shape``. By default there are none."""
