@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.audit import audit
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
 from models.bijections.coupling import AffineCoupling
@@ -18,7 +19,7 @@ from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import LogitPixels
 from models.bijections.woodbury import WoodburyConv
 from models.datasets import Dataset
-from models.errors import ArchitectureInvalid, DatasetUnfit, FolderTaken
+from models.errors import ArchitectureInvalid, DatasetUnfit, FolderTaken, ScoreNotFinite
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture, LayeredArchitecture
 from models.flows.build import describe_flow
 from models.flows.flow import Flow, Level
@@ -89,6 +90,9 @@ def test_every_layer_lives_from_its_file_to_scores(layer_type: type[LayerSpec], 
         x = torch.from_numpy(image + content_noise(image, scorer.log_det_digest))
         assert score.log_likelihood == pytest.approx(float(flow(x).log_likelihood.detach()), rel=1e-6, abs=1e-3)
     assert np.isfinite(scorer.sample_continuous(2, temperature=0.5, seed=0)).all()
+    assert not any(isinstance(judged, ScoreNotFinite) for judged in scorer.judge_each(digits().test[:3], alpha=0.1))
+    audited = audit(scorer, 0)
+    assert audited.recomputed == pytest.approx(audited.log_likelihood, rel=1e-6, abs=1e-3)
     learned = any(step.learned_inverse for level in loaded.flow.level_list() for step in level.bijections())
     assert scorer.has_learned_inverse == learned
 
