@@ -74,7 +74,7 @@ def test_an_own_bijection_works_in_a_flow(page: dict[str, Any]) -> None:
 
 
 def test_a_flow_built_by_hand_is_registered(page: dict[str, Any]) -> None:
-    architecture = page["version"].manifest.architecture
+    architecture = page["by_hand_scorer"].manifest.architecture
     assert architecture == page["described"]
     assert [layer.type for _, layer in architecture.levels[1].layers()][1] == "reverse-channels"
     assert (page["version"].name, page["version"].version) == ("by-hand", 1)
