@@ -13,7 +13,7 @@ from models.errors import plain_text
 from models.flows.layers.couplings import AffineCouplingSpec, Width
 from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
 
-MAX_LAYERS = 1024
+MAX_LAYERS = 2048
 """Most layers of a flow."""
 MAX_PARAMETERS = 2**30
 """Most learned numbers of a flow: 4 GiB in float32."""
