@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from models.audit import audit
 from models.bijections.actnorm import ActNorm
@@ -19,11 +20,11 @@ from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import LogitPixels
 from models.bijections.woodbury import WoodburyConv
 from models.datasets import Dataset
-from models.errors import ArchitectureInvalid, DatasetUnfit, FolderTaken, ScoreNotFinite
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture, LayeredArchitecture
-from models.flows.build import describe_flow
+from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken, ScoreNotFinite
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture, LayeredArchitecture, PixelArchitecture
+from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
-from models.flows.layers.spec import LayerSpec, layer_types
+from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
 from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
@@ -36,11 +37,11 @@ from models.training.architecture_file import (
     read_architecture_file,
 )
 from models.training.cost.estimate import estimate_training
-from models.training.loop import Interrupted
+from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
 from tests.models.flows.test_layers import example
-from tests.models.helpers import real_images
+from tests.models.helpers import edit_manifest, real_images
 from tests.models.training.test_cost import splits
 
 SHAPE = (1, 8, 8)
@@ -63,13 +64,18 @@ def with_layer(layer: LayerSpec, **training: Any) -> dict[str, Any]:
     return {"name": "mine", "levels": levels, "training": {**BUDGET, "precision": "float32", **training}}
 
 
-def run(recipe: Any, folder: Path, stop_after: int | None = None, **changes: Any) -> Path:
-    """Train on small digits, interrupted after some steps where that is asked for."""
+def run(recipe: Any, folder: Path, **changes: Any) -> Path:
+    """Train on small digits and seal the model."""
     config = recipe.config(changes) if not isinstance(recipe, Flow) else PRESETS["snf-glow-tiny"].config(changes)
-    calls = iter(range(10_000))
-    stop = (lambda: False) if stop_after is None else (lambda: next(calls) >= stop_after - 1)
     return train(
-        digits(), recipe, config, folder, observe=lambda _event: None, should_stop=stop, threads=1, engine=ENGINE
+        digits(),
+        recipe,
+        config,
+        folder,
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        threads=1,
+        engine=ENGINE,
     )
 
 
@@ -97,17 +103,28 @@ def test_every_layer_lives_from_its_file_to_scores(layer_type: type[LayerSpec], 
     assert scorer.has_learned_inverse == learned
 
 
-def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    document = with_layer(example_of("exponential-convolution"), multiplier="geco")
-    recipe = parse_architecture(document)
+def trainer_of(document: dict[str, Any], folder: Path) -> Trainer:
+    # The document is parsed for each, as another process does.
+    recipe = parse_architecture(json.loads(json.dumps(document)))
+    config = recipe.config({})
+    return Trainer(digits(), recipe.architecture_for(SHAPE, config), config, folder, lambda _event: None)
+
+
+@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
+def test_a_resumed_training_of_every_layer_ends_as_an_undisturbed_one(
+    layer_type: type[LayerSpec], tmp_path: Path
+) -> None:
+    document = with_layer(example(layer_type), multiplier="geco", ema_decay=0.0)
+    begun = trainer_of(document, tmp_path / "resumed")
     with pytest.raises(Interrupted, match="after step 2"):
-        run(recipe, tmp_path / "resumed", stop_after=2)
-    # The recipe is parsed again, as another process does.
-    resumed = run(parse_architecture(json.loads(json.dumps(document))), tmp_path / "resumed")
-    undisturbed = run(recipe, tmp_path / "undisturbed")
-    states = [load_artifact(artifact).flow.state_dict() for artifact in (resumed, undisturbed)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+        begun.run(lambda: begun.state.step >= 2)
+    resumed, undisturbed = (trainer_of(document, tmp_path / name) for name in ("resumed", "undisturbed"))
+    assert (resumed.state.step, undisturbed.state.step) == (2, 0)
+    kept = [trainer.run(lambda: False).flow.state_dict() for trainer in (resumed, undisturbed)]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(kept[0][name], value) for name, value in kept[1].items())
+    # Without averaging, what is kept is what was trained.
+    assert all(torch.equal(kept[1][name], value) for name, value in undisturbed.flow.state_dict().items())
 
 
 def example_of(name: str) -> LayerSpec:
@@ -122,6 +139,27 @@ def test_a_finished_run_of_another_architecture_keeps_its_folder(tmp_path: Path)
         run(parse_architecture(with_layer(example_of("exact-1x1"))), tmp_path)
 
 
+def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
+    artifact = run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path)
+    large = {"channels": 4, "height": 1024, "width": 1024}
+
+    def ask_for(architecture: dict[str, Any]) -> str:
+        def change(manifest: dict[str, Any]) -> None:
+            manifest["architecture"] = architecture
+            manifest["preprocessing"] |= {name: architecture[name] for name in large}
+
+        edit_manifest(artifact, change)
+        with pytest.raises(ArtifactError) as refused:
+            load_artifact(artifact)
+        return refused.value.detail
+
+    levels = [{"steps": [{"type": "self-normalizing-dense"}]}]
+    assert "expected at most 1073741824 parameters" in ask_for({**large, "family": "fully-connected"})
+    assert "expected at most 1073741824 parameters" in ask_for({**large, "family": "layers", "levels": levels})
+    levels[0]["steps"][0]["type"] = "somebody-elses"
+    assert "expected a layer type of" in ask_for({**large, "family": "layers", "levels": levels})
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_of_pixels_is_an_architecture_file(name: str) -> None:
     preset, shape = PRESETS[name], (1, 32, 32)
@@ -134,6 +172,29 @@ def test_a_preset_of_pixels_is_an_architecture_file(name: str) -> None:
     recipe = parse_architecture(document)
     assert recipe.config({}) == config
     assert recipe.architecture_for(shape, config) == architecture.layered()
+    with torch.device("meta"):
+        flow = build_flow(architecture)
+    described = (describe_layer(step) for level in flow.level_list() for step in level.steps)  # type: ignore[arg-type]
+    assert list(described) == [layer for level in architecture.layered().shaped() for layer in level.layers]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'
+        '"hidden":128,"linear":"self-normalizing"}',
+        '{"channels":1,"height":28,"width":28,"pixel_transform":"logit","family":"convolutional","blocks":3,'
+        '"layers":3,"kernel":3,"linear":"emerging"}',
+        '{"channels":3,"height":8,"width":8,"pixel_transform":"affine","family":"fully-connected","layers":2,'
+        '"linear":"relative"}',
+    ],
+    ids=["glow", "convolutional", "fully-connected"],
+)
+def test_short_forms_of_earlier_versions_are_unchanged(text: str) -> None:
+    """Their JSON is part of the identity of a training, by which its checkpoints are found."""
+    architecture: PixelArchitecture = TypeAdapter(PixelArchitecture).validate_json(text)
+    assert architecture.model_dump_json() == text
+    assert architecture.layered().pixel_transform == architecture.pixel_transform
 
 
 def test_a_short_form_may_stand_in_a_file() -> None:
