@@ -34,9 +34,9 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
 
 
 def _architecture_of(manifest: Manifest) -> str:
-    """Return the name of a model's preset, or the description of its layers if it has no preset."""
+    """Return the name of a model's preset, or its own name and the number of its layers if it has no preset."""
     preset = manifest.training.preset
-    return preset if preset in PRESETS else f"{preset}: {manifest.architecture.summary()}"
+    return preset if preset in PRESETS else f"{preset}: {manifest.architecture.summary().partition(':')[0]}"
 
 
 def detail(

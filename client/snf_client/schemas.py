@@ -467,7 +467,9 @@ class ModelSummary(BaseModel):
     )
     reason: str | None = Field(..., description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(..., description="Whether the model ships with the product.")
-    architecture: str | None = Field(..., description="Preset of the model, or its layers if it has none.")
+    architecture: str | None = Field(
+        ..., description="Preset of the model, or the number of its layers if it has none."
+    )
     kind: Literal["density", "feature_density"] | None = Field(
         ...,
         description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",

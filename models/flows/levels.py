@@ -53,7 +53,7 @@ class LevelSpec(_Part):
     """A level of a flow: an optional squeeze of 2x2 pixels into channels, layers, and an optional split."""
 
     squeeze: bool = True
-    steps: tuple[Step, ...] = Field(max_length=256)
+    steps: tuple[Step, ...] = Field(max_length=MAX_LAYERS)
     split: SplitSpec | None = None
 
     def layers(self) -> Iterator[tuple[str, LayerSpec]]:
