@@ -1,8 +1,10 @@
-"""Typed errors of the models package, each with a stable slug, a title, a kind and a text for the user."""
+"""Typed errors of the models package, each with a slug, a title, a kind and a text; texts for errors of pydantic."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class ErrorKind(StrEnum):
@@ -138,6 +140,14 @@ class PresetNotFound(ModelsError):
 
     slug = "preset-not-found"
     title = "No such preset"
+    kind = ErrorKind.INVALID
+
+
+class ArchitectureInvalid(ModelsError):
+    """Raised for a description of a flow that cannot be built: an unknown layer, a wrong shape, too many weights."""
+
+    slug = "architecture-invalid"
+    title = "The architecture is not valid"
     kind = ErrorKind.INVALID
 
 
@@ -311,3 +321,40 @@ class BackboneUnfit(ModelsError):
     slug = "backbone-unfit"
     title = "The backbone cannot be used"
     kind = ErrorKind.INVALID
+
+
+MAX_SHOWN_CHARACTERS = 40
+"""Longest wrong value that a message repeats."""
+
+
+def plain_text(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value as "expected ..., got ...", without words of the validation library.
+
+    Args:
+        error: An item of ``pydantic.ValidationError.errors()``.
+    """
+    match error["type"]:
+        case "extra_forbidden":
+            return "there is no such parameter"
+        case "missing":
+            return "a value is required, and none was given"
+        case "model_type" | "dict_type":
+            return "expected an object"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
+            detail = error["msg"].replace("Input should be", "expected a value", 1)
+        case "value_error" | "assertion_error":
+            detail = str(error["ctx"]["error"])
+        case _:
+            # "Input should be a valid integer, unable to parse string as an integer" and the like.
+            detail = error["msg"].partition(", unable to parse")[0]
+            for start in ("Input should be", "String should have", "Tuple should have"):
+                detail = detail.replace(start, "expected", 1)
+    return with_value(detail, error.get("input"))
+
+
+def with_value(detail: str, given: object) -> str:
+    """Return a text "expected ..." with ", got ..." at its end, where the value is short and not named yet."""
+    shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
+    if shown and detail.startswith("expected") and ", got " not in detail:
+        return f"{detail}, got {given!r}"
+    return detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ import torch
 from models.bijections.pixels import LogitPixels
 from models.features.flows import freeze_features
 from models.features.store import BackboneStore
+from models.flows.build import build_flow
 from models.flows.flow import Flow, Level
+from models.flows.layers import spec
+from models.flows.layers.spec import layer_types
 from models.scoring.engines.torch_features import TorchFeatureEngine
 from models.scoring.feature_density import FeatureDensity
 from models.scoring.frozen import freeze
 from models.scoring.likelihood import score_images
+from models.training.architecture_file import parse_architecture
 from models.training.presets import PRESETS
 from tests.support.paths import ROOT
 
+JSON_BLOCK = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -32,8 +38,9 @@ def page(backbones: Path) -> Any:
         patch.chdir(ROOT)
         patch.setattr(BackboneStore.__init__, "__defaults__", (backbones,))
         patch.setattr("models.training.presets.PRESETS", dict(PRESETS))
+        patch.setattr(spec, "_types", dict(spec._types))
         for block in BLOCKS.findall((ROOT / "docs" / "library.md").read_text(encoding="utf-8")):
-            exec(compile(block, "docs/library.md", "exec"), names)
+            exec(compile(block, "docs/library.md", "exec", dont_inherit=True), names)
     return names
 
 
@@ -64,6 +71,23 @@ def test_an_own_bijection_works_in_a_flow(page: dict[str, Any]) -> None:
     output = flow(page["x"])
     assert torch.allclose(flow.inverse(output.latents), page["x"], atol=0.01)
     assert freeze(flow, (1, 28, 28)).image_shape == (1, 28, 28)
+
+
+def test_a_flow_built_by_hand_is_registered(page: dict[str, Any]) -> None:
+    architecture = page["by_hand_scorer"].manifest.architecture
+    assert architecture == page["described"]
+    assert [layer.type for _, layer in architecture.levels[1].layers()][1] == "reverse-channels"
+    assert (page["version"].name, page["version"].version) == ("by-hand", 1)
+
+
+def test_the_file_of_the_page_on_architectures_is_one() -> None:
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    recipe = parse_architecture(json.loads(JSON_BLOCK.findall(text)[0]))
+    config = recipe.config({})
+    flow = build_flow(recipe.architecture_for((1, 28, 28), config))
+    assert (len(flow.level_list()[0].steps), config.multiplier) == (13, "geco")
+    own = [kind.type_name() for kind in layer_types() if kind.__module__.startswith("models.")]
+    assert [name for name in own if f"`{name}`" not in text] == []
 
 
 def test_an_own_preset_and_engine(page: dict[str, Any]) -> None:

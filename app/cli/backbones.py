@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, read_settings
+from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, print_rows, read_settings
 from app.cli.progress import spinner
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def list_backbones(as_json: Json = False) -> None:
     if as_json:
         print_json({"backbones": [backbone.model_dump(mode="json") for backbone in stored]})
     else:
-        _print_rows(("name", "format", "features", "size", "licence", "SHA-256"), rows)
+        print_rows(("name", "format", "features", "size", "licence", "SHA-256"), rows)
     for name, reason in damaged:
         typer.echo(f"snf: {name} cannot be used: {reason}", err=True)
 
@@ -83,7 +83,7 @@ def show(name: Name, as_json: Json = False) -> None:
         ("licence", backbone.license or "not given"),
         ("origin", backbone.origin or "not given"),
     ]
-    _print_rows(("", ""), rows)
+    print_rows(("", ""), rows)
 
 
 @backbones.command()
@@ -159,14 +159,3 @@ def _size(backbone: Backbone, store: BackboneStore) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
-
-
-def _print_rows(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(name, overflow="fold") for name in columns), show_header=any(columns))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -137,6 +137,18 @@ def print_json(value: Any) -> None:
     """Print a value on stdout as JSON, indented by two spaces."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_rows(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table on stdout, without a header if all column names are empty."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(name, overflow="fold") for name in columns), show_header=any(columns))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def print_response(response: BaseModel) -> None:

@@ -14,6 +14,7 @@ from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
 from app.cli.keys import keys
 from app.cli.models import models
+from app.cli.presets import presets
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
@@ -110,6 +111,7 @@ cli.command()(sample)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
+cli.add_typer(presets, name="presets")
 cli.add_typer(backbones, name="backbones")
 cli.add_typer(keys, name="keys")
 

@@ -30,7 +30,10 @@ from app.cli.live import live_view
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
     from models.training.config import TrainingConfig
+    from models.training.recipe import TrainingRecipe
     from worker.settings import Settings
+
+DEFAULT_PRESET = "snf-glow-small"
 
 
 def train(
@@ -38,8 +41,21 @@ def train(
         str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)
     ],
     preset: Annotated[
-        str, typer.Option("--preset", "-p", help="Architecture.", autocompletion=completion.presets)
-    ] = "snf-glow-small",
+        str | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            help=f"Architecture, see `snf presets`. [default: {DEFAULT_PRESET}]",
+            show_default=False,
+            autocompletion=completion.presets,
+        ),
+    ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(
+            "--architecture", "-a", help="JSON file of an architecture, in place of a preset.", show_default=False
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model. [default: DATA-PRESET]")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps at most.", show_default=False)] = None,
     max_minutes: Annotated[
@@ -68,15 +84,13 @@ def train(
     process has its own GPU. The first process prints.
     """
     from models.naming import NAME_RULE, is_name
-    from models.training.presets import PRESETS
 
     settings = read_settings()
-    name = name or f"{data}-{preset}"
-    if preset not in PRESETS:
-        raise fail(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}", USAGE)
+    recipe = _recipe(preset, architecture)
+    name = name or f"{data}-{recipe.name}"
     if not is_name(name):
         raise fail(f"--name: expected {NAME_RULE}, got {name!r}", USAGE)
-    config = _config(preset, max_steps, max_minutes, set_ or [])
+    config = _config(recipe, max_steps, max_minutes, set_ or [])
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
         from models.datasets import DatasetStore, load_dataset
@@ -87,13 +101,13 @@ def train(
         ranks = processes.enter_context(ranks_of_torchrun(device))
         store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         if device == "cpu" and not force:
-            _require_memory(data, preset, config, settings, store)
+            _require_memory(data, recipe, config, settings, store)
         dataset = load_dataset(data, settings.data_dir, store, config)
         try:
             with live_view(as_json) as observe:
                 artifact = run(
                     dataset,
-                    preset,
+                    recipe,
                     config,
                     folder,
                     observe=observe,
@@ -119,10 +133,28 @@ def train(
         typer.echo(f"registered {reference}")
 
 
-def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> TrainingConfig:
-    from pydantic import ValidationError
-
+def _recipe(preset: str | None, architecture: Path | None) -> TrainingRecipe:
+    from models.errors import ArchitectureInvalid
+    from models.training.architecture_file import parse_architecture, read_architecture_file
     from models.training.presets import PRESETS
+
+    if architecture is None:
+        preset = preset or DEFAULT_PRESET
+        if preset not in PRESETS:
+            raise fail(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}", USAGE)
+        return PRESETS[preset]
+    if preset is not None:
+        raise fail("expected --preset or --architecture, got both", USAGE)
+    try:
+        return parse_architecture(read_architecture_file(architecture))
+    except ArchitectureInvalid as error:
+        raise fail(f"--architecture: {error.detail}", USAGE) from error
+
+
+def _config(
+    recipe: TrainingRecipe, max_steps: int | None, max_minutes: float | None, pairs: list[str]
+) -> TrainingConfig:
+    from pydantic import ValidationError
 
     given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
     for pair in pairs:
@@ -131,19 +163,20 @@ def _config(preset: str, max_steps: int | None, max_minutes: float | None, pairs
             raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
         given[key] = value
     try:
-        return PRESETS[preset].config({key: value for key, value in given.items() if value is not None})
+        return recipe.config({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         raise fail_validation(error, "--set") from error
 
 
-def _require_memory(data: str, preset: str, config: TrainingConfig, settings: Settings, store: DatasetStore) -> None:
+def _require_memory(
+    data: str, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings, store: DatasetStore
+) -> None:
     from models.datasets import summarize
     from models.training.cost.estimate import estimate_training
-    from models.training.presets import PRESETS
     from worker.runtime.machine import memory_of_this_machine
 
     summary = summarize(data, settings.data_dir, store, config)
-    architecture = PRESETS[preset].architecture_for(summary.image_shape, config, settings.backbones_dir)
+    architecture = recipe.architecture_for(summary.image_shape, config, settings.backbones_dir)
     needed = estimate_training(architecture, config, summary).memory_bytes
     available = memory_of_this_machine()
     if available is not None and needed > available:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.http.schemas import RULES
-from models.errors import ErrorKind, ModelsError
+from models.errors import ErrorKind, ModelsError, plain_text, with_value
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
@@ -32,8 +32,6 @@ STATUSES = {
     ErrorKind.FAILED: 500,
 }
 
-MAX_SHOWN_CHARACTERS = 40
-"""Longest value of a request that an error text repeats."""
 ERROR = "snf.error"
 """Key of a request's scope that holds its error, for metrics."""
 
@@ -140,20 +138,9 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> Fie
             detail = f"expected {rule}"
         case "extra_forbidden":
             detail = "there is no such parameter; see /docs for all parameters"
-        case "missing":
-            detail = "a value is required, and none was given"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
-            detail = error["msg"].replace("Input should be", "expected a value", 1)
-        case "value_error" | "assertion_error":
-            detail = str(error["ctx"]["error"])
         case _:
-            # "Input should be a valid integer, unable to parse string as an integer" and the like.
-            detail = error["msg"].partition(", unable to parse")[0]
-            detail = detail.replace("Input should be", "expected", 1).replace("String should have", "expected", 1)
-    given = error.get("input")
-    shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
-    if shown and detail.startswith("expected") and ", got " not in detail:
-        detail += f", got {given!r}"
+            detail = plain_text(error)
+    detail = with_value(detail, error.get("input"))
     return FieldProblem(pointer=pointer_of((*parent, *error["loc"])), detail=detail)
 
 

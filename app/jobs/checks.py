@@ -28,7 +28,7 @@ from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from worker.queues import ModelJobType
 
-TRAINING_ONLY = ("preset", "promote", "device")
+TRAINING_ONLY = ("preset", "architecture", "promote", "device")
 MAX_PARTS = 10_000
 """Most parts that a bulk scoring job is split into."""
 

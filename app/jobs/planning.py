@@ -12,12 +12,21 @@ from app.jobs.checks import CHECKS
 from app.jobs.estimates import estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
-from models.errors import BackboneMissing, BackboneUnfit, DatasetNotFound, DatasetUnfit
+from models.errors import (
+    ArchitectureInvalid,
+    BackboneMissing,
+    BackboneUnfit,
+    DatasetNotFound,
+    DatasetUnfit,
+    PresetNotFound,
+)
 from models.flows.architecture import Architecture
 from models.naming import is_name
 from models.registry.registry import Registry
+from models.training.architecture_file import find_recipe
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS
+from models.training.recipe import TrainingRecipe
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
@@ -27,13 +36,17 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Outcome of checking a job request: model, calibration, queue, number of workers, expected time and memory."""
+    """Outcome of checking a job request: model, calibration, queue, number of workers, expected time and memory.
+
+    ``preset`` is the name of a training's preset or architecture, "" for other jobs.
+    """
 
     model: str
     queue: Queue
     workers: int
     estimate: Estimate | None
     calibration: int | None = None
+    preset: str = ""
 
 
 def plan_job(
@@ -80,6 +93,7 @@ def _plan_training(
 ) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
+    recipe = check_recipe(request)
     architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
     if architecture.kind == "feature_density":
         if request.device == "cuda":
@@ -88,7 +102,7 @@ def _plan_training(
     else:
         queue = training_queue(request.device, workers)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    expected = estimate_job(request.preset, architecture, config, dataset, device, settings, durations)
+    expected = estimate_job(recipe.name, architecture, config, dataset, device, settings, durations)
     serving = [worker for worker in workers.workers() if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
@@ -102,7 +116,7 @@ def _plan_training(
         fits=None if available is None or expected.basis == "guessed" else available >= expected.memory_bytes,
         available_bytes=available,
     )
-    return JobPlan(request.model, queue, len(serving), estimate)
+    return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
 
 
 def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
@@ -111,6 +125,18 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
         return worker.train_memory_bytes
     # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
     return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
+
+
+def check_recipe(request: JobRequest) -> TrainingRecipe:
+    """Return the preset or architecture of a training request, or raise a 422 ``Problem``."""
+    if request.architecture is not None and "preset" in request.model_fields_set:
+        raise invalid("/body/preset", "expected a preset or an architecture, got both")
+    try:
+        return find_recipe(request.preset, request.architecture)
+    except PresetNotFound as error:
+        raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}") from error
+    except ArchitectureInvalid as error:
+        raise invalid("/body/architecture", error.detail) from error
 
 
 def check_training(
@@ -123,10 +149,9 @@ def check_training(
     Raises:
         Problem: 422, the training cannot succeed.
     """
-    if request.preset not in PRESETS:
-        raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}")
+    recipe = check_recipe(request)
     try:
-        config = PRESETS[request.preset].config(request.parameters)
+        config = recipe.config(request.parameters)
     except ValidationError as error:
         found = [field_problem(item, ("body", "parameters")) for item in error.errors()]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
@@ -137,9 +162,11 @@ def check_training(
         known = ", ".join(dataset_names(data_dir, store))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     try:
-        architecture = PRESETS[request.preset].architecture_for(dataset.image_shape, config, backbones)
+        architecture = recipe.architecture_for(dataset.image_shape, config, backbones)
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
+    except ArchitectureInvalid as error:
+        raise invalid("/body/architecture", error.detail) from error
     except (BackboneMissing, BackboneUnfit) as error:
         raise invalid("/body/parameters/backbone", error.detail) from error
     return architecture, config, dataset

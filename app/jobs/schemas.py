@@ -52,6 +52,11 @@ class JobRequest(BaseModel):
         "queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="train: an architecture in place of a preset: its `levels` with their layers, or a `family` with "
+        "its numbers, and optionally `name`, the image shape, and default parameters under `training`.",
+    )
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
@@ -137,7 +142,8 @@ class JobView(Answer):
     )
     dataset: str
     model: str
-    preset: str
+    preset: str = Field(description="Name of the preset, or of the architecture in its place.")
+    architecture: dict[str, Any] | None = Field(None, description="The architecture, where there is no preset.")
     parameters: dict[str, Any]
     promote: bool
     device: str

@@ -57,7 +57,9 @@ class JobService:
             Problem: 403 where the job needs another role, 422 where it cannot succeed.
         """
         _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
-        fingerprint = fingerprint_of(request.model_dump(mode="json", exclude={"force"}))
+        # Without an absent architecture, so that keys of earlier versions still belong to their requests.
+        left_out = {"force"} | ({"architecture"} if request.architecture is None else set())
+        fingerprint = fingerprint_of(request.model_dump(mode="json", exclude=left_out))
         known = None if idempotency_key is None else self.jobs.known(idempotency_key, fingerprint)
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
@@ -82,7 +84,8 @@ class JobService:
             self.celery,
             model=plan.model,
             dataset=request.dataset,
-            preset=request.preset,
+            preset=plan.preset,
+            architecture=request.architecture,
             parameters=request.parameters,
             promote=request.promote,
             device=request.device,

@@ -24,7 +24,7 @@ class ModelSummary(Answer):
     )
     reason: str | None = Field(description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
-    architecture: str | None = Field(description="Preset of the model's architecture.")
+    architecture: str | None = Field(description="Preset of the model, or the number of its layers if it has none.")
     kind: DensityKind | None = Field(
         description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the "
         "features that a frozen network sees, without bits/dim and samples."

@@ -10,7 +10,9 @@ from app.drift.schemas import Drift
 from app.drift.windows import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
+from models.artifacts.manifest import Manifest
 from models.registry.version import ModelVersion
+from models.training.presets import PRESETS
 
 
 def summary(model: ModelListing) -> schemas.ModelSummary:
@@ -23,12 +25,18 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
         state=model.state.value,
         reason=model.reason,
         read_only=model.live.read_only if model.live else None,
-        architecture=manifest.training.preset if manifest else None,
+        architecture=_architecture_of(manifest) if manifest else None,
         kind=manifest.architecture.kind if manifest else None,
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
         size_bytes=folder_size(model.live.path) if model.live else None,
     )
+
+
+def _architecture_of(manifest: Manifest) -> str:
+    """Return the name of a model's preset, or its own name and the number of its layers if it has no preset."""
+    preset = manifest.training.preset
+    return preset if preset in PRESETS else f"{preset}: {manifest.architecture.summary().partition(':')[0]}"
 
 
 def detail(

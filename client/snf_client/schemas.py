@@ -386,6 +386,10 @@ class JobRequest(BaseModel):
         description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="train: an architecture in place of a preset: its `levels` with their layers, or a `family` with its numbers, and optionally `name`, the image shape, and default parameters under `training`.",
+    )
     parameters: dict[str, Any] | None = Field(
         None,
         description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
@@ -424,7 +428,8 @@ class JobView(BaseModel):
     )
     dataset: str
     model: str
-    preset: str
+    preset: str = Field(..., description="Name of the preset, or of the architecture in its place.")
+    architecture: dict[str, Any] | None = Field(None, description="The architecture, where there is no preset.")
     parameters: dict[str, Any]
     promote: bool
     device: str
@@ -462,7 +467,9 @@ class ModelSummary(BaseModel):
     )
     reason: str | None = Field(..., description="Reason of the failure, if it failed.")
     read_only: bool | None = Field(..., description="Whether the model ships with the product.")
-    architecture: str | None = Field(..., description="Preset of the model's architecture.")
+    architecture: str | None = Field(
+        ..., description="Preset of the model, or the number of its layers if it has none."
+    )
     kind: Literal["density", "feature_density"] | None = Field(
         ...,
         description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",

@@ -141,11 +141,15 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Immutable layer given as functions: its map, its exact inverse, and its learned approximate inverse or None."""
+    """Immutable layer given as functions: its map, its exact inverse, and its learned approximate inverse or None.
+
+    ``flat`` says whether it connects each pixel with all others.
+    """
 
     forward_map: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     inverse_map: Callable[[Tensor], Tensor]
     learned_map: Callable[[Tensor], Tensor] | None = None
+    flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return z and each pixel's share of log|det dz/dx| in nats, ``(N, H, W)``; None if equal for all images."""

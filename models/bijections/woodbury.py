@@ -67,7 +67,7 @@ class WoodburyConv(Bijection):
         """Return an immutable float64 copy of this layer for scoring, with the low-rank factors of its inverse."""
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
-        return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z))
+        return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z), flat=True)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.bijections.additive_coupling import PlaceCoupling
 from models.bijections.base import Bijection, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.frozen import FrozenStep
 from models.bijections.local_affine import ExactLocalAffine, FrozenLocalAffine, SelfNormalizingLocalAffine
-from models.bijections.place_coupling import PlaceCoupling
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
-from models.flows.build import CONVOLUTIONS_1X1, build_flow
+from models.flows.architecture import LINEAR_1X1, Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.build import build_flow
 from models.flows.flow import Flow
 
 LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
@@ -129,10 +129,10 @@ def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
     The log-det of a step is the same for all images. The convolution starts as a random rotation by torch's global
     generator, and the coupling as the identity. So new steps map a standard normal to a standard normal.
     """
-    convolution, shape = CONVOLUTIONS_1X1[architecture.linear], architecture.feature_shape
+    convolution, shape = LINEAR_1X1[architecture.linear](), architecture.feature_shape
     steps: list[Bijection] = []
     for _ in range(architecture.steps):
-        steps += [convolution(shape[0]), PlaceCoupling(shape, architecture.hidden)]
+        steps += [convolution.build(shape), PlaceCoupling(shape, architecture.hidden)]
     return steps
 
 

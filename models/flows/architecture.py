@@ -1,16 +1,61 @@
-"""Architectures of flows as data, stored in the manifest of a model and read by the builder; without torch."""
+"""Architectures of flows as data, stored in the manifest of a model and read by the builder; without torch.
+
+A :class:`LayeredArchitecture` lists every layer, and it is what the builder builds. The other families are short forms
+of it with a few numbers, which :meth:`layered` writes out.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.flows.layers.convolutions import (
+    EmergingConvolutionSpec,
+    ExactConvolutionSpec,
+    ExponentialConvolutionSpec,
+    SelfNormalizingConvolutionSpec,
+    TwoLayerInverseConvolutionSpec,
+)
+from models.flows.layers.couplings import AffineCouplingSpec
+from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
+from models.flows.layers.linear import (
+    ExactDenseSpec,
+    ExactOneByOneSpec,
+    LUOneByOneSpec,
+    RelativeDenseSpec,
+    SelfNormalizingDenseSpec,
+    SelfNormalizingOneByOneSpec,
+)
+from models.flows.layers.spec import LayerSpec
+from models.flows.levels import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
 
 DensityKind = Literal["density", "feature_density"]
 """What a log-likelihood is the log-density of: the dequantised pixels, or the features of a frozen backbone."""
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]
-"""Name of a linear layer in the tables of ``models.flows.build``."""
+"""Name of a linear layer in the tables below."""
+Kernel = Annotated[int, Field(ge=1, le=15)]
+
+LINEAR_1X1: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactOneByOneSpec,
+    "self-normalizing": SelfNormalizingOneByOneSpec,
+    "lu": LUOneByOneSpec,
+}
+LINEAR_CONVOLUTIONS: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactConvolutionSpec,
+    "self-normalizing": SelfNormalizingConvolutionSpec,
+    "self-normalizing-two-layer": TwoLayerInverseConvolutionSpec,
+    "emerging": EmergingConvolutionSpec,
+    "exponential": ExponentialConvolutionSpec,
+}
+LINEAR_DENSE: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactDenseSpec,
+    "self-normalizing": SelfNormalizingDenseSpec,
+    "relative": RelativeDenseSpec,
+}
+"""Layer types by the ``linear`` of a short form."""
 
 
 FINEST_GRID = 16
@@ -38,6 +83,41 @@ class _ImageArchitecture(BaseModel):
 class _PixelArchitecture(_ImageArchitecture):
     pixel_transform: PixelTransform = "logit"
 
+    def _written_out(self, levels: list[LevelSpec]) -> LayeredArchitecture:
+        shape = {"channels": self.channels, "height": self.height, "width": self.width}
+        try:
+            return LayeredArchitecture(levels=tuple(levels), pixel_transform=self.pixel_transform, **shape)
+        except ValidationError as error:
+            raise ValueError(sentence(error, None)) from error
+
+
+class LayeredArchitecture(_PixelArchitecture):
+    """A flow as a list of levels with all of their layers, checked against the shape of the images.
+
+    Raises:
+        pydantic.ValidationError: A layer cannot take the images that it gets, or the flow is too large.
+    """
+
+    family: Literal["layers"] = "layers"
+    levels: tuple[LevelSpec, ...] = Field(max_length=16)
+
+    @model_validator(mode="after")
+    def _fits_images(self) -> Self:
+        self.shaped()
+        return self
+
+    def layered(self) -> LayeredArchitecture:
+        """Return this architecture: it lists its layers already."""
+        return self
+
+    def shaped(self) -> list[ShapedLevel]:
+        """Return the levels with the shapes of their images."""
+        return shaped(self.levels, self.image_shape)
+
+    def summary(self) -> str:
+        """Return a line such as "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5"."""
+        return summary_of(self.levels)
+
 
 class GlowArchitecture(_PixelArchitecture):
     """Settings of a Glow, a multi-scale flow of 1x1 convolutions and couplings (Kingma & Dhariwal 2018).
@@ -51,10 +131,24 @@ class GlowArchitecture(_PixelArchitecture):
     steps: int = Field(ge=1, le=64, description="Steps a level.")
     hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
     linear: Linear = "self-normalizing"
+    # Left out of documents where it is 1, so that checkpoints of earlier versions still belong to their trainings.
+    kernel: Kernel = Field(1, exclude_if=lambda side: side == 1, description="Side of the convolutions.")
 
     def summary(self) -> str:
         """Return a line such as "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions"."""
-        return f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} 1x1 convolutions"
+        size = f"{self.kernel}x{self.kernel}"
+        return (
+            f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} {size} convolutions"
+        )
+
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
+        step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, AffineCouplingSpec(width=self.hidden)))
+        split = SplitSpec(width=self.hidden)
+        return self._written_out(
+            [LevelSpec(steps=(step,), split=None if last else split) for last in _lasts(self.levels)]
+        )
 
 
 class ConvolutionalArchitecture(_PixelArchitecture):
@@ -67,12 +161,24 @@ class ConvolutionalArchitecture(_PixelArchitecture):
     family: Literal["convolutional"] = "convolutional"
     blocks: int = Field(3, ge=1, le=6)
     layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
-    kernel: int = Field(3, ge=1, le=15)
+    kernel: Kernel = 3
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
         """Return a line such as "9 self-normalizing convolutions in 3 blocks, spline activations"."""
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
+
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        convolution = _convolution(self.linear, self.kernel)
+        inner = [convolution, SplineSpec()] * self.layers
+        # No activation after the last layer, whose outputs are the latents.
+        return self._written_out(
+            [
+                LevelSpec(squeeze=block > 0, steps=tuple(inner[:-1] if last else inner))
+                for block, last in enumerate(_lasts(self.blocks))
+            ]
+        )
 
 
 class FullyConnectedArchitecture(_PixelArchitecture):
@@ -86,9 +192,33 @@ class FullyConnectedArchitecture(_PixelArchitecture):
         """Return a line such as "2 self-normalizing dense layers, smooth leaky ReLU"."""
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        steps = [_linear(LINEAR_DENSE, self.linear)(), SmoothLeakyReLUSpec()] * self.layers
+        return self._written_out([LevelSpec(squeeze=False, steps=tuple(steps[:-1]))])
+
+
+def _linear(types: Mapping[str, type[LayerSpec]], name: str) -> type[LayerSpec]:
+    if name not in types:
+        raise ValueError(f"expected a linear layer of {', '.join(types)}, got {name!r}")
+    return types[name]
+
+
+def _convolution(name: str, kernel: int) -> LayerSpec:
+    layer_type = _linear(LINEAR_CONVOLUTIONS, name)
+    # Emerging and exponential convolutions of these families are always 3x3.
+    sized = {} if layer_type in (EmergingConvolutionSpec, ExponentialConvolutionSpec) else {"kernel": kernel}
+    return layer_type.model_validate(sized)
+
+
+def _lasts(count: int) -> list[bool]:
+    """Return whether each of a number of levels is the last one."""
+    return [number == count for number in range(1, count + 1)]
+
 
 PixelArchitecture = Annotated[
-    GlowArchitecture | ConvolutionalArchitecture | FullyConnectedArchitecture, Field(discriminator="family")
+    LayeredArchitecture | GlowArchitecture | ConvolutionalArchitecture | FullyConnectedArchitecture,
+    Field(discriminator="family"),
 ]
 """Architectures of flows over pixels."""
 
@@ -156,7 +286,8 @@ class HybridArchitecture(_ImageArchitecture):
 
 
 Architecture = Annotated[
-    GlowArchitecture
+    LayeredArchitecture
+    | GlowArchitecture
     | ConvolutionalArchitecture
     | FullyConnectedArchitecture
     | FeatureArchitecture

@@ -1,56 +1,23 @@
-"""Builder of flows from their architectures."""
+"""Builder of flows from their architectures, and descriptions of flows that were built by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
-from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, Elementwise, Shape
-from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
-from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
-from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
-from models.bijections.emerging import EmergingConv
-from models.bijections.exponential import ExponentialConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from models.bijections.spline import SplineActivation
-from models.bijections.two_layer_inverse import TwoLayerInverseConv
-from models.flows.architecture import (
-    ConvolutionalArchitecture,
-    FullyConnectedArchitecture,
-    GlowArchitecture,
-    PixelArchitecture,
-    PixelTransform,
-)
+from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
 from models.flows.flow import Flow, Level
+from models.flows.layers.spec import describe_layer
+from models.flows.levels import LevelSpec, SplitSpec
+from models.flows.no_init import NoRandomness
 
 PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
     "affine": AffinePixels,
     "logit": LogitPixels,
     "marginal": MarginalPixels,
 }
-Layer = TypeVar("Layer", bound=Callable[..., Bijection])
-
-CONVOLUTIONS_1X1: dict[str, Callable[[int], Bijection]] = {
-    "exact": ExactConv1x1,
-    "self-normalizing": SelfNormalizingConv1x1,
-    "lu": LUConv1x1,
-}
-DENSE_LAYERS: dict[str, Callable[[int], Bijection]] = {
-    "exact": ExactDense,
-    "self-normalizing": SelfNormalizingDense,
-    "relative": RelativeGradientDense,
-}
-CONVOLUTIONS: dict[str, Callable[[Shape, int], Bijection]] = {
-    "exact": lambda shape, kernel: ExactConv(shape[0], (kernel, kernel)),
-    "self-normalizing": lambda shape, kernel: SelfNormalizingConv(shape[0], (kernel, kernel)),
-    "self-normalizing-two-layer": lambda shape, kernel: TwoLayerInverseConv(shape[0], (kernel, kernel)),
-    "emerging": lambda shape, _kernel: EmergingConv(shape[0]),
-    "exponential": lambda shape, _kernel: ExponentialConv(shape),
-}
-"""Linear layers by the ``linear`` of an architecture, made from channels, dimensions, or shape and kernel size."""
 
 
 def build_flow(architecture: PixelArchitecture) -> Flow:
@@ -60,62 +27,60 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
     (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
 
     Raises:
-        ValueError: The architecture asks for a linear layer that is not in the tables of this module.
+        ValueError: The architecture asks for a layer that does not exist, or does not suit its images.
     """
-    if isinstance(architecture, GlowArchitecture):
-        levels = _glow(architecture)
-    elif isinstance(architecture, ConvolutionalArchitecture):
-        levels = _convolutional(architecture)
-    else:
-        levels = [_fully_connected(architecture)]
-    return Flow(PIXEL_TRANSFORMS[architecture.pixel_transform](), levels)
-
-
-def _glow(architecture: GlowArchitecture) -> list[Level]:
-    linear = _layer(CONVOLUTIONS_1X1, architecture)
-    channels = architecture.channels
+    layered = architecture.layered()
     levels = []
-    for index in range(architecture.levels):
-        channels *= 4
-        steps: list[Bijection] = []
-        for _ in range(architecture.steps):
-            steps += [ActNorm(channels), linear(channels), AffineCoupling(channels, architecture.hidden)]
-        last = index == architecture.levels - 1
-        prior = None if last else AffineCoupling(channels, architecture.hidden)
-        levels.append(Level(steps, prior))
-        channels = channels if prior is None else prior.kept
-    return levels
+    for level in layered.shaped():
+        steps: list[Bijection] = [layer.build(level.shape) for layer in level.layers]
+        split = level.spec.split
+        prior = None if split is None else AffineCoupling(level.shape[0], split.width)
+        levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
+    return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)
 
 
-def _convolutional(architecture: ConvolutionalArchitecture) -> list[Level]:
-    linear = _layer(CONVOLUTIONS, architecture)
-    channels, size = architecture.channels, (architecture.height, architecture.width)
-    levels = []
-    for block in range(architecture.blocks):
-        if block > 0:
-            channels, size = 4 * channels, (size[0] // 2, size[1] // 2)
-        steps: list[Bijection] = []
-        for layer in range(architecture.layers):
-            steps.append(linear((channels, *size), architecture.kernel))
-            # No activation after the last layer, whose outputs are the latents.
-            if block < architecture.blocks - 1 or layer < architecture.layers - 1:
-                steps.append(SplineActivation((channels, *size)))
-        levels.append(Level(steps, squeeze=block > 0))
-    return levels
+def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
+    """Return the architecture of a flow that was built by hand, from which :func:`build_flow` builds its like.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of its images.
+
+    Raises:
+        ValueError: A layer belongs to no registered type, cannot take its images, or is not what its type builds.
+    """
+    channels, height, width = image_shape
+    described = LayeredArchitecture(
+        channels=channels,
+        height=height,
+        width=width,
+        pixel_transform=_pixel_transform(flow.pixels),
+        levels=tuple(_describe_level(level, number) for number, level in enumerate(flow.level_list(), 1)),
+    )
+    with NoRandomness():
+        built = build_flow(described)
+    own, other = ({name: value.shape for name, value in each.state_dict().items()} for each in (flow, built))
+    differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+    if differing:
+        raise ValueError(f"expected the weights that the layer types build, got others in {', '.join(differing[:3])}")
+    return described
 
 
-def _fully_connected(architecture: FullyConnectedArchitecture) -> Level:
-    dimensions = architecture.channels * architecture.height * architecture.width
-    linear = _layer(DENSE_LAYERS, architecture)
-    steps: list[Bijection] = []
-    for layer in range(architecture.layers):
-        steps.append(linear(dimensions))
-        if layer < architecture.layers - 1:
-            steps.append(SmoothLeakyReLU())
-    return Level(steps, squeeze=False)
+def _pixel_transform(pixels: Elementwise) -> PixelTransform:
+    for name, make in PIXEL_TRANSFORMS.items():
+        new = make()
+        if type(pixels) is type(new) and getattr(pixels, "alpha", None) == getattr(new, "alpha", None):
+            return name
+    raise ValueError(f"expected a pixel transform of {', '.join(PIXEL_TRANSFORMS)}, got {type(pixels).__name__}")
 
 
-def _layer(layers: Mapping[str, Layer], architecture: PixelArchitecture) -> Layer:
-    if architecture.linear not in layers:
-        raise ValueError(f"expected a linear layer of {', '.join(layers)}, got {architecture.linear!r}")
-    return layers[architecture.linear]
+def _describe_level(level: Level, number: int) -> LevelSpec:
+    steps = []
+    for position, step in enumerate(level.steps, 1):
+        assert isinstance(step, Bijection)
+        try:
+            steps.append(describe_layer(step))
+        except ValueError as error:
+            raise ValueError(f"level {number}, step {position}: {error}") from error
+    split = None if level.prior is None else SplitSpec(width=level.prior.net.first.out_channels)
+    return LevelSpec(squeeze=level.squeeze is not None, steps=tuple(steps), split=split)

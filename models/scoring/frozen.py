@@ -90,7 +90,7 @@ class FrozenFlow:
     @property
     def is_spatial(self) -> bool:
         """Whether every layer keeps image locations apart. False if a layer connects all pixels with all others."""
-        return not any(isinstance(step, FrozenAffine) and step.flat for level in self.levels for step in level.steps)
+        return not any(getattr(step, "flat", False) for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
         """Return the shape (C, H, W) of the latents of each level that has latents, finest scale first."""
@@ -167,10 +167,15 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
     Raises:
         KeyError: ``log_dets`` lacks a layer.
         UninitializedModel: A layer has not been initialised.
+        ValueError: A layer inside a level changes the size of the images.
     """
     known = constant_log_dets(flow, image_shape) if log_dets is None else log_dets
     levels = []
     for level, steps, shape in walk(flow, image_shape):
+        moved = [name for name, layer, at in steps if layer is not level.squeeze and at[1:] != shape[1:]]
+        if moved:
+            # The log-dets of the pixels of a level are added up pixel by pixel.
+            raise ValueError(f"expected a squeeze only at the start of a level, got one at or after {moved[-1]}")
         constant = sum(known[name] for name, bijection, _ in steps if _is_stored(bijection))
         frozen = _fold([bijection.freeze(at) for _, bijection, at in steps])
         if level.prior is not None:

@@ -49,7 +49,7 @@ from models.training.config import TrainingConfig
 from models.training.feature_fit import FittedFeatures
 from models.training.loop import Observer, TrainedFlow
 from models.training.objective import inverse_errors
-from models.training.presets import find_preset
+from models.training.recipe import TrainingRecipe
 from models.training.validation import FINAL_SAMPLES
 
 SAMPLE_SEED = 0
@@ -121,7 +121,7 @@ class EveryImage(Sequence[NDArray[np.uint8]]):
 def write_artifact(
     path: Path,
     dataset: Dataset,
-    preset: str,
+    recipe: TrainingRecipe,
     config: TrainingConfig,
     model: TrainedModel,
     precision: str,
@@ -135,7 +135,7 @@ def write_artifact(
     Args:
         path: Folder of the artifact.
         dataset: The dataset of the training.
-        preset: Name of the preset.
+        recipe: The preset, or the architecture from a file.
         config: Training settings.
         model: The trained model.
         precision: Arithmetic of the coupling nets in training.
@@ -175,8 +175,8 @@ def write_artifact(
             architecture=architecture,
             preprocessing=dataset.preprocessing or Preprocessing(channels=shape[0], height=shape[1], width=shape[2]),
             training=TrainingRecord(
-                preset=preset,
-                config=config.model_dump(mode="json", include=set(find_preset(preset).parameters)),
+                preset=recipe.name,
+                config=config.model_dump(mode="json", include=set(recipe.parameters)),
                 dataset=dataset.name,
                 dataset_digest=dataset.digest,
                 train_images=len(dataset.train) if dataset.folds is None else _trained_on(dataset, model),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
@@ -75,6 +76,7 @@ class Trainer:
         ranks: The processes that share every batch.
         evaluation_steps: Number of steps that take as long as evaluation and calibration after the last step. They are
             part of the time that is reported as left.
+        start: Flow of this architecture whose weights are where the training starts; None for random weights.
 
     Raises:
         DeviceNotFound: The device does not exist.
@@ -91,6 +93,7 @@ class Trainer:
         device: str = "cpu",
         ranks: Ranks = SINGLE_PROCESS,
         evaluation_steps: float = 0.0,
+        start: Flow | None = None,
     ) -> None:
         self.device = find_device(device)
         self.ranks = ranks
@@ -107,14 +110,14 @@ class Trainer:
                 f"expected at least one image per process in a batch, got {self.batches.batch_size} images for "
                 f"{ranks.size} processes; raise batch_size or start fewer processes"
             )
-        self.flow = self._fresh_flow(architecture)
+        self.flow = self._fresh_flow(architecture, start)
         self.averaged = copy.deepcopy(self.flow).eval()
         compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
-        identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}"
-        digest = hashlib.sha256(identity.encode()).hexdigest()
+        identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}".encode()
+        digest = hashlib.sha256(identity + (b"" if start is None else save(start.state_dict()))).hexdigest()
         self.state = TrainingState(0, 0.0, None, None, digest)
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
@@ -128,10 +131,10 @@ class Trainer:
         self.log_dets = FollowedLogDets(self.flow, dataset.image_shape)
         self._skipped_in_a_row, self._skipped = 0, 0
 
-    def _fresh_flow(self, architecture: PixelArchitecture) -> Flow:
+    def _fresh_flow(self, architecture: PixelArchitecture, start: Flow | None) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            flow = build_flow(architecture)
+            flow = build_flow(architecture) if start is None else copy.deepcopy(start)
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(self.dataset.train)
         precision = training_precision(self.config, self.device.type)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from models.errors import DatasetUnfit, PresetNotFound
 from models.features.backbone import LARGEST_SIDE, Backbone
 from models.features.lite0 import LITE0
@@ -30,12 +28,11 @@ from models.flows.architecture import (
 )
 from models.images.options import ImageOptions
 from models.training.config import TrainingConfig
+from models.training.recipe import OF_FEATURES, training_config
 
 Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
 
 OF_IMAGES = frozenset(ImageOptions.model_fields)
-OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
-"""Settings that only models with features have."""
 FITTED = OF_IMAGES | OF_FEATURES | {"suspect_share"}
 """Settings of presets that are fitted in closed form, without training steps."""
 
@@ -52,6 +49,7 @@ class Preset:
         steps: Glow steps per level.
         width: Channels of the hidden layers of Glow's coupling nets.
         levels: Glow levels; None where they follow from the image size (:func:`depth`).
+        kernel: Side of the convolutions of Glow steps.
         defaults: Training settings that differ from the defaults of :class:`TrainingConfig`.
     """
 
@@ -62,6 +60,7 @@ class Preset:
     steps: int = 0
     width: int = 0
     levels: int | None = None
+    kernel: int = 1
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,13 +77,7 @@ class Preset:
         Raises:
             pydantic.ValidationError: A parameter is unknown, has no effect on this preset, or is outside its bounds.
         """
-        unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in self.parameters]
-        if unused:
-            raise ValidationError.from_exception_data(
-                TrainingConfig.__name__,
-                [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
-            )
-        return TrainingConfig.model_validate({**self.defaults, **parameters})
+        return training_config(self, parameters)
 
     def architecture(
         self,
@@ -181,6 +174,7 @@ class Preset:
         if self.family == "convolutional":
             return ConvolutionalArchitecture.model_validate({**shape, "linear": self.linear})
         sizes = {"linear": self.linear, "levels": halvings, "steps": self.steps, "hidden": self.width}
+        sizes["kernel"] = self.kernel
         return GlowArchitecture.model_validate({**shape, **sizes})
 
 
@@ -219,8 +213,8 @@ def _paper_glow(levels: int, steps: int, weight: float, **defaults: Any) -> list
     common = {**PAPER, **defaults}
     learned = {**common, "reconstruction_weight": weight}
     return [
-        Preset(f"glow-{size}", "glow", EXACT, purpose, steps, 512, levels, common),
-        Preset(f"snf-glow-{size}", "glow", SELF_NORMALIZING, purpose, steps, 512, levels, learned),
+        Preset(f"glow-{size}", "glow", EXACT, purpose, steps, 512, levels, defaults=common),
+        Preset(f"snf-glow-{size}", "glow", SELF_NORMALIZING, purpose, steps, 512, levels, defaults=learned),
     ]
 
 
@@ -231,6 +225,19 @@ def _with_features(name: str, family: Family, purpose: str, **sizes: int) -> lis
         Preset(f"exact-{name}", family, EXACT, f"{purpose}; without learned inverses", defaults=side, **sizes),
     ]
 
+
+_FIVE_BY_FIVE = Preset(
+    # Keller et al. 2021, A.5: 1000 epochs, and GECO starts at a multiplier of 1.
+    "snf-glow-2l-4k-5x5",
+    "glow",
+    SELF_NORMALIZING,
+    "reproduction of the paper, 5x5 convolutions in Glow",
+    steps=4,
+    width=16,
+    levels=2,
+    kernel=5,
+    defaults={**PAPER, "multiplier": "geco", "reconstruction_weight": 1.0, "max_steps": 500_000},
+)
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -251,6 +258,7 @@ PRESETS: dict[str, Preset] = {
         # The published runs clip at a norm of 10,000 in nats; here gradients are in nats a dimension.
         *_paper_glow(3, 32, 1000.0, gradient_clip=10_000 / 3072),
         *_paper_glow(3, 48, 1000.0, gradient_clip=10_000 / 3072, batch_size=64, warmup_steps=0),
+        _FIVE_BY_FIVE,
     )
 }
 

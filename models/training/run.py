@@ -9,16 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.datasets import Dataset, DatasetSummary
-from models.errors import FolderTaken
-from models.features.backbone import Backbone
-from models.features.lite0 import LITE0
+from models.errors import ArchitectureInvalid, FolderTaken
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.build import describe_flow
+from models.flows.flow import Flow
+from models.flows.levels import sentence
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
+from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import EveryImage, TrainedModel, write_artifact
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import estimate_training
@@ -27,12 +30,13 @@ from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsPlan
 from models.training.loop import Interrupted, Observer, Trainer
 from models.training.precision import training_precision
-from models.training.presets import Preset, find_preset
+from models.training.presets import PRESETS, find_preset
+from models.training.recipe import TrainingRecipe
 
 
 def train(
     dataset: Dataset,
-    preset: str,
+    recipe: str | TrainingRecipe | Flow,
     config: TrainingConfig,
     folder: Path,
     *,
@@ -52,8 +56,9 @@ def train(
 
     Args:
         dataset: Images to train, validate, calibrate and test with.
-        preset: Name of the preset.
-        config: Training settings.
+        recipe: Name of a preset; a preset, or an architecture from a file; or a flow over pixels that was built by hand
+            of registered layers, whose weights are where the training starts. The flow itself is not changed.
+        config: Training settings. A flow keeps its own pixel transform.
         folder: Folder of checkpoints, sample previews and artifact.
         observe: Function that receives the events.
         should_stop: Called after every step; returns true to end the training early.
@@ -69,7 +74,8 @@ def train(
     Raises:
         Interrupted: ``should_stop`` returned true; call again to resume.
         TrainingDiverged: The training diverged.
-        DatasetUnfit: The preset cannot have the shape of the images.
+        DatasetUnfit: The recipe cannot have the shape of the images.
+        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type.
         PresetNotFound: There is no such preset.
         FolderTaken: The folder holds a finished training with other settings.
         DeviceNotFound: The device does not exist.
@@ -77,46 +83,58 @@ def train(
         EngineUnavailable: The engine is not installed, or does not support the model.
     """
     path = folder / "artifact"
+    start = recipe if isinstance(recipe, Flow) else None
+    chosen = _recipe_of(recipe, dataset)
+    if start is not None:
+        config = config.model_copy(update={"pixel_transform": chosen.defaults["pixel_transform"]})
     if (path / FILE).is_file():
-        _check_same_run(read_manifest(path), dataset, preset, config)
+        _check_same_run(read_manifest(path), dataset, chosen, config)
         return path
     if threads is not None:
         torch.set_num_threads(threads)
     options = engine or EngineOptions()
-    chosen = find_preset(preset)
-    backbone = _backbone(chosen, config, options)
-    architecture = chosen.architecture(dataset.image_shape, config.pixel_transform, backbone, config.feature_side)
+    architecture = chosen.architecture_for(dataset.image_shape, config, options.backbones)
     flow_architecture = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if not ranks.first:
         if not isinstance(flow_architecture, FeatureArchitecture):
-            Trainer(dataset, flow_architecture, config, folder, observe, device, ranks).take_steps(should_stop)
+            Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, start=start).take_steps(
+                should_stop
+            )
         return path
     trained = None
     if not isinstance(flow_architecture, FeatureArchitecture):
         seconds = _evaluation_steps_or_none(dataset, architecture, config, observe)
         # No name for the trainer: its gradients and moments are freed before the model is evaluated.
-        trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, seconds).run(should_stop)
+        trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, seconds, start=start).run(
+            should_stop
+        )
         observe({"event": "log", "message": "training is done; evaluates and calibrates"})
     fitted, began = None, time.monotonic()
     if isinstance(architecture, FeatureArchitecture | HybridArchitecture):
-        fitted = _fit_features(dataset, architecture, backbone, config, folder, options, observe, should_stop)
+        fitted = _fit_features(dataset, architecture, config, folder, options, observe, should_stop)
     model = TrainedModel.of(architecture, trained, fitted, time.monotonic() - began)
     precision = training_precision(config, device) if trained is not None else "float32"
-    write_artifact(path, dataset, preset, config, model, precision, observe, job, _commit(), options)
+    write_artifact(path, dataset, chosen, config, model, precision, observe, job, _commit(), options)
     return path
 
 
-def _backbone(preset: Preset, config: TrainingConfig, options: EngineOptions) -> Backbone:
-    """Return the backbone of a preset with features; for others the default one, which they do not use."""
-    if preset.family not in ("features", "hybrid"):
-        return LITE0
-    return BackboneStore(options.backbones or DEFAULT_FOLDER).find(config.backbone)
+def _recipe_of(recipe: str | TrainingRecipe | Flow, dataset: Dataset) -> TrainingRecipe:
+    if isinstance(recipe, str):
+        return find_preset(recipe)
+    if not isinstance(recipe, Flow):
+        return recipe
+    try:
+        described = describe_flow(recipe, dataset.image_shape)
+    except ValidationError as error:
+        raise ArchitectureInvalid(sentence(error, None)) from error
+    except ValueError as error:
+        raise ArchitectureInvalid(str(error)) from error
+    return parse_architecture(document_of(described, "built-by-hand", {}))
 
 
 def _fit_features(
     dataset: Dataset,
     architecture: FeatureArchitecture | HybridArchitecture,
-    backbone: Backbone,
     config: TrainingConfig,
     folder: Path,
     options: EngineOptions,
@@ -128,6 +146,7 @@ def _fit_features(
     folds = dataset.whole_folds if features is architecture else None
     images = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
+    backbone = store.find(config.backbone)
     extractor = open_extractor(store, backbone, features.image_shape, features.input_size, options)
 
     def report(part: str, done: int, total: int) -> None:
@@ -152,11 +171,14 @@ def _fit_features(
     return fitted
 
 
-def _check_same_run(manifest: Manifest, dataset: Dataset, preset: str, config: TrainingConfig) -> None:
+def _check_same_run(manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig) -> None:
     done = manifest.training
     # Validated again, as JSON has no tuples, and settings of later versions take their defaults.
-    given = TrainingConfig.model_validate({**find_preset(preset).defaults, **done.config})
-    if (done.preset, given, done.dataset_digest) != (preset, config, dataset.digest):
+    given = TrainingConfig.model_validate({**recipe.defaults, **done.config})
+    same = (done.preset, given, done.dataset_digest) == (recipe.name, config, dataset.digest)
+    if same and recipe.name not in PRESETS:
+        same = manifest.architecture == recipe.architecture_for(dataset.image_shape, config)
+    if not same:
         raise FolderTaken(
             f"expected an empty folder or an earlier run of this training, got a finished training of {done.preset} on "
             f"{done.dataset} with other settings; choose another folder"

@@ -202,6 +202,44 @@ def test_training_registers_a_model(home: Path) -> None:
     assert snf(home, "train", "--data", "nothing").returncode == 2
 
 
+def test_an_architecture_file_is_trained(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "flow.json"
+    shown = snf(home, "presets", "show", "snf-glow-tiny")
+    assert shown.returncode == 0, shown.stderr
+    document = json.loads(shown.stdout)
+    document["levels"][0]["steps"][0]["steps"][1] = {"type": "woodbury", "channel_rank": 1, "spatial_rank": 2}
+    path.write_text(json.dumps(document))
+    few = ["--max-steps", "2", "--set", "validations=1", "--set", "validation_images=20", "--json"]
+    done = snf(home, "train", "--data", "mnist-mini", "--architecture", str(path), *few)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ref"] == "mnist-mini-my-snf-glow-tiny:1"
+    assert snf(home, "score", str(DIGITS[0]), "-m", "mnist-mini-my-snf-glow-tiny").returncode == 0
+
+    document["levels"][0]["steps"][0]["steps"][1]["type"] = "wodbury"
+    path.write_text(json.dumps(document))
+    for arguments, text in (
+        (["--architecture", str(path)], "level 1, step 1.2 (`wodbury`): expected a layer type of"),
+        (["--architecture", str(tmp_path / "none.json")], "none.json cannot be read"),
+        (["--architecture", str(path), "--preset", "snf-glow-tiny"], "expected --preset or --architecture, got both"),
+    ):
+        refused = snf(home, "train", "--data", "mnist-mini", *arguments)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        assert text in refused.stderr
+
+
+def test_presets_and_layer_types_are_listed(home: Path) -> None:
+    presets = json.loads(snf(home, "presets", "--json").stdout)["presets"]
+    assert {"name", "family", "linear", "purpose"} == presets[0].keys()
+    layers = {
+        one["type"]: one["parameters"] for one in json.loads(snf(home, "presets", "layers", "--json").stdout)["layers"]
+    }
+    assert (layers["woodbury"], layers["affine-coupling"]) == ("channel_rank=2, spatial_rank=4", "width")
+    refused = snf(home, "presets", "show", "snf-features")
+    assert (refused.returncode, "no architecture file" in refused.stderr) == (2, True)
+    assert snf(home, "presets", "show", "snf-glow-tiny", "--image-shape", "28x28").returncode == 2
+    assert snf(home, "presets", "show", "resnet").returncode == 2
+
+
 def test_a_damaged_data_set_is_a_message(home: Path, tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
     done = snf(home, "datasets", data_dir=tmp_path)

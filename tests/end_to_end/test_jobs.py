@@ -27,6 +27,36 @@ def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> Non
     assert (again.status_code, again.json()["type"]) == (409, "job-state-conflict")
 
 
+ARCHITECTURE: dict[str, Any] = {
+    "name": "small-lu",
+    "levels": [{"steps": [{"type": "actnorm"}, {"type": "lu-1x1"}, {"type": "affine-coupling", "width": 4}]}],
+    "training": {"precision": "float32", "warmup_steps": 0},
+}
+
+
+def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client) -> None:
+    request = {name: value for name, value in TRAINING.items() if name != "preset"}
+    request |= {"model": "any-flow", "architecture": ARCHITECTURE}
+    estimated = house.post("/v1/jobs/estimate", json=request).raise_for_status().json()
+    job = house.post("/v1/jobs", json=request).raise_for_status().json()
+    assert (job["preset"], job["architecture"]) == ("small-lu", ARCHITECTURE)
+    assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "any-flow:1"
+    assert score_one(house, "any-flow", DIGITS[0].read_bytes()) < 0
+    manifest = house.get("/v1/models/any-flow:1").json()["manifest"]
+    assert [layer["type"] for layer in manifest["architecture"]["levels"][0]["steps"]] == [
+        "actnorm",
+        "lu-1x1",
+        "affine-coupling",
+    ]
+    # Two factors and an offset of 4 channels, an actnorm, and a coupling of width 4.
+    parameters = 4 * 4 + 4 + 2 * 4 + (4 * (9 * 2 + 1) + 4 * 5 + 4 * (9 * 4 + 2))
+    assert estimated["estimate"]["parameters"] in (parameters, 0)
+    listed = {one["name"]: one for one in house.get("/v1/models").json()["models"]}
+    assert listed["any-flow"]["architecture"] == "small-lu: 1 level, 3 layers"
+    summary = "small-lu: 1 level, 3 layers: 1 actnorm, 1 lu-1x1, 1 affine-coupling of width 4"
+    assert summary in house.get("/v1/models/any-flow:1/card").text
+
+
 def test_a_running_job_is_cancelled(house: httpx.Client) -> None:
     job = submit(house, model="endless", parameters={"max_steps": 1_000_000, "batch_size": 32})
     await_job(house, job["id"], "running")
@@ -74,12 +104,33 @@ def test_an_idempotency_key_makes_one_job(house: httpx.Client) -> None:
         ({"model": "Not A Name"}, "/body/model"),
         ({"type": "bake"}, "/body/type"),
         ({"colour": "red"}, "/body/colour"),
+        ({"architecture": ARCHITECTURE}, "/body/preset"),
     ],
 )
 def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
     answer = house.post("/v1/jobs", json={**TRAINING, "model": "never", **changes})
     assert answer.status_code == 422
     assert pointer in [one["pointer"] for one in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"levels": [{"steps": [{"type": "actnrm"}]}]}, "did you mean 'actnorm'?"),
+        ({"levels": [{"steps": [{"type": "actnorm"}]}] * 4}, "level 3, squeeze: expected images with even sides"),
+        ({"training": {"max_stepz": 1}}, "training: max_stepz: there is no such parameter"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_is_not_queued(
+    house: httpx.Client, changes: dict[str, Any], text: str
+) -> None:
+    request = {"type": "train", "dataset": "mnist-mini", "model": "never", "architecture": ARCHITECTURE | changes}
+    for path in ("/v1/jobs", "/v1/jobs/estimate"):
+        answer = house.post(path, json=request)
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == "/body/architecture"
+        assert text in error["detail"]
 
 
 def test_unknown_jobs(house: httpx.Client) -> None:

@@ -46,6 +46,7 @@ class JobSpec(BaseModel):
     model: str
     dataset: str
     preset: str = ""
+    architecture: dict[str, Any] | None = None
     parameters: dict[str, Any]
     promote: bool
     device: Literal["cpu", "cuda"] = "cpu"

@@ -40,9 +40,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
+    from models.training.architecture_file import find_recipe
     from models.training.feature_fit import UNITS, passes_of_fit
     from models.training.loop import Interrupted
-    from models.training.presets import find_preset
     from models.training.run import train
 
     store = JobStore(redis_client(settings), settings.key_prefix)
@@ -75,14 +75,15 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
         if earlier is not None:
             events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
-        config = find_preset(spec.preset).config(spec.parameters)
+        recipe = find_recipe(spec.preset, spec.architecture)
+        config = recipe.config(spec.parameters)
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
-        if find_preset(spec.preset).family == "features":
+        if recipe.family == "features":
             fit = FitReporter(events, passes_of_fit(dataset, config))
         artifact = train(
             dataset,
-            spec.preset,
+            recipe,
             config,
             folder,
             observe=observe,

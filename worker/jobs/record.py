@@ -51,6 +51,9 @@ class Job(BaseModel):
     device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
     dataset: str = Field(description="Name of the dataset to train on, score, calibrate on or evaluate with")
     preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
+    architecture: dict[str, Any] | None = Field(
+        default=None, description="Architecture as submitted in place of a preset, whose name is then its own"
+    )
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
     promote: bool = Field(default=False, description="Whether the new version becomes the live one")
     created_at: datetime
@@ -87,7 +90,7 @@ class Job(BaseModel):
         return self.status in TERMINAL
 
 
-_JSON_FIELDS = frozenset({"parameters", "progress", "metrics", "error", "result", "estimate"})
+_JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "error", "result", "estimate"})
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:

@@ -40,6 +40,7 @@ def submit_training(
     model: str,
     dataset: str,
     preset: str,
+    architecture: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     promote: bool = False,
     device: DeviceKind = "auto",
@@ -57,7 +58,8 @@ def submit_training(
         celery: Celery application that sends the message.
         model: Name of the model to train.
         dataset: Name of the training dataset.
-        preset: Name of the preset.
+        preset: Name of the preset, or of the architecture.
+        architecture: Architecture in place of the preset.
         parameters: Parameters of the preset to change.
         promote: Whether the new version becomes the live one.
         device: Kind of device as requested.
@@ -78,6 +80,8 @@ def submit_training(
         "promote": promote,
         "device": device,
     }
+    if architecture is not None:
+        request["architecture"] = dict(architecture)
     keyed = (idempotency_key, fingerprint)
     return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate)
 
@@ -133,7 +137,7 @@ def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     job = store.get(job_id)
     if job.status not in (Status.FAILED, Status.CANCELLED):
         raise JobConflict(f"job {job_id} is {job.status}; only a failed or cancelled job can be retried")
-    fields = {"type", "model", "dataset", "preset", "parameters", "promote", "device"}
+    fields = {"type", "model", "dataset", "preset", "architecture", "parameters", "promote", "device"}
     # Keys of callers never start with a blank, because HTTP strips it.
     key = f" retry {job_id}"
     changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}

@@ -163,9 +163,8 @@ class Supervisor:
     def _prepare(self, job: Job, attempt: int) -> Path:
         folder = self._settings.jobs_dir / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        spec = job.model_dump(
-            mode="json", include={"id", "type", "model", "dataset", "preset", "parameters", "promote", "retry_of"}
-        )
+        fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote", "retry_of"}
+        spec = job.model_dump(mode="json", include=fields)
         spec |= {"attempt": attempt, "device": kind_of(self._device)}
         temporary = folder / f"job.json.{attempt}"
         temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")

@@ -58,7 +58,8 @@ class _Jobs(Resource[S]):
         dataset: str,
         name: str,
         *,
-        preset: str = "snf-glow-small",
+        preset: str | None = None,
+        architecture: dict[str, Any] | None = None,
         parameters: dict[str, Any] | None = None,
         promote: bool = False,
         device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -70,18 +71,22 @@ class _Jobs(Resource[S]):
         Args:
             dataset: Dataset to train on.
             name: Name of the model; an existing model gets a new version.
-            preset: Architecture, see ``Client.presets``.
+            preset: Architecture, see ``Client.presets``; by default ``snf-glow-small``.
+            architecture: Content of an architecture file, in place of a preset.
             parameters: Parameters of the training that differ from those of the preset.
             promote: Point the alias ``live`` at the new version.
             device: Device to train on; ``auto`` prefers a GPU.
             force: Queue the job even if it is expected to need more memory than any running worker has.
             key: Idempotency key of the submission.
         """
+        # The service refuses a request with both.
+        given = {"preset": preset, "architecture": architecture}
+        chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         job = JobRequest(
             type="train",
             dataset=dataset,
             model=name,
-            preset=preset,
+            **chosen,
             parameters=parameters or {},
             promote=promote,
             device=device,

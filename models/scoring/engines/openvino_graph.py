@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.bijections.additive_coupling import FrozenAdditiveCoupling
 from models.bijections.conv_functional import same_padding
 from models.bijections.convolution import FrozenConvolution
 from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
-from models.bijections.place_coupling import FrozenPlaceCoupling
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
 from models.scoring.engines.openvino_library import op, ov
@@ -59,7 +59,7 @@ class _Outputs:
 
 def supports_forward(frozen: FrozenFlow) -> bool:
     """Return whether every layer of a flow can be converted to OpenVINO for scoring, from images to latents."""
-    known = (FrozenCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
+    known = (FrozenCoupling, FrozenAdditiveCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
@@ -149,9 +149,9 @@ def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
     if isinstance(step, FrozenCoupling):
         kept, moved, log_scale = _couple(step, x)
         return joined([kept, moved]), log_scale
-    if isinstance(step, FrozenPlaceCoupling):
+    if isinstance(step, FrozenAdditiveCoupling):
         kept, moved = _split(x, step.kept)
-        return joined([kept, op.add(moved, _shift_at_places(step, kept)).output(0)]), None
+        return joined([kept, op.add(moved, _shift(step, kept)).output(0)]), None
     if isinstance(step, FrozenConvolution):
         return _convolve(x, step.weight, step.offset.flatten()), None
     if isinstance(step, FrozenSpline):
@@ -199,9 +199,11 @@ def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
     return op.multiply(op.tanh(op.divide(logits, bound)), bound).output(0), shift
 
 
-def _shift_at_places(coupling: FrozenPlaceCoupling, kept: Node) -> Node:
-    place = constant(_numpy(coupling.place[None]))
-    hidden = op.relu(op.add(_convolve(kept, *coupling.first), place)).output(0)
+def _shift(coupling: FrozenAdditiveCoupling, kept: Node) -> Node:
+    hidden = _convolve(kept, *coupling.first)
+    if coupling.place is not None:
+        hidden = op.add(hidden, constant(_numpy(coupling.place[None]))).output(0)
+    hidden = op.relu(hidden).output(0)
     hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
     return _convolve(hidden, *coupling.last)
 

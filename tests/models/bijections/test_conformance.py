@@ -17,6 +17,7 @@ from torch import Tensor
 
 import models.bijections
 from models.bijections.actnorm import ActNorm
+from models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
 from models.bijections.base import Bijection, ChannelAffine, Elementwise, SelfNormalizing
 from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
@@ -27,7 +28,6 @@ from models.bijections.exponential import ExponentialConv
 from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.place_coupling import PlaceCoupling
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.bijections.squeeze import Squeeze
@@ -114,6 +114,13 @@ CASES = (
         ((4, 3, 5),),
         (((2, 4, 5, 3), r"\(N, 4, 3, 5\), got"), ((4, 3, 5), r"\(N, 4, 3, 5\), got")),
         (((2, 4, 3, 4), r"\(N, 4, 3, 5\), got"),),
+        volume_preserving=True,
+    ),
+    Case(
+        "additive-coupling",
+        lambda: AdditiveCoupling(5, 8),
+        ((5, 3, 4), (5, 1, 1)),
+        (((2, 4, 3, 5), r"\(N, 5, H, W\), got"),),
         volume_preserving=True,
     ),
     Case("place-coupling-odd", lambda: PlaceCoupling((5, 1, 2), 8), ((5, 1, 2),), volume_preserving=True),

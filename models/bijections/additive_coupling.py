@@ -1,4 +1,4 @@
-"""Additive coupling of channels, by a network that may differ from place to place."""
+"""Additive couplings of channels, by a network that may differ from place to place."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.base import Bijection, Shape
+from models.bijections.base import Bijection, Shape, check_images
 from models.bijections.coupling import CouplingNet, Weights
 from models.bijections.frozen import Inverse
 
 
-class PlaceCoupling(Bijection):
+class AdditiveCoupling(Bijection):
     """Additive coupling: half of the channels stay, and a network of them shifts the rest (Dinh et al. 2015, 3.2).
 
     z1 = x1 and z2 = x2 + t(x1), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. The
-    log-det is 0. The network adds a learned map, the same for all images, to the result of its first convolution, so
-    that t may differ from place to place. t starts at 0.
+    log-det is 0. t starts at 0.
 
     Cost: that of the network, the same in both directions.
 
     Args:
-        shape: Channels C, at least 2, height and width of the grid of places.
-        hidden: Channels of the hidden layers of the network.
+        channels: Channels C, at least 2.
+        width: Channels of the hidden layers of the network.
+        places: Height and width of the images for a network that depends on the place; None for any size.
     """
 
     constant_log_det: ClassVar[bool] = True
+    cheap_inverse: ClassVar[bool] = True
 
-    def __init__(self, shape: Shape, hidden: int) -> None:
+    def __init__(self, channels: int, width: int, places: tuple[int, int] | None = None) -> None:
         super().__init__()
-        channels, height, width = shape
         if channels < 2:
             raise ValueError(f"expected at least 2 channels to couple, got {channels}")
-        self.shape = shape
+        self.channels = channels
         self.kept = (channels + 1) // 2
-        self.net = CouplingNet(self.kept, channels - self.kept, hidden, (height, width))
+        self.net = CouplingNet(self.kept, channels - self.kept, width, places)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = (x1, x2 + t(x1)) for ``x``, ``(N, C, H, W)``, and the log-det 0 of each sample, ``(N,)``."""
@@ -53,10 +53,30 @@ class PlaceCoupling(Bijection):
         """Return 0.0, the log-det of every shift."""
         return 0.0
 
-    def freeze(self, shape: Shape) -> FrozenPlaceCoupling:
+    def freeze(self, shape: Shape) -> FrozenAdditiveCoupling:
         """Return an immutable float64 copy for scoring."""
-        assert self.net.place is not None
-        return FrozenPlaceCoupling(self.kept, *self.net.settled(), self.net.place.detach().double().clone())
+        place = None if self.net.place is None else self.net.place.detach().double().clone()
+        return FrozenAdditiveCoupling(self.kept, *self.net.settled(), place)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_images(x, self.channels)
+        return x[:, : self.kept], x[:, self.kept :]
+
+
+class PlaceCoupling(AdditiveCoupling):
+    """Additive coupling whose shifts depend on the place, for images of one size.
+
+    The network adds a learned map, the same for all images, to the result of its first convolution, so that t may
+    differ from place to place.
+
+    Args:
+        shape: Channels C, at least 2, height and width of the grid of places.
+        hidden: Channels of the hidden layers of the network.
+    """
+
+    def __init__(self, shape: Shape, hidden: int) -> None:
+        super().__init__(shape[0], hidden, shape[1:])
+        self.shape = shape
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1:] != self.shape:
@@ -65,22 +85,22 @@ class PlaceCoupling(Bijection):
 
 
 @dataclass(frozen=True)
-class FrozenPlaceCoupling:
-    """Immutable additive coupling at places for scoring, float64.
+class FrozenAdditiveCoupling:
+    """Immutable additive coupling for scoring, float64.
 
     Attributes:
         kept: Channels of the half that is kept.
         first: Weight and bias of the first convolution.
         middle: Weight and bias of the 1x1 convolution.
         last: Weight and bias of the last convolution.
-        place: The map that is added to the result of the first convolution, ``(hidden, H, W)``.
+        place: The map that is added to the result of the first convolution, ``(hidden, H, W)``, or None.
     """
 
     kept: int
     first: Weights
     middle: Weights
     last: Weights
-    place: Tensor
+    place: Tensor | None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """Return z, ``(N, C, H, W)``, and None, because the log-det is 0 for all inputs."""
@@ -93,6 +113,7 @@ class FrozenPlaceCoupling:
         return torch.cat([kept, moved - self._shift(kept)], dim=1)
 
     def _shift(self, kept: Tensor) -> Tensor:
-        hidden = F.relu(F.conv2d(kept, *self.first, padding=1) + self.place)
+        hidden = F.conv2d(kept, *self.first, padding=1)
+        hidden = F.relu(hidden if self.place is None else hidden + self.place)
         hidden = F.relu(F.conv2d(hidden, *self.middle))
         return F.conv2d(hidden, *self.last, padding=1)

@@ -1,0 +1,205 @@
+"""Random architectures against automatic differentiation: ``python -m benchmarks.architectures --count 1000``.
+
+Each seed gives a small flow of random levels, layers, splits and repeated steps of every layer type. It is built from
+its JSON, initialised on real digits, trained for a step and frozen. Its log-likelihood of an image is compared with one
+that uses no log-det of any layer: the Jacobian from pixels to latents by automatic differentiation in float64, and its
+determinant by NumPy. Prints and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.bijections.pixels import MarginalPixels
+from models.datasets import load_dataset
+from models.flows.architecture import LayeredArchitecture
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.flows.layers.couplings import AffineCouplingSpec
+from models.flows.layers.spec import ImageShape, LayerSpec, layer_types
+from models.scoring.engines.torch_engine import TorchEngine
+from models.scoring.flow_pass import run_flow
+from models.scoring.frozen import freeze
+from models.training.config import TrainingConfig
+from models.training.objective import BatchLoss, SelfNormalizingObjective
+
+RESULTS = Path(__file__).parent / "results" / "architectures.json"
+SHAPES = ((1, 4, 4), (1, 4, 8), (1, 8, 8), (2, 4, 4), (2, 6, 4), (3, 4, 4), (1, 5, 7), (3, 3, 3))
+BATCH = 32
+TOLERANCE = 1e-6
+"""Largest relative difference of two log-likelihoods."""
+
+PARAMETERS: dict[str, Callable[[random.Random], Any]] = {
+    "kernel": lambda chance: chance.choice((1, 3, 5, [3, 1], [1, 5])),
+    "width": lambda chance: chance.choice((1, 4, 8)),
+    "channel_rank": lambda chance: chance.randint(1, 3),
+    "spatial_rank": lambda chance: chance.randint(1, 4),
+    "grid": lambda chance: chance.randint(1, 4),
+    "bins": lambda chance: chance.randint(2, 8),
+    "bound": lambda chance: chance.choice((1.5, 3.0, 10.0)),
+    "alpha": lambda chance: chance.choice((0.05, 0.3, 0.9)),
+}
+"""Random values of the parameters of layer types."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A random flow: its log-likelihood of an image as served and by the whole Jacobian, in nats."""
+
+    seed: int
+    layers: list[str]
+    dimensions: int
+    served: float
+    by_jacobian: float
+
+    @property
+    def difference(self) -> float:
+        """Difference relative to the log-likelihood."""
+        return abs(self.served - self.by_jacobian) / max(1.0, abs(self.by_jacobian))
+
+
+def random_architecture(seed: int) -> dict[str, Any]:
+    """Return the JSON document of a random architecture of up to three levels."""
+    chance = random.Random(seed)  # no secret
+    shape: ImageShape = chance.choice(SHAPES)
+    document = {**dict(zip(("channels", "height", "width"), shape, strict=True)), "family": "layers"}
+    document["pixel_transform"] = chance.choice(("affine", "logit", "marginal"))
+    levels: list[dict[str, Any]] = []
+    count = chance.randint(1, 3)
+    for number in range(1, count + 1):
+        channels, height, width = shape
+        squeeze = height % 2 == width % 2 == 0 and min(height, width) > 2 and chance.random() < 0.7
+        shape = (4 * channels, height // 2, width // 2) if squeeze else shape
+        steps = [_random_step(chance, shape) for _ in range(chance.randint(1, 4))]
+        if number == count:
+            # A flow has at least one layer with weights.
+            steps.append({"type": "actnorm"})
+        level: dict[str, Any] = {"squeeze": squeeze, "steps": steps}
+        if number < count and shape[0] > 1 and chance.random() < 0.5:
+            level["split"] = {"width": PARAMETERS["width"](chance)}
+            shape = ((shape[0] + 1) // 2, *shape[1:])
+        levels.append(level)
+    return {**document, "levels": levels}
+
+
+def _random_step(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
+    """Return a layer that takes images of ``shape``, or two that are repeated."""
+    if chance.random() < 0.8:
+        return _random_layer(chance, shape)
+    return {"repeat": 2, "steps": [_random_layer(chance, shape), _random_layer(chance, shape)]}
+
+
+def _random_layer(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
+    kinds = [kind for kind in layer_types() if kind.__module__.startswith("models.")]
+    while True:
+        kind = chance.choice(kinds)
+        names = [name for name in kind.model_fields if name != "type"]
+        layer = kind.model_validate({name: PARAMETERS[name](chance) for name in names})
+        if _takes(layer, shape):
+            return layer.model_dump(mode="json")
+
+
+def _takes(layer: LayerSpec, shape: ImageShape) -> bool:
+    try:
+        layer.check(shape)
+    except ValueError:
+        return False
+    return True
+
+
+def compare(seed: int) -> Comparison:
+    """Build, train for a step and freeze a random flow, and score an image by it and by its Jacobian."""
+    text = json.dumps(random_architecture(seed))
+    architecture = LayeredArchitecture.model_validate_json(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = build_flow(architecture)
+    images = _digits(architecture.image_shape)
+    x = torch.from_numpy(images + np.random.default_rng(seed).random(images.shape))
+    if isinstance(flow.pixels, MarginalPixels):
+        flow.pixels.fit(images)
+    _take_step(flow, architecture, x[:BATCH].float())
+    flow.eval().requires_grad_(False)
+    frozen = freeze(flow, architecture.image_shape)
+    served = float(run_flow(TorchEngine(frozen), frozen, x[BATCH:]).terms().sum())
+    layers = [layer.type for level in architecture.shaped() for layer in level.layers]
+    layers += [f"{AffineCouplingSpec.type_name()} (split)" for level in architecture.levels if level.split is not None]
+    return Comparison(seed, layers, x[0].numel(), served, log_likelihood_by_jacobian(flow, x[BATCH:]))
+
+
+def _digits(shape: ImageShape) -> NDArray[np.uint8]:
+    """Return the middle of real digits, with other digits as further channels, uint8 ``(BATCH + 1, C, H, W)``."""
+    channels, height, width = shape
+    images = load_dataset("mnist-mini", None).train[: (BATCH + 1) * channels, 0]
+    top, left = (28 - height) // 2, (28 - width) // 2
+    return np.ascontiguousarray(images[:, top : top + height, left : left + width]).reshape(BATCH + 1, *shape)
+
+
+def _take_step(flow: Flow, architecture: LayeredArchitecture, x: Tensor) -> None:
+    flow.train()
+    flow.initialize(x)
+    config = TrainingConfig(reconstruction_weight=1.0, precision="float32")
+    objective = SelfNormalizingObjective(flow, architecture.image_shape, config)
+    loss = BatchLoss(flow, objective)(x, 0)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
+    torch.autograd.backward(loss.value)
+    optimizer.step()
+
+
+def log_likelihood_by_jacobian(flow: Flow, x: Tensor) -> float:
+    """Return log p of an image, float64 ``(1, C, H, W)``, without the log-det of any layer: only maps of the flow.
+
+    log p(x) = log N(z; 0, I) + log|det dz/dx|.
+    """
+    exact = Flow(flow.pixels, [level.double() for level in flow.level_list()]).eval()
+
+    def latents(flat: Tensor) -> Tensor:
+        return torch.cat([part.flatten() for part in exact(flat.view(x.shape)).latents])
+
+    jacobian: Tensor = torch.autograd.functional.jacobian(latents, x.flatten())  # type: ignore[no-untyped-call]
+    z = latents(x.flatten())
+    log_det = float(np.linalg.slogdet(jacobian.numpy()).logabsdet)
+    return float(-0.5 * z.square().sum()) - 0.5 * z.numel() * math.log(2 * math.pi) + log_det
+
+
+def main() -> None:
+    """Compare many random flows, print the outcome, and store it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    count = parser.parse_args().count
+    torch.set_num_threads(1)
+    started, compared = time.monotonic(), []
+    for seed in range(count):
+        compared.append(compare(seed))
+        if compared[-1].difference > TOLERANCE:
+            print(f"seed {seed}: {compared[-1]}")
+    worst = max(compared, key=lambda each: each.difference)
+    report = {
+        "architectures": count,
+        "seconds": round(time.monotonic() - started, 1),
+        "beyond_tolerance": [each.seed for each in compared if not each.difference <= TOLERANCE],
+        "worst_relative_difference": worst.difference,
+        "median_relative_difference": float(np.median([each.difference for each in compared])),
+        "worst": asdict(worst),
+        "layers": dict(Counter(layer for each in compared for layer in each.layers).most_common()),
+    }
+    print(json.dumps(report, indent=1))
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Layer types of couplings. Free of torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from models.flows.layers.spec import ImageShape, LayerSpec, register
+
+if TYPE_CHECKING:
+    from models.bijections.base import Bijection
+
+Width = Annotated[int, Field(ge=1, le=1024, description="Channels of the hidden layers of the coupling network.")]
+
+
+class _Coupling(LayerSpec):
+    width: Width
+
+    def check(self, shape: ImageShape) -> None:
+        """Refuse a single channel."""
+        if shape[0] < 2:
+            raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of channels and the width."""
+        return shape[0], self.width
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return the width."""
+        return {"width": layer.get_parameter("net.first.weight").shape[0]}
+
+    def summary(self) -> str:
+        """Return the type and the width."""
+        return f"{self.type} of width {self.width}"
+
+    def _of_net(self, shape: ImageShape, outputs: int) -> int:
+        first, middle = self.width * (9 * ((shape[0] + 1) // 2) + 1), self.width * (self.width + 1)
+        return first + middle + outputs * (9 * self.width + 2)
+
+
+@register
+class AffineCouplingSpec(_Coupling):
+    """Half of the channels scale and shift the others (Dinh et al. 2017)."""
+
+    type: Literal["affine-coupling"] = "affine-coupling"
+    bijection = "models.bijections.coupling:AffineCoupling"
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of a network that gives a scale and a shift."""
+        return self._of_net(shape, 2 * (shape[0] // 2))
+
+
+@register
+class AdditiveCouplingSpec(_Coupling):
+    """Half of the channels shift the others (Dinh et al. 2015)."""
+
+    type: Literal["additive-coupling"] = "additive-coupling"
+    bijection = "models.bijections.additive_coupling:AdditiveCoupling"
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of a network that gives a shift."""
+        return self._of_net(shape, shape[0] // 2)
+
+
+@register
+class PlaceCouplingSpec(_Coupling):
+    """Half of the channels shift the others, by a network that depends on the place."""
+
+    type: Literal["place-coupling"] = "place-coupling"
+    bijection = "models.bijections.additive_coupling:PlaceCoupling"
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the shape of the images and the width."""
+        return shape, self.width
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of a network that gives a shift, and of a map for each hidden channel."""
+        return self._of_net(shape, shape[0] // 2) + self.width * shape[1] * shape[2]

@@ -1,0 +1,69 @@
+"""Layer types of activations and of normalisation. Free of torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
+
+if TYPE_CHECKING:
+    from models.bijections.base import Bijection
+
+
+@register
+class ActNormSpec(LayerSpec):
+    """A scale and a shift for each channel, set from the first images (Kingma & Dhariwal 2018)."""
+
+    type: Literal["actnorm"] = "actnorm"
+    bijection = "models.bijections.actnorm:ActNorm"
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of channels."""
+        return (shape[0],)
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return 2 C."""
+        return 2 * shape[0]
+
+
+@register
+class SplineSpec(LayerSpec):
+    """Activation by a learned monotone spline for each value (Durkan et al. 2019)."""
+
+    type: Literal["spline"] = "spline"
+    bijection = "models.bijections.spline:SplineActivation"
+    bins: int = Field(5, ge=2, le=64)
+    bound: float = Field(10.0, ge=0.1, le=1000, description="End of the interval; the identity outside.")
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the shape of the images, the number of bins and the end of the interval."""
+        return shape, self.bins, self.bound
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return the number of bins and the end of the interval."""
+        return {"bins": layer.get_parameter("widths").shape[-1], "bound": layer.bound}
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of widths, heights and inner slopes of the bins."""
+        return numbers(shape) * (3 * self.bins - 1)
+
+
+@register
+class SmoothLeakyReLUSpec(LayerSpec):
+    """Smooth activation with slopes from alpha to 1 (Gresele et al. 2020)."""
+
+    type: Literal["smooth-leaky-relu"] = "smooth-leaky-relu"
+    bijection = "models.bijections.smooth_leaky_relu:SmoothLeakyReLU"
+    alpha: float = Field(0.3, ge=0.01, lt=1, description="Slope for large negative values.")
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the slope."""
+        return (self.alpha,)
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return the slope."""
+        return {"alpha": layer.alpha}

@@ -1,0 +1,162 @@
+"""Layer types of linear maps of channels, of low rank, of whole images, and of cells of a grid. Free of torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
+
+if TYPE_CHECKING:
+    from models.bijections.base import Bijection
+
+Rank = Annotated[int, Field(ge=1, le=1024)]
+
+
+class _OneByOne(LayerSpec):
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of channels."""
+        return (shape[0],)
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return C² + C: a matrix and an offset."""
+        return shape[0] * (shape[0] + 1)
+
+
+@register
+class ExactOneByOneSpec(_OneByOne):
+    """1x1 convolution with an exact log-det and gradient."""
+
+    type: Literal["exact-1x1"] = "exact-1x1"
+    bijection = "models.bijections.conv1x1:ExactConv1x1"
+
+
+@register
+class LUOneByOneSpec(_OneByOne):
+    """1x1 convolution as triangular factors (Kingma & Dhariwal 2018)."""
+
+    type: Literal["lu-1x1"] = "lu-1x1"
+    bijection = "models.bijections.conv1x1:LUConv1x1"
+
+
+@register
+class SelfNormalizingOneByOneSpec(_OneByOne):
+    """1x1 convolution that learns its inverse (Keller et al. 2021)."""
+
+    type: Literal["self-normalizing-1x1"] = "self-normalizing-1x1"
+    bijection = "models.bijections.conv1x1:SelfNormalizingConv1x1"
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return 2 C² + C: the matrix, its learned inverse, an offset."""
+        return shape[0] * (2 * shape[0] + 1)
+
+
+@register
+class WoodburySpec(LayerSpec):
+    """The identity plus a mixing of low rank of channels and of pixels (Lu & Huang 2020)."""
+
+    type: Literal["woodbury"] = "woodbury"
+    bijection = "models.bijections.woodbury:WoodburyConv"
+    channel_rank: Rank = 2
+    spatial_rank: Rank = 4
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the shape of the images and both ranks."""
+        return shape, self.channel_rank, self.spatial_rank
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return both ranks."""
+        ranks = (layer.get_parameter(name).shape[1] for name in ("channel_left", "spatial_left"))
+        return dict(zip(("channel_rank", "spatial_rank"), ranks, strict=True))
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of the four factors."""
+        return 2 * (shape[0] * self.channel_rank + shape[1] * shape[2] * self.spatial_rank)
+
+    def summary(self) -> str:
+        """Return the type and both ranks."""
+        return f"{self.type} of ranks {self.channel_rank} and {self.spatial_rank}"
+
+
+class _Dense(LayerSpec):
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of values of an image."""
+        return (numbers(shape),)
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return D² + D: a matrix and an offset."""
+        return numbers(shape) * (numbers(shape) + 1)
+
+
+@register
+class ExactDenseSpec(_Dense):
+    """Matrix over the whole image, with an exact log-det and gradient."""
+
+    type: Literal["exact-dense"] = "exact-dense"
+    bijection = "models.bijections.dense:ExactDense"
+
+
+@register
+class SelfNormalizingDenseSpec(_Dense):
+    """Matrix over the whole image that learns its inverse (Keller et al. 2021)."""
+
+    type: Literal["self-normalizing-dense"] = "self-normalizing-dense"
+    bijection = "models.bijections.dense:SelfNormalizingDense"
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return 2 D² + D: the matrix, its learned inverse, an offset."""
+        return numbers(shape) * (2 * numbers(shape) + 1)
+
+
+@register
+class RelativeDenseSpec(_Dense):
+    """Matrix over the whole image, trained by the relative gradient (Gresele et al. 2020)."""
+
+    type: Literal["relative-dense"] = "relative-dense"
+    bijection = "models.bijections.dense:RelativeGradientDense"
+
+
+class _LocalAffine(LayerSpec):
+    grid: int = Field(4, ge=1, le=16, description="Cells along each side, each with a matrix of its own.")
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the shape of the images and the grid."""
+        return shape, self.grid
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return the grid."""
+        return {"grid": layer.grid}
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of a matrix for each cell and a mean for each value."""
+        return self._of_matrices(shape) + numbers(shape)
+
+    def summary(self) -> str:
+        """Return the type and the grid."""
+        return f"{self.type} on a {self.grid}x{self.grid} grid"
+
+    def _of_matrices(self, shape: ImageShape) -> int:
+        return min(self.grid, shape[1]) * min(self.grid, shape[2]) * shape[0] ** 2
+
+
+@register
+class ExactLocalAffineSpec(_LocalAffine):
+    """A matrix of the channels for each cell of a grid, and a mean for each place."""
+
+    type: Literal["exact-local-affine"] = "exact-local-affine"
+    bijection = "models.bijections.local_affine:ExactLocalAffine"
+
+
+@register
+class SelfNormalizingLocalAffineSpec(_LocalAffine):
+    """The same with a learned inverse of each matrix."""
+
+    type: Literal["self-normalizing-local-affine"] = "self-normalizing-local-affine"
+    bijection = "models.bijections.local_affine:SelfNormalizingLocalAffine"
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return those of two matrices for each cell and a mean for each value."""
+        return super().parameters(shape) + self._of_matrices(shape)

@@ -1,0 +1,184 @@
+"""Layers as data: the base class of their descriptions, and the registry of layer types. Free of torch.
+
+A layer type is a subclass of :class:`LayerSpec`. Those of this project are in the modules beside this one. Other
+packages add types by an entry point in the group ``snf_density.layers``, whose name is the type and whose object is the
+subclass; a program adds one for itself by :func:`register`. A file only ever gives the name of a type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+
+if TYPE_CHECKING:
+    from models.bijections.base import Bijection
+
+    BijectionClass: TypeAlias = type[Bijection]
+
+GROUP = "snf_density.layers"
+"""Group of the entry points by which installed packages add layer types."""
+
+ImageShape = tuple[int, int, int]
+"""Channels, height and width."""
+
+
+def numbers(shape: ImageShape) -> int:
+    """Return C·H·W, the number of values of an image."""
+    return shape[0] * shape[1] * shape[2]
+
+
+class LayerSpec(BaseModel):
+    """Description of a layer: its type and its parameters, from which it is built for images of a shape.
+
+    A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass gives
+    ``type`` a default, adds its parameters as bounded fields, and names its bijection.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    type: str = ""
+    bijection: ClassVar[BijectionClass | str]
+    """The class that is built, or "module:Class" to import it with PyTorch when it is needed."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Return the name of the layer type, the ``type`` in a file."""
+        name: str = cls.model_fields["type"].default
+        return name
+
+    @classmethod
+    def bijection_class(cls) -> BijectionClass:
+        """Return the class of the bijection."""
+        named = cls.bijection
+        found: BijectionClass = pkgutil.resolve_name(named) if isinstance(named, str) else named
+        return found
+
+    def check(self, shape: ImageShape) -> None:
+        """Raise ``ValueError``, with the text "expected ..., got ...", if the layer cannot take images of ``shape``."""
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the arguments of the bijection's constructor for images of ``shape``. By default there are none."""
+        return ()
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return the number of learned numbers for images of ``shape``, by which flows are bounded before they exist.
+
+        By default there are none.
+        """
+        return 0
+
+    def matrix(self, shape: ImageShape) -> int:
+        """Return the size of the largest matrix that the layer computes with beside its weights, 0 for none.
+
+        It is the number of its elements, for images of ``shape``.
+        """
+        return 0
+
+    def build(self, shape: ImageShape) -> Bijection:
+        """Return a new, untrained layer for images of ``shape``, with weights from torch's global generator."""
+        return self.bijection_class()(*self.arguments(shape))
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
+        """Return the parameters of a built layer of the class :meth:`bijection_class`. By default there are none."""
+        return {}
+
+    @classmethod
+    def of(cls, layer: Bijection) -> Self | None:
+        """Return the description of a built layer, or None if it is not one of this type."""
+        return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
+
+    def summary(self) -> str:
+        """Return the type in words. By default its name."""
+        return self.type
+
+
+_types: dict[str, type[LayerSpec]] = {}
+
+
+def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
+    """Add a layer type to those that this process knows, and return it, so that this is a class decorator.
+
+    Raises:
+        ValueError: Another class has registered the same name.
+    """
+    name = layer_type.type_name()
+    if _types.setdefault(name, layer_type) is not layer_type:
+        raise ValueError(f"expected a new name of a layer type, got {name!r}, which {_types[name].__name__} has")
+    return layer_type
+
+
+def _registered() -> dict[str, type[LayerSpec]]:
+    # The import registers the types of this project.
+    for module in ("convolutions", "couplings", "elementwise", "linear"):
+        import_module(f"models.flows.layers.{module}")
+    return _types
+
+
+def layer_types() -> Iterator[type[LayerSpec]]:
+    """Yield every layer type: those registered in this process, then those of installed packages."""
+    registered = dict(_registered())
+    yield from registered.values()
+    for entry in entry_points(group=GROUP):
+        if entry.name not in registered:
+            yield _load(entry)
+
+
+def find_layer_type(name: str) -> type[LayerSpec]:
+    """Return the layer type called ``name``.
+
+    Raises:
+        ValueError: There is none; the text lists the types that exist and names the most similar one.
+    """
+    registered = _registered()
+    if name in registered:
+        return registered[name]
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name in installed:
+        return _load(installed[name])
+    known = sorted({*registered, *installed})
+    similar = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {similar[0]!r}?" if similar else ""
+    raise ValueError(f"expected a layer type of {', '.join(known)}, got {name[:64]!r}{meant}")
+
+
+def describe_layer(layer: Bijection) -> LayerSpec:
+    """Return the description of a built layer. Raises ``ValueError`` if its class belongs to no layer type."""
+    for layer_type in layer_types():
+        described = layer_type.of(layer)
+        if described is not None:
+            return described
+    raise ValueError(
+        f"expected a layer of a registered type, got {type(layer).__name__}; register a LayerSpec for it, "
+        f"or install one by an entry point in the group {GROUP}"
+    )
+
+
+def _load(entry: EntryPoint) -> type[LayerSpec]:
+    try:
+        loaded: object = entry.load()
+    except Exception as error:
+        # The package is somebody else's: whatever its import raises is the reason that the type is missing.
+        raise ValueError(f"the layer type {entry.name!r} cannot be imported from {entry.value}: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, LayerSpec) and loaded.type_name() == entry.name):
+        raise ValueError(f"expected {entry.value} to be a LayerSpec whose type is {entry.name!r}, got {loaded!r}")
+    return loaded
+
+
+def parse_layer(value: object) -> object:
+    """Return the layer that a part of a document describes, for validation by pydantic. Raises ``ValueError``."""
+    if isinstance(value, LayerSpec):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise ValueError('expected a layer with its type, such as {"type": "actnorm"}')
+    return find_layer_type(value["type"]).model_validate(value)
+
+
+AnyLayer = Annotated[SerializeAsAny[LayerSpec], BeforeValidator(parse_layer)]
+"""A layer of any type, validated by the class of its type."""

@@ -1,0 +1,195 @@
+"""Architecture files: flows as JSON documents, with training settings beside them. Free of torch.
+
+A document has the ``levels`` of a :class:`~models.flows.architecture.LayeredArchitecture`, or the ``family`` and the
+numbers of a short form. It may give ``channels``, ``height`` and ``width``, which otherwise come from the dataset, a
+``name``, and default settings under ``training``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from models.errors import ArchitectureInvalid, DatasetUnfit
+from models.flows.architecture import (
+    ConvolutionalArchitecture,
+    FullyConnectedArchitecture,
+    GlowArchitecture,
+    LayeredArchitecture,
+    PixelArchitecture,
+)
+from models.flows.levels import LevelSpec, sentence
+from models.naming import NAME_RULE, is_name
+from models.training.config import TrainingConfig
+from models.training.presets import PRESETS, find_preset
+from models.training.recipe import OF_FEATURES, TrainingRecipe, training_config
+
+MAX_BYTES = 2**18
+"""Largest size of a document."""
+DEFAULT_NAME = "custom"
+SHAPE = ("channels", "height", "width")
+
+FAMILIES: dict[str, type[PixelArchitecture]] = {
+    "layers": LayeredArchitecture,
+    "glow": GlowArchitecture,
+    "convolutional": ConvolutionalArchitecture,
+    "fully-connected": FullyConnectedArchitecture,
+}
+
+
+@dataclass(frozen=True)
+class ArchitectureFile:
+    """A flow over pixels from a document, with training settings: a recipe as a preset is one.
+
+    Attributes:
+        name: Name of the recipe.
+        family: Kind of architecture; "layers" for a list of layers.
+        description: The rest of the document: the architecture, with or without the shape of the images.
+        defaults: Training settings that differ from those of :class:`TrainingConfig`, with the pixel transform.
+    """
+
+    name: str
+    family: str
+    description: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the training settings: all but those of features."""
+        return frozenset(TrainingConfig.model_fields) - OF_FEATURES
+
+    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
+        """Return the training settings of the file, with the user's ``parameters`` in place of its own.
+
+        Raises:
+            pydantic.ValidationError: A parameter is unknown, or outside its bounds.
+        """
+        return training_config(self, parameters)
+
+    def architecture_for(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
+    ) -> PixelArchitecture:
+        """Return the architecture for images of a shape, with the pixel transform of the settings.
+
+        Raises:
+            DatasetUnfit: The file gives another shape.
+            ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step.
+        """
+        shape = dict(zip(SHAPE, image_shape, strict=True))
+        if {**shape, **self.description} != {**self.description, **shape}:
+            wanted = "x".join(str(self.description.get(name, shape[name])) for name in SHAPE)
+            raise DatasetUnfit(
+                f"{self.name} is for images of {wanted}, got {'x'.join(map(str, image_shape))}; set image_size or "
+                "colour, or leave channels, height and width out of the architecture"
+            )
+        document = {**self.description, **shape, "pixel_transform": config.pixel_transform}
+        try:
+            architecture = FAMILIES[self.family].model_validate(document)
+            # Short forms are checked where they are written out.
+            architecture.layered()
+        except ValidationError as error:
+            raise ArchitectureInvalid(sentence(error, document)) from error
+        except ValueError as error:
+            raise ArchitectureInvalid(str(error)) from error
+        return architecture
+
+
+def read_architecture_file(path: Path) -> dict[str, Any]:
+    """Return the document in a file, to be given to :func:`parse_architecture`.
+
+    Raises:
+        ArchitectureInvalid: The file cannot be read, is too large, or is not a JSON object.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ArchitectureInvalid(f"{path.name}: expected a file of at most {MAX_BYTES} bytes, got a larger one")
+        document = json.loads(text)
+    except OSError as error:
+        raise ArchitectureInvalid(f"{path.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArchitectureInvalid(f"{path.name}: expected JSON, got {error}") from error
+    if not isinstance(document, dict):
+        raise ArchitectureInvalid(f"{path.name}: expected a JSON object, got {type(document).__name__}")
+    return document
+
+
+def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
+    """Return the recipe that a document describes, after checks of all that does not depend on the image shape.
+
+    Raises:
+        ArchitectureInvalid: The document is not valid; the text names the place.
+    """
+    if len(json.dumps(document)) > MAX_BYTES:
+        raise ArchitectureInvalid(f"expected an architecture of at most {MAX_BYTES} bytes of JSON, got more")
+    rest = dict(document)
+    name, family = rest.pop("name", DEFAULT_NAME), rest.pop("family", "layers")
+    training = rest.pop("training", {})
+    if not isinstance(name, str) or not is_name(name):
+        raise ArchitectureInvalid(f"name: expected {NAME_RULE}, got {str(name)[:64]!r}")
+    if name in PRESETS:
+        raise ArchitectureInvalid(f"name: expected another name than that of a preset, got {name!r}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ArchitectureInvalid(f"family: expected one of {', '.join(FAMILIES)}, got {str(family)[:64]!r}")
+    if not isinstance(training, dict):
+        raise ArchitectureInvalid(f"training: expected an object of settings, got {type(training).__name__}")
+    if "pixel_transform" in rest:
+        if "pixel_transform" in training:
+            raise ArchitectureInvalid("pixel_transform: expected it once, got it beside training and in it")
+        training = {**training, "pixel_transform": rest.pop("pixel_transform")}
+    recipe = ArchitectureFile(name, family, rest, training)
+    try:
+        recipe.config(training)
+    except ValidationError as error:
+        raise ArchitectureInvalid(f"training: {sentence(error, training)}") from error
+    _check_without_shape(recipe)
+    return recipe
+
+
+def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
+    """Return the preset called ``preset``, or the recipe of a document where there is one.
+
+    Raises:
+        PresetNotFound: There is no such preset.
+        ArchitectureInvalid: The document is not valid.
+    """
+    return find_preset(preset) if architecture is None else parse_architecture(architecture)
+
+
+class _Levels(BaseModel, extra="allow"):
+    levels: tuple[LevelSpec, ...]
+
+
+def _check_without_shape(recipe: ArchitectureFile) -> None:
+    """Check what can be checked before the shape of the images is known. Raises ``ArchitectureInvalid``."""
+    known = FAMILIES[recipe.family].model_fields
+    unknown = [key for key in recipe.description if key not in known]
+    if unknown:
+        raise ArchitectureInvalid(f"expected keys of {', '.join(known)}, name, training, got {unknown[0][:64]!r}")
+    if recipe.family == "layers":
+        try:
+            _Levels.model_validate(recipe.description)
+        except ValidationError as error:
+            raise ArchitectureInvalid(sentence(error, recipe.description)) from error
+    given = [recipe.description.get(name) for name in SHAPE]
+    if all(isinstance(side, int) for side in given):
+        recipe.architecture_for((given[0], given[1], given[2]), recipe.config({}))  # type: ignore[arg-type]
+
+
+def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of an architecture, with all of its layers, from which :func:`parse_architecture` makes it.
+
+    Args:
+        architecture: The architecture.
+        name: Name of the recipe.
+        training: Training settings that differ from the defaults.
+    """
+    described = architecture.model_dump(mode="json", exclude={"family"}, exclude_none=True)
+    settings = {key: value for key, value in training.items() if key != "pixel_transform"}
+    return {"name": name, **described, "training": settings}

@@ -1,0 +1,64 @@
+"""Recipes of trainings: an architecture for every image shape, with training settings. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from models.flows.architecture import Architecture
+from models.training.config import TrainingConfig
+
+OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
+"""Settings that only models with features have."""
+
+
+class TrainingRecipe(Protocol):
+    """What a training needs besides its dataset: a preset, or an architecture from a file."""
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe, which the manifest of a model records."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Kind of architecture."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Training settings that differ from those of :class:`TrainingConfig`."""
+        ...
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the training settings that the recipe has; others are refused."""
+        ...
+
+    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
+        """Return the training settings, with the user's ``parameters`` in place of the recipe's own."""
+        ...
+
+    def architecture_for(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
+    ) -> Architecture:
+        """Return the architecture for images of a shape. Raises ``DatasetUnfit`` if it cannot have this shape."""
+        ...
+
+
+def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
+    """Return the training settings of a recipe, with ``parameters`` in place of its own.
+
+    Raises:
+        pydantic.ValidationError: A parameter is unknown, has no effect on this recipe, or is outside its bounds.
+    """
+    unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters]
+    if unused:
+        raise ValidationError.from_exception_data(
+            TrainingConfig.__name__,
+            [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
+        )
+    return TrainingConfig.model_validate({**recipe.defaults, **parameters})

@@ -1,0 +1,310 @@
+"""Architecture files through their whole life: train, resume, seal, load, score; and flows that were built by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from models.audit import audit
+from models.bijections.actnorm import ActNorm
+from models.bijections.base import Bijection
+from models.bijections.coupling import AffineCoupling
+from models.bijections.periodic import PeriodicConv
+from models.bijections.pixels import LogitPixels
+from models.bijections.woodbury import WoodburyConv
+from models.datasets import Dataset
+from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken, ScoreNotFinite
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture, LayeredArchitecture, PixelArchitecture
+from models.flows.build import build_flow, describe_flow
+from models.flows.flow import Flow, Level
+from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
+from models.images.dequantisation import content_noise
+from models.loading import load_artifact
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from models.training.architecture_file import (
+    ArchitectureFile,
+    document_of,
+    find_recipe,
+    parse_architecture,
+    read_architecture_file,
+)
+from models.training.cost.estimate import estimate_training
+from models.training.loop import Interrupted, Trainer
+from models.training.presets import PRESETS
+from models.training.run import train
+from tests.models.flows.test_layers import example
+from tests.models.helpers import edit_manifest, real_images
+from tests.models.training.test_cost import splits
+
+SHAPE = (1, 8, 8)
+BUDGET = {"max_steps": 4, "batch_size": 16, "validations": 1, "validation_images": 20, "warmup_steps": 0}
+ENGINE = EngineOptions("torch", threads=1)
+
+
+def digits() -> Dataset:
+    """Real digits, 8x8."""
+    images = real_images(160, 8)
+    parts = {name: images[80 + 20 * n : 100 + 20 * n] for n, name in enumerate(("statistics", "calibration", "test"))}
+    return Dataset("digits-8", train=images[:80], **parts, digest="digest-8")
+
+
+def with_layer(layer: LayerSpec, **training: Any) -> dict[str, Any]:
+    """A document of two levels with a layer of any type beside a coupling."""
+    own = layer.model_dump(mode="json")
+    around = [{"type": "actnorm"}, {"repeat": 2, "steps": [own]}, {"type": "affine-coupling", "width": 4}]
+    levels = [{"steps": around, "split": {"width": 4}}, {"steps": [own], "squeeze": False}]
+    return {"name": "mine", "levels": levels, "training": {**BUDGET, "precision": "float32", **training}}
+
+
+def run(recipe: Any, folder: Path, **changes: Any) -> Path:
+    """Train on small digits and seal the model."""
+    config = recipe.config(changes) if not isinstance(recipe, Flow) else PRESETS["snf-glow-tiny"].config(changes)
+    return train(
+        digits(),
+        recipe,
+        config,
+        folder,
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        threads=1,
+        engine=ENGINE,
+    )
+
+
+@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
+def test_every_layer_lives_from_its_file_to_scores(layer_type: type[LayerSpec], tmp_path: Path) -> None:
+    path = tmp_path / "flow.json"
+    path.write_text(json.dumps(with_layer(example(layer_type))))
+    recipe = parse_architecture(read_architecture_file(path))
+    artifact = run(recipe, tmp_path / "run")
+
+    scorer, loaded = Scorer.load(artifact, options=EngineOptions(threads=1)), load_artifact(artifact)
+    assert isinstance(loaded.manifest.architecture, LayeredArchitecture)
+    assert (loaded.manifest.training.preset, loaded.manifest.architecture.image_shape) == ("mine", SHAPE)
+    assert layer_type.type_name() in (artifact / "card.md").read_text()
+    assert isinstance(loaded.flow, Flow)
+    flow = Flow(loaded.flow.pixels, [level.double() for level in loaded.flow.level_list()]).eval()
+    for image, score in zip(digits().test[:3], scorer.score(digits().test[:3]), strict=True):
+        x = torch.from_numpy(image + content_noise(image, scorer.log_det_digest))
+        assert score.log_likelihood == pytest.approx(float(flow(x).log_likelihood.detach()), rel=1e-6, abs=1e-3)
+    assert np.isfinite(scorer.sample_continuous(2, temperature=0.5, seed=0)).all()
+    assert not any(isinstance(judged, ScoreNotFinite) for judged in scorer.judge_each(digits().test[:3], alpha=0.1))
+    audited = audit(scorer, 0)
+    assert audited.recomputed == pytest.approx(audited.log_likelihood, rel=1e-6, abs=1e-3)
+    learned = any(step.learned_inverse for level in loaded.flow.level_list() for step in level.bijections())
+    assert scorer.has_learned_inverse == learned
+
+
+def trainer_of(document: dict[str, Any], folder: Path) -> Trainer:
+    # The document is parsed for each, as another process does.
+    recipe = parse_architecture(json.loads(json.dumps(document)))
+    config = recipe.config({})
+    return Trainer(digits(), recipe.architecture_for(SHAPE, config), config, folder, lambda _event: None)
+
+
+@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
+def test_a_resumed_training_of_every_layer_ends_as_an_undisturbed_one(
+    layer_type: type[LayerSpec], tmp_path: Path
+) -> None:
+    document = with_layer(example(layer_type), multiplier="geco", ema_decay=0.0)
+    begun = trainer_of(document, tmp_path / "resumed")
+    with pytest.raises(Interrupted, match="after step 2"):
+        begun.run(lambda: begun.state.step >= 2)
+    resumed, undisturbed = (trainer_of(document, tmp_path / name) for name in ("resumed", "undisturbed"))
+    assert (resumed.state.step, undisturbed.state.step) == (2, 0)
+    kept = [trainer.run(lambda: False).flow.state_dict() for trainer in (resumed, undisturbed)]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(kept[0][name], value) for name, value in kept[1].items())
+    # Without averaging, what is kept is what was trained.
+    assert all(torch.equal(kept[1][name], value) for name, value in undisturbed.flow.state_dict().items())
+
+
+def example_of(name: str) -> LayerSpec:
+    return next(example(kind) for kind in layer_types() if kind.type_name() == name)
+
+
+def test_a_finished_run_of_another_architecture_keeps_its_folder(tmp_path: Path) -> None:
+    recipe = parse_architecture(with_layer(example_of("lu-1x1")))
+    artifact = run(recipe, tmp_path)
+    assert run(recipe, tmp_path) == artifact
+    with pytest.raises(FolderTaken):
+        run(parse_architecture(with_layer(example_of("exact-1x1"))), tmp_path)
+
+
+def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
+    artifact = run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path)
+    large = {"channels": 4, "height": 1024, "width": 1024}
+
+    def ask_for(architecture: dict[str, Any]) -> str:
+        def change(manifest: dict[str, Any]) -> None:
+            manifest["architecture"] = architecture
+            manifest["preprocessing"] |= {name: architecture[name] for name in large}
+
+        edit_manifest(artifact, change)
+        with pytest.raises(ArtifactError) as refused:
+            load_artifact(artifact)
+        return refused.value.detail
+
+    levels = [{"steps": [{"type": "self-normalizing-dense"}]}]
+    assert "expected at most 1073741824 parameters" in ask_for({**large, "family": "fully-connected"})
+    assert "expected at most 1073741824 parameters" in ask_for({**large, "family": "layers", "levels": levels})
+    levels[0]["steps"][0]["type"] = "somebody-elses"
+    assert "expected a layer type of" in ask_for({**large, "family": "layers", "levels": levels})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_of_pixels_is_an_architecture_file(name: str) -> None:
+    preset, shape = PRESETS[name], (1, 32, 32)
+    config = preset.config({})
+    architecture = preset.architecture(shape, config.pixel_transform)
+    if isinstance(architecture, FeatureArchitecture | HybridArchitecture):
+        assert preset.family in ("features", "hybrid")
+        return
+    document = json.loads(json.dumps(document_of(architecture.layered(), "copy", preset.defaults)))
+    recipe = parse_architecture(document)
+    assert recipe.config({}) == config
+    assert recipe.architecture_for(shape, config) == architecture.layered()
+    with torch.device("meta"):
+        flow = build_flow(architecture)
+    described = (describe_layer(step) for level in flow.level_list() for step in level.steps)  # type: ignore[arg-type]
+    assert list(described) == [layer for level in architecture.layered().shaped() for layer in level.layers]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'
+        '"hidden":128,"linear":"self-normalizing"}',
+        '{"channels":1,"height":28,"width":28,"pixel_transform":"logit","family":"convolutional","blocks":3,'
+        '"layers":3,"kernel":3,"linear":"emerging"}',
+        '{"channels":3,"height":8,"width":8,"pixel_transform":"affine","family":"fully-connected","layers":2,'
+        '"linear":"relative"}',
+    ],
+    ids=["glow", "convolutional", "fully-connected"],
+)
+def test_short_forms_of_earlier_versions_are_unchanged(text: str) -> None:
+    """Their JSON is part of the identity of a training, by which its checkpoints are found."""
+    architecture: PixelArchitecture = TypeAdapter(PixelArchitecture).validate_json(text)
+    assert architecture.model_dump_json() == text
+    assert architecture.layered().pixel_transform == architecture.pixel_transform
+
+
+def test_a_short_form_may_stand_in_a_file() -> None:
+    document = {"family": "glow", "levels": 2, "steps": 4, "hidden": 16, "kernel": 5}
+    recipe = parse_architecture(document)
+    assert (recipe.name, recipe.family) == ("custom", "glow")
+    architecture = recipe.architecture_for((1, 28, 28), recipe.config({"pixel_transform": "logit"}))
+    assert architecture == PRESETS["snf-glow-2l-4k-5x5"].architecture((1, 28, 28), "logit")
+
+
+def test_the_papers_5x5_glow_has_its_published_shape() -> None:
+    """Keller et al. 2021: two levels of four steps, 5x5 convolutions, couplings of width 16, GECO from 1."""
+    preset = PRESETS["snf-glow-2l-4k-5x5"]
+    config = preset.config({})
+    summary = preset.architecture((1, 28, 28), config.pixel_transform).summary()  # type: ignore[union-attr]
+    assert summary == "Glow, 2 levels of 4 steps, width 16, self-normalizing 5x5 convolutions"
+    assert (config.multiplier, config.reconstruction_weight, config.learning_rate) == ("geco", 1.0, 1e-3)
+
+
+def test_estimates_count_an_architecture_from_a_file() -> None:
+    recipe = parse_architecture(with_layer(example_of("woodbury")))
+    config = recipe.config({})
+    architecture = recipe.architecture_for(SHAPE, config)
+    shaped = architecture.layered().shaped()
+    counted = sum(layer.parameters(level.shape) for level in shaped for layer in level.layers)
+    # The split is an affine coupling of 4 channels.
+    split = next(kind for kind in layer_types() if kind.type_name() == "affine-coupling").model_validate({"width": 4})
+    assert estimate_training(architecture, config, splits(SHAPE)).parameters == counted + split.parameters((4, 4, 4))
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    recipe = parse_architecture({**with_layer(example_of("woodbury")), "channels": 1, "height": 8, "width": 8})
+    with pytest.raises(DatasetUnfit, match="mine is for images of 1x8x8, got 3x8x8; set image_size or colour"):
+        recipe.architecture_for((3, 8, 8), recipe.config({}))
+    free = parse_architecture(with_layer(example_of("woodbury")))
+    with pytest.raises(ArchitectureInvalid, match="level 1, squeeze: expected images with even sides, got 9x8"):
+        free.architecture_for((1, 9, 8), free.config({}))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"{", "flow.json: expected JSON"),
+        (b"[1]", "flow.json: expected a JSON object, got list"),
+        (b"\xff", "flow.json: expected JSON"),
+        (b"[" * 100_000, "flow.json: expected JSON"),
+        (b" " * 300_000, "flow.json: expected a file of at most 262144 bytes"),
+    ],
+    ids=["cut", "list", "bytes", "nested", "large"],
+)
+def test_files_that_are_no_architecture_are_refused(content: bytes, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "flow.json"
+    path.write_bytes(content)
+    with pytest.raises(ArchitectureInvalid, match=text):
+        read_architecture_file(path)
+    with pytest.raises(ArchitectureInvalid, match=r"none\.json cannot be read: No such file"):
+        read_architecture_file(tmp_path / "none.json")
+
+
+def test_a_recipe_is_found_by_name_or_by_document() -> None:
+    assert find_recipe("snf-glow-tiny", None) is PRESETS["snf-glow-tiny"]
+    assert isinstance(find_recipe("ignored", with_layer(example_of("lu-1x1"))), ArchitectureFile)
+
+
+def by_hand() -> Flow:
+    first: list[Bijection] = [ActNorm(4), PeriodicConv(4), AffineCoupling(4, 8)]
+    second: list[Bijection] = [WoodburyConv((2, 4, 4), 1, 2), ActNorm(2)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return Flow(LogitPixels(), [Level(first, AffineCoupling(4, 4)), Level(second, squeeze=False)])
+
+
+def test_a_flow_built_by_hand_is_trained_from_its_own_weights(tmp_path: Path) -> None:
+    flow = by_hand()
+    with torch.no_grad():
+        flow.get_parameter("levels.0.steps.1.weight").mul_(3)
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    artifact = run(flow, tmp_path, **{**BUDGET, "learning_rate": 1e-9, "precision": "float32"})
+    loaded = load_artifact(artifact)
+    assert loaded.manifest.architecture == describe_flow(flow, SHAPE)
+    assert loaded.manifest.training.config["pixel_transform"] == "logit"
+    kept = loaded.flow.state_dict()["levels.0.steps.1.weight"]
+    torch.testing.assert_close(kept, before["levels.0.steps.1.weight"], rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+    assert not Scorer.load(artifact, options=ENGINE).density.has_map
+
+
+def test_a_flow_of_unknown_layers_is_refused(tmp_path: Path) -> None:
+    class Mine(PeriodicConv):
+        pass
+
+    flow = Flow(LogitPixels(), [Level([ActNorm(4), Mine(4)])])
+    with pytest.raises(ArchitectureInvalid, match="level 1, step 2: expected a layer of a registered type, got Mine"):
+        run(flow, tmp_path, **BUDGET)
+    with pytest.raises(ValueError, match="pixel transform of affine, logit, marginal, got LogitPixels"):
+        describe_flow(Flow(LogitPixels(0.05), by_hand().level_list()), SHAPE)
+    wrong = Flow(LogitPixels(), [Level([ActNorm(3)])])
+    with pytest.raises(ValueError, match=r"expected the weights that the layer types build.*levels\.0\.steps\.0"):
+        describe_flow(wrong, SHAPE)
+
+
+def test_the_shape_of_a_flow_by_hand_is_that_of_the_dataset(tmp_path: Path) -> None:
+    images = real_images(160, 8, channels=1)[:, :, :7]
+    odd = replace(digits(), **dict.fromkeys(("train", "statistics", "calibration", "test"), images[:20]))
+    with pytest.raises(ArchitectureInvalid, match="even sides, got 7x8"):
+        train(
+            odd,
+            by_hand(),
+            PRESETS["snf-glow-tiny"].config({}),
+            tmp_path,
+            observe=lambda _event: None,
+            should_stop=lambda: False,
+        )
