@@ -12,6 +12,7 @@ from app.cli.common import USAGE, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
+from app.cli.judged import EXIT_CODES
 from app.cli.keys import keys
 from app.cli.models import models
 from app.cli.sample import sample
@@ -104,7 +105,7 @@ def _set(**options: str | int | None) -> None:
 
 
 cli.command()(train)
-cli.command()(score)
+cli.command(epilog=EXIT_CODES)(score)
 cli.command()(evaluate)
 cli.command()(sample)
 cli.add_typer(models, name="models")

@@ -128,7 +128,7 @@ def _table(reference: str, out: Path, summary: PartSummary, throughput: ScoringR
     table.add_column(justify="right")
     table.add_row("images", str(summary.images))
     table.add_row("anomalies", str(summary.anomalies))
-    table.add_row("errors", str(summary.errors))
+    table.add_row("not judged", str(summary.errors))
     table.add_row("time", duration(throughput.seconds))
     table.add_row("images/s", f"{throughput.rate:.1f}")
     Console().print(table)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.ingest.near_duplicates import near_pairs
+from models.images.preprocessing import GREY_MODES
 from models.images.provenance import Split
 
 LISTED = 100
@@ -104,7 +105,8 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         "SELECT min(width, height) FROM images ORDER BY 1 LIMIT 1 OFFSET ?", ((count - 1) // 2,)
     ).fetchone()
     # A file without colour channels must be converted to serve as colour.
-    grey_files = index.execute("SELECT count(*) FROM images WHERE mode IN ('1', 'L', 'LA')").fetchone()[0]
+    modes = _histogram(index, "mode")
+    grey_files = sum(count for mode, count in modes.items() if mode in GREY_MODES)
     facts = ImageFacts(
         smallest=(smallest_w, smallest_h),
         largest=(largest_w, largest_h),
@@ -125,7 +127,7 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         rejected_by=dict(sorted(findings.slugs.items())),
         ignored=findings.ignored,
         formats=_histogram(index, "format"),
-        modes=_histogram(index, "mode"),
+        modes=modes,
         coloured=coloured,
         sizes=[SizeCount(width=width, height=height, images=images) for width, height, images in sizes],
         different_sizes=_distinct(index, "width * 65536 + height"),

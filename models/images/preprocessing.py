@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"grey": 1, "rgb": 3}
+GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
+"""Modes of files without colour channels, as Pillow names them."""
 RESAMPLING = Image.Resampling.BICUBIC
 """Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
 the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""

@@ -12,7 +12,7 @@ from worker.jobs.store import JobStore
 from worker.settings import Settings
 
 Add = Callable[..., Job]
-ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+ENDS = (Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.CANCELLED)
 
 
 @pytest.fixture
