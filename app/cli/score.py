@@ -191,16 +191,21 @@ def _score_dataset(
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    from snf_client.local_files import images_in
+    from snf_client.local_files import FolderFiles, files_in
 
     files: list[Path] = []
+    skipped: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += images_in(path)
-        elif path.is_file():
+            content = files_in(path)
+            files += content.files
+            skipped += content.skipped
+        elif path.exists():
             files.append(path)
         else:
             raise fail(f"{path} does not exist", USAGE)
+    if note := FolderFiles(files, skipped).note:
+        typer.echo(f"snf: {note}", err=True)
     if not files:
         raise fail("no image was found in the given folders", USAGE)
     return files
