@@ -15,6 +15,7 @@ export function detail(item, { alpha, reference, shape }) {
   return html`<div class="detail">
     <p class="notice ${flagged ? "bad" : ""}">${verdictText(verdict, alpha, flagged)}</p>
     ${notice(result.preprocessing?.warning, "warn")}
+    ${notice(result.preprocessing?.notes?.join("; "))}
     <div class="pictures">
       ${framed(html`<img src=${item.url} alt="" class="pixels" width=${SIDE} height=${SIDE}>`, verdict.reasons, shape, "Image with anomalous regions framed")}
       ${explained?.heat_map
