@@ -2,8 +2,10 @@
 
 import io
 import struct
+import zlib
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
@@ -62,3 +64,23 @@ def tiff(pixels: NDArray[Any], order: str = "<", *, white_is_zero: bool = False,
         entries += struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", len(tags))
     return head + entries + struct.pack(order + "I", 0) + aside + data
+
+
+def png(width: int, height: int, depth: int, colour: int, data: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG file by hand, with any header; ``data`` are the rows, each after a byte 0."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    if transparent:
+        header += chunk(b"tRNS", transparent)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def deep_png(pixels: NDArray[np.uint16], transparent: bytes = b"") -> bytes:
+    """A PNG file of 16 bits of pixels (H, W) or (H, W, C), with 2 (grey and alpha), 3 or 4 channels."""
+    height, width = pixels.shape[:2]
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[1 if pixels.ndim == 2 else pixels.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return png(width, height, 16, colour, rows, transparent)

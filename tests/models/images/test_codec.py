@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from models.errors import ErrorKind, ImageError
 from models.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
 from models.images.policy import FORMATS
 from tests.models.helpers import real_images
+from tests.support.image_files import png
 from tests.support.paths import DATA
 
 GREY = Preprocessing(channels=1, height=28, width=28)
@@ -32,16 +32,6 @@ def file(pixels: NDArray[Any], kind: str = "PNG", mode: str | None = None, **set
     content = io.BytesIO()
     (image.convert(mode) if mode else image).save(content, format=kind, **settings)
     return content.getvalue()
-
-
-def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
-    """A PNG by hand, with any header."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def refused(data: bytes, preprocessing: Preprocessing, slug: str, text: str) -> None:
