@@ -9,8 +9,8 @@ import typer
 from app.cli.common import ANOMALY, NOT_JUDGED, OK
 
 EXIT_CODES = (
-    "Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the service failed; "
-    "4 at least one file was not judged, whatever else was found."
+    "Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the service or this "
+    "program failed; 4 at least one file was not judged, whatever else was found."
 )
 
 

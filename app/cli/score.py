@@ -93,6 +93,10 @@ def score(
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
         raise fail("--source needs a service that watches drift: add --url or set SNF_URL", USAGE)
+    if explain is not None and explain.exists() and not explain.is_dir():
+        raise fail(f"--explain: expected a folder for the heat maps, got the file {explain}", USAGE)
+    if out is not None:
+        _require_file(out)
     if out is not None and url and dataset is None:
         raise fail("--out scores files in this process: leave out --url and SNF_URL", USAGE)
     if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
@@ -168,8 +172,6 @@ def _score_dataset(
     dataset: str, out: Path, model: str, alpha: float | None, *, url: str | None, key: str | None, as_json: bool
 ) -> JudgedCounts:
     """Score a dataset by a job of a service, and return the counts of its images."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
     with service(service_url(url), key) as client, labelled_bar() as bar:
 
         def observe(event: dict[str, Any]) -> None:
@@ -188,6 +190,11 @@ def _score_dataset(
     else:
         typer.echo(f"the table is in {out}")
     return job_counts(job)
+
+
+def _require_file(out: Path) -> None:
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
 
 
 def _files(paths: list[Path]) -> list[Path]:

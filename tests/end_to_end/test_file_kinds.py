@@ -3,7 +3,6 @@
 ``pytest tests/end_to_end/test_file_kinds.py --write-docs`` writes the table of docs/files.md anew.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from models.images import policy
 from snf_client import local_files
 from tests.end_to_end.support.service import environment, running
 from tests.support import ways_in
+from tests.support.documents import check_table
 from tests.support.file_kinds import FileKind, file_kinds
 from tests.support.paths import ROOT
 from tests.support.ways_in import COUNTED, Cells
@@ -24,8 +24,6 @@ DIRECT = ("HTTP", "client")
 FOLDERS = ("console", "`snf score`", "`snf score --url`", "`--out`", "watch folder")
 STORES = ("dataset, folder", "dataset, zip")
 JOB = "scoring job"
-DOCUMENT = ROOT / "docs" / "files.md"
-TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,7 @@ def test_client_and_console_have_the_same_policy() -> None:
 
 
 def test_the_document_shows_what_happens(seen: Seen, request: pytest.FixtureRequest) -> None:
-    written = DOCUMENT.read_text(encoding="utf-8")
-    wanted = TABLE.sub(lambda _match: _markdown(seen), written)
-    if request.config.getoption("--write-docs"):
-        DOCUMENT.write_text(wanted, encoding="utf-8")
-    else:
-        assert written == wanted
+    check_table(ROOT / "docs" / "files.md", _markdown(seen), request.config)
 
 
 def _markdown(seen: Seen) -> str:
