@@ -105,6 +105,9 @@ class PreprocessingNote(Answer):
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        default=None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+    )
     converted: str | None = Field(description="The colour conversion, if there was any.")
     warning: str | None = Field(
         description="How the file differs from the training images in format or size, if it does. A model can mistake "
@@ -113,7 +116,7 @@ class PreprocessingNote(Answer):
     notes: list[str] = Field(
         default=[],
         description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first "
-        "frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the image after that.",
+        "frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the upright image.",
         examples=[["turned as its EXIF orientation 6 says"]],
     )
 

@@ -494,6 +494,9 @@ class PreprocessingNote(BaseModel):
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
     resized: bool
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+    )
     converted: str | None = Field(..., description="The colour conversion, if there was any.")
     warning: str | None = Field(
         ...,
@@ -501,7 +504,7 @@ class PreprocessingNote(BaseModel):
     )
     notes: list[str] = Field(
         [],
-        description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the image after that.",
+        description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the upright image.",
     )
 
 
