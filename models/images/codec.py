@@ -12,7 +12,7 @@ from models.images.npy import npy_header
 from models.images.opening import open_image
 from models.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
 
-__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid", "open_image"]
+__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid"]
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
