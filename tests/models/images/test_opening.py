@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from models.images.codec import Preprocessing, decode_image
 from models.images.preprocessing import DecodedImage
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
+from tests.support.paths import ROOT
+from worker.service_settings import ServiceSettings
 
 DIGIT = real_images(1)[0, 0]
 GREY = Preprocessing(channels=1, height=28, width=28)
@@ -140,3 +145,17 @@ def ordinary() -> list[tuple[bytes, NDArray[np.uint8]]]:
     files = [encoded(image, kind) for image in (DIGIT, photo) for kind in ("PNG", "JPEG")]
     plain = [np.atleast_3d(np.asarray(Image.open(io.BytesIO(data)))).transpose(2, 0, 1) for data in files]
     return list(zip(files, plain, strict=True))
+
+
+def test_the_most_pixels_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServiceSettings.model_fields["max_image_pixels"].default == 100_000_000
+    code = "from models.images.policy import MAX_PIXELS; print(MAX_PIXELS)"
+    for value, expected in (("4096", "4096\n"), ("", "100000000\n")):
+        variables = {**os.environ, "SNF_MAX_IMAGE_PIXELS": value}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=True)
+        assert done.stdout.decode() == expected
+    monkeypatch.setattr("models.images.opening.MAX_PIXELS", 28 * 28 - 1)
+    with pytest.raises(ImageError, match="expected at most 783 pixels, the header gives 28x28"):
+        decode(encoded(DIGIT))
+    monkeypatch.setattr("models.images.opening.MAX_PIXELS", 28 * 28)
+    assert np.array_equal(decode(encoded(DIGIT)).pixels[0], DIGIT)
