@@ -71,12 +71,17 @@ def test_every_kind_of_upload_becomes_the_same_dataset(service: httpx.Client, ho
 
 
 def test_what_is_left_out_is_named(service: httpx.Client) -> None:
-    more = {"lot0/notes.txt": b"not an image", "lot0/again.png": pngs(1)["lot0/000.png"], ".DS_Store": b"x"}
+    more = {
+        "lot0/notes": b"not an image",
+        "lot0/notes.txt": b"text",
+        "lot0/again.png": pngs(1)["lot0/000.png"],
+        ".DS_Store": b"x",
+    }
     # The name may come last.
     form = [("file", ("cells.zip", zipped(pngs(30) | more))), ("name", (None, "left-out"))]
     report = service.post("/v1/datasets", files=form).json()["report"]
-    assert report["rejected_files"][0]["path"] == "lot0/notes.txt"
-    assert (report["rejected"], report["ignored"]) == (1, 1)
+    assert report["rejected_files"][0]["path"] == "lot0/notes"
+    assert (report["rejected"], report["ignored"]) == (1, 2)
     assert report["duplicates"]["examples"] == [["lot0/000.png", "lot0/again.png"]]
 
 
