@@ -5,7 +5,7 @@ import { brief, count, fixed, shape, whole } from "../format.js";
 import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
-import { dropped, named, pasted, TYPES } from "../score/intake.js";
+import { dropped, named, pasted, SHOWN, TYPES } from "../score/intake.js";
 import { explain, Queue } from "../score/queue.js";
 import { get, save } from "../service.js";
 import { complain } from "../toast.js";
@@ -242,7 +242,7 @@ function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
   const { result } = item;
   return html`<tr class=${open ? "open" : ""}>
-    <td class="thumb">${item.file.type.startsWith("image/") ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
+    <td class="thumb">${SHOWN.test(item.file.type) ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
     <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
     ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td>${ofFeatures(model) ? nothing : html`<td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>`}
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`

@@ -2,6 +2,7 @@
 import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed, whole } from "../format.js";
 import { facts, notice, waiting } from "../parts.js";
+import { SHOWN } from "./intake.js";
 import "../charts.js";
 
 const SIDE = 224; // pixels of a picture on the screen
@@ -17,7 +18,7 @@ export function detail(item, { alpha, reference, shape }) {
     ${notice(result.preprocessing?.warning, "warn")}
     ${notice(result.preprocessing?.notes?.join("; "))}
     <div class="pictures">
-      ${framed(picture(item.url, result.preprocessing?.fit, shape), verdict.reasons, shape, "Image with anomalous regions framed")}
+      ${framed(picture(item, result.preprocessing?.fit, shape), SHOWN.test(item.file.type) ? verdict.reasons : [], shape, "Image with anomalous regions framed")}
       ${explained?.heat_map
         ? html`<figure class="figure"><img src="data:image/png;base64,${explained.heat_map.png}" alt="Heat map" class="pixels" width=${SIDE} .style=${`aspect-ratio: ${shape[2]} / ${shape[1]}; height: auto`}>
             <figcaption>Red regions are less likely than normal, blue regions more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)})</figcaption></figure>`
@@ -70,9 +71,9 @@ function reason({ share, text, feature, z }) {
 const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
 
 // The content security policy forbids style attributes; setting the `style` property is allowed.
-function picture(url, fit, [, height, width]) {
-  const unshown = ({ target }) => { target.alt = "This browser cannot show the file; the heat map shows its pixels."; };
-  return html`<img src=${url} alt="" class="pixels" @error=${unshown}
+function picture({ file, url }, fit, [, height, width]) {
+  if (!SHOWN.test(file.type)) return html`<p class="empty">This browser cannot show the file; the heat map shows its pixels.</p>`;
+  return html`<img src=${url} alt="" class="pixels"
     .style=${`object-fit: ${FITS[fit] ?? "fill"}; aspect-ratio: ${width} / ${height}; height: auto; background: ${fit === "pad" ? "#000" : "none"}`}>`;
 }
 

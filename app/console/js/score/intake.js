@@ -2,6 +2,8 @@
 // A file of a folder is judged unless its name is no image's; the rule is that of the service (models/images/policy.py).
 
 export const TYPES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
+/** Media types that every browser shows. */
+export const SHOWN = /^image\/(png|jpeg|webp|bmp|gif)$/;
 const TEXT = /\.(csv|html?|ini|jsonl?|log|md|part|py|sh|tmp|toml|tsv|txt|xml|ya?ml)$/i;
 const SYSTEM = /^(thumbs\.db|desktop\.ini)$/i;
 
