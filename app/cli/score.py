@@ -21,6 +21,7 @@ from app.cli.common import (
     error_messages,
     fail,
     print_json,
+    read_settings,
 )
 from app.cli.job_tables import job_counts
 from app.cli.judged import JudgedCounts
@@ -101,6 +102,8 @@ def score(
         raise fail("--out scores files in this process: leave out --url and SNF_URL", USAGE)
     if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
         raise fail("--out cannot be combined with --draws, --detail, --explain or --source", USAGE)
+    if dataset is None and not url:
+        read_settings()  # before the imports of the work, in which an invalid setting would fail without a message
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the Parquet file for the scores", USAGE)
