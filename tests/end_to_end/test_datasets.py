@@ -160,7 +160,7 @@ def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
     answer = house.post("/v1/models/own/score", files=form)
     assert answer.status_code == 200, answer.text
     note = answer.json()["results"][0]["preprocessing"]
-    assert (note["resized"], note["converted"]) == (True, "L -> RGB")
+    assert (note["resized"], note["fit"], note["converted"]) == (True, "crop", "L -> RGB")
     assert "400x300" in note["warning"]
     manifest = house.get("/v1/models/own").json()["manifest"]
     assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}
