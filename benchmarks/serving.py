@@ -26,7 +26,7 @@ import uvicorn
 
 from app.main import create_app
 from app.server import SWITCH_S
-from models.images.codec import open_image
+from models.images.opening import open_image
 from models.scorer import Scorer
 from worker.settings import Settings
 
@@ -115,7 +115,7 @@ def in_process(scorer: Scorer, repeats: int) -> list[float]:
     """The seconds that one image takes without HTTP."""
     took = []
     for number in range(repeats):
-        pixels = np.asarray(open_image(DIGITS[number % len(DIGITS)].read_bytes()))[None, None]
+        pixels = np.asarray(open_image(DIGITS[number % len(DIGITS)].read_bytes()).image)[None, None]
         began = time.perf_counter()
         scorer.anomalies(scorer.score(pixels))
         took.append(time.perf_counter() - began)

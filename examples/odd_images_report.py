@@ -6,9 +6,10 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from odd_images_verdicts import Verdict
-from PIL import Image
+from PIL import Image, ImageOps
 
 from snf_client import Client, heat_map_png
 from snf_client.schemas import FailedImage, ScoredImage
@@ -73,7 +74,10 @@ def _heat_maps(client: Client, models: dict[str, str], shown: list[Verdict]) -> 
 
 def _thumbnail(path: Path) -> str:
     with Image.open(path) as image:
-        small = image.convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would make nearly all of it white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        small = upright.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")

@@ -4,7 +4,7 @@
 #   examples/own_images.sh URL FOLDER NAME [PRESET] [STEPS] [MINUTES]
 #
 #   URL      address of the service, such as http://127.0.0.1:8000
-#   FOLDER   PNG, JPEG, WebP or BMP files; images of one subfolder stay in one part of the split
+#   FOLDER   PNG, JPEG, WebP, BMP, TIFF or GIF files; images of one subfolder stay in one part of the split
 #   NAME     name of the dataset and of the model: a-z 0-9 . _ -
 #   PRESET   default snf-glow-small
 #   STEPS    training steps at most, default 600
@@ -95,7 +95,8 @@ done
 ref=$(value ref)
 
 echo "4. Score one image with $ref"
-image=$(find "$folder" -type f \( -iname '*.png' -o -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.webp' -o -iname '*.bmp' \) |
+image=$(find "$folder" -type f \( -iname '*.png' -o -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.webp' -o -iname '*.bmp' \
+  -o -iname '*.tif' -o -iname '*.tiff' -o -iname '*.gif' \) |
   sort | head -n 1)
 [[ -n $image ]] || fail "no image in $folder has a usual name"
 cp "$image" "$work/image"

@@ -28,7 +28,7 @@ from snf_client import (
     heat_map_png,
 )
 from snf_client.images import ImagesLike, Pixels
-from snf_client.local_files import images_in
+from snf_client.local_files import images_in, is_image
 
 DIGITS = Path(__file__).parents[1] / "tests" / "data" / "mnist"
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of the training (%(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    paths = images_in(options.images)
+    paths = [path for path in images_in(options.images) if is_image(path)]
     if not paths:
         raise ValueError(f"{options.images} has no images")
 

@@ -29,13 +29,15 @@ class FileState(NamedTuple):
 
 
 def states_in(folder: Path) -> set[FileState]:
-    """Return the states of the images in a folder."""
+    """Return the states of the files in a folder, but for texts, hidden files and those of systems."""
     states = set()
     for path in images_in(folder):
         try:
             status = path.stat()
         except FileNotFoundError:
-            continue  # moved away since the folder was read
+            if not path.is_symlink():
+                continue  # moved away since the folder was read
+            status = path.lstat()  # a link that leads nowhere
         states.add(FileState(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     return states
 
@@ -68,6 +70,9 @@ class Row:
         [result] = part.results
         if result.status == "error":
             return cls.failed(state, f"{result.error.title}: {result.error.detail}")
+        done = result.preprocessing
+        changes = list(done.notes or []) if done else []
+        changes += [f"converted {done.converted}"] if done and done.converted else []
         return cls(
             *state,
             _now(),
@@ -78,7 +83,7 @@ class Row:
             model=part.model,
             version=part.version,
             calibration=part.calibration,
-            why="; ".join(reason.text for reason in result.anomaly.reasons or []),
+            why="; ".join([*(reason.text for reason in result.anomaly.reasons or []), *changes]),
         )
 
     @property

@@ -5,15 +5,16 @@
 Every image gets a line on the terminal and a row in a CSV file. Each row is on disk before the next is written: after a
 restart no image gets a second row and none is left out. An image is scored once its size and time of change are the
 same at two checks of the folder; an image that is overwritten later is scored again. Anomalies are copied into a
-folder, each with its heat map. The program waits while the service restarts. A file that is not an image gets a row
-with the reason. With --source the service watches the images for drift. SNF_URL and SNF_API_KEY are the address and
-the key of the service.
+folder, each with its heat map. The program waits while the service restarts. A file that cannot be judged gets a row
+with the reason; texts, hidden files and those of systems are counted. With --source the service watches the images for
+drift. SNF_URL and SNF_API_KEY are the address and the key of the service.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -30,12 +31,12 @@ from snf_client import (
     Busy,
     Client,
     ClientError,
-    InvalidRequest,
     Retries,
     ServiceFailed,
     ServiceUnavailable,
     heat_map_png,
 )
+from snf_client.local_files import files_in
 
 IN_FLIGHT = 4
 """Images that are sent at a time; the service scores them together."""
@@ -59,6 +60,8 @@ class Scored:
 def score(client: Client, options: argparse.Namespace, state: FileState) -> Scored | ClientError | None:
     """Score an image; return None if it is gone, and an error if it should be sent again."""
     path: Path = options.folder / state.file
+    if not path.is_file():
+        return Scored(Row.failed(state, "expected a plain file")) if os.path.lexists(path) else None
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -72,10 +75,6 @@ def score(client: Client, options: argparse.Namespace, state: FileState) -> Scor
         )
     except TEMPORARY as error:
         return error
-    except InvalidRequest as error:
-        if error.status != 413:
-            raise
-        return Scored(Row.failed(state, str(error)))
     heat_map = part.results[0].heat_map if part.results[0].status == "ok" else None
     return Scored(Row.of(state, part), data, heat_map_png(heat_map) if heat_map is not None else None)
 
@@ -93,9 +92,13 @@ def keep(scored: Scored, folder: Path) -> None:
 def watch(client: Client, table: ScoreTable, options: argparse.Namespace, stop: Event) -> None:
     """Score arriving images until ``stop`` is set; with --once until all are scored."""
     before: set[FileState] = set()
+    note: str | None = None
     pool = ThreadPoolExecutor(IN_FLIGHT)
     try:
         while not stop.is_set():
+            if (skipped := files_in(options.folder).note) != note:
+                note = skipped
+                print(f"watch_folder: {note or 'no file is skipped'}", file=sys.stderr)
             now = states_in(options.folder)
             ready = sorted((now & before) - table.states, key=lambda state: state.modified_ns)[:MAX_IMAGES]
             failure: ClientError | None = None

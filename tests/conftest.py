@@ -13,6 +13,11 @@ LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models
 """Folders whose files take longest."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds an option that writes the documents which tests make."""
+    parser.addoption("--write-docs", action="store_true", help="write docs/files.md anew instead of checking it")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder of what is compiled; the processes that pytest-xdist starts inherit its name."""
     if not hasattr(config, "workerinput"):

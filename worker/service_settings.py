@@ -111,6 +111,12 @@ class ServiceSettings(BaseSettings):
     max_images_per_request: int = Field(
         default=1024, ge=1, description="Largest number of images in a scoring request."
     )
+    max_image_pixels: int = Field(
+        default=100_000_000,
+        ge=2**10,
+        description="Largest number of pixels of an image file, in every process; larger ones are refused. Decoding "
+        "takes up to 4 bytes of memory a pixel, in each of the threads that decode.",
+    )
     max_dataset_bytes: int = Field(
         default=20 * 2**30, ge=1024, description="Largest upload of a dataset, in bytes; it is streamed to disk."
     )

@@ -3,18 +3,26 @@
 import hashlib
 import ipaddress
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from models.scoring.options import EngineName, EngineOptions
 from worker.queues import Queue
 from worker.service_settings import ServiceSettings, split_list
 
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
+
+def _check_device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", name) is None:
+        raise ValueError(f"expected auto, cpu or cuda: with a number, such as cuda:0; got {name!r}")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
 
 
 class Settings(ServiceSettings):

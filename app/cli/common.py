@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=BaseModel)
 
-OK, ANOMALY, USAGE, SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: success, an anomaly with ``--fail-on-anomaly``, wrong usage, failure of the service, Ctrl-C."""
+OK, ANOMALY, USAGE, SERVICE, NOT_JUDGED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+"""Exit codes: success, an anomaly with ``--fail-on-anomaly``, wrong usage, failure of the service, an image that was
+not judged (whatever else was found), Ctrl-C."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[

@@ -5,12 +5,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobList, JobView, TrainingCurve
 
-STYLES = {"running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
+STYLES = {
+    "running": "cyan",
+    "succeeded": "green",
+    "partial": "yellow",
+    "failed": "bold red",
+    "cancelled": "dim",
+    "paused": "yellow",
+}
+
+ENDED_WITH_RESULT = ("succeeded", "partial")
 
 
 def print_jobs(page: JobList) -> None:
@@ -61,7 +71,7 @@ def print_job(job: JobView) -> None:
         "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
         "retry of": job.retry_of or "",
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
-        "outcome": outcome(job) if job.status == "succeeded" else "",
+        "outcome": outcome(job) if job.status in ENDED_WITH_RESULT else "",
     }
     for name, value in rows.items():
         if value:
@@ -91,15 +101,22 @@ def print_curve(curve: TrainingCurve) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """Return the result of a succeeded job as one line, such as ``registered digits:2`` or the counts of a scoring."""
+    """Return a job's result as one line, such as ``registered digits:2`` or the counts of a scoring."""
     result = job.result or {}
     if "calibration" in result:
         return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
     if "ref" in result:
         return f"registered {result['ref']}"
     if "anomalies" in result:
-        return f"scored {result['images']} images, {result['anomalies']} anomalies, {result['errors']} errors"
+        return job_counts(job).text
     return f"job {job.id} succeeded"
+
+
+def job_counts(job: JobView) -> JudgedCounts:
+    """Return the counts of a bulk scoring job that has ended; those of another job are 0."""
+    result = job.result or {}
+    errors = result.get("errors", 0)
+    return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)
 
 
 def _bits(job: JobView) -> str:
@@ -112,7 +129,7 @@ def _moment(text: str) -> str:
 
 
 def _percent(job: JobView) -> str:
-    if job.status == "succeeded":
+    if job.status in ENDED_WITH_RESULT:
         return "100 %"
     fraction = job.progress.get("fraction")
     return "" if fraction is None else f"{100 * fraction:.0f} %"

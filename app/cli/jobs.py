@@ -9,7 +9,7 @@ import typer
 
 from app.cli import completion
 from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_response
-from app.cli.job_tables import outcome, print_curve, print_job, print_jobs
+from app.cli.job_tables import job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
 from app.cli.remote import follow_job, service, service_url
 from worker.jobs.record import Status
@@ -55,12 +55,16 @@ def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json =
 
 @jobs.command()
 def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a job's progress until it ends. Exit code 3: it did not succeed. Ctrl-C stops watching, not the job."""
+    """Show a job's progress until it ends. Ctrl-C stops watching, not the job.
+
+    Exit code 3: it failed or was cancelled. Exit code 4: a scoring that could not judge every image.
+    """
     with service(service_url(url), key) as client:
         with live_view(as_json) as observe:
             job = follow_job(client, job_id, observe)
         if not as_json:
             typer.echo(outcome(job))
+    job_counts(job).exit(fail_on_anomaly=False)
 
 
 @jobs.command()

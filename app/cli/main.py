@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.backbones import backbones
-from app.cli.common import USAGE, fail, read_settings
+from app.cli.common import SERVICE, USAGE, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
+from app.cli.judged import EXIT_CODES
 from app.cli.keys import keys
 from app.cli.models import models
 from app.cli.presets import presets
@@ -105,7 +107,7 @@ def _set(**options: str | int | None) -> None:
 
 
 cli.command()(train)
-cli.command()(score)
+cli.command(epilog=EXIT_CODES)(score)
 cli.command()(evaluate)
 cli.command()(sample)
 cli.add_typer(models, name="models")
@@ -117,9 +119,16 @@ cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code."""
+    """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code.
+
+    An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
+    """
     relax_gc()
-    cli()
+    try:
+        cli()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(SERVICE)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.cli.common import SERVICE, USAGE, fail
+from app.cli.job_tables import ENDED_WITH_RESULT
 
 if TYPE_CHECKING:
     from snf_client import Client, ClientError
@@ -48,14 +49,14 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Call ``observe`` with each event of a job until it ends; return it if it succeeded, else exit with code 3.
+    """Call ``observe`` with each event of a job until it ends; return it if it has a result, else exit with code 3.
 
-    A job that failed or was cancelled ends the command.
+    A job that failed or was cancelled ends the command. A partial job has a result.
     """
     for event in client.jobs.events(job_id):
         observe({"event": event.event, **event.data})
     job = client.jobs.get(job_id)
-    if job.status != "succeeded":
+    if job.status not in ENDED_WITH_RESULT:
         raise fail(f"job {job_id} {job.status}{': ' + job.error['detail'] if job.error else ''}", SERVICE)
     return job
 

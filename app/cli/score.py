@@ -12,7 +12,6 @@ import typer
 
 from app.cli import completion
 from app.cli.common import (
-    ANOMALY,
     DEFAULT_MODEL,
     USAGE,
     Json,
@@ -22,8 +21,10 @@ from app.cli.common import (
     error_messages,
     fail,
     print_json,
+    read_settings,
 )
-from app.cli.job_tables import outcome
+from app.cli.job_tables import job_counts
+from app.cli.judged import JudgedCounts
 from app.cli.progress import images_bar, labelled_bar
 from app.cli.remote import follow_job, service, service_url
 from app.cli.score_parquet import score_to_file
@@ -70,7 +71,10 @@ def score(
         ),
     ] = None,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly.")
+        bool,
+        typer.Option(
+            "--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -90,18 +94,24 @@ def score(
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
         raise fail("--source needs a service that watches drift: add --url or set SNF_URL", USAGE)
+    if explain is not None and explain.exists() and not explain.is_dir():
+        raise fail(f"--explain: expected a folder for the heat maps, got the file {explain}", USAGE)
+    if out is not None:
+        _require_file(out)
     if out is not None and url and dataset is None:
         raise fail("--out scores files in this process: leave out --url and SNF_URL", USAGE)
     if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
         raise fail("--out cannot be combined with --draws, --detail, --explain or --source", USAGE)
+    if dataset is None and not url:
+        read_settings()  # before the imports of the work, in which an invalid setting would fail without a message
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the Parquet file for the scores", USAGE)
-        scored, anomalies = _score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
+        counts = _score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
     elif out is not None:
         with error_messages():
             summary = score_to_file(_files(paths or []), out, model, alpha, as_json)
-        scored, anomalies = summary.images - summary.errors, summary.anomalies
+        counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
     else:
         options: ScoreOptions = {
             "alpha": alpha,
@@ -110,11 +120,9 @@ def score(
             "detail": detail,
             "source": source,
         }
-        scored, anomalies = _score_files(_files(paths or []), model, options, explain, url, key, as_json)
-    if not scored:
-        raise typer.Exit(USAGE)
-    if fail_on_anomaly and anomalies:
-        raise typer.Exit(ANOMALY)
+        counts = _score_files(_files(paths or []), model, options, explain, url, key, as_json)
+    typer.echo(counts.text, err=True)
+    counts.exit(fail_on_anomaly=fail_on_anomaly)
 
 
 def _score_files(
@@ -125,8 +133,8 @@ def _score_files(
     url: str | None,
     key: str | None,
     as_json: bool,
-) -> tuple[int, int]:
-    """Score image files and print the results; return the number of scored images and of anomalies."""
+) -> JudgedCounts:
+    """Score image files, print the results and return their counts."""
     from app.cli.score_local import score_local
     from snf_client.resources.scores import ScoreParameters
 
@@ -137,37 +145,36 @@ def _score_files(
         else:
             stack.enter_context(error_messages())
             parts = score_local(files, ScoreParameters(model, **options))
-        scored, anomalies = _print(stack.enter_context(closing(parts)), len(files), heat_maps, as_json)
+        counts = _print(stack.enter_context(closing(parts)), len(files), heat_maps, as_json)
     if heat_maps is not None:
-        typer.echo(f"{scored} heat maps in {heat_maps}", err=as_json)
-    return scored, anomalies
+        typer.echo(f"{counts.judged} heat maps in {heat_maps}", err=as_json)
+    return counts
 
 
-def _print(parts: Iterable[ScorePart], count: int, heat_maps: Path | None, as_json: bool) -> tuple[int, int]:
-    """Print scores and write heat maps to files; return the number of scored images and of anomalies."""
+def _print(parts: Iterable[ScorePart], count: int, heat_maps: Path | None, as_json: bool) -> JudgedCounts:
+    """Print scores, write heat maps to files, and return the counts of all images."""
     from app.cli.score_tables import HeatMapWriter, JsonOutput, ScoreOutput, TableOutput
 
     output: ScoreOutput = JsonOutput(count) if as_json else TableOutput()
     if heat_maps is not None:
         output = HeatMapWriter(heat_maps, output)
-    total = anomalies = 0
+    judged = anomalies = not_judged = 0
     with images_bar("scoring", count) as advance:
         for part in parts:
             scored = [result for result in part.results if result.status == "ok"]
-            total += len(scored)
+            judged += len(scored)
+            not_judged += len(part.results) - len(scored)
             anomalies += sum(result.anomaly.is_anomaly for result in scored)
             output.add(part)
             advance(len(part.results))
     output.end()
-    return total, anomalies
+    return JudgedCounts(judged, anomalies, not_judged)
 
 
 def _score_dataset(
     dataset: str, out: Path, model: str, alpha: float | None, *, url: str | None, key: str | None, as_json: bool
-) -> tuple[int, int]:
-    """Score a dataset by a job of a service; return the number of scored images and of anomalies."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
+) -> JudgedCounts:
+    """Score a dataset by a job of a service, and return the counts of its images."""
     with service(service_url(url), key) as client, labelled_bar() as bar:
 
         def observe(event: dict[str, Any]) -> None:
@@ -181,25 +188,34 @@ def _score_dataset(
         )
         job = follow_job(client, job.id, observe)
         client.jobs.download(job.id, out)
-    counts = job.result or {}
     if as_json:
-        print_json({"job": job.id, "model": job.model, "out": str(out), **counts})
+        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
     else:
-        typer.echo(f"{outcome(job)}; the table is in {out}")
-    return counts["images"] - counts["errors"], counts["anomalies"]
+        typer.echo(f"the table is in {out}")
+    return job_counts(job)
+
+
+def _require_file(out: Path) -> None:
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    from snf_client.local_files import images_in
+    from snf_client.local_files import FolderFiles, files_in
 
     files: list[Path] = []
+    skipped: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += images_in(path)
-        elif path.is_file():
+            content = files_in(path)
+            files += content.files
+            skipped += content.skipped
+        elif path.exists():
             files.append(path)
         else:
             raise fail(f"{path} does not exist", USAGE)
+    if note := FolderFiles(files, skipped).note:
+        typer.echo(f"snf: {note}", err=True)
     if not files:
         raise fail("no image was found in the given folders", USAGE)
     return files

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.common import INTERRUPTED, USAGE, fail, print_json, read_settings, registry, stop_on_signals
+from app.cli.common import INTERRUPTED, fail, print_json, read_settings, registry, stop_on_signals
 from app.cli.progress import duration, images_bar
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ def score_to_file(paths: list[Path], out: Path, model: str, alpha: float | None,
     from models.bulk.sources import ImageFiles
     from models.bulk.table import merge_parts
 
-    if out.is_dir():
-        raise fail(f"--out: expected a file, got the folder {out}", USAGE)
     with stop_on_signals() as stop:
         scorer, version = _load(model)
         reference = f"{version.name}:{version.version}"
@@ -128,7 +126,7 @@ def _table(reference: str, out: Path, summary: PartSummary, throughput: ScoringR
     table.add_column(justify="right")
     table.add_row("images", str(summary.images))
     table.add_row("anomalies", str(summary.anomalies))
-    table.add_row("errors", str(summary.errors))
+    table.add_row("not judged", str(summary.errors))
     table.add_row("time", duration(throughput.seconds))
     table.add_row("images/s", f"{throughput.rate:.1f}")
     Console().print(table)

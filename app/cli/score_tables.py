@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from snf_client.resources.scores import ImageResult, ScorePart
+    from snf_client.schemas import ScoredImage
 
 STYLES = {"anomaly": "bold red", "normal": "green"}
 
@@ -94,10 +95,13 @@ class TableOutput:
         for column in ("log-likelihood (nats)", "bits/dim", "p-value"):
             table.add_column(column, justify="right")
         table.add_column("verdict")
-        for *cells, verdict in self._rows:
+        noted = any(row[-1] for row in self._rows)
+        if noted:
+            table.add_column("note", overflow="fold")
+        for *cells, verdict, note in self._rows:
             style = STYLES.get(verdict, "yellow")
             # Paths may contain brackets, which are no markup.
-            table.add_row(*map(Text, cells), Text(verdict, style))
+            table.add_row(*map(Text, cells), Text(verdict, style), *([Text(note)] if noted else []))
         Console().print(table)
 
 
@@ -128,10 +132,19 @@ class HeatMapWriter:
         return type(result).model_construct(kept, **{field: getattr(result, field) for field in kept})
 
 
+def preprocessing_note(result: ScoredImage) -> str:
+    """Return what was done to a file before it was scored, and a warning about it, in words; empty if nothing was."""
+    done = result.preprocessing
+    if done is None:
+        return ""
+    converted = f"converted {done.converted}" if done.converted else None
+    return "; ".join(filter(None, (*(done.notes or ()), converted, done.warning)))
+
+
 def _row(result: ImageResult) -> tuple[str, ...]:
     name = result.filename or ""
     if result.status != "ok":
-        return name, "", "", "", result.error.title
+        return name, "", "", "", result.error.title, result.error.detail
     verdict = "anomaly" if result.anomaly.is_anomaly else "normal"
     return (
         name,
@@ -139,4 +152,5 @@ def _row(result: ImageResult) -> tuple[str, ...]:
         "" if result.bits_per_dim is None else f"{result.bits_per_dim:.4f}",
         f"{result.anomaly.p_value:.4g}",
         verdict,
+        preprocessing_note(result),
     )

@@ -43,8 +43,8 @@ _FORM = {
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
                         "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, "
-                        "WebP or BMP, one or many. Folders in archives and in file names are groups, which the "
-                        "split keeps together.",
+                        "WebP, BMP, TIFF or GIF, one or many. Folders in archives and in file names are groups, which "
+                        "the split keeps together.",
                     },
                 },
             }

@@ -67,7 +67,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
     "images": 1200,
     "bytes": 731906048,
     "rejected": 1,
-    "rejected_files": [{"path": "lot-7/notes.txt", "reason": "expected one of PNG, JPEG, WEBP, BMP"}],
+    "rejected_files": [{"path": "lot-7/notes", "reason": "expected one of PNG, JPEG, WEBP, BMP, TIFF, GIF"}],
     "rejected_by": {"undecodable-image": 1},
     "ignored": 2,
     "formats": {"JPEG": 1200},

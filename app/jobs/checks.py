@@ -17,6 +17,7 @@ from app.http.errors import Problem, field_problem, invalid
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_summary
 from models.artifacts.manifest import Precision
+from models.bulk.checks import require_scorable
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
@@ -68,6 +69,8 @@ def check_scoring(
     known = dataset_names(data_dir, datasets)
     if request.dataset not in known:
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {', '.join(known)}")
+    with _invalid_dataset("/body/dataset"):
+        require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
     summary = summarize(request.dataset, data_dir, datasets)
     count = summary.train + summary.statistics + summary.calibration + summary.test
     parts = math.ceil(count / parameters.images_per_part)

@@ -24,7 +24,7 @@ from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
 from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.journal import FILE, Event
-from worker.jobs.record import Status
+from worker.jobs.record import WITH_RESULT
 from worker.settings import Settings
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
@@ -184,9 +184,9 @@ def get_job_result(
     says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
     `format=html`).
 
-    409, with the state of the job, if it has not succeeded.
+    409, with the state of the job, if it has neither succeeded nor is `partial`.
     """
-    if job.status is not Status.SUCCEEDED or job.result is None:
+    if job.status not in WITH_RESULT or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
         raise Problem(
             409,

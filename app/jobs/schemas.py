@@ -135,7 +135,9 @@ class JobView(Answer):
 
     id: str
     type: JobType
-    status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
+        description="`partial`: a scoring that ended, with at least one image that could not be judged."
+    )
     queue: str = Field(description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(
         None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."

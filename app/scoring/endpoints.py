@@ -11,8 +11,9 @@ from app.access.permissions import MayScore
 from app.http.deadline import TimeoutMs
 from app.http.dependencies import ScoringServiceDep
 from app.http.errors import responses
-from app.scoring.request_images import FIELD, IMAGE_TYPES, MULTIPART, NPY
+from app.scoring.request_images import FIELD, MULTIPART, NPY
 from app.scoring.schemas import ScoreQuery, Scores
+from models.images.policy import MEDIA_TYPES
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 
@@ -29,12 +30,12 @@ _BODY = {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                        "description": "One or many image files: PNG, JPEG, WebP or BMP.",
+                        "description": "One or many image files: PNG, JPEG, WebP, BMP, TIFF or GIF.",
                     }
                 },
             }
         },
-        **dict.fromkeys((*IMAGE_TYPES, NPY), _BINARY),
+        **dict.fromkeys((*MEDIA_TYPES, NPY), _BINARY),
     },
 }
 

@@ -19,8 +19,8 @@ from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.decoders import Decoders
 from models.errors import ImageError
 from models.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
+from models.images.policy import MEDIA_TYPES
 
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
 FIELD = "images"
@@ -78,13 +78,13 @@ async def read_batch(request: Request, preprocessing: Preprocessing, max_images:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == MULTIPART:
         return ImageUploads(await _read_form(request, max_images), many=True)
-    if kind in IMAGE_TYPES:
+    if kind in MEDIA_TYPES:
         return ImageUploads((Upload(None, await request.body()),))
     if kind == NPY:
         # After the header, an array that can be scored has one byte per value.
         limit = NPY_HEADER_BYTES + max_images * math.prod(preprocessing.shape)
         return ImageUploads((Upload(None, await read_body(request, limit)),), array=True)
-    raise unsupported_media_type(kind, [MULTIPART, *IMAGE_TYPES, NPY])
+    raise unsupported_media_type(kind, [MULTIPART, *MEDIA_TYPES, NPY])
 
 
 async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:

@@ -78,6 +78,9 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
         optional["draws"] = likelihood.draws
     if judged.heat_map is not None:
         optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map)
+    changes: dict[str, Any] = {"notes": list(image.notes)} if image.notes else {}
+    if image.resized:
+        changes["fit"] = loaded.scorer.preprocessing.fit
     return schemas.ScoredImage(
         index=index,
         filename=item.filename,
@@ -92,6 +95,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
             resized=image.resized,
             converted=image.converted,
             warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
+            **changes,
         ),
         **optional,
     )

@@ -101,14 +101,23 @@ class Anomaly(Answer):
 
 
 class PreprocessingNote(Answer):
-    """Changes of an image's size and colour before scoring; a warning if its file is unlike the training images."""
+    """Changes of an image before scoring: size, colour, others; a warning if it is unlike the training images."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        default=None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+    )
     converted: str | None = Field(description="The colour conversion, if there was any.")
     warning: str | None = Field(
         description="How the file differs from the training images in format or size, if it does. A model can mistake "
         "that for an anomaly."
+    )
+    notes: list[str] = Field(
+        default=[],
+        description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first "
+        "frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the upright image.",
+        examples=[["turned as its EXIF orientation 6 says"]],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from snf_client.schemas import HeatMap
 
@@ -26,6 +27,19 @@ ImagesLike: TypeAlias = ImageLike | Iterable[ImageLike]
 CHANNELS = (1, 3, 4)
 """Lengths of a last axis that are channels: shape (28, 28, 3) is one image, shape (28, 28, 28) is 28 images."""
 NPY = "application/x-npy"
+PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+MAX_FILE_BYTES = 64 * 2**20
+"""Bytes of an image file at most, the limit of the service for a file of a dataset, too."""
+
+
+class UnreadableFile(Exception):
+    """Raised for an image file on this machine that cannot be read; ``type`` and ``title`` are those of its result."""
+
+    def __init__(self, type: str, title: str, detail: str) -> None:
+        super().__init__(f"{title}: {detail}")
+        self.type = type
+        self.title = title
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,28 @@ def _encode(image: ImageLike) -> bytes:
         case bytes():
             return image
         case Image.Image():
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG", compress_level=1)
-            return buffer.getvalue()
+            return _encode_pil(image)
         case str() | Path():
-            return Path(image).read_bytes()
+            return _read(Path(image))
     raise TypeError(f"expected a file or a PIL image, got an array of shape {image.shape}")
+
+
+def _encode_pil(image: Image.Image) -> bytes:
+    """Return a PIL image as a file, upright as its EXIF orientation says. TIFF has the modes that PNG lacks."""
+    buffer = io.BytesIO()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in PNG_MODES:
+        upright.save(buffer, "PNG", compress_level=1)
+    else:
+        upright.save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a file. A pipe would block for ever, and a huge file fill the memory."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableFile("unreadable-image", "The file cannot be read", "expected a plain file, no folder or pipe")
+    if status.st_size > MAX_FILE_BYTES:
+        raise UnreadableFile("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
+    return path.read_bytes()

@@ -97,7 +97,7 @@ class ErrorEvent(Event):
 
 
 class EndEvent(Event):
-    """The last event of a job, with its final status: ``succeeded``, ``failed`` or ``cancelled``."""
+    """The last event of a job, with its status: ``succeeded``, ``partial``, ``failed`` or ``cancelled``."""
 
     event: Literal["end"]
     status: str

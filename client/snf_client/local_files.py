@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol, TypeAlias
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+TEXT_SUFFIXES = (
+    ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".part", ".py", ".sh", ".tmp", ".toml", ".tsv",
+    ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
+"""Ends of names of files that lie beside images: texts, and files that are still being written."""
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+SYSTEM_FOLDER = "__MACOSX"
 CHUNK_BYTES = 2**16
+EMPTY = Path(os.devnull)
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Function that is called with the bytes that were sent and the bytes in all."""
@@ -19,14 +28,66 @@ class FilesProblem(ValueError):
     """Raised when a path to upload does not exist, no image is found, or a file gets shorter while it is read."""
 
 
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files in a folder and its subfolders, sorted by path: those to judge, and those that are only counted.
+
+    Attributes:
+        files: Files that may be images. Links that lead nowhere, pipes, and folders that cannot be listed are among
+            them, so that reading them says what is wrong.
+        skipped: Hidden files, files of systems, and texts: their names are no images'.
+    """
+
+    files: list[Path]
+    skipped: list[Path]
+
+    @property
+    def note(self) -> str | None:
+        """A sentence that names the skipped files; None if there are none."""
+        if not self.skipped:
+            return None
+        count = "1 file was" if len(self.skipped) == 1 else f"{len(self.skipped)} files were"
+        names = ", ".join(path.name for path in self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
+        return f"{count} skipped, as hidden files, files of systems and texts are: {names}"
+
+
 def is_image(path: Path) -> bool:
-    """Return whether a path ends in .png, .jpg, .jpeg, .webp or .bmp, in upper or lower case."""
+    """Return whether a path ends as image files usually do, such as in .png or .TIFF."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_no_image(path: PurePath) -> bool:
+    """Return whether a file in a folder is skipped and only counted, because its name is no image's.
+
+    Such files are hidden, made by a system, or texts. All other files are judged, whatever their names.
+
+    Args:
+        path: Path relative to the folder.
+    """
+    name = path.name.lower()
+    hidden = any(part.startswith(".") or part == SYSTEM_FOLDER for part in path.parts)
+    return hidden or name in SYSTEM_FILES or name.endswith(TEXT_SUFFIXES)
+
+
+def files_in(folder: Path) -> FolderFiles:
+    """Return all files in a folder and its subfolders, sorted by path; links to folders are not followed."""
+    found: list[Path] = []
+
+    def keep(error: OSError) -> None:
+        found.append(Path(error.filename))  # a subfolder that cannot be listed
+
+    for root, folders, names in os.walk(folder, onerror=keep):
+        found += (Path(root, name) for name in names)
+        found += (path for name in folders if (path := Path(root, name)).is_symlink())
+    files = FolderFiles([], [])
+    for path in sorted(found):
+        (files.skipped if is_no_image(path.relative_to(folder)) else files.files).append(path)
+    return files
+
+
 def images_in(folder: Path) -> list[Path]:
-    """Return the files in a folder and all its subfolders that have the suffix of an image, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    """Return the files in a folder and all its subfolders that may be images, sorted by path; see ``FolderFiles``."""
+    return files_in(folder).files
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
@@ -37,18 +98,25 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
 
     Returns:
         The images by name, and the other files. The name of an image is its path relative to the deepest folder that
-        all images have in common, so that images of one folder stay a group.
+        all images have in common, so that images of one folder stay a group. Files of a folder whose names are no
+        images' are there with an empty file in their place: their names are counted, and their content is not read.
 
     Raises:
-        FilesProblem: If a path does not exist or no file was found.
+        FilesProblem: If a path does not exist or cannot be read, or no file was found.
     """
     images: list[Path] = []
+    skipped: list[Path] = []
     others: list[Path] = []
     roots: list[Path] = []
     for given in paths:
         path = Path(os.path.normpath(given.absolute()))
         if path.is_dir():
-            images += images_in(path)
+            content = files_in(path)
+            for file in content.files:
+                if not file.is_file():
+                    raise FilesProblem(f"{file} cannot be read: it is no plain file; remove it from the folder")
+            images += content.files
+            skipped += content.skipped
             roots.append(path)
         elif not path.is_file():
             raise FilesProblem(f"{given} does not exist")
@@ -61,7 +129,8 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise FilesProblem(f"no image was found: expected files that end in {suffixes}, an archive or an array file")
     base = os.path.commonpath(roots) if roots else ""
-    return {path.relative_to(base).as_posix(): path for path in images}, others
+    by_name = {path.relative_to(base).as_posix(): path for path in images}
+    return by_name | {path.relative_to(base).as_posix(): EMPTY for path in skipped}, others
 
 
 def size_of(file: BinaryIO) -> int:

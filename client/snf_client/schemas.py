@@ -421,7 +421,9 @@ class JobView(BaseModel):
     model_config = ConfigDict(frozen=True)
     id: str
     type: Literal["train", "score", "calibrate", "evaluate"]
-    status: Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
+        ..., description="`partial`: a scoring that ended, with at least one image that could not be judged."
+    )
     queue: str = Field(..., description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(
         None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
@@ -494,15 +496,22 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Changes of an image's size and colour before scoring; a warning if its file is unlike the training images."""
+    """Changes of an image before scoring: size, colour, others; a warning if it is unlike the training images."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
     resized: bool
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+    )
     converted: str | None = Field(..., description="The colour conversion, if there was any.")
     warning: str | None = Field(
         ...,
         description="How the file differs from the training images in format or size, if it does. A model can mistake that for an anomaly.",
+    )
+    notes: list[str] = Field(
+        [],
+        description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the upright image.",
     )
 
 
@@ -853,7 +862,7 @@ class DatasetReport(BaseModel):
     rejected: int
     rejected_files: list[RejectedFile] = Field(..., description="The first 100.")
     rejected_by: dict[str, int] = Field(..., description="Rejected files by the slug of their reason.")
-    ignored: int = Field(..., description="Hidden files and those of operating systems.")
+    ignored: int = Field(..., description="Skipped by their names: hidden files, those of systems, and texts.")
     formats: dict[str, int]
     modes: dict[str, int] = Field(..., description="Images by the mode of their file, as Pillow names it.")
     coloured: int = Field(..., description="Images with colour; grey in a colour file is grey.")

@@ -17,7 +17,7 @@ from models.bulk.table import PartSummary, Row, write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
-from models.images.provenance import provenance_warning
+from models.images.provenance import remark
 from models.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) ->
         "p_value": verdict.p_value,
         "score": verdict.score,
         "is_anomaly": verdict.is_anomaly,
-        "warning": provenance_warning(scorer.manifest.training.provenance, image),
+        "warning": remark(scorer.manifest.training.provenance, image),
     }
 
 

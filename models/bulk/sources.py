@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,6 +142,9 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 def read_file(path: Path) -> bytes:
     """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 64 MiB."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+            detail = "expected a plain file, no folder or pipe"
+            raise ImageError("unreadable-image", "The file cannot be read", detail)
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:

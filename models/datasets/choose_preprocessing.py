@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import DatasetUnfit
 from models.images.options import ImageOptions
-from models.images.preprocessing import Colour, Preprocessing
+from models.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, Preprocessing
 
 MAX_MODEL_SIDE = 1024
 
@@ -29,8 +29,8 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
     square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. The default
     fit is ``exact`` where all images have the size of the model, and ``crop`` otherwise. The default colour is
-    ``exact`` where all images have the same channels, and either the model's size or a configured fit. Otherwise it is
-    ``rgb`` where any image has colour, and ``grey`` where none has.
+    ``exact`` where all images have the same channels, resized or not, so that an image of another colour is refused in
+    scoring. Otherwise it is ``rgb``.
 
     Args:
         config: The configuration of the run.
@@ -42,7 +42,7 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
 
     >>> facts = ImageFacts(smallest=(40, 50), largest=(640, 480), median_shorter_side=51, coloured=True, channels=3)
     >>> choose_preprocessing(ImageOptions(), facts, "photos")
-    Preprocessing(channels=3, height=48, width=48, fit='crop', colour='rgb')
+    Preprocessing(channels=3, height=48, width=48, fit='crop', colour='exact', levels=65536)
     """
     width, height = _size(config, facts)
     as_they_are = facts.smallest == facts.largest == (width, height)
@@ -53,13 +53,12 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
             f"the images of {name} are {sizes} (width x height), fit exact takes {width}x{height} alone; "
             "set fit to crop, stretch or pad"
         )
-    kept = facts.channels is not None and (as_they_are or config.fit is not None)
-    colour: Colour = config.colour or ("exact" if kept else "rgb" if facts.coloured else "grey")
-    if colour != "exact":
-        return Preprocessing(channels=3 if colour == "rgb" else 1, height=height, width=width, fit=fit, colour=colour)
-    if facts.channels is None:
+    colour: Colour = config.colour or ("rgb" if facts.channels is None else "exact")
+    channels = facts.channels if colour == "exact" else CHANNELS[colour]
+    if channels is None:
         raise DatasetUnfit(f"some images of {name} are grey and some have colour; set colour to rgb or grey")
-    return Preprocessing(channels=facts.channels, height=height, width=width, fit=fit)
+    levels = config.levels or MAX_LEVELS
+    return Preprocessing(channels=channels, height=height, width=width, fit=fit, colour=colour, levels=levels)
 
 
 def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:

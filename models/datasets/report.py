@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.ingest.near_duplicates import near_pairs
+from models.images.preprocessing import GREY_MODES
 from models.images.provenance import Split
 
 LISTED = 100
@@ -56,7 +57,7 @@ class DatasetReport(_ReportPart):
     rejected: int
     rejected_files: list[RejectedFile] = Field(description="The first 100.")
     rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
-    ignored: int = Field(description="Hidden files and those of operating systems.")
+    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, and texts.")
     formats: dict[str, int]
     modes: dict[str, int] = Field(description="Images by the mode of their file, as Pillow names it.")
     coloured: int = Field(description="Images with colour; grey in a colour file is grey.")
@@ -104,7 +105,8 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         "SELECT min(width, height) FROM images ORDER BY 1 LIMIT 1 OFFSET ?", ((count - 1) // 2,)
     ).fetchone()
     # A file without colour channels must be converted to serve as colour.
-    grey_files = index.execute("SELECT count(*) FROM images WHERE mode IN ('1', 'L', 'LA')").fetchone()[0]
+    modes = _histogram(index, "mode")
+    grey_files = sum(count for mode, count in modes.items() if mode in GREY_MODES)
     facts = ImageFacts(
         smallest=(smallest_w, smallest_h),
         largest=(largest_w, largest_h),
@@ -125,7 +127,7 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         rejected_by=dict(sorted(findings.slugs.items())),
         ignored=findings.ignored,
         formats=_histogram(index, "format"),
-        modes=_histogram(index, "mode"),
+        modes=modes,
         coloured=coloured,
         sizes=[SizeCount(width=width, height=height, images=images) for width, height, images in sizes],
         different_sizes=_distinct(index, "width * 65536 + height"),
@@ -135,11 +137,11 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         groups=_histogram(index, '"group"'),
         different_groups=_distinct(index, '"group"'),
         split=split,
-        notes=_notes(count, split, findings, facts),
+        notes=_notes(count, split, findings, facts, modes),
     )
 
 
-def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> list[str]:
+def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts, modes: dict[str, int]) -> list[str]:
     notes = [f"split {split.rule} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
@@ -152,6 +154,14 @@ def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts) -> l
         notes.append(
             "some images are grey and some have colour: unless a colour is set, training converts all to colour"
         )
+    if "I;16" in modes:
+        notes.append(
+            f"{modes['I;16']} images have 16 bits: every 256 grey levels become one, unless the option levels of a "
+            "training says how many levels the camera has, such as 4096"
+        )
+    if findings.ignored:
+        skipped = "1 file was" if findings.ignored == 1 else f"{findings.ignored} files were"
+        notes.append(f"{skipped} skipped, as hidden files, files of systems and texts such as .txt and .json are")
     if findings.slugs:
         left_out = findings.slugs.total()
         notes.append("1 file was left out" if left_out == 1 else f"{left_out} files were left out")

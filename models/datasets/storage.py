@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
-from PIL import Image
 
 from models.datasets.ingest.fingerprint import fingerprint
 from models.datasets.ingest.items import ImageFile, ImagePixels
 from models.datasets.ingest.limits import DiskQuota
-from models.images.codec import open_image
-from models.images.preprocessing import as_image
+from models.images.opening import open_image
+from models.images.preprocessing import OpenedImage, opened_pixels
 from models.images.provenance import ARRAY
 
 ORIGINALS = "originals.bin"
@@ -76,13 +75,13 @@ class StorageWriter:
         Raises ``ImageError`` where it cannot be decoded, and ``StorageFull``.
         """
         if isinstance(item, ImagePixels):
-            image, data, group = as_image(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
+            opened, data, group = opened_pixels(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
-            image, data, group = open_image(item.data), item.data, None
-        seen = fingerprint(image)
+            opened, data, group = open_image(item.data), item.data, None
+        seen = fingerprint(opened)
         self._room.take(len(data) + ROW_BYTES)
         row = (
-            item.path, group, image.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
+            item.path, group, opened.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
             seen.dhash - 2**63, self._originals.tell(), len(data),
         )  # fmt: skip
         added = self.index.execute(
@@ -142,13 +141,13 @@ class Storage:
         """Return the fold (0 to 4) of every image of the statistics part of a small dataset, ordered by path."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
-    def image(self, stored: Stored) -> Image.Image:
-        """Return a stored image as a Pillow image in its original size. Raises ``ImageError`` if it is damaged."""
+    def image(self, stored: Stored) -> OpenedImage:
+        """Return a stored image, upright and in its original size. Raises ``ImageError`` if it is damaged."""
         self._originals.seek(stored.start)
         data = self._originals.read(stored.bytes)
         if stored.format != ARRAY:
             return open_image(data)
-        return as_image(np.frombuffer(data, np.uint8).reshape(-1, stored.height, stored.width))
+        return opened_pixels(np.frombuffer(data, np.uint8).reshape(-1, stored.height, stored.width))
 
 
 def open_index(folder: Path) -> sqlite3.Connection:

@@ -1,33 +1,27 @@
-"""Decoding and encoding of images: PNG, JPEG, WebP and BMP files, and arrays in ``.npy`` files."""
+"""Decoding and encoding of images: image files, and arrays in ``.npy`` files."""
 
 from __future__ import annotations
 
 import io
 import math
-import warnings
-from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from models.errors import ImageError
 from models.images.npy import npy_header
+from models.images.opening import open_image
 from models.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
 
-__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid", "open_image"]
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-MAX_PIXELS = 4096 * 4096
-"""Largest number of pixels; larger images are refused by their header, before they are decompressed."""
-EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+__all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid"]
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
     """Return the pixels of an image file, converted to a model's size and channels. Raises ``ImageError`` if refused.
 
-    The file is PNG, JPEG, WebP or BMP. Palettes and opaque alpha channels are converted. If the preprocessing is
-    "exact", images of another size or colour are refused, because a conversion would change the score. 16-bit and
-    animated files are always refused, and so are transparent ones, except for an RGBA file and a model with 4 channels.
+    The file is PNG, JPEG, WebP, BMP, TIFF or GIF. It is turned upright as its EXIF orientation says. Palettes, CMYK and
+    opaque alpha channels are converted, and 16 bits are brought to 8. If the preprocessing is "exact", images of
+    another size or colour are refused, because a conversion would change the score. Transparent images are refused,
+    except for an RGBA file and a model with 4 channels: no background is right for every model.
 
     Args:
         data: Content of the file.
@@ -40,66 +34,6 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
         ImageError: The file cannot be decoded or the model does not accept it.
     """
     return conform(open_image(data, lambda size: check_size(size, preprocessing)), preprocessing)
-
-
-def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> Image.Image:
-    """Decode a PNG, JPEG, WebP or BMP file to an 8-bit Pillow image of its own size. Raises ``ImageError`` if it fails.
-
-    Neither size nor colour is changed.
-
-    Args:
-        data: Content of the file.
-        check: Called with the width and height in the header before the file is decompressed; may raise.
-
-    Raises:
-        ImageError: The file is not an image that can be decoded.
-    """
-    if not data:
-        raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked below, by the header
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise ImageError(
-                "undecodable-image", "The file is not an image", f"expected one of {', '.join(FORMATS)}"
-            ) from error
-        except (Image.DecompressionBombError, ValueError, OSError, SyntaxError) as error:
-            raise _undecodable(error) from error
-        _check_header(image)
-        check(image.size)
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise _undecodable(error) from error
-    return image
-
-
-def _undecodable(error: Exception) -> ImageError:
-    if isinstance(error, Image.DecompressionBombError):
-        return _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives more")
-    if "truncated" in str(error).lower():
-        return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
-    return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)
-
-
-def _too_large(detail: str) -> ImageError:
-    return ImageError("image-too-large", "The image is too large", detail)
-
-
-def _check_header(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives {width}x{height}")
-    # Pillow opens a 16-bit colour PNG in an 8-bit mode; only the layout of its data differs.
-    layouts = [
-        tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str) and tile.args.endswith(";16B")
-    ]
-    if image.mode not in EIGHT_BIT_MODES or layouts:
-        got = layouts[0] if layouts else image.mode
-        raise ImageError("unsupported-image", "The image is not 8-bit", f"expected 8 bits a channel, got mode {got}")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError("unsupported-image", "The image is animated", "expected one frame")
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:

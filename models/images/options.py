@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from models.images.preprocessing import Colour, Fit
+from models.images.preprocessing import MAX_LEVELS, Colour, Fit
 
 Side = Annotated[int, Field(ge=4, le=1024)]
 
@@ -41,5 +41,11 @@ class ImageOptions(BaseModel):
     colour: Colour | None = Field(
         None,
         description="Channels of the model: exact (those of the images, others are refused), grey or rgb; unset: exact "
-        "where the images are taken as they are, else rgb if any has colour, else grey.",
+        "where all images have the same channels, else rgb.",
+    )
+    levels: int | None = Field(
+        None,
+        ge=256,
+        le=MAX_LEVELS,
+        description="Grey levels of 16-bit grey files: 4096 for a camera of 12 bits; unset: 65536.",
     )

@@ -20,6 +20,9 @@ Pixels = NDArray[np.uint8]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"grey": 1, "rgb": 3}
+GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
+"""Modes of files without colour channels, as Pillow names them."""
+MAX_LEVELS = 2**16
 RESAMPLING = Image.Resampling.BICUBIC
 """Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
 the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
@@ -31,7 +34,8 @@ class Preprocessing(BaseModel):
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
     middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
     ``colour`` is the treatment of other channels. "exact": they are refused if a conversion would change a value.
-    "grey": colours become their ITU-R 601 luma. "rgb": grey values are repeated.
+    "grey": colours become their ITU-R 601 luma. "rgb": grey values are repeated. ``levels`` is the number of levels of
+    16-bit grey files, which become 256: 65536, or 4096 for a camera of 12 bits.
 
     >>> Preprocessing(channels=1, height=28, width=28).shape
     (1, 28, 28)
@@ -44,6 +48,7 @@ class Preprocessing(BaseModel):
     width: int = Field(ge=1, le=4096)
     fit: Fit = "exact"
     colour: Colour = "exact"
+    levels: int = Field(MAX_LEVELS, ge=256, le=MAX_LEVELS)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,6 +76,25 @@ class Preprocessing(BaseModel):
 
 
 @dataclass(frozen=True)
+class OpenedImage:
+    """An image file that is decoded and upright, in its own size and colour.
+
+    Attributes:
+        image: The pixels, in mode ``I;16`` for 16-bit grey, else in a mode of 8 bits a channel.
+        format: The format of the file, as Pillow names it; None for pixels from an array.
+        mode: The mode of the file, as Pillow names it.
+        notes: What was done to the file, in words.
+        levels: Number of grey levels of 16-bit grey, where the file itself declares it.
+    """
+
+    image: Image.Image
+    format: str | None
+    mode: str
+    notes: tuple[str, ...] = ()
+    levels: int | None = None
+
+
+@dataclass(frozen=True)
 class DecodedImage:
     """Pixels of an image in the size and channels of a model, with format and size of its file.
 
@@ -79,7 +103,8 @@ class DecodedImage:
         converted: The change of mode, such as ``P -> L``, or None.
         resized: Whether the size was changed.
         format: The format of the file; None for pixels from an array.
-        source_size: Width and height in the file; None for pixels from an array.
+        source_size: Upright width and height in the file; None for pixels from an array.
+        notes: What else was done to the file, in words.
     """
 
     pixels: Pixels
@@ -87,20 +112,26 @@ class DecodedImage:
     resized: bool = False
     format: str | None = None
     source_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
-def conform(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert an 8-bit Pillow image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
+def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
+    """Convert an opened image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
+    image, notes = opened.image, opened.notes
     check_size(image.size, preprocessing)
-    converted, note = _to_mode(image, preprocessing)
+    if image.mode == "I;16":
+        levels = opened.levels or preprocessing.levels
+        image, notes = to_eight_bits(image, levels), (*notes, _levels_note(image, levels))
+    converted, note = _to_mode(image, opened.mode, preprocessing)
     resized = _to_size(converted, preprocessing)
     pixels = np.asarray(resized, dtype=np.uint8).reshape(preprocessing.height, preprocessing.width, -1)
     return DecodedImage(
         np.ascontiguousarray(pixels.transpose(2, 0, 1)),
         note,
         resized is not converted,
-        image.format,
+        opened.format,
         image.size,
+        notes,
     )
 
 
@@ -111,7 +142,13 @@ def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage
         pixels: The pixels, with 1, 3 or 4 channels.
         preprocessing: Shape of the model's images, and which conversions are allowed.
     """
-    return conform(as_image(pixels), preprocessing)
+    return conform(opened_pixels(pixels), preprocessing)
+
+
+def opened_pixels(pixels: Pixels) -> OpenedImage:
+    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as an opened image without a file."""
+    image = as_image(pixels)
+    return OpenedImage(image, None, image.mode)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
@@ -148,16 +185,31 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether red, green and blue are equal at every pixel of a Pillow image in mode RGB; True for mode L."""
-    if image.mode == "L":
+    """Return whether red, green and blue are equal at every pixel of an image in mode RGB; True for L and I;16."""
+    if image.mode in {"L", "I;16"}:
         return True
     red, green, blue = (np.asarray(band) for band in image.split())
     return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
-def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> tuple[Image.Image, str | None]:
-    source, wanted = image.mode, MODES.get(preprocessing.channels, "")
-    if not source == wanted == "RGBA":
+def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:
+    """Return a 16-bit grey image in mode L: value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255.
+
+    With 65536 levels this is the upper byte, as Pillow takes it from 16-bit colours.
+    """
+    values = np.asarray(image, dtype=np.uint32) * 256 // levels
+    return Image.fromarray(np.minimum(values, 255).astype(np.uint8))
+
+
+def _levels_note(image: Image.Image, levels: int) -> str:
+    note = f"16 bits brought to 8: every {levels // 256} levels are one"
+    brighter = int(np.count_nonzero(np.asarray(image) >= levels))
+    return note + (f", {brighter} pixels brighter than level {levels - 1} are white" if brighter else "")
+
+
+def _to_mode(image: Image.Image, source: str, preprocessing: Preprocessing) -> tuple[Image.Image, str | None]:
+    wanted = MODES.get(preprocessing.channels, "")
+    if not image.mode == wanted == "RGBA":
         image = opaque(image)
     if image.mode == "RGB" and wanted == "L" and (preprocessing.colour == "grey" or is_grey(image)):
         image = image.convert("L")  # the luma of equal channels is exactly their value
@@ -167,7 +219,8 @@ def _to_mode(image: Image.Image, preprocessing: Preprocessing) -> tuple[Image.Im
         raise ImageError(
             "wrong-image-shape",
             "The image has the wrong channels",
-            f"expected {preprocessing.channels} channel(s) ({wanted}), got mode {source}",
+            f"expected {preprocessing.channels} channel(s) ({wanted}), got mode {source}; convert it first, or train "
+            f"with the option colour",
         )
     return image, None if source == wanted else f"{source} -> {wanted}"
 

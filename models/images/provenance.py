@@ -10,7 +10,7 @@ from models.images.preprocessing import DecodedImage
 
 ARRAY = "array"
 """Format of pixels that come from an array, not from an image file."""
-LOSSLESS = {"PNG", "BMP", ARRAY}
+LOSSLESS = {"PNG", "BMP", "TIFF", "GIF", ARRAY}
 SIZE_FACTOR = 1.5
 """Factor by which the shorter side may be outside the range of the training images before there is a warning."""
 
@@ -75,6 +75,13 @@ class Split(BaseModel):
         if self.folds:
             return f"{self.train} training/{self.statistics} reference in {len(self.folds)} folds"
         return f"{self.train} training/{self.statistics} statistics/{self.calibration} calibration"
+
+
+def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
+    """Return in one text what was done to an image file, and the provenance warning, if any; None if there is none."""
+    warning = provenance_warning(trained, image)
+    converted = f"converted {image.converted}" if image.converted else None
+    return "; ".join(filter(None, (*image.notes, converted, warning))) or None
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:

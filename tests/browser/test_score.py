@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast
 from tests.browser.looks import in_every_look
+from tests.support.image_files import encoded, exif
 from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(120)
@@ -179,3 +182,24 @@ def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collect
         drop(page.get_by_role("main"), DIGITS[1])
         toast(page, "its file is damaged")
     expect(page.get_by_role("row", name=DIGITS[1].name)).to_contain_text("The model could not be loaded")
+
+
+def test_every_file_of_a_folder_is_named_or_counted(page: Page, tmp_path: Path) -> None:
+    lot = tmp_path / "lot"
+    lot.mkdir()
+    turned = encoded(np.asarray(Image.open(DIGITS[0])), exif=exif(6))
+    scan = encoded(np.asarray(Image.open(DIGITS[1])), "TIFF")
+    files = {"turned.png": turned, "scan.tif": scan, "scan.heic": b"no image", "a.txt": b"notes", ".hidden.png": turned}
+    for name, data in files.items():
+        (lot / name).write_bytes(data)
+    opened(page)
+    page.get_by_label("choose a folder").set_input_files(lot)
+    scored(page, 2)
+    said = page.get_by_label("Scores").get_by_role("status")
+    expect(said).to_contain_text("1 file not scored")
+    expect(said).to_contain_text("2 files skipped")
+    page.get_by_role("button", name="lot/turned.png", exact=True).click()
+    expect(page.get_by_text("turned as its EXIF orientation 6 says")).to_be_visible()
+    page.get_by_role("button", name="lot/scan.tif", exact=True).click()
+    expect(page.get_by_text("This browser cannot show the file")).to_be_visible()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()

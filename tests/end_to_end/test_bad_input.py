@@ -37,15 +37,17 @@ def colour() -> bytes:
     return png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)))
 
 
-def sixteen_bit() -> bytes:
-    return png(Image.fromarray(np.arange(784, dtype=np.uint16).reshape(28, 28)))
+def floating_point() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((28, 28), dtype=np.float32)).save(file, format="TIFF")
+    return file.getvalue()
 
 
 CASES: list[tuple[str, Callable[[], bytes], str, str]] = [
     ("empty.png", lambda: b"", "empty-image", "0 bytes"),
     ("text.png", lambda: b"this is no image\n" * 20, "undecodable-image", "PNG"),
     ("cut.png", lambda: DIGITS[0].read_bytes()[:-60], "truncated-image", ""),
-    ("deep.png", sixteen_bit, "unsupported-image", "8 bits"),
+    ("float.tif", floating_point, "unsupported-image", "floating-point numbers"),
     ("bomb.png", bomb, "image-too-large", "pixels"),
     ("colour.png", colour, "wrong-image-shape", "1 channel"),
     ("large.png", lambda: png(Image.new("L", (64, 64))), "wrong-image-shape", "64x64"),

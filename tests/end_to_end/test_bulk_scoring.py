@@ -1,13 +1,15 @@
 """Scoring a whole dataset as a job, over HTTP."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
-from tests.end_to_end.support.service import await_job, score_one
+from tests.end_to_end.support.service import await_job, score_one, snf
 from tests.support.paths import DIGITS
 
 BODY: dict[str, Any] = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
@@ -66,3 +68,36 @@ def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[st
 def test_an_alpha_that_the_calibration_cannot_give_is_refused(house: httpx.Client) -> None:
     answer = house.post("/v1/jobs", json=BODY | {"parameters": {"alpha": 1e-9}})
     assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
+
+
+def test_a_dataset_with_images_that_the_model_refuses_ends_in_part(house: httpx.Client, house_home: Path) -> None:
+    large = io.BytesIO()
+    Image.open(DIGITS[12]).resize((30, 30)).save(large, "PNG")
+    files = [("file", (path.name, path.read_bytes(), "image/png")) for path in DIGITS[:12]]
+    files.append(("file", ("large.png", large.getvalue(), "image/png")))
+    assert house.post("/v1/datasets", data={"name": "of-two-sizes"}, files=files).status_code == 201
+    job = house.post("/v1/jobs", json=BODY | {"dataset": "of-two-sizes"}).json()
+    done = await_job(house, job["id"], "partial")
+    assert (done["result"]["images"], done["result"]["errors"], done["error"]) == (13, 1, None)
+    assert done["finished_at"] is not None
+    rows = parquet.read_table(io.BytesIO(house.get(done["links"]["result"]).content)).to_pylist()
+    assert {row["path"]: row["error"] for row in rows if row["error"]} == {"large.png": "wrong-image-shape"}
+    assert "retry" not in done["links"]
+    assert [one["id"] for one in house.get("/v1/jobs", params={"status": "partial"}).json()["jobs"]] == [job["id"]]
+    assert 'event: end\ndata: {"status": "partial"}\n' in house.get(f"/v1/jobs/{job['id']}/events").text
+    watched = snf(house_home, "jobs", "watch", job["id"], "--url", str(house.base_url))
+    assert watched.returncode == 4, watched.stderr
+
+
+def test_a_dataset_without_an_image_that_the_model_takes_is_not_queued(house: httpx.Client) -> None:
+    files = []
+    for path in DIGITS[:12]:
+        large = io.BytesIO()
+        Image.open(path).resize((30, 30)).save(large, "PNG")
+        files.append(("file", (path.name, large.getvalue(), "image/png")))
+    assert house.post("/v1/datasets", data={"name": "of-large-digits"}, files=files).status_code == 201
+    answer = house.post("/v1/jobs", json=BODY | {"dataset": "of-large-digits"})
+    assert answer.status_code == 422
+    [problem] = answer.json()["errors"]
+    assert problem["pointer"] == "/body/dataset"
+    assert "the model takes 28x28 pixels alone, the images have 30x30" in problem["detail"]

@@ -46,7 +46,9 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     text.write_text("no image")
     arguments = ["score", *map(str, DIGITS), str(text.parent), "-m", "digits"]
     done = snf(home, *arguments, "--out", str(out))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr
+    assert f"{len(DIGITS)} images judged, " in done.stderr
+    assert "1 not judged" in done.stderr
     assert "images/s" in done.stdout
     assert not parts.exists()
     rows = parquet.ParquetFile(out).read().to_pylist()
@@ -58,7 +60,7 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     assert rows[-1]["error"] == alone[-1]["error"]["type"]
     before = out.read_bytes()
     again = snf(home, *arguments, "--out", str(out), "--json", "--alpha", "1", "--fail-on-anomaly")
-    assert again.returncode == 1
+    assert again.returncode == 4
     told = json.loads(again.stdout)
     assert (told["images"], told["anomalies"], told["errors"]) == (len(rows), len(rows) - 1, 1)
     assert out.read_bytes() != before
@@ -75,7 +77,7 @@ def test_heat_maps_and_details(home: Path, house: httpx.Client, tmp_path: Path, 
     remote = ["--url", str(house.base_url)] if where == "there" else []
     arguments = ["score", str(text), *map(str, DIGITS[:3]), "-m", "mnist-snf-glow", "--json", *remote]
     done = snf(home, *arguments, "--detail", "full", "--explain", str(maps))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr
     answer = json.loads(done.stdout)
     assert [one["status"] for one in answer["results"]] == ["error", "ok", "ok", "ok"]
     assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
@@ -159,7 +161,9 @@ def test_exit_codes(home: Path, tmp_path: Path) -> None:
     assert snf(home, "score", digit, "-m", "digits", "--alpha", "1", "--fail-on-anomaly").returncode == 1
     assert snf(home, "score", digit, "-m", "digits", "--alpha", "1e-9").returncode == 2
     assert snf(home, "score", digit, "-m", "nobody").returncode == 2
-    assert snf(home, "score", str(text), "-m", "digits").returncode == 2
+    assert snf(home, "score", str(text), "-m", "digits").returncode == 4
+    both = snf(home, "score", digit, str(text), "-m", "digits", "--alpha", "1", "--fail-on-anomaly")
+    assert (both.returncode, "1 image judged, 1 anomaly, 1 not judged" in both.stderr) == (4, True)
     assert snf(home, "score", "no-such-file.png").returncode == 2
     dead = snf(home, "score", digit, "--url", "http://127.0.0.1:1")
     assert dead.returncode == 3

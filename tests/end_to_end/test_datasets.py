@@ -71,12 +71,17 @@ def test_every_kind_of_upload_becomes_the_same_dataset(service: httpx.Client, ho
 
 
 def test_what_is_left_out_is_named(service: httpx.Client) -> None:
-    more = {"lot0/notes.txt": b"not an image", "lot0/again.png": pngs(1)["lot0/000.png"], ".DS_Store": b"x"}
+    more = {
+        "lot0/notes": b"not an image",
+        "lot0/notes.txt": b"text",
+        "lot0/again.png": pngs(1)["lot0/000.png"],
+        ".DS_Store": b"x",
+    }
     # The name may come last.
     form = [("file", ("cells.zip", zipped(pngs(30) | more))), ("name", (None, "left-out"))]
     report = service.post("/v1/datasets", files=form).json()["report"]
-    assert report["rejected_files"][0]["path"] == "lot0/notes.txt"
-    assert (report["rejected"], report["ignored"]) == (1, 1)
+    assert report["rejected_files"][0]["path"] == "lot0/notes"
+    assert (report["rejected"], report["ignored"]) == (1, 2)
     assert report["duplicates"]["examples"] == [["lot0/000.png", "lot0/again.png"]]
 
 
@@ -155,7 +160,7 @@ def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
     answer = house.post("/v1/models/own/score", files=form)
     assert answer.status_code == 200, answer.text
     note = answer.json()["results"][0]["preprocessing"]
-    assert (note["resized"], note["converted"]) == (True, "L -> RGB")
+    assert (note["resized"], note["fit"], note["converted"]) == (True, "crop", "L -> RGB")
     assert "400x300" in note["warning"]
     manifest = house.get("/v1/models/own").json()["manifest"]
     assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}

@@ -21,7 +21,7 @@ local key = prefix .. 'job:' .. id
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local terminal = {succeeded = true, failed = true, cancelled = true}
+local terminal = {succeeded = true, partial = true, failed = true, cancelled = true}
 
 local function field(name) return redis.call('HGET', key, name) end
 local function queue() return field('queue') or 'train-cpu' end
@@ -260,7 +260,7 @@ if status and not terminal[status] then return 0 end
 redis.call('DEL', key, prefix .. 'changes:' .. id, prefix .. 'shards:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)
-for _, name in ipairs({'succeeded', 'failed', 'cancelled'}) do
+for _, name in ipairs({'succeeded', 'partial', 'failed', 'cancelled'}) do
   redis.call('ZREM', prefix .. 'jobs:status:' .. name, id)
 end
 if kind then redis.call('ZREM', prefix .. 'jobs:type:' .. kind, id) end

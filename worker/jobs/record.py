@@ -15,18 +15,20 @@ from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
-    """Status of a job, from queued to succeeded, failed or cancelled, which are final."""
+    """Status of a job. Succeeded, partial (a scoring that could not judge every image), failed, cancelled are final."""
 
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+WITH_RESULT = frozenset({Status.SUCCEEDED, Status.PARTIAL})
+TERMINAL = WITH_RESULT | {Status.FAILED, Status.CANCELLED}
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
 
@@ -73,7 +75,7 @@ class Job(BaseModel):
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
     error: dict[str, Any] | None = Field(default=None, description="Latest error: type, title, detail")
-    result: dict[str, Any] | None = Field(default=None, description="Result of a job that succeeded")
+    result: dict[str, Any] | None = Field(default=None, description="Result of a job that succeeded or is partial")
     worker: str | None = Field(default=None, description="Worker that holds the lease")
 
     @property
@@ -86,7 +88,7 @@ class Job(BaseModel):
 
     @property
     def finished(self) -> bool:
-        """Whether the job has ended: it has succeeded, failed or been cancelled."""
+        """Whether the job has ended: it has succeeded, is partial, has failed or been cancelled."""
         return self.status in TERMINAL
 
 

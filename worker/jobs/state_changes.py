@@ -44,7 +44,7 @@ class StateChanges(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether the job has succeeded, failed or been cancelled, so that no further change will follow."""
+        """Whether the job has ended, with or without a result, so that no further change will follow."""
         return self.status in TERMINAL
 
 

@@ -40,6 +40,7 @@ class Outcome(StrEnum):
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
     SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
     PAUSED = "paused"
@@ -49,6 +50,7 @@ class Outcome(StrEnum):
 
 _OUTCOMES = {
     Status.SUCCEEDED: Outcome.SUCCEEDED,
+    Status.PARTIAL: Outcome.PARTIAL,
     Status.FAILED: Outcome.FAILED,
     Status.CANCELLED: Outcome.CANCELLED,
     Status.PAUSED: Outcome.PAUSED,
@@ -196,7 +198,9 @@ class Supervisor:
         changes = summary.changes()
         if end == ExitCode.DONE and summary.result is not None:
             self._deaths = 0
-            return Status.SUCCEEDED, {**changes, "result": summary.result, "error": None}
+            # Counts of a scoring name the images that were not judged; other results have none.
+            status = Status.PARTIAL if summary.result.get("errors") else Status.SUCCEEDED
+            return status, {**changes, "result": summary.result, "error": None}
         if end == ExitCode.PREEMPTED:
             log.info("job %s: attempt %d was preempted", job.id, attempt)
             return Status.QUEUED, changes

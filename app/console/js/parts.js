@@ -40,7 +40,7 @@ export function segments(name, legend, options, chosen, choose) {
 }
 
 const BADGE_CLASSES = {
-  queued: "", starting: "accent", running: "accent", paused: "warn", succeeded: "good", failed: "bad", cancelled: "",
+  queued: "", starting: "accent", running: "accent", paused: "warn", succeeded: "good", partial: "warn", failed: "bad", cancelled: "",
   ready: "good", loading: "accent", idle: "",
 };
 

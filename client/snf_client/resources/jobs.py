@@ -27,11 +27,11 @@ from snf_client.schemas import (
 )
 from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, operation
 
-JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "failed", "cancelled"]
+JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
 JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate"]
 AnyJobResult: TypeAlias = CalibrationResult | JobResult | EvaluationReport
 
-FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
 
 
@@ -200,7 +200,7 @@ class _Jobs(Resource[S]):
         The result of a scoring job is a file, see ``download``.
 
         Raises:
-            Conflict: If the job has not succeeded.
+            Conflict: If the job has neither succeeded nor is partial.
         """
         return Call("GET", path("jobs", job_id, "result"), _read_result, params={"format": "json"})
 
@@ -253,7 +253,7 @@ class JobsResource(_Jobs[SyncTransport]):
                 self._transport.pause(reader.pause(lost))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Block until a job has succeeded, failed or been cancelled; return its record, or raise ``TimeoutError``.
+        """Block until a job has ended, with success or not; return its record, or raise ``TimeoutError``.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.

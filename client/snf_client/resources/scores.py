@@ -12,11 +12,11 @@ from typing import Literal, TypeAlias, TypedDict
 
 import httpx
 
-from snf_client.errors import InvalidRequest, ProblemError
+from snf_client.errors import InvalidRequest
 from snf_client.fdr import q_values
-from snf_client.images import ImageBatch, ImagesLike, batches
+from snf_client.images import ImageBatch, ImagesLike, UnreadableFile, batches
 from snf_client.request import Call, path, query, read_json
-from snf_client.schemas import FailedImage, Fdr, ScoredImage, Scores
+from snf_client.schemas import FailedImage, Fdr, ItemError, ScoredImage, Scores
 from snf_client.transport import AsyncTransport, SyncTransport
 
 ImageResult: TypeAlias = ScoredImage | FailedImage
@@ -25,6 +25,8 @@ REQUEST_IMAGES = 32
 """Images of a request: the service computes this many at once."""
 DETAILED_REQUEST_IMAGES = 8
 """Images of a request if each result is large or takes long."""
+UNREADABLE = (OSError, UnreadableFile)
+"""Errors of files on this machine, which are results of the images; those of connections are other exceptions."""
 IN_FLIGHT = 4
 """Requests in flight, so that the service never waits for the next one."""
 
@@ -88,14 +90,14 @@ class ScoreParameters:
 class ScorePart:
     """Scores or errors of consecutive images, and the model version and calibration that computed the scores.
 
-    ``model`` is None if none of the images could be scored; ``refusal`` is then the error of the service.
+    ``model`` is None if none of the images could be scored; ``refusal`` is then the reason of the first.
     """
 
     results: tuple[ImageResult, ...]
     model: str | None = None
     version: int | None = None
     calibration: int | None = None
-    refusal: ProblemError | None = None
+    refusal: Exception | None = None
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
         """Return a copy of this object with the given ``results``, all else equal; the original stays as it is."""
@@ -118,6 +120,8 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
     Raises:
         ProblemError: The error of the first request, if no image could be scored.
+        OSError: The error of the first file, if no file could be read.
+        UnreadableFile: The same, for a file that is no plain file or too large.
         ValueError: If there is no image.
     """
     whole = sum(parts, ScorePart(()))
@@ -141,8 +145,8 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
     def score(batch: ImageBatch) -> ScorePart:
         try:
             return transport.send(parameters.call(batch))
-        except InvalidRequest as error:
-            if _is_too_large(error, batch):
+        except (InvalidRequest, *UNREADABLE) as error:
+            if _may_be_split(error, batch):
                 first, second = batch.halves()
                 return score(first) + score(second)
             return _refused_part(error, batch)
@@ -172,8 +176,8 @@ async def score_async(
         try:
             # Reading files and encoding images would block the event loop.
             return await transport.send(await asyncio.to_thread(parameters.call, batch))
-        except InvalidRequest as error:
-            if _is_too_large(error, batch):
+        except (InvalidRequest, *UNREADABLE) as error:
+            if _may_be_split(error, batch):
                 first, second = batch.halves()
                 return await score(first) + await score(second)
             return _refused_part(error, batch)
@@ -197,18 +201,29 @@ async def score_async(
         await asyncio.gather(*in_flight, return_exceptions=True)
 
 
-def _is_too_large(error: InvalidRequest, batch: ImageBatch) -> bool:
-    """Return whether a request was refused for its size, so that two smaller requests may be accepted."""
+def _may_be_split(error: Exception, batch: ImageBatch) -> bool:
+    """Return whether only some images of a batch may be the cause of an error, so that halves of it may succeed."""
+    if len(batch.images) == 1:
+        return False
     # The service refuses a large body by its status, and a large array by its number of images.
-    return len(batch.images) > 1 and (error.status == 413 or error.type == "image-too-large")
+    return not isinstance(error, InvalidRequest) or error.status == 413 or error.type == "image-too-large"
 
 
-def _refused_part(error: InvalidRequest, batch: ImageBatch) -> ScorePart:
-    """Return the errors of a request in which no image could be scored. Other errors are raised."""
-    if error.type != "no-image-scored":
+def _refused_part(error: InvalidRequest | OSError | UnreadableFile, batch: ImageBatch) -> ScorePart:
+    """Return the errors of images none of which could be scored: refused, unreadable or too large. Raise others."""
+    if isinstance(error, UnreadableFile):
+        item = ItemError(type=error.type, title=error.title, status=422, detail=error.detail)
+    elif isinstance(error, OSError):
+        detail = error.strerror or str(error)
+        item = ItemError(type="unreadable-image", title="The file cannot be read", status=422, detail=detail)
+    elif error.type == "no-image-scored":
+        failed = tuple(FailedImage.model_validate(result) for result in error.extensions["results"])
+        return ScorePart(_with_names(failed, batch), refusal=error)
+    elif error.status == 413 and len(batch.images) == 1:
+        item = ItemError(type=error.type, title=error.title, status=error.status, detail=error.detail)
+    else:
         raise error
-    failed = tuple(FailedImage.model_validate(result) for result in error.extensions["results"])
-    return ScorePart(_with_names(failed, batch), refusal=error)
+    return ScorePart((FailedImage(index=0, filename=batch.names[0], status="error", error=item),), refusal=error)
 
 
 def _read_part(response: httpx.Response, batch: ImageBatch) -> ScorePart:

@@ -82,7 +82,9 @@ class EvenlySpaced:
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
     """Return the options that load a dataset with the image size, fit (crop, pad, ...) and colours a model expects."""
     size = (preprocessing.height, preprocessing.width)
-    return ImageOptions(image_size=size, fit=preprocessing.fit, colour=preprocessing.colour)
+    return ImageOptions(
+        image_size=size, fit=preprocessing.fit, colour=preprocessing.colour, levels=preprocessing.levels
+    )
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:

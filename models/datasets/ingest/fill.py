@@ -92,6 +92,8 @@ def _too_few(images: int, findings: Findings) -> DatasetRefused:
     if findings.files:
         first = findings.files[0]
         detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
+    if findings.ignored:
+        detail += f"; {findings.ignored} files were skipped, because their names are no images'"
     return DatasetRefused("dataset-too-small", "The dataset is too small", detail)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from models.images.preprocessing import is_grey, opaque
+from models.images.preprocessing import OpenedImage, is_grey, opaque, to_eight_bits
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,25 @@ class Fingerprint:
     dhash: int
 
 
-def fingerprint(image: Image.Image) -> Fingerprint:
-    """Return the size, the colour, a SHA-256 of the pixels and a perceptual hash of an 8-bit Pillow image.
+def fingerprint(opened: OpenedImage) -> Fingerprint:
+    """Return the size, the colour, a SHA-256 of the pixels and a perceptual hash of an opened image.
 
     Raises ``ImageError`` for an image with transparent pixels.
     """
-    plain = opaque(image)
+    image = opened.image
+    plain = image if image.mode == "I;16" else opaque(image)
     grey = is_grey(plain)
-    if grey:
+    if grey and plain.mode == "RGB":
         plain = plain.convert("L")
     content = hashlib.sha256(f"{plain.mode} {plain.width} {plain.height} ".encode())
     content.update(plain.tobytes())
-    return Fingerprint(image.mode, image.width, image.height, grey, content.digest(), difference_hash(plain))
+    visible = brightened(plain) if plain.mode == "I;16" else plain
+    return Fingerprint(opened.mode, image.width, image.height, grey, content.digest(), difference_hash(visible))
+
+
+def brightened(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image in mode L whose brightest pixel is nearly white."""
+    return to_eight_bits(image, max(256, int(np.asarray(image).max()) + 1))
 
 
 def difference_hash(image: Image.Image) -> int:

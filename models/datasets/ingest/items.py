@@ -11,7 +11,6 @@ from models.images.preprocessing import Pixels
 MAX_NAME = 1024
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 DRIVE = re.compile(r"[A-Za-z]:")
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file of an upload that is skipped without being rejected: hidden, or of a system, such as ``Thumbs.db``."""
+    """A file of an upload that is skipped and only counted, because its name is no image's: hidden, a text, ..."""
 
     path: str
 
@@ -98,13 +97,3 @@ def safe_path(name: str) -> str:
 def is_top(name: str) -> bool:
     """Return whether a name in an archive means its root folder: ``.``, ``./`` and so on, as ``tar -c .`` writes."""
     return not set(name.split("/")) - {"", "."}
-
-
-def is_ignored(path: str) -> bool:
-    """Return whether a file in an archive is hidden (``.name``) or made by a system, such as ``Thumbs.db``.
-
-    >>> [is_ignored(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "a.png")]
-    [True, True, True, False]
-    """
-    parts = path.split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in SYSTEM_FILES

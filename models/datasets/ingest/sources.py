@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from models.datasets.ingest.items import Ignored, Item, Rejected, is_ignored, refused, safe_path
+from models.datasets.ingest.items import Ignored, Item, Rejected, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import read_member
 from models.datasets.ingest.npy_files import npz_images, read_npy_file
 from models.datasets.ingest.tar_files import read_tar
 from models.datasets.ingest.zip_files import open_zip, zip_files
 from models.errors import DatasetRefused
+from models.images.policy import is_no_image
 
 MAGIC = {
     b"PK\x03\x04": "zip",
@@ -84,7 +85,7 @@ def _image(source: Source, meter: UploadMeter) -> Item:
         path = safe_path(source.filename)
     except DatasetRefused as error:
         return Rejected(ascii(source.filename)[1:80], "unsafe-name", error.detail)
-    if is_ignored(path):
+    if is_no_image(path):
         return Ignored(path)
     with source.path.open("rb") as file:
         return read_member(path, file, meter)

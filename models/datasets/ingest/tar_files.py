@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from models.archives.tar import Readable, TarReader
-from models.datasets.ingest.items import Ignored, Item, is_ignored, is_top, refused, safe_path
+from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import CHUNK, archive_errors, read_member
+from models.images.policy import is_no_image
 
 LZMA_MEMORY = 256 * 2**20
 XZ = b"\xfd7zXZ\x00"
@@ -56,7 +57,7 @@ def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iter
                 raise refused("malformed-archive", f"{filename}: {name} is there twice")
             names.add(name)
             item = read_member(within + name, entry.content, meter)
-            yield Ignored(within + name) if is_ignored(name) else item
+            yield Ignored(within + name) if is_no_image(name) else item
             meter.done = start + file.tell()
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.datasets.ingest.items import Ignored, Item, is_ignored, is_top, refused, safe_path
+from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import archive_errors, read_member
+from models.images.policy import is_no_image
 
 DIRECTORY_BYTES = 128
 """Most bytes of an entry in the directory of a zip file, on average."""
@@ -72,7 +73,7 @@ def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, wi
     ``within`` is put before their paths. Raises ``DatasetRefused``.
     """
     for name, info in members.items():
-        if is_ignored(name):
+        if is_no_image(name):
             yield Ignored(within + name)
         else:
             with archive.open(info) as stream:

@@ -142,6 +142,6 @@ def await_job(client: httpx.Client, job_id: str, *statuses: str, seconds: float 
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
         if job["status"] in statuses:
             return job
-        assert job["status"] not in {"failed", "succeeded", "cancelled"}, job
+        assert job["status"] not in {"failed", "succeeded", "partial", "cancelled"}, job
         time.sleep(0.3)
     raise AssertionError(f"job {job_id} did not get to {statuses} in {seconds} s: {job}")

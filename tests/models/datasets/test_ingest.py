@@ -139,7 +139,8 @@ MALFORMED: dict[str, tuple[bytes, str, str]] = {
     "npz group objects": (npz(images=DIGITS[:12, 0], group=OBJECTS), "malformed-array", "never unpickled"),
     "too few": (zipped(pngs(9)), "dataset-too-small", "9 different images can be used"),
     "all the same": (zipped({f"{n}.png": PNG for n in range(99)}), "dataset-too-small", "1 different images"),
-    "nothing good": (zipped({f"{n}.txt": b"text" for n in range(20)}), "dataset-too-small", "20 files were rejected"),
+    "nothing good": (zipped({f"{n}.png": b"text" for n in range(20)}), "dataset-too-small", "20 files were rejected"),
+    "only texts": (zipped({f"{n}.txt": b"text" for n in range(20)}), "dataset-too-small", "20 files were skipped"),
     "empty": (zipped({}), "dataset-too-small", "0 different images"),
 }
 
@@ -227,10 +228,11 @@ def test_many_image_files(store: DatasetStore, tmp_path: Path) -> None:
         source(tmp_path / "uploads", PNG, "lot0/000.png"),
         source(tmp_path / "uploads", PNG, ".hidden.png"),
         source(tmp_path / "uploads", b"text", "notes.txt"),
+        source(tmp_path / "uploads", b"text", "notes.png"),
         source(tmp_path / "uploads", b"", "empty.png"),
     ]
     report = store.create("digits", files)
-    assert (report.images, report.rejected, report.ignored) == (12, 4, 1)
+    assert (report.images, report.rejected, report.ignored) == (12, 4, 2)
     assert report.rejected_by == {
         "empty-image": 1,
         "name-taken": 1,
@@ -240,14 +242,14 @@ def test_many_image_files(store: DatasetStore, tmp_path: Path) -> None:
 
 
 def test_single_bad_files_are_left_out_with_their_reason(store: DatasetStore, tmp_path: Path) -> None:
-    deep = Image.new("I;16", (8, 8))
-    deep.save(tmp_path / "deep.png")
+    Image.new("F", (8, 8)).save(tmp_path / "deep.tif")
     files = {
         **GOOD,
         "readme.txt": b"text",
+        "readme": b"text",
         "inner.zip": zipped(GOOD),
         "inner.npy": npy(DIGITS[:3, 0]),
-        "deep.png": (tmp_path / "deep.png").read_bytes(),
+        "deep.tif": (tmp_path / "deep.tif").read_bytes(),
         "cut.png": PNG[:-60],
         "large.png": bytes(5000),
         "__MACOSX/a.png": PNG,
@@ -256,14 +258,15 @@ def test_single_bad_files_are_left_out_with_their_reason(store: DatasetStore, tm
     }
     for data in (zipped(files), tarred(files)):
         report = store.create("digits", [source(tmp_path / "uploads", data)], limits=Limits(file_bytes=4000))
-        assert (report.images, report.rejected, report.ignored) == (12, 6, 3)
+        assert (report.images, report.rejected, report.ignored) == (12, 6, 4)
         reasons = {one.path: one.reason for one in report.rejected_files}
-        assert "expected one of PNG" in reasons["readme.txt"]
+        assert "expected one of PNG" in reasons["readme"]
         assert "inside an archive is not opened" in reasons["inner.npy"]
-        assert "8 bits" in reasons["deep.png"]
+        assert "got floating-point numbers" in reasons["deep.tif"]
         assert "ends too early" in reasons["cut.png"]
         assert "5000 bytes, at most 4000" in reasons["large.png"]
         assert any("left out" in note for note in report.notes)
+        assert any("4 files were skipped" in note for note in report.notes)
         store.delete("digits")
 
 

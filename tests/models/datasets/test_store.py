@@ -91,17 +91,17 @@ SAME = {"smallest": (40, 30), "largest": (40, 30), "channels": 3}
 CHOICES = [
     (facts(), {}, (3, 48, 48, "crop", "rgb")),
     (facts(median_shorter_side=500), {}, (3, 64, 64, "crop", "rgb")),
-    (facts(coloured=False, channels=1), {}, (1, 48, 48, "crop", "grey")),
+    (facts(coloured=False, channels=1), {}, (1, 48, 48, "crop", "exact")),
     (facts(**SAME), {}, (3, 30, 40, "exact", "exact")),
     (facts(**{**SAME, "channels": None}), {}, (3, 30, 40, "exact", "rgb")),
     (facts(**SAME), {"fit": "crop"}, (3, 30, 40, "crop", "exact")),
     (facts(**SAME), {"colour": "grey"}, (1, 30, 40, "exact", "grey")),
     (facts(**SAME), {"image_size": [30, 40]}, (3, 30, 40, "exact", "exact")),
-    (facts(**SAME), {"image_size": 32}, (3, 32, 32, "crop", "rgb")),
+    (facts(**SAME), {"image_size": 32}, (3, 32, 32, "crop", "exact")),
     (
         facts(**{**SAME, "smallest": (4000, 3000), "largest": (4000, 3000), "median_shorter_side": 3000}),
         {},
-        (3, 64, 64, "crop", "rgb"),
+        (3, 64, 64, "crop", "exact"),
     ),
     (facts(), {"image_size": [8, 16], "fit": "pad", "colour": "grey"}, (1, 8, 16, "pad", "grey")),
 ]
@@ -197,7 +197,7 @@ def test_a_built_in_set_can_be_resized() -> None:
     config = TrainingConfig(image_size=16)
     dataset = load_dataset("mnist-mini", None, None, config)
     assert dataset.image_shape == (1, 16, 16) == summarize("mnist-mini", None, None, config).image_shape
-    assert dataset.preprocessing == Preprocessing(channels=1, height=16, width=16, fit="crop", colour="grey")
+    assert dataset.preprocessing == Preprocessing(channels=1, height=16, width=16, fit="crop")
     assert dataset.digest != load_dataset("mnist-mini", None).digest
 
 

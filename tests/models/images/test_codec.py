@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from PIL import Image
 
 from models.errors import ErrorKind, ImageError
 from models.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
+from models.images.policy import FORMATS
 from tests.models.helpers import real_images
+from tests.support.image_files import png
 from tests.support.paths import DATA
 
 GREY = Preprocessing(channels=1, height=28, width=28)
@@ -31,16 +32,6 @@ def file(pixels: NDArray[Any], kind: str = "PNG", mode: str | None = None, **set
     content = io.BytesIO()
     (image.convert(mode) if mode else image).save(content, format=kind, **settings)
     return content.getvalue()
-
-
-def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
-    """A PNG by hand, with any header."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def refused(data: bytes, preprocessing: Preprocessing, slug: str, text: str) -> None:
@@ -119,26 +110,15 @@ WHOLE = file(DIGIT[0])
         pytest.param(b"", GREY, "empty-image", "got 0 bytes", id="empty"),
         pytest.param(b"not an image\n" * 50, GREY, "undecodable-image", "expected one of PNG", id="text"),
         pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", GREY, "undecodable-image", "one of", id="svg"),
-        pytest.param(file(DIGIT[0], "GIF"), GREY, "undecodable-image", "expected one of", id="gif"),
-        pytest.param(file(DIGIT[0], "TIFF"), GREY, "undecodable-image", "expected one of", id="tiff"),
         pytest.param(WHOLE[:-60], GREY, "truncated-image", "ends too early", id="truncated-png"),
         pytest.param(file(PHOTO[0], "JPEG")[:-200], GREY, "truncated-image", "ends too early", id="truncated-jpeg"),
         pytest.param(file(DIGIT[0], "BMP")[:-100], GREY, "truncated-image", "ends too early", id="truncated-bmp"),
         pytest.param(WHOLE[:20], GREY, "truncated-image", "ends too early", id="truncated-header"),
         pytest.param(
-            png(28, 28, 16, 0, (b"\0" + b"\1\2" * 28) * 28), GREY, "unsupported-image", "8 bits", id="16-bit-grey"
-        ),
-        pytest.param(
-            png(28, 28, 16, 2, (b"\0" + b"\1\2" * 84) * 28), COLOUR, "unsupported-image", "8 bits", id="16-bit-rgb"
-        ),
-        pytest.param(
-            png(28, 28, 16, 6, (b"\0" + b"\1\2" * 112) * 28), ALPHA, "unsupported-image", "8 bits", id="16-bit-rgba"
-        ),
-        pytest.param(
-            png(28, 28, 16, 4, (b"\0" + b"\xff" * 112) * 28), GREY, "unsupported-image", "8 bits", id="16-bit-alpha"
+            png(28, 28, 16, 4, (b"\0" + b"\x80" * 112) * 28), GREY, "unsupported-image", "opaque", id="16-bit-alpha"
         ),
         pytest.param(png(20_000, 20_000, 8, 0, b""), GREY, "image-too-large", "", id="bomb"),
-        pytest.param(png(5_000, 5_000, 8, 2, b""), GREY, "image-too-large", "5000x5000", id="large"),
+        pytest.param(png(20_000, 5_001, 8, 2, b""), GREY, "image-too-large", "20000x5001", id="large"),
         pytest.param(png(2**31 - 1, 2**31 - 1, 8, 0, b""), GREY, "image-too-large", "", id="larger"),
         pytest.param(WHOLE, COLOUR, "wrong-image-shape", r"3 channel\(s\) \(RGB\), got mode L", id="grey-for-colour"),
         pytest.param(
@@ -159,7 +139,7 @@ WHOLE = file(DIGIT[0])
             file(DIGIT[0], save_all=True, append_images=[Image.fromarray(255 - DIGIT[0])]),
             GREY,
             "unsupported-image",
-            "one frame",
+            "got 2 frames of an animation",
             id="animated-png",
         ),
         pytest.param(
@@ -171,7 +151,7 @@ WHOLE = file(DIGIT[0])
             ),
             COLOUR,
             "unsupported-image",
-            "one frame",
+            "got 2 frames of an animation",
             id="animated-webp",
         ),
     ],
@@ -180,7 +160,7 @@ def test_what_cannot_be_scored_is_refused(data: bytes, preprocessing: Preprocess
     refused(data, preprocessing, slug, text)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_damaged_files_raise_nothing_but_image_errors(kind: str) -> None:
     original = file(PHOTO.transpose(1, 2, 0), kind)
     generator = np.random.default_rng(len(original))

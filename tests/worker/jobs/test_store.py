@@ -108,7 +108,7 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     assert done.worker is None
 
 
-@pytest.mark.parametrize("end", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
+@pytest.mark.parametrize("end", [Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.CANCELLED])
 def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) -> None:
     job = add()
     attempt = store.take(job.id, "w", 5) or 0

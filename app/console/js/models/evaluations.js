@@ -10,7 +10,7 @@ import { report } from "./report.js";
 
 const PAGE_SIZE = 20;
 const MAX_PAGES = 5; // of 200 jobs each; older jobs are available through the API
-const FINISHED = new Set(["succeeded", "failed", "cancelled"]);
+const FINISHED = new Set(["succeeded", "partial", "failed", "cancelled"]);
 
 export class Evaluations {
   constructor(subject, redraw) {

@@ -5,7 +5,7 @@ import { brief, count, fixed, shape, whole } from "../format.js";
 import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
-import { dropped, named, pasted } from "../score/intake.js";
+import { dropped, named, pasted, SHOWN, TYPES } from "../score/intake.js";
 import { explain, Queue } from "../score/queue.js";
 import { get, save } from "../service.js";
 import { complain } from "../toast.js";
@@ -166,13 +166,13 @@ function view() {
     <section class="drop ${state.over ? "over" : ""}" aria-label="Images">
       <p><strong>Drop images or folders here</strong>, paste an image, or</p>
       <div class="row">
-        <label class="button">choose files<input class="sr-only" type="file" multiple accept="image/png,image/jpeg,image/webp,image/bmp" @change=${chosen}></label>
+        <label class="button">choose files<input class="sr-only" type="file" multiple accept=${TYPES} @change=${chosen}></label>
         <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
       </div>
-      <p class="small faint">${model.name} accepts ${shape(model.image_shape)} images: PNG, JPEG, WebP or BMP.</p>
+      <p class="small faint">${model.name} accepts ${shape(model.image_shape)} images: PNG, JPEG, WebP, BMP, TIFF or GIF.</p>
       ${fitting.length ? exampleButtons(fitting) : nothing}
     </section>
-    ${queue.items.length ? results(model) : nothing}`;
+    ${queue.items.length || queue.skipped ? results(model) : nothing}`;
 }
 
 function chosen(event) {
@@ -212,7 +212,8 @@ function results(model) {
     <header>
       <p role="status"><strong>${count(scored.length, "image")}</strong> scored${queue.by ? ` by ${queue.by.model}:${queue.by.version}` : ""},
         <span class="badge ${anomalies ? "bad" : "good"}">${count(anomalies, "anomaly", "anomalies")}</span>
-        ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}</p>
+        ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}
+        ${queue.skipped ? html`<span class="badge">${count(queue.skipped, "file")} skipped: hidden files, files of systems, texts</span>` : nothing}</p>
       <div class="row">
         <button @click=${() => save(new Blob([csv(queue.items, state.alpha)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
         <button @click=${() => { state.open = null; queue.clear(); }}>Clear</button>
@@ -241,7 +242,7 @@ function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
   const { result } = item;
   return html`<tr class=${open ? "open" : ""}>
-    <td class="thumb">${item.file.type.startsWith("image/") ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
+    <td class="thumb">${SHOWN.test(item.file.type) ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
     <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
     ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td>${ofFeatures(model) ? nothing : html`<td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>`}
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`

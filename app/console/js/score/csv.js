@@ -13,7 +13,7 @@ export function csv(items, alpha) {
     return [
       text(item.name), item.state, result?.log_likelihood, result?.bits_per_dim, verdict?.p_value, verdict?.statistic,
       verdict && verdict.p_value <= (alpha ?? verdict.alpha), verdict && (alpha ?? verdict.alpha), text(verdict?.reasons?.map((reason) => reason.text).join("; ")),
-      text(result?.preprocessing?.warning), text(error && `${error.title}: ${error.detail}`), by?.model, by?.version, by?.calibration,
+      text([...(result?.preprocessing?.notes ?? []), result?.preprocessing?.converted && `converted ${result.preprocessing.converted}`, result?.preprocessing?.warning].filter(Boolean).join("; ")), text(error && `${error.title}: ${error.detail}`), by?.model, by?.version, by?.calibration,
     ];
   });
   return [COLUMNS, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";

@@ -2,6 +2,7 @@
 import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed, whole } from "../format.js";
 import { facts, notice, waiting } from "../parts.js";
+import { SHOWN } from "./intake.js";
 import "../charts.js";
 
 const SIDE = 224; // pixels of a picture on the screen
@@ -15,10 +16,11 @@ export function detail(item, { alpha, reference, shape }) {
   return html`<div class="detail">
     <p class="notice ${flagged ? "bad" : ""}">${verdictText(verdict, alpha, flagged)}</p>
     ${notice(result.preprocessing?.warning, "warn")}
+    ${notice(result.preprocessing?.notes?.join("; "))}
     <div class="pictures">
-      ${framed(html`<img src=${item.url} alt="" class="pixels" width=${SIDE} height=${SIDE}>`, verdict.reasons, shape, "Image with anomalous regions framed")}
+      ${framed(picture(item, result.preprocessing?.fit, shape), SHOWN.test(item.file.type) ? verdict.reasons : [], shape, "Image with anomalous regions framed")}
       ${explained?.heat_map
-        ? html`<figure class="figure"><img src="data:image/png;base64,${explained.heat_map.png}" alt="Heat map" class="pixels" width=${SIDE} height=${SIDE}>
+        ? html`<figure class="figure"><img src="data:image/png;base64,${explained.heat_map.png}" alt="Heat map" class="pixels" width=${SIDE} .style=${`aspect-ratio: ${shape[2]} / ${shape[1]}; height: auto`}>
             <figcaption>Red regions are less likely than normal, blue regions more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)})</figcaption></figure>`
         : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Computing the heat map ...")}
       <div class="stack why">
@@ -64,8 +66,17 @@ function reason({ share, text, feature, z }) {
     <span class="faint small">${percent} % of the evidence, ${feature === "gradients" || feature.startsWith("feature-") ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
 }
 
+// What the model sees of an image: browsers turn it by its EXIF orientation as the service does, and the fit is that of
+// the model. The boxes are in pixels of this view.
+const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
+
 // The content security policy forbids style attributes; setting the `style` property is allowed.
-// Boxes are in pixels of the model's input, so they fit only if that input is the whole image.
+function picture({ file, url }, fit, [, height, width]) {
+  if (!SHOWN.test(file.type)) return html`<p class="empty">This browser cannot show the file; the heat map shows its pixels.</p>`;
+  return html`<img src=${url} alt="" class="pixels"
+    .style=${`object-fit: ${FITS[fit] ?? "fill"}; aspect-ratio: ${width} / ${height}; height: auto; background: ${fit === "pad" ? "#000" : "none"}`}>`;
+}
+
 function framed(picture, reasons, shape, caption) {
   const boxes = (reasons ?? []).map((entry) => entry.box).filter(Boolean);
   const [, height, width] = shape;

@@ -1,19 +1,31 @@
 // Images from dropped files and folders, the clipboard and file dialogs.
+// A file of a folder is judged unless its name is no image's; the rule is that of the service (models/images/policy.py).
 
-const IMAGE = /\.(png|jpe?g|webp|bmp)$/i;
+export const TYPES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
+/** Media types that every browser shows. */
+export const SHOWN = /^image\/(png|jpeg|webp|bmp|gif)$/;
+const TEXT = /\.(csv|html?|ini|jsonl?|log|md|part|py|sh|tmp|toml|tsv|txt|xml|ya?ml)$/i;
+const SYSTEM = /^(thumbs\.db|desktop\.ini)$/i;
 
-/** Returns all dropped files, and the images in dropped folders and their subfolders. */
+/** Returns whether a file in a folder is skipped and only counted: it is hidden, of a system, or a text. */
+export function isNoImage(path) {
+  const parts = path.split("/");
+  const name = parts.at(-1);
+  return parts.some((part) => part.startsWith(".") || part === "__MACOSX") || SYSTEM.test(name) || TEXT.test(name);
+}
+
+/** Returns all dropped files, and all files in dropped folders and their subfolders. */
 export async function dropped(transfer) {
   const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
   if (!entries.length || entries.includes(null) || entries.includes(undefined)) return named([...transfer.files]);
   const files = [];
-  for (const entry of entries) await walk(entry, files, true);
+  for (const entry of entries) await walk(entry, files);
   return files;
 }
 
 /** Returns the pasted images. An image without a name of its own is named after the time. */
 export function pasted(clipboard) {
-  const files = [...clipboard.files].filter((file) => file.type.startsWith("image/"));
+  const files = [...clipboard.files];
   const time = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
   return files.map((file) => ({ file, name: file.name && file.name !== "image.png" ? file.name : `pasted-${time}.png` }));
 }
@@ -23,9 +35,8 @@ export function named(files) {
   return files.map((file) => ({ file, name: file.webkitRelativePath || file.name }));
 }
 
-async function walk(entry, files, isTopLevel) {
+async function walk(entry, files) {
   if (entry.isFile) {
-    if (!isTopLevel && !IMAGE.test(entry.name)) return;
     const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
     files.push({ file, name: entry.fullPath.replace(/^\//, "") });
     return;
@@ -35,6 +46,6 @@ async function walk(entry, files, isTopLevel) {
     // Browsers return at most a hundred entries at once.
     const children = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
     if (!children.length) return;
-    for (const child of children) await walk(child, files, false);
+    for (const child of children) await walk(child, files);
   }
 }

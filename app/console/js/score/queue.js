@@ -1,4 +1,5 @@
 // Scores images in order. The first request is small so that results appear early; later requests are batches.
+import { isNoImage } from "./intake.js";
 import { call, get, isAbort, Problem } from "../service.js";
 
 const FIRST_BATCH = 4;
@@ -29,11 +30,15 @@ export class Queue {
     this.stopped = new AbortController();
     this.running = 0;
     this.lastId = 0;
+    this.skipped = 0; // files of folders whose names are no images'
     this.by = null; // model, version and calibration of the newest answer
   }
 
   add(files) {
-    this.items.push(...files.map(({ file, name }) => new Item((this.lastId += 1), file, name)));
+    const inFolder = ({ name }) => name.includes("/");
+    const images = files.filter((entry) => !(inFolder(entry) && isNoImage(entry.name)));
+    this.skipped += files.length - images.length;
+    this.items.push(...images.map(({ file, name }) => new Item((this.lastId += 1), file, name)));
     this.go();
   }
 
@@ -50,6 +55,7 @@ export class Queue {
     this.stop();
     for (const item of this.items) URL.revokeObjectURL(item.url);
     this.items = [];
+    this.skipped = 0;
     this.changed();
   }
 

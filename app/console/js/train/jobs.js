@@ -76,7 +76,7 @@ export class Jobs {
 
 function row(job) {
   const done = share(job);
-  const finished = ["succeeded", "failed", "cancelled"].includes(job.status);
+  const finished = ["succeeded", "partial", "failed", "cancelled"].includes(job.status);
   return html`<tr>
     <td>${stateBadge(job.status)}</td>
     <td class="break"><a href="#/train/${job.id}" aria-label="${job.type} ${job.model}, ${job.status}">${job.result?.ref ?? job.model}</a></td>

@@ -22,7 +22,7 @@ export async function aliasesOf(job, signal) {
 /** Renders the result of a finished job. */
 export function outcome(job, aliases, changed) {
   if (job.status === "failed") return failure(job);
-  if (job.status !== "succeeded") return nothing;
+  if (job.status !== "succeeded" && job.status !== "partial") return nothing;
   return (RESULTS[job.type] ?? (() => nothing))(job, aliases, changed);
 }
 
@@ -69,7 +69,8 @@ async function makeLive(result, aliases, changed) {
 
 function scored(job) {
   const { images, anomalies, errors } = job.result;
-  return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">All images are scored</h2>
+  return html`<section class="card ${errors ? "" : "good-edge"}" aria-labelledby="outcome-title"><h2 id="outcome-title">${errors ? `${whole(images - errors)} of ${whole(images)} images are scored` : "All images are scored"}</h2>
+    ${errors ? html`<p class="notice warn">${whole(errors)} could not be judged: the columns <code>error</code> and <code>error_detail</code> of the table name each with its reason.</p>` : nothing}
     ${facts([["images", whole(images)], ["anomalies", whole(anomalies)], ["not scored", errors ? whole(errors) : null], ["model", html`<a href="#/models/${job.model}">${job.model}</a>`]])}
     <div><button class="primary" @click=${() => download(job, `${job.id}.parquet`)}>Download the table (Parquet)</button></div></section>`;
 }

@@ -5,7 +5,7 @@ import { brief } from "../format.js";
 
 const BUDGET = ["max_steps", "max_minutes"]; // fields of the form itself
 const GROUPS = [
-  ["Images", ["image_size", "automatic_side", "fit", "colour", "pixel_transform", "suspect_share"]],
+  ["Images", ["image_size", "automatic_side", "fit", "colour", "levels", "pixel_transform", "suspect_share"]],
   ["Steps", ["batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay", "precision", "seed"]],
   ["Features", ["backbone", "feature_side", "feature_steps", "feature_updates"]],
   ["Learned inverses", ["reconstruction_weight", "multiplier", "reconstruction_target", "symmetric_reconstruction",

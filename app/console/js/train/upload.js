@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { bytes, count, duration } from "../format.js";
-import { dropped, named } from "../score/intake.js";
+import { dropped, isNoImage, named } from "../score/intake.js";
 import { isAbort, upload } from "../service.js";
 import { problem } from "./messages.js";
 import { nameFrom, wrongName } from "./names.js";
@@ -37,7 +37,8 @@ export class Upload {
     const form = new FormData();
     form.append("name", this.name);
     // The folders in a file name become the group of the image.
-    for (const { file, name } of this.files) form.append("file", file, name);
+    // Files of folders whose names are no images' are counted by the service; their content is not sent.
+    for (const { file, name } of this.files) form.append("file", name.includes("/") && isNoImage(name) ? new Blob([]) : file, name);
     const stopped = new AbortController();
     this.error = null;
     this.sending = { stopped, sent: 0, total: this.size, marks: [[performance.now(), 0]] };

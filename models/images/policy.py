@@ -1,0 +1,42 @@
+"""Policy of image files, the same for every way in: formats, names that are no images, and the pixel limit.
+
+The Python client and the console have copies of the names, which a test compares with these.
+"""
+
+from __future__ import annotations
+
+import os
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""Formats that are read, as Pillow names them. The content of a file decides, not its name."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+"""Usual ends of the names of such files, for file dialogs and documentation."""
+MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/tiff", "image/gif")
+"""Media types of a request body that is one image file."""
+TEXT_SUFFIXES = (
+    ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".part", ".py", ".sh", ".tmp", ".toml", ".tsv",
+    ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
+"""Ends of names of files that lie beside images: texts, and files that are still being written."""
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+"""Names, in lower case, of files that systems put into folders of images."""
+SYSTEM_FOLDER = "__MACOSX"
+MAX_PIXELS = int(os.environ.get("SNF_MAX_IMAGE_PIXELS") or 100_000_000)
+"""Largest number of pixels of a file, by the setting; larger files are refused by their header, before decoding."""
+
+
+def is_no_image(path: str) -> bool:
+    """Return whether a file in a folder or an archive is skipped and only counted, because its name is no image's.
+
+    Such files are hidden, made by a system, or texts. All other files are judged, or named with the reason why not.
+
+    Args:
+        path: The path in the folder or archive, with ``/`` between its parts.
+
+    >>> [is_no_image(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "notes.TXT", "a.png", "a.heic")]
+    [True, True, True, True, False, False]
+    """
+    parts = path.split("/")
+    name = parts[-1].lower()
+    hidden = any(part.startswith(".") or part == SYSTEM_FOLDER for part in parts)
+    return hidden or name in SYSTEM_FILES or name.endswith(TEXT_SUFFIXES)

@@ -1,0 +1,130 @@
+"""Wrong usages of the command line: each says what is wrong, and its exit code tells a script whose fault it is.
+
+``pytest tests/app/cli/test_wrong_usage.py --write-docs`` writes the table of docs/wrong-usage.md anew.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import main
+from app.cli.common import NOT_JUDGED, SERVICE, USAGE
+from tests.support.compiled_cache import share_compiled
+from tests.support.documents import check_table
+from tests.support.paths import DIGITS, ROOT
+
+DEAD = "http://127.0.0.1:1"
+WRONG = [
+    ("score", USAGE, "expected either image files or folders, or a --dataset"),
+    ("score digit.png --dataset lots", USAGE, "expected either image files or folders, or a --dataset"),
+    ("score missing.png", USAGE, "missing.png does not exist"),
+    ("score empty", USAGE, "no image was found in the given folders"),
+    ("score texts", USAGE, "1 file was skipped, as hidden files, files of systems and texts are: notes.txt"),
+    ("score text.png", NOT_JUDGED, "0 images judged, 0 anomalies, 1 not judged"),
+    ("score digit.png text.png", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
+    ("score digit.png text.png --alpha 1 --fail-on-anomaly", NOT_JUDGED, "1 image judged, 1 anomaly, 1 not judged"),
+    ("score digit.png pipe.png", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
+    ("score folder-with-a-link", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
+    ("score digit.png text.png --out scores.parquet", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
+    ("score digit.png -m cifar10-snf-glow", NOT_JUDGED, "0 images judged, 0 anomalies, 1 not judged"),
+    ("score digit.png --alpha 2", USAGE, "Input should be less than or equal to 1"),
+    ("score digit.png --alpha nan", USAGE, "Input should be less than or equal to 1"),
+    ("score digit.png --alpha low", USAGE, "Input should be a valid number"),
+    ("score digit.png --alpha 1e-9", USAGE, "alpha = 1e-09 asked, the smallest attainable is"),
+    ("score digit.png --draws 0", USAGE, "Input should be greater than or equal to 1"),
+    ("score digit.png --detail some", USAGE, "'some' is not one of 'basic', 'full'"),
+    ("score digit.png --explain text.png", USAGE, "--explain: expected a folder for the heat maps, got the file"),
+    ("score digit.png -m nobody", USAGE, "there is no model 'nobody'; there are:"),
+    ("score digit.png -m mnist-snf-glow:9", USAGE, "mnist-snf-glow has no version 9"),
+    ("score digit.png -m mnist-snf-glow@best", USAGE, "mnist-snf-glow has no alias 'best'"),
+    ("score digit.png -m ../digits", USAGE, "expected name, name:version or name@alias"),
+    ("score digit.png --source line-1", USAGE, "--source needs a service that watches drift"),
+    ("score digit.png --out empty", USAGE, "--out: expected a file in a folder that exists, got empty"),
+    ("score digit.png --out missing/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
+    ("score digit.png --out text.png/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
+    (f"score digit.png --out s.parquet --url {DEAD}", USAGE, "--out scores files in this process: leave out --url"),
+    ("score digit.png --out s.parquet --draws 2", USAGE, "--out cannot be combined with --draws"),
+    ("score --dataset lots", USAGE, "--dataset needs --out, the Parquet file for the scores"),
+    ("score digit.png --url ftp://example", USAGE, "expected an address such as http://127.0.0.1:8000"),
+    (f"score digit.png --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    ("score digit.png --verbose", USAGE, "No such option: --verbose"),
+    ("train --data nothing", USAGE, "there is no dataset 'nothing'; there are:"),
+    ("train --data mnist-mini --preset huge", USAGE, "got 'huge'"),
+    ("train --data mnist-mini --set colour=red", USAGE, "colour: Input should be 'exact', 'grey' or 'rgb'"),
+    ("train --data mnist-mini --set steps", USAGE, "--set: expected NAME=VALUE, got 'steps'"),
+    ("train --data mnist-mini --set max_steps=-1", USAGE, "max_steps: Input should be greater than or equal to 1"),
+    ("evaluate -m mnist-snf-glow", USAGE, "Missing option '--normal'"),
+    ("evaluate -m mnist-snf-glow -n mnist-mini", USAGE, "name datasets in `against`, or ask for `corruptions`"),
+    ("sample -m nobody", USAGE, "there is no model 'nobody'; there are:"),
+    ("sample --out grid.gif", USAGE, "--out: expected a file that ends in .png, .npy, .zip, got grid.gif"),
+    ("models delete mnist-snf-glow 1", USAGE, "mnist-snf-glow:1 ships with the product and cannot be removed"),
+    ("models alias mnist-snf-glow live --remove", USAGE, "it points at version 1: move it instead"),
+    ("models use-calibration mnist-snf-glow 99", USAGE, "mnist-snf-glow:1 has no calibration 99; it has: 0"),
+    ("datasets show nothing", USAGE, "there is no dataset 'nothing'; there are:"),
+    ("datasets delete mnist-mini", USAGE, "mnist-mini came with the product"),
+    ("datasets upload Bad/Name digit.png", USAGE, "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first"),
+    ("datasets upload lots digit.png", USAGE, "1 different images can be used, at least 10 are needed"),
+    ("datasets upload lots folder-with-a-link", USAGE, "cannot be read: it is no plain file; remove it"),
+    (f"jobs show 01 --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    ("jobs list --status done", USAGE, "'succeeded', 'partial', 'failed', 'cancelled'"),
+    ("backbones show nothing", USAGE, "there is no backbone 'nothing' here"),
+    ("keys create bob --role king", USAGE, "'king' is not one of 'read', 'score', 'train', 'admin'"),
+    ("worker --devices tpu", USAGE, "expected auto, cpu or cuda: with a number, such as cuda:0; got 'tpu'"),
+    ("worker --queues slow", USAGE, "Input should be 'train-cpu', 'train-gpu' or 'score'"),
+    ("serve --port 99999", USAGE, "Input should be less than or equal to 65535"),
+    ("scores", USAGE, "No such command 'scores'"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the commands run, with the files that they name."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("empty", "texts", "folder-with-a-link"):
+        (place / name).mkdir()
+    (place / "texts" / "notes.txt").write_text("notes")
+    (place / "text.png").write_text("no image")
+    (place / "digit.png").write_bytes(DIGITS[0].read_bytes())
+    (place / "folder-with-a-link" / "digit.png").write_bytes(DIGITS[0].read_bytes())
+    (place / "folder-with-a-link" / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(place / "pipe.png")
+    home = share_compiled(tmp_path_factory.mktemp("home"))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SNF_")}
+    clean |= {"SNF_HOME": str(home), "REDIS_URL": "", "COLUMNS": "200"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(place)
+        with patch.dict(os.environ, clean, clear=True):
+            yield place
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("command", "code", "message"), WRONG, ids=[command for command, _, _ in WRONG])
+def test_a_wrong_usage_says_what_is_wrong(command: str, code: int, message: str) -> None:
+    with patch.dict(os.environ):  # options of `worker` and `serve` become variables
+        done = CliRunner().invoke(main.cli, shlex.split(command))
+    assert message in " ".join(re.sub("[│╭╮╰╯─]", " ", done.stderr).split())
+    assert done.exit_code == code
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unexpected_error_is_no_anomaly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def break_down() -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(main, "cli", break_down)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == SERVICE
+    assert "a fault of the program" in capsys.readouterr().err
+
+
+def test_the_document_shows_the_usages(request: pytest.FixtureRequest) -> None:
+    rows = ["| command | exit code | message |", "|---|---|---|"]
+    rows += [f"| `snf {command}` | {code} | {message} |" for command, code, message in WRONG]
+    check_table(ROOT / "docs" / "wrong-usage.md", "\n".join(rows) + "\n", request.config)

@@ -1,0 +1,123 @@
+"""Files on this machine: each in a folder is named or counted, and one that cannot be read fails alone."""
+
+import asyncio
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from snf_client import AsyncClient, Client, InvalidRequest
+from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
+from snf_client.local_files import FilesProblem, files_in, split_paths
+from snf_client.schemas import FailedImage
+from tests.client.scripted_server import QUICK, Answer, problem, scripted
+from tests.support.image_files import exif
+from tests.support.paths import DIGITS
+
+FAILED = {"type": "undecodable-image", "title": "No image", "status": 422, "detail": "so it is"}
+
+
+def refused(count: int) -> Answer:
+    """The answer of a service to files none of which it can score."""
+    results = [{"index": n, "filename": "x", "status": "error", "error": FAILED} for n in range(count)]
+    return problem(422, "no-image-scored", results=results)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "lot"
+    (place / "deep" / ".cache").mkdir(parents=True)
+    for name in ("b.png", "a.TIFF", "deep/without-suffix", "deep/clip.mp4", "notes.txt", ".a.png", "deep/.cache/c.png"):
+        (place / name).write_bytes(DIGITS[0].read_bytes())
+    (place / "link.png").symlink_to("nowhere.png")
+    (place / "deep" / "elsewhere").symlink_to(DIGITS[0].parent)
+    os.mkfifo(place / "pipe.png")
+    return place
+
+
+def test_every_file_of_a_folder_is_named_or_counted(folder: Path) -> None:
+    found = files_in(folder)
+    names = ["a.TIFF", "b.png", "deep/clip.mp4", "deep/elsewhere", "deep/without-suffix", "link.png", "pipe.png"]
+    assert [path.relative_to(folder).as_posix() for path in found.files] == names
+    assert [path.name for path in found.skipped] == [".a.png", "c.png", "notes.txt"]
+    assert found.note == (
+        "3 files were skipped, as hidden files, files of systems and texts are: .a.png, c.png, notes.txt"
+    )
+
+
+def test_an_upload_names_the_files_whose_content_it_leaves_out(folder: Path) -> None:
+    with pytest.raises(FilesProblem, match="elsewhere cannot be read: it is no plain file"):
+        split_paths([folder])
+    for name in ("link.png", "pipe.png", "deep/elsewhere"):
+        (folder / name).unlink()
+    images, others = split_paths([folder])
+    left_out = {name for name, path in images.items() if path == Path(os.devnull)}
+    assert left_out == {"notes.txt", ".a.png", "deep/.cache/c.png"}
+    assert images.keys() - left_out == {"a.TIFF", "b.png", "deep/clip.mp4", "deep/without-suffix"}
+    assert others == []
+
+
+def test_a_file_that_cannot_be_read_fails_alone(folder: Path, tmp_path: Path) -> None:
+    huge = tmp_path / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    paths = [folder / "b.png", folder / "link.png", folder / "pipe.png", folder, huge, folder / "a.TIFF"]
+    expected = ["undecodable-image", *["unreadable-image"] * 3, "file-too-large", "undecodable-image"]
+
+    async def awaited(url: str) -> list[Any]:
+        async with AsyncClient(url, retries=QUICK) as client:
+            return [result async for result in client.score_each("m", paths)]
+
+    with scripted(refused(1), refused(1)) as server, Client(server.url, retries=QUICK) as client:
+        blocking = list(client.score_each("m", paths, in_flight=1))
+    with scripted(refused(1), refused(1)) as server:
+        results = [blocking, asyncio.run(awaited(server.url))]
+    for given in results:
+        assert all(isinstance(result, FailedImage) for result in given)
+        assert [result.error.type for result in given] == expected
+        assert [result.index for result in given] == list(range(6))
+        assert given[1].filename == str(folder / "link.png")
+
+
+def test_a_file_that_the_service_finds_too_large_fails_alone(folder: Path) -> None:
+    paths = [folder / "b.png", folder / "a.TIFF"]
+    answers = problem(413, "body-too-large"), refused(1), problem(413, "body-too-large")
+    with scripted(*answers) as server, Client(server.url, retries=QUICK) as client:
+        given = list(client.score_each("m", paths, in_flight=1))
+    assert [result.error.type for result in given if result.status == "error"] == [
+        "undecodable-image",
+        "body-too-large",
+    ]
+
+
+def test_a_call_without_a_score_raises_the_first_reason(folder: Path) -> None:
+    with Client("http://127.0.0.1:1", retries=QUICK) as client:
+        with pytest.raises(FileNotFoundError):
+            client.score("m", folder / "link.png")
+        with pytest.raises(UnreadableFile, match="expected a plain file"):
+            client.score("m", folder / "pipe.png")
+    with scripted(refused(1)) as server, Client(server.url, retries=QUICK) as client, pytest.raises(InvalidRequest):
+        client.score("m", folder / "b.png")
+
+
+def sent(image: Image.Image) -> Image.Image:
+    """What the service gets of a PIL image."""
+    [batch] = batches(image, 1)
+    [(_, (_, data))] = batch.body()["files"]
+    return Image.open(io.BytesIO(data))
+
+
+def test_pil_images_are_sent_upright_and_in_their_mode() -> None:
+    upright = Image.open(DIGITS[0]).crop((4, 0, 24, 28))
+    stored = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(stored, "PNG", exif=exif(6))
+    turned = sent(Image.open(stored))
+    assert turned.size == (20, 28)
+    assert turned.getexif().get(274, 1) == 1
+    assert turned.tobytes() == upright.tobytes()
+    for mode, kind in {"L": "PNG", "RGB": "PNG", "I;16": "PNG", "CMYK": "TIFF", "F": "TIFF", "YCbCr": "TIFF"}.items():
+        arrived = sent(Image.new(mode, (8, 8)))
+        assert (arrived.mode, arrived.format) == (mode, kind)

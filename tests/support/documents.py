@@ -1,0 +1,19 @@
+"""Tables in documents that tests make of what they saw, so that the documents cannot become untrue."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
+
+
+def check_table(document: Path, table: str, config: pytest.Config) -> None:
+    """Check that a document has this Markdown table between its marks; with ``--write-docs``, write it there."""
+    written = document.read_text(encoding="utf-8")
+    wanted = TABLE.sub(lambda _match: table, written)
+    assert TABLE.search(written), f"{document} has no marks for a table"
+    if config.getoption("--write-docs"):
+        document.write_text(wanted, encoding="utf-8")
+    else:
+        assert written == wanted
