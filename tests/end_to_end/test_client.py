@@ -20,6 +20,7 @@ from pyarrow import parquet
 from snf_client import (
     AsyncClient,
     Client,
+    ClientError,
     Conflict,
     EndEvent,
     Event,
@@ -299,42 +300,54 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
 
 
 def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
-    """The service is killed while images are scored, and started again at the same address."""
+    """The service is killed while images are left to score, and starts again once a request is known to be repeated."""
     port = free_port()
-    wanted = np.arange(1000) % len(ARRAY)
+    places = np.arange(1000) % len(ARRAY)
+    log = module_home / "restarted.log"
 
     def start() -> subprocess.Popen[bytes]:
-        log = (module_home / "restarted.log").open("ab")
         variables = environment(module_home, shipped=False, port=port)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=log, stderr=log
-        )
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=output, stderr=output
+            )
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            await_ready(http, process, module_home / "restarted.log")
+            await_ready(http, process, log)
         return process
 
-    told: list[float] = []
-    retries = Retries(
-        attempts=60, seconds=120, longest_pause=1.0, on_retry=lambda _error, seconds: told.append(seconds)
-    )
-    process = start()
+    def images() -> Iterator[np.ndarray[Any, Any]]:
+        """Requests take a few hundred images ahead: those after the kill are sent to a service that is not there."""
+        for count, place in enumerate(places):
+            if count == 500:
+                services[0].kill()
+                services[0].wait()
+            yield ARRAY[place]
+
+    def on_retry(_error: ClientError, _seconds: float) -> None:
+        if services[0].poll() is not None:
+            repeated.set()
+
+    def start_again() -> None:
+        if repeated.wait(120):
+            services.append(start())
+
+    repeated = threading.Event()
+    retries = Retries(attempts=200, seconds=240, longest_pause=1.0, on_retry=on_retry)
+    services = [start()]
+    restart = threading.Thread(target=start_again)
+    restart.start()
     try:
         with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
-            found = []
-            for one in client.score_each(MODEL, ARRAY[wanted]):
-                found.append(one)
-                if len(found) == 64:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    process = start()
-            one_by_one = likelihoods(client, ARRAY)
-        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(
-            np.array(one_by_one)[wanted], abs=1e-4
-        )
-        assert told
+            found = list(client.score_each(MODEL, images()))
+            alone = np.array(likelihoods(client, ARRAY))
+        assert [one.index for one in found] == list(range(1000))
+        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(alone[places], abs=1e-4)
+        assert len(services) == 2
     finally:
-        process.kill()
-        process.wait()
+        restart.join()
+        for process in services:
+            process.kill()
+            process.wait()
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
