@@ -22,7 +22,7 @@ from httpx_sse import connect_sse
 from app.jobs.event_streams import POLL_S
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
 from tests.end_to_end.support.processes import kill
-from tests.end_to_end.support.service import answers, await_job, running, snf
+from tests.end_to_end.support.service import answers, await_job, running, snf, snf_process
 from tests.worker.support.helpers import until
 from worker.broker.connection import redis_client
 from worker.settings import Settings
@@ -121,7 +121,7 @@ class Followed:
 def followed(house: httpx.Client, module_home: Path) -> Followed:
     job = submit(house, model="followed", parameters=FEW_IMAGES | {"max_steps": STEPS, "validations": 3})
     watch = ThreadPoolExecutor(1).submit(
-        snf, module_home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url)
+        snf_process, module_home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url)
     )
     clients = [CutOffClient(house.base_url, job["id"], every) for every in (1, 7)]
     for client in clients:
