@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import subprocess
 import sys
 import threading
@@ -230,26 +229,6 @@ def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.C
     assert "brought" not in {one.name for one in client.models.list().models}
 
 
-def test_a_training_from_estimate_to_result(client: Client) -> None:
-    parameters = FEW_IMAGES | {"max_steps": 4, "validations": 1}
-    job = client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
-    assert (
-        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once").id == job.id
-    )
-    done = client.jobs.wait(job.id, timeout=240)
-    assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
-    result = client.jobs.result(job.id)
-    assert getattr(result, "ref", None) == "made:1"
-    assert client.jobs.metrics(job.id).points
-    assert client.jobs.metrics_csv(job.id).startswith("step,")
-    [*_, preview] = client.jobs.previews(job.id).samples
-    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
-    assert isinstance(client.jobs.log(job.id), str)
-    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
-    with pytest.raises(Conflict):
-        client.jobs.cancel(job.id)
-
-
 def test_jobs_are_steered(client: Client) -> None:
     job = client.jobs.train("mnist-mini", "steered", preset="snf-glow-tiny", parameters=ENDLESS, device="cuda")
     assert client.jobs.pause(job.id).status == "paused"
@@ -264,11 +243,15 @@ def test_jobs_are_steered(client: Client) -> None:
     assert client.jobs.cancel(client.jobs.retry(job.id).id).status == "cancelled"
 
 
-def test_events_and_calls_go_on_across_restarts_of_the_service(
+def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service(
     client: Client, house: httpx.Client, module_home: Path
 ) -> None:
     parameters = FEW_IMAGES | {"max_steps": 100, "validations": 2}
-    job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
+    job, same = (
+        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
+        for _ in range(2)
+    )
+    assert same.id == job.id
     seen: list[Event] = []
     async_seen: list[Event] = []
 
@@ -288,7 +271,8 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     # Repeated until the service is back.
     assert client.jobs.get(job.id).id == job.id
     assert likelihoods(client, ARRAY[:3])
-    assert client.jobs.wait(job.id, timeout=240).status == "succeeded"
+    done = client.jobs.wait(job.id, timeout=240)
+    assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
     for reader in readers:
         reader.join(60)
         assert not reader.is_alive()
@@ -297,6 +281,17 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     assert seen == async_seen == replay
     assert isinstance(replay[-1], EndEvent)
     assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
+
+    result = client.jobs.result(job.id)
+    assert getattr(result, "ref", None) == "made:1"
+    assert client.jobs.metrics(job.id).points
+    assert client.jobs.metrics_csv(job.id).startswith("step,")
+    [*_, preview] = client.jobs.previews(job.id).samples
+    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
+    assert isinstance(client.jobs.log(job.id), str)
+    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
+    with pytest.raises(Conflict):
+        client.jobs.cancel(job.id)
 
 
 def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:

@@ -16,9 +16,9 @@ from app.access.failed_attempts import FREE_ATTEMPTS
 from app.access.key_ring import CHECK_S, KeyRing
 from app.main import create_app
 from tests.end_to_end.support.service import files
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
 from worker.keys.roles import Role
 from worker.settings import Settings
@@ -28,7 +28,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 
 @contextmanager
 def serving(home: Path, **changes: Any) -> Iterator[TestClient]:
-    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0", **changes)
+    settings = service_settings(home, **changes)
     with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
         yield client
 
