@@ -43,7 +43,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli.main", "up", home=module_home, train_threads=1) as client:
+    with running("app.cli.main", "up", home=module_home, measured=False, train_threads=1) as client:
         yield client
 
 
@@ -125,7 +125,7 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
-        running("app.server", home=module_home, shipped=False, max_images_per_request=5) as http,
+        running("app.server", home=module_home, shipped=False, measured=False, max_images_per_request=5) as http,
         Client(str(http.base_url)) as client,
     ):
         for images in (ARRAY, DIGITS):
@@ -301,7 +301,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     log = module_home / "restarted.log"
 
     def start() -> subprocess.Popen[bytes]:
-        variables = environment(module_home, shipped=False, port=port)
+        variables = environment(module_home, shipped=False, measured=False, port=port)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=output, stderr=output
@@ -346,7 +346,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
-    with running("app.server", home=module_home, shipped=False) as http:
+    with running("app.server", home=module_home, shipped=False, measured=False) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):
