@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
+
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
 
 def records_of(home: Path) -> list[str]:
